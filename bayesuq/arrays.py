@@ -1,0 +1,181 @@
+"""The public door for arrays: what users pass in becomes a dense, finite tensor, or an error that says what to do.
+
+Every check stands here once; the code behind the door trusts its tensors.
+"""
+
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+@runtime_checkable
+class SupportsArray(Protocol):
+    """Anything that numpy can turn into an array, such as a pandas object."""
+
+    def __array__(self, *args: Any, **kwargs: Any) -> np.ndarray[Any, Any]:
+        """The numpy array."""
+        ...
+
+
+ArrayLike: TypeAlias = Tensor | np.ndarray[Any, Any] | SupportsArray | list[Any] | tuple[Any, ...]
+
+
+def to_tensor(value: ArrayLike, name: str) -> Tensor:
+    """A dense real tensor of the same values; shares memory with `value` where it can.
+
+    Args:
+        value: Tensor, numpy array, pandas object, or nested sequence of numbers.
+        name: What the caller calls it, for the error.
+
+    Returns:
+        A boolean, integer or floating tensor, detached from any graph.
+
+    Raises:
+        TypeError: Sparse, masked, complex, text, date or object arrays.
+    """
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided:
+            raise TypeError(f"`{name}` must be dense; got a tensor of layout {value.layout}. Call `.to_dense()` first.")
+        tensor = value.detach()
+    else:
+        tensor = _from_numpy(value, name)
+    if tensor.is_complex():
+        raise TypeError(f"`{name}` must be real; got {tensor.dtype}. Pass real and imaginary parts as columns.")
+    return tensor
+
+
+def _from_numpy(value: Any, name: str) -> Tensor:
+    if np.ma.isMaskedArray(value):
+        raise TypeError(f"`{name}` must not be a masked array. Drop or fill the masked entries first.")
+    if hasattr(value, "toarray"):
+        raise TypeError(f"`{name}` must be dense; got {type(value).__name__}. Call `.toarray()` first.")
+    try:
+        array = np.asarray(value)
+    except ValueError as error:
+        raise TypeError(f"`{name}` must be a rectangular array of numbers; {error}") from error
+    if array.dtype.kind not in "biufc":
+        raise TypeError(
+            f"`{name}` must hold numbers; got dtype {array.dtype}. Encode categories, dates and text as numbers first."
+        )
+    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        array = array.astype(np.int64)  # torch has few operations on wide unsigned integers
+    if array.dtype.kind == "f" and array.dtype.itemsize > 8:
+        array = array.astype(np.float64)
+    if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+
+
+def to_floating(value: ArrayLike, name: str) -> Tensor:
+    """As `to_tensor`, in floating point: float64 stays float64, all else becomes float32 with its scale unchanged."""
+    tensor = to_tensor(value, name)
+    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+
+
+def check_finite(tensor: Tensor, name: str) -> None:
+    """Raise a ValueError that counts and locates the rows of `tensor` with NaN or infinite entries."""
+    if not tensor.is_floating_point() or tensor.isfinite().all():
+        return
+    rows = (~tensor.isfinite()).reshape(len(tensor), -1).any(dim=1) if tensor.ndim else (~tensor.isfinite())[None]
+    first = int(rows.nonzero()[0])
+    raise ValueError(
+        f"`{name}` must be finite; {int(rows.sum())} of {len(rows)} rows hold NaN or infinite values, the first is row "
+        f"{first}. Drop or impute them."
+    )
+
+
+def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
+    """Network inputs: floating, finite, (N, ...) with at least one row and at least two dimensions.
+
+    Raises:
+        TypeError: See `to_tensor`.
+        ValueError: One-dimensional, empty or not finite.
+    """
+    x = to_floating(value, name)
+    if x.ndim < 2:
+        raise ValueError(
+            f"`{name}` must have shape (N, D) or (N, channels, ...); got {tuple(x.shape)}. "
+            f"Use `{name}.reshape(-1, 1)` for N inputs of one feature, `{name}.reshape(1, -1)` for one input."
+        )
+    if len(x) == 0 or x.numel() == 0:
+        raise ValueError(f"`{name}` must not be empty; got shape {tuple(x.shape)}.")
+    check_finite(x, name)
+    return x
+
+
+def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
+    """`y` as int64 labels of the shape they came in.
+
+    Raises:
+        TypeError: Not numbers, or numbers that are not whole.
+        ValueError: NaN, or a label outside {0, ..., num_classes - 1}.
+    """
+    labels = to_tensor(y, "y")
+    if labels.is_floating_point():
+        check_finite(labels, "y")
+        if (labels != labels.round()).any():
+            raise TypeError("`y` must hold whole-number labels; got fractions. Is this a regression target?")
+    labels = labels.long()
+    if num_classes is not None and labels.numel() and not (labels.min() >= 0 and labels.max() < num_classes):
+        raise ValueError(
+            f"`y` must hold labels from 0 to {num_classes - 1}; got {int(labels.min())} to {int(labels.max())}. "
+            "Renumber the labels, or give the network an output for each class."
+        )
+    return labels
+
+
+def as_targets(y: ArrayLike) -> Tensor:
+    """`y` as finite real targets (N, D), (N,) being taken as D = 1.
+
+    Raises:
+        TypeError: See `to_tensor`.
+        ValueError: NaN, infinite values, or another number of dimensions.
+    """
+    targets = to_floating(y, "y")
+    if targets.ndim == 1:
+        targets = targets.unsqueeze(-1)
+    if targets.ndim != 2:
+        raise ValueError(f"`y` must have shape (N, D) or (N,); got {tuple(targets.shape)}.")
+    check_finite(targets, "y")
+    return targets
+
+
+def check_positive(value: float, name: str) -> float:
+    """`value` as a finite float above zero, or a ValueError that names it."""
+    number = _real(value, name)
+    if not 0 < number < float("inf"):
+        raise ValueError(f"`{name}` must be a finite number above 0; got {value!r}.")
+    return number
+
+
+def check_finite_number(value: float, name: str) -> float:
+    """`value` as a finite float, or a ValueError that names it."""
+    number = _real(value, name)
+    if not abs(number) < float("inf"):
+        raise ValueError(f"`{name}` must be a finite number; got {value!r}.")
+    return number
+
+
+def check_fraction(value: float, name: str) -> float:
+    """`value` as a float strictly between 0 and 1, or a ValueError that names it."""
+    number = _real(value, name)
+    if not 0 < number < 1:
+        raise ValueError(f"`{name}` must lie strictly between 0 and 1; got {value!r}.")
+    return number
+
+
+def check_count(value: int, name: str, *, minimum: int = 1) -> int:
+    """`value` as an int of at least `minimum`, or an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, int | np.integer):
+        raise TypeError(f"`{name}` must be a whole number; got {value!r} of type {type(value).__name__}.")
+    if value < minimum:
+        raise ValueError(f"`{name}` must be at least {minimum}; got {value}.")
+    return int(value)
+
+
+def _real(value: float, name: str) -> float:
+    if isinstance(value, bool | str) or not isinstance(value, int | float | np.integer | np.floating):
+        raise TypeError(f"`{name}` must be a number; got {value!r} of type {type(value).__name__}.")
+    return float(value)

@@ -1,0 +1,257 @@
+"""Data as every method takes it: inputs, targets and weights, their splits, and their units."""
+
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Self, TypeVar
+
+import numpy as np
+import torch
+from sklearn.model_selection import train_test_split
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, check_finite, check_fraction, check_inputs, to_floating, to_tensor
+from bayesuq.predictive import PredictiveDistribution
+from bayesuq.randomness import generator
+
+PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class Dataset:
+    """N inputs with their targets.
+
+    Attributes:
+        x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so).
+        y: Real targets (N, D), or int64 labels (N, ...): the dtype that comes in decides.
+        weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
+
+    Example:
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.5, 1.5, 2.5])
+        >>> len(data), data.y.shape
+        (3, torch.Size([3, 1]))
+    """
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None
+
+    def __init__(self, x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> None:
+        """Check and convert.
+
+        Args:
+            x: Inputs, (N, D) or (N, channels, ...); integers and booleans are cast, their scale unchanged.
+            y: Targets: floats (N, D), (N,) being taken as D = 1; whole numbers and booleans are labels (N, ...).
+            weight: (N,), or of y's shape.
+
+        Raises:
+            TypeError: Sparse, masked, complex, text, date or object arrays.
+            ValueError: Empty, not finite, one-dimensional x, numbers of rows that differ, negative weights.
+        """
+        inputs = check_inputs(x)
+        targets = to_tensor(y, "y")
+        if targets.ndim == 0 or len(targets) != len(inputs):
+            raise ValueError(
+                f"`y` must have N = {len(inputs)} rows as `x` has; got shape {tuple(targets.shape)} for `x` of "
+                f"{tuple(inputs.shape)}."
+            )
+        object.__setattr__(self, "x", inputs)
+        object.__setattr__(self, "y", _check_targets(targets))
+        object.__setattr__(self, "weight", None if weight is None else _check_weight(weight, self.y))
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether the targets are labels."""
+        return not self.y.is_floating_point()
+
+    def rows(self, index: ArrayLike) -> Self:
+        """The rows that `index` (whole numbers or booleans) names, in its order."""
+        chosen = to_tensor(index, "index").to(self.x.device)
+        return type(self)(self.x[chosen], self.y[chosen], None if self.weight is None else self.weight[chosen])
+
+    def concatenate(self, other: Self) -> Self:
+        """The rows of both; a missing weight counts as 1.
+
+        Raises:
+            ValueError: Inputs or targets of different shape or kind.
+        """
+        if self.x.shape[1:] != other.x.shape[1:] or self.y.shape[1:] != other.y.shape[1:]:
+            raise ValueError(
+                f"Only data of the same shape concatenate; got x {tuple(self.x.shape)} and {tuple(other.x.shape)}, y "
+                f"{tuple(self.y.shape)} and {tuple(other.y.shape)}."
+            )
+        if self.is_labelled != other.is_labelled:
+            raise ValueError("Labels and real targets do not concatenate.")
+        weight = None
+        if self.weight is not None or other.weight is not None:
+            ones = [torch.ones(len(part)) if part.weight is None else part.weight for part in (self, other)]
+            weight = torch.cat(ones)
+        return type(self)(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), weight)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same data on another device."""
+        weight = None if self.weight is None else self.weight.to(device)
+        return type(self)(self.x.to(device), self.y.to(device), weight)
+
+
+@dataclass(frozen=True, eq=False)
+class Truth:
+    """The law that generated a synthetic data set.
+
+    Attributes:
+        mean: E[y | x], (N, D) inputs to (N, 1) in units of y.
+        scale: Standard deviation of y given x, likewise.
+    """
+
+    mean: Callable[[Tensor], Tensor]
+    scale: Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """One data set, divided.
+
+    Attributes:
+        train: To fit on.
+        val: For early stopping, temperature and choices.
+        test: For reported numbers only.
+        ood: Inputs of another kind, where the set has some.
+        truth: The generating law, for synthetic sets.
+    """
+
+    train: Dataset
+    val: Dataset
+    test: Dataset
+    ood: Dataset | None = None
+    truth: Truth | None = None
+
+    @property
+    def refit(self) -> Dataset:
+        """Training and validation rows together, to fit once more when all choices are made."""
+        return self.train.concatenate(self.val)
+
+
+def split_dataset(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> Split:
+    """Divide at random; in classification each part keeps the classes' shares (stratified, by scikit-learn).
+
+    Args:
+        dataset: All rows.
+        val_fraction: Share of all rows that becomes `val`.
+        test_fraction: Share of all rows that becomes `test`.
+        seed: Of the permutation.
+
+    Raises:
+        ValueError: Fractions outside (0, 1) or summing to 1 or more; classes too small to stratify.
+    """
+    val_fraction, test_fraction = (
+        check_fraction(val_fraction, "val_fraction"),
+        check_fraction(test_fraction, "test_fraction"),
+    )
+    if val_fraction + test_fraction >= 1:
+        raise ValueError(f"`val_fraction` + `test_fraction` must be below 1; got {val_fraction + test_fraction}.")
+    labels = dataset.y.cpu().numpy() if dataset.is_labelled and dataset.y.ndim == 1 else None
+
+    def divide(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+        strata = None if labels is None else labels[rows]
+        first, second = train_test_split(rows, test_size=share, random_state=seed, stratify=strata)
+        return first, second
+
+    rest, test = divide(np.arange(len(dataset)), test_fraction)
+    train, val = divide(rest, val_fraction / (1 - test_fraction))
+    return Split(train=dataset.rows(train), val=dataset.rows(val), test=dataset.rows(test))
+
+
+def split_last_tenth(train: Dataset, test: Dataset, *, seed: int = 0) -> Split:
+    """Keep a given test set; the last 10 % of a seeded permutation of the training rows become the validation rows."""
+    order = torch.randperm(len(train), generator=generator(seed))
+    num_val = max(1, len(train) // 10)
+    return Split(train=train.rows(order[:-num_val]), val=train.rows(order[-num_val:]), test=test)
+
+
+@dataclass(frozen=True, eq=False)
+class Standardizer:
+    """Units of zero mean and unit variance for inputs and real targets, and the way back.
+
+    Features are columns, or channels of images. A constant feature is only centred. Labels have no unit.
+
+    Attributes:
+        x_loc: Feature means, shaped to broadcast over x.
+        x_scale: Feature standard deviations, likewise.
+        y_loc: Target means, (D,); None for labels.
+        y_scale: Target standard deviations, (D,); None for labels.
+    """
+
+    x_loc: Tensor
+    x_scale: Tensor
+    y_loc: Tensor | None = None
+    y_scale: Tensor | None = None
+
+    @classmethod
+    def fit(cls, dataset: Dataset) -> Self:
+        """Means and standard deviations (ddof 0) of the rows given; fit on training rows only."""
+        x_loc, x_scale = _moments(dataset.x)
+        if dataset.is_labelled:
+            return cls(x_loc, x_scale)
+        y_loc, y_scale = _moments(dataset.y)
+        return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0))
+
+    def transform(self, dataset: Dataset) -> Dataset:
+        """The data in standard units.
+
+        Raises:
+            ValueError: Another number of features, or labels where real targets were fitted or the reverse.
+        """
+        if dataset.x.ndim != self.x_loc.ndim or dataset.x.shape[1] != self.x_loc.shape[1]:
+            raise ValueError(
+                f"`x` must have {self.x_loc.shape[1]} features in {self.x_loc.ndim} dimensions as the fitted data had; "
+                f"got {tuple(dataset.x.shape)}."
+            )
+        if dataset.is_labelled != (self.y_loc is None):
+            raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
+        x = (dataset.x - self.x_loc.to(dataset.x)) / self.x_scale.to(dataset.x)
+        if self.y_loc is None or self.y_scale is None:
+            return Dataset(x, dataset.y, dataset.weight)
+        y = (dataset.y - self.y_loc.to(dataset.y)) / self.y_scale.to(dataset.y)
+        return Dataset(x, y, dataset.weight)
+
+    def inverse(self, predictive: PredictiveT) -> PredictiveT:
+        """The predictive in y's own units; its log density then includes the Jacobian, -log scale."""
+        if self.y_loc is None or self.y_scale is None:
+            return predictive
+        return predictive.rescale(self.y_loc, self.y_scale)
+
+
+def _check_targets(targets: Tensor) -> Tensor:
+    if targets.is_floating_point():
+        targets = to_floating(targets, "y")
+        check_finite(targets, "y")
+        return targets.unsqueeze(-1) if targets.ndim == 1 else targets
+    if targets.ndim == 2 and targets.shape[1] == 1:
+        warnings.warn("Labels of shape (N, 1) are taken as (N,).", UserWarning, stacklevel=4)
+        targets = targets.squeeze(1)
+    return targets.long()
+
+
+def _check_weight(weight: ArrayLike, y: Tensor) -> Tensor:
+    tensor = to_floating(weight, "weight")
+    if tensor.shape not in (y.shape[:1], y.shape):
+        raise ValueError(
+            f"`weight` must have shape {tuple(y.shape[:1])}, or {tuple(y.shape)} as `y`; got {tuple(tensor.shape)}."
+        )
+    check_finite(tensor, "weight")
+    if (tensor < 0).any():
+        raise ValueError(f"`weight` must be at least 0; got a minimum of {float(tensor.min())}.")
+    return tensor
+
+
+def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+    others = [dim for dim in range(values.ndim) if dim != 1]
+    exact = values.double()
+    loc = exact.mean(dim=others, keepdim=True)
+    scale = exact.std(dim=others, correction=0, keepdim=True)
+    # Rounding leaves a constant feature of size m a spread of about 1e-16 m: dividing by that would blow up noise.
+    constant = scale <= 1e-12 * loc.abs().clamp(min=1e-300)
+    return loc, torch.where(constant | (scale == 0), 1.0, scale)

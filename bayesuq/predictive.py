@@ -1,0 +1,531 @@
+"""The predictive distribution p(y* | x*, D), the one type that every measure, plot and report consumes.
+
+A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Two final
+types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S) and `GaussianPredictive` for real
+targets.
+
+Each splits its total uncertainty into an aleatoric part (the mean uncertainty of the draws, what stays when the weights
+are known) and an epistemic part (the disagreement of the draws): in nats by entropies for labels, in units of y squared
+by the law of total variance for real targets. total = aleatoric + epistemic always.
+
+Letters: S draws, N points, C classes, D target columns, `...` further dimensions such as an image's height and width.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_finite, check_fraction, to_floating
+from bayesuq.randomness import generator, resolve_seed
+
+PROBABILITY_SUM_TOLERANCE = 1e-4  # rows of float16-trained softmaxes are off by about 1e-5
+BISECTION_STEPS = 60  # halves the bracket to float64 resolution
+
+
+class PredictiveDistribution(ABC):
+    """The distribution of y* at N new inputs, after the weights have been integrated out."""
+
+    @property
+    @abstractmethod
+    def num_samples(self) -> int:
+        """S, the number of draws in the mixture."""
+
+    @property
+    @abstractmethod
+    def mean(self) -> Tensor:
+        """E[y*]: class probabilities (N, C, ...), or target means (N, D)."""
+
+    @property
+    @abstractmethod
+    def total(self) -> Tensor:
+        """Total uncertainty: entropy in nats (N, ...), or variance (N, D)."""
+
+    @property
+    @abstractmethod
+    def aleatoric(self) -> Tensor:
+        """Mean uncertainty of the single draws, of the same shape and unit as `total`."""
+
+    @property
+    @abstractmethod
+    def epistemic(self) -> Tensor:
+        """Disagreement between the draws, of the same shape and unit as `total`."""
+
+    @abstractmethod
+    def log_prob(self, y: ArrayLike) -> Tensor:
+        """log p(y | x*, D) of the mixture, in nats: (N, ...) for labels, (N,) jointly over columns of real targets."""
+
+    @abstractmethod
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Draws of y*, (num_samples, N, ...) or (num_samples, N, D)."""
+
+    @abstractmethod
+    def to(self, device: torch.device | str) -> Self:
+        """The same predictive on another device."""
+
+    @abstractmethod
+    def merge(self, other: Self) -> Self:
+        """The equal mixture of the draws of both, at the same points."""
+
+    @classmethod
+    @abstractmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The predictive at the points of all parts, in order; each part must have the same number of draws."""
+
+    @abstractmethod
+    def rescale(self, loc: Tensor, scale: Tensor) -> Self:
+        """The predictive of loc + scale * y* for real targets; labels have no unit and stay as they are."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class CategoricalPredictive(PredictiveDistribution):
+    """Label probabilities: the mean of S softmaxes, with the entropies that split its uncertainty.
+
+    The state is additive over draws and of fixed size, so predictions stream and merge exactly. Build it with
+    `from_logits`, `from_probs`, or `from_sums` from a state that was kept.
+
+    Attributes:
+        probability_sum: Sum over draws of p, float64, (N, C, ...).
+        entropy_sum: Sum over draws of H[p] in nats, float64, (N, ...).
+        votes: Number of draws whose most probable class this is, int64, (N, C, ...).
+        draws: The draws' log probabilities up to a constant, (S, N, C, ...), where they were kept, else None.
+
+    Example:
+        >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        >>> predictive.mean, predictive.epistemic  # two sure draws that disagree: log 2 nats, all of it epistemic
+        (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([0.6931], dtype=torch.float64))
+    """
+
+    probability_sum: Tensor
+    entropy_sum: Tensor
+    votes: Tensor
+    num_draws: int
+    draws: Tensor | None = None
+
+    @classmethod
+    def from_logits(cls, logits: ArrayLike, *, keep_samples: bool = True) -> Self:
+        """The mixture of S softmaxes.
+
+        Args:
+            logits: Unnormalised log probabilities, (S, N, C, ...); -inf is a probability of zero.
+            keep_samples: Whether single draws stay available (O(S N C) memory).
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Fewer than three dimensions, an empty one, NaN or +inf, or a row of -inf.
+        """
+        logits = to_floating(logits, "logits")
+        _check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
+        if logits.isnan().any() or (logits == math.inf).any():
+            raise ValueError("`logits` must not hold NaN or +inf; the network's output has overflowed.")
+        if (logits == -math.inf).all(dim=2).any():
+            raise ValueError("`logits` must leave at least one class possible; got rows of -inf.")
+        return cls._from_logits(logits, keep_samples=keep_samples)
+
+    @classmethod
+    def from_probs(cls, probs: ArrayLike, *, keep_samples: bool = True) -> Self:
+        """The mixture of S vectors of class probabilities, (S, N, C, ...), summing to one over C.
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Fewer than three dimensions, negative, not finite, or not summing to one (logits by mistake).
+        """
+        probs = to_floating(probs, "probs")
+        _check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
+        check_finite(probs, "probs")
+        if (probs < 0).any() or (probs.sum(dim=2) - 1).abs().max() > PROBABILITY_SUM_TOLERANCE:
+            raise ValueError(
+                "`probs` must be at least 0 and sum to 1 over classes, which stand in the third dimension; got sums "
+                f"from {probs.sum(dim=2).min():.4g} to {probs.sum(dim=2).max():.4g}. Use `from_logits` for logits."
+            )
+        return cls._from_logits(probs.log(), keep_samples=keep_samples)
+
+    @classmethod
+    def from_sums(cls, *, probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num_draws: int) -> Self:
+        """From a streamed state; the arguments are the attributes of the class.
+
+        Raises:
+            ValueError: Shapes that do not fit each other.
+        """
+        check_count(num_draws, "num_draws")
+        if probability_sum.ndim < 2 or votes.shape != probability_sum.shape or entropy_sum.shape != votes[:, 0].shape:
+            raise ValueError(
+                "`probability_sum` and `votes` must have shape (N, C, ...) and `entropy_sum` (N, ...); got "
+                f"{tuple(probability_sum.shape)}, {tuple(votes.shape)} and {tuple(entropy_sum.shape)}."
+            )
+        return cls(
+            probability_sum=probability_sum.double(),
+            entropy_sum=entropy_sum.double(),
+            votes=votes.long(),
+            num_draws=num_draws,
+        )
+
+    @classmethod
+    def _from_logits(cls, logits: Tensor, *, keep_samples: bool) -> Self:
+        shape = logits.shape[1:]
+        probability_sum = torch.zeros(shape, dtype=torch.float64, device=logits.device)
+        entropy_sum = torch.zeros(shape[:1] + shape[2:], dtype=torch.float64, device=logits.device)
+        votes = torch.zeros(shape, dtype=torch.int64, device=logits.device)
+        one = torch.ones((), dtype=torch.int64, device=logits.device)
+        for draw in logits:  # one at a time: float64 copies of all draws would take S times the memory
+            log_probs = draw.double().log_softmax(dim=1)
+            probs = log_probs.exp()
+            probability_sum += probs
+            entropy_sum -= torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=1)
+            winner = draw.argmax(dim=1, keepdim=True)
+            votes.scatter_add_(1, winner, one.expand_as(winner))
+        return cls(
+            probability_sum=probability_sum,
+            entropy_sum=entropy_sum,
+            votes=votes,
+            num_draws=len(logits),
+            draws=logits if keep_samples else None,
+        )
+
+    @property
+    def num_samples(self) -> int:
+        """S, the number of draws in the mixture."""
+        return self.num_draws
+
+    @property
+    def mean(self) -> Tensor:
+        """Class probabilities, (N, C, ...)."""
+        return self.probability_sum / self.num_draws
+
+    @property
+    def total(self) -> Tensor:
+        """Entropy of the mean, H[E p], in nats, (N, ...)."""
+        return torch.special.entr(self.mean).sum(dim=1)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Mean entropy of the draws, E H[p], in nats, (N, ...)."""
+        return self.entropy_sum / self.num_draws
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Mutual information of label and weights, H[E p] - E H[p], in nats, (N, ...), in [0, log min(S, C)].
+
+        Its estimate from few draws is biased towards zero.
+
+        Raises:
+            FloatingPointError: Below -1e-6, which rounding cannot explain: the state's parts do not belong together.
+        """
+        information = self.total - self.aleatoric
+        if (information < -1e-6).any():
+            raise FloatingPointError(f"mutual information is negative, {float(information.min())}: inconsistent state")
+        return information.clamp(min=0.0)
+
+    @property
+    def samples(self) -> Tensor:
+        """Class probabilities of the single draws, (S, N, C, ...).
+
+        Raises:
+            ValueError: The draws were not kept.
+        """
+        return self._kept_draws().double().softmax(dim=2)
+
+    def log_prob(self, y: ArrayLike) -> Tensor:
+        """log of the mean probability of the labels, in nats, (N, ...).
+
+        Args:
+            y: Labels in {0, ..., C - 1}, (N, ...) or (N, 1, ...).
+
+        Raises:
+            TypeError: Labels that are not whole numbers.
+            ValueError: Another shape, or a label outside the classes.
+        """
+        labels = self.labels(y).unsqueeze(1)
+        if self.draws is None:
+            return self.probability_sum.gather(1, labels).squeeze(1).log() - math.log(self.num_draws)
+        kept = [draw.double().log_softmax(dim=1).gather(1, labels).squeeze(1) for draw in self.draws]
+        return torch.stack(kept).logsumexp(dim=0) - math.log(self.num_draws)
+
+    def labels(self, y: ArrayLike) -> Tensor:
+        """`y` as int64 labels of shape (N, ...) on this predictive's device, or the errors that `log_prob` lists."""
+        expected = self.entropy_sum.shape
+        labels = as_labels(y, num_classes=self.probability_sum.shape[1])
+        if labels.shape == (*expected[:1], 1, *expected[1:]):
+            labels = labels.squeeze(1)
+        if labels.shape != expected:
+            raise ValueError(f"`y` must have shape {tuple(expected)} as the predictive has; got {tuple(labels.shape)}.")
+        return labels.to(self.probability_sum.device)
+
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Labels, (num_samples, N, ...), int64.
+
+        Where the draws were kept, each sample takes one draw for all points and so has the points' joint distribution;
+        else points are independent given x*, with the same distribution at each point.
+        """
+        check_count(num_samples, "num_samples")
+        device = self.probability_sum.device
+        noise = generator(resolve_seed(seed), device=device)
+        if self.draws is None:
+            probs = self.mean.movedim(1, -1).expand(num_samples, *self.entropy_sum.shape, -1)
+        else:
+            chosen = torch.randint(self.num_draws, (num_samples,), generator=noise, device=device)
+            probs = self.draws[chosen].double().softmax(dim=2).movedim(2, -1)
+        flat = probs.reshape(-1, probs.shape[-1])
+        return torch.multinomial(flat, 1, generator=noise).reshape(num_samples, *self.entropy_sum.shape)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same predictive on another device."""
+        return type(self)(
+            probability_sum=self.probability_sum.to(device),
+            entropy_sum=self.entropy_sum.to(device),
+            votes=self.votes.to(device),
+            num_draws=self.num_draws,
+            draws=None if self.draws is None else self.draws.to(device),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """The equal mixture of the draws of both, at the same points; draws stay kept where both kept them."""
+        _check_mergeable(self.probability_sum, other.probability_sum)
+        both_kept = self.draws is not None and other.draws is not None
+        return type(self)(
+            probability_sum=self.probability_sum + other.probability_sum,
+            entropy_sum=self.entropy_sum + other.entropy_sum,
+            votes=self.votes + other.votes,
+            num_draws=self.num_draws + other.num_draws,
+            draws=torch.cat([self._kept_draws(), other._kept_draws()]) if both_kept else None,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The predictive at the points of all parts, in order; each part must have the same number of draws."""
+        _check_same_draws(parts)
+        all_kept = all(part.draws is not None for part in parts)
+        return cls(
+            probability_sum=torch.cat([part.probability_sum for part in parts]),
+            entropy_sum=torch.cat([part.entropy_sum for part in parts]),
+            votes=torch.cat([part.votes for part in parts]),
+            num_draws=parts[0].num_draws,
+            draws=torch.cat([part._kept_draws() for part in parts], dim=1) if all_kept else None,
+        )
+
+    def rescale(self, loc: Tensor, scale: Tensor) -> Self:  # noqa: ARG002 - labels have no unit
+        """Itself: labels have no unit."""
+        return self
+
+    def _kept_draws(self) -> Tensor:
+        if self.draws is None:
+            raise ValueError("Single draws were not kept. Call `predict(..., keep_samples=True)`.")
+        return self.draws
+
+
+@dataclass(frozen=True, eq=False, init=False)
+class GaussianPredictive(PredictiveDistribution):
+    """The equal mixture of S Gaussians, one a draw, independent over target columns given the draw.
+
+    Never summarised as one moment-matched Gaussian: `log_prob`, `cdf` and `quantile` are the mixture's.
+
+    Attributes:
+        component_means: The draws' function values, float64, (S, N, D).
+        noise_variance: The draws' noise variances, in units of y squared, float64, (S, N, D).
+        function_variance: Variance of f within a draw (a Gaussian process has one), float64, (S, N, D).
+
+    Example:
+        >>> predictive = GaussianPredictive(mean=torch.tensor([[[-1.0]], [[1.0]]]), noise_variance=0.01)
+        >>> predictive.total.sqrt(), predictive.log_prob([1.0])  # never the averaged 0.1
+        (tensor([[1.0050]], dtype=torch.float64), tensor([0.6905], dtype=torch.float64))
+    """
+
+    component_means: Tensor
+    noise_variance: Tensor
+    function_variance: Tensor
+
+    def __init__(
+        self,
+        *,
+        mean: ArrayLike,
+        noise_variance: ArrayLike | float,
+        function_variance: ArrayLike | float | None = None,
+    ) -> None:
+        """Check and broadcast the components.
+
+        Args:
+            mean: Component means, (S, N, D).
+            noise_variance: Of the observation noise, broadcastable to (S, N, D).
+            function_variance: Of the function within a component, broadcastable to (S, N, D); None is zero.
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Wrong shapes, values that are not finite, negative variances.
+        """
+        means = to_floating(mean, "mean").double()
+        _check_draws(means, "mean", "(S, N, D)", "mean[None]")
+        if means.ndim != 3:
+            raise ValueError(f"`mean` must have shape (S, N, D); got {tuple(means.shape)}.")
+        check_finite(means, "mean")
+        object.__setattr__(self, "component_means", means)
+        object.__setattr__(self, "noise_variance", _variance_like(means, noise_variance, "noise_variance"))
+        given = 0.0 if function_variance is None else function_variance
+        object.__setattr__(self, "function_variance", _variance_like(means, given, "function_variance"))
+
+    @property
+    def num_samples(self) -> int:
+        """S, the number of Gaussians in the mixture."""
+        return len(self.component_means)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[y*], (N, D), in units of y."""
+        return self.component_means.mean(dim=0)
+
+    @property
+    def component_variances(self) -> Tensor:
+        """Variance of each component, noise and function together, (S, N, D)."""
+        return self.noise_variance + self.function_variance
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Mean noise variance, (N, D), in units of y squared."""
+        return self.noise_variance.mean(dim=0)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Mean function variance plus variance of the means (ddof 0, as the mixture's identity needs), (N, D)."""
+        return self.function_variance.mean(dim=0) + self.component_means.var(dim=0, correction=0)
+
+    @property
+    def total(self) -> Tensor:
+        """Var[y*] by the law of total variance, (N, D), in units of y squared."""
+        return self.aleatoric + self.epistemic
+
+    def log_prob(self, y: ArrayLike) -> Tensor:
+        """log density of the mixture, jointly over columns, (N,), in nats (per unit of y).
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Another shape than (N, D), or (N,) for D = 1; NaN; a component of zero variance.
+        """
+        target = self.targets(y)
+        variances = self._density_variances()
+        components = -0.5 * ((target - self.component_means) ** 2 / variances + (2 * math.pi * variances).log())
+        # Columns first: they share the draw, so they are independent only within a component.
+        return components.sum(dim=-1).logsumexp(dim=0) - math.log(self.num_samples)
+
+    def cdf(self, y: ArrayLike) -> Tensor:
+        """P(y* <= y) column by column, (N, D); the probability integral transform where y is the truth."""
+        standardised = (self.targets(y) - self.component_means) / self._density_variances().sqrt()
+        return torch.special.ndtr(standardised).mean(dim=0)
+
+    def quantile(self, level: float) -> Tensor:
+        """The value below which y* falls with probability `level`, column by column, (N, D), by bisection of the cdf.
+
+        Raises:
+            ValueError: `level` outside (0, 1), or a component of zero variance.
+        """
+        level = check_fraction(level, "level")
+        scales = self._density_variances().sqrt()
+        components = self.component_means + scales * torch.special.ndtri(torch.full_like(scales, level))
+        lower, upper = components.amin(dim=0), components.amax(dim=0)  # a mixture's quantile lies among its components'
+        for _ in range(BISECTION_STEPS):
+            middle = (lower + upper) / 2
+            below = torch.special.ndtr((middle - self.component_means) / scales).mean(dim=0) < level
+            lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
+        return (lower + upper) / 2
+
+    def targets(self, y: ArrayLike) -> Tensor:
+        """`y` as float64 of shape (N, D) on this predictive's device, or the errors that `log_prob` lists."""
+        target = as_targets(y)
+        if target.shape != self.component_means.shape[1:]:
+            raise ValueError(
+                f"`y` must have shape {tuple(self.component_means.shape[1:])} as the predictive has, or (N,) for one "
+                f"column; got {tuple(target.shape)}."
+            )
+        return target.to(self.component_means.device, torch.float64)
+
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
+        check_count(num_samples, "num_samples")
+        device = self.component_means.device
+        noise = generator(resolve_seed(seed), device=device)
+        chosen = torch.randint(self.num_samples, (num_samples,), generator=noise, device=device)
+        standard = torch.randn(
+            num_samples, *self.component_means.shape[1:], generator=noise, device=device, dtype=torch.float64
+        )
+        return self.component_means[chosen] + self.component_variances[chosen].sqrt() * standard
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same predictive on another device."""
+        return type(self)(
+            mean=self.component_means.to(device),
+            noise_variance=self.noise_variance.to(device),
+            function_variance=self.function_variance.to(device),
+        )
+
+    def merge(self, other: Self) -> Self:
+        """The equal mixture of the components of both, at the same points."""
+        _check_mergeable(self.component_means[0], other.component_means[0])
+        return self._joined([self, other], dim=0)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The predictive at the points of all parts, in order; each part must have the same number of components."""
+        _check_same_draws(parts)
+        return cls._joined(parts, dim=1)
+
+    def rescale(self, loc: Tensor, scale: Tensor) -> Self:
+        """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit."""
+        loc, scale = loc.to(self.component_means), scale.to(self.component_means)
+        return type(self)(
+            mean=loc + scale * self.component_means,
+            noise_variance=scale**2 * self.noise_variance,
+            function_variance=scale**2 * self.function_variance,
+        )
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        return cls(
+            mean=torch.cat([part.component_means for part in parts], dim),
+            noise_variance=torch.cat([part.noise_variance for part in parts], dim),
+            function_variance=torch.cat([part.function_variance for part in parts], dim),
+        )
+
+    def _density_variances(self) -> Tensor:
+        variances = self.component_variances
+        if (variances == 0).any():
+            raise ValueError(
+                "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
+            )
+        return variances
+
+
+def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Tensor:
+    value = torch.as_tensor(variance) if isinstance(variance, int | float) else to_floating(variance, name)
+    try:
+        value = value.to(means).expand(means.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`{name}` must broadcast to `mean`, {tuple(means.shape)}; got {tuple(value.shape)}."
+        ) from error
+    if not (value.isfinite() & (value >= 0)).all():
+        raise ValueError(f"`{name}` must be finite and at least 0; got a minimum of {float(value.min())}.")
+    return value
+
+
+def _check_draws(values: Tensor, name: str, shape: str, mend: str) -> None:
+    if values.ndim < 3 or values.numel() == 0:
+        raise ValueError(
+            f"`{name}` must have shape {shape} with no empty dimension; got {tuple(values.shape)}. "
+            f"Use `{mend}` for one draw."
+        )
+
+
+def _check_mergeable(one: Tensor, other: Tensor) -> None:
+    if one.shape != other.shape:
+        raise ValueError(
+            f"Only predictives at the same points merge; got shapes {tuple(one.shape)} and {tuple(other.shape)}. "
+            "Use `concatenate` for further points."
+        )
+
+
+def _check_same_draws(parts: Sequence[PredictiveDistribution]) -> None:
+    counts = {part.num_samples for part in parts}
+    if len(counts) != 1:
+        raise ValueError(f"Parts must have the same number of draws, at least one part; got {sorted(counts)}.")
