@@ -34,6 +34,7 @@ def to_tensor(value: ArrayLike, name: str) -> Tensor:
 
     Raises:
         TypeError: Sparse, masked, complex, text, date or object arrays.
+        ValueError: Unsigned integers of 2^63 or more.
     """
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
@@ -53,13 +54,16 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         raise TypeError(f"`{name}` must be dense; got {type(value).__name__}. Call `.toarray()` first.")
     try:
         array = np.asarray(value)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:  # ragged; a list of tensors that require gradients
         raise TypeError(f"`{name}` must be a rectangular array of numbers; {error}") from error
     if array.dtype.kind not in "biufc":
         raise TypeError(
-            f"`{name}` must hold numbers; got dtype {array.dtype}. Encode categories, dates and text as numbers first."
+            f"`{name}` must hold numbers; got dtype {array.dtype}. Encode categories, dates and text as numbers; "
+            "convert nullable columns with `.astype(float)`."
         )
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
+        if array.size and array.max() > np.iinfo(np.int64).max:
+            raise ValueError(f"`{name}` must fit int64; got {array.max()}. Use `{name}.astype(float)`.")
         array = array.astype(np.int64)  # torch has few operations on wide unsigned integers
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
@@ -76,7 +80,10 @@ def to_floating(value: ArrayLike, name: str) -> Tensor:
 
 def check_finite(tensor: Tensor, name: str) -> None:
     """Raise a ValueError that counts and locates the rows of `tensor` with NaN or infinite entries."""
-    if not tensor.is_floating_point() or tensor.isfinite().all():
+    if not tensor.is_floating_point() or tensor.numel() == 0:
+        return
+    low, high = tensor.aminmax()  # NaN spreads to both; `isfinite` would take twice the tensor's memory
+    if low.isfinite() and high.isfinite():
         return
     rows = (~tensor.isfinite()).reshape(len(tensor), -1).any(dim=1) if tensor.ndim else (~tensor.isfinite())[None]
     first = int(rows.nonzero()[0])
@@ -121,7 +128,7 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
     if num_classes is not None and labels.numel() and not (labels.min() >= 0 and labels.max() < num_classes):
         raise ValueError(
             f"`y` must hold labels from 0 to {num_classes - 1}; got {int(labels.min())} to {int(labels.max())}. "
-            "Renumber the labels, or give the network an output for each class."
+            "Renumber the labels, give the network an output for each class, or name a void label as `ignore_index`."
         )
     return labels
 
@@ -163,6 +170,14 @@ def check_fraction(value: float, name: str) -> float:
     number = _real(value, name)
     if not 0 < number < 1:
         raise ValueError(f"`{name}` must lie strictly between 0 and 1; got {value!r}.")
+    return number
+
+
+def check_probability(value: float, name: str) -> float:
+    """`value` as a float in [0, 1), or a ValueError that names it."""
+    number = _real(value, name)
+    if not 0 <= number < 1:
+        raise ValueError(f"`{name}` must lie in [0, 1); got {value!r}.")
     return number
 
 

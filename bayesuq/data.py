@@ -10,9 +10,17 @@ import torch
 from sklearn.model_selection import train_test_split
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_finite, check_fraction, check_inputs, to_floating, to_tensor
+from bayesuq.arrays import (
+    ArrayLike,
+    check_count,
+    check_finite,
+    check_fraction,
+    check_inputs,
+    to_floating,
+    to_tensor,
+)
 from bayesuq.predictive import PredictiveDistribution
-from bayesuq.randomness import generator
+from bayesuq.randomness import derive_seed, generator
 
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 
@@ -46,7 +54,8 @@ class Dataset:
 
         Raises:
             TypeError: Sparse, masked, complex, text, date or object arrays.
-            ValueError: Empty, not finite, one-dimensional x, numbers of rows that differ, negative weights.
+            ValueError: Empty, not finite, one-dimensional x, numbers of rows that differ, real y of more than two
+                dimensions, negative weights.
         """
         inputs = check_inputs(x)
         targets = to_tensor(y, "y")
@@ -55,6 +64,7 @@ class Dataset:
                 f"`y` must have N = {len(inputs)} rows as `x` has; got shape {tuple(targets.shape)} for `x` of "
                 f"{tuple(inputs.shape)}."
             )
+        targets = targets.to(inputs.device)
         object.__setattr__(self, "x", inputs)
         object.__setattr__(self, "y", _check_targets(targets))
         object.__setattr__(self, "weight", None if weight is None else _check_weight(weight, self.y))
@@ -68,12 +78,30 @@ class Dataset:
         return not self.y.is_floating_point()
 
     def rows(self, index: ArrayLike) -> Self:
-        """The rows that `index` (whole numbers or booleans) names, in its order."""
+        """The rows that `index` names, in its order.
+
+        Args:
+            index: Whole numbers, negative ones counted from the end, or booleans (N,).
+
+        Raises:
+            TypeError: Fractions.
+            ValueError: More than one dimension, booleans of another length, or no row left.
+            IndexError: No such row.
+        """
         chosen = to_tensor(index, "index").to(self.x.device)
+        if chosen.is_floating_point() and chosen.numel():
+            raise TypeError(f"`index` must hold whole numbers or booleans; got {chosen.dtype}.")
+        is_mask = chosen.dtype == torch.bool
+        if chosen.ndim != 1 or (is_mask and len(chosen) != len(self)):
+            raise ValueError(
+                f"`index` must have one dimension, and N = {len(self)} entries if boolean; got {tuple(chosen.shape)}."
+            )
+        if not is_mask:
+            chosen = chosen.long()  # torch takes bytes for a mask
         return type(self)(self.x[chosen], self.y[chosen], None if self.weight is None else self.weight[chosen])
 
     def concatenate(self, other: Self) -> Self:
-        """The rows of both; a missing weight counts as 1.
+        """The rows of both, on the device of the first; a missing weight counts as 1.
 
         Raises:
             ValueError: Inputs or targets of different shape or kind.
@@ -86,9 +114,10 @@ class Dataset:
         if self.is_labelled != other.is_labelled:
             raise ValueError("Labels and real targets do not concatenate.")
         weight = None
+        other = other.to(self.x.device)
         if self.weight is not None or other.weight is not None:
-            ones = [torch.ones(len(part)) if part.weight is None else part.weight for part in (self, other)]
-            weight = torch.cat(ones)
+            per_target = any(part.weight is not None and part.weight.ndim == part.y.ndim for part in (self, other))
+            weight = torch.cat([_weight_or_one(part, per_target=per_target) for part in (self, other)])
         return type(self)(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), weight)
 
     def to(self, device: torch.device | str) -> Self:
@@ -139,11 +168,12 @@ def split_dataset(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction:
 
     Args:
         dataset: All rows.
-        val_fraction: Share of all rows that becomes `val`.
-        test_fraction: Share of all rows that becomes `test`.
+        val_fraction: Share of all rows that becomes `val`, rounded to whole rows, at least one.
+        test_fraction: Share of all rows that becomes `test`, likewise.
         seed: Of the permutation.
 
     Raises:
+        TypeError: A seed that is not a whole number.
         ValueError: Fractions outside (0, 1) or summing to 1 or more; classes too small to stratify.
     """
     val_fraction, test_fraction = (
@@ -153,20 +183,35 @@ def split_dataset(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction:
     if val_fraction + test_fraction >= 1:
         raise ValueError(f"`val_fraction` + `test_fraction` must be below 1; got {val_fraction + test_fraction}.")
     labels = dataset.y.cpu().numpy() if dataset.is_labelled and dataset.y.ndim == 1 else None
+    random_state = derive_seed(check_count(seed, "seed", minimum=0)) % 2**32  # all that scikit-learn takes
 
-    def divide(rows: np.ndarray, share: float) -> tuple[np.ndarray, np.ndarray]:
+    def divide(rows: np.ndarray, fraction: float) -> tuple[np.ndarray, np.ndarray]:
         strata = None if labels is None else labels[rows]
-        first, second = train_test_split(rows, test_size=share, random_state=seed, stratify=strata)
+        num = max(1, round(fraction * len(dataset)))  # a share of a share would be rounded up to a row too many
+        try:
+            first, second = train_test_split(rows, test_size=num, random_state=random_state, stratify=strata)
+        except ValueError as error:
+            raise ValueError(
+                f"The {len(dataset)} rows cannot be divided into {val_fraction} for validation and {test_fraction} for "
+                f"testing: {error} Take other shares, or merge or drop the smallest classes."
+            ) from error
         return first, second
 
     rest, test = divide(np.arange(len(dataset)), test_fraction)
-    train, val = divide(rest, val_fraction / (1 - test_fraction))
+    train, val = divide(rest, val_fraction)
     return Split(train=dataset.rows(train), val=dataset.rows(val), test=dataset.rows(test))
 
 
 def split_last_tenth(train: Dataset, test: Dataset, *, seed: int = 0) -> Split:
-    """Keep a given test set; the last 10 % of a seeded permutation of the training rows become the validation rows."""
-    order = torch.randperm(len(train), generator=generator(seed))
+    """Keep a given test set; the last 10 % of a seeded permutation of the training rows become the validation rows.
+
+    Raises:
+        TypeError: A seed that is not a whole number.
+        ValueError: Fewer than two training rows, a negative seed.
+    """
+    if len(train) < 2:
+        raise ValueError(f"`train` must have at least 2 rows, one of them for validation; got {len(train)}.")
+    order = torch.randperm(len(train), generator=generator(check_count(seed, "seed", minimum=0)))
     num_val = max(1, len(train) // 10)
     return Split(train=train.rows(order[:-num_val]), val=train.rows(order[-num_val:]), test=test)
 
@@ -191,7 +236,11 @@ class Standardizer:
 
     @classmethod
     def fit(cls, dataset: Dataset) -> Self:
-        """Means and standard deviations (ddof 0) of the rows given; fit on training rows only."""
+        """Means and standard deviations (ddof 0) of the rows given; fit on training rows only.
+
+        Raises:
+            ValueError: A spread above about 1e154, whose square overflows.
+        """
         x_loc, x_scale = _moments(dataset.x)
         if dataset.is_labelled:
             return cls(x_loc, x_scale)
@@ -202,7 +251,8 @@ class Standardizer:
         """The data in standard units.
 
         Raises:
-            ValueError: Another number of features, or labels where real targets were fitted or the reverse.
+            ValueError: Another number of features or target columns, or labels where real targets were fitted or the
+                reverse.
         """
         if dataset.x.ndim != self.x_loc.ndim or dataset.x.shape[1] != self.x_loc.shape[1]:
             raise ValueError(
@@ -214,29 +264,47 @@ class Standardizer:
         x = (dataset.x - self.x_loc.to(dataset.x)) / self.x_scale.to(dataset.x)
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
+        self._check_columns(tuple(dataset.y.shape[1:]), "y")
         y = (dataset.y - self.y_loc.to(dataset.y)) / self.y_scale.to(dataset.y)
         return Dataset(x, y, dataset.weight)
 
     def inverse(self, predictive: PredictiveT) -> PredictiveT:
-        """The predictive in y's own units; its log density then includes the Jacobian, -log scale."""
+        """The predictive in y's own units; its log density then includes the Jacobian, -log scale of each column.
+
+        Raises:
+            ValueError: Another number of target columns.
+        """
         if self.y_loc is None or self.y_scale is None:
             return predictive
+        self._check_columns(tuple(predictive.mean.shape[1:]), "predictive")
         return predictive.rescale(self.y_loc, self.y_scale)
+
+    def _check_columns(self, columns: tuple[int, ...], name: str) -> None:
+        if self.y_loc is not None and columns != tuple(self.y_loc.shape):  # one column would broadcast to many
+            raise ValueError(
+                f"`{name}` must have {len(self.y_loc)} target columns as the fitted data had; got {columns}."
+            )
 
 
 def _check_targets(targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         targets = to_floating(targets, "y")
         check_finite(targets, "y")
-        return targets.unsqueeze(-1) if targets.ndim == 1 else targets
+        targets = targets.unsqueeze(-1) if targets.ndim == 1 else targets
+        if targets.ndim != 2 or targets.shape[1] == 0:
+            raise ValueError(
+                f"`y` must have shape (N, D) or (N,) for real targets; got {tuple(targets.shape)}. Use whole numbers "
+                "for labels, such as `y.long()`."
+            )
+        return targets
     if targets.ndim == 2 and targets.shape[1] == 1:
-        warnings.warn("Labels of shape (N, 1) are taken as (N,).", UserWarning, stacklevel=4)
+        warnings.warn("Labels of shape (N, 1) are taken as (N,).", UserWarning, stacklevel=3)
         targets = targets.squeeze(1)
     return targets.long()
 
 
 def _check_weight(weight: ArrayLike, y: Tensor) -> Tensor:
-    tensor = to_floating(weight, "weight")
+    tensor = to_floating(weight, "weight").to(y.device)
     if tensor.shape not in (y.shape[:1], y.shape):
         raise ValueError(
             f"`weight` must have shape {tuple(y.shape[:1])}, or {tuple(y.shape)} as `y`; got {tuple(tensor.shape)}."
@@ -247,11 +315,20 @@ def _check_weight(weight: ArrayLike, y: Tensor) -> Tensor:
     return tensor
 
 
+def _weight_or_one(dataset: Dataset, *, per_target: bool) -> Tensor:
+    shape = dataset.y.shape if per_target else dataset.y.shape[:1]
+    if dataset.weight is None:
+        return torch.ones(shape, device=dataset.x.device)
+    return dataset.weight.reshape(dataset.weight.shape + (1,) * (len(shape) - dataset.weight.ndim)).expand(shape)
+
+
 def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
     others = [dim for dim in range(values.ndim) if dim != 1]
     exact = values.double()
     loc = exact.mean(dim=others, keepdim=True)
     scale = exact.std(dim=others, correction=0, keepdim=True)
+    if not scale.isfinite().all():
+        raise ValueError("The spread of a feature or target overflows float64. Give it in a larger unit.")
     # Rounding leaves a constant feature of size m a spread of about 1e-16 m: dividing by that would blow up noise.
     constant = scale <= 1e-12 * loc.abs().clamp(min=1e-300)
     return loc, torch.where(constant | (scale == 0), 1.0, scale)

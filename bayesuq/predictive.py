@@ -13,7 +13,7 @@ Letters: S draws, N points, C classes, D target columns, `...` further dimension
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Self
 
@@ -67,9 +67,10 @@ class PredictiveDistribution(ABC):
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""
 
+    @classmethod
     @abstractmethod
-    def merge(self, other: Self) -> Self:
-        """The equal mixture of the draws of both, at the same points."""
+    def mixture(cls, parts: Iterable[Self]) -> Self:
+        """The equal mixture of the draws of all parts, at the same points."""
 
     @classmethod
     @abstractmethod
@@ -79,6 +80,14 @@ class PredictiveDistribution(ABC):
     @abstractmethod
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y* for real targets; labels have no unit and stay as they are."""
+
+    def merge(self, other: Self) -> Self:
+        """The equal mixture of the draws of both, at the same points.
+
+        Raises:
+            ValueError: Predictives at different points.
+        """
+        return type(self).mixture([self, other])
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -116,10 +125,11 @@ class CategoricalPredictive(PredictiveDistribution):
 
         Raises:
             TypeError: See `bayesuq.arrays.to_tensor`.
-            ValueError: Fewer than three dimensions, an empty one, NaN or +inf, or a row of -inf.
+            ValueError: Fewer than three dimensions, an empty one, one class, NaN or +inf, or a row of -inf.
         """
         logits = to_floating(logits, "logits")
         _check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
+        _check_classes(logits, "logits", dim=2)
         if logits.isnan().any() or (logits == math.inf).any():
             raise ValueError("`logits` must not hold NaN or +inf; the network's output has overflowed.")
         if (logits == -math.inf).all(dim=2).any():
@@ -132,10 +142,12 @@ class CategoricalPredictive(PredictiveDistribution):
 
         Raises:
             TypeError: See `bayesuq.arrays.to_tensor`.
-            ValueError: Fewer than three dimensions, negative, not finite, or not summing to one (logits by mistake).
+            ValueError: Fewer than three dimensions, an empty one, one class, negative, not finite, or not summing to
+                one (logits by mistake).
         """
         probs = to_floating(probs, "probs")
         _check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
+        _check_classes(probs, "probs", dim=2)
         check_finite(probs, "probs")
         if (probs < 0).any() or (probs.sum(dim=2) - 1).abs().max() > PROBABILITY_SUM_TOLERANCE:
             raise ValueError(
@@ -149,7 +161,7 @@ class CategoricalPredictive(PredictiveDistribution):
         """From a streamed state; the arguments are the attributes of the class.
 
         Raises:
-            ValueError: Shapes that do not fit each other.
+            ValueError: Shapes that do not fit each other, or sums that `num_draws` draws cannot have.
         """
         check_count(num_draws, "num_draws")
         if probability_sum.ndim < 2 or votes.shape != probability_sum.shape or entropy_sum.shape != votes[:, 0].shape:
@@ -157,6 +169,8 @@ class CategoricalPredictive(PredictiveDistribution):
                 "`probability_sum` and `votes` must have shape (N, C, ...) and `entropy_sum` (N, ...); got "
                 f"{tuple(probability_sum.shape)}, {tuple(votes.shape)} and {tuple(entropy_sum.shape)}."
             )
+        _check_classes(probability_sum, "probability_sum", dim=1)
+        _check_sums(probability_sum, entropy_sum, votes, num_draws)
         return cls(
             probability_sum=probability_sum.double(),
             entropy_sum=entropy_sum.double(),
@@ -282,22 +296,37 @@ class CategoricalPredictive(PredictiveDistribution):
             draws=None if self.draws is None else self.draws.to(device),
         )
 
-    def merge(self, other: Self) -> Self:
-        """The equal mixture of the draws of both, at the same points; draws stay kept where both kept them."""
-        _check_mergeable(self.probability_sum, other.probability_sum)
-        both_kept = self.draws is not None and other.draws is not None
-        return type(self)(
-            probability_sum=self.probability_sum + other.probability_sum,
-            entropy_sum=self.entropy_sum + other.entropy_sum,
-            votes=self.votes + other.votes,
-            num_draws=self.num_draws + other.num_draws,
-            draws=torch.cat([self._kept_draws(), other._kept_draws()]) if both_kept else None,
+    @classmethod
+    def mixture(cls, parts: Iterable[Self]) -> Self:
+        """The equal mixture of the draws of all parts, at the same points; draws stay kept where all parts kept them.
+
+        Parts may come from a generator: each is added to the running state and let go.
+        """
+        remaining = iter(parts)
+        first = next(remaining, None)
+        if first is None:
+            raise ValueError("A mixture must have at least one part; got none.")
+        sums = [first.probability_sum.clone(), first.entropy_sum.clone(), first.votes.clone()]
+        num_draws, draws = first.num_draws, [first.draws]
+        for part in remaining:
+            _check_mergeable(sums[0], part.probability_sum)
+            for total, addend in zip(sums, (part.probability_sum, part.entropy_sum, part.votes), strict=True):
+                total += addend
+            num_draws += part.num_draws
+            draws.append(part.draws)
+        kept = [draw for draw in draws if draw is not None]
+        return cls(
+            probability_sum=sums[0],
+            entropy_sum=sums[1],
+            votes=sums[2],
+            num_draws=num_draws,
+            draws=torch.cat(kept) if len(kept) == len(draws) else None,
         )
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The predictive at the points of all parts, in order; each part must have the same number of draws."""
-        _check_same_draws(parts)
+        _check_concatenable([part.num_draws for part in parts], [part.probability_sum.shape[1:] for part in parts])
         all_kept = all(part.draws is not None for part in parts)
         return cls(
             probability_sum=torch.cat([part.probability_sum for part in parts]),
@@ -459,19 +488,33 @@ class GaussianPredictive(PredictiveDistribution):
             function_variance=self.function_variance.to(device),
         )
 
-    def merge(self, other: Self) -> Self:
-        """The equal mixture of the components of both, at the same points."""
-        _check_mergeable(self.component_means[0], other.component_means[0])
-        return self._joined([self, other], dim=0)
+    @classmethod
+    def mixture(cls, parts: Iterable[Self]) -> Self:
+        """The equal mixture of the components of all parts, at the same points."""
+        collected = list(parts)
+        if not collected:
+            raise ValueError("A mixture must have at least one part; got none.")
+        for part in collected[1:]:
+            _check_mergeable(collected[0].component_means[0], part.component_means[0])
+        return cls._joined(collected, dim=0)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The predictive at the points of all parts, in order; each part must have the same number of components."""
-        _check_same_draws(parts)
+        _check_concatenable([part.num_samples for part in parts], [part.component_means.shape[2:] for part in parts])
         return cls._joined(parts, dim=1)
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
-        """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit."""
+        """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
+
+        Raises:
+            ValueError: Another number of columns.
+        """
+        columns = self.component_means.shape[2:]
+        if not {loc.shape, scale.shape} <= {torch.Size(), columns}:
+            raise ValueError(
+                f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and {tuple(scale.shape)}."
+            )
         loc, scale = loc.to(self.component_means), scale.to(self.component_means)
         return type(self)(
             mean=loc + scale * self.component_means,
@@ -497,7 +540,12 @@ class GaussianPredictive(PredictiveDistribution):
 
 
 def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Tensor:
-    value = torch.as_tensor(variance) if isinstance(variance, int | float) else to_floating(variance, name)
+    # Without the dtype, a Python number would pass through float32: 1e-50 would become 0.
+    value = (
+        torch.tensor(variance, dtype=torch.float64)
+        if isinstance(variance, int | float)
+        else to_floating(variance, name)
+    )
     try:
         value = value.to(means).expand(means.shape)
     except RuntimeError as error:
@@ -517,6 +565,24 @@ def _check_draws(values: Tensor, name: str, shape: str, mend: str) -> None:
         )
 
 
+def _check_classes(values: Tensor, name: str, dim: int) -> None:
+    if values.shape[dim] < 2:
+        raise ValueError(
+            f"`{name}` must have at least two classes in dimension {dim}; got shape {tuple(values.shape)}. Write a "
+            "Bernoulli as two classes, with logits 0 and f."
+        )
+
+
+def _check_sums(probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num_draws: int) -> None:
+    off = (probability_sum.double().sum(dim=1) - num_draws).abs()
+    if not ((off <= PROBABILITY_SUM_TOLERANCE * num_draws).all() and (probability_sum >= 0).all()):
+        raise ValueError(f"`probability_sum` must be at least 0 and sum to {num_draws}, the draws, over classes.")
+    if not (votes.sum(dim=1) == num_draws).all():
+        raise ValueError(f"`votes` must sum to {num_draws}, the draws, over classes.")
+    if not (entropy_sum.isfinite() & (entropy_sum >= -1e-6)).all():  # rounding may leave a little below 0
+        raise ValueError("`entropy_sum` must be finite and at least 0.")
+
+
 def _check_mergeable(one: Tensor, other: Tensor) -> None:
     if one.shape != other.shape:
         raise ValueError(
@@ -525,7 +591,8 @@ def _check_mergeable(one: Tensor, other: Tensor) -> None:
         )
 
 
-def _check_same_draws(parts: Sequence[PredictiveDistribution]) -> None:
-    counts = {part.num_samples for part in parts}
-    if len(counts) != 1:
-        raise ValueError(f"Parts must have the same number of draws, at least one part; got {sorted(counts)}.")
+def _check_concatenable(counts: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> None:
+    if len(set(counts)) != 1:
+        raise ValueError(f"Parts must have the same number of draws, at least one part; got {sorted(set(counts))}.")
+    if len(set(shapes)) != 1:
+        raise ValueError(f"Parts may differ only in their points; got points of shapes {sorted(set(shapes))}.")

@@ -6,6 +6,7 @@ its own, so that draws can be made in any order, in any grouping, and by several
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from operator import index
 
 import numpy as np
 import torch
@@ -28,13 +29,26 @@ def resolve_seed(seed: int | None) -> int:
 
 
 def derive_seed(*key: int) -> int:
-    """A 64-bit seed for the key; different keys give unrelated seeds (numpy's SeedSequence hash)."""
-    sequence = np.random.SeedSequence(key[0], spawn_key=key[1:])  # as one list, (5,) and (5, 0) would be the same
+    """A 64-bit seed for the key; different keys give unrelated seeds (numpy's SeedSequence hash).
+
+    Args:
+        *key: Whole numbers from 0 to 2^64 - 1, at least one.
+
+    Raises:
+        TypeError: A part that is not a whole number.
+        ValueError: A negative part.
+    """
+    # As one list, (5,) and (5, 0) would be the same; without two words for each, so would (5, 2^32) and (5, 0, 1).
+    words = [word for part in key[1:] for word in divmod(index(part), 2**32)]
+    sequence = np.random.SeedSequence(index(key[0]), spawn_key=words)
     return int(sequence.generate_state(1, np.uint64)[0])
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A new generator on `device` whose numbers depend on `key` alone."""
+    """A new generator on `device` whose numbers depend on `key` alone.
+
+    torch's CPU generators keep 32 bits of a seed, so that two given keys share their numbers with probability 2^-32.
+    """
     return torch.Generator(device).manual_seed(derive_seed(*key))
 
 
@@ -47,5 +61,7 @@ def isolated(*key: int, device: torch.device | str = "cpu") -> Iterator[None]:
         seed = derive_seed(*key)
         torch.default_generator.manual_seed(seed)
         for other in devices:
-            torch.get_device_module(other).manual_seed(seed)
+            module = torch.get_device_module(other)
+            with module.device(other):  # `manual_seed` seeds the current device
+                module.manual_seed(seed)
         yield

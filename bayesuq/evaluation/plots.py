@@ -1,0 +1,201 @@
+"""Pictures of results. This file draws and computes nothing, and is the only one that imports matplotlib.
+
+Each function returns a `matplotlib.figure.Figure` of its own, made without pyplot, so that no global state is touched:
+save it by `figure.savefig(path)`. Methods are small multiples on shared axes. Colours are Okabe and Ito's, which
+colour-blind readers tell apart.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
+
+from bayesuq.arrays import ArrayLike, check_count, check_finite, to_tensor
+from bayesuq.evaluation.calibration import Reliability
+
+BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#767676"
+PANEL_WIDTH, PANEL_HEIGHT, STRIP_HEIGHT, LEGEND_HEIGHT = 2.3, 2.2, 0.8, 0.7  # inches
+MAX_COLUMNS = 4
+
+Numbers = np.ndarray[Any, np.dtype[np.float64]]
+
+
+def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
+    r"""Accuracy against confidence, a panel for each method, with the number of points in each bin under it.
+
+    A dot is a bin: its mean confidence and its accuracy, with Wilson's 95 % interval. On the diagonal confidence comes
+    true, below it the method is overconfident. Counts are on a logarithmic axis.
+
+    Args:
+        reliabilities: From `calibration.reliability`, by the name of the method.
+
+    Raises:
+        ValueError: No method.
+
+    Example:
+        >>> from bayesuq.evaluation.calibration import reliability
+        >>> from bayesuq.predictive import CategoricalPredictive
+        >>> predictive = CategoricalPredictive.from_probs([[[0.9, 0.1], [0.4, 0.6]]])
+        >>> reliability_diagram({"ensemble": reliability(predictive, [0, 0])}).axes[0].get_title()
+        'ensemble\nECE 0.350, N = 2'
+    """
+    figure, panels = _panels(len(reliabilities), levels={"accuracy": PANEL_HEIGHT, "points": STRIP_HEIGHT})
+    for (name, result), (upper, lower) in zip(reliabilities.items(), panels, strict=True):
+        error, num_points = float(result.expected_calibration_error), int(result.count.sum())
+        upper.set_title(f"{name}\nECE {error:.3f}, N = {num_points:,}", fontsize="medium")
+        _draw_accuracy(upper, result)
+        _draw_counts(lower, result)
+    figure.supxlabel("confidence: largest predicted probability", fontsize="medium")
+    _draw_key(figure, panels[0][0].get_legend_handles_labels()[0])
+    return figure
+
+
+def entropy_histogram(
+    in_distribution: Mapping[str, ArrayLike],
+    out_of_distribution: Mapping[str, ArrayLike],
+    *,
+    in_label: str = "in distribution",
+    out_label: str = "out of distribution",
+    quantity: str = "predictive entropy",
+    unit: str = "nats",
+    num_bins: int = 30,
+) -> Figure:
+    """Histograms of an uncertainty on data like the training set's and on data unlike it, a panel for each method.
+
+    Each histogram shows shares of its own points, so that sets of different size compare. Bins are the same everywhere.
+
+    Args:
+        in_distribution: Uncertainty of each point, any shape, by the name of the method.
+        out_of_distribution: The same for other data, with the same names.
+        in_label: What the first data are.
+        out_label: What the second data are.
+        quantity: Name of the uncertainty.
+        unit: Its unit.
+        num_bins: Of equal width, over the range of all values.
+
+    Raises:
+        TypeError: Not numbers; `num_bins` not a whole number.
+        ValueError: No method, names that differ, no points, values that are not finite, fewer than one bin.
+
+    Example:
+        >>> figure = entropy_histogram({"ensemble": [0.1, 0.2]}, {"ensemble": [0.5, 0.6, 0.7]}, out_label="letters")
+        >>> figure.axes[0].get_title()
+        'ensemble'
+    """
+    if in_distribution.keys() != out_of_distribution.keys():
+        raise ValueError(
+            "`in_distribution` and `out_of_distribution` must name the same methods; got "
+            f"{list(in_distribution)} and {list(out_of_distribution)}."
+        )
+    inside = [_flat(values, f"in_distribution[{name!r}]") for name, values in in_distribution.items()]
+    outside = [_flat(out_of_distribution[name], f"out_of_distribution[{name!r}]") for name in in_distribution]
+    figure, panels = _panels(len(inside), levels={"share of points": PANEL_HEIGHT})
+    edges = _common_edges([*inside, *outside], check_count(num_bins, "num_bins"))
+    for name, values, others, (panel,) in zip(in_distribution, inside, outside, panels, strict=True):
+        panel.set_title(name, fontsize="medium")
+        _draw_shares(panel, values, edges, BLUE, fill=True)
+        _draw_shares(panel, others, edges, VERMILLION, fill=False)
+        panel.set_xlim(edges[0], edges[-1] + (edges[-1] - edges[0]) / 50)
+        panel.set_ylim(bottom=0)
+    figure.supxlabel(f"{quantity} ({unit})", fontsize="medium")
+    key = [
+        Patch(facecolor=BLUE, alpha=0.5, edgecolor=BLUE, label=f"{in_label} ({_sizes(inside)})"),
+        Line2D([], [], color=VERMILLION, linewidth=1.6, label=f"{out_label} ({_sizes(outside)})"),
+    ]
+    _draw_key(figure, key)
+    return figure
+
+
+def _panels(num_panels: int, levels: Mapping[str, float]) -> tuple[Figure, list[list[Axes]]]:
+    """Stacks of axes, from the top one for each y label, so many inches high; all share x, and y within a level."""
+    if num_panels == 0:
+        raise ValueError("There is nothing to draw: pass at least one method.")
+    rows = -(-num_panels // MAX_COLUMNS)
+    columns = -(-num_panels // rows)
+    size = (PANEL_WIDTH * max(columns, 1.4), sum(levels.values()) * rows + LEGEND_HEIGHT)  # a legend needs 1.4 panels
+    figure = Figure(figsize=size, layout="constrained")
+    grid = figure.add_gridspec(len(levels) * rows, columns, height_ratios=[*levels.values()] * rows)
+    stacks: list[list[Axes]] = []
+    for place in range(num_panels):
+        row, column = divmod(place, columns)
+        stack: list[Axes] = []
+        for level, label in enumerate(levels):
+            shared_x = stacks[0][0] if stacks else stack[0] if stack else None
+            shared_y = stacks[0][level] if stacks else None
+            axes = figure.add_subplot(grid[len(levels) * row + level, column], sharex=shared_x, sharey=shared_y)
+            lowest = level == len(levels) - 1 and place + columns >= num_panels
+            axes.tick_params(labelbottom=lowest, labelleft=column == 0)
+            axes.set_ylabel(label if column == 0 else "")
+            axes.spines[["top", "right"]].set_visible(False)
+            stack.append(axes)
+        stacks.append(stack)
+    return figure, stacks
+
+
+def _draw_key(figure: Figure, entries: Sequence[Any]) -> None:
+    wide = figure.get_figwidth() > 2 * PANEL_WIDTH + 0.1
+    figure.legend(handles=entries, loc="outside upper center", ncols=2 if wide else 1, frameon=False, fontsize="medium")
+
+
+def _draw_accuracy(panel: Axes, result: Reliability) -> None:
+    held = (result.count > 0).cpu()
+    confidence, accuracy = result.confidence.cpu()[held].numpy(), result.accuracy.cpu()[held].numpy()
+    lower, upper = result.accuracy_interval.cpu()[:, held].numpy()
+    panel.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1, label="calibrated")
+    panel.errorbar(
+        confidence,
+        accuracy,
+        yerr=(accuracy - lower, upper - accuracy),
+        color=BLUE,
+        fmt="o",
+        markersize=4,
+        linewidth=1,
+        label="a bin, with 95 % interval",
+    )
+    panel.set_xlim(-0.04, 1.04)
+    panel.set_ylim(-0.04, 1.04)
+    panel.set_xticks([0, 0.5, 1])
+    panel.set_yticks([0, 0.5, 1])
+
+
+def _draw_counts(panel: Axes, result: Reliability) -> None:
+    count, edges = result.count.cpu().numpy(), result.edges.cpu().numpy()
+    panel.set_yscale("log")
+    # From below one, so that a bin of one point still shows.
+    panel.bar(edges[:-1], count - 0.5 * (count > 0), np.diff(edges), bottom=0.5 * (count > 0), align="edge", color=GREY)
+    panel.set_ylim(bottom=0.5)
+    panel.yaxis.set_major_locator(LogLocator(numticks=4))
+    panel.yaxis.set_major_formatter(StrMethodFormatter("{x:,.0f}"))
+    panel.minorticks_off()
+
+
+def _draw_shares(panel: Axes, values: Numbers, edges: list[float], color: str, *, fill: bool) -> None:
+    weights = np.full(len(values), 1 / len(values))
+    if fill:
+        panel.hist(values, edges, weights=weights, histtype="stepfilled", facecolor=color, edgecolor=color, alpha=0.5)
+    else:
+        panel.hist(values, edges, weights=weights, histtype="step", color=color, linewidth=1.6)
+    panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
+
+
+def _flat(values: ArrayLike, name: str) -> Numbers:
+    tensor = to_tensor(values, name).flatten()
+    if tensor.numel() == 0:
+        raise ValueError(f"`{name}` must hold at least one point.")
+    check_finite(tensor, name)
+    return tensor.double().cpu().numpy()
+
+
+def _common_edges(values: Sequence[Numbers], num_bins: int) -> list[float]:
+    lowest, highest = min(0.0, *(part.min() for part in values)), max(part.max() for part in values)
+    return np.linspace(lowest, highest if highest > lowest else lowest + 1, num_bins + 1).tolist()
+
+
+def _sizes(values: Sequence[Numbers]) -> str:
+    sizes = sorted({len(part) for part in values})
+    return f"N = {sizes[0]:,}" if len(sizes) == 1 else f"N = {sizes[0]:,} to {sizes[-1]:,}"

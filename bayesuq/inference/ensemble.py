@@ -1,0 +1,187 @@
+"""Deep ensembles: M networks, each from an initialisation and with an order of the data of its own, and their mixture.
+
+Reference:
+    Lakshminarayanan, Pritzel & Blundell 2017, Simple and Scalable Predictive Uncertainty Estimation using Deep
+    Ensembles, section 2.4 and algorithm 1.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from os import PathLike
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.inference import map_estimate
+from bayesuq.inference.optimize import Callback, Data, Schedule
+from bayesuq.inference.packing import move, save
+from bayesuq.inference.prediction import draw_indices
+from bayesuq.inference.weights import WeightPosterior
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.options import suggests_names
+from bayesuq.posterior import Posterior
+from bayesuq.predictive import PredictiveDistribution
+from bayesuq.randomness import derive_seed, resolve_seed
+
+
+@suggests_names
+def fit(
+    model: BayesianNetwork,
+    data: Data,
+    *,
+    num_members: int = 5,
+    member_fit: Callable[..., Posterior] = map_estimate.fit,
+    num_epochs: int = 100,
+    batch_size: int = 128,
+    learning_rate: float = 3e-3,
+    schedule: Schedule = "cosine",
+    max_grad_norm: float | None = None,
+    validation: Data | None = None,
+    patience: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+) -> "EnsemblePosterior":
+    """Fit M members, one after another, each from freshly initialised weights.
+
+    Args:
+        model: The joint density; its network's own weights are not used.
+        data: Rows to fit, or a DataLoader of them.
+        num_members: M.
+        member_fit: Any method's `fit`; `functools.partial` gives it options of its own.
+        num_epochs: This and the following are passed to every member: see `bayesuq.inference.optimize.Training`.
+        batch_size: See there.
+        learning_rate: See there.
+        schedule: See there.
+        max_grad_norm: See there.
+        validation: See there; each member keeps its own best epoch.
+        patience: See there.
+        device: See there.
+        seed: See there; members get seeds derived from it.
+        progress: See there; one bar a member.
+        callbacks: See there; called for every member in turn.
+
+    Returns:
+        The equal mixture of the members.
+
+    Raises:
+        TypeError: Arguments of the wrong kind, unknown options.
+        ValueError: Data that the network or the likelihood does not take; options out of range; a module whose weights
+            nothing initialises.
+        FloatingPointError: The loss stopped being finite.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (20,), 1), priors.Normal(), likelihoods.Normal(scale=0.1))
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> fit(model, data, num_members=3, num_epochs=3, seed=0).predict(data.x).num_samples
+        3
+    """
+    check_count(num_members, "num_members")
+    if not isinstance(model, BayesianNetwork):
+        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
+    key = resolve_seed(seed)
+    members = []
+    for number in range(num_members):
+        member = member_fit(
+            model.reinitialise(derive_seed(key, number, 0)),
+            data,
+            num_epochs=num_epochs,
+            batch_size=batch_size,
+            learning_rate=learning_rate,
+            schedule=schedule,
+            max_grad_norm=max_grad_norm,
+            validation=validation,
+            patience=patience,
+            device=device,
+            seed=derive_seed(key, number, 1),
+            progress=progress,
+            callbacks=callbacks,
+        )
+        members.append(member)
+    return EnsemblePosterior.of(members)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class EnsemblePosterior(Posterior):
+    """The equal mixture of posteriors of one model.
+
+    Attributes:
+        model: The joint density.
+        members: The members' posteriors.
+    """
+
+    model: BayesianNetwork
+    members: tuple[Posterior, ...]
+
+    @classmethod
+    def of(cls, members: Sequence[Any]) -> Self:
+        """The mixture of fitted members, whose models differ in the weights they started from only."""
+        model = members[0].model
+        return cls(model=model, members=tuple(replace(member, model=model) for member in members))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        return move(self, device)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file: see `Posterior.save`."""
+        save(self, path)
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D): see `Posterior.predict`.
+
+        Members that store one network count as one draw each. Draws of members without end of them are shared out, to
+        within one; None takes each member's own default.
+        """
+        key = resolve_seed(seed)
+        parts = (
+            self.members[m].predict(x, num_samples=share, seed=derive_seed(key, m), keep_samples=keep_samples)
+            for m, share in self._shares(num_samples)
+        )
+        first = next(parts)
+        return type(first).mixture(chain([first], parts))
+
+    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws of every site by name, (S, ...), those of a member standing together: see `WeightPosterior`.
+
+        Raises:
+            TypeError: Members that are not posteriors over weights.
+        """
+        key = resolve_seed(seed)
+        draws = []
+        for m, share in self._shares(num_samples):
+            member = self.members[m]
+            if not isinstance(member, WeightPosterior):
+                raise TypeError(
+                    f"A {type(member).__name__} is not a posterior over weights; it draws masks or functions."
+                )
+            draws.append(member.sample_weights(share, seed=derive_seed(key, m)))
+        return {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+
+    def _shares(self, num_samples: int | None) -> list[tuple[int, int | None]]:
+        """Which members take part, and with how many draws."""
+        count = len(self.members)
+        if num_samples is None:
+            return [(m, None) for m in range(count)]
+        if num_samples < count:
+            return [(m, 1) for m in draw_indices(num_samples, count)]
+        return [(m, num_samples // count + (m < num_samples % count)) for m in range(count)]

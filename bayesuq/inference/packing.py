@@ -1,0 +1,151 @@
+"""Fitted posteriors as tensors and JSON, and on another device.
+
+A posterior is a frozen dataclass whose fields are its model, tensors, mappings from names to tensors, its
+`History`, members that are posteriors themselves, or plain values. Each kind of field is handled here, once for all
+methods.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, fields
+from os import PathLike
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bayesuq.inference.history import History
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.records import NoRecordError, build_model, model_record
+from bayesuq.posterior import Posterior
+from bayesuq.storage import write
+
+FORMAT = 1
+PosteriorT = TypeVar("PosteriorT", bound=Posterior)
+
+
+def move(posterior: PosteriorT, device: torch.device | str) -> PosteriorT:
+    """The same posterior on another device."""
+    return type(posterior)(**{item.name: _moved(getattr(posterior, item.name), device) for item in fields(posterior)})  # type: ignore[arg-type]
+
+
+def save(posterior: Posterior, path: str | PathLike[str]) -> None:
+    """Write a posterior to one file: see `Posterior.save`."""
+    model: BayesianNetwork = posterior.model  # type: ignore[attr-defined]
+    try:
+        record = model_record(model)
+    except NoRecordError as reason:
+        record = None
+        warnings.warn(f"{reason}; pass the same model to `bayesuq.load(path, model=...)`.", UserWarning, stacklevel=3)
+    body, tensors = pack(posterior)
+    state = {f"model.{name}": value for name, value in model.net.state_dict().items()}
+    write(path, {"format": FORMAT, "model": record, "posterior": body}, {**state, **tensors})
+
+
+def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Its class, fields and plain values as JSON data, and its tensors by name; the model aside."""
+    body: dict[str, Any] = {"class": type(posterior).__name__, "fields": {}}
+    tensors: dict[str, Tensor] = {}
+    for item in fields(posterior):  # type: ignore[arg-type]
+        value = getattr(posterior, item.name)
+        if isinstance(value, BayesianNetwork):
+            kind: dict[str, Any] = {"kind": "model"}
+        elif isinstance(value, Tensor):
+            kind = {"kind": "tensor"}
+            tensors[item.name] = value
+        elif isinstance(value, Mapping):
+            kind = {"kind": "tensors", "names": list(value)}
+            tensors |= {f"{item.name}.{name}": tensor for name, tensor in value.items()}
+        elif isinstance(value, History):
+            kind = {"kind": "history", "value": asdict(value)}
+        elif isinstance(value, tuple) and value and isinstance(value[0], Posterior):
+            packed = [pack(member) for member in value]
+            kind = {"kind": "members", "members": [member for member, _ in packed]}
+            tensors |= {f"{item.name}.{m}.{k}": v for m, (_, inner) in enumerate(packed) for k, v in inner.items()}
+        else:
+            kind = {"kind": "value", "value": value}
+        body["fields"][item.name] = kind
+    return body, tensors
+
+
+def unpack(
+    body: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    model: BayesianNetwork,
+    classes: Mapping[str, type[Posterior]],
+) -> Posterior:
+    """The inverse of `pack`.
+
+    Raises:
+        ValueError: A class that is not among `classes`, or fields that are not the class's.
+    """
+    kind = classes.get(body["class"])
+    if kind is None:
+        raise ValueError(f"The file holds a {body['class']}, which this version of bayesuq does not have.")
+    if set(body["fields"]) != {item.name for item in fields(kind)}:  # type: ignore[arg-type]
+        raise ValueError(f"The file's fields of {body['class']} are not those of this version of bayesuq.")
+    values: dict[str, Any] = {}
+    for name, entry in body["fields"].items():
+        if entry["kind"] == "model":
+            values[name] = model
+        elif entry["kind"] == "tensor":
+            values[name] = tensors[name]
+        elif entry["kind"] == "tensors":
+            values[name] = {inner: tensors[f"{name}.{inner}"] for inner in entry["names"]}
+        elif entry["kind"] == "history":
+            value = entry["value"]
+            values[name] = History(tuple(value["loss"]), tuple(value["validation_loss"]), int(value["best_epoch"]))
+        elif entry["kind"] == "members":
+            values[name] = tuple(
+                unpack(member, _below(tensors, f"{name}.{m}."), model, classes)
+                for m, member in enumerate(entry["members"])
+            )
+        else:
+            values[name] = entry["value"]
+    return kind(**values)
+
+
+def restore_model(
+    record: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], model: BayesianNetwork | None
+) -> BayesianNetwork:
+    """The model of a file: rebuilt from its record, or the user's own, with the file's weights and buffers.
+
+    Raises:
+        ValueError: No record and no model; or names, shapes or dtypes that differ from the file's.
+    """
+    if model is None and record is None:
+        raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
+    built = build_model(record) if model is None and record is not None else model
+    if built is None:
+        raise ValueError("There is no model.")
+    state = _below(tensors, "model.")
+    _check_same(built.net, state)
+    net = BayesianNetwork(built.net, built.prior, built.likelihood, random=built.random).net
+    net.load_state_dict(state)
+    return BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
+
+
+def _check_same(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    expected = {name: (tuple(value.shape), value.dtype) for name, value in net.state_dict().items()}
+    found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        name = differing[0]
+        raise ValueError(
+            f"The model is not the file's: {len(differing)} tensors differ, the first is {name!r}: expected "
+            f"{expected.get(name, 'none')}, the file has {found.get(name, 'none')}."
+        )
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, BayesianNetwork | Tensor | Posterior):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _moved(item, device) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    return value

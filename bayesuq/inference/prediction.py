@@ -1,0 +1,106 @@
+"""Which draws a prediction takes, and how its rows go through memory: in chunks whose size changes no result."""
+
+from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, RandomSampler
+
+from bayesuq.arrays import ArrayLike, check_count, check_finite, check_inputs
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.predictive import PredictiveDistribution
+
+DEFAULT_NUM_SAMPLES = 100
+ACTIVATION_BUDGET = 2**26  # numbers that a chunk of rows may hold in activations: 256 MiB in float32
+
+Parts = Callable[[Tensor, int, int], Iterable[PredictiveDistribution]]
+
+
+def draw_indices(num_samples: int | None, num_members: int | None) -> Sequence[int]:
+    """Which draws a prediction takes, as `Posterior.predict` says.
+
+    Raises:
+        TypeError: A number of draws that is not whole.
+        ValueError: A number of draws below 1.
+    """
+    if num_samples is not None:
+        check_count(num_samples, "num_samples")
+    if num_members is None:
+        return range(DEFAULT_NUM_SAMPLES if num_samples is None else num_samples)
+    if num_samples is None or num_samples >= num_members:
+        return range(num_members)
+    return [(2 * s + 1) * num_members // (2 * num_samples) for s in range(num_samples)]
+
+
+def predict_in_chunks(
+    model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]", tree: nn.Module, parts: Parts
+) -> PredictiveDistribution:
+    """Predict rows in chunks that fit memory, and join them.
+
+    Args:
+        model: Whose dtype, device and shapes count.
+        x: Inputs or a loader of them.
+        tree: The module tree to run, of this thread alone.
+        parts: From a chunk's rows, the number of its first row, and the activations of one row to the predictives of
+            single draws (or of several), which are mixed.
+
+    Raises:
+        TypeError: See `bayesuq.arrays.check_inputs`.
+        ValueError: See `bayesuq.arrays.check_inputs`; or a shape that the network does not take.
+    """
+    if isinstance(x, DataLoader) and isinstance(x.sampler, RandomSampler):
+        raise ValueError(
+            "`predict` needs a loader that keeps the order of its rows; this one shuffles. Pass shuffle=False."
+        )
+    done: list[PredictiveDistribution] = []
+    start = 0
+    batches: Iterable[Any] = x if isinstance(x, DataLoader) else [x]
+    with torch.no_grad():
+        for batch in batches:
+            first_field = isinstance(x, DataLoader) and isinstance(batch, list | tuple)
+            inputs = cast_inputs(model, batch[0] if first_field else batch)
+            width = activations_per_row(model, inputs, tree)
+            for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
+                chunk = iter(parts(rows, start, width))
+                first = next(chunk)
+                done.append(type(first).mixture(chain([first], chunk)))
+                start += len(rows)
+    if not done:
+        raise ValueError("`x` must not be empty; the loader gave no batch.")
+    whole = done[0] if len(done) == 1 else type(done[0]).concatenate(done)
+    if isinstance(x, DataLoader):
+        return whole
+    return whole.to(x.device if isinstance(x, Tensor) else "cpu")
+
+
+def cast_inputs(model: BayesianNetwork, x: ArrayLike) -> Tensor:
+    """Checked inputs in the model's dtype and on its device."""
+    inputs = check_inputs(x).to(model.device, model.dtype)
+    check_finite(inputs, f"x in {model.dtype}")
+    return inputs
+
+
+def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> int:
+    """Numbers that one row's forward pass puts into memory, counted on the first row.
+
+    Raises:
+        ValueError: The network does not take rows of this shape.
+    """
+    count = x[0].numel()
+
+    def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal count
+        count += output.numel() if isinstance(output, Tensor) else 0
+
+    leaves = [module for module in tree.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(add) for module in leaves]
+    try:
+        model.forward(model.initial(), x[:1], net=tree)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return count

@@ -1,0 +1,285 @@
+"""The Bayesian network: a network, a prior over its weights and a likelihood make one joint density.
+
+It can be read in two ways, which the tests hold equal: as a Pyro program (call the model), on which Pyro's own SVI,
+autoguides, NUTS, Predictive and handlers work unchanged, and as a plain function of the weights (`log_joint`), on which
+all of bayesuq's own methods stand:
+
+    log p(theta, y | x) = log p(theta) + (num_data / N) sum_n w_n log p(y_n | f(x_n; theta))
+"""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call
+
+from bayesuq.models.likelihoods import Likelihood
+from bayesuq.models.priors import Prior
+from bayesuq.models.rules import ALL, Rule, assign, matching_names
+from bayesuq.randomness import isolated
+
+LIKELIHOOD = "likelihood."
+
+
+class BayesianNetwork:
+    """One joint density p(theta, y | x) of the weights and the targets.
+
+    The network is copied, put in evaluation mode, and never changed. Its frozen parameters (`requires_grad=False`) and
+    its buffers are constants.
+
+    Attributes:
+        net: The private copy of the network; its weights are where fits start.
+        prior: As passed.
+        likelihood: As passed.
+        random: As passed.
+        laws: The prior of each random site, by name: parameters as in `net.named_parameters()`, then
+            `likelihood.<name>`. Pyro distributions whose event is the whole parameter.
+        points: The sites that are learned as point values instead, with where they start.
+
+    Example:
+        >>> from bayesuq.models import likelihoods, networks, priors
+        >>> net = networks.mlp(2, (5,), 1)
+        >>> model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
+        >>> list(model.laws)
+        ['1.weight', '1.bias', '3.weight', '3.bias']
+    """
+
+    def __init__(
+        self, net: nn.Module, prior: Prior | Mapping[Rule, Prior], likelihood: Likelihood, *, random: Rule = ALL
+    ) -> None:
+        """Copy the network and lay out the sites.
+
+        Args:
+            net: Any module from x (N, ...) to f (N, C, ...).
+            prior: One for all random parameters, or a mapping from rules to priors (see `bayesuq.models.priors`).
+            likelihood: p(y | f).
+            random: Which trainable parameters get a prior and a posterior: "all", "last_layer", or another rule (see
+                `bayesuq.models.rules`). The rest are learned as point values.
+
+        Raises:
+            TypeError: An argument of another kind.
+            ValueError: A rule that matches nothing; parameters of several dtypes or devices; lazy layers.
+        """
+        _check_kinds(net, prior, likelihood)
+        self.net = copy.deepcopy(net).eval()
+        self.prior = prior
+        self.likelihood = likelihood
+        self.random = random
+        parameters = _trainable(self.net)
+        names = matching_names(self.net, random)
+        rules: Mapping[Rule, Prior] = {ALL: prior} if isinstance(prior, Prior) else prior
+        chosen = assign(self.net, names, rules)
+        self.laws: dict[str, Any] = {name: chosen[name].distribution(parameters[name]) for name in names}
+        self.points: dict[str, Tensor] = {n: p.detach().clone() for n, p in parameters.items() if n not in self.laws}
+        self._scalar = next(iter(parameters.values())).detach().new_tensor
+        for name, unknown in likelihood.unknowns.items():
+            start = self._scalar(unknown.initial)
+            if unknown.prior is None:
+                self.points[LIKELIHOOD + name] = start
+            else:
+                self.laws[LIKELIHOOD + name] = unknown.prior.distribution(start)
+        self._weights = tuple(parameters)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of every site, and of the inputs."""
+        return self._scalar(0.0).dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Of every site."""
+        return self._scalar(0.0).device
+
+    def support(self, name: str) -> Any:
+        """The constraint on a site's values."""
+        if name in self.laws:
+            return self.laws[name].support
+        return dist.constraints.positive if name.startswith(LIKELIHOOD) else dist.constraints.real
+
+    def initial(self) -> dict[str, Tensor]:
+        """Where fits start each site: the network's own weights, and the likelihood's initial values."""
+        theta = {name: parameter.detach().clone() for name, parameter in _trainable(self.net).items()}
+        for name, unknown in self.likelihood.unknowns.items():
+            theta[LIKELIHOOD + name] = self._scalar(unknown.initial)
+        return theta
+
+    def forward(
+        self,
+        theta: Mapping[str, Tensor],
+        x: Tensor,
+        *,
+        net: nn.Module | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> Tensor:
+        """Network outputs f(x; theta), (N, C, ...).
+
+        Args:
+            theta: A value for each site.
+            x: Inputs, (N, ...).
+            net: The module tree to run, default `self.net`; another thread, or another training mode, needs its own.
+            buffers: Values for the network's buffers (BatchNorm's statistics) instead of its own.
+        """
+        values = {name: theta[name] for name in self._weights}
+        if buffers:
+            values.update(buffers)
+        return functional_call(self.net if net is None else net, values, (x,))
+
+    def likelihood_given(self, theta: Mapping[str, Tensor]) -> Likelihood:
+        """The likelihood with its unknowns at theta's values."""
+        unknowns = self.likelihood.unknowns
+        return (
+            self.likelihood.given({name: theta[LIKELIHOOD + name] for name in unknowns})
+            if unknowns
+            else self.likelihood
+        )
+
+    def log_prior(self, theta: Mapping[str, Tensor]) -> Tensor:
+        """log p(theta) in nats, on the sites' own support; learned point values have no term. A 0-d tensor."""
+        terms = [law.log_prob(theta[name]) for name, law in self.laws.items()]
+        return torch.stack(terms).sum()
+
+    def log_joint(
+        self,
+        theta: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        num_data: int | None = None,
+        weight: Tensor | None = None,
+    ) -> Tensor:
+        """log p(theta) + (num_data / N) sum_n w_n log p(y_n | f(x_n; theta)), in nats, a 0-d tensor.
+
+        Over uniformly drawn minibatches it is an unbiased estimate of its value on all `num_data` points.
+
+        Args:
+            theta: A value on its own support for every site of `laws` and `points`.
+            x: Inputs, (N, ...), in the model's dtype.
+            y: Targets of N points.
+            num_data: Size of the whole data set; None is N.
+            weight: (N,) or of y's shape; multiplies the log-likelihood.
+
+        Raises:
+            ValueError: Sites missing from theta, or shapes of f and y that do not belong together.
+        """
+        missing = (self.laws.keys() | self.points.keys()) - theta.keys()
+        if missing:
+            raise ValueError(f"`theta` lacks a value for {', '.join(sorted(missing))}.")
+        terms = self.likelihood_given(theta).log_prob(self.forward(theta, x), y, weight)
+        scale = 1.0 if num_data is None else num_data / len(x)
+        return self.log_prior(theta) + scale * terms.sum()
+
+    def __call__(
+        self, x: Tensor, y: Tensor | None = None, num_data: int | None = None, weight: Tensor | None = None
+    ) -> Tensor:
+        """The Pyro program.
+
+        Its sites are one for each law, a `pyro.param` for each point value, and the observed `y` in the plate `data`.
+
+        Args:
+            x: Inputs, (N, ...).
+            y: Targets; None samples them.
+            num_data: Size of the whole data set; None is N.
+            weight: (N,) or of y's shape; multiplies the log-likelihood.
+
+        Returns:
+            The targets, observed or sampled.
+        """
+        theta = {name: pyro.sample(name, law) for name, law in self.laws.items()}
+        for name, start in self.points.items():
+            theta[name] = pyro.param(name, start.clone(), constraint=self.support(name))
+        f = self.forward(theta, x)
+        likelihood = self.likelihood_given(theta)
+        law = likelihood.distribution(f)
+        if y is not None and (weight is not None or likelihood.reweights_classes):
+            law = _Weighted(likelihood, f, weight)
+        size = len(x) if num_data is None else num_data
+        # The rows are given, so the plate must not draw any: `subsample` only tells it how many of `size` there are.
+        with pyro.plate("data", size, subsample=torch.arange(len(x), device=f.device), dim=-1):
+            return pyro.sample("y", law, obs=None if y is None else likelihood.align(f, y))
+
+    def to(self, device: torch.device | str) -> "BayesianNetwork":
+        """The same model on another device."""
+        if torch.device(device) == self.device:
+            return self
+        net = copy.deepcopy(self.net).to(device)
+        return BayesianNetwork(net, self.prior, self.likelihood, random=self.random)
+
+    def reinitialise(self, seed: int) -> "BayesianNetwork":
+        """The same model with freshly initialised weights, each layer by its own `reset_parameters`.
+
+        Raises:
+            ValueError: A trainable parameter that no layer's `reset_parameters` reaches.
+        """
+        net = copy.deepcopy(self.net).cpu()  # on the CPU, so that a seed means the same weights on every device
+        with isolated(seed):
+            reached = _reset(net)
+        left = [name for name, parameter in _trainable(net).items() if id(parameter) not in reached]
+        if left:
+            raise ValueError(
+                f"Members need an initialisation of their own, but no layer resets {', '.join(left)}. Define "
+                "`reset_parameters(self)` in the module that owns it."
+            )
+        return BayesianNetwork(net.to(self.device), self.prior, self.likelihood, random=self.random)
+
+
+class _Weighted(dist.TorchDistribution):
+    """The law of y whose log density carries the weights; observed only."""
+
+    def __init__(self, likelihood: Likelihood, f: Tensor, weight: Tensor | None) -> None:
+        law = likelihood.distribution(f)
+        super().__init__(law.batch_shape, law.event_shape, validate_args=False)
+        self.likelihood, self.f, self.weight = likelihood, f, weight
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        """Weighted log p of each point, (N,)."""
+        return self.likelihood.log_prob(self.f, value, self.weight)
+
+
+def share_tensors(net: nn.Module) -> nn.Module:
+    """A module tree of its own over the same parameters and buffers.
+
+    `functional_call` puts its values into the tree while it runs, so each thread needs a tree; the weights need no
+    copy.
+    """
+    tensors = [*net.parameters(), *net.buffers()]
+    return copy.deepcopy(net, {id(tensor): tensor for tensor in tensors})
+
+
+def _trainable(net: nn.Module) -> dict[str, nn.Parameter]:
+    return {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+
+
+def _reset(net: nn.Module) -> set[int]:
+    """Initialise every layer that can be; the ids of the parameters reached."""
+    reached: set[int] = set()
+    for module in net.modules():
+        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+        if callable(reset):
+            reset()
+            reached |= {id(parameter) for parameter in module.parameters()}
+    return reached
+
+
+def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
+    if not isinstance(net, nn.Module):
+        raise TypeError(f"`net` must be a torch.nn.Module; got {type(net).__name__}.")
+    if not isinstance(prior, Prior) and not (
+        isinstance(prior, Mapping) and all(isinstance(value, Prior) for value in prior.values())
+    ):
+        raise TypeError(
+            f"`prior` must be a prior, such as priors.Normal(), or a mapping from rules to priors; got {prior!r}."
+        )
+    if not isinstance(likelihood, Likelihood):
+        raise TypeError(f"`likelihood` must be a likelihood, such as likelihoods.Categorical(); got {likelihood!r}.")
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in net.parameters()):
+        raise ValueError("`net` has lazy layers without weights. Run it once on an example input first.")
+    trainable = _trainable(net)
+    if len({(parameter.dtype, parameter.device) for parameter in trainable.values()}) > 1:
+        raise ValueError(
+            "All trainable parameters of `net` must have one dtype and one device. Call `net.float()` first."
+        )
+    if not trainable:
+        raise ValueError("`net` has no trainable parameter, so there is nothing to infer.")

@@ -1,0 +1,122 @@
+"""Models as JSON and back: what bayesuq's own parts are made of, by allow-listed names.
+
+A record names a part and the arguments that build it. Nothing is imported or called by a name from a file unless it
+stands in `PARTS`, `BUILDERS` or `LAYERS` below; a model with parts of the user's own has no record, and is passed
+to `bayesuq.load`.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
+
+PARTS: dict[str, type] = {
+    f"priors.{kind.__name__}": kind
+    for kind in (
+        priors.Normal,
+        priors.Laplace,
+        priors.StudentT,
+        priors.ScaleMixture,
+        priors.FanIn,
+        priors.HalfNormal,
+        priors.HalfCauchy,
+        priors.LogNormal,
+        priors.Gamma,
+    )
+} | {
+    f"likelihoods.{kind.__name__}": kind
+    for kind in (likelihoods.Categorical, likelihoods.Bernoulli, likelihoods.Normal, likelihoods.HeteroscedasticNormal)
+}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": networks.mlp, "convnet": networks.convnet}
+LAYERS: dict[str, type[nn.Module]] = {
+    kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d)
+}
+
+
+class NoRecordError(TypeError):
+    """A model has a part that is not bayesuq's own."""
+
+
+def model_record(model: BayesianNetwork) -> dict[str, Any]:
+    """The record of a model, plain JSON data.
+
+    Raises:
+        NoRecordError: A part of the user's own: a network without recipe, or one that was changed after it was built; a
+            prior or likelihood class, or a rule, that is not bayesuq's.
+    """
+    recipe = getattr(model.net, "recipe", None)
+    if not isinstance(recipe, networks.Recipe) or recipe.builder not in BUILDERS:
+        raise NoRecordError(f"the network {type(model.net).__name__} was not built by bayesuq")
+    if repr(BUILDERS[recipe.builder](**recipe.arguments)) != repr(model.net):
+        raise NoRecordError("the network was changed after it was built")
+    frozen = [name for name, parameter in model.net.named_parameters() if not parameter.requires_grad]
+    prior = model.prior
+    rules = [[_rule(rule), _part(value)] for rule, value in prior.items()] if isinstance(prior, Mapping) else None
+    return {
+        "net": {"builder": recipe.builder, "arguments": dict(recipe.arguments), "frozen": frozen},
+        "prior": _part(prior) if rules is None else rules,
+        "likelihood": _part(model.likelihood),
+        "random": _rule(model.random),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def build_model(record: Mapping[str, Any]) -> BayesianNetwork:
+    """The model that a record describes, freshly initialised.
+
+    Raises:
+        ValueError: A record of another form, or with a name that is not on the lists.
+    """
+    try:
+        net = BUILDERS[record["net"]["builder"]](**record["net"]["arguments"])
+        net = net.to({"float32": torch.float32, "float64": torch.float64}[record["dtype"]])
+        frozen = set(record["net"]["frozen"])
+        for name, parameter in net.named_parameters():
+            parameter.requires_grad_(name not in frozen)
+        prior = record["prior"]
+        built = (
+            {_built_rule(rule): _built(value) for rule, value in prior} if isinstance(prior, list) else _built(prior)
+        )
+        return BayesianNetwork(net, built, _built(record["likelihood"]), random=_built_rule(record["random"]))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"The file describes a model that this version of bayesuq cannot build: {error!r}.") from error
+
+
+def _part(value: Any) -> Any:
+    """A prior or likelihood as {"part": name, field: value, ...}; plain values as they are."""
+    if is_dataclass(value) and not isinstance(value, type):
+        name = f"{type(value).__module__.rpartition('.')[2]}.{type(value).__name__}"
+        if PARTS.get(name) is not type(value):
+            raise NoRecordError(f"{type(value).__name__} is not one of bayesuq's priors and likelihoods")
+        return {"part": name} | {item.name: _part(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple):
+        return [_part(item) for item in value]
+    if isinstance(value, Tensor):
+        return value.item()
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise NoRecordError(f"{value!r} is not one of bayesuq's priors and likelihoods")
+
+
+def _built(record: Any) -> Any:
+    if isinstance(record, Mapping):
+        arguments = {name: _built(value) for name, value in record.items() if name != "part"}
+        return PARTS[record["part"]](**arguments)
+    return tuple(_built(item) for item in record) if isinstance(record, list) else record
+
+
+def _rule(rule: Any) -> dict[str, str]:
+    if isinstance(rule, str):
+        return {"name": rule}
+    if isinstance(rule, type) and rule in LAYERS.values():
+        return {"layer": rule.__name__}
+    raise NoRecordError(f"the rule {rule!r} is neither a name pattern nor one of torch's layers")
+
+
+def _built_rule(record: Mapping[str, str]) -> Any:
+    return record["name"] if "name" in record else LAYERS[record["layer"]]

@@ -1,0 +1,38 @@
+"""Options by keyword, with the nearest name in the error for a misspelt one."""
+
+import difflib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def nearest(name: str, known: list[str]) -> str:
+    """`known` as a phrase for an error, led by the names closest to `name`.
+
+    Example:
+        >>> nearest("num_epoch", ["num_epochs", "seed"])
+        "did you mean 'num_epochs'? There are: num_epochs, seed"
+    """
+    close = difflib.get_close_matches(name, known, n=1)
+    question = f"did you mean {close[0]!r}? " if close else ""
+    return f"{question}There are: {', '.join(known)}"
+
+
+def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
+    """Make a function name the nearest option where it is called with one that it does not have."""
+    signature = inspect.signature(function)
+    known = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
+
+    @functools.wraps(function)
+    def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        for name in kwargs.keys() - signature.parameters.keys():
+            raise TypeError(
+                f"`{function.__module__}.{function.__name__}` has no option {name!r}; {nearest(name, known)}."
+            )
+        return function(*args, **kwargs)
+
+    return checked

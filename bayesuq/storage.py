@@ -1,0 +1,56 @@
+"""One file for tensors and a JSON header: safetensors, which holds no code, written whole or not at all."""
+
+import json
+import os
+import tempfile
+from collections.abc import Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor
+
+HEADER = "bayesuq"
+
+
+def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+    """Write tensors and header to a temporary file beside `path`, sync it, and rename it.
+
+    Raises:
+        OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
+    """
+    target = Path(path)
+    content = save(
+        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {HEADER: json.dumps(header)}
+    )
+    descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(temporary).replace(target)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """The header and the tensors (on the CPU) of a file that `write` wrote.
+
+    Raises:
+        FileNotFoundError: No such file.
+        ValueError: Truncated, or another kind of file.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
+    try:
+        with safe_open(path, framework="pt") as file:
+            header = json.loads((file.metadata() or {})[HEADER])
+            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+    except (SafetensorError, KeyError, ValueError) as error:
+        raise ValueError(
+            f"{os.fspath(path)!r} is not a complete file written by `posterior.save`: {error!r}."
+        ) from error

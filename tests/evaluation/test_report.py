@@ -1,0 +1,203 @@
+import dataclasses
+import json
+import math
+
+import pytest
+import torch
+
+from bayesuq.evaluation.calibration import expected_calibration_error, interval_coverage
+from bayesuq.evaluation.detection import auroc
+from bayesuq.evaluation.report import Measure, Report, evaluate
+from bayesuq.evaluation.scores import accuracy, brier_score, crps, negative_log_likelihood, root_mean_squared_error
+from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from tests.evaluation.examples import labelled, measured, noise, sure
+
+
+class TestOfLabels:
+    def test_holds_what_the_measures_say(self) -> None:
+        predictive, y = labelled(0)
+        report = evaluate(predictive, y)
+        wrong = predictive.mean.argmax(dim=1) != y
+        expected = {
+            "accuracy": accuracy(predictive, y),
+            "negative_log_likelihood": negative_log_likelihood(predictive, y),
+            "brier_score": brier_score(predictive, y),
+            "expected_calibration_error": expected_calibration_error(predictive, y),
+            "predictive_entropy": predictive.total.mean(),
+            "expected_entropy": predictive.aleatoric.mean(),
+            "mutual_information": predictive.epistemic.mean(),
+            "misclassification_auroc": auroc(predictive.total, wrong),
+        }
+        assert {measure.name: measure.value for measure in report.measures} == {
+            name: value.item() for name, value in expected.items()
+        }
+        assert (report.num_points, report.num_samples, report.num_impossible) == (200, 4, 0)
+
+    def test_entropies_add_up(self) -> None:
+        report = evaluate(*labelled(0))
+        parts = report["expected_entropy"].value + report["mutual_information"].value
+        assert report["predictive_entropy"].value == pytest.approx(parts)
+
+    def test_standard_error_of_a_share_is_binomial(self) -> None:
+        report = evaluate(*labelled(0))
+        share = report["accuracy"].value
+        assert report["accuracy"].standard_error == pytest.approx(math.sqrt(share * (1 - share) / 199))
+
+    def test_every_measure_has_an_error_and_a_unit(self) -> None:
+        for example in (labelled(0), measured(0)):
+            for measure in evaluate(*example).measures:
+                assert measure.standard_error is not None
+                assert measure.unit
+
+    def test_mutual_information_is_shown_with_its_draws(self) -> None:
+        assert "from S = 4 draws" in str(evaluate(*labelled(0))["mutual_information"])
+
+    @pytest.mark.parametrize("y", [[0, 1], [1, 0]])
+    def test_no_error_or_nothing_else_leaves_detection_undefined_without_a_warning(self, y: list[int]) -> None:
+        measure = evaluate(sure([0.9, 0.1], [0.2, 0.8]), y)["misclassification_auroc"]
+        assert math.isnan(measure.value)
+        assert measure.standard_error is None
+        assert measure.remark == f"entropy against {2 * y[0]} errors"
+
+    def test_impossible_points_are_counted(self) -> None:
+        report = evaluate(sure([1.0, 0.0], [0.5, 0.5], [1.0, 0.0]), [1, 0, 0])
+        assert report.num_impossible == 1
+        assert report["negative_log_likelihood"].value == math.inf
+        assert report["negative_log_likelihood"].standard_error is None
+        assert "1 of probability 0" in str(report)
+
+    def test_images_are_units_and_their_pixels_are_not(self) -> None:
+        predictive, y = labelled(0, num_draws=1)
+        images = CategoricalPredictive.from_logits(predictive.draws[..., None].expand(-1, -1, -1, 6))
+        one, many = evaluate(predictive, y), evaluate(images, y[:, None].expand(-1, 6))
+        assert many.num_points == 200
+        for single, repeated in zip(one.measures, many.measures, strict=True):
+            assert repeated.value == pytest.approx(single.value)
+            assert repeated.standard_error == pytest.approx(single.standard_error)
+
+    def test_the_seed_moves_the_bootstrap_only(self) -> None:
+        one, same, other = (evaluate(*labelled(0), seed=seed) for seed in (0, 0, 1))
+        assert one == same
+        changed = {a.name for a, b in zip(one.measures, other.measures, strict=True) if a != b}
+        assert changed == {"expected_calibration_error"}
+
+    def test_bins_are_an_option_that_is_told(self) -> None:
+        predictive, y = labelled(0)
+        measure = evaluate(predictive, y, num_bins=5)["expected_calibration_error"]
+        assert measure.value == expected_calibration_error(predictive, y, 5).item()
+        assert measure.remark == "5 equal bins"
+
+
+class TestOfRealTargets:
+    def test_holds_what_the_measures_say(self) -> None:
+        predictive, y = measured(0, num_columns=2)
+        report = evaluate(predictive, y)
+        expected = {
+            "root_mean_squared_error": root_mean_squared_error(predictive, y),
+            "negative_log_likelihood": negative_log_likelihood(predictive, y),
+            "crps": crps(predictive, y),
+            "aleatoric_variance": predictive.aleatoric.mean(),
+            "epistemic_variance": predictive.epistemic.mean(),
+            "interval_coverage": interval_coverage(predictive, y, 0.9),
+        }
+        assert {measure.name: measure.value for measure in report.measures} == {
+            name: pytest.approx(value.item()) for name, value in expected.items()
+        }
+
+    def test_units_follow_y(self) -> None:
+        predictive, y = measured(0)
+        one, ten = evaluate(predictive, y), evaluate(predictive.rescale(torch.tensor(0.0), torch.tensor(10.0)), 10 * y)
+        factors = {"y": 10, "y²": 100, "fraction": 1}
+        for before, after in zip(one.measures, ten.measures, strict=True):
+            if before.name == "negative_log_likelihood":
+                assert after.value == pytest.approx(before.value + math.log(10))  # the Jacobian
+            else:
+                assert after.value == pytest.approx(factors[before.unit] * before.value)
+                assert after.standard_error == pytest.approx(factors[before.unit] * before.standard_error)
+
+    def test_one_point_has_values_and_no_errors(self) -> None:
+        report = evaluate(GaussianPredictive(mean=[[[0.0]]], noise_variance=1.0), [1.0])
+        assert report["root_mean_squared_error"].value == 1
+        assert all(measure.standard_error is None for measure in report.measures)
+        assert "nan" not in str(report)
+
+    def test_more_than_one_column_is_told_where_it_matters(self) -> None:
+        assert "jointly over 3 columns" in str(evaluate(*measured(0, num_columns=3)))
+        assert "jointly" not in str(evaluate(*measured(0)))
+
+
+class TestReport:
+    def test_prints_an_aligned_table(self) -> None:
+        report = Report(
+            measures=(
+                Measure("accuracy", 0.97222, 0.00866, "fraction"),
+                Measure("brier_score", 0.05, None, "probability²"),
+                Measure("auroc", math.nan, None, "fraction", "no errors"),
+                Measure("variance", 1234567.0, 2345.0, "y²"),
+            ),
+            num_points=360,
+            num_samples=100,
+        )
+        assert str(report).splitlines() == [
+            "360 points, 100 draws (value ± standard error)",
+            "accuracy         0.9722 ± 0.0087      fraction",
+            "brier_score        0.05               probability²",
+            "auroc               nan               fraction, no errors",
+            "variance     1.2346e+06 ± 0.0023e+06  y²",
+        ]
+
+    @pytest.mark.parametrize(
+        ("value", "error", "printed"),
+        [
+            (0.5, 0.25, "0.50 ± 0.25"),
+            (0.123456, 0.00012, "0.12346 ± 0.00012"),
+            (14378.4, 451.0, "14378 ± 451"),
+            (-7.4, 0.039, "-7.400 ± 0.039"),
+            (9.77e7, 1.15e6, "9.77e+07 ± 0.12e+07"),
+            (1.5e-8, 1.1e-10, "1.500e-08 ± 0.011e-08"),
+            (0.0, 0.01, "0.000 ± 0.010"),
+            (1.0, 0.0, "1 ± 0"),
+            (0.333333, None, "0.3333"),
+            (math.inf, None, "inf"),
+        ],
+    )
+    def test_numbers_are_rounded_to_two_digits_of_their_error(
+        self, value: float, error: float | None, printed: str
+    ) -> None:
+        assert str(Measure("it", value, error, "")) == f"it {printed}"
+
+    def test_is_frozen_and_compares_by_value(self) -> None:
+        report = evaluate(*labelled(0))
+        with pytest.raises(dataclasses.FrozenInstanceError):
+            report.num_points = 3  # type: ignore[misc]
+
+    def test_an_unknown_measure_is_missed_with_the_known_ones(self) -> None:
+        with pytest.raises(KeyError, match=r"no measure 'brier'.*brier_score"):
+            evaluate(*labelled(0))["brier"]
+
+    def test_becomes_strict_json(self) -> None:
+        report = evaluate(sure([1.0, 0.0], [0.5, 0.5]), [1, 0])
+        plain = json.loads(json.dumps(report.to_dict(), allow_nan=False))
+        assert plain["num_points"] == 2
+        assert plain["num_impossible"] == 1
+        by_name = {measure["name"]: measure for measure in plain["measures"]}
+        assert by_name["negative_log_likelihood"]["value"] is None
+        assert by_name["accuracy"] == {
+            "name": "accuracy",
+            "value": 0.5,
+            "standard_error": 0.5,
+            "unit": "fraction",
+            "remark": "",
+        }
+
+    def test_other_predictives_are_refused(self) -> None:
+        with pytest.raises(TypeError, match=r"got Tensor.*posterior\.predict"):
+            evaluate(noise(0, 3, 2), [0, 1, 0])  # type: ignore[arg-type]
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_values_are_the_same_on_a_gpu(self) -> None:
+        for predictive, y in (labelled(0), measured(0)):
+            here, there = evaluate(predictive, y), evaluate(predictive.to("cuda"), y)
+            for one, other in zip(here.measures, there.measures, strict=True):
+                assert other.value == pytest.approx(one.value)

@@ -1,0 +1,258 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+
+from bayesuq.evaluation import scores
+from bayesuq.evaluation.scores import (
+    accuracy,
+    brier_score,
+    crps,
+    negative_log_likelihood,
+    pointwise_accuracy,
+    pointwise_brier_score,
+    pointwise_crps,
+    pointwise_negative_log_likelihood,
+    pointwise_squared_error,
+    root_mean_squared_error,
+)
+from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from tests.evaluation.examples import labelled, measured, noise, sure
+
+OF_LABELS = [(negative_log_likelihood, pointwise_negative_log_likelihood)]
+OF_LABELS += [(brier_score, pointwise_brier_score), (accuracy, pointwise_accuracy)]
+OF_REAL_TARGETS = [(negative_log_likelihood, pointwise_negative_log_likelihood), (crps, pointwise_crps)]
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=50)
+
+
+class TestEveryScore:
+    @pytest.mark.parametrize(("score", "pointwise"), OF_LABELS)
+    def test_is_the_mean_of_its_points(self, score, pointwise) -> None:
+        predictive, y = labelled(0)
+        assert score(predictive, y).shape == ()
+        assert score(predictive, y).dtype == torch.float64
+        assert pointwise(predictive, y).shape == (200,)
+        torch.testing.assert_close(score(predictive, y), pointwise(predictive, y).mean())
+
+    @pytest.mark.parametrize(("score", "pointwise"), OF_REAL_TARGETS)
+    def test_of_real_targets_is_the_mean_of_its_points(self, score, pointwise) -> None:
+        predictive, y = measured(0, num_columns=3)
+        assert score(predictive, y).dtype == torch.float64
+        torch.testing.assert_close(score(predictive, y), pointwise(predictive, y).mean())
+
+    @pytest.mark.parametrize("score", [negative_log_likelihood, brier_score, accuracy])
+    def test_order_of_points_and_names_of_classes_do_not_matter(self, score) -> None:
+        predictive, y = labelled(0)
+        rows, classes = torch.randperm(200, generator=torch.Generator().manual_seed(1)), torch.tensor([3, 0, 4, 1, 2])
+        shuffled = CategoricalPredictive.from_logits(predictive.draws[:, rows][:, :, classes])
+        torch.testing.assert_close(score(shuffled, classes.argsort()[y[rows]]), score(predictive, y))
+
+    @pytest.mark.parametrize("score", [negative_log_likelihood, crps, root_mean_squared_error])
+    def test_a_column_of_targets_never_becomes_a_square(self, score) -> None:
+        predictive, y = measured(0)
+        assert torch.equal(score(predictive, y), score(predictive, y.squeeze(1)))
+        with pytest.raises(ValueError, match="`y`"):
+            score(predictive, y.T)
+
+    @pytest.mark.parametrize("score", [negative_log_likelihood, brier_score, accuracy])
+    def test_a_column_of_labels_never_becomes_a_square(self, score) -> None:
+        predictive, y = labelled(0)
+        assert torch.equal(score(predictive, y), score(predictive, y[:, None]))
+        with pytest.raises(ValueError, match="`y`"):
+            score(predictive, y[None])
+
+    def test_of_the_wrong_kind_of_predictive_names_the_right_scores(self) -> None:
+        for score in (brier_score, accuracy):
+            with pytest.raises(TypeError, match=r"GaussianPredictive.*`crps`"):
+                score(*measured(0))
+        for score in (crps, root_mean_squared_error):
+            with pytest.raises(TypeError, match=r"CategoricalPredictive.*`brier_score`"):
+                score(*labelled(0))
+
+    @pytest.mark.gpu
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+    def test_is_the_same_on_a_gpu(self) -> None:
+        predictive, y = measured(0)
+        for score in (negative_log_likelihood, crps, root_mean_squared_error):
+            on_gpu = score(predictive.to("cuda"), y)
+            assert on_gpu.is_cuda
+            torch.testing.assert_close(on_gpu.cpu(), score(predictive, y))
+
+    @PROPERTY
+    @given(st.integers(0, 2**32 - 4), st.floats(0.3, 3.0).filter(lambda value: abs(value - 1) > 0.1))
+    def test_of_labels_is_proper(self, seed: int, sharpness: float) -> None:
+        # Expected scores, exactly: under the truth p, no other forecast q scores better than p itself.
+        logits = noise(seed, 1, 1, 4)
+        truth, other = (CategoricalPredictive.from_logits(factor * logits) for factor in (1.0, sharpness))
+        for pointwise in (pointwise_negative_log_likelihood, pointwise_brier_score):
+            honest, dishonest = (
+                sum(truth.mean[0, k] * pointwise(forecast, [k])[0] for k in range(4)) for forecast in (truth, other)
+            )
+            assert honest <= dishonest + 1e-12
+
+
+class TestLogScore:
+    def test_is_of_the_mixture_not_of_the_draws(self) -> None:
+        predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1]], [[0.1, 0.9]]], dtype=torch.float64))
+        assert negative_log_likelihood(predictive, [0]).item() == pytest.approx(math.log(2))  # mean of logs: 1.204
+
+    def test_of_distant_members_is_of_the_mixture_not_of_one_matched_gaussian(self) -> None:
+        predictive = GaussianPredictive(mean=[[[-1.0]], [[1.0]]], noise_variance=0.01)
+        mixture = math.log(2) + 0.5 * math.log(2 * math.pi * 0.01)
+        assert negative_log_likelihood(predictive, [1.0]).item() == pytest.approx(mixture)
+        assert negative_log_likelihood(predictive, [0.0]).item() > 40  # a matched Gaussian says 0.92
+
+    def test_of_an_impossible_point_is_infinite_never_nan(self) -> None:
+        assert negative_log_likelihood(sure([1.0, 0.0], [0.5, 0.5]), [1, 0]).item() == math.inf
+
+    @pytest.mark.oracle
+    def test_agrees_with_scikit_learn(self) -> None:
+        from sklearn.metrics import log_loss
+
+        predictive, y = labelled(0)
+        expected = log_loss(y.numpy(), predictive.mean.numpy(), labels=range(5))
+        assert negative_log_likelihood(predictive, y).item() == pytest.approx(expected, rel=1e-12)
+
+    @pytest.mark.oracle
+    def test_of_a_mixture_agrees_with_scoringrules(self) -> None:
+        import scoringrules
+
+        predictive, y = measured(0)
+        means, scales = predictive.component_means, predictive.component_variances.sqrt()
+        expected = scoringrules.logs_mixnorm(y.squeeze(1).numpy(), means[..., 0].T.numpy(), scales[..., 0].T.numpy())
+        np.testing.assert_allclose(pointwise_negative_log_likelihood(predictive, y).numpy(), expected, rtol=1e-9)
+
+
+class TestBrierScore:
+    def test_runs_from_zero_to_two(self) -> None:
+        assert brier_score(sure([1.0, 0.0, 0.0]), [0]).item() == 0
+        assert brier_score(sure([1.0, 0.0, 0.0]), [2]).item() == 2
+
+    def test_of_two_classes_is_twice_the_binary_one(self) -> None:
+        # PITFALLS section 2: scikit-learn says .025 for these two points where the sum over classes is .050.
+        assert brier_score(sure([0.9, 0.1], [0.2, 0.8]), [0, 1]).item() == pytest.approx(0.05)
+
+    @pytest.mark.oracle
+    @pytest.mark.parametrize("num_classes", [2, 5])
+    def test_agrees_with_scikit_learn_unhalved(self, num_classes: int) -> None:
+        from sklearn.metrics import brier_score_loss
+
+        predictive, y = labelled(0, num_classes=num_classes)
+        probs = predictive.mean.numpy() if num_classes > 2 else predictive.mean[:, 1].numpy()
+        expected = brier_score_loss(y.numpy(), probs, labels=range(num_classes), scale_by_half=False)
+        assert brier_score(predictive, y).item() == pytest.approx(expected, rel=1e-12)
+
+
+class TestAccuracy:
+    def test_is_of_the_mean_not_of_the_votes(self) -> None:
+        probs = [[[0.51, 0.49]], [[0.51, 0.49]], [[0.0, 1.0]]]  # two votes for 0, and a mean of .34
+        assert accuracy(CategoricalPredictive.from_probs(probs), [1]).item() == 1
+
+    def test_counts_pixels(self) -> None:
+        predictive = CategoricalPredictive.from_logits(noise(0, 2, 3, 4, 5, 6))
+        y = predictive.mean.argmax(dim=1)
+        y[0, 0, 0] = (y[0, 0, 0] + 1) % 4
+        assert accuracy(predictive, y).item() == pytest.approx(89 / 90)
+
+
+class TestSquaredError:
+    def test_by_hand(self) -> None:
+        predictive = GaussianPredictive(mean=[[[0.0, 1.0], [2.0, 3.0]], [[2.0, 1.0], [2.0, 5.0]]], noise_variance=1.0)
+        y = [[1.0, 2.0], [0.0, 4.0]]  # the means are (1, 1) and (2, 4)
+        assert pointwise_squared_error(predictive, y).tolist() == [[0.0, 1.0], [4.0, 0.0]]
+        assert root_mean_squared_error(predictive, y).item() == pytest.approx(math.sqrt(5 / 4))
+
+    @pytest.mark.oracle
+    def test_agrees_with_scikit_learn(self) -> None:
+        from sklearn.metrics import mean_squared_error
+
+        predictive, y = measured(0, num_columns=3)
+        expected = mean_squared_error(y.numpy(), predictive.mean.numpy()) ** 0.5
+        assert root_mean_squared_error(predictive, y).item() == pytest.approx(expected, rel=1e-12)
+
+
+def explicit_crps(predictive: GaussianPredictive, y: Tensor) -> Tensor:
+    """Grimit et al. (2006), eq. (5), as the double sum that it is."""
+
+    def spread(mean: Tensor, variance: Tensor) -> Tensor:
+        scale, normal = variance.sqrt(), torch.distributions.Normal(torch.zeros(()).double(), torch.ones(()).double())
+        standard = mean / scale
+        return 2 * scale * normal.log_prob(standard).exp() + mean * (2 * normal.cdf(standard) - 1)
+
+    means, variances = predictive.component_means, predictive.component_variances
+    pairs = spread(means[:, None] - means[None], variances[:, None] + variances[None])
+    return spread(y - means, variances).mean(dim=0) - pairs.mean(dim=(0, 1)) / 2
+
+
+class TestCRPS:
+    def test_of_one_gaussian_is_its_closed_form(self) -> None:
+        loc, scale, y = 1.5, 0.7, torch.linspace(-3, 5, 9, dtype=torch.float64)
+        z = (y - loc) / scale
+        density = (-0.5 * z**2).exp() / math.sqrt(2 * math.pi)
+        expected = scale * (z * (2 * torch.special.ndtr(z) - 1) + 2 * density - 1 / math.sqrt(math.pi))
+        predictive = GaussianPredictive(mean=torch.full((1, 9, 1), loc), noise_variance=scale**2)
+        torch.testing.assert_close(pointwise_crps(predictive, y).squeeze(1), expected, rtol=1e-12, atol=1e-12)
+
+    @pytest.mark.parametrize("num_draws", [1, 2, 3, 6])
+    def test_is_the_integral_that_defines_it(self, num_draws: int) -> None:
+        predictive, y = measured(0, num_draws=num_draws, num_points=3)
+        grid = torch.linspace(-25, 25, 100_001, dtype=torch.float64)
+        many = GaussianPredictive(
+            mean=predictive.component_means.transpose(1, 2).expand(-1, len(grid), -1),
+            noise_variance=predictive.component_variances.transpose(1, 2),
+        )
+        cdf = many.cdf(grid[:, None].expand(-1, 3))
+        integrand = (cdf - (grid[:, None] >= y.squeeze(1)).double()).square()
+        expected = torch.trapezoid(integrand, grid, dim=0)
+        # The step at y is met to half a grid step, 2.5e-4, times a height of at most 1.
+        torch.testing.assert_close(pointwise_crps(predictive, y).squeeze(1), expected, rtol=0, atol=5e-4)
+
+    @pytest.mark.parametrize("num_draws", [1, 2, 3, 4, 7, 8])
+    def test_every_pair_of_components_counts_once(self, num_draws: int) -> None:
+        predictive, y = measured(0, num_draws=num_draws, num_columns=2)
+        torch.testing.assert_close(pointwise_crps(predictive, y), explicit_crps(predictive, y), rtol=1e-9, atol=1e-12)
+
+    def test_does_not_depend_on_the_size_of_its_blocks(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        predictive, y = measured(0, num_columns=3)
+        whole = pointwise_crps(predictive, y)
+        for numbers in (1, 44, 1000):
+            monkeypatch.setattr(scores, "BLOCK_NUMBERS", numbers)
+            torch.testing.assert_close(pointwise_crps(predictive, y), whole, rtol=1e-12, atol=1e-14)
+
+    def test_is_in_units_of_y(self) -> None:
+        predictive, y = measured(0)
+        loc, scale = torch.tensor(7.0), torch.tensor(30.0)
+        rescaled = crps(predictive.rescale(loc, scale), loc + scale * y)
+        torch.testing.assert_close(rescaled, scale * crps(predictive, y), check_dtype=False)
+
+    def test_of_a_narrow_forecast_is_the_absolute_error(self) -> None:
+        predictive = GaussianPredictive(mean=[[[1.0]]], noise_variance=1e-20)
+        assert crps(predictive, [4.0]).item() == pytest.approx(3.0, abs=1e-9)
+
+    def test_is_best_at_the_truth(self) -> None:
+        # y from N(0, 1): the expected CRPS of N(0, s^2) is least at s = 1, by some .01; the mean of 20,000 differences
+        # has a standard error below .002.
+        y = noise(0, 20_000)
+        values = [
+            crps(GaussianPredictive(mean=torch.zeros(1, len(y), 1), noise_variance=scale**2), y).item()
+            for scale in (0.7, 1.0, 1.4)
+        ]
+        assert values[1] < min(values[0], values[2])
+        assert values[1] == pytest.approx(1 / math.sqrt(math.pi), abs=0.01)  # E CRPS(N(0, 1)) = 1 / sqrt(pi)
+
+    def test_of_a_component_without_variance_is_refused(self) -> None:
+        with pytest.raises(ValueError, match="zero variance"):
+            crps(GaussianPredictive(mean=[[[1.0]]], noise_variance=0.0), [4.0])
+
+    @pytest.mark.oracle
+    def test_agrees_with_scoringrules(self) -> None:
+        import scoringrules
+
+        predictive, y = measured(0, num_draws=7)
+        means, scales = predictive.component_means[..., 0].T.numpy(), predictive.component_variances[..., 0].sqrt().T
+        expected = scoringrules.crps_mixnorm(y.squeeze(1).numpy(), means, scales.numpy())
+        np.testing.assert_allclose(pointwise_crps(predictive, y).squeeze(1).numpy(), expected, rtol=1e-9)

@@ -1,0 +1,130 @@
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from bayesuq.evaluation import standard_errors
+from bayesuq.evaluation.calibration import expected_calibration_error
+from bayesuq.evaluation.detection import auroc
+from bayesuq.evaluation.standard_errors import of_auroc, of_expected_calibration_error, of_mean, of_root_mean
+from bayesuq.predictive import CategoricalPredictive
+from tests.evaluation.examples import labelled, noise
+
+# A standard deviation over R normal replicates has a relative standard error of 1 / sqrt(2 R).
+REPLICATES = 400
+FOUR_ERRORS = 4 / math.sqrt(2 * REPLICATES)
+
+
+def clustered(seed: int, num_rows: int, num_columns: int) -> tuple[Tensor, Tensor]:
+    """Scores of rows whose columns share noise and class."""
+    shared = noise(seed, num_rows, 1)
+    positives = (shared + noise(seed + 1, num_rows, num_columns)) > 0.5
+    return positives + 2 * noise(seed + 2, num_rows, 1) + noise(seed + 3, num_rows, num_columns), positives
+
+
+class TestOfMean:
+    def test_is_the_deviation_over_root_n(self) -> None:
+        values = noise(0, 50)
+        expected = values.std() / math.sqrt(50)
+        torch.testing.assert_close(of_mean(values), expected)
+
+    def test_counts_rows_not_their_columns(self) -> None:
+        values = noise(0, 50)
+        torch.testing.assert_close(of_mean(values[:, None, None].expand(-1, 8, 8)), of_mean(values))
+
+    def test_of_equal_rows_is_exactly_zero(self) -> None:
+        assert of_mean(torch.full((1000,), 0.1, dtype=torch.float64)).item() == 0
+
+    def test_of_one_row_or_infinite_values_is_undefined(self) -> None:
+        assert math.isnan(of_mean(torch.ones(1)))
+        assert math.isnan(of_mean(torch.tensor([1.0, math.inf])))
+
+
+class TestOfRootMean:
+    def test_is_the_spread_over_repeated_test_sets(self) -> None:
+        squares = noise(0, REPLICATES, 300).square()
+        spread = squares.mean(dim=1).sqrt().std()
+        assert of_root_mean(squares[0]).item() == pytest.approx(spread.item(), rel=FOUR_ERRORS + 0.1)
+        mean = torch.stack([of_root_mean(one) for one in squares]).mean()
+        assert mean.item() == pytest.approx(spread.item(), rel=FOUR_ERRORS)
+
+    def test_scales_with_y(self) -> None:
+        squares = noise(0, 50).square()
+        torch.testing.assert_close(of_root_mean(9 * squares), 3 * of_root_mean(squares))
+
+    def test_of_no_error_is_zero(self) -> None:
+        assert of_root_mean(torch.zeros(5)).item() == 0
+
+
+class TestOfAUROC:
+    def test_is_delongs_formula_written_out(self) -> None:
+        scores, positives = noise(0, 60).mul(2).round(), torch.arange(60) % 3 == 0  # with ties
+        gaps = scores[positives][:, None] - scores[~positives][None]
+        kernel = (gaps > 0).double() + (gaps == 0) / 2
+        m, n = kernel.shape
+        expected = (kernel.mean(dim=1).var() / m + kernel.mean(dim=0).var() / n).sqrt()
+        torch.testing.assert_close(of_auroc(scores, positives), expected)
+
+    @pytest.mark.parametrize("num_columns", [1, 6])
+    def test_is_the_spread_over_repeated_test_sets(self, num_columns: int) -> None:
+        values, errors = [], []
+        for seed in range(0, 10 * REPLICATES, 10):
+            example = clustered(seed, 60, num_columns)
+            values.append(auroc(*example))
+            errors.append(of_auroc(*example))
+        spread = torch.stack(values).std().item()
+        assert torch.stack(errors).mean().item() == pytest.approx(spread, rel=FOUR_ERRORS)
+
+    def test_of_repeated_columns_is_that_of_one(self) -> None:
+        scores, positives = noise(0, 60), torch.arange(60) % 3 == 0
+        repeated = of_auroc(scores[:, None].expand(-1, 4), positives[:, None].expand(-1, 4))
+        torch.testing.assert_close(repeated, of_auroc(scores, positives))
+
+    @pytest.mark.parametrize("num_positive", [0, 1, 4, 5])
+    def test_of_fewer_than_two_of_a_class_is_undefined(self, num_positive: int) -> None:
+        assert math.isnan(of_auroc(noise(0, 5), torch.arange(5) < num_positive))
+
+
+class TestOfExpectedCalibrationError:
+    @pytest.mark.parametrize("sharpness", [1.0, 3.0])
+    def test_is_the_spread_over_repeated_test_sets(self, sharpness: float) -> None:
+        values, errors = [], []
+        for seed in range(0, 4 * REPLICATES, 4):
+            example = labelled(seed, num_draws=1, num_points=400, sharpness=sharpness)
+            values.append(expected_calibration_error(*example))
+            if seed < 100:
+                errors.append(of_expected_calibration_error(*example))
+        ratio = torch.stack(errors).mean() / torch.stack(values).std()
+        # |gap| is no smooth function where gaps are near 0 (sharpness 1): the bootstrap is then wide by up to a third.
+        assert 1 - FOUR_ERRORS < ratio < (1.35 if sharpness == 1 else 1) + FOUR_ERRORS
+
+    def test_is_repeatable_and_leaves_the_global_generator(self) -> None:
+        predictive, y = labelled(0)
+        before = torch.get_rng_state()
+        one, same, other = (of_expected_calibration_error(predictive, y, seed=seed) for seed in (0, 0, 1))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert torch.equal(one, same)
+        assert not torch.equal(one, other)
+
+    def test_of_many_blocks_is_that_of_one_within_the_bootstraps_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        predictive, y = labelled(0, num_points=2000)
+        whole = of_expected_calibration_error(predictive, y)
+        monkeypatch.setattr(standard_errors, "BLOCK_ROWS", 300)
+        blocks = of_expected_calibration_error(predictive, y)
+        # Each has a relative error of 1 / sqrt(2 x 200) = .05.
+        assert blocks.item() == pytest.approx(whole.item(), rel=4 * 0.05 * math.sqrt(2))
+
+    def test_counts_images_not_their_pixels(self) -> None:
+        predictive, y = labelled(0, num_draws=1)
+        images = CategoricalPredictive.from_logits(predictive.draws[..., None].expand(-1, -1, -1, 6))
+        repeated = of_expected_calibration_error(images, y[:, None].expand(-1, 6))
+        torch.testing.assert_close(repeated, of_expected_calibration_error(predictive, y))
+
+    def test_of_a_few_points_is_finite(self) -> None:
+        predictive, y = labelled(0, num_points=1)
+        assert of_expected_calibration_error(predictive, y).isfinite()
+
+    def test_needs_two_replicates(self) -> None:
+        with pytest.raises(ValueError, match="`num_replicates`"):
+            of_expected_calibration_error(*labelled(0), num_replicates=1)
