@@ -24,6 +24,7 @@ from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_
 from bayesuq.randomness import generator, resolve_seed
 
 PROBABILITY_SUM_TOLERANCE = 1e-4  # rows of float16-trained softmaxes are off by about 1e-5
+BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
 BISECTION_STEPS = 60  # halves the bracket to float64 resolution
 
 
@@ -184,14 +185,14 @@ class CategoricalPredictive(PredictiveDistribution):
         probability_sum = torch.zeros(shape, dtype=torch.float64, device=logits.device)
         entropy_sum = torch.zeros(shape[:1] + shape[2:], dtype=torch.float64, device=logits.device)
         votes = torch.zeros(shape, dtype=torch.int64, device=logits.device)
-        one = torch.ones((), dtype=torch.int64, device=logits.device)
-        for draw in logits:  # one at a time: float64 copies of all draws would take S times the memory
-            log_probs = draw.double().log_softmax(dim=1)
+        # A few draws at a time: float64 copies of all would take S times the memory of the state.
+        for block in logits.split(max(1, BLOCK_NUMBERS // shape.numel())):
+            log_probs = block.double().log_softmax(dim=2)
             probs = log_probs.exp()
-            probability_sum += probs
-            entropy_sum -= torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=1)
-            winner = draw.argmax(dim=1, keepdim=True)
-            votes.scatter_add_(1, winner, one.expand_as(winner))
+            probability_sum += probs.sum(dim=0)
+            entropy_sum -= torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=(0, 2))
+            winners = block.argmax(dim=2).movedim(0, 1)
+            votes.scatter_add_(1, winners, torch.ones_like(winners))
         return cls(
             probability_sum=probability_sum,
             entropy_sum=entropy_sum,
@@ -229,6 +230,8 @@ class CategoricalPredictive(PredictiveDistribution):
         Raises:
             FloatingPointError: Below -1e-6, which rounding cannot explain: the state's parts do not belong together.
         """
+        if self.num_draws == 1:
+            return torch.zeros_like(self.entropy_sum)  # exactly, where the difference would leave rounding errors
         information = self.total - self.aleatoric
         if (information < -1e-6).any():
             raise FloatingPointError(f"mutual information is negative, {float(information.min())}: inconsistent state")
@@ -513,7 +516,8 @@ class GaussianPredictive(PredictiveDistribution):
         columns = self.component_means.shape[2:]
         if not {loc.shape, scale.shape} <= {torch.Size(), columns}:
             raise ValueError(
-                f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and {tuple(scale.shape)}."
+                f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and "
+                f"{tuple(scale.shape)}."
             )
         loc, scale = loc.to(self.component_means), scale.to(self.component_means)
         return type(self)(
@@ -540,21 +544,18 @@ class GaussianPredictive(PredictiveDistribution):
 
 
 def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Tensor:
-    # Without the dtype, a Python number would pass through float32: 1e-50 would become 0.
-    value = (
-        torch.tensor(variance, dtype=torch.float64)
-        if isinstance(variance, int | float)
-        else to_floating(variance, name)
-    )
+    if isinstance(variance, int | float):
+        value = torch.tensor(variance, dtype=torch.float64)  # float32 would turn 1e-50 into 0
+    else:
+        value = to_floating(variance, name)
+    if not (value.isfinite() & (value >= 0)).all():
+        raise ValueError(f"`{name}` must be finite and at least 0; got a minimum of {float(value.min())}.")
     try:
-        value = value.to(means).expand(means.shape)
+        return value.to(means).expand(means.shape)
     except RuntimeError as error:
         raise ValueError(
             f"`{name}` must broadcast to `mean`, {tuple(means.shape)}; got {tuple(value.shape)}."
         ) from error
-    if not (value.isfinite() & (value >= 0)).all():
-        raise ValueError(f"`{name}` must be finite and at least 0; got a minimum of {float(value.min())}.")
-    return value
 
 
 def _check_draws(values: Tensor, name: str, shape: str, mend: str) -> None:

@@ -1,16 +1,17 @@
 """One call, all measures: a predictive and the truth become a frozen table of values, standard errors and units."""
 
 import math
-from dataclasses import asdict, dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike
+from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation import standard_errors
 from bayesuq.evaluation.calibration import expected_calibration_error, pointwise_coverage
-from bayesuq.evaluation.detection import auroc
+from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
 from bayesuq.evaluation.scores import (
     pointwise_accuracy,
     pointwise_brier_score,
@@ -82,6 +83,10 @@ class Report:
         ]
         return "\n".join([f"{self.num_points} points, {self.num_samples} draws (value ± standard error)", *lines])
 
+    def extended(self, measures: Iterable[Measure]) -> "Report":
+        """The same report with further measures at its end."""
+        return replace(self, measures=(*self.measures, *measures))
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON: undefined and infinite values are None, their remark says why."""
         plain = asdict(self)
@@ -124,6 +129,64 @@ def evaluate(predictive: PredictiveDistribution, y: ArrayLike, *, num_bins: int 
     else:
         measures = _of_real_targets(predictive, y, log_loss)
     return Report(tuple(measures), len(log_loss), predictive.num_samples, int(log_loss.isposinf().sum()))
+
+
+def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str) -> tuple[Measure, ...]:
+    r"""How well a score picks out the positives: inputs of another kind, or the model's errors.
+
+    Args:
+        scores: Uncertainties of N points, larger where a positive is expected, (N, ...).
+        positives: Whether each point is one, (N, ...).
+        name: Of the score, with which the measures' names begin.
+
+    Returns:
+        AUROC, average precision, and false positive rate at 95 % true positives.
+
+    Raises:
+        TypeError: See `detection.auroc`.
+        ValueError: See `detection.auroc`.
+
+    Example:
+        >>> print(*evaluate_detection([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1], name="entropy"), sep="\n")
+        entropy_auroc 1 ± 0 fraction, 2 of 4 positive
+        entropy_average_precision 1 fraction, 2 of 4 positive
+        entropy_false_positive_rate 0 fraction, at 95 % true positives
+    """
+    is_positive = to_tensor(positives, "positives").bool()
+    remark = f"{int(is_positive.sum())} of {is_positive.numel()} positive"
+    area = auroc(scores, positives)
+    return (
+        _measure(f"{name}_auroc", area, standard_errors.of_auroc(scores, positives), "fraction", remark),
+        _measure(f"{name}_average_precision", average_precision(scores, positives), None, "fraction", remark),
+        _measure(
+            f"{name}_false_positive_rate",
+            false_positive_rate_at(scores, positives, 0.95),
+            None,
+            "fraction",
+            "at 95 % true positives",
+        ),
+    )
+
+
+def side_by_side(reports: Mapping[str, Report]) -> str:
+    """Reports of several methods as one plain-text table, a row for each measure and a column for each method.
+
+    Args:
+        reports: By the name of the method; a measure that a report lacks stays blank.
+
+    Raises:
+        ValueError: No report.
+    """
+    if not reports:
+        raise ValueError("There is nothing to show: pass at least one report.")
+    units = {measure.name: measure.unit for report in reports.values() for measure in report.measures}
+    rows = [["", *reports, ""], ["draws", *(str(report.num_samples) for report in reports.values()), ""]]
+    for name, unit in units.items():
+        found = [next((m for m in report.measures if m.name == name), None) for report in reports.values()]
+        rows.append([name, *("" if m is None else " ".join(filter(None, m.cells[:2])) for m in found), unit])
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    aligned = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
+    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
 
 
 def _of_labels(

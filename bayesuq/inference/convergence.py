@@ -46,14 +46,20 @@ class ScaleSlope:
 
 
 def scale_slope(
-    loss: Callable[[Batch, torch.Generator], Tensor], log_scale: Tensor, source: Source, seed: int
+    slope: Callable[[Batch, torch.Generator], Tensor], num_weights: int, source: Source, seed: int
 ) -> ScaleSlope:
-    """Estimate the slope at the current state from a few minibatches, one gradient each."""
+    """Estimate the slope at the current state from a few minibatches.
+
+    Args:
+        slope: Of one minibatch at a fresh draw, averaged over weights.
+        num_weights: How many it averages over.
+        source: Of the minibatches.
+        seed: Of their order and of the draws.
+    """
     shuffle, noise = generator(seed, 0), generator(seed, 1, device=source.model.device)
-    count = min(max(MIN_GRADIENTS, WEIGHTS_IN_ALL // log_scale.numel()), MAX_GRADIENTS)
+    count = min(max(MIN_GRADIENTS, WEIGHTS_IN_ALL // num_weights), MAX_GRADIENTS)
     batches = islice((batch for _ in range(count) for batch in source.epoch(shuffle)), count)
-    slopes = [torch.autograd.grad(loss(batch, noise), [log_scale])[0].double().mean() for batch in batches]
-    values = torch.stack(slopes)
+    values = torch.stack([slope(batch, noise) for batch in batches])
     return ScaleSlope(float(values.mean()), float(values.std()) / count**0.5)
 
 

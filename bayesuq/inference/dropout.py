@@ -20,9 +20,10 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import fit_mode
-from bayesuq.inference.optimize import Callback, Data, Schedule, Training, is_dropout
+from bayesuq.inference.optimize import Callback, Data, Schedule, Training
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.weights import Layout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.options import suggests_names
@@ -217,6 +218,8 @@ class MaskedLayer(nn.Module):
         if not self.masks.active:
             return x
         self.masks.check_rows(x)
+        if self.p == 1:
+            return torch.zeros_like(x)
         shape = (x.shape[1], *[1] * (x.ndim - 2)) if self.whole_channels else tuple(x.shape[1:])
         keep = self.masks.keep(x, shape, self.p)
         if not self.keeps_moments:
@@ -231,8 +234,8 @@ def with_masks(net: nn.Module, masks: Masks) -> nn.Module:
     if is_dropout(net):
         return MaskedLayer(net, masks)
     replaced: dict[int, nn.Module] = {}
-    for parent in list(net.modules()):
-        for name, child in list(parent.named_children()):
-            if is_dropout(child):
-                setattr(parent, name, replaced.setdefault(id(child), MaskedLayer(child, masks)))
+    for path, layer in list(net.named_modules(remove_duplicate=False)):  # one layer may stand in several places
+        if is_dropout(layer):
+            parent, _, name = path.rpartition(".")
+            setattr(net.get_submodule(parent), name, replaced.setdefault(id(layer), MaskedLayer(layer, masks)))
     return net

@@ -22,6 +22,7 @@ from typing import Any
 import pyro
 import torch
 from pyro.infer import ELBO
+from pyro.params import param_with_module_name
 from torch import Tensor
 from torch.distributions import kl_divergence
 
@@ -68,60 +69,64 @@ class Divergence:
         constant = -prior.log_normaliser - 0.5 * num_normal * (LOG_TWO_PI + 1) - 0.5 * num_sampled * LOG_TWO_PI
         return cls(prior, closed, sampled, constant)
 
-    def draw(self, guide: MeanFieldGuide, noise: Tensor) -> tuple[Tensor, dict[str, Tensor], Tensor]:
-        """The flat vector loc + scale * noise, its sites by name, and the divergence in nats (a 0-d tensor)."""
-        flat, divergence = _Reparameterised.apply(
-            guide.loc, guide.log_scale, noise, self.prior.loc, self.prior.precision
-        )
-        theta = guide.layout.split(flat)
-        divergence = divergence + self.constant
-        if self.prior.others:
-            divergence = divergence + self._others(guide, noise, flat, theta)
-        return flat, theta, divergence
+    def value(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
+        """The fused part and the constant, in nats: all of KL(q || p) where every prior is normal."""
+        return self.prior.normal_energy(loc, scale) - log_scale.sum() + self.constant
 
-    def _others(self, guide: MeanFieldGuide, noise: Tensor, flat: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
-        """What the sites that are not normal add to the fused part, which is -sum log_scale for them."""
+    def add_gradient(
+        self, loc: Tensor, scale: Tensor, grad_loc: Tensor, grad_log_scale: Tensor, weight: float = 1.0
+    ) -> None:
+        """Add `weight` times the gradient of `value`, in place: precision (loc - loc_0) and precision scale^2 - 1."""
+        precision = self.prior.precision
+        if weight != 1:
+            loc = self.prior.loc + weight * (loc - self.prior.loc)
+        self.prior.add_normal_gradient(loc, grad_loc)
+        if isinstance(precision, float):
+            grad_log_scale.addcmul_(scale, scale, value=weight * precision).sub_(weight)
+        else:
+            grad_log_scale.addcmul_(scale.square(), precision, value=weight).sub_(weight)
+
+    def others(self, guide: MeanFieldGuide, noise: Tensor, theta: Mapping[str, Tensor], flat: Tensor) -> Tensor:
+        """What the sites that are not normal add to `value`, which is -sum log_scale for them; a function of the draw.
+
+        Args:
+            guide: The guide.
+            noise: Of the draw, (R,).
+            theta: The draw by site, on the sites' own support.
+            flat: The draw, (R,).
+        """
         slices = guide.layout.slices()
-        total = flat.new_zeros(())
+        total = noise.new_zeros(())
         if self.closed:
             laws = guide.laws()
             for name, law in self.closed.items():
                 total = total + kl_divergence(laws[name], law) + guide.log_scale[slices[name]].sum()
         for name, law in self.sampled.items():
-            where = slices[name]
-            total = total - 0.5 * noise[where].square().sum() - law.log_prob(theta[name])
+            total = total - 0.5 * noise[slices[name]].square().sum() - law.log_prob(theta[name])
             if name in guide.layout.transforms:
-                transform, u = guide.layout.transforms[name], flat[where]
-                total = total - transform.log_abs_det_jacobian(u, transform(u)).sum()
+                u = flat[slices[name]].view(theta[name].shape)
+                total = total - guide.layout.transforms[name].log_abs_det_jacobian(u, theta[name]).sum()
         return total
 
 
 class _Reparameterised(torch.autograd.Function):
-    """(loc, log_scale, eps) -> (loc + scale eps, sum 0.5 precision (scale^2 + (loc - loc_0)^2) - log_scale)."""
+    """(loc, log_scale, eps) -> (loc + scale eps, `Divergence.value`)."""
 
     @staticmethod
     def forward(
-        ctx: Any, loc: Tensor, log_scale: Tensor, noise: Tensor, prior_loc: Tensor | float, precision: Tensor | float
+        ctx: Any, loc: Tensor, log_scale: Tensor, noise: Tensor, divergence: Divergence
     ) -> tuple[Tensor, Tensor]:
         scale = log_scale.exp()
-        flat = torch.addcmul(loc, scale, noise)
-        centred = loc if isinstance(prior_loc, float) and prior_loc == 0 else loc - prior_loc
-        ctx.save_for_backward(centred, scale, noise)
-        ctx.precision = precision
-        if isinstance(precision, float):
-            quadratic = 0.5 * precision * (scale.dot(scale) + centred.dot(centred))
-        else:
-            quadratic = 0.5 * (precision * scale).dot(scale) + 0.5 * (precision * centred).dot(centred)
-        return flat, quadratic - log_scale.sum()
+        ctx.save_for_backward(loc, scale, noise)
+        ctx.divergence = divergence
+        return torch.addcmul(loc, scale, noise), divergence.value(loc, log_scale, scale)
 
     @staticmethod
-    def backward(ctx: Any, grad_flat: Tensor, grad_divergence: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
-        centred, scale, noise = ctx.saved_tensors
-        weight = ctx.precision * grad_divergence
-        grad_loc = torch.addcmul(grad_flat, centred, weight)
-        # scale (g eps + scale / scale_0^2) - 1, in place
-        grad_log_scale = torch.addcmul(grad_flat * noise, scale, weight).mul_(scale).sub_(grad_divergence)
-        return grad_loc, grad_log_scale, None, None, None
+    def backward(ctx: Any, grad_flat: Tensor, grad_value: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        loc, scale, noise = ctx.saved_tensors
+        grad_loc, grad_log_scale = grad_flat.clone(), grad_flat * noise * scale
+        ctx.divergence.add_gradient(loc, scale, grad_loc, grad_log_scale, float(grad_value))
+        return grad_loc, grad_log_scale, None, None
 
 
 class MeanFieldELBO(ELBO):
@@ -167,10 +172,12 @@ class MeanFieldELBO(ELBO):
         for _ in range(self.num_particles):
             # Site by site, as Pyro draws: one flat draw would take other numbers from the same seed.
             noise = torch.cat([torch.randn_like(part) for part in guide.loc.detach().split(guide.layout.sizes)])
-            _, theta, nats = divergence.draw(guide, noise)
+            flat, nats = _Reparameterised.apply(guide.loc, guide.log_scale, noise, divergence)
+            theta = guide.layout.split(flat)
+            nats = nats + divergence.others(guide, noise, theta, flat)
             theta |= points
-            terms = model.likelihood_given(theta).log_prob(model.forward(theta, x), y, weight)
-            losses.append(nats - scale * terms.sum())
+            log_likelihood = model.likelihood_given(theta).total_log_prob(model.forward(theta, x), y, weight)
+            losses.append(nats - scale * log_likelihood)
         return torch.stack(losses).mean()
 
     def _get_trace(self, *_args: Any, **_kwargs: Any) -> Any:
@@ -190,7 +197,9 @@ class MeanFieldELBO(ELBO):
 
 def _register(guide: MeanFieldGuide) -> None:
     """Tell SVI the parameters to train; without this it would train nothing and say nothing."""
-    if pyro.module("guide", guide) is not guide:
+    pyro.module("guide", guide)  # which keeps what the store has, and leaves the guide alone
+    stored = [pyro.param(param_with_module_name("guide", name)) for name, _ in guide.named_parameters()]
+    if any(one is not other for one, other in zip(stored, guide.parameters(), strict=True)):
         raise RuntimeError(
             "Pyro's parameter store holds another guide's parameters. Call `pyro.clear_param_store()` before this fit."
         )

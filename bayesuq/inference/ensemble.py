@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
-from bayesuq.inference import map_estimate
 from bayesuq.inference.optimize import Callback, Data, Schedule
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices
@@ -182,6 +182,7 @@ class EnsemblePosterior(Posterior):
         count = len(self.members)
         if num_samples is None:
             return [(m, None) for m in range(count)]
+        check_count(num_samples, "num_samples")
         if num_samples < count:
             return [(m, 1) for m in draw_indices(num_samples, count)]
         return [(m, num_samples // count + (m < num_samples % count)) for m in range(count)]

@@ -13,19 +13,10 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.history import History
-from bayesuq.inference.optimize import (
-    Batch,
-    Callback,
-    Data,
-    Objective,
-    Schedule,
-    Training,
-    minimise,
-    session,
-    training_tree,
-)
-from bayesuq.inference.weights import FlatPrior, Layout, PointValues, WeightPosterior
-from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.inference.optimize import Batch, Callback, Data, Objective, Schedule, Training, minimise, session
+from bayesuq.inference.training_network import TrainingNetwork, point_vectors
+from bayesuq.inference.weights import FlatPrior, Layout, WeightPosterior
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 
 SCALE_RATE = 10.0  # positive scales move on the log scale, over larger distances than weights do
@@ -101,67 +92,61 @@ def fit_mode(model: BayesianNetwork, data: Data, training: Training) -> "MapPost
     """As `fit`, its options packed."""
     with session(model, data, training) as (model, source, validation):
         mode = ModeObjective(model, source.num_data)
-        history = minimise(mode.objective(), source, validation, training)
-    return MapPosterior(model=model, values=mode.values(), buffers=mode.buffers, history=history)
+        return mode.posterior(minimise(mode.objective(), source, validation, training))
 
 
 class ModeObjective:
-    """Minus the log joint as a function of two leaves: the weights, and the likelihood's unknowns on the log scale."""
+    """Minus the log joint as a function of the weights, and of the likelihood's unknowns on the log scale."""
 
     def __init__(self, model: BayesianNetwork, num_data: int) -> None:
         self.model, self.num_data = model, num_data
-        self.points = PointValues(model, [*model.laws, *model.points])
-        self.priors = {kind: FlatPrior.of(model, layout) for kind, layout in self.points.layouts.items()}
-        self.buffers = {name: buffer.detach().clone() for name, buffer in model.net.named_buffers()}
-        self.training_tree = training_tree(model.net, dropout=True)
-        self.evaluation_tree = share_tensors(model.net)
+        self.vectors = point_vectors(model, [*model.laws, *model.points])
+        self.priors = {kind: FlatPrior.of(model, vector.layout) for kind, vector in self.vectors.items()}
+        self.network = TrainingNetwork(model, self.vectors, dropout=True)
 
     def objective(self) -> Objective:
         """What the loop needs."""
         return Objective(
-            leaves=self.points.leaves,
+            leaves={kind: vector.values for kind, vector in self.vectors.items()},
             rates={"unknowns": SCALE_RATE},
-            buffers=self.buffers,
-            loss=self.loss,
+            buffers=self.network.buffers,
+            loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,
         )
 
-    def values(self) -> Tensor:
-        """The flat vector of all sites, as it stands."""
-        return Layout.of(self.model).join(self.points.theta()).detach()
+    def posterior(self, history: History) -> "MapPosterior":
+        """The fitted posterior, as it stands."""
+        return MapPosterior(
+            model=self.model,
+            values=Layout.of(self.model).join(self.network.theta()).detach(),
+            buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
+            history=history,
+        )
 
-    def log_prior(self, theta: Mapping[str, Tensor]) -> Tensor:
-        """log p(theta) in nats."""
-        return torch.stack([self.priors[kind].log_prob(leaf, theta) for kind, leaf in self.points.leaves.items()]).sum()
-
-    def loss(self, batch: Batch, _noise: torch.Generator) -> Tensor:
+    def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """Minus the log joint, estimated from a minibatch, in nats."""
-        theta = self.points.theta()
-        terms = self._log_likelihood(theta, batch, training=True)
-        return -(self.log_prior(theta) + self.num_data / len(batch.x) * terms.sum())
+        for vector in self.vectors.values():
+            vector.grad.zero_()
+        theta = self.network.theta()
+        loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / len(batch.x))
+        for prior in self.priors.values():
+            for name, law in prior.others.items():
+                loss = loss - law.log_prob(theta[name])
+        loss.backward()
+        value = loss.detach()
+        for kind, vector in self.vectors.items():
+            self.priors[kind].add_normal_gradient(vector.values, vector.grad)
+            value = value + self.priors[kind].normal_energy(vector.values) - self.priors[kind].log_normaliser
+        return value
 
     def log_predictive(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """log p(y | x, theta) of each row."""
-        return self._log_likelihood(self.points.theta(), batch, training=False)
+        return self.network.log_prob(self.network.theta(), *batch)
 
     def culprits(self, batch: Batch, _noise: torch.Generator) -> list[str]:
         """Sites whose values or log densities are not finite, then `y`."""
-        with torch.no_grad():
-            theta = self.points.theta()
-            names = [
-                name
-                for name, value in theta.items()
-                if not value.isfinite().all()
-                or (name in self.model.laws and not self.model.laws[name].log_prob(value).isfinite())
-            ]
-            finite = self._log_likelihood(theta, batch, training=False).isfinite().all()
-        return names if finite else [*names, "y"]
-
-    def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch, *, training: bool) -> Tensor:
-        tree = self.training_tree if training else self.evaluation_tree
-        f = self.model.forward(theta, batch.x, net=tree, buffers=self.buffers)
-        return self.model.likelihood_given(theta).log_prob(f, batch.y, batch.weight)
+        return self.network.culprits(self.network.theta(), *batch)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -6,10 +6,9 @@ The loop moves them in place by Adam (Kingma & Ba 2015, in its fused form) and r
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import pairwise
 from time import perf_counter
 from typing import Any, Literal, NamedTuple
 
@@ -21,14 +20,13 @@ from tqdm import tqdm
 from bayesuq.arrays import check_count, check_finite, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.history import History
-from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
 
 Schedule = Literal["cosine", "constant"]
 Data = Dataset | DataLoader[Any]
 
-NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
 GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
 SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY = range(5)  # what a fit's seed is split into
 
@@ -98,6 +96,8 @@ class Training:
         check_count(self.num_epochs, "num_epochs")
         check_count(self.batch_size, "batch_size")
         check_positive(self.learning_rate, "learning_rate")
+        if not all(callable(callback) for callback in self.callbacks):
+            raise TypeError(f"`callbacks` must be functions of a Progress; got {self.callbacks!r}.")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"`schedule` must be 'cosine' or 'constant'; got {self.schedule!r}.")
         if self.max_grad_norm is not None:
@@ -121,17 +121,21 @@ class Objective:
         leaves: The tensors to move, in place.
         rates: Factors on the learning rate, for the leaves where it is not 1.
         buffers: State that the forward pass changes (BatchNorm's statistics), kept with the best weights.
-        loss: Of a minibatch, scaled to the whole data, in nats.
+        loss_and_grads: The loss of a minibatch, scaled to the whole data, in nats; it leaves its gradient in each
+            leaf's `.grad`.
         log_predictive: Log predictive density of each row at the current state, (B,), in nats.
         culprits: Names of the sites whose terms in the loss are not finite.
+        forgetting: An exponent c makes Adam's decay of squared gradients 1 - t^-c at step t, so that it soon
+            forgets the large ones of the beginning (Shazeer & Stern 2018, section 7.2); None leaves it at 0.999.
     """
 
     leaves: Mapping[str, Tensor]
     rates: Mapping[str, float]
     buffers: Mapping[str, Tensor]
-    loss: Callable[[Batch, torch.Generator], Tensor]
+    loss_and_grads: Callable[[Batch, torch.Generator], Tensor]
     log_predictive: Callable[[Batch, torch.Generator], Tensor]
     culprits: Callable[[Batch, torch.Generator], list[str]]
+    forgetting: float | None = None
 
 
 class Source:
@@ -153,7 +157,7 @@ class Source:
         self.rows = self._checked(first)
         model.likelihood.align(probe(model, first.x), self.rows.y[:2])
         self.num_data = len(data) if isinstance(data, Dataset) else _loader_size(data)
-        self.num_batches = len(data) if isinstance(data, DataLoader) else math.ceil(self.num_data / batch_size)
+        self.num_batches = count_batches(data, batch_size)
 
     def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
         """The minibatches of one epoch; in the order of the rows where `noise` is None."""
@@ -162,15 +166,14 @@ class Source:
             return
         order = torch.arange(self.num_data) if noise is None else torch.randperm(self.num_data, generator=noise)
         order = order.to(self.model.device)
-        edges = [b * self.num_data // self.num_batches for b in range(self.num_batches + 1)]
+        sizes = [len(part) for part in order.tensor_split(self.num_batches)]
         for first in range(0, self.num_batches, GATHERED_BATCHES):
-            group = edges[first : first + GATHERED_BATCHES + 1]
-            chosen = order[group[0] : group[-1]]
-            x, y = self.rows.x[chosen], self.rows.y[chosen]
-            weight = None if self.rows.weight is None else self.rows.weight[chosen]
-            for a, b in pairwise(group):
-                here = slice(a - group[0], b - group[0])
-                yield Batch(x[here], y[here], None if weight is None else weight[here])
+            group = sizes[first : first + GATHERED_BATCHES]
+            chosen, order = order[: sum(group)], order[sum(group) :]
+            x, y = self.rows.x[chosen].split(group), self.rows.y[chosen].split(group)
+            weight = None if self.rows.weight is None else self.rows.weight[chosen].split(group)
+            for number in range(len(group)):
+                yield Batch(x[number], y[number], None if weight is None else weight[number])
 
     def _checked(self, data: Dataset) -> Batch:
         """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
@@ -181,7 +184,14 @@ class Source:
         y = y.to(model.dtype) if y.is_floating_point() else y
         check_finite(y, f"y in {model.dtype}")
         weight = None if data.weight is None else data.weight.to(model.device, model.dtype)
+        if weight is not None:
+            check_finite(weight, f"weight in {model.dtype}")
         return Batch(x, y, weight)
+
+
+def count_batches(data: Data, batch_size: int) -> int:
+    """Minibatches in an epoch."""
+    return len(data) if isinstance(data, DataLoader) else math.ceil(len(data) / batch_size)
 
 
 def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
@@ -200,23 +210,6 @@ def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
         shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}.")
     return f
-
-
-def training_tree(net: nn.Module, *, dropout: bool) -> nn.Module:
-    """A tree to train on, its normalisation layers learning their statistics, and dropout acting where asked.
-
-    All other layers are as in evaluation.
-    """
-    tree = share_tensors(net).eval()
-    for module in tree.modules():
-        if isinstance(module, NORMALISATION) or (dropout and is_dropout(module)):
-            module.train()
-    return tree
-
-
-def is_dropout(module: nn.Module) -> bool:
-    """Whether a layer drops units at random."""
-    return isinstance(module, DROPOUT) and module.p > 0
 
 
 @contextmanager
@@ -243,7 +236,7 @@ def minimise(objective: Objective, data: Source, validation: Source | None, trai
     Raises:
         FloatingPointError: The loss stopped being finite; names the step and the sites.
     """
-    optimizer = _adam(objective, training)
+    optimizer = adam(objective, training.learning_rate)
     shuffle, noise = generator(training.key(SHUFFLE)), generator(training.key(NOISE), device=data.model.device)
     losses: list[float] = []
     watched: list[float] = []
@@ -282,21 +275,31 @@ def _run_epoch(
     losses: list[Tensor] = []
     for number, batch in enumerate(data.epoch(shuffle)):
         step = epoch * data.num_batches + number
-        _set_learning_rate(optimizer, training, step / (training.num_epochs * data.num_batches))
-        optimizer.zero_grad(set_to_none=True)
-        loss = objective.loss(batch, noise)
+        _schedule(optimizer, objective, training, step, training.num_epochs * data.num_batches)
+        try:
+            loss = objective.loss_and_grads(batch, noise)
+        except ValueError as error:
+            if _all_finite(leaves):
+                raise
+            # A distribution refuses parameters that are NaN.
+            raise _not_finite(step, epoch, objective.culprits(batch, noise)) from error
         if not wait and not math.isfinite(loss.item()):
             raise _not_finite(step, epoch, objective.culprits(batch, noise))
-        loss.backward()
         if training.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(leaves, training.max_grad_norm * data.num_data)
         optimizer.step()
-        losses.append(loss.detach())
+        losses.append(loss)
     values = torch.stack(losses).double()
     if wait and not values.isfinite().all():
         number = int((~values.isfinite()).nonzero()[0])
         raise _not_finite(epoch * data.num_batches + number, epoch, objective.culprits(batch, noise))
+    if not _all_finite(leaves):  # the last step of all has no loss after it that would tell
+        raise _not_finite(step, epoch, objective.culprits(batch, noise))
     return float(values.mean()) / data.num_data
+
+
+def _all_finite(leaves: Iterable[Tensor]) -> bool:
+    return all(bool(leaf.isfinite().all()) for leaf in leaves)
 
 
 def _validation_loss(objective: Objective, validation: Source, training: Training) -> float:
@@ -327,22 +330,21 @@ class _Best:
                 self.current[name].copy_(value)
 
 
-def _adam(objective: Objective, training: Training) -> torch.optim.Optimizer:
-    groups = [
-        {"params": [leaf], "lr": training.learning_rate * objective.rates.get(name, 1.0)}
-        for name, leaf in objective.leaves.items()
-        if leaf.numel()
-    ]
-    for group in groups:
-        group["initial_lr"] = group["lr"]
-    return torch.optim.Adam(groups, fused=True)
+def adam(objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+    """Fused Adam over the objective's leaves, a group for each rate."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, leaf in objective.leaves.items():
+        groups.setdefault(learning_rate * objective.rates.get(name, 1.0), []).append(leaf)
+    return torch.optim.Adam([{"params": p, "lr": rate, "initial_lr": rate} for rate, p in groups.items()], fused=True)
 
 
-def _set_learning_rate(optimizer: torch.optim.Optimizer, training: Training, fraction: float) -> None:
-    if training.schedule == "cosine":
-        factor = 0.5 * (1 + math.cos(math.pi * fraction))
-        for group in optimizer.param_groups:
-            group["lr"] = group["initial_lr"] * factor
+def _schedule(optimizer: torch.optim.Optimizer, objective: Objective, training: Training, step: int, last: int) -> None:
+    """Set what changes over the steps: learning rates, and how fast Adam forgets."""
+    for group in optimizer.param_groups:
+        if training.schedule == "cosine":
+            group["lr"] = group["initial_lr"] * 0.5 * (1 + math.cos(math.pi * step / last))
+        if objective.forgetting is not None:
+            group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -objective.forgetting, LONGEST_MEMORY))
 
 
 def _not_finite(step: int, epoch: int, culprits: list[str]) -> FloatingPointError:

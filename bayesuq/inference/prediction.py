@@ -1,18 +1,20 @@
 """Which draws a prediction takes, and how its rows go through memory: in chunks whose size changes no result."""
 
+import copy
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler
+from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_inputs
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import PredictiveDistribution
 
 DEFAULT_NUM_SAMPLES = 100
+SHUFFLES = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 ACTIVATION_BUDGET = 2**26  # numbers that a chunk of rows may hold in activations: 256 MiB in float32
 
 Parts = Callable[[Tensor, int, int], Iterable[PredictiveDistribution]]
@@ -50,13 +52,9 @@ def predict_in_chunks(
         TypeError: See `bayesuq.arrays.check_inputs`.
         ValueError: See `bayesuq.arrays.check_inputs`; or a shape that the network does not take.
     """
-    if isinstance(x, DataLoader) and isinstance(x.sampler, RandomSampler):
-        raise ValueError(
-            "`predict` needs a loader that keeps the order of its rows; this one shuffles. Pass shuffle=False."
-        )
     done: list[PredictiveDistribution] = []
     start = 0
-    batches: Iterable[Any] = x if isinstance(x, DataLoader) else [x]
+    batches: Iterable[Any] = _in_order(x) if isinstance(x, DataLoader) else [x]
     with torch.no_grad():
         for batch in batches:
             first_field = isinstance(x, DataLoader) and isinstance(batch, list | tuple)
@@ -73,6 +71,17 @@ def predict_in_chunks(
     if isinstance(x, DataLoader):
         return whole
     return whole.to(x.device if isinstance(x, Tensor) else "cpu")
+
+
+def _in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
+    """The loader, with a generator of its own: each pass takes a seed for the workers from it."""
+    if isinstance(loader.sampler, SHUFFLES) or isinstance(getattr(loader.batch_sampler, "sampler", None), SHUFFLES):
+        raise ValueError(
+            "`predict` needs a loader that keeps the order of its rows; this one shuffles. Pass shuffle=False."
+        )
+    own = copy.copy(loader)
+    own.generator = torch.Generator()
+    return own
 
 
 def cast_inputs(model: BayesianNetwork, x: ArrayLike) -> Tensor:

@@ -11,9 +11,10 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.convergence import scale_slope, warn_unless_learned
@@ -28,17 +29,20 @@ from bayesuq.inference.optimize import (
     Objective,
     Schedule,
     Training,
+    count_batches,
     minimise,
     session,
-    training_tree,
 )
-from bayesuq.inference.weights import Layout, PointValues, WeightPosterior
-from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors
+from bayesuq.inference.weights import Layout, WeightPosterior
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import generator
 
 VALIDATION_DRAWS = 8
-SCALE_RATE = 2.0  # faster scales drown the signal in noise before the means have found it
+SCALE_TRAVEL = 25.0  # nats that a log scale could go in a fit if every step were a full one
+LARGEST_RATE = 0.05
+FORGETTING = 0.6  # means far from their place make the scales' gradients huge at first: forget that soon
 
 
 @suggests_names
@@ -48,10 +52,10 @@ def fit(
     *,
     guide: Callable[[BayesianNetwork], MeanFieldGuide] = mean_field,
     num_draws: int = 1,
-    scale_rate: float = SCALE_RATE,
+    scale_rate: float = 1.0,
     num_epochs: int = 100,
     batch_size: int = 128,
-    learning_rate: float = 1e-2,
+    learning_rate: float | None = None,
     schedule: Schedule = "cosine",
     max_grad_norm: float | None = None,
     validation: Data | None = None,
@@ -72,7 +76,9 @@ def fit(
         scale_rate: Learning rate of the log scales (the posterior's and the likelihood's) over that of the means.
         num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
         batch_size: See there.
-        learning_rate: See there; of the means.
+        learning_rate: See there; of the means. None takes 25 / (number of steps), at most 0.05, so that scales can
+            travel the several nats that they need: in a short fit at a small rate they would stay where they start.
+            Large rates let the noise grow before the means have found the signal.
         schedule: See there.
         max_grad_norm: See there.
         validation: See there; each epoch takes the same eight draws.
@@ -103,6 +109,8 @@ def fit(
     """
     check_count(num_draws, "num_draws")
     check_positive(scale_rate, "scale_rate")
+    if learning_rate is None:
+        learning_rate = default_learning_rate(data, num_epochs, batch_size)
     training = Training(
         num_epochs=num_epochs,
         batch_size=batch_size,
@@ -117,85 +125,117 @@ def fit(
         callbacks=tuple(callbacks),
     )
     with session(model, data, training) as (model, source, validation_source):
-        evidence = EvidenceObjective(model, guide(model), source.num_data, num_draws, scale_rate)
-        start = evidence.guide.log_scale.detach().clone()
+        evidence = EvidenceObjective(model, _mean_field(guide(model)), source.num_data, num_draws, scale_rate)
+        start = evidence.log_scale.clone()
         history = minimise(evidence.objective(), source, validation_source, training)
-        movement = (evidence.guide.log_scale.detach() - start).abs().median()
-        slope = scale_slope(evidence.loss, evidence.guide.log_scale, source, training.key(QUALITY))
+        fitted = evidence.posterior(history)  # before further minibatches move BatchNorm's statistics
+        movement = (evidence.log_scale - start).abs().median()
+        slope = scale_slope(evidence.slope, evidence.guide.layout.size, source, training.key(QUALITY))
     warn_unless_learned(slope, float(movement), len(history.loss))
-    return evidence.posterior(history)
+    return fitted
+
+
+def default_learning_rate(data: Data, num_epochs: int, batch_size: int) -> float:
+    """The learning rate that `fit` takes for None."""
+    steps = check_count(num_epochs, "num_epochs") * count_batches(data, check_count(batch_size, "batch_size"))
+    return min(SCALE_TRAVEL / steps, LARGEST_RATE)
 
 
 class EvidenceObjective:
-    """Minus the ELBO as a function of the guide's mean and log scale and of the point values."""
+    """Minus the ELBO as a function of the guide's means and log scales, and of the point values.
+
+    The gradient is that of `bayesuq.inference.elbo`, written into buffers: one backward pass through the plain network
+    gives g at the draw, and a few kernels over the flat vectors do the rest.
+    """
 
     def __init__(
         self, model: BayesianNetwork, guide: MeanFieldGuide, num_data: int, num_draws: int, scale_rate: float
     ) -> None:
         self.model, self.guide, self.num_data = model, guide, num_data
         self.num_draws, self.scale_rate = num_draws, scale_rate
+        self.loc, self.log_scale = guide.loc.detach(), guide.log_scale.detach()
         self.divergence = Divergence.of(model, guide)
-        self.points = PointValues(model, model.points)
-        self.buffers = {name: buffer.detach().clone() for name, buffer in model.net.named_buffers()}
-        self.training_tree = training_tree(model.net, dropout=False)
-        self.evaluation_tree = share_tensors(model.net)
+        self.weights = FlatVector(guide.layout, self.loc)
+        self.points = point_vectors(model, list(model.points))
+        self.network = TrainingNetwork(model, {"random": self.weights, **self.points}, dropout=False)
+        self.noise, self.scale = torch.empty_like(self.loc), self.log_scale.exp()
+        self.grad_loc, self.grad_log_scale = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
+        guide.loc.grad, guide.log_scale.grad = self.grad_loc, self.grad_log_scale
 
     def objective(self) -> Objective:
         """What the loop needs."""
+        points = {kind: vector.values for kind, vector in self.points.items()}
         return Objective(
-            leaves={"loc": self.guide.loc, "log_scale": self.guide.log_scale, **self.points.leaves},
+            leaves={"loc": self.guide.loc, "log_scale": self.guide.log_scale, **points},
             rates={"log_scale": self.scale_rate, "unknowns": self.scale_rate},
-            buffers=self.buffers,
-            loss=self.loss,
+            buffers=self.network.buffers,
+            loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,
+            forgetting=FORGETTING,
         )
 
     def posterior(self, history: History) -> "VariationalPosterior":
         """The fitted posterior, as it stands."""
+        layout = Layout.of(self.model, self.model.points)
         return VariationalPosterior(
             model=self.model,
-            loc=self.guide.loc.detach().clone(),
-            log_scale=self.guide.log_scale.detach().clone(),
-            points=_joined_points(self.model, self.points),
-            buffers=self.buffers,
+            loc=self.loc.clone(),
+            log_scale=self.log_scale.clone(),
+            points=layout.join(self.network.theta()).detach() if layout.size else self.loc.new_empty(0),
+            buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
             history=history,
         )
 
-    def loss(self, batch: Batch, noise: torch.Generator) -> Tensor:
+    def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the ELBO, estimated from a minibatch and `num_draws` draws, in nats."""
-        losses = [self._loss_at(batch, self._normal(noise)) for _ in range(self.num_draws)]
-        return losses[0] if self.num_draws == 1 else torch.stack(losses).mean()
+        for gradient in (self.grad_loc, self.grad_log_scale, *(vector.grad for vector in self.points.values())):
+            gradient.zero_()
+        torch.exp(self.log_scale, out=self.scale)
+        value = self.divergence.value(self.loc, self.log_scale, self.scale)
+        self.divergence.add_gradient(self.loc, self.scale, self.grad_loc, self.grad_log_scale)
+        for _ in range(self.num_draws):
+            self._draw(noise)
+            self.weights.grad.zero_()
+            loss = self._loss_at_draw(batch)
+            loss.backward()
+            value = value + loss.detach()
+            self.grad_loc.add_(self.weights.grad)
+            self.grad_log_scale.addcmul_(self.weights.grad.mul_(self.noise), self.scale)
+        return value
+
+    def slope(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """Mean over weights of the gradient along the log scales, at a fresh draw, in nats a weight and nat."""
+        self.loss_and_grads(batch, noise)
+        return self.grad_log_scale.double().mean()
 
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log of the mean over draws of p(y | x, theta), row by row."""
+        torch.exp(self.log_scale, out=self.scale)
         draws = []
         for _ in range(VALIDATION_DRAWS):
-            _, theta, _ = self.divergence.draw(self.guide, self._normal(noise))
-            draws.append(self._log_likelihood(theta, batch, self.evaluation_tree))
+            self._draw(noise)
+            draws.append(self.network.log_prob(self.network.theta(), *batch))
         return torch.stack(draws).logsumexp(dim=0) - math.log(VALIDATION_DRAWS)
 
     def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
-        """Sites whose guide or draw is not finite, then `y`."""
-        with torch.no_grad():
-            flat, theta, _ = self.divergence.draw(self.guide, self._normal(noise))
-            finite = flat.isfinite() & self.guide.log_scale.isfinite()
-            names = [name for name, where in self.guide.layout.slices().items() if not finite[where].all()]
-            terms = self._log_likelihood(theta, batch, self.evaluation_tree)
-        return names if terms.isfinite().all() else [*names, "y"]
+        """Sites whose draw or log prior density is not finite, then `y`."""
+        torch.exp(self.log_scale, out=self.scale)
+        self._draw(noise)
+        return self.network.culprits(self.network.theta(), *batch)
 
-    def _normal(self, noise: torch.Generator) -> Tensor:
-        return torch.empty_like(self.guide.loc, requires_grad=False).normal_(generator=noise)
+    def _draw(self, noise: torch.Generator) -> None:
+        """Move the network to loc + scale * eps, with fresh eps."""
+        torch.addcmul(self.loc, self.scale, self.noise.normal_(generator=noise), out=self.weights.values)
 
-    def _loss_at(self, batch: Batch, noise: Tensor) -> Tensor:
-        _, theta, nats = self.divergence.draw(self.guide, noise)
-        terms = self._log_likelihood(theta, batch, self.training_tree)
-        return nats - self.num_data / len(batch.x) * terms.sum()
-
-    def _log_likelihood(self, theta: dict[str, Tensor], batch: Batch, tree: nn.Module) -> Tensor:
-        theta = {**theta, **self.points.theta()} if self.points.leaves else theta
-        f = self.model.forward(theta, batch.x, net=tree, buffers=self.buffers)
-        return self.model.likelihood_given(theta).log_prob(f, batch.y, batch.weight)
+    def _loss_at_draw(self, batch: Batch) -> Tensor:
+        """One draw's part of the loss: all but the fused divergence."""
+        theta = self.network.theta()
+        loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / (len(batch.x) * self.num_draws))
+        if self.divergence.prior.others:
+            flat = torch.cat([leaf.reshape(-1) for leaf in self.weights.leaves.values()])
+            loss = loss + self.divergence.others(self.guide, self.noise, theta, flat) / self.num_draws
+        return loss
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -235,12 +275,14 @@ class VariationalPosterior(WeightPosterior):
     def draw(self, index: int, seed: int) -> Tensor:
         """loc + scale * eps, and the point values."""
         noise = torch.empty_like(self.loc).normal_(generator=generator(seed, index, device=self.device))
-        flat = noise.mul_(self.scale).add_(self.loc)
+        flat = torch.addcmul(self.loc, noise, self.scale, out=noise)
         return torch.cat([flat, self.points]) if len(self.points) else flat
 
 
-def _joined_points(model: BayesianNetwork, points: PointValues) -> Tensor:
-    layout = Layout.of(model, model.points)
-    return (
-        layout.join(points.theta()).detach() if layout.size else torch.empty(0, dtype=model.dtype, device=model.device)
-    )
+def _mean_field(guide: Any) -> MeanFieldGuide:
+    if not isinstance(guide, MeanFieldGuide):
+        raise TypeError(
+            f"`guide` must be a function from the model to a MeanFieldGuide; it gave {type(guide).__name__}. Use "
+            "`functools.partial(mean_field, initial_scale=...)`."
+        )
+    return guide

@@ -8,7 +8,7 @@ A `Layout` is the bijection between named sites, each on its own support, and on
 
 import math
 from abc import abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from typing import Any, Self
@@ -23,12 +23,12 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 
-VECTORISED_BUDGET = 2**18  # below this many numbers a draw, its overhead is larger than its work: run draws together
+VECTORISED_BUDGET = 2**21  # numbers in weights and activations up to which draws run together: they stay in the cache
 
 
 @dataclass(frozen=True)
@@ -136,38 +136,34 @@ class FlatPrior:
                 others[name] = law
         return cls(_scalar_if_constant(loc), _scalar_if_constant(precision), log_normaliser, others)
 
+    def normal_energy(self, flat: Tensor, scale: Tensor | None = None) -> Tensor:
+        """sum precision ((flat - loc)^2 + scale^2) / 2 over the normal entries, in nats.
+
+        Minus their log density at `flat`, up to `log_normaliser`; with a scale, its mean under N(flat, scale^2).
+        """
+        centred = self._centred(flat)
+        if isinstance(self.precision, float):
+            squares = centred.dot(centred) if scale is None else centred.dot(centred) + scale.dot(scale)
+            return squares * (0.5 * self.precision)
+        squares = centred.square() if scale is None else centred.square() + scale.square()
+        return 0.5 * self.precision.dot(squares)
+
+    def add_normal_gradient(self, flat: Tensor, gradient: Tensor) -> None:
+        """Add the gradient of `normal_energy`, precision (flat - loc), in place."""
+        if isinstance(self.precision, float):
+            gradient.add_(self._centred(flat), alpha=self.precision)
+        else:
+            gradient.addcmul_(self._centred(flat), self.precision)
+
+    def _centred(self, flat: Tensor) -> Tensor:
+        return flat if isinstance(self.loc, float) and self.loc == 0 else flat - self.loc
+
     def log_prob(self, flat: Tensor, theta: Mapping[str, Tensor]) -> Tensor:
         """log p in nats, a 0-d tensor; `theta` is `flat` split."""
-        total = self.log_normaliser - 0.5 * (self.precision * (flat - self.loc) ** 2).sum()
+        total = self.log_normaliser - self.normal_energy(flat)
         for name, law in self.others.items():
             total = total + law.log_prob(theta[name])
         return total
-
-
-class PointValues:
-    """Sites that a fit moves as point values: leaf vectors of the weights among them, and of the likelihood's unknowns.
-
-    Two leaves, because the unknowns are positive: they move on the log scale, and so over larger distances.
-
-    Attributes:
-        leaves: The flat vectors to optimise, by kind ("weights", "unknowns"); an empty kind is left out.
-        layouts: Their layouts, by kind.
-    """
-
-    def __init__(self, model: BayesianNetwork, names: Iterable[str]) -> None:
-        chosen = list(names)
-        kinds = {
-            "weights": Layout.of(model, [name for name in chosen if not name.startswith(LIKELIHOOD)]),
-            "unknowns": Layout.of(model, [name for name in chosen if name.startswith(LIKELIHOOD)]),
-        }
-        initial = model.initial()
-        self.layouts = {kind: layout for kind, layout in kinds.items() if layout.size}
-        self.leaves = {kind: layout.join(initial).requires_grad_() for kind, layout in self.layouts.items()}
-
-    def theta(self) -> dict[str, Tensor]:
-        """The sites by name, on their own support."""
-        parts = [self.layouts[kind].split(leaf) for kind, leaf in self.leaves.items()]
-        return {name: value for part in parts for name, value in part.items()}
 
 
 def normal_base(law: Any) -> Any | None:
@@ -222,8 +218,7 @@ class WeightPosterior(Posterior):
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
             together = max(1, VECTORISED_BUDGET // (layout.size + len(rows) * width))
             for first in range(0, len(indices), together):
-                flats = torch.stack([self.draw(index, key) for index in indices[first : first + together]])
-                theta = layout.split(flats)
+                theta = layout.split(self._draws(indices[first : first + together], key))
                 f = self._outputs(theta, rows, tree)
                 yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
 
@@ -238,7 +233,13 @@ class WeightPosterior(Posterior):
         """
         indices = draw_indices(num_samples, self.num_members)
         key = resolve_seed(seed)
-        return Layout.of(self.model).split(torch.stack([self.draw(index, key) for index in indices]))
+        return Layout.of(self.model).split(self._draws(indices, key))
+
+    def _draws(self, indices: Sequence[int], seed: int) -> Tensor:
+        """Several draws, (S, P)."""
+        if len(indices) == 1:
+            return self.draw(indices[0], seed).unsqueeze(0)  # for a large network, stacking would be one copy more
+        return torch.stack([self.draw(index, seed) for index in indices])
 
     def _outputs(self, theta: Mapping[str, Tensor], rows: Tensor, tree: nn.Module) -> Tensor:
         """f (S, N, C, ...) at one chunk of rows."""
@@ -252,7 +253,8 @@ class WeightPosterior(Posterior):
                 return torch.func.vmap(run)(dict(theta))
             except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
                 pass
-        return torch.stack([run({name: value[s] for name, value in theta.items()}) for s in range(num_draws)])
+            return torch.stack([run({name: value[s] for name, value in theta.items()}) for s in range(num_draws)])
+        return run({name: value[0] for name, value in theta.items()}).unsqueeze(0)
 
 
 def _base_constraint(constraint: Any) -> Any:

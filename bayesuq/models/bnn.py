@@ -9,7 +9,8 @@ all of bayesuq's own methods stand:
 
 import copy
 from collections.abc import Mapping
-from typing import Any
+from fnmatch import fnmatchcase
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as dist
@@ -17,12 +18,14 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesuq.models.initialisation import reinitialised
 from bayesuq.models.likelihoods import Likelihood
 from bayesuq.models.priors import Prior
-from bayesuq.models.rules import ALL, Rule, assign, matching_names
-from bayesuq.randomness import isolated
+from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
 
 LIKELIHOOD = "likelihood."
+RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
+EMPTY = torch.Size()
 
 
 class BayesianNetwork:
@@ -62,14 +65,15 @@ class BayesianNetwork:
 
         Raises:
             TypeError: An argument of another kind.
-            ValueError: A rule that matches nothing; parameters of several dtypes or devices; lazy layers.
+            ValueError: A rule that matches nothing; parameters of several dtypes or devices; lazy layers; a parameter
+                named as another site; a prior that excludes the value where a fit would start.
         """
         _check_kinds(net, prior, likelihood)
         self.net = copy.deepcopy(net).eval()
         self.prior = prior
         self.likelihood = likelihood
         self.random = random
-        parameters = _trainable(self.net)
+        parameters = trainable_parameters(self.net)
         names = matching_names(self.net, random)
         rules: Mapping[Rule, Prior] = {ALL: prior} if isinstance(prior, Prior) else prior
         chosen = assign(self.net, names, rules)
@@ -83,6 +87,7 @@ class BayesianNetwork:
             else:
                 self.laws[LIKELIHOOD + name] = unknown.prior.distribution(start)
         self._weights = tuple(parameters)
+        _check_support(self.laws, self.initial())
 
     @property
     def dtype(self) -> torch.dtype:
@@ -102,7 +107,7 @@ class BayesianNetwork:
 
     def initial(self) -> dict[str, Tensor]:
         """Where fits start each site: the network's own weights, and the likelihood's initial values."""
-        theta = {name: parameter.detach().clone() for name, parameter in _trainable(self.net).items()}
+        theta = {name: parameter.detach().clone() for name, parameter in trainable_parameters(self.net).items()}
         for name, unknown in self.likelihood.unknowns.items():
             theta[LIKELIHOOD + name] = self._scalar(unknown.initial)
         return theta
@@ -193,8 +198,8 @@ class BayesianNetwork:
         f = self.forward(theta, x)
         likelihood = self.likelihood_given(theta)
         law = likelihood.distribution(f)
-        if y is not None and (weight is not None or likelihood.reweights_classes):
-            law = _Weighted(likelihood, f, weight)
+        if weight is not None or likelihood.reweights_classes:
+            law = _Weighted(law, likelihood, f, weight)
         size = len(x) if num_data is None else num_data
         # The rows are given, so the plate must not draw any: `subsample` only tells it how many of `size` there are.
         with pyro.plate("data", size, subsample=torch.arange(len(x), device=f.device), dim=-1):
@@ -210,28 +215,32 @@ class BayesianNetwork:
     def reinitialise(self, seed: int) -> "BayesianNetwork":
         """The same model with freshly initialised weights, each layer by its own `reset_parameters`.
 
+        Frozen parameters stay as they are.
+
         Raises:
             ValueError: A trainable parameter that no layer's `reset_parameters` reaches.
         """
-        net = copy.deepcopy(self.net).cpu()  # on the CPU, so that a seed means the same weights on every device
-        with isolated(seed):
-            reached = _reset(net)
-        left = [name for name, parameter in _trainable(net).items() if id(parameter) not in reached]
-        if left:
-            raise ValueError(
-                f"Members need an initialisation of their own, but no layer resets {', '.join(left)}. Define "
-                "`reset_parameters(self)` in the module that owns it."
-            )
-        return BayesianNetwork(net.to(self.device), self.prior, self.likelihood, random=self.random)
+        net = reinitialised(self.net, seed).to(self.device)
+        return BayesianNetwork(net, self.prior, self.likelihood, random=self.random)
 
 
 class _Weighted(dist.TorchDistribution):
-    """The law of y whose log density carries the weights; observed only."""
+    """The law of y whose log density carries the weights; its draws are those of the unweighted law."""
 
-    def __init__(self, likelihood: Likelihood, f: Tensor, weight: Tensor | None) -> None:
-        law = likelihood.distribution(f)
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(self, law: Any, likelihood: Likelihood, f: Tensor, weight: Tensor | None) -> None:
         super().__init__(law.batch_shape, law.event_shape, validate_args=False)
-        self.likelihood, self.f, self.weight = likelihood, f, weight
+        self.law, self.likelihood, self.f, self.weight = law, likelihood, f, weight
+
+    @property
+    def support(self) -> Any:
+        """Of the unweighted law."""
+        return self.law.support
+
+    def sample(self, sample_shape: torch.Size = EMPTY) -> Tensor:
+        """Draws of the unweighted law."""
+        return self.law.sample(sample_shape)
 
     def log_prob(self, value: Tensor) -> Tensor:
         """Weighted log p of each point, (N,)."""
@@ -248,21 +257,6 @@ def share_tensors(net: nn.Module) -> nn.Module:
     return copy.deepcopy(net, {id(tensor): tensor for tensor in tensors})
 
 
-def _trainable(net: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
-
-
-def _reset(net: nn.Module) -> set[int]:
-    """Initialise every layer that can be; the ids of the parameters reached."""
-    reached: set[int] = set()
-    for module in net.modules():
-        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-        if callable(reset):
-            reset()
-            reached |= {id(parameter) for parameter in module.parameters()}
-    return reached
-
-
 def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
     if not isinstance(net, nn.Module):
         raise TypeError(f"`net` must be a torch.nn.Module; got {type(net).__name__}.")
@@ -276,10 +270,26 @@ def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
         raise TypeError(f"`likelihood` must be a likelihood, such as likelihoods.Categorical(); got {likelihood!r}.")
     if any(isinstance(parameter, nn.UninitializedParameter) for parameter in net.parameters()):
         raise ValueError("`net` has lazy layers without weights. Run it once on an example input first.")
-    trainable = _trainable(net)
+    trainable = trainable_parameters(net)
     if len({(parameter.dtype, parameter.device) for parameter in trainable.values()}) > 1:
         raise ValueError(
             "All trainable parameters of `net` must have one dtype and one device. Call `net.float()` first."
         )
     if not trainable:
         raise ValueError("`net` has no trainable parameter, so there is nothing to infer.")
+    taken = [name for name in trainable if any(fnmatchcase(name, pattern) for pattern in RESERVED)]
+    if taken:
+        raise ValueError(
+            f"`net` must not name its parameters as the model names other sites; got {', '.join(taken)}. Wrap it, as "
+            "in torch.nn.Sequential(net)."
+        )
+
+
+def _check_support(laws: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:
+    for name, law in laws.items():
+        if not law.support.check(values[name]).all():
+            support = getattr(law.support, "base_constraint", law.support)
+            raise ValueError(
+                f"The prior of {name} gives no density to the value where a fit would start, which must be {support}. "
+                "Take another prior, or give the network or likelihood another initial value."
+            )

@@ -18,11 +18,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_finite_number, check_positive
+from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_finite_number, check_positive
 from bayesuq.models.priors import Prior
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
 
 LOG_TWO_PI = math.log(2 * math.pi)
+ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
+NO_LABEL = torch.iinfo(torch.int64).min  # torch's own default, -100, would hide a wrong label
 
 
 @dataclass(frozen=True)
@@ -99,11 +101,16 @@ class Likelihood(ABC):
         Raises:
             ValueError: Shapes that do not belong together.
         """
-        aligned = self.align(f, y)
-        terms = self.elementwise_log_prob(f, aligned)
-        if weight is not None:
-            terms = terms * _aligned_weight(weight, y, terms)
+        terms = self._weighted_terms(f, y, weight)
         return terms.flatten(1).sum(dim=1) if terms.ndim > 1 else terms
+
+    def total_log_prob(self, f: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The sum of `log_prob` over points, a 0-d tensor, in nats."""
+        return self._weighted_terms(f, y, weight).sum()
+
+    def _weighted_terms(self, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        terms = self.elementwise_log_prob(f, self.align(f, y))
+        return terms if weight is None else terms * _aligned_weight(weight, terms)
 
 
 @dataclass(frozen=True)
@@ -121,10 +128,8 @@ class Categorical(Likelihood):
     def __post_init__(self) -> None:
         if self.class_weights is not None:
             object.__setattr__(self, "class_weights", _check_class_weights(self.class_weights))
-        if self.ignore_index is not None and (
-            isinstance(self.ignore_index, bool) or int(self.ignore_index) != self.ignore_index
-        ):
-            raise TypeError(f"`ignore_index` must be a whole number; got {self.ignore_index!r}.")
+        if self.ignore_index is not None:
+            object.__setattr__(self, "ignore_index", check_count(self.ignore_index, "ignore_index", minimum=NO_LABEL))
 
     @property
     def reweights_classes(self) -> bool:
@@ -134,13 +139,15 @@ class Categorical(Likelihood):
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:
         """Labels, int64."""
         if num_outputs == 1:
-            raise ValueError("Categorical needs a network of at least 2 outputs; use Bernoulli for one.")
+            raise ValueError(ONE_CLASS)
         labels = as_labels(y)
         as_labels(labels[labels != self.ignore_index], num_classes=num_outputs)
         return labels
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Labels of shape (N, ...)."""
+        if f.ndim > 1 and f.shape[1] == 1:
+            raise ValueError(ONE_CLASS)
         return _aligned(f, y, channels=())
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
@@ -150,7 +157,7 @@ class Categorical(Likelihood):
             raise ValueError(
                 f"`class_weights` must have one entry for each of {f.shape[1]} classes; got {len(self.class_weights)}."
             )
-        ignored = -100 if self.ignore_index is None else self.ignore_index  # torch's own default, never a label here
+        ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
         return -functional.cross_entropy(f, y, weight=weights, ignore_index=ignored, reduction="none")
 
     def distribution(self, f: Tensor) -> Any:
@@ -192,8 +199,7 @@ class Bernoulli(Likelihood):
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Labels of shape (N, 1, ...), in f's dtype."""
-        if f.ndim < 2 or f.shape[1] != 1:
-            raise ValueError(f"The network must give f of shape (N, 1, ...) for Bernoulli; got {tuple(f.shape)}.")
+        _check_one_output(f, dim=1)
         return _aligned(f, y, channels=(1,)).to(f.dtype)
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
@@ -201,14 +207,17 @@ class Bernoulli(Likelihood):
         terms = -functional.binary_cross_entropy_with_logits(f, y, reduction="none")
         if self.class_weights is None:
             return terms
-        return terms * torch.where(y == 1, self.class_weights[1], self.class_weights[0])
+        of_zero, of_one = self.class_weights
+        return terms * (of_zero + (of_one - of_zero) * y)
 
     def distribution(self, f: Tensor) -> Any:
         """Bernoulli law with event shape (1, ...)."""
+        _check_one_output(f, dim=1)
         return dist.Bernoulli(logits=f).to_event(f.ndim - 1)
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
         """The mixture of S pairs (P(y = 0), P(y = 1)), (N, 2, ...)."""
+        _check_one_output(f, dim=2)
         return CategoricalPredictive.from_logits(torch.cat([torch.zeros_like(f), f], dim=2), keep_samples=keep_samples)
 
 
@@ -255,8 +264,11 @@ class Normal(Likelihood):
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; f, scale^2), (N, D)."""
-        scale = self._scale(f)
-        return -0.5 * (((y - f) / scale) ** 2 + LOG_TWO_PI) - scale.log()
+        if isinstance(self.scale, Tensor):
+            return -0.5 * (((y - f) / self.scale) ** 2 + LOG_TWO_PI) - self.scale.log()
+        scale = self._fixed_scale()
+        squares = functional.mse_loss(f, y, reduction="none")  # one kernel, forward and backward
+        return squares * (-0.5 / scale**2) - (math.log(scale) + 0.5 * LOG_TWO_PI)
 
     def distribution(self, f: Tensor) -> Any:
         """Normal law with event shape (D,)."""
@@ -268,9 +280,12 @@ class Normal(Likelihood):
         return GaussianPredictive(mean=f, noise_variance=scale.double().reshape(-1, 1, 1) ** 2)
 
     def _scale(self, f: Tensor) -> Tensor:
-        if isinstance(self.scale, str | Prior):
+        return self.scale if isinstance(self.scale, Tensor) else f.new_tensor(self._fixed_scale())
+
+    def _fixed_scale(self) -> float:
+        if isinstance(self.scale, str | Prior | Tensor):
             raise ValueError("The noise scale has no value yet. Call `given({'scale': value})` first.")
-        return self.scale if isinstance(self.scale, Tensor) else f.new_tensor(self.scale)
+        return self.scale
 
 
 @dataclass(frozen=True)
@@ -299,12 +314,8 @@ class HeteroscedasticNormal(Likelihood):
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Targets of shape (N, D), in f's dtype."""
-        if f.ndim != 2 or f.shape[1] % 2:
-            raise ValueError(
-                f"The network must give f of shape (N, 2 D), means and then log variances; got {tuple(f.shape)}. "
-                "Double its outputs."
-            )
-        return _aligned(f, y, channels=(f.shape[1] // 2,)).to(f.dtype)
+        mean, _ = self._parts(f, dim=1)
+        return _aligned(mean, y, channels=mean.shape[1:]).to(f.dtype)
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; mean, variance), (N, D)."""
@@ -322,6 +333,11 @@ class HeteroscedasticNormal(Likelihood):
         return GaussianPredictive(mean=mean, noise_variance=log_variance.exp())
 
     def _parts(self, f: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+        if f.ndim != dim + 1 or f.shape[dim] % 2:
+            raise ValueError(
+                f"The network must give f of shape (N, 2 D), means and then log variances; got {tuple(f.shape)}. "
+                "Double its outputs."
+            )
         mean, log_variance = f.chunk(2, dim=dim)
         if self.minimum_scale > 0:
             floor = log_variance.new_tensor(2 * math.log(self.minimum_scale))
@@ -331,26 +347,41 @@ class HeteroscedasticNormal(Likelihood):
 
 def _aligned(f: Tensor, y: Tensor, *, channels: tuple[int, ...]) -> Tensor:
     """`y` as (N, *channels, ...) for f of (N, C, ...), where the two agree but for the channel dimension."""
-    inner = f.shape[2:]
-    expected = (len(f), *channels, *inner)
+    if f.ndim < 2:
+        raise ValueError(f"The network must give f of shape (N, C, ...); got {tuple(f.shape)}. Use f.unsqueeze(-1).")
+    expected = (len(f), *channels, *f.shape[2:])
+    if y.shape == expected:
+        return y
     accepted = {expected}
     if channels in ((), (1,)):  # one column may come with its dimension or without; both hold the same numbers
-        accepted |= {(len(f), *inner), (len(f), 1, *inner)}
-    if tuple(y.shape) not in accepted or f.ndim < 2:
+        accepted |= {(len(f), *f.shape[2:]), (len(f), 1, *f.shape[2:])}
+    if tuple(y.shape) not in accepted:
         raise ValueError(
             f"`y` must have shape {expected} for network outputs f of shape {tuple(f.shape)}; got {tuple(y.shape)}."
         )
     return y.reshape(expected)
 
 
-def _aligned_weight(weight: Tensor, y: Tensor, terms: Tensor) -> Tensor:
-    if weight.shape == y.shape[:1]:
+def _aligned_weight(weight: Tensor, terms: Tensor) -> Tensor:
+    """`weight` so that it multiplies the terms of log p."""
+    if weight.shape == terms.shape[:1]:
         return weight.reshape(-1, *[1] * (terms.ndim - 1))
-    if weight.numel() != terms.numel() or len(weight) != len(terms):
+    if _without_column(weight.shape) != _without_column(terms.shape):
         raise ValueError(
-            f"`weight` must have shape {tuple(y.shape[:1])}, or {tuple(y.shape)} as `y`; got {tuple(weight.shape)}."
+            f"`weight` must have shape {tuple(terms.shape[:1])}, or {tuple(terms.shape)} as `y`; got "
+            f"{tuple(weight.shape)}."
         )
     return weight.reshape(terms.shape)
+
+
+def _without_column(shape: torch.Size) -> torch.Size:
+    """The shape less its second dimension, where that is 1: a single column comes with its dimension or without."""
+    return shape[:1] + shape[2:] if shape[1:2] == (1,) else shape
+
+
+def _check_one_output(f: Tensor, dim: int) -> None:
+    if f.ndim <= dim or f.shape[dim] != 1:
+        raise ValueError(f"The network must give f of shape (N, 1, ...) for Bernoulli; got {tuple(f.shape)}.")
 
 
 def _check_class_weights(weights: Any) -> tuple[float, ...]:

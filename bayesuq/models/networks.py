@@ -4,7 +4,7 @@ Their outputs f are what a likelihood takes: (N, C) for C classes or columns. Dr
 says so (`inference.dropout` above all); elsewhere they are the identity.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -57,16 +57,18 @@ def mlp(
         A network from (N, in_features) or (N, channels, ...) to (N, out_features).
 
     Raises:
-        TypeError: Widths that are not whole numbers.
+        TypeError: Widths that are not whole numbers, one number as `hidden`.
         ValueError: Widths below 1, `dropout` outside [0, 1), an unknown activation.
 
     Example:
         >>> mlp(64, (100, 100), 10)(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
+    if not isinstance(hidden, Iterable):
+        raise TypeError(f"`hidden` must be a sequence of widths, such as (100,); got {hidden!r}.")
     widths = [check_count(in_features, "in_features"), *(check_count(width, "hidden") for width in hidden)]
-    check_count(out_features, "out_features")
-    check_probability(dropout, "dropout")
+    out_features = check_count(out_features, "out_features")
+    dropout = check_probability(dropout, "dropout")
     layers: list[nn.Module] = [nn.Flatten()]
     for before, after in pairwise(widths):
         layers.append(nn.Linear(before, after))
@@ -75,8 +77,8 @@ def mlp(
         layers += [nn.Dropout(dropout)] if dropout else []
     layers.append(nn.Linear(widths[-1], out_features))
     arguments = {
-        "in_features": in_features,
-        "hidden": list(hidden),
+        "in_features": widths[0],
+        "hidden": widths[1:],
         "out_features": out_features,
         "dropout": dropout,
         "activation": activation,
@@ -116,8 +118,9 @@ def convnet(
         torch.Size([5, 10])
     """
     widths = [check_count(in_channels, "in_channels"), *(check_count(width, "channels") for width in channels)]
-    check_count(out_features, "out_features")
-    check_probability(dropout, "dropout")
+    out_features = check_count(out_features, "out_features")
+    hidden = check_count(hidden, "hidden")
+    dropout = check_probability(dropout, "dropout")
     layers: list[nn.Module] = []
     for before, after in pairwise(widths):
         layers.append(nn.Conv2d(before, after, kernel_size=5, padding=2))
@@ -125,14 +128,14 @@ def convnet(
         layers += [nn.ReLU(), nn.MaxPool2d(2)]
         layers += [nn.Dropout2d(dropout)] if dropout else []
     layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]  # a 4 x 4 grid for any size of image
-    layers += [nn.Linear(16 * widths[-1], check_count(hidden, "hidden")), nn.ReLU()]
+    layers += [nn.Linear(16 * widths[-1], hidden), nn.ReLU()]
     layers += [nn.Dropout(dropout)] if dropout else []
     layers.append(nn.Linear(hidden, out_features))
     arguments = {
-        "in_channels": in_channels,
+        "in_channels": widths[0],
         "out_features": out_features,
         "dropout": dropout,
-        "channels": list(channels),
+        "channels": widths[1:],
         "hidden": hidden,
         "batch_norm": batch_norm,
     }

@@ -195,9 +195,8 @@ class FanIn(Prior):
 
     def entry(self, like: Tensor) -> Any:
         """The law of one entry."""
-        if like.ndim < 2:
-            return self.base.entry(like)
-        return self.base.narrowed(math.prod(like.shape[1:]) ** -0.5).entry(like)
+        fan_in = math.prod(like.shape[1:])  # the product of nothing, 1, for a bias
+        return self.base.narrowed(fan_in**-0.5).entry(like)
 
 
 @dataclass(frozen=True)

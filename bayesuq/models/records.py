@@ -9,11 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import fields, is_dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.randomness import isolated
 
 PARTS: dict[str, type] = {
     f"priors.{kind.__name__}": kind
@@ -52,7 +54,9 @@ def model_record(model: BayesianNetwork) -> dict[str, Any]:
     recipe = getattr(model.net, "recipe", None)
     if not isinstance(recipe, networks.Recipe) or recipe.builder not in BUILDERS:
         raise NoRecordError(f"the network {type(model.net).__name__} was not built by bayesuq")
-    if repr(BUILDERS[recipe.builder](**recipe.arguments)) != repr(model.net):
+    with torch.device("meta"):  # without memory, and without drawing weights
+        unchanged = BUILDERS[recipe.builder](**recipe.arguments)
+    if _layout(unchanged) != _layout(model.net):
         raise NoRecordError("the network was changed after it was built")
     frozen = [name for name, parameter in model.net.named_parameters() if not parameter.requires_grad]
     prior = model.prior
@@ -67,13 +71,14 @@ def model_record(model: BayesianNetwork) -> dict[str, Any]:
 
 
 def build_model(record: Mapping[str, Any]) -> BayesianNetwork:
-    """The model that a record describes, freshly initialised.
+    """The model that a record describes, with the initial weights of a fixed seed.
 
     Raises:
         ValueError: A record of another form, or with a name that is not on the lists.
     """
     try:
-        net = BUILDERS[record["net"]["builder"]](**record["net"]["arguments"])
+        with isolated(0):
+            net = BUILDERS[record["net"]["builder"]](**record["net"]["arguments"])
         net = net.to({"float32": torch.float32, "float64": torch.float64}[record["dtype"]])
         frozen = set(record["net"]["frozen"])
         for name, parameter in net.named_parameters():
@@ -87,6 +92,11 @@ def build_model(record: Mapping[str, Any]) -> BayesianNetwork:
         raise ValueError(f"The file describes a model that this version of bayesuq cannot build: {error!r}.") from error
 
 
+def _layout(net: nn.Module) -> tuple[str, list[str]]:
+    """Its layers with their options, and the names of its parameters; one that is shared has one name."""
+    return repr(net), [name for name, _ in net.named_parameters()]
+
+
 def _part(value: Any) -> Any:
     """A prior or likelihood as {"part": name, field: value, ...}; plain values as they are."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -96,7 +106,7 @@ def _part(value: Any) -> Any:
         return {"part": name} | {item.name: _part(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, tuple):
         return [_part(item) for item in value]
-    if isinstance(value, Tensor):
+    if isinstance(value, Tensor | np.generic):
         return value.item()
     if value is None or isinstance(value, bool | int | float | str):
         return value

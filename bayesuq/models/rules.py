@@ -13,6 +13,11 @@ ALL = "all"
 LAST_LAYER = "last_layer"
 
 
+def trainable_parameters(net: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that are not frozen, by name; one that several layers share has its first name."""
+    return {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+
+
 def matching_names(net: nn.Module, rule: Rule) -> list[str]:
     """Names of the trainable parameters that a rule means, in the network's order.
 
@@ -26,7 +31,7 @@ def matching_names(net: nn.Module, rule: Rule) -> list[str]:
         TypeError: A rule of another kind.
         ValueError: A rule that matches no parameter.
     """
-    parameters = {name: parameter for name, parameter in net.named_parameters() if parameter.requires_grad}
+    parameters = trainable_parameters(net)
     if isinstance(rule, str):
         names = _by_name(net, parameters, rule)
     elif isinstance(rule, type) and issubclass(rule, nn.Module):

@@ -1,0 +1,249 @@
+"""The rules of who may import whom, and of what no module does, as functions over source text.
+
+Each takes a module's dotted name and its source, and gives one line for every violation.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+TOP = "top"  # the files directly in bayesuq/
+FACE = "face"  # the __init__ files, which hand on names and do nothing else
+EVERYTHING = "everything"
+
+# What a file may import from bayesuq, by the folder that it is in: whole folders, or files directly in bayesuq/.
+ALLOWED: dict[str, set[str]] = {
+    TOP: {TOP},
+    "models": {"models", "arrays", "predictive", "randomness"},
+    "inference": {
+        *("inference", "models", "posterior", "predictive", "data"),
+        *("arrays", "options", "randomness", "storage"),
+    },
+    "evaluation": {"evaluation", "arrays", "predictive", "randomness"},
+    EVERYTHING: {TOP, "models", "inference", "evaluation"},
+}
+ALSO_ALLOWED = {"bayesuq.evaluation.simulation": {"posterior"}}
+METHODS = {
+    *("map_estimate", "variational", "dropout", "ensemble", "laplace", "swag", "sgmcmc", "microcanonical", "ivon"),
+    *("hmc", "gp", "temperature", "confidence"),
+}
+STANDS_ON = {
+    "laplace": {"map_estimate"},
+    "ensemble": {"map_estimate"},
+    "dropout": {"map_estimate"},
+    "swag": {"map_estimate"},
+    "ivon": {"variational"},
+    "microcanonical": {"ensemble"},
+    "gp": {"hmc"},
+    "saved": METHODS,  # reads what any method wrote
+}
+PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
+NO = ast.Constant(False)
+NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}
+
+
+@dataclass(frozen=True)
+class Import:
+    """One imported thing: a module, or a name in it."""
+
+    module: str
+    name: str | None
+    line: int
+    for_types_only: bool
+    inside_function: str | None  # its name, dotted if the function is not at the top of the module
+
+
+def imports(source: str) -> list[Import]:
+    """Every import statement, wherever it stands."""
+    found: list[Import] = []
+
+    def visit(node: ast.AST, for_types: bool, scope: tuple[str, ...], function: str | None) -> None:
+        if isinstance(node, ast.Import):
+            found.extend(Import(alias.name, None, node.lineno, for_types, function) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            module = "." * node.level + (node.module or "")
+            found.extend(Import(module, alias.name, node.lineno, for_types, function) for alias in node.names)
+        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+            for child in node.body:
+                visit(child, True, scope, function)
+            for child in node.orelse:
+                visit(child, for_types, scope, function)
+        else:
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                scope = (*scope, node.name)
+                function = ".".join(scope)
+            elif isinstance(node, ast.ClassDef):
+                scope = (*scope, node.name)
+            for child in ast.iter_child_nodes(node):
+                visit(child, for_types, scope, function)
+
+    visit(ast.parse(source), False, (), None)
+    return found
+
+
+def layer(module: str, packages: set[str]) -> str:
+    """The folder that decides what a module may import."""
+    parts = module.split(".")
+    if module in packages:
+        return FACE
+    if parts[0] == "scripts" or module == "bayesuq.cli":
+        return EVERYTHING
+    return parts[1] if len(parts) > 2 else TOP
+
+
+def targets(imported: Import, sources: Mapping[str, str]) -> str:
+    """The module that an import reaches: `from package import module` reaches the module."""
+    inner = f"{imported.module}.{imported.name}"
+    return inner if imported.name is not None and inner in sources else imported.module
+
+
+def wrong_directions(module: str, source: str, sources: Mapping[str, str], packages: set[str]) -> list[str]:
+    """Imports of bayesuq's modules from a layer that may not import them."""
+    own = layer(module, packages)
+    found = []
+    for imported in imports(source):
+        target = targets(imported, sources)
+        parts = target.split(".")
+        if parts[0] == "scripts" or target == "bayesuq.cli":
+            found.append(f"{module}:{imported.line} imports {target}, which nothing imports")
+            continue
+        if parts[0] != "bayesuq" or (own == FACE and imported.for_types_only):
+            continue
+        allowed = ALLOWED.get(own, set()) | ALSO_ALLOWED.get(module, set())
+        reached = {layer(target, packages), parts[1] if len(parts) > 1 else ""}
+        if own == FACE or target == "bayesuq" or not reached & allowed:
+            found.append(f"{module}:{imported.line} imports {target}")
+    return found
+
+
+def methods_on_other_methods(module: str, source: str, sources: Mapping[str, str]) -> list[str]:
+    """Imports of an inference method by a file of inference that does not stand on it."""
+    package, _, name = module.rpartition(".")
+    if package != "bayesuq.inference":
+        return []
+    found = []
+    for imported in imports(source):
+        package, _, method = targets(imported, sources).rpartition(".")
+        if package == "bayesuq.inference" and method in METHODS - STANDS_ON.get(name, set()) - {name}:
+            found.append(f"{module}:{imported.line} stands on {method}")
+    return found
+
+
+def names_from_elsewhere(module: str, source: str, sources: Mapping[str, str], packages: set[str]) -> list[str]:
+    """Names that are imported from another file than the one that defines them, and relative or starred imports."""
+    found = []
+    for imported in imports(source):
+        where = f"{module}:{imported.line}"
+        if imported.module.startswith(".") or imported.name == "*":
+            found.append(f"{where} imports by {'dots' if imported.module.startswith('.') else 'star'}")
+            continue
+        if imported.name is None or imported.module.split(".")[0] != "bayesuq" or module in packages:
+            continue
+        if targets(imported, sources) != imported.module:
+            continue
+        if imported.module in packages:
+            found.append(f"{where} imports {imported.name} from the face {imported.module}")
+        elif imported.module in sources and imported.name not in defined(sources[imported.module]):
+            found.append(f"{where} imports {imported.name} from {imported.module}, which does not define it")
+    return found
+
+
+def defined(source: str) -> set[str]:
+    """Names that a module binds at its top level other than by importing them."""
+    names: set[str] = set()
+    for node in ast.parse(source).body:
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif not isinstance(node, ast.Import | ast.ImportFrom):
+            bound = (inner for inner in ast.walk(node) if isinstance(inner, ast.Name))
+            names |= {inner.id for inner in bound if isinstance(inner.ctx, ast.Store)}
+    return names
+
+
+def imports_inside_functions(module: str, source: str) -> list[str]:
+    """Imports in a function's body, and modules loaded by name, other than by a module's lazy `__getattr__`."""
+    found = [
+        f"{module}:{imported.line} imports {imported.module} inside {imported.inside_function}"
+        for imported in imports(source)
+        if imported.inside_function not in (None, "__getattr__")
+    ]
+    tree = ast.parse(source)
+    lazy = {
+        id(inner)
+        for node in tree.body
+        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+        for inner in ast.walk(node)
+    }
+    found += [
+        f"{module}:{call.lineno} loads a module by name"
+        for call in _calls(tree)
+        if _called(call) in ("import_module", "importlib.import_module", "__import__") and id(call) not in lazy
+    ]
+    return found
+
+
+def forbidden_statements(module: str, source: str) -> list[str]:
+    """Bare asserts, printing, unpickling in any guise, running text, and matplotlib outside of plots."""
+    tree = ast.parse(source)
+    found = [f"{module}:{node.lineno} asserts" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    for imported in imports(source):
+        root = imported.module.split(".")[0]
+        if root in PICKLES:
+            found.append(f"{module}:{imported.line} imports {root}")
+        if root == "matplotlib" and module != "bayesuq.evaluation.plots":
+            found.append(f"{module}:{imported.line} imports matplotlib")
+    for call in _calls(tree):
+        name, options = _called(call), {option.arg: option.value for option in call.keywords}
+        if name == "print" and module != "bayesuq.cli":
+            found.append(f"{module}:{call.lineno} prints")
+        if name in ("eval", "exec", "os.system") or name.endswith("get_param_store().load"):
+            found.append(f"{module}:{call.lineno} calls {name}")
+        if name == "torch.load" and not _is_constant(options.get("weights_only"), True):
+            found.append(f"{module}:{call.lineno} calls torch.load without weights_only=True")
+        if name in ("np.load", "numpy.load") and not _is_constant(options.get("allow_pickle", NO), False):
+            found.append(f"{module}:{call.lineno} calls {name} with pickles allowed")
+    return found
+
+
+def nameless_files(modules: set[str]) -> list[str]:
+    """Modules whose name says nothing of what is in them."""
+    return sorted(module for module in modules if NAMELESS & set(module.split(".")))
+
+
+def circle(sources: Mapping[str, str]) -> list[str]:
+    """The modules that import each other in a circle, and those that stand on them."""
+    reached = {
+        module: {targets(found, sources) for found in imports(source) if not found.for_types_only} & set(sources)
+        for module, source in sources.items()
+    }
+    while True:
+        ends = [module for module, others in reached.items() if not others]
+        if not ends:
+            return sorted(reached)
+        reached = {module: others - set(ends) for module, others in reached.items() if module not in ends}
+
+
+def read(folder: Path) -> tuple[dict[str, str], set[str]]:
+    """The source of each module below a folder by dotted name, and which of them are packages."""
+    sources: dict[str, str] = {}
+    packages: set[str] = set()
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(folder.parent).with_suffix("").parts
+        module = ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+        sources[module] = path.read_text()
+        if parts[-1] == "__init__":
+            packages.add(module)
+    return sources, packages
+
+
+def _calls(tree: ast.AST) -> Iterator[ast.Call]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
+
+
+def _called(call: ast.Call) -> str:
+    return ast.unparse(call.func)
+
+
+def _is_constant(node: ast.expr | None, value: object) -> bool:
+    return isinstance(node, ast.Constant) and node.value is value

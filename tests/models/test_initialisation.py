@@ -1,0 +1,134 @@
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.initialisation import reinitialised
+from bayesuq.randomness import isolated
+
+
+class Attention(nn.Module):
+    """Attention sets the bias of a linear layer of its own to zero, after that layer's own initialisation."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention = nn.MultiheadAttention(4, 2, batch_first=True)
+        self.norm = nn.LayerNorm(4)
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.norm(self.attention(x, x, x, need_weights=False)[0].mean(dim=1)))
+
+
+class Bare(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 3)
+        self.gain = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * self.first(x)
+
+
+class Own(Bare):
+    def reset_parameters(self) -> None:
+        nn.init.normal_(self.gain, 5.0)
+
+
+class Shared(nn.Module):
+    """One layer in two places."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        layer = nn.Linear(3, 3)
+        self.body = nn.Sequential(layer, nn.Tanh(), layer)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x)
+
+
+def state(net: nn.Module) -> dict[str, Tensor]:
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
+def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
+    torch.testing.assert_close(one, other, rtol=0.0, atol=0.0)
+
+
+BUILDERS = {
+    "mlp": lambda: networks.mlp(5, (7, 6), 3, 0.1, batch_norm=True),
+    "convnet": lambda: networks.convnet(1, 3, channels=(2, 3), hidden=4, batch_norm=True),
+    "attention": Attention,
+    "recurrent": lambda: nn.GRU(3, 4),
+    "embedding": lambda: nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)),
+    "shared layer": Shared,
+}
+
+
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_fresh_weights_are_those_of_building_the_network_under_the_seed(build: Callable[[], nn.Module]) -> None:
+    net = build()
+    for parameter in net.parameters():
+        nn.init.constant_(parameter, 9.0)
+    for seed in (0, 11):
+        with isolated(seed):
+            built = build()
+        assert_same(state(reinitialised(net, seed)), state(built))
+
+
+def test_the_seed_decides_and_the_global_state_stays() -> None:
+    net = networks.mlp(3, (4,), 2)
+    before, found = state(net), torch.get_rng_state()
+    first, again, other = (reinitialised(net, seed) for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), found)
+    assert_same(state(first), state(again))
+    assert all(not torch.equal(value, state(other)[name]) for name, value in state(first).items())
+    assert_same(state(net), before)
+
+
+def test_weights_fill_the_range_of_torchs_own_initialisation() -> None:
+    layer = reinitialised(nn.Linear(100, 200), 0)
+    bound = 0.1  # 1 / sqrt(inputs), for weights and biases
+    for values in (layer.weight.detach().flatten(), layer.bias.detach()):
+        assert values.abs().max() <= bound
+        # The variance of n uniform draws on (-b, b) is b^2 / 3, with relative standard error sqrt(0.8 / n).
+        assert abs(float(values.var()) / (bound**2 / 3) - 1) < 4.5 * (0.8 / len(values)) ** 0.5
+
+
+def test_frozen_layers_stay_as_they_are_with_their_statistics() -> None:
+    net = networks.mlp(3, (4, 4), 2, batch_norm=True)
+    net(torch.randn(30, 3))
+    for layer in (net[1], net[2]):
+        layer.requires_grad_(False)
+    net[4].bias.requires_grad_(False)
+    before, after = state(net), state(reinitialised(net, 3))
+    kept = {"1.weight", "1.bias", "4.bias", *(name for name in before if name.startswith("2."))}
+    assert_same({name: after[name] for name in kept}, {name: before[name] for name in kept})
+    for name in ("4.weight", "7.weight", "7.bias"):
+        assert not torch.equal(after[name], before[name])
+    assert (after["5.running_mean"] == 0).all()  # the statistics of the old weights
+
+
+def test_a_frozen_feature_extractor_gives_every_member_the_same_features() -> None:
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+    net[0].requires_grad_(False)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    x, fresh = torch.randn(5, 3), model.reinitialise(1)
+    torch.testing.assert_close(fresh.net[:2](x), net[:2](x))
+    torch.testing.assert_close(model.forward(fresh.initial(), x), fresh.net(x).detach())
+
+
+def test_parameters_that_nothing_resets_are_named_with_the_remedy() -> None:
+    with pytest.raises(ValueError, match=r"no layer resets 0\.gain\. Define `reset_parameters\(self\)`"):
+        reinitialised(nn.Sequential(Bare()), 0)
+
+
+def test_a_module_may_reset_its_own_parameters_or_freeze_them() -> None:
+    fresh = reinitialised(Own(), 0)
+    assert not torch.equal(fresh.gain, torch.ones(3))
+    frozen = Bare()
+    frozen.gain.requires_grad_(False)
+    assert torch.equal(reinitialised(frozen, 0).gain, torch.ones(3))

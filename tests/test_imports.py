@@ -1,0 +1,258 @@
+"""The house of DESIGN.md: who imports whom, what no module does, and faces that load nothing until they are asked."""
+
+import subprocess
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+
+import pytest
+
+import bayesuq
+from tests import import_rules as rules
+
+SOURCES, PACKAGES = rules.read(Path(bayesuq.__file__).parent)
+FACES = ["bayesuq", "bayesuq.models", "bayesuq.inference", "bayesuq.evaluation"]
+
+
+def everywhere(rule: Callable[..., list[str]], *context: object) -> list[str]:
+    """The violations of a rule in the whole package."""
+    return [line for module, source in SOURCES.items() for line in rule(module, source, *context)]
+
+
+def test_the_rules_see_the_whole_package() -> None:
+    assert set(FACES) == PACKAGES
+    assert {"bayesuq.data", "bayesuq.models.bnn", "bayesuq.inference.weights", "bayesuq.evaluation.plots"} <= set(
+        SOURCES
+    )
+
+
+def test_imports_go_down_the_flow_only() -> None:
+    assert everywhere(rules.wrong_directions, SOURCES, PACKAGES) == []
+
+
+def test_a_method_stands_on_the_method_of_its_theory_only() -> None:
+    assert everywhere(rules.methods_on_other_methods, SOURCES) == []
+
+
+def test_names_are_imported_from_the_file_that_defines_them() -> None:
+    assert everywhere(rules.names_from_elsewhere, SOURCES, PACKAGES) == []
+
+
+def test_nothing_is_imported_inside_a_function() -> None:
+    assert everywhere(rules.imports_inside_functions) == []
+
+
+def test_no_module_asserts_prints_or_unpickles() -> None:
+    assert everywhere(rules.forbidden_statements) == []
+
+
+def test_no_circle_and_no_nameless_file() -> None:
+    assert rules.circle(SOURCES) == []
+    assert rules.nameless_files(set(SOURCES)) == []
+
+
+# A small house, in which each rule is broken in turn: a rule that cannot fail would show nothing.
+HOUSE = {
+    "bayesuq": "",
+    "bayesuq.arrays": "import math as m\nLIMIT: int = 3\nWide = tuple\ndef check(): ...\nclass Array: ...\n",
+    "bayesuq.predictive": "from bayesuq.arrays import check",
+    "bayesuq.posterior": "",
+    "bayesuq.data": "",
+    "bayesuq.datasets": "",
+    "bayesuq.cli": "",
+    "bayesuq.models": "",
+    "bayesuq.models.bnn": "class BayesianNetwork: ...",
+    "bayesuq.models.priors": "",
+    "bayesuq.inference": "",
+    "bayesuq.inference.weights": "",
+    **{f"bayesuq.inference.{method}": "" for method in rules.METHODS | {"saved"}},
+    "bayesuq.evaluation": "",
+    "bayesuq.evaluation.scores": "",
+    "bayesuq.evaluation.simulation": "",
+}
+HOUSE_PACKAGES = {"bayesuq", "bayesuq.models", "bayesuq.inference", "bayesuq.evaluation"}
+GUARD = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "allowed"),
+    [
+        ("bayesuq.predictive", "from bayesuq.arrays import check", True),
+        ("bayesuq.predictive", "import bayesuq.models.bnn", False),
+        ("bayesuq.data", "from bayesuq.inference import weights", False),
+        ("bayesuq.data", "from bayesuq.evaluation.scores import crps", False),
+        ("bayesuq.models.bnn", "from bayesuq.models import priors", True),
+        ("bayesuq.models.bnn", "from bayesuq.predictive import Predictive", True),
+        ("bayesuq.models.bnn", "from bayesuq.data import Dataset", False),
+        ("bayesuq.models.bnn", "from bayesuq.inference import weights", False),
+        ("bayesuq.models.bnn", "import bayesuq.evaluation.scores as scores", False),
+        ("bayesuq.models.bnn", GUARD + "from bayesuq.inference.weights import Layout", False),
+        ("bayesuq.models.bnn", "def f():\n    from bayesuq.inference import weights", False),
+        ("bayesuq.inference.weights", "from bayesuq.models.bnn import BayesianNetwork", True),
+        ("bayesuq.inference.weights", "from bayesuq.posterior import Posterior", True),
+        ("bayesuq.inference.weights", "from bayesuq.evaluation.scores import crps", False),
+        ("bayesuq.inference.weights", "from bayesuq.evaluation import scores", False),
+        ("bayesuq.inference.weights", "from bayesuq.datasets import load", False),
+        ("bayesuq.inference.weights", "import bayesuq", False),
+        ("bayesuq.evaluation.scores", "from bayesuq.predictive import Predictive", True),
+        ("bayesuq.evaluation.scores", "from bayesuq.models.bnn import BayesianNetwork", False),
+        ("bayesuq.evaluation.scores", "from bayesuq.inference import weights", False),
+        ("bayesuq.evaluation.scores", "from bayesuq.posterior import Posterior", False),
+        ("bayesuq.evaluation.simulation", "from bayesuq.posterior import Posterior", True),
+        ("bayesuq.models", GUARD + "from bayesuq.models.bnn import BayesianNetwork", True),
+        ("bayesuq.models", "from bayesuq.models.bnn import BayesianNetwork", False),
+        ("bayesuq", GUARD + "from bayesuq import models", True),
+        ("bayesuq", "from bayesuq import models", False),
+        ("bayesuq.cli", "from bayesuq.inference import hmc\nfrom bayesuq.evaluation import scores", True),
+        ("scripts.compare", "from bayesuq.models import priors", True),
+        ("bayesuq.data", "from bayesuq.cli import main", False),
+        ("bayesuq.cli", "from scripts.compare import main", False),
+    ],
+)
+def test_the_rule_of_direction_can_fail(module: str, source: str, allowed: bool) -> None:
+    assert (rules.wrong_directions(module, source, HOUSE, HOUSE_PACKAGES) == []) == allowed
+
+
+@pytest.mark.parametrize(
+    ("method", "source", "allowed"),
+    [
+        ("laplace", "from bayesuq.inference import map_estimate", True),
+        ("laplace", "import bayesuq.inference.map_estimate as map_estimate", True),
+        ("laplace", "from bayesuq.inference.variational import fit", False),
+        ("ensemble", "from bayesuq.inference.map_estimate import fit", True),
+        ("ensemble", "from bayesuq.inference import swag", False),
+        ("ivon", "from bayesuq.inference.variational import fit", True),
+        ("variational", "from bayesuq.inference.ivon import fit", False),
+        ("microcanonical", "from bayesuq.inference import ensemble", True),
+        ("microcanonical", "from bayesuq.inference import map_estimate", False),
+        ("gp", "from bayesuq.inference import hmc", True),
+        ("hmc", "from bayesuq.inference import gp", False),
+        ("temperature", "from bayesuq.inference.ensemble import fit", False),
+        ("swag", "from bayesuq.inference import weights", True),
+        ("weights", "from bayesuq.inference import hmc", False),
+        ("saved", "from bayesuq.inference.hmc import Posterior", True),
+    ],
+)
+def test_the_rule_of_methods_can_fail(method: str, source: str, allowed: bool) -> None:
+    assert (rules.methods_on_other_methods(f"bayesuq.inference.{method}", source, HOUSE) == []) == allowed
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [
+        ("from bayesuq.arrays import check, Array, LIMIT, Wide", True),
+        ("from bayesuq.models import bnn", True),
+        ("import bayesuq.models.bnn", True),
+        ("from torch import Tensor", True),
+        ("from bayesuq import BayesianNetwork", False),
+        ("from bayesuq.models import BayesianNetwork", False),
+        ("from bayesuq.predictive import check", False),  # which only imports it
+        ("from bayesuq.arrays import m", False),
+        ("from bayesuq.arrays import nothing", False),
+        ("from .arrays import check", False),
+        ("from bayesuq.arrays import *", False),
+    ],
+)
+def test_the_rule_of_definitions_can_fail(source: str, allowed: bool) -> None:
+    assert (rules.names_from_elsewhere("bayesuq.data", source, HOUSE, HOUSE_PACKAGES) == []) == allowed
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [
+        ("import torch", True),
+        ("def __getattr__(name):\n    import torch\n    return import_module(name)", True),
+        ("def f():\n    import torch", False),
+        ("def f():\n    def g():\n        from torch import nn", False),
+        ("async def f():\n    import torch", False),
+        ("class A:\n    def __getattr__(self, name):\n        import torch", False),
+        ("def f():\n    if True:\n        import torch", False),
+        ("def f(name):\n    return import_module(name)", False),
+        ("f = importlib.import_module('torch')", False),
+        ("f = __import__('torch')", False),
+    ],
+)
+def test_the_rule_of_functions_can_fail(source: str, allowed: bool) -> None:
+    assert (rules.imports_inside_functions("bayesuq.data", source) == []) == allowed
+
+
+@pytest.mark.parametrize(
+    ("module", "source", "allowed"),
+    [
+        ("bayesuq.data", "x = 1\n'assert x; print(x)'", True),
+        ("bayesuq.data", "assert True", False),
+        ("bayesuq.data", "def f():\n    assert True, 'so'", False),
+        ("bayesuq.data", "print('x')", False),
+        ("bayesuq.cli", "print('x')", True),
+        ("bayesuq.data", "import pickle", False),
+        ("bayesuq.data", "from dill import loads", False),
+        ("bayesuq.data", "import joblib.numpy_pickle", False),
+        ("bayesuq.data", "torch.load(path)", False),
+        ("bayesuq.data", "torch.load(path, weights_only=False)", False),
+        ("bayesuq.data", "torch.load(path, weights_only=flag)", False),
+        ("bayesuq.data", "torch.load(path, weights_only=True)", True),
+        ("bayesuq.data", "np.load(path)", True),
+        ("bayesuq.data", "np.load(path, allow_pickle=True)", False),
+        ("bayesuq.data", "pyro.get_param_store().load(path)", False),
+        ("bayesuq.data", "eval(text)", False),
+        ("bayesuq.data", "import matplotlib.pyplot as plt", False),
+        ("bayesuq.evaluation.scores", "from matplotlib import pyplot", False),
+        ("bayesuq.evaluation.plots", "from matplotlib import pyplot", True),
+    ],
+)
+def test_the_rule_of_statements_can_fail(module: str, source: str, allowed: bool) -> None:
+    assert (rules.forbidden_statements(module, source) == []) == allowed
+
+
+def test_the_rules_of_circles_and_names_can_fail() -> None:
+    house = {"a": "import b", "b": "from c import f", "c": "import torch", "d": "import a"}
+    assert rules.circle(house) == []
+    assert rules.circle(house | {"c": "import a"}) == ["a", "b", "c", "d"]
+    assert rules.circle(house | {"c": GUARD + "import a"}) == []
+    assert rules.nameless_files({"bayesuq.arrays", "bayesuq.utils", "bayesuq.helpers.x"}) == [
+        "bayesuq.helpers.x",
+        "bayesuq.utils",
+    ]
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_every_public_name_resolves_and_no_other(face: str) -> None:
+    package = import_module(face)
+    for name in package.__all__:
+        assert getattr(package, name) is not None
+    assert set(package.__all__) <= set(dir(package))
+    assert package.__all__ == sorted(package.__all__)
+    with pytest.raises(AttributeError, match=f"module '{face}' has no attribute 'no_such_name'"):
+        _ = package.no_such_name
+
+
+@pytest.mark.parametrize("face", FACES[1:])
+def test_every_module_that_a_face_names_is_the_module(face: str) -> None:
+    package = import_module(face)
+    for name in package.__all__:
+        if f"{face}.{name}" in SOURCES:
+            assert getattr(package, name) is import_module(f"{face}.{name}")
+
+
+@pytest.mark.parametrize("face", FACES)
+def test_importing_a_face_loads_neither_torch_nor_pyro_nor_matplotlib(face: str) -> None:
+    code = (
+        f"import sys, {face}\n"
+        "loaded = {'torch', 'pyro', 'gpytorch', 'matplotlib', 'arviz', 'sklearn'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+@pytest.mark.slow
+def test_using_models_and_inference_loads_no_plotting() -> None:
+    code = (
+        "import sys, bayesuq as bq\n"
+        "bq.models.BayesianNetwork, bq.inference.variational.fit, bq.evaluation.scores\n"
+        "loaded = {'matplotlib', 'arviz'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
