@@ -190,6 +190,14 @@ def check_count(value: int, name: str, *, minimum: int = 1) -> int:
     return int(value)
 
 
+def check_device(device: torch.device | str) -> torch.device:
+    """The device, or a ValueError where this machine does not have it: nothing ever falls back to the CPU silently."""
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise ValueError(f"`device` {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+
+
 def _real(value: float, name: str) -> float:
     if isinstance(value, bool | str) or not isinstance(value, int | float | np.integer | np.floating):
         raise TypeError(f"`{name}` must be a number; got {value!r} of type {type(value).__name__}.")

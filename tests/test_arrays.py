@@ -13,6 +13,7 @@ from bayesuq.arrays import (
     as_labels,
     as_targets,
     check_count,
+    check_device,
     check_finite,
     check_finite_number,
     check_fraction,
@@ -213,3 +214,9 @@ def test_counts_are_whole_numbers_from_a_minimum():
     for value in (1.0, "1", None, True, np.bool_(True), np.float64(2)):
         with pytest.raises(TypeError, match=r"`num_samples` must be a whole number; got .* of type"):
             check_count(value, "num_samples")
+
+
+@pytest.mark.parametrize("device", ["cuda:77", "nowhere"])
+def test_a_device_that_is_not_there_is_refused_and_never_replaced(device: str) -> None:
+    with pytest.raises(ValueError, match=f"`device` '{device}' cannot be used here"):
+        check_device(device)

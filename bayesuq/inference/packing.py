@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, nn
 
+from bayesuq.arrays import check_device
 from bayesuq.inference.history import History
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.records import NoRecordError, build_model, model_record
@@ -25,7 +26,12 @@ PosteriorT = TypeVar("PosteriorT", bound=Posterior)
 
 
 def move(posterior: PosteriorT, device: torch.device | str) -> PosteriorT:
-    """The same posterior on another device."""
+    """The same posterior on another device.
+
+    Raises:
+        ValueError: A device that this machine does not have.
+    """
+    device = check_device(device)
     return type(posterior)(**{item.name: _moved(getattr(posterior, item.name), device) for item in fields(posterior)})  # type: ignore[arg-type]
 
 
@@ -39,7 +45,8 @@ def save(posterior: Posterior, path: str | PathLike[str]) -> None:
         warnings.warn(f"{reason}; pass the same model to `bayesuq.load(path, model=...)`.", UserWarning, stacklevel=3)
     body, tensors = pack(posterior)
     state = {f"model.{name}": value for name, value in model.net.state_dict().items()}
-    write(path, {"format": FORMAT, "model": record, "posterior": body}, {**state, **tensors})
+    header = {"format": FORMAT, "model": record, "sites": _sites(model), "posterior": body}
+    write(path, header, {**state, **tensors})
 
 
 def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -106,13 +113,14 @@ def unpack(
 
 
 def restore_model(
-    record: Mapping[str, Any] | None, tensors: Mapping[str, Tensor], model: BayesianNetwork | None
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: BayesianNetwork | None
 ) -> BayesianNetwork:
     """The model of a file: rebuilt from its record, or the user's own, with the file's weights and buffers.
 
     Raises:
         ValueError: No record and no model; or names, shapes or dtypes that differ from the file's.
     """
+    record = header["model"]
     if model is None and record is None:
         raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
     built = build_model(record) if model is None and record is not None else model
@@ -122,7 +130,20 @@ def restore_model(
     _check_same(built.net, state)
     net = BayesianNetwork(built.net, built.prior, built.likelihood, random=built.random).net
     net.load_state_dict(state)
-    return BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
+    restored = BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
+    if _sites(restored) != header["sites"]:  # the flat vectors would be read wrongly
+        raise ValueError(
+            f"The model is not the file's: which sites are random or learned differs. It has {_sites(restored)}, the "
+            f"file has {header['sites']}."
+        )
+    return restored
+
+
+def _sites(model: BayesianNetwork) -> list[list[Any]]:
+    """Kind, name and shape of each site, in the order in which the flat vectors hold them."""
+    shapes = {name: list(value.shape) for name, value in model.initial().items()}
+    random = [["random", name, shapes[name]] for name in model.laws]
+    return random + [["learned", name, shapes[name]] for name in model.points]
 
 
 def _check_same(net: nn.Module, state: Mapping[str, Tensor]) -> None:

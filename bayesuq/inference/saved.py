@@ -1,6 +1,6 @@
 """Reading saved posteriors."""
 
-from os import PathLike
+from os import PathLike, fspath
 
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
@@ -28,13 +28,19 @@ def load(path: str | PathLike[str], model: BayesianNetwork | None = None) -> Pos
 
     Raises:
         FileNotFoundError: No such file.
+        TypeError: A model of another type.
         ValueError: A truncated or foreign file, one of a newer format, a model missing or different from the file's.
 
     Example:
         >>> posterior.save("digits.safetensors")                         # doctest: +SKIP
         >>> bq.load("digits.safetensors").predict(x, num_samples=100)    # doctest: +SKIP
     """
+    if model is not None and not isinstance(model, BayesianNetwork):
+        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
     header, tensors = read(path)
     if header.get("format") != FORMAT:
         raise ValueError(f"The file has format {header.get('format')!r}; this version of bayesuq reads {FORMAT}.")
-    return unpack(header["posterior"], tensors, restore_model(header["model"], tensors, model), CLASSES)
+    try:
+        return unpack(header["posterior"], tensors, restore_model(header, tensors, model), CLASSES)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error

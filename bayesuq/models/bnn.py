@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesuq.arrays import check_device
 from bayesuq.models.initialisation import reinitialised
 from bayesuq.models.likelihoods import Likelihood
 from bayesuq.models.priors import Prior
@@ -206,10 +207,15 @@ class BayesianNetwork:
             return pyro.sample("y", law, obs=None if y is None else likelihood.align(f, y))
 
     def to(self, device: torch.device | str) -> "BayesianNetwork":
-        """The same model on another device."""
-        if torch.device(device) == self.device:
+        """The same model on another device.
+
+        Raises:
+            ValueError: A device that this machine does not have.
+        """
+        target = check_device(device)
+        if target == self.device:
             return self
-        net = copy.deepcopy(self.net).to(device)
+        net = copy.deepcopy(self.net).to(target)
         return BayesianNetwork(net, self.prior, self.likelihood, random=self.random)
 
     def reinitialise(self, seed: int) -> "BayesianNetwork":

@@ -1,4 +1,3 @@
-import ast
 import subprocess
 import sys
 from pathlib import Path
@@ -8,27 +7,6 @@ import pytest
 import bayesuq.evaluation
 
 FOLDER = Path(bayesuq.evaluation.__file__).parent
-MAY_IMPORT = ("bayesuq.predictive", "bayesuq.arrays", "bayesuq.randomness", "bayesuq.evaluation")
-
-
-def imported(path: Path) -> set[str]:
-    """Every module named in an import statement of the file."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0
-            names.add(node.module or "")
-    return names
-
-
-@pytest.mark.parametrize("path", sorted(FOLDER.glob("*.py")), ids=lambda path: path.name)
-def test_a_measure_needs_the_predictive_and_nothing_of_how_it_came_about(path: Path) -> None:
-    own = {name for name in imported(path) if name.split(".")[0] == "bayesuq"}
-    assert all(name.startswith(MAY_IMPORT) for name in own), own
-    drawing = {name for name in imported(path) if name.split(".")[0] == "matplotlib"}
-    assert not drawing or path.name == "plots.py"
 
 
 def test_every_module_is_handed_on() -> None:

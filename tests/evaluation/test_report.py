@@ -7,7 +7,7 @@ import torch
 
 from bayesuq.evaluation.calibration import expected_calibration_error, interval_coverage
 from bayesuq.evaluation.detection import auroc
-from bayesuq.evaluation.report import Measure, Report, evaluate
+from bayesuq.evaluation.report import Measure, Report, evaluate, evaluate_detection, side_by_side
 from bayesuq.evaluation.scores import accuracy, brier_score, crps, negative_log_likelihood, root_mean_squared_error
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
@@ -201,3 +201,28 @@ class TestReport:
             here, there = evaluate(predictive, y), evaluate(predictive.to("cuda"), y)
             for one, other in zip(here.measures, there.measures, strict=True):
                 assert other.value == pytest.approx(one.value)
+
+
+def test_detection_measures_are_those_of_the_functions_they_are_named_after() -> None:
+    scores, positives = torch.tensor([0.1, 0.4, 0.35, 0.8]), [False, False, True, True]
+    measures = {measure.name: measure for measure in evaluate_detection(scores, positives, name="entropy")}
+    assert measures["entropy_auroc"].value == 0.75  # three of four pairs are in order
+    assert measures["entropy_average_precision"].value == pytest.approx(0.5 * 1 + 0.5 * 2 / 3)
+    assert measures["entropy_false_positive_rate"].value == 0.5
+    assert measures["entropy_auroc"].remark == "2 of 4 positive"
+
+
+def test_reports_stand_side_by_side_with_a_blank_for_a_measure_that_one_lacks() -> None:
+    one = Report((Measure("accuracy", 0.5, 0.1, "fraction"),), num_points=3, num_samples=1)
+    two = one.extended([Measure("nines_auroc", 0.25, None, "fraction")])
+    assert one.measures == two.measures[:1]
+    lines = side_by_side({"MAP": one, "ensemble": two}).splitlines()
+    assert [line.split() for line in lines] == [
+        ["MAP", "ensemble"],
+        ["draws", "1", "1"],
+        ["accuracy", "0.50", "±", "0.10", "0.50", "±", "0.10", "fraction"],
+        ["nines_auroc", "0.25", "fraction"],
+    ]
+    assert lines[3].index("0.25") == lines[0].index("ensemble")
+    with pytest.raises(ValueError, match="nothing to show"):
+        side_by_side({})
