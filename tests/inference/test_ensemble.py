@@ -1,0 +1,259 @@
+"""Ensembles are mixtures, never averages; their members start, and see the data, each in its own way."""
+
+import dataclasses
+import math
+from functools import partial
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bayesuq.data import Dataset
+from bayesuq.inference import dropout, ensemble, map_estimate, variational
+from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.predictive import GaussianPredictive
+from tests.inference.examples import SHORT_FIT, built, labelled, measured, noise
+
+ORIGIN = torch.zeros(1, 1)
+OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 1e-2, "seed": 0}
+SHORT = pytest.mark.filterwarnings(*SHORT_FIT)
+
+
+def bias_model(num_outputs: int = 1, likelihood=None) -> BayesianNetwork:
+    """f = w x + b, so that f = b at 0."""
+    net = nn.Linear(1, num_outputs)
+    return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1) if likelihood is None else likelihood)
+
+
+def members_at(model: BayesianNetwork, values: list[list[float]], **fields: Tensor) -> EnsemblePosterior:
+    """Members of w = 0 and the biases given."""
+    fitted = ensemble.fit(model, Dataset(ORIGIN, torch.zeros(1)), num_members=len(values), num_epochs=1, seed=0)
+    slopes = [0.0] * len(values[0])
+    members = [
+        dataclasses.replace(member, values=torch.tensor(slopes + biases), **fields)
+        for member, biases in zip(fitted.members, values, strict=True)
+    ]
+    return EnsemblePosterior.of(members)
+
+
+# The mixture
+
+
+def test_two_members_a_distance_apart_have_the_mixtures_spread_and_density():
+    predictive = members_at(bias_model(), [[-1.0], [1.0]]).predict(ORIGIN)
+    assert float(predictive.mean) == pytest.approx(0)
+    assert float(predictive.total.sqrt()) == pytest.approx(1.005, abs=1e-4)  # not the averaged 0.1
+    assert float(predictive.aleatoric) == pytest.approx(0.01)
+    assert float(predictive.epistemic) == pytest.approx(1.0)
+    exact = math.log(0.5 * math.exp(-0.5 * 20**2) + 0.5) - math.log(0.1) - 0.5 * math.log(2 * math.pi)
+    assert float(predictive.log_prob([1.0])) == pytest.approx(exact, rel=1e-6)  # not the averaged -48.6
+    assert float(predictive.log_prob([0.0])) == pytest.approx(
+        -50 - math.log(0.1) - 0.5 * math.log(2 * math.pi), rel=1e-6
+    )
+
+
+def test_members_with_noise_of_their_own_are_not_weighted_by_it():
+    model = bias_model(2, likelihoods.HeteroscedasticNormal())
+    predictive = members_at(model, [[0.0, math.log(0.1**2)], [10.0, 0.0]]).predict(ORIGIN)
+    assert float(predictive.mean) == pytest.approx(5.0)
+    assert float(predictive.total.sqrt()) == pytest.approx(math.sqrt(25 + 0.505), rel=1e-6)
+
+
+def test_sure_members_that_disagree_are_uncertain_together():
+    model = bias_model(2, likelihoods.Categorical())
+    predictive = members_at(model, [[50.0, 0.0], [0.0, 50.0]]).predict(ORIGIN)
+    torch.testing.assert_close(predictive.mean, torch.full((1, 2), 0.5, dtype=torch.float64))
+    assert float(predictive.total) == pytest.approx(math.log(2))
+    assert float(predictive.epistemic) == pytest.approx(math.log(2))
+    assert float(predictive.aleatoric) == pytest.approx(0, abs=1e-12)
+
+
+@SHORT
+def test_a_mixture_of_gaussian_posteriors_adds_the_variance_within_and_between():
+    fitted = ensemble.fit(bias_model(), measured(num_features=1), num_members=2, member_fit=variational.fit, **OPTIONS)
+    members = [
+        dataclasses.replace(member, loc=torch.tensor([0.0, bias]), log_scale=torch.tensor([-20.0, math.log(0.5)]))
+        for member, bias in zip(fitted.members, (-1.0, 1.0), strict=True)
+    ]
+    predictive = EnsemblePosterior.of(members).predict(ORIGIN, num_samples=8000, seed=0)
+    assert predictive.num_samples == 8000
+    # Equal halves N(-1, 1/4) and N(1, 1/4) have mean 0, variance 5/4 and fourth moment 1 + 6/4 + 3/16.
+    assert abs(float(predictive.mean)) < 4.5 * (0.25 / 8000) ** 0.5
+    assert abs(float(predictive.epistemic) - 1.25) < 4.5 * ((43 / 16 - 1.25**2) / 8000) ** 0.5
+
+
+# Which members take part
+
+
+@pytest.mark.parametrize(
+    ("num_samples", "expected"),
+    [
+        (1, [2]),
+        (2, [1, 3]),
+        (3, [0, 2, 4]),
+        (4, [0, 1, 3, 4]),
+        (5, [0, 1, 2, 3, 4]),
+        (9, [0, 1, 2, 3, 4]),
+        (None, range(5)),
+    ],
+)
+def test_fewer_draws_than_members_take_an_even_thinning(num_samples, expected):
+    posterior = members_at(bias_model(), [[float(number)] for number in range(5)])
+    predictive = posterior.predict(ORIGIN, num_samples=num_samples, seed=3)
+    assert predictive.component_means.flatten().tolist() == list(expected)
+    assert posterior.sample_weights(num_samples, seed=3)["bias"].flatten().tolist() == list(expected)
+
+
+@SHORT
+@pytest.mark.parametrize(("num_samples", "shares"), [(1, [0, 1]), (2, [1, 1]), (7, [4, 3]), (None, [100, 100])])
+def test_draws_are_shared_out_to_within_one(num_samples, shares):
+    fitted = ensemble.fit(bias_model(), measured(num_features=1), num_members=2, member_fit=variational.fit, **OPTIONS)
+    members = [
+        dataclasses.replace(member, loc=torch.tensor([0.0, bias]), log_scale=torch.full((2,), -9.0))
+        for member, bias in zip(fitted.members, (-1.0, 1.0), strict=True)
+    ]
+    draws = EnsemblePosterior.of(members).predict(ORIGIN, num_samples=num_samples, seed=0).component_means
+    assert [int((draws < 0).sum()), int((draws > 0).sum())] == shares
+
+
+def test_masks_are_no_weights_to_sample():
+    net = networks.mlp(3, (4,), 1, dropout=0.2)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
+    posterior = ensemble.fit(model, measured(), num_members=2, member_fit=dropout.fit, **OPTIONS)
+    with pytest.raises(TypeError, match="DropoutPosterior is not a posterior over weights"):
+        posterior.sample_weights(4)
+
+
+# How members are fitted
+
+
+def mlp_model(seed: int = 0, **options) -> BayesianNetwork:
+    net = built(lambda: networks.mlp(3, (6,), 1, activation="tanh", **options), seed)
+    return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.2))
+
+
+def test_members_start_from_weights_of_their_own_not_from_the_networks():
+    fits = [
+        ensemble.fit(mlp_model(seed), measured(), num_members=3, num_epochs=1, learning_rate=1e-9, seed=0)
+        for seed in (0, 1)
+    ]
+    starts = torch.stack([member.values for member in fits[0].members])
+    assert len(starts.unique(dim=0)) == 3
+    assert torch.equal(starts, torch.stack([member.values for member in fits[1].members]))
+    weights = starts[:, :18]  # of the first layer, uniform within 1 / sqrt(fan-in) as torch initialises
+    assert weights.abs().max() < 3**-0.5
+    assert weights.std(dim=0).min() > 0.01
+
+
+def test_members_see_the_data_in_an_order_of_their_own():
+    class Shift(nn.Module):
+        """One weight that starts at 0 in every member, so that only the order can differ."""
+
+        def __init__(self):
+            super().__init__()
+            self.shift = nn.Parameter(torch.zeros(1))
+
+        def reset_parameters(self):
+            nn.init.zeros_(self.shift)
+
+        def forward(self, x):
+            return 0 * x + self.shift
+
+    model = BayesianNetwork(Shift(), priors.Normal(), likelihoods.Normal(scale=1.0))
+    options = {"num_members": 3, "num_epochs": 1, "learning_rate": 1e-2, "seed": 0}
+    apart = ensemble.fit(model, measured(num_features=1), batch_size=4, **options)
+    assert len({float(member.values) for member in apart.members}) == 3
+    together = ensemble.fit(model, measured(num_features=1), batch_size=999, **options)
+    values = [float(member.values) for member in together.members]
+    assert values == pytest.approx([values[0]] * 3, rel=1e-5)
+
+
+def test_further_members_do_not_change_the_first():
+    two, three = (ensemble.fit(mlp_model(), measured(), num_members=number, **OPTIONS) for number in (2, 3))
+    for one, other in zip(two.members, three.members, strict=False):
+        assert torch.equal(one.values, other.values)
+
+
+def test_a_member_is_what_its_fit_gives_and_predicts_by_itself():
+    model = mlp_model(batch_norm=True)
+    posterior = ensemble.fit(model, measured(), num_members=3, **OPTIONS)
+    x = noise(4, 5, 3)
+    whole = posterior.predict(x, seed=0)
+    assert isinstance(whole, GaussianPredictive)
+    for number, member in enumerate(posterior.members):
+        assert isinstance(member, map_estimate.MapPosterior)
+        assert torch.equal(member.predict(x).component_means[0], whole.component_means[number])
+    assert len({float(member.buffers["2.running_mean"][0]) for member in posterior.members}) == 3
+
+
+@SHORT
+def test_a_methods_own_options_are_bound_to_its_fit():
+    member_fit = partial(variational.fit, guide=partial(variational.mean_field, initial_scale=0.3), num_draws=2)
+    posterior = ensemble.fit(
+        mlp_model(), measured(), num_members=2, member_fit=member_fit, num_epochs=1, learning_rate=1e-9, seed=0
+    )
+    for member in posterior.members:
+        torch.testing.assert_close(member.scale, torch.full_like(member.scale, 0.3), rtol=1e-5, atol=0)
+
+
+def test_each_member_keeps_its_own_best_epoch():
+    posterior = ensemble.fit(
+        mlp_model(),
+        measured(24, seed=0),
+        num_members=3,
+        num_epochs=40,
+        batch_size=8,
+        learning_rate=0.05,
+        validation=measured(40, seed=50),
+        seed=0,
+    )
+    held_out = measured(40, seed=50)
+    for member in posterior.members:
+        score = -member.predict(held_out.x).log_prob(held_out.y).mean()
+        assert float(score) == pytest.approx(min(member.history.validation_loss), rel=1e-5)
+
+
+def test_callbacks_are_called_for_every_member_in_turn():
+    epochs = []
+    ensemble.fit(mlp_model(), measured(), num_members=2, callbacks=[lambda p: epochs.append(p.epoch)], **OPTIONS)
+    assert epochs == [0, 1, 0, 1]
+
+
+def test_more_members_predict_better_than_one_on_average():
+    data, held_out = labelled(60), labelled(400, seed=9)
+    net = built(lambda: networks.mlp(3, (20,), 3))
+    model = BayesianNetwork(net, priors.Normal(scale=3.0), likelihoods.Categorical())
+    posterior = ensemble.fit(model, data, num_members=4, num_epochs=60, batch_size=20, learning_rate=3e-2, seed=0)
+    single = torch.stack([m.predict(held_out.x).log_prob(held_out.y).mean() for m in posterior.members]).mean()
+    # By Jensen's inequality, for every data set: the log of a mean is above the mean of the logs.
+    assert posterior.predict(held_out.x).log_prob(held_out.y).mean() > single + 1e-3
+
+
+# What it refuses
+
+
+@pytest.mark.parametrize(("number", "error"), [(0, ValueError), (-2, ValueError), (2.5, TypeError)])
+def test_the_number_of_members_must_be_a_count(number, error):
+    with pytest.raises(error, match="`num_members`"):
+        ensemble.fit(mlp_model(), measured(), num_members=number, **OPTIONS)
+
+
+def test_a_member_fit_that_is_no_function_is_refused():
+    with pytest.raises(TypeError):
+        ensemble.fit(mlp_model(), measured(), member_fit="map", **OPTIONS)
+
+
+def test_weights_that_nothing_initialises_are_refused():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.slope = nn.Parameter(torch.ones(1))
+
+        def forward(self, x):
+            return self.slope * x
+
+    model = BayesianNetwork(Own(), priors.Normal(), likelihoods.Normal(scale=0.1))
+    with pytest.raises(ValueError, match=r"no layer resets slope.*reset_parameters"):
+        ensemble.fit(model, measured(num_features=1), num_members=2, **OPTIONS)
