@@ -323,10 +323,13 @@ class TestCategoricalByHand:
                 CategoricalPredictive.from_sums(**good | change)
 
     def test_an_inconsistent_state_is_not_passed_off_as_certainty(self) -> None:
-        state = CategoricalPredictive.from_probs([[[0.5, 0.5]]])
+        state = CategoricalPredictive.from_probs([[[0.5, 0.5]], [[0.5, 0.5]]])
         wrong = dataclasses.replace(state, entropy_sum=2 * state.entropy_sum)
         with pytest.raises(FloatingPointError, match="negative"):
             _ = wrong.epistemic
+
+    def test_one_draw_has_no_mutual_information_not_even_by_rounding(self) -> None:
+        assert torch.equal(CategoricalPredictive.from_logits(gaussian(0, 1, 50, 9)).epistemic, torch.zeros(50).double())
 
     @pytest.mark.parametrize(("labels", "error"), [([0, 2], ValueError), ([-1, 0], ValueError), ([0.5, 0], TypeError)])
     def test_labels_outside_the_classes_are_refused(self, labels: list, error: type[Exception]) -> None:

@@ -107,13 +107,13 @@ def test_a_full_disk_leaves_the_old_file_and_no_other(path, monkeypatch):
     assert os.listdir(path.parent) == [path.name]
 
 
-def test_the_file_is_synced_before_it_takes_the_name(path, monkeypatch):
+def test_the_file_is_synced_before_it_takes_the_name_and_the_folder_after(path, monkeypatch):
     order = []
     sync, replace = os.fsync, Path.replace
     monkeypatch.setattr(os, "fsync", lambda descriptor: order.append("fsync") or sync(descriptor))
     monkeypatch.setattr(Path, "replace", lambda one, other: order.append("replace") or replace(one, other))
     write(path, HEADER, TENSORS)
-    assert order == ["fsync", "replace"]
+    assert order == ["fsync", "replace", "fsync"]
 
 
 def test_a_header_that_is_no_json_is_refused_before_anything_is_written(path):

@@ -16,7 +16,7 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from bayesuq.inference.optimize import Batch, Source
+from bayesuq.inference.minibatches import Batch, Source
 from bayesuq.randomness import generator
 
 MIN_GRADIENTS, MAX_GRADIENTS = 8, 64

@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import fit_mode
-from bayesuq.inference.optimize import Callback, Data, Schedule, Training
+from bayesuq.inference.minibatches import Data
+from bayesuq.inference.optimize import Callback, Schedule, Training
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.training_network import is_dropout
@@ -98,7 +99,7 @@ def fit(
         device=device,
         seed=seed,
         progress=progress,
-        callbacks=tuple(callbacks),
+        callbacks=callbacks,
     )
     if isinstance(model, BayesianNetwork) and not any(is_dropout(module) for module in model.net.modules()):
         raise ValueError(

@@ -17,7 +17,8 @@ from torch.utils.data import DataLoader
 
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
-from bayesuq.inference.optimize import Callback, Data, Schedule
+from bayesuq.inference.minibatches import Data
+from bayesuq.inference.optimize import Callback, Schedule
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices
 from bayesuq.inference.weights import WeightPosterior
@@ -37,7 +38,7 @@ def fit(
     member_fit: Callable[..., Posterior] = map_estimate.fit,
     num_epochs: int = 100,
     batch_size: int = 128,
-    learning_rate: float = 3e-3,
+    learning_rate: float | None = None,
     schedule: Schedule = "cosine",
     max_grad_norm: float | None = None,
     validation: Data | None = None,
@@ -56,7 +57,7 @@ def fit(
         member_fit: Any method's `fit`; `functools.partial` gives it options of its own.
         num_epochs: This and the following are passed to every member: see `bayesuq.inference.optimize.Training`.
         batch_size: See there.
-        learning_rate: See there.
+        learning_rate: See there; None leaves it to `member_fit`.
         schedule: See there.
         max_grad_norm: See there.
         validation: See there; each member keeps its own best epoch.
@@ -87,6 +88,7 @@ def fit(
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
     key = resolve_seed(seed)
+    rate = {} if learning_rate is None else {"learning_rate": learning_rate}
     members = []
     for number in range(num_members):
         member = member_fit(
@@ -94,7 +96,6 @@ def fit(
             data,
             num_epochs=num_epochs,
             batch_size=batch_size,
-            learning_rate=learning_rate,
             schedule=schedule,
             max_grad_norm=max_grad_norm,
             validation=validation,
@@ -103,6 +104,7 @@ def fit(
             seed=derive_seed(key, number, 1),
             progress=progress,
             callbacks=callbacks,
+            **rate,
         )
         members.append(member)
     return EnsemblePosterior.of(members)

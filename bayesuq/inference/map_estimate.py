@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.history import History
-from bayesuq.inference.optimize import Batch, Callback, Data, Objective, Schedule, Training, minimise, session
+from bayesuq.inference.minibatches import Batch, Data
+from bayesuq.inference.optimize import Callback, Objective, Schedule, Training, minimise, session
 from bayesuq.inference.training_network import TrainingNetwork, point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -83,7 +84,7 @@ def fit(
         device=device,
         seed=seed,
         progress=progress,
-        callbacks=tuple(callbacks),
+        callbacks=callbacks,
     )
     return fit_mode(model, data, training)
 

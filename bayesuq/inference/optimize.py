@@ -10,33 +10,21 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Any, Literal, NamedTuple
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
-from bayesuq.arrays import check_count, check_finite, check_positive
-from bayesuq.data import Dataset
+from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.history import History
+from bayesuq.inference.minibatches import Batch, Data, Source
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
 
 Schedule = Literal["cosine", "constant"]
-Data = Dataset | DataLoader[Any]
-
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
-GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
 SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY = range(5)  # what a fit's seed is split into
-
-
-class Batch(NamedTuple):
-    """Some rows: inputs (B, ...), targets, and weights or None."""
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None
 
 
 @dataclass(frozen=True)
@@ -96,8 +84,8 @@ class Training:
         check_count(self.num_epochs, "num_epochs")
         check_count(self.batch_size, "batch_size")
         check_positive(self.learning_rate, "learning_rate")
-        if not all(callable(callback) for callback in self.callbacks):
-            raise TypeError(f"`callbacks` must be functions of a Progress; got {self.callbacks!r}.")
+        if callable(self.callbacks) or not all(callable(callback) for callback in self.callbacks):
+            raise TypeError(f"`callbacks` must be a list of functions of a Progress; got {self.callbacks!r}.")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"`schedule` must be 'cosine' or 'constant'; got {self.schedule!r}.")
         if self.max_grad_norm is not None:
@@ -136,80 +124,6 @@ class Objective:
     log_predictive: Callable[[Batch, torch.Generator], Tensor]
     culprits: Callable[[Batch, torch.Generator], list[str]]
     forgetting: float | None = None
-
-
-class Source:
-    """Minibatches of checked data, in a new order each epoch (a DataLoader keeps its own)."""
-
-    def __init__(self, model: BayesianNetwork, data: Data, batch_size: int) -> None:
-        """Check the data against the model, before any work.
-
-        Raises:
-            TypeError: Neither a Dataset nor a DataLoader; targets of the wrong kind.
-            ValueError: Shapes or values that the network or the likelihood does not take.
-        """
-        if not isinstance(data, Dataset | DataLoader):
-            raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.")
-        self.model, self.batch_size = model, batch_size
-        self.loader = data if isinstance(data, DataLoader) else None
-        first = data if isinstance(data, Dataset) else _as_dataset(next(iter(data)))
-        self.num_outputs = probe(model, first.x).shape[1]
-        self.rows = self._checked(first)
-        model.likelihood.align(probe(model, first.x), self.rows.y[:2])
-        self.num_data = len(data) if isinstance(data, Dataset) else _loader_size(data)
-        self.num_batches = count_batches(data, batch_size)
-
-    def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
-        """The minibatches of one epoch; in the order of the rows where `noise` is None."""
-        if self.loader is not None:
-            yield from (self._checked(_as_dataset(item)) for item in self.loader)
-            return
-        order = torch.arange(self.num_data) if noise is None else torch.randperm(self.num_data, generator=noise)
-        order = order.to(self.model.device)
-        sizes = [len(part) for part in order.tensor_split(self.num_batches)]
-        for first in range(0, self.num_batches, GATHERED_BATCHES):
-            group = sizes[first : first + GATHERED_BATCHES]
-            chosen, order = order[: sum(group)], order[sum(group) :]
-            x, y = self.rows.x[chosen].split(group), self.rows.y[chosen].split(group)
-            weight = None if self.rows.weight is None else self.rows.weight[chosen].split(group)
-            for number in range(len(group)):
-                yield Batch(x[number], y[number], None if weight is None else weight[number])
-
-    def _checked(self, data: Dataset) -> Batch:
-        """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
-        model = self.model
-        x = data.x.to(model.device, model.dtype)
-        check_finite(x, f"x in {model.dtype}")
-        y = model.likelihood.targets(data.y, num_outputs=self.num_outputs).to(model.device)
-        y = y.to(model.dtype) if y.is_floating_point() else y
-        check_finite(y, f"y in {model.dtype}")
-        weight = None if data.weight is None else data.weight.to(model.device, model.dtype)
-        if weight is not None:
-            check_finite(weight, f"weight in {model.dtype}")
-        return Batch(x, y, weight)
-
-
-def count_batches(data: Data, batch_size: int) -> int:
-    """Minibatches in an epoch."""
-    return len(data) if isinstance(data, DataLoader) else math.ceil(len(data) / batch_size)
-
-
-def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
-    """The outputs at the first rows, (B, C, ...), at most two.
-
-    Raises:
-        ValueError: The network does not take rows of this shape, or gives something else than outputs for each row.
-    """
-    few = x[:2].to(model.device, model.dtype)
-    try:
-        with torch.no_grad():
-            f = model.forward(model.initial(), few)
-    except (RuntimeError, IndexError) as error:
-        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
-    if not isinstance(f, Tensor) or f.ndim < 2 or len(f) != len(few):
-        shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
-        raise ValueError(f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}.")
-    return f
 
 
 @contextmanager
@@ -304,7 +218,8 @@ def _all_finite(leaves: Iterable[Tensor]) -> bool:
 
 def _validation_loss(objective: Objective, validation: Source, training: Training) -> float:
     noise = generator(training.key(VALIDATION), device=validation.model.device)  # the same draws every epoch
-    with torch.no_grad():
+    # A loader may draw from the global generators, which training goes on drawing from.
+    with torch.no_grad(), isolated(training.key(VALIDATION), device=validation.model.device):
         total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.epoch(None))
     return -total / validation.num_data
 
@@ -357,16 +272,3 @@ def _not_finite(step: int, epoch: int, culprits: list[str]) -> FloatingPointErro
 
 def _hide_bar(progress: bool | None) -> bool:
     return not sys.stderr.isatty() if progress is None else not progress
-
-
-def _as_dataset(item: Any) -> Dataset:
-    if not isinstance(item, list | tuple) or not 2 <= len(item) <= 3:
-        raise TypeError("A DataLoader for `fit` must give batches (x, y) or (x, y, weight).")
-    return Dataset(*item)
-
-
-def _loader_size(loader: DataLoader[Any]) -> int:
-    try:
-        return len(loader.dataset)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise TypeError("The DataLoader's dataset must have a length: the likelihood is scaled by it.") from error

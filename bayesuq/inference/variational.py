@@ -21,18 +21,8 @@ from bayesuq.inference.convergence import scale_slope, warn_unless_learned
 from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guides import MeanFieldGuide, mean_field
 from bayesuq.inference.history import History
-from bayesuq.inference.optimize import (
-    QUALITY,
-    Batch,
-    Callback,
-    Data,
-    Objective,
-    Schedule,
-    Training,
-    count_batches,
-    minimise,
-    session,
-)
+from bayesuq.inference.minibatches import Batch, Data, count_batches
+from bayesuq.inference.optimize import QUALITY, Callback, Objective, Schedule, Training, minimise, session
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -40,8 +30,7 @@ from bayesuq.options import suggests_names
 from bayesuq.randomness import generator
 
 VALIDATION_DRAWS = 8
-SCALE_TRAVEL = 25.0  # nats that a log scale could go in a fit if every step were a full one
-LARGEST_RATE = 0.05
+LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 FORGETTING = 0.6  # means far from their place make the scales' gradients huge at first: forget that soon
 
 
@@ -76,9 +65,9 @@ def fit(
         scale_rate: Learning rate of the log scales (the posterior's and the likelihood's) over that of the means.
         num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
         batch_size: See there.
-        learning_rate: See there; of the means. None takes 25 / (number of steps), at most 0.05, so that scales can
-            travel the several nats that they need: in a short fit at a small rate they would stay where they start.
-            Large rates let the noise grow before the means have found the signal.
+        learning_rate: See there; of the means. None takes 0.05 for up to 500 steps, and less in proportion to
+            1 / sqrt(steps) beyond: in a short fit at a small rate the scales, which have several nats to go, would stay
+            where they start; at a large one, noise grows in a wide network before the means have found the signal.
         schedule: See there.
         max_grad_norm: See there.
         validation: See there; each epoch takes the same eight draws.
@@ -122,7 +111,7 @@ def fit(
         device=device,
         seed=seed,
         progress=progress,
-        callbacks=tuple(callbacks),
+        callbacks=callbacks,
     )
     with session(model, data, training) as (model, source, validation_source):
         evidence = EvidenceObjective(model, _mean_field(guide(model)), source.num_data, num_draws, scale_rate)
@@ -138,7 +127,7 @@ def fit(
 def default_learning_rate(data: Data, num_epochs: int, batch_size: int) -> float:
     """The learning rate that `fit` takes for None."""
     steps = check_count(num_epochs, "num_epochs") * count_batches(data, check_count(batch_size, "batch_size"))
-    return min(SCALE_TRAVEL / steps, LARGEST_RATE)
+    return LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5)
 
 
 class EvidenceObjective:

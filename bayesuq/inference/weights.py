@@ -141,6 +141,8 @@ class FlatPrior:
 
         Minus their log density at `flat`, up to `log_normaliser`; with a scale, its mean under N(flat, scale^2).
         """
+        if isinstance(self.precision, float) and self.precision == 0:
+            return flat.new_zeros(())  # no normal entry; 0 times an overflowing square would be NaN
         centred = self._centred(flat)
         if isinstance(self.precision, float):
             squares = centred.dot(centred) if scale is None else centred.dot(centred) + scale.dot(scale)

@@ -93,8 +93,8 @@ def build_model(record: Mapping[str, Any]) -> BayesianNetwork:
 
 
 def _layout(net: nn.Module) -> tuple[str, list[str]]:
-    """Its layers with their options, and the names of its parameters; one that is shared has one name."""
-    return repr(net), [name for name, _ in net.named_parameters()]
+    """Its layers with their options, and the names of its parameters (one that is shared has one name) and buffers."""
+    return repr(net), [name for name, _ in (*net.named_parameters(), *net.named_buffers())]
 
 
 def _part(value: Any) -> Any:

@@ -257,3 +257,16 @@ def test_weights_that_nothing_initialises_are_refused():
     model = BayesianNetwork(Own(), priors.Normal(), likelihoods.Normal(scale=0.1))
     with pytest.raises(ValueError, match=r"no layer resets slope.*reset_parameters"):
         ensemble.fit(model, measured(num_features=1), num_members=2, **OPTIONS)
+
+
+def test_members_keep_their_own_learning_rate_unless_one_is_given():
+    given = []
+
+    def member_fit(model, data, **options):
+        given.append(options.get("learning_rate"))
+        return map_estimate.fit(model, data, **options)
+
+    for rate in (None, 0.5):
+        options = {**OPTIONS, "learning_rate": rate}
+        ensemble.fit(mlp_model(), measured(), num_members=1, member_fit=member_fit, **options)
+    assert given == [None, 0.5]

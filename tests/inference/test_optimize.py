@@ -6,11 +6,12 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torch.utils.data import DataLoader, IterableDataset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, map_estimate, variational
-from bayesuq.inference.optimize import Progress, Source
+from bayesuq.inference.minibatches import Source
+from bayesuq.inference.optimize import Progress
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
@@ -93,6 +94,17 @@ def test_a_loader_keeps_its_own_batches():
     source = Source(linear_model(), loader, 99)
     assert (source.num_batches, source.num_data) == (3, 40)
     assert [len(batch.x) for batch in source.epoch(generator(0))] == [16, 16, 8]
+
+
+def test_the_data_of_a_loader_are_the_rows_that_it_visits():
+    data = line()
+    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, sampler=SubsetRandomSampler(range(10)))
+    assert Source(linear_model(), loader, 99).num_data == 10
+
+
+def test_an_error_of_shape_tells_the_shape_that_came():
+    with pytest.raises(ValueError, match=r"must have shape \(40, 1\).* got \(40, 2\)"):
+        Source(linear_model(), Dataset(line().x, line().y.expand(40, 2)), 99)
 
 
 def test_a_loader_of_unknown_length_is_refused():

@@ -306,3 +306,9 @@ def test_unknown_digits_are_unknown():
     assert known.epistemic.mean() > 0.02  # nats
     assert unknown.epistemic.mean() > 3 * known.epistemic.mean()
     assert (known.mean.argmax(dim=1) == split.test.y).double().mean() > 0.94
+
+
+@pytest.mark.parametrize(("num_epochs", "rate"), [(1, 0.05), (125, 0.05), (500, 0.025), (50_000, 0.0025)])
+def test_the_default_learning_rate_falls_with_the_root_of_the_steps(num_epochs: int, rate: float):
+    data = Dataset(torch.zeros(40, 1), torch.zeros(40))
+    assert variational.default_learning_rate(data, num_epochs, batch_size=10) == pytest.approx(rate)

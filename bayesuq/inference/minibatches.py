@@ -1,0 +1,114 @@
+"""Checked data in minibatches: what a fit reads from a `Dataset` or a `DataLoader`."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import check_finite
+from bayesuq.data import Dataset
+from bayesuq.models.bnn import BayesianNetwork
+
+Data = Dataset | DataLoader[Any]
+
+GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
+
+
+class Batch(NamedTuple):
+    """Some rows: inputs (B, ...), targets, and weights or None."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None
+
+
+class Source:
+    """Minibatches of checked data, in a new order each epoch (a DataLoader keeps its own)."""
+
+    def __init__(self, model: BayesianNetwork, data: Data, batch_size: int) -> None:
+        """Check the data against the model, before any work.
+
+        Raises:
+            TypeError: Neither a Dataset nor a DataLoader; targets of the wrong kind.
+            ValueError: Shapes or values that the network or the likelihood does not take.
+        """
+        if not isinstance(data, Dataset | DataLoader):
+            raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.")
+        self.model, self.batch_size = model, batch_size
+        self.loader = data if isinstance(data, DataLoader) else None
+        first = data if isinstance(data, Dataset) else _as_dataset(next(iter(data)))
+        f = probe(model, first.x)
+        self.num_outputs = f.shape[1]
+        self.rows = self._checked(first)
+        model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), self.rows.y)  # shapes only: no row is copied
+        self.num_data = len(data) if isinstance(data, Dataset) else _loader_size(data)
+        self.num_batches = count_batches(data, batch_size)
+
+    def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
+        """The minibatches of one epoch; in the order of the rows where `noise` is None."""
+        if self.loader is not None:
+            yield from (self._checked(_as_dataset(item)) for item in self.loader)
+            return
+        order = torch.arange(self.num_data) if noise is None else torch.randperm(self.num_data, generator=noise)
+        order = order.to(self.model.device)
+        sizes = [len(part) for part in order.tensor_split(self.num_batches)]
+        for first in range(0, self.num_batches, GATHERED_BATCHES):
+            group = sizes[first : first + GATHERED_BATCHES]
+            chosen, order = order[: sum(group)], order[sum(group) :]
+            x, y = self.rows.x[chosen].split(group), self.rows.y[chosen].split(group)
+            weight = None if self.rows.weight is None else self.rows.weight[chosen].split(group)
+            for number in range(len(group)):
+                yield Batch(x[number], y[number], None if weight is None else weight[number])
+
+    def _checked(self, data: Dataset) -> Batch:
+        """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
+        model = self.model
+        x = data.x.to(model.device, model.dtype)
+        check_finite(x, f"x in {model.dtype}")
+        y = model.likelihood.targets(data.y, num_outputs=self.num_outputs).to(model.device)
+        y = y.to(model.dtype) if y.is_floating_point() else y
+        check_finite(y, f"y in {model.dtype}")
+        weight = None if data.weight is None else data.weight.to(model.device, model.dtype)
+        if weight is not None:
+            check_finite(weight, f"weight in {model.dtype}")
+        return Batch(x, y, weight)
+
+
+def count_batches(data: Data, batch_size: int) -> int:
+    """Minibatches in an epoch."""
+    return len(data) if isinstance(data, DataLoader) else math.ceil(len(data) / batch_size)
+
+
+def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
+    """The outputs at the first rows, (B, C, ...), at most two.
+
+    Raises:
+        ValueError: The network does not take rows of this shape, or gives something else than outputs for each row.
+    """
+    few = x[:2].to(model.device, model.dtype)
+    try:
+        with torch.no_grad():
+            f = model.forward(model.initial(), few)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
+    if not isinstance(f, Tensor) or f.ndim < 2 or len(f) != len(few):
+        shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+        raise ValueError(f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}.")
+    return f
+
+
+def _as_dataset(item: Any) -> Dataset:
+    if not isinstance(item, list | tuple) or not 2 <= len(item) <= 3:
+        raise TypeError("A DataLoader for `fit` must give batches (x, y) or (x, y, weight).")
+    return Dataset(*item)
+
+
+def _loader_size(loader: DataLoader[Any]) -> int:
+    """Rows that one pass over a loader visits."""
+    try:
+        return len(loader.sampler)  # type: ignore[arg-type]
+    except TypeError as error:
+        raise TypeError("The DataLoader's dataset must have a length: the likelihood is scaled by it.") from error
