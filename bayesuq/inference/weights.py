@@ -28,7 +28,8 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 
-VECTORISED_BUDGET = 2**21  # numbers in weights and activations up to which draws run together: they stay in the cache
+VECTORISED_BUDGET = 2**21  # numbers in weights and activations that fit the cache: so many draws run together
+FEWEST_TOGETHER = 4  # fewer gain less than stacking their weights costs
 
 
 @dataclass(frozen=True)
@@ -218,7 +219,8 @@ class WeightPosterior(Posterior):
         tree = share_tensors(self.model.net)
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
-            together = max(1, VECTORISED_BUDGET // (layout.size + len(rows) * width))
+            together = VECTORISED_BUDGET // (layout.size + len(rows) * width)
+            together = together if together >= FEWEST_TOGETHER else 1
             for first in range(0, len(indices), together):
                 theta = layout.split(self._draws(indices[first : first + together], key))
                 f = self._outputs(theta, rows, tree)
