@@ -25,7 +25,7 @@ from bayesuq.randomness import derive_seed, generator
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class Dataset:
     """N inputs with their targets.
 
@@ -71,6 +71,11 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.x)
+
+    def __repr__(self) -> str:
+        parts = {"x": self.x, "y": self.y} | ({} if self.weight is None else {"weight": self.weight})
+        shown = [f"{name}: {tuple(part.shape)} {str(part.dtype)[6:]}" for name, part in parts.items()]
+        return f"Dataset({', '.join(shown)})"
 
     @property
     def is_labelled(self) -> bool:

@@ -17,6 +17,9 @@ class Posterior(ABC):
     Its random numbers depend on the seed of each call alone, so predicting from several threads is safe.
     """
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}(on {self.device})"
+
     @abstractmethod
     def predict(
         self,

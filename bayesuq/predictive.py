@@ -82,6 +82,9 @@ class PredictiveDistribution(ABC):
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y* for real targets; labels have no unit and stay as they are."""
 
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.num_samples} draws, mean: {tuple(self.mean.shape)})"
+
     def merge(self, other: Self) -> Self:
         """The equal mixture of the draws of both, at the same points.
 
@@ -91,7 +94,7 @@ class PredictiveDistribution(ABC):
         return type(self).mixture([self, other])
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class CategoricalPredictive(PredictiveDistribution):
     """Label probabilities: the mean of S softmaxes, with the entropies that split its uncertainty.
 
@@ -349,7 +352,7 @@ class CategoricalPredictive(PredictiveDistribution):
         return self.draws
 
 
-@dataclass(frozen=True, eq=False, init=False)
+@dataclass(frozen=True, eq=False, init=False, repr=False)
 class GaussianPredictive(PredictiveDistribution):
     """The equal mixture of S Gaussians, one a draw, independent over target columns given the draw.
 

@@ -462,3 +462,7 @@ def test_scores_in_raw_units_do_not_depend_on_the_unit_of_y_beyond_its_jacobian(
     one = Standardizer.fit(metres).inverse(standard).log_prob(metres.y)
     other = Standardizer.fit(millimetres).inverse(standard).log_prob(millimetres.y)
     np.testing.assert_allclose(one - other, math.log(1000), rtol=1e-12)
+
+
+def test_a_dataset_shows_its_shapes_and_not_its_numbers() -> None:
+    assert repr(Dataset([[0.0], [1.0]], [0, 1])) == "Dataset(x: (2, 1) float32, y: (2,) int64)"

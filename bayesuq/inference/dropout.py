@@ -110,7 +110,7 @@ def fit(
     return DropoutPosterior(model=mode.model, values=mode.values, buffers=mode.buffers, history=mode.history)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class DropoutPosterior(Posterior):
     """One set of weights whose units are dropped at random.
 

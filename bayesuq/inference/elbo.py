@@ -78,9 +78,7 @@ class Divergence:
     ) -> None:
         """Add `weight` times the gradient of `value`, in place: precision (loc - loc_0) and precision scale^2 - 1."""
         precision = self.prior.precision
-        if weight != 1:
-            loc = self.prior.loc + weight * (loc - self.prior.loc)
-        self.prior.add_normal_gradient(loc, grad_loc)
+        self.prior.add_normal_gradient(loc, grad_loc, weight)
         if isinstance(precision, float):
             grad_log_scale.addcmul_(scale, scale, value=weight * precision).sub_(weight)
         else:

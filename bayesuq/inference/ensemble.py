@@ -110,7 +110,7 @@ def fit(
     return EnsemblePosterior.of(members)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EnsemblePosterior(Posterior):
     """The equal mixture of posteriors of one model.
 

@@ -150,7 +150,7 @@ class ModeObjective:
         return self.network.culprits(self.network.theta(), *batch)
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class MapPosterior(WeightPosterior):
     """All mass on one network.
 

@@ -5,6 +5,7 @@ A posterior is a frozen dataclass whose fields are its model, tensors, mappings 
 methods.
 """
 
+import copy
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, fields
@@ -120,15 +121,12 @@ def restore_model(
     Raises:
         ValueError: No record and no model; or names, shapes or dtypes that differ from the file's.
     """
-    record = header["model"]
-    if model is None and record is None:
+    if model is None and header["model"] is None:
         raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
-    built = build_model(record) if model is None and record is not None else model
-    if built is None:
-        raise ValueError("There is no model.")
+    built = build_model(header["model"]) if model is None else model
     state = _below(tensors, "model.")
     _check_same(built.net, state)
-    net = BayesianNetwork(built.net, built.prior, built.likelihood, random=built.random).net
+    net = copy.deepcopy(built.net)
     net.load_state_dict(state)
     restored = BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
     if _sites(restored) != header["sites"]:  # the flat vectors would be read wrongly

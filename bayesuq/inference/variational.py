@@ -227,7 +227,7 @@ class EvidenceObjective:
         return loss
 
 
-@dataclass(frozen=True, eq=False, kw_only=True)
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class VariationalPosterior(WeightPosterior):
     """q = N(loc, diag scale^2) over the flat vector of the random sites; the other sites are point values.
 

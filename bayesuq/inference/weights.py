@@ -10,6 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from os import PathLike
 from typing import Any, Self
 
@@ -69,8 +70,8 @@ class Layout:
 
     def slices(self) -> dict[str, slice]:
         """Where each site stands."""
-        stops = torch.tensor([0, *self.sizes]).cumsum(0).tolist()
-        return {name: slice(a, b) for name, a, b in zip(self.shapes, stops[:-1], stops[1:], strict=True)}
+        edges = pairwise(accumulate(self.sizes, initial=0))
+        return {name: slice(*edge) for name, edge in zip(self.shapes, edges, strict=True)}
 
     def split(self, flat: Tensor) -> dict[str, Tensor]:
         """Named sites on their own support, (..., *shape), of flat vectors (..., P); views of them where it is real."""
@@ -151,12 +152,12 @@ class FlatPrior:
         squares = centred.square() if scale is None else centred.square() + scale.square()
         return 0.5 * self.precision.dot(squares)
 
-    def add_normal_gradient(self, flat: Tensor, gradient: Tensor) -> None:
-        """Add the gradient of `normal_energy`, precision (flat - loc), in place."""
+    def add_normal_gradient(self, flat: Tensor, gradient: Tensor, weight: float = 1.0) -> None:
+        """Add `weight` times the gradient of `normal_energy`, precision (flat - loc), in place."""
         if isinstance(self.precision, float):
-            gradient.add_(self._centred(flat), alpha=self.precision)
+            gradient.add_(self._centred(flat), alpha=weight * self.precision)
         else:
-            gradient.addcmul_(self._centred(flat), self.precision)
+            gradient.addcmul_(self._centred(flat), self.precision, value=weight)
 
     def _centred(self, flat: Tensor) -> Tensor:
         return flat if isinstance(self.loc, float) and self.loc == 0 else flat - self.loc

@@ -90,6 +90,9 @@ class BayesianNetwork:
         self._weights = tuple(parameters)
         _check_support(self.laws, self.initial())
 
+    def __repr__(self) -> str:
+        return f"BayesianNetwork({self.net}, {self.prior}, {self.likelihood}, random={self.random!r})"
+
     @property
     def dtype(self) -> torch.dtype:
         """Of every site, and of the inputs."""
