@@ -465,4 +465,4 @@ def test_scores_in_raw_units_do_not_depend_on_the_unit_of_y_beyond_its_jacobian(
 
 
 def test_a_dataset_shows_its_shapes_and_not_its_numbers() -> None:
-    assert repr(Dataset([[0.0], [1.0]], [0, 1])) == "Dataset(x: (2, 1) float32, y: (2,) int64)"
+    assert repr(Dataset(torch.zeros(2, 1), [0, 1])) == "Dataset(x: (2, 1) float32, y: (2,) int64)"
