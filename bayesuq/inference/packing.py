@@ -7,7 +7,7 @@ methods.
 
 import copy
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from os import PathLike
 from typing import Any, TypeVar
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from bayesuq.arrays import check_device
 from bayesuq.inference.history import History
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods import Likelihood
 from bayesuq.models.records import NoRecordError, build_model, model_record
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write
@@ -34,6 +35,19 @@ def move(posterior: PosteriorT, device: torch.device | str) -> PosteriorT:
     """
     device = check_device(device)
     return type(posterior)(**{item.name: _moved(getattr(posterior, item.name), device) for item in fields(posterior)})  # type: ignore[arg-type]
+
+
+def read_through(posterior: PosteriorT, change: Callable[[Likelihood], Likelihood]) -> PosteriorT:
+    """The same posterior, with another likelihood over the same network outputs, its members included."""
+
+    def changed(value: Any) -> Any:
+        if isinstance(value, BayesianNetwork):
+            return value.with_likelihood(change(value.likelihood))
+        if isinstance(value, Posterior):
+            return read_through(value, change)
+        return tuple(changed(item) for item in value) if isinstance(value, tuple) else value
+
+    return type(posterior)(**{item.name: changed(getattr(posterior, item.name)) for item in fields(posterior)})  # type: ignore[arg-type]
 
 
 def save(posterior: Posterior, path: str | PathLike[str]) -> None:
@@ -64,6 +78,10 @@ def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
         elif isinstance(value, Mapping):
             kind = {"kind": "tensors", "names": list(value)}
             tensors |= {f"{item.name}.{name}": tensor for name, tensor in value.items()}
+        elif isinstance(value, Posterior):
+            inner_body, inner_tensors = pack(value)
+            kind = {"kind": "posterior", "posterior": inner_body}
+            tensors |= {f"{item.name}.{name}": tensor for name, tensor in inner_tensors.items()}
         elif isinstance(value, History):
             kind = {"kind": "history", "value": asdict(value)}
         elif isinstance(value, tuple) and value and isinstance(value[0], Posterior):
@@ -103,13 +121,15 @@ def unpack(
         elif entry["kind"] == "history":
             value = entry["value"]
             values[name] = History(tuple(value["loss"]), tuple(value["validation_loss"]), int(value["best_epoch"]))
+        elif entry["kind"] == "posterior":
+            values[name] = unpack(entry["posterior"], _below(tensors, f"{name}."), model, classes)
         elif entry["kind"] == "members":
             values[name] = tuple(
                 unpack(member, _below(tensors, f"{name}.{m}."), model, classes)
                 for m, member in enumerate(entry["members"])
             )
         else:
-            values[name] = entry["value"]
+            values[name] = _tuples(entry["value"])
     return kind(**values)
 
 
@@ -154,6 +174,11 @@ def _check_same(net: nn.Module, state: Mapping[str, Tensor]) -> None:
             f"The model is not the file's: {len(differing)} tensors differ, the first is {name!r}: expected "
             f"{expected.get(name, 'none')}, the file has {found.get(name, 'none')}."
         )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
 
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:

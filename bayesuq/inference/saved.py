@@ -6,13 +6,21 @@ from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.packing import FORMAT, restore_model, unpack
+from bayesuq.inference.temperature import TemperaturePosterior
 from bayesuq.inference.variational import VariationalPosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read
 
 CLASSES: dict[str, type[Posterior]] = {
-    kind.__name__: kind for kind in (MapPosterior, VariationalPosterior, DropoutPosterior, EnsemblePosterior)
+    kind.__name__: kind
+    for kind in (
+        MapPosterior,
+        VariationalPosterior,
+        DropoutPosterior,
+        EnsemblePosterior,
+        TemperaturePosterior,
+    )
 }
 
 

@@ -221,6 +221,10 @@ class BayesianNetwork:
         net = copy.deepcopy(self.net).to(target)
         return BayesianNetwork(net, self.prior, self.likelihood, random=self.random)
 
+    def with_likelihood(self, likelihood: Likelihood) -> "BayesianNetwork":
+        """The same network and prior under another likelihood."""
+        return BayesianNetwork(self.net, self.prior, likelihood, random=self.random)
+
     def reinitialise(self, seed: int) -> "BayesianNetwork":
         """The same model with freshly initialised weights, each layer by its own `reset_parameters`.
 

@@ -13,27 +13,36 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models import likelihoods, networks, priors, scaled_logits
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import isolated
 
-PARTS: dict[str, type] = {
-    f"priors.{kind.__name__}": kind
-    for kind in (
-        priors.Normal,
-        priors.Laplace,
-        priors.StudentT,
-        priors.ScaleMixture,
-        priors.FanIn,
-        priors.HalfNormal,
-        priors.HalfCauchy,
-        priors.LogNormal,
-        priors.Gamma,
-    )
-} | {
-    f"likelihoods.{kind.__name__}": kind
-    for kind in (likelihoods.Categorical, likelihoods.Bernoulli, likelihoods.Normal, likelihoods.HeteroscedasticNormal)
-}
+PARTS: dict[str, type] = (
+    {
+        f"priors.{kind.__name__}": kind
+        for kind in (
+            priors.Normal,
+            priors.Laplace,
+            priors.StudentT,
+            priors.ScaleMixture,
+            priors.FanIn,
+            priors.HalfNormal,
+            priors.HalfCauchy,
+            priors.LogNormal,
+            priors.Gamma,
+        )
+    }
+    | {
+        f"likelihoods.{kind.__name__}": kind
+        for kind in (
+            likelihoods.Categorical,
+            likelihoods.Bernoulli,
+            likelihoods.Normal,
+            likelihoods.HeteroscedasticNormal,
+        )
+    }
+    | {"scaled_logits.ScaledLogits": scaled_logits.ScaledLogits}
+)
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": networks.mlp, "convnet": networks.convnet}
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.records import BUILDERS, LAYERS, PARTS, NoRecordError, build_model, model_record
+from bayesuq.models.scaled_logits import ScaledLogits
 
 PRIORS = [
     priors.Normal(0.1, 0.7),
@@ -26,6 +27,8 @@ LABELS = [
     likelihoods.Categorical(),
     likelihoods.Categorical((0.1, 1.0, 2.5), ignore_index=255),
     likelihoods.Categorical(torch.tensor([0.5, 1.0, 2.0]), ignore_index=-1),
+    ScaledLogits(likelihoods.Categorical(ignore_index=3), (0.5,)),
+    ScaledLogits(ScaledLogits(likelihoods.Categorical(), (0.5, 1.0, 2.0), (0.1, 0.2, 0.3)), (2.0,)),
 ]
 BINARY = [likelihoods.Bernoulli(), likelihoods.Bernoulli((0.3, 1.7))]
 REAL = [
