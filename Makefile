@@ -21,6 +21,7 @@ lint: .venv/built
 benchmark: .venv/built
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/prediction.py
+	$(BIN)/python benchmarks/ensembles.py
 
 .venv/built: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv

@@ -36,6 +36,7 @@ STANDS_ON = {
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
     "gp": {"hmc"},
+    "vectorised": {"map_estimate"},  # the ensemble's members in one pass
     "saved": METHODS,  # reads what any method wrote
 }
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}

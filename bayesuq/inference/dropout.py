@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.history import History
-from bayesuq.inference.map_estimate import fit_mode
+from bayesuq.inference.map_estimate import LEARNING_RATE, fit_mode
 from bayesuq.inference.minibatches import Data
 from bayesuq.inference.optimize import Callback, Schedule, Training
 from bayesuq.inference.packing import move, save
@@ -43,7 +43,7 @@ def fit(
     *,
     num_epochs: int = 100,
     batch_size: int = 128,
-    learning_rate: float = 3e-3,
+    learning_rate: float = LEARNING_RATE,
     schedule: Schedule = "cosine",
     max_grad_norm: float | None = None,
     validation: Data | None = None,

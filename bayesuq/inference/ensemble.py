@@ -5,7 +5,7 @@ Reference:
     Ensembles, section 2.4 and algorithm 1.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain
 from os import PathLike
@@ -17,16 +17,18 @@ from torch.utils.data import DataLoader
 
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.data import Dataset
 from bayesuq.inference.minibatches import Data
-from bayesuq.inference.optimize import Callback, Schedule
+from bayesuq.inference.optimize import Callback, Schedule, Training
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices
+from bayesuq.inference.vectorised import fit_modes, is_faster, is_possible
 from bayesuq.inference.weights import WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
-from bayesuq.randomness import derive_seed, resolve_seed
+from bayesuq.randomness import derive_seed, generator, resolve_seed
 
 
 @suggests_names
@@ -35,6 +37,9 @@ def fit(
     data: Data,
     *,
     num_members: int = 5,
+    adversarial: bool = False,
+    bootstrap: bool = False,
+    vectorised: bool | None = None,
     member_fit: Callable[..., Posterior] = map_estimate.fit,
     num_epochs: int = 100,
     batch_size: int = 128,
@@ -48,12 +53,17 @@ def fit(
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
 ) -> "EnsemblePosterior":
-    """Fit M members, one after another, each from freshly initialised weights.
+    """Fit M members, each from freshly initialised weights.
 
     Args:
         model: The joint density; its network's own weights are not used.
         data: Rows to fit, or a DataLoader of them.
         num_members: M.
+        adversarial: See `map_estimate.fit`; a `member_fit` of another kind must have the option too.
+        bootstrap: Whether each member gets N rows drawn from the N with replacement (Breiman 1996), from a Dataset.
+        vectorised: Whether members train together in one pass, which gives the same numbers to rounding. None does so
+            where it is faster: modes of small networks without dropout and BatchNorm, watched by no validation,
+            callback or gradient clipping.
         member_fit: Any method's `fit`; `functools.partial` gives it options of its own.
         num_epochs: This and the following are passed to every member: see `bayesuq.inference.optimize.Training`.
         batch_size: See there.
@@ -88,26 +98,60 @@ def fit(
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
     key = resolve_seed(seed)
-    rate = {} if learning_rate is None else {"learning_rate": learning_rate}
-    members = []
-    for number in range(num_members):
-        member = member_fit(
-            model.reinitialise(derive_seed(key, number, 0)),
-            data,
-            num_epochs=num_epochs,
-            batch_size=batch_size,
-            schedule=schedule,
-            max_grad_norm=max_grad_norm,
-            validation=validation,
-            patience=patience,
-            device=device,
-            seed=derive_seed(key, number, 1),
-            progress=progress,
-            callbacks=callbacks,
-            **rate,
-        )
-        members.append(member)
+    shared: dict[str, Any] = {
+        "num_epochs": num_epochs,
+        "batch_size": batch_size,
+        "schedule": schedule,
+        "max_grad_norm": max_grad_norm,
+        "validation": validation,
+        "patience": patience,
+        "device": device,
+        "progress": progress,
+        "callbacks": callbacks,
+    }
+    if learning_rate is not None:
+        shared["learning_rate"] = learning_rate
+    seeds = [derive_seed(key, number, 1) for number in range(num_members)]
+    models = [model.reinitialise(derive_seed(key, number, 0)) for number in range(num_members)]
+    rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
+    if _train_together(model, data, shared, member_fit, adversarial=adversarial, vectorised=vectorised):
+        trainings = [Training(**{"learning_rate": map_estimate.LEARNING_RATE, **shared, "seed": s}) for s in seeds]
+        return EnsemblePosterior.of(fit_modes(models, rows, trainings))
+    if adversarial:
+        shared["adversarial"] = True
+    members = [member_fit(*pair, seed=seed, **shared) for *pair, seed in zip(models, rows, seeds, strict=True)]
     return EnsemblePosterior.of(members)
+
+
+def _train_together(
+    model: BayesianNetwork,
+    data: Data,
+    shared: Mapping[str, Any],
+    member_fit: Callable[..., Posterior],
+    *,
+    adversarial: bool,
+    vectorised: bool | None,
+) -> bool:
+    """Whether members train in one pass: as asked, or where that is possible and faster.
+
+    Raises:
+        ValueError: It was asked for where it is not possible.
+    """
+    training = Training(**{"learning_rate": map_estimate.LEARNING_RATE, **shared, "seed": 0})
+    possible = member_fit is map_estimate.fit and not adversarial and is_possible(model, data, training)
+    if vectorised and not possible:
+        raise ValueError(
+            "Members can train together only as modes (`map_estimate.fit`) of networks without dropout and BatchNorm, "
+            "on a Dataset, without `adversarial`, `validation`, `callbacks` and `max_grad_norm`. Pass vectorised=None."
+        )
+    return possible and (is_faster(model, training.batch_size) if vectorised is None else vectorised)
+
+
+def _resampled(data: Data, seed: int) -> Dataset:
+    """N rows drawn with replacement from the N."""
+    if not isinstance(data, Dataset):
+        raise TypeError(f"`bootstrap` draws rows of a Dataset; got {type(data).__name__}.")
+    return data.rows(torch.randint(len(data), (len(data),), generator=generator(seed)))
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -63,6 +63,13 @@ class Source:
             for number in range(len(group)):
                 yield Batch(x[number], y[number], None if weight is None else weight[number])
 
+    def input_range(self) -> Tensor:
+        """Largest minus smallest value of each input over all rows, of the shape of one row."""
+        rows = [self.rows.x] if self.loader is None else (batch.x for batch in self.epoch(None))
+        extremes = [(x.amin(dim=0), x.amax(dim=0)) for x in rows]
+        lower, upper = (torch.stack(values) for values in zip(*extremes, strict=True))
+        return upper.amax(dim=0) - lower.amin(dim=0)
+
     def _checked(self, data: Dataset) -> Batch:
         """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
         model = self.model

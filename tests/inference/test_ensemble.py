@@ -7,10 +7,12 @@ from functools import partial
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
 from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.inference.minibatches import Source
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import GaussianPredictive
@@ -173,7 +175,7 @@ def test_members_see_the_data_in_an_order_of_their_own():
 def test_further_members_do_not_change_the_first():
     two, three = (ensemble.fit(mlp_model(), measured(), num_members=number, **OPTIONS) for number in (2, 3))
     for one, other in zip(two.members, three.members, strict=False):
-        assert torch.equal(one.values, other.values)
+        torch.testing.assert_close(one.values, other.values)  # one pass over three rounds otherwise than one over two
 
 
 def test_a_member_is_what_its_fit_gives_and_predicts_by_itself():
@@ -270,3 +272,85 @@ def test_members_keep_their_own_learning_rate_unless_one_is_given():
         options = {**OPTIONS, "learning_rate": rate}
         ensemble.fit(mlp_model(), measured(), num_members=1, member_fit=member_fit, **options)
     assert given == [None, 0.5]
+
+
+# Bootstrap
+
+
+def test_each_bootstrap_member_gets_rows_of_its_own_drawn_with_replacement():
+    data = Dataset(torch.arange(40.0).unsqueeze(1), torch.arange(40.0))
+    seen = []
+
+    def member_fit(model, data, **options):
+        seen.append(data.x.flatten().long())
+        return map_estimate.fit(model, data, **options)
+
+    for _ in range(2):
+        ensemble.fit(bias_model(), data, num_members=30, bootstrap=True, member_fit=member_fit, **OPTIONS)
+    first, again = seen[:30], seen[30:]
+    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert all(len(rows) == 40 for rows in first)
+    assert len({tuple(rows.tolist()) for rows in first}) == 30
+    missing = sum(40 - len(rows.unique()) for rows in first) / (30 * 40)
+    # A row is missing with probability (1 - 1/40)^40; members have about 0.1 standard deviations of correlation.
+    assert missing == pytest.approx((1 - 1 / 40) ** 40, abs=4 * (0.25 / 1200) ** 0.5)
+
+
+def test_rows_of_a_loader_cannot_be_drawn():
+    loader = DataLoader(TensorDataset(measured().x, measured().y), batch_size=8)
+    with pytest.raises(TypeError, match="`bootstrap` draws rows of a Dataset; got DataLoader"):
+        ensemble.fit(mlp_model(), loader, bootstrap=True, **OPTIONS)
+
+
+# Adversarial training
+
+
+def first_loss(model: BayesianNetwork, data: Dataset, **options) -> float:
+    """Loss per row at the network's own weights."""
+    return map_estimate.fit(model, data, num_epochs=1, batch_size=len(data), seed=0, **options).history.loss[0]
+
+
+def test_half_of_an_adversarial_loss_is_that_of_inputs_moved_by_a_hundredth_of_their_range():
+    net = nn.Linear(2, 1).double()
+    weight, bias = net.weight.detach().flatten(), net.bias.detach()
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.5))
+    data = Dataset(noise(3, 30, 2) * torch.tensor([1.0, 50.0]), noise(4, 30))
+
+    def loss(x: Tensor) -> Tensor:
+        residuals = data.y.flatten() - x @ weight - bias
+        return (0.5 * (residuals / 0.5) ** 2 + math.log(0.5) + 0.5 * math.log(2 * math.pi)).sum()
+
+    step = 0.01 * (data.x.amax(0) - data.x.amin(0))
+    residuals = data.y.flatten() - data.x @ weight - bias
+    moved = data.x - step * (residuals.unsqueeze(1) * weight).sign()  # d log p / dx = residual w / scale^2
+    prior = sum((0.5 * p**2 + 0.5 * math.log(2 * math.pi)).sum() for p in (weight, bias))
+    assert loss(moved) > loss(data.x)
+    assert first_loss(model, data, adversarial=True) == pytest.approx(
+        float(prior + 0.5 * (loss(data.x) + loss(moved))) / 30, rel=1e-12
+    )
+    assert first_loss(model, data) == pytest.approx(float(prior + loss(data.x)) / 30, rel=1e-12)
+
+
+def test_the_range_of_a_loaders_inputs_is_that_of_all_its_batches():
+    data = measured()
+    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=7)
+    options = {"num_epochs": 1, "learning_rate": 1e-2, "seed": 0, "adversarial": True}
+    model = mlp_model()
+    from_rows = map_estimate.fit(model, Dataset(data.x[:7], data.y[:7]), batch_size=7, **options)
+    from_loader = map_estimate.fit(model, loader, **options)
+    assert from_rows.history.loss != from_loader.history.loss
+    assert torch.equal(Source(model, loader, 7).input_range(), Source(model, data, 7).input_range())
+
+
+def test_an_adversarial_ensemble_is_one_of_adversarial_members():
+    given = []
+
+    def member_fit(model, data, **options):
+        given.append(options.get("adversarial", False))
+        return map_estimate.fit(model, data, **options)
+
+    for adversarial in (True, False):
+        ensemble.fit(mlp_model(), measured(), num_members=1, adversarial=adversarial, member_fit=member_fit, **OPTIONS)
+    assert given == [True, False]
+    with pytest.raises(TypeError, match="no option 'adversarial'"):
+        ensemble.fit(mlp_model(), measured(), adversarial=True, member_fit=variational.fit, **OPTIONS)
