@@ -56,7 +56,7 @@ def scale_slope(
         source: Of the minibatches.
         seed: Of their order and of the draws.
     """
-    shuffle, noise = generator(seed, 0), generator(seed, 1, device=source.model.device)
+    shuffle, noise = generator(seed, 0), generator(seed, 1, device=source.device)
     count = min(max(MIN_GRADIENTS, WEIGHTS_IN_ALL // num_weights), MAX_GRADIENTS)
     batches = islice((batch for _ in range(count) for batch in source.epoch(shuffle)), count)
     values = torch.stack([slope(batch, noise) for batch in batches])

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -25,11 +25,77 @@ class Batch(NamedTuple):
     weight: Tensor | None
 
 
+class Reader(Protocol):
+    """What reads rows as a model takes them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+    def open(self, first: Dataset) -> Batch:
+        """Read the first rows, and learn from them what the following ones must be.
+
+        Raises:
+            TypeError: See `read`.
+            ValueError: See `read`; or shapes that the model does not take.
+        """
+
+    def read(self, data: Dataset) -> Batch:
+        """Rows on the model's device, in its dtype, and in its idea of targets.
+
+        Raises:
+            TypeError: Targets of the wrong kind.
+            ValueError: Values that the model does not take.
+        """
+
+
+class NetworkReader:
+    """Reads rows for a Bayesian network."""
+
+    def __init__(self, model: BayesianNetwork) -> None:
+        self.model = model
+        self.num_outputs: int | None = None
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return self.model.device
+
+    def open(self, first: Dataset) -> Batch:
+        """Run the network on one row or two, and hold its outputs against the targets."""
+        f = probe(self.model, first.x)
+        self.num_outputs = f.shape[1]
+        rows = self.read(first)
+        self.model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), rows.y)  # shapes only: no row is copied
+        return rows
+
+    def read(self, data: Dataset) -> Batch:
+        """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
+        y = self.model.likelihood.targets(data.y, num_outputs=self.num_outputs)
+        return cast_rows(data, y, self.device, self.model.dtype)
+
+
+def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
+    """Rows and their targets `y` on a device, real numbers in that dtype.
+
+    Raises:
+        ValueError: Values that are not finite in that dtype.
+    """
+    x = data.x.to(device, dtype)
+    check_finite(x, f"x in {dtype}")
+    y = y.to(device, dtype) if y.is_floating_point() else y.to(device)
+    check_finite(y, f"y in {dtype}")
+    weight = None if data.weight is None else data.weight.to(device, dtype)
+    if weight is not None:
+        check_finite(weight, f"weight in {dtype}")
+    return Batch(x, y, weight)
+
+
 class Source:
     """Minibatches of checked data, in a new order each epoch (a DataLoader keeps its own)."""
 
-    def __init__(self, model: BayesianNetwork, data: Data, batch_size: int) -> None:
-        """Check the data against the model, before any work.
+    def __init__(self, reader: Reader, data: Data, batch_size: int) -> None:
+        """Check the data, before any work.
 
         Raises:
             TypeError: Neither a Dataset nor a DataLoader; targets of the wrong kind.
@@ -37,23 +103,20 @@ class Source:
         """
         if not isinstance(data, Dataset | DataLoader):
             raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.")
-        self.model, self.batch_size = model, batch_size
+        self.reader, self.device = reader, reader.device
         self.loader = data if isinstance(data, DataLoader) else None
         first = data if isinstance(data, Dataset) else _as_dataset(next(iter(data)))
-        f = probe(model, first.x)
-        self.num_outputs = f.shape[1]
-        self.rows = self._checked(first)
-        model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), self.rows.y)  # shapes only: no row is copied
+        self.rows = reader.open(first)
         self.num_data = len(data) if isinstance(data, Dataset) else _loader_size(data)
         self.num_batches = count_batches(data, batch_size)
 
     def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
         """The minibatches of one epoch; in the order of the rows where `noise` is None."""
         if self.loader is not None:
-            yield from (self._checked(_as_dataset(item)) for item in self.loader)
+            yield from (self.reader.read(_as_dataset(item)) for item in self.loader)
             return
         order = torch.arange(self.num_data) if noise is None else torch.randperm(self.num_data, generator=noise)
-        order = order.to(self.model.device)
+        order = order.to(self.device)
         sizes = [len(part) for part in order.tensor_split(self.num_batches)]
         for first in range(0, self.num_batches, GATHERED_BATCHES):
             group = sizes[first : first + GATHERED_BATCHES]
@@ -69,19 +132,6 @@ class Source:
         extremes = [(x.amin(dim=0), x.amax(dim=0)) for x in rows]
         lower, upper = (torch.stack(values) for values in zip(*extremes, strict=True))
         return upper.amax(dim=0) - lower.amin(dim=0)
-
-    def _checked(self, data: Dataset) -> Batch:
-        """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
-        model = self.model
-        x = data.x.to(model.device, model.dtype)
-        check_finite(x, f"x in {model.dtype}")
-        y = model.likelihood.targets(data.y, num_outputs=self.num_outputs).to(model.device)
-        y = y.to(model.dtype) if y.is_floating_point() else y
-        check_finite(y, f"y in {model.dtype}")
-        weight = None if data.weight is None else data.weight.to(model.device, model.dtype)
-        if weight is not None:
-            check_finite(weight, f"weight in {model.dtype}")
-        return Batch(x, y, weight)
 
 
 def count_batches(data: Data, batch_size: int) -> int:

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Batch, Data, Source
+from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Reader, Source
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
 
@@ -138,10 +138,17 @@ def session(
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
     model = model if training.device is None else model.to(training.device)
-    with isolated(training.key(GLOBAL), device=model.device):
-        source = Source(model, data, training.batch_size)
+    with sources(NetworkReader(model), data, training) as (source, validation):
+        yield model, source, validation
+
+
+@contextmanager
+def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[Source, Source | None]]:
+    """As `session`, for whatever reads rows."""
+    with isolated(training.key(GLOBAL), device=reader.device):
+        source = Source(reader, data, training.batch_size)
         watched = training.validation
-        yield model, source, None if watched is None else Source(model, watched, training.batch_size)
+        yield source, None if watched is None else Source(reader, watched, training.batch_size)
 
 
 def minimise(objective: Objective, data: Source, validation: Source | None, training: Training) -> History:
@@ -151,7 +158,7 @@ def minimise(objective: Objective, data: Source, validation: Source | None, trai
         FloatingPointError: The loss stopped being finite; names the step and the sites.
     """
     optimizer = adam(objective, training.learning_rate)
-    shuffle, noise = generator(training.key(SHUFFLE)), generator(training.key(NOISE), device=data.model.device)
+    shuffle, noise = generator(training.key(SHUFFLE)), generator(training.key(NOISE), device=data.device)
     losses: list[float] = []
     watched: list[float] = []
     best = _Best(objective)
@@ -185,7 +192,7 @@ def _run_epoch(
 ) -> float:
     """One pass over the data; the mean loss per data point."""
     leaves = list(objective.leaves.values())
-    wait = data.model.device.type != "cpu"  # reading a loss would stop an accelerator: look at the epoch's end instead
+    wait = data.device.type != "cpu"  # reading a loss would stop an accelerator: look at the epoch's end instead
     losses: list[Tensor] = []
     for number, batch in enumerate(data.epoch(shuffle)):
         step = epoch * data.num_batches + number
@@ -217,9 +224,9 @@ def _all_finite(leaves: Iterable[Tensor]) -> bool:
 
 
 def _validation_loss(objective: Objective, validation: Source, training: Training) -> float:
-    noise = generator(training.key(VALIDATION), device=validation.model.device)  # the same draws every epoch
+    noise = generator(training.key(VALIDATION), device=validation.device)  # the same draws every epoch
     # A loader may draw from the global generators, which training goes on drawing from.
-    with torch.no_grad(), isolated(training.key(VALIDATION), device=validation.model.device):
+    with torch.no_grad(), isolated(training.key(VALIDATION), device=validation.device):
         total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.epoch(None))
     return -total / validation.num_data
 

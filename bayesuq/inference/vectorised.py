@@ -13,7 +13,7 @@ from torch import Tensor
 from bayesuq.data import Dataset
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior
-from bayesuq.inference.minibatches import Batch, Data, Source
+from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Source
 from bayesuq.inference.optimize import SHUFFLE, Objective, Training, minimise, session
 from bayesuq.inference.training_network import is_dropout, point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout
@@ -65,7 +65,7 @@ def fit_modes(
     first = trainings[0]
     with session(models[0], data[0], first) as (model, source, _):
         models = [model, *(other.to(model.device) for other in models[1:])]
-        sources = [source, *(Source(model, rows, first.batch_size) for rows in data[1:])]
+        sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]
         modes = StackedModes(models, source.num_data)
         minimise(modes.objective(), StackedSource(sources, trainings), None, first)  # type: ignore[arg-type]
         return modes.posteriors(source.num_batches)
@@ -77,7 +77,7 @@ class StackedSource:
     def __init__(self, sources: Sequence[Source], trainings: Sequence[Training]) -> None:
         self.sources = sources
         self.shuffles = [generator(training.key(SHUFFLE)) for training in trainings]
-        self.model, self.num_data = sources[0].model, sources[0].num_data
+        self.device, self.num_data = sources[0].device, sources[0].num_data
         self.num_batches = sources[0].num_batches
 
     def epoch(self, _noise: torch.Generator) -> Iterator[Batch]:

@@ -12,7 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
 from bayesuq.inference.ensemble import EnsemblePosterior
-from bayesuq.inference.minibatches import Source
+from bayesuq.inference.minibatches import NetworkReader, Source
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import GaussianPredictive
@@ -339,7 +339,9 @@ def test_the_range_of_a_loaders_inputs_is_that_of_all_its_batches():
     from_rows = map_estimate.fit(model, Dataset(data.x[:7], data.y[:7]), batch_size=7, **options)
     from_loader = map_estimate.fit(model, loader, **options)
     assert from_rows.history.loss != from_loader.history.loss
-    assert torch.equal(Source(model, loader, 7).input_range(), Source(model, data, 7).input_range())
+    assert torch.equal(
+        Source(NetworkReader(model), loader, 7).input_range(), Source(NetworkReader(model), data, 7).input_range()
+    )
 
 
 def test_an_adversarial_ensemble_is_one_of_adversarial_members():

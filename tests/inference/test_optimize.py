@@ -10,7 +10,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, map_estimate, variational
-from bayesuq.inference.minibatches import Source
+from bayesuq.inference.minibatches import NetworkReader, Source
 from bayesuq.inference.optimize import Progress
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -51,7 +51,7 @@ def fit(model: BayesianNetwork, data, **options):
 @pytest.mark.parametrize("batch_size", [1, 7, 64, 128, 5000])
 def test_every_row_comes_once_an_epoch_in_batches_equal_to_within_one(num_points, batch_size):
     data = Dataset(torch.arange(float(num_points)).reshape(-1, 1), -torch.arange(float(num_points)))
-    source = Source(linear_model(), data, batch_size)
+    source = Source(NetworkReader(linear_model()), data, batch_size)
     batches = list(source.epoch(generator(0)))
     sizes = [len(batch.x) for batch in batches]
     assert len(batches) == source.num_batches == math.ceil(num_points / batch_size)
@@ -63,7 +63,7 @@ def test_every_row_comes_once_an_epoch_in_batches_equal_to_within_one(num_points
 
 
 def test_each_epoch_has_an_order_of_its_own_and_a_seed_repeats_them():
-    source = Source(linear_model(), line(), 8)
+    source = Source(NetworkReader(linear_model()), line(), 8)
 
     def orders(seed):
         shuffle = generator(seed)
@@ -75,23 +75,23 @@ def test_each_epoch_has_an_order_of_its_own_and_a_seed_repeats_them():
 
 def test_without_noise_rows_come_in_order():
     data = line()
-    x = torch.cat([batch.x for batch in Source(linear_model(), data, 7).epoch(None)])
+    x = torch.cat([batch.x for batch in Source(NetworkReader(linear_model()), data, 7).epoch(None)])
     assert torch.equal(x, data.x)
 
 
 def test_weights_travel_with_their_rows():
     data = Dataset(torch.arange(90.0).reshape(-1, 1), torch.arange(90.0), weight=torch.arange(90.0))
-    for batch in Source(linear_model(), data, 8).epoch(generator(0)):
+    for batch in Source(NetworkReader(linear_model()), data, 8).epoch(generator(0)):
         assert torch.equal(batch.weight, batch.x.flatten())
     loader = DataLoader(TensorDataset(data.x, data.y, data.weight), batch_size=8, shuffle=True)
-    for batch in Source(linear_model(), loader, 99).epoch(generator(0)):
+    for batch in Source(NetworkReader(linear_model()), loader, 99).epoch(generator(0)):
         assert torch.equal(batch.weight, batch.x.flatten())
 
 
 def test_a_loader_keeps_its_own_batches():
     data = line()
     loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16)
-    source = Source(linear_model(), loader, 99)
+    source = Source(NetworkReader(linear_model()), loader, 99)
     assert (source.num_batches, source.num_data) == (3, 40)
     assert [len(batch.x) for batch in source.epoch(generator(0))] == [16, 16, 8]
 
@@ -99,12 +99,12 @@ def test_a_loader_keeps_its_own_batches():
 def test_the_data_of_a_loader_are_the_rows_that_it_visits():
     data = line()
     loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, sampler=SubsetRandomSampler(range(10)))
-    assert Source(linear_model(), loader, 99).num_data == 10
+    assert Source(NetworkReader(linear_model()), loader, 99).num_data == 10
 
 
 def test_an_error_of_shape_tells_the_shape_that_came():
     with pytest.raises(ValueError, match=r"must have shape \(40, 1\).* got \(40, 2\)"):
-        Source(linear_model(), Dataset(line().x, line().y.expand(40, 2)), 99)
+        Source(NetworkReader(linear_model()), Dataset(line().x, line().y.expand(40, 2)), 99)
 
 
 def test_a_loader_of_unknown_length_is_refused():
