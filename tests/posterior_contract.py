@@ -116,6 +116,7 @@ class PosteriorContract:
         default_num_samples: Draws for `num_samples=None`.
         dropout: Of the networks.
         rows_share_draws: Whether a draw is a function of x, the same in each row.
+        load_options: What `load` must be given.
     """
 
     fit: ClassVar[Callable[..., Posterior]]
@@ -124,6 +125,7 @@ class PosteriorContract:
     default_num_samples: ClassVar[int] = 100
     dropout: ClassVar[float] = 0.0
     rows_share_draws: ClassVar[bool] = True
+    load_options: ClassVar[dict[str, Any]] = {}
 
     def network(self, num_outputs: int = 1, *, batch_norm: bool = False) -> nn.Module:
         return built(
@@ -584,7 +586,7 @@ class PosteriorContract:
 
     def test_a_saved_posterior_predicts_the_same_to_the_bit(self, either: Posterior, tmp_path: Any) -> None:
         either.save(tmp_path / "posterior.safetensors")
-        loaded = load(tmp_path / "posterior.safetensors")
+        loaded = load(tmp_path / "posterior.safetensors", **self.load_options)
         assert type(loaded) is type(either)
         assert loaded.model.prior == either.model.prior
         for one, other in zip(tensors_of(loaded), tensors_of(either), strict=True):
@@ -598,7 +600,7 @@ class PosteriorContract:
         net[-1].bias.requires_grad_(False)
         posterior = self.posterior(self.regression(net), measured())
         posterior.save(tmp_path / "posterior")
-        loaded = load(tmp_path / "posterior")
+        loaded = load(tmp_path / "posterior", **self.load_options)
         assert not loaded.model.net[-1].bias.requires_grad
         assert list(loaded.model.laws) == list(posterior.model.laws)
         assert all(torch.equal(a, b) for a, b in zip(tensors_of(loaded), tensors_of(posterior), strict=True))
@@ -612,10 +614,10 @@ class PosteriorContract:
             posterior.save(tmp_path / "posterior")
         assert record[0].filename == __file__
         with pytest.raises(ValueError, match=r"load\(path, model=model\)"):
-            load(tmp_path / "posterior")
+            load(tmp_path / "posterior", **self.load_options)
         again = self.regression(built(lambda: Plain(self.dropout), seed=9))
         before = weights_of(again.net)
-        loaded = load(tmp_path / "posterior", model=again)
+        loaded = load(tmp_path / "posterior", model=again, **self.load_options)
         one, other = (draws_of(p, NEW_X) for p in (loaded, posterior))
         assert_same_draws(one, other)
         assert all(torch.equal(value, before[name]) for name, value in weights_of(again.net).items())

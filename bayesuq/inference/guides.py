@@ -1,10 +1,12 @@
-"""Gaussian guides over the flat vector of a model's random sites."""
+"""Guides of a network: a Gaussian over the flat vector of its random sites, and Pyro's autoguides at a good start."""
 
+from collections.abc import Callable
 from typing import Any
 
 import pyro
 import pyro.distributions as dist
 import torch
+from pyro.infer.autoguide import AutoGuide, init_to_value
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -68,3 +70,23 @@ def mean_field(model: BayesianNetwork, *, initial_scale: float = INITIAL_SCALE) 
         usable = variance.isfinite() & (variance > 0)
         scales[where] = torch.where(usable, variance, 1.0).sqrt()
     return MeanFieldGuide(model, layout.join(model.initial()), (initial_scale * scales).log())
+
+
+def autoguide(kind: Callable[..., AutoGuide], **options: Any) -> Callable[[BayesianNetwork], AutoGuide]:
+    """One of Pyro's autoguides, its means starting at the network's own weights.
+
+    An autoguide alone starts near the prior's median, where all units of a layer are nearly the same and a network
+    hardly trains.
+
+    Args:
+        kind: Such as `pyro.infer.autoguide.AutoLowRankMultivariateNormal`; it must take `init_loc_fn`.
+        **options: Passed to it.
+
+    Returns:
+        For `variational.fit(guide=...)`.
+    """
+
+    def build(model: BayesianNetwork) -> AutoGuide:
+        return kind(model, init_loc_fn=init_to_value(values=model.initial()), **options)
+
+    return build

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from bayesuq.arrays import check_device
 from bayesuq.inference.history import History
+from bayesuq.inference.programs import Program, factorised
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods import Likelihood
 from bayesuq.models.records import NoRecordError, build_model, model_record
@@ -24,6 +25,8 @@ from bayesuq.posterior import Posterior
 from bayesuq.storage import write
 
 FORMAT = 1
+ARGUMENTS = {"program": "model", "build": "guide"}  # fields that are functions, and what `load` calls them
+KNOWN = {factorised.__name__: factorised}  # functions that a file can name
 PosteriorT = TypeVar("PosteriorT", bound=Posterior)
 
 
@@ -52,16 +55,34 @@ def read_through(posterior: PosteriorT, change: Callable[[Likelihood], Likelihoo
 
 def save(posterior: Posterior, path: str | PathLike[str]) -> None:
     """Write a posterior to one file: see `Posterior.save`."""
-    model: BayesianNetwork = posterior.model  # type: ignore[attr-defined]
-    try:
-        record = model_record(model)
-    except NoRecordError as reason:
-        record = None
-        warnings.warn(f"{reason}; pass the same model to `bayesuq.load(path, model=...)`.", UserWarning, stacklevel=3)
+    model: BayesianNetwork | None = getattr(posterior, "model", None)
     body, tensors = pack(posterior)
-    state = {f"model.{name}": value for name, value in model.net.state_dict().items()}
-    header = {"format": FORMAT, "model": record, "sites": _sites(model), "posterior": body}
-    write(path, header, {**state, **tensors})
+    header: dict[str, Any] = {"format": FORMAT, "model": None, "sites": None, "posterior": body}
+    if model is not None:
+        try:
+            header["model"] = model_record(model)
+        except NoRecordError as reason:
+            _tell(f"{reason}; pass the same model to `bayesuq.load(path, model=...)`.")
+        header["sites"] = _sites(model)
+        tensors |= {f"model.{name}": value for name, value in model.net.state_dict().items()}
+    for name in sorted(_passed(body)):
+        _tell(f"A {name} of your own cannot be recorded; pass it to `bayesuq.load(path, {name}=...)`.")
+    write(path, header, tensors)
+
+
+def _tell(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def _passed(body: Mapping[str, Any]) -> set[str]:
+    """Names of `load`'s arguments that a packed posterior needs."""
+    names: set[str] = set()
+    for entry in body["fields"].values():
+        if entry["kind"] == "function" and entry["name"] is None:
+            names.add(entry["argument"])
+        for inner in [entry["posterior"]] if entry["kind"] == "posterior" else entry.get("members", []):
+            names |= _passed(inner)
+    return names
 
 
 def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -88,6 +109,9 @@ def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
             packed = [pack(member) for member in value]
             kind = {"kind": "members", "members": [member for member, _ in packed]}
             tensors |= {f"{item.name}.{m}.{k}": v for m, (_, inner) in enumerate(packed) for k, v in inner.items()}
+        elif callable(value):
+            name = next((name for name, function in KNOWN.items() if function is value), None)
+            kind = {"kind": "function", "argument": ARGUMENTS[item.name], "name": name}
         else:
             kind = {"kind": "value", "value": value}
         body["fields"][item.name] = kind
@@ -97,13 +121,19 @@ def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
 def unpack(
     body: Mapping[str, Any],
     tensors: Mapping[str, Tensor],
-    model: BayesianNetwork,
+    given: Mapping[str, Any],
     classes: Mapping[str, type[Posterior]],
 ) -> Posterior:
     """The inverse of `pack`.
 
+    Args:
+        body: What it gave.
+        tensors: What it gave.
+        given: What is not in the file, by name: the "model", and the "guide" or None.
+        classes: By name.
+
     Raises:
-        ValueError: A class that is not among `classes`, or fields that are not the class's.
+        ValueError: A class that is not among `classes`, fields that are not the class's, or something not given.
     """
     kind = classes.get(body["class"])
     if kind is None:
@@ -113,7 +143,7 @@ def unpack(
     values: dict[str, Any] = {}
     for name, entry in body["fields"].items():
         if entry["kind"] == "model":
-            values[name] = model
+            values[name] = given["model"]
         elif entry["kind"] == "tensor":
             values[name] = tensors[name]
         elif entry["kind"] == "tensors":
@@ -122,27 +152,42 @@ def unpack(
             value = entry["value"]
             values[name] = History(tuple(value["loss"]), tuple(value["validation_loss"]), int(value["best_epoch"]))
         elif entry["kind"] == "posterior":
-            values[name] = unpack(entry["posterior"], _below(tensors, f"{name}."), model, classes)
+            values[name] = unpack(entry["posterior"], _below(tensors, f"{name}."), given, classes)
         elif entry["kind"] == "members":
             values[name] = tuple(
-                unpack(member, _below(tensors, f"{name}.{m}."), model, classes)
+                unpack(member, _below(tensors, f"{name}.{m}."), given, classes)
                 for m, member in enumerate(entry["members"])
             )
+        elif entry["kind"] == "function":
+            values[name] = _given(entry, given)
         else:
             values[name] = _tuples(entry["value"])
     return kind(**values)
 
 
+def _given(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """A function that was passed to `load`, or is in the list of known ones."""
+    argument = entry["argument"]
+    value = given[argument] if entry["name"] is None else KNOWN[entry["name"]]
+    if value is None:
+        raise ValueError(f"The file's {argument} is of your own. Pass it: `bayesuq.load(path, {argument}=...)`.")
+    return value
+
+
 def restore_model(
-    header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: BayesianNetwork | None
-) -> BayesianNetwork:
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: BayesianNetwork | Program | None
+) -> BayesianNetwork | Program:
     """The model of a file: rebuilt from its record, or the user's own, with the file's weights and buffers.
+
+    A Pyro program has neither, and is returned as it came.
 
     Raises:
         ValueError: No record and no model; or names, shapes or dtypes that differ from the file's.
     """
     if model is None and header["model"] is None:
         raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
+    if model is not None and not isinstance(model, BayesianNetwork):
+        return model
     built = build_model(header["model"]) if model is None else model
     state = _below(tensors, "model.")
     _check_same(built.net, state)

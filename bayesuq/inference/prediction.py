@@ -54,7 +54,7 @@ def predict_in_chunks(
     """
     done: list[PredictiveDistribution] = []
     start = 0
-    batches: Iterable[Any] = _in_order(x) if isinstance(x, DataLoader) else [x]
+    batches: Iterable[Any] = in_order(x) if isinstance(x, DataLoader) else [x]
     with torch.no_grad():
         for batch in batches:
             first_field = isinstance(x, DataLoader) and isinstance(batch, list | tuple)
@@ -73,7 +73,7 @@ def predict_in_chunks(
     return whole.to(x.device if isinstance(x, Tensor) else "cpu")
 
 
-def _in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
+def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     """The loader, with a generator of its own: each pass takes a seed for the workers from it."""
     if isinstance(loader.sampler, SHUFFLES) or isinstance(getattr(loader.batch_sampler, "sampler", None), SHUFFLES):
         raise ValueError(

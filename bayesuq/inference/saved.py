@@ -4,8 +4,11 @@ from os import PathLike, fspath
 
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.inference.guided import GuidePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.packing import FORMAT, restore_model, unpack
+from bayesuq.inference.program_posterior import ProgramPosterior
+from bayesuq.inference.programs import GuideBuilder, Program
 from bayesuq.inference.temperature import TemperaturePosterior
 from bayesuq.inference.variational import VariationalPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -17,6 +20,8 @@ CLASSES: dict[str, type[Posterior]] = {
     for kind in (
         MapPosterior,
         VariationalPosterior,
+        GuidePosterior,
+        ProgramPosterior,
         DropoutPosterior,
         EnsemblePosterior,
         TemperaturePosterior,
@@ -24,7 +29,9 @@ CLASSES: dict[str, type[Posterior]] = {
 }
 
 
-def load(path: str | PathLike[str], model: BayesianNetwork | None = None) -> Posterior:
+def load(
+    path: str | PathLike[str], model: BayesianNetwork | Program | None = None, guide: GuideBuilder | None = None
+) -> Posterior:
     """The posterior that `posterior.save(path)` wrote, on the CPU.
 
     Nothing in the file is ever run or imported: it holds tensors, numbers, and names that are looked up in fixed lists.
@@ -32,23 +39,35 @@ def load(path: str | PathLike[str], model: BayesianNetwork | None = None) -> Pos
     Args:
         path: The file.
         model: Needed where the model has parts that are not bayesuq's own (a network of yours, a rule that is a
-            function): the same model again. Its weights come from the file; names, shapes and dtypes must agree.
+            function): the same model again. Its weights come from the file; names, shapes and dtypes must agree. A
+            Pyro program of your own is always needed.
+        guide: Needed where the posterior was fitted with a guide of your own or of Pyro's: the same function from the
+            model to the guide. Its parameters come from the file.
 
     Raises:
         FileNotFoundError: No such file.
-        TypeError: A model of another type.
-        ValueError: A truncated or foreign file, one of a newer format, a model missing or different from the file's.
+        TypeError: A model or a guide of another type.
+        ValueError: A truncated or foreign file, one of a newer format; a model or guide missing or different from the
+            file's.
 
     Example:
         >>> posterior.save("digits.safetensors")                         # doctest: +SKIP
         >>> bq.load("digits.safetensors").predict(x, num_samples=100)    # doctest: +SKIP
     """
-    if model is not None and not isinstance(model, BayesianNetwork):
-        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
+    if model is not None and not callable(model):
+        raise TypeError(
+            f"`model` must be a bayesuq.models.BayesianNetwork or a Pyro program; got {type(model).__name__}."
+        )
+    if guide is not None and not callable(guide):
+        raise TypeError(f"`guide` must be a function from the model to a Pyro guide; got {type(guide).__name__}.")
     header, tensors = read(path)
     if header.get("format") != FORMAT:
         raise ValueError(f"The file has format {header.get('format')!r}; this version of bayesuq reads {FORMAT}.")
+    if model is not None and isinstance(model, BayesianNetwork) != (header.get("sites") is not None):
+        wanted = "a Pyro program" if header.get("sites") is None else "a bayesuq.models.BayesianNetwork"
+        raise TypeError(f"`model` must be {wanted}, as in the file; got {type(model).__name__}.")
     try:
-        return unpack(header["posterior"], tensors, restore_model(header, tensors, model), CLASSES)
+        given = {"model": restore_model(header, tensors, model), "guide": guide}
+        return unpack(header["posterior"], tensors, given, CLASSES)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error

@@ -1,49 +1,58 @@
 """Bayes by Backprop: a factorised Gaussian over the weights, fitted by stochastic variational inference.
 
 It maximises the ELBO of `bayesuq.inference.elbo` over the means and the log scales of q = N(loc, diag scale^2), one
-draw of the weights a minibatch by default.
+draw of the weights a minibatch by default. Any other Pyro guide, and any Pyro program in the place of a network, take
+Pyro's ordinary route (`bayesuq.inference.programs`).
 
 Reference:
     Blundell et al. 2015, Weight Uncertainty in Neural Networks, section 3.2 (with the KL in closed form).
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
 import torch
-from torch import Tensor
+from pyro.nn import PyroModule
+from torch import Tensor, nn
 
 from bayesuq.arrays import check_count, check_positive
+from bayesuq.data import Dataset
 from bayesuq.inference.convergence import scale_slope, warn_unless_learned
 from bayesuq.inference.elbo import Divergence
-from bayesuq.inference.guides import MeanFieldGuide, mean_field
+from bayesuq.inference.guided import GuidePosterior, fit_guide
+from bayesuq.inference.guides import MeanFieldGuide, autoguide, mean_field
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Batch, Data, count_batches
 from bayesuq.inference.optimize import QUALITY, Callback, Objective, Schedule, Training, minimise, session
+from bayesuq.inference.program_posterior import ProgramPosterior, fit_program, takes_num_data
+from bayesuq.inference.programs import GuideBuilder, Program, factorised
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import generator
 
+__all__ = ["VariationalPosterior", "autoguide", "fit", "mean_field"]
+
 VALIDATION_DRAWS = 8
+BATCH_SIZE = 128
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 FORGETTING = 0.6  # means far from their place make the scales' gradients huge at first: forget that soon
 
 
 @suggests_names
 def fit(
-    model: BayesianNetwork,
+    model: BayesianNetwork | Program,
     data: Data,
     *,
-    guide: Callable[[BayesianNetwork], MeanFieldGuide] = mean_field,
+    guide: GuideBuilder = mean_field,
     num_draws: int = 1,
     scale_rate: float = 1.0,
     num_epochs: int = 100,
-    batch_size: int = 128,
+    batch_size: int | None = None,
     learning_rate: float | None = None,
     schedule: Schedule = "cosine",
     max_grad_norm: float | None = None,
@@ -53,18 +62,20 @@ def fit(
     seed: int | None = None,
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
-) -> "VariationalPosterior":
-    """Fit a factorised Gaussian posterior by stochastic variational inference.
+) -> "VariationalPosterior | GuidePosterior | ProgramPosterior":
+    """Fit an approximate posterior, by default a factorised Gaussian, by stochastic variational inference.
 
     Args:
-        model: The joint density.
+        model: The joint density: a network, or a Pyro program of yours with global latents and an observed site `y`
+            (see `bayesuq.inference.program_posterior`).
         data: Rows to fit, or a DataLoader of them.
-        guide: From the model to the guide at its start; `functools.partial(mean_field, initial_scale=...)` sets the
-            initial posterior scale.
+        guide: From the model to a new guide at its start. `functools.partial(mean_field, initial_scale=...)` sets the
+            initial posterior scale; `variational.autoguide(AutoLowRankMultivariateNormal, rank=5)` or any function that builds a
+            Pyro guide takes Pyro's ordinary, slower route. A guide that is a function: `guide=lambda model: my_guide`.
         num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
-        scale_rate: Learning rate of the log scales (the posterior's and the likelihood's) over that of the means.
+        scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
         num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
-        batch_size: See there.
+        batch_size: See there. None takes 128; or all rows, for a program that does not take `num_data`.
         learning_rate: See there; of the means. None takes 0.05 for up to 500 steps, and less in proportion to
             1 / sqrt(steps) beyond: in a short fit at a small rate the scales, which have several nats to go, would stay
             where they start; at a large one, noise grows in a wide network before the means have found the signal.
@@ -78,11 +89,13 @@ def fit(
         callbacks: See there.
 
     Returns:
-        A posterior without end of draws.
+        A posterior without end of draws: a `VariationalPosterior` for mean field, a `GuidePosterior` for another guide,
+        a `ProgramPosterior` for a program.
 
     Raises:
-        TypeError: Arguments of the wrong kind, unknown options.
-        ValueError: Data that the network or the likelihood does not take; options out of range.
+        TypeError: Arguments of the wrong kind, unknown options; a program whose `y` is of a family without predictive.
+        ValueError: Data that the network or the likelihood does not take; options out of range; a guide whose sites are
+            not the model's; a program without `y`, or with latents of single rows.
         FloatingPointError: The loss stopped being finite.
 
     Warns:
@@ -98,6 +111,9 @@ def fit(
     """
     check_count(num_draws, "num_draws")
     check_positive(scale_rate, "scale_rate")
+    is_program = _check_model_and_guide(model, guide)
+    if batch_size is None:
+        batch_size = len(data) if is_program and isinstance(data, Dataset) and not takes_num_data(model) else BATCH_SIZE
     if learning_rate is None:
         learning_rate = default_learning_rate(data, num_epochs, batch_size)
     training = Training(
@@ -113,8 +129,14 @@ def fit(
         progress=progress,
         callbacks=callbacks,
     )
+    if not isinstance(model, BayesianNetwork):
+        build = factorised if guide is mean_field else guide
+        return fit_program(model, data, training, build, num_draws=num_draws)
+    if not isinstance(guide(model), MeanFieldGuide):
+        return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)
     with session(model, data, training) as (model, source, validation_source):
-        evidence = EvidenceObjective(model, _mean_field(guide(model)), source.num_data, num_draws, scale_rate)
+        own: Any = guide(model)
+        evidence = EvidenceObjective(model, own, source.num_data, num_draws, scale_rate)
         start = evidence.log_scale.clone()
         history = minimise(evidence.objective(), source, validation_source, training)
         fitted = evidence.posterior(history)  # before further minibatches move BatchNorm's statistics
@@ -268,10 +290,21 @@ class VariationalPosterior(WeightPosterior):
         return torch.cat([flat, self.points]) if len(self.points) else flat
 
 
-def _mean_field(guide: Any) -> MeanFieldGuide:
-    if not isinstance(guide, MeanFieldGuide):
+def _check_model_and_guide(model: Any, guide: Any) -> bool:
+    """Whether the model is a program."""
+    if not isinstance(model, BayesianNetwork) and (not callable(model) or _is_network(model)):
         raise TypeError(
-            f"`guide` must be a function from the model to a MeanFieldGuide; it gave {type(guide).__name__}. Use "
-            "`functools.partial(mean_field, initial_scale=...)`."
+            "`model` must be a bayesuq.models.BayesianNetwork, or a Pyro program with a site `y`; got "
+            f"{type(model).__name__}."
         )
-    return guide
+    if isinstance(guide, nn.Module) or not callable(guide):
+        raise TypeError(
+            "`guide` must be a function from the model to a new guide, such as `autoguide(AutoNormal)`; got "
+            f"{guide if isinstance(guide, str) else type(guide).__name__!r}."
+        )
+    return not isinstance(model, BayesianNetwork)
+
+
+def _is_network(model: Any) -> bool:
+    """A plain module is a network that someone forgot to wrap, and no program."""
+    return isinstance(model, nn.Module) and not isinstance(model, PyroModule)

@@ -1,10 +1,13 @@
 """Every method's posterior keeps the promises of `tests.posterior_contract`."""
 
 from functools import partial
+from typing import ClassVar
 
 import pytest
+from pyro.infer.autoguide import AutoLowRankMultivariateNormal
 
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
+from bayesuq.inference.guides import autoguide
 from tests.inference.examples import SHORT_FIT
 from tests.posterior_contract import EndlessPosteriorContract, PosteriorContract
 
@@ -17,6 +20,12 @@ class TestMapEstimate(PosteriorContract):
 @pytest.mark.filterwarnings(*SHORT_FIT)
 class TestVariational(EndlessPosteriorContract):
     fit = variational.fit
+
+
+@pytest.mark.filterwarnings("ignore:A guide of your own cannot be recorded:UserWarning")
+class TestGuideOfPyro(EndlessPosteriorContract):
+    fit = partial(variational.fit, guide=autoguide(AutoLowRankMultivariateNormal, rank=2))
+    load_options: ClassVar = {"guide": autoguide(AutoLowRankMultivariateNormal, rank=2)}
 
 
 class TestDropout(EndlessPosteriorContract):

@@ -187,9 +187,9 @@ def test_another_model_than_the_files_is_refused(own_file, model, says):
         load(own_file, model=model())
 
 
-@pytest.mark.parametrize("model", [Own(), "model", 3], ids=["module", "text", "number"])
+@pytest.mark.parametrize("model", [Own(), "model", 3], ids=["program", "text", "number"])
 def test_a_model_of_another_type_is_refused(own_file, model):
-    with pytest.raises(TypeError, match=r"`model` must be a .*BayesianNetwork; got"):
+    with pytest.raises(TypeError, match=r"`model` must be a .*BayesianNetwork.*; got"):
         load(own_file, model=model)
 
 
