@@ -70,8 +70,9 @@ def fit(
             (see `bayesuq.inference.program_posterior`).
         data: Rows to fit, or a DataLoader of them.
         guide: From the model to a new guide at its start. `functools.partial(mean_field, initial_scale=...)` sets the
-            initial posterior scale; `variational.autoguide(AutoLowRankMultivariateNormal, rank=5)` or any function that builds a
-            Pyro guide takes Pyro's ordinary, slower route. A guide that is a function: `guide=lambda model: my_guide`.
+            initial posterior scale. `variational.autoguide(AutoLowRankMultivariateNormal, rank=5)`, or any function
+            that builds a Pyro guide, takes Pyro's ordinary, slower route; a guide that is a function itself is passed as
+            `guide=lambda model: my_guide`.
         num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
         scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
         num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
