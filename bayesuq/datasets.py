@@ -14,8 +14,9 @@
 | `membrane` | (N, 1, 256, 256) in [0, 1]; labels (N, 256, 256), 1 = membrane | sections 0-19, 20-24, 25-29 |
 | `co2` | decimal years (N, 1), ppm (N, 1), float64, monthly, Mauna Loa | in time; the last ten years are `.test` |
 
-Images are float32, toy sets too. From `mnist` on, sets are .npz files in the folder that the environment variable
-BAYESUQ_DATA names, which is looked up at each call; nothing is unpickled, and nothing is cached.
+Images are float32, toy sets too. From `mnist` on, sets are .npz files in one folder, looked up at each call: the one
+that the environment variable BAYESUQ_DATA names, or else the user's cache folder. `bayesuq data get NAME` fetches many
+of them into it. Nothing is unpickled, and nothing is kept in memory.
 
 References:
     `toy/cubic`, and the protocol of `uci/<name>`: Hernandez-Lobato & Adams (2015), "Probabilistic Backpropagation"; the
@@ -33,6 +34,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from platformdirs import user_cache_path
 from sklearn.datasets import load_digits
 from torch import Tensor
 
@@ -89,27 +91,47 @@ def load(name: str, *, split: int | None = None, seed: int = 0) -> Split:
 
 
 def available() -> tuple[str, ...]:
-    """The names that `load` takes right now: built in, and what the folder named by BAYESUQ_DATA holds.
+    """The names that `load` takes right now: built in, and what `folder()` holds.
 
     Example:
         >>> available()[:2]
         ('digits', 'digits-0to8')
     """
-    folder = _folder()
-    if folder is None:
-        return tuple(_BUILT_IN)
-    files = [name for name, file in _FILES.items() if (folder / file.path).is_file()]
-    published = [f"uci/{path.stem}" for path in sorted(folder.glob("uci/*.npz")) if path.is_file()]
+    place = folder()
+    files = [name for name, file in _FILES.items() if (place / file.path).is_file()]
+    published = [f"uci/{path.stem}" for path in sorted(place.glob("uci/*.npz")) if path.is_file()]
     return (*_BUILT_IN, *files, *filter(PUBLISHED.fullmatch, published))
 
 
-def _folder() -> Path | None:
+def num_splits(name: str) -> int:
+    """How many published splits a set has for `load(name, split=...)`; 1 for those with one division only.
+
+    Raises:
+        ValueError: No such set here, or a file that does not have the form of its set.
+
+    Example:
+        >>> num_splits("digits")
+        1
+    """
+    if name in _BUILT_IN or name in _FILES:
+        return 1
+    with read_arrays(_find(name), {"train_index": whole_numbers(2)}) as arrays:
+        return len(arrays["train_index"])
+
+
+def folder() -> Path:
+    """Where files are looked for right now: the folder that BAYESUQ_DATA names, or else the user's cache folder."""
     value = os.environ.get(FOLDER)
-    return Path(value).expanduser() if value else None
+    return Path(value).expanduser() if value else user_cache_path("bayesuq", appauthor=False)
 
 
-def _relative_path(name: str) -> str | None:
-    """Where in the folder the set of that name would lie; None where it could not lie there."""
+def relative_path(name: str) -> str | None:
+    """Where in the folder the set of that name would lie; None where it could not lie there.
+
+    Example:
+        >>> relative_path("uci/boston")
+        'uci/boston.npz'
+    """
     if name in _FILES:
         return _FILES[name].path
     return f"{name}.npz" if PUBLISHED.fullmatch(name) else None
@@ -117,18 +139,21 @@ def _relative_path(name: str) -> str | None:
 
 def _find(name: str) -> Path:
     """The file of that set, or a ValueError that says what there is and what is missing."""
-    folder, relative = _folder(), _relative_path(name)
-    if folder is not None and relative is not None and (folder / relative).is_file():
-        return folder / relative
+    place, relative = folder(), relative_path(name)
+    if relative is not None and (place / relative).is_file():
+        return place / relative
     known = available()
     near = difflib.get_close_matches(name.lower(), (*known, *_FILES), n=1)
     message = f"`name` must be one of {', '.join(known)}; got {name!r}."
     if near and near[0] != name:
         message += f" Did you mean {near[0]!r}?"
-    wanted = relative or (_relative_path(near[0]) if near else None)
-    if wanted is not None and (folder is None or not (folder / wanted).is_file()):
-        state = "is not set" if folder is None else f"is {folder}, and {wanted} is not there"
-        message += f" {wanted} is read from the folder that the environment variable {FOLDER} names; it {state}."
+    wanted = relative or (relative_path(near[0]) if near else None)
+    if wanted is not None and not (place / wanted).is_file():
+        state = "is" if os.environ.get(FOLDER) else "is not set: that is"
+        message += (
+            f" {wanted} is read from the folder that the environment variable {FOLDER} names; it {state} {place}, and "
+            f"{wanted} is not there. `bayesuq data list` tells what can be fetched."
+        )
     raise ValueError(message)
 
 

@@ -44,6 +44,13 @@ def sorted_rows(x, y):
     return rows[np.lexsort(rows.T)]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path, monkeypatch):
+    """The user's cache folder, empty, for tests that take BAYESUQ_DATA away."""
+    monkeypatch.setattr(datasets, "user_cache_path", lambda name, **_: tmp_path / "cache" / name)
+    return tmp_path / "cache" / "bayesuq"
+
+
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """An empty folder of data sets."""
@@ -403,6 +410,25 @@ def test_available_names_load_and_follow_the_folder(monkeypatch, folder):
     assert available() == BUILT_IN
 
 
+@pytest.mark.usefixtures("folder")
+def test_the_cache_folder_serves_where_no_folder_is_named(cache, monkeypatch):
+    (cache / "uci").mkdir(parents=True)
+    write_uci(cache, "cached")
+    assert "uci/cached" not in available()  # the folder that is named is the only one
+    monkeypatch.delenv("BAYESUQ_DATA")
+    assert datasets.folder() == cache
+    assert available() == (*BUILT_IN, "uci/cached")
+    assert len(load("uci/cached", split=2).train) > 0
+
+
+def test_splits_are_counted(folder):
+    write_uci(folder)
+    assert datasets.num_splits("uci/mine") == 3
+    assert [datasets.num_splits(name) for name in BUILT_IN] == [1] * len(BUILT_IN)
+    with pytest.raises(ValueError, match="Did you mean 'uci/mine'"):
+        datasets.num_splits("uci/mime")
+
+
 @pytest.mark.parametrize(
     ("name", "nearest"),
     [
@@ -433,7 +459,7 @@ def test_a_name_like_no_other_gets_what_there_is(monkeypatch):
 @pytest.mark.parametrize(("name", "file"), [("mnist", "images/mnist.npz"), ("uci/boston", "uci/boston.npz")])
 def test_an_absent_set_of_the_folder_says_where_it_is_looked_for(monkeypatch, tmp_path, name, file):
     monkeypatch.delenv("BAYESUQ_DATA", raising=False)
-    with pytest.raises(ValueError, match=f"{file} is read from the folder .* BAYESUQ_DATA names; it is not set"):
+    with pytest.raises(ValueError, match=f"{file} is read from the folder .* BAYESUQ_DATA names; it is not set: that"):
         load(name)
     for place in (tmp_path, tmp_path / "nowhere"):
         monkeypatch.setenv("BAYESUQ_DATA", str(place))

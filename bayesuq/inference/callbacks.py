@@ -1,0 +1,68 @@
+"""What a fit can report to as it goes: functions of a `Progress`, called after each epoch.
+
+    posterior = bq.inference.variational.fit(model, data, callbacks=[CSVLogger("history.csv")])
+
+`TensorBoardLogger(folder)` writes what TensorBoard shows, and needs the extra `tensorboard`. A method that fits several
+networks, as an ensemble does, calls its callbacks for each in turn: the loggers count these fits from 0.
+"""
+
+import csv
+from importlib import import_module
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bayesuq.inference.optimize import Progress
+
+if TYPE_CHECKING:
+    from bayesuq.inference.tensorboard import TensorBoardLogger
+
+__all__ = ["CSVLogger", "TensorBoardLogger"]
+
+COLUMNS = ("fit", "epoch", "step", "loss", "validation_loss", "seconds")
+
+
+def __getattr__(name: str) -> Any:
+    if name == "TensorBoardLogger":  # at its first use: TensorBoard may be missing, and takes time to import
+        return import_module("bayesuq.inference.tensorboard").TensorBoardLogger
+    raise AttributeError(f"module 'bayesuq.inference.callbacks' has no attribute {name!r}")
+
+
+class CSVLogger:
+    """Writes a line for each epoch to a CSV file, which is closed, and can be read, after every line.
+
+    The columns are `fit`, from 0, and the fields of `Progress`; `validation_loss` is empty where there is none.
+
+    Example:
+        >>> import tempfile
+        >>> log = CSVLogger(Path(tempfile.mkdtemp(), "history.csv"))
+        >>> log(Progress(epoch=0, step=10, loss=1.5, validation_loss=None, seconds=0.25))
+        >>> print(log.path.read_text())
+        fit,epoch,step,loss,validation_loss,seconds
+        0,0,10,1.5,,0.25
+    """
+
+    def __init__(self, path: str | PathLike[str], *, overwrite: bool = False) -> None:
+        """Write the header.
+
+        Args:
+            path: Of the file.
+            overwrite: Whether to replace a file that is there.
+
+        Raises:
+            FileExistsError: It is there, and is not to be overwritten.
+            OSError: The folder does not exist or cannot be written.
+        """
+        self.path = Path(path)
+        self._fit = -1
+        self._write(COLUMNS, "w" if overwrite else "x")
+
+    def __call__(self, progress: Progress) -> None:
+        """Write the line of this epoch."""
+        self._fit += progress.epoch == 0
+        seen = "" if progress.validation_loss is None else progress.validation_loss
+        self._write((self._fit, progress.epoch, progress.step, progress.loss, seen, progress.seconds), "a")
+
+    def _write(self, row: tuple[Any, ...], mode: str) -> None:
+        with self.path.open(mode, encoding="utf-8", newline="") as file:
+            csv.writer(file, lineterminator="\n").writerow(row)

@@ -1,0 +1,118 @@
+import csv
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from bayesuq.data import Dataset
+from bayesuq.inference import ensemble, map_estimate
+from bayesuq.inference.callbacks import CSVLogger, TensorBoardLogger
+from bayesuq.inference.optimize import Progress
+from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+
+DATA = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+
+
+def line() -> BayesianNetwork:
+    return BayesianNetwork(networks.mlp(1, (4,), 1), priors.Normal(), likelihoods.Normal(scale=0.1))
+
+
+def rows(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def scalars(folder: Path, name: str) -> list[tuple[int, float]]:
+    events = EventAccumulator(str(folder))
+    events.Reload()
+    return [(event.step, event.value) for event in events.Scalars(name)]
+
+
+def test_the_csv_file_holds_the_history_of_the_fit(tmp_path: Path) -> None:
+    log = CSVLogger(tmp_path / "history.csv")
+    posterior = map_estimate.fit(line(), DATA, num_epochs=3, batch_size=2, validation=DATA, seed=0, callbacks=[log])
+    written = rows(tmp_path / "history.csv")
+    assert [float(row["loss"]) for row in written] == list(posterior.history.loss)
+    assert [float(row["validation_loss"]) for row in written] == list(posterior.history.validation_loss)
+    assert [(row["fit"], row["epoch"], row["step"]) for row in written] == [
+        ("0", "0", "2"),
+        ("0", "1", "4"),
+        ("0", "2", "6"),
+    ]
+
+
+def test_the_csv_file_can_be_read_while_the_fit_runs(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    seen: list[int] = []
+    map_estimate.fit(line(), DATA, num_epochs=3, callbacks=[CSVLogger(path), lambda _: seen.append(len(rows(path)))])
+    assert seen == [1, 2, 3]
+    assert rows(path)[0]["validation_loss"] == ""
+
+
+def test_the_fits_of_an_ensemble_are_told_apart(tmp_path: Path) -> None:
+    path, folder = tmp_path / "history.csv", tmp_path / "board"
+    with TensorBoardLogger(folder) as board:
+        posterior = ensemble.fit(
+            line(), DATA, num_members=2, num_epochs=2, validation=DATA, callbacks=[CSVLogger(path), board]
+        )
+    assert [(row["fit"], row["epoch"]) for row in rows(path)] == [("0", "0"), ("0", "1"), ("1", "0"), ("1", "1")]
+    for number, member in enumerate(posterior.members):
+        for name, expected in (
+            ("loss", member.history.loss),
+            ("validation_loss", member.history.validation_loss),
+        ):
+            steps, values = zip(*scalars(folder / f"fit-{number}", name), strict=True)
+            assert steps == (1, 2)
+            assert values == pytest.approx(expected)  # TensorBoard keeps float32
+
+
+def test_tensorboard_files_can_be_read_while_the_fit_runs_and_hold_no_validation_that_was_not_made(
+    tmp_path: Path,
+) -> None:
+    board = TensorBoardLogger(tmp_path)
+    for epoch in range(2):
+        board(Progress(epoch, epoch + 1, 0.5, None, 0.1))
+        assert scalars(tmp_path / "fit-0", "loss") == [(step + 1, 0.5) for step in range(epoch + 1)]
+    events = EventAccumulator(str(tmp_path / "fit-0"))
+    events.Reload()
+    assert events.Tags()["scalars"] == ["loss", "seconds"]
+    board.close()
+    board.close()
+
+
+def test_an_older_csv_file_is_replaced_on_request_only(tmp_path: Path) -> None:
+    path = tmp_path / "history.csv"
+    path.write_text("precious")
+    with pytest.raises(FileExistsError):
+        CSVLogger(path)
+    assert path.read_text() == "precious"
+    CSVLogger(path, overwrite=True)
+    assert path.read_text().startswith("fit,epoch")
+
+
+def test_a_missing_folder_is_an_error_before_the_fit(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        CSVLogger(tmp_path / "missing" / "history.csv")
+
+
+@pytest.mark.slow
+def test_the_csv_logger_needs_no_tensorboard_and_the_other_names_the_extra() -> None:
+    code = (
+        "import sys\n"
+        "sys.modules['tensorboard'] = None\n"
+        "from bayesuq.inference.callbacks import CSVLogger\n"
+        "try:\n"
+        "    from bayesuq.inference.callbacks import TensorBoardLogger\n"
+        "except ImportError as error:\n"
+        "    sys.exit(0 if \"pip install 'bayesuq[tensorboard]'\" in str(error) else 'another message')\n"
+        "sys.exit('no error')\n"
+    )
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_there_is_no_third_logger() -> None:
+    with pytest.raises(ImportError):
+        from bayesuq.inference.callbacks import WandbLogger  # noqa: F401
