@@ -5,16 +5,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+import torch
 from torch import Tensor, nn
 
+from bayesuq.arrays import check_count
 from bayesuq.inference.history import History
+from bayesuq.inference.importance import log_joints
 from bayesuq.inference.minibatches import Batch, Data
 from bayesuq.inference.optimize import GLOBAL, Training, minimise, session
 from bayesuq.inference.programs import GuideBuilder, GuidedProgram, ProgramObjective
 from bayesuq.inference.training_network import TrainingNetwork
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.randomness import derive_seed
+from bayesuq.randomness import derive_seed, resolve_seed
 
 
 def fit_guide(
@@ -89,6 +92,14 @@ class GuidePosterior(WeightPosterior):
     def draw(self, index: int, seed: int) -> Tensor:
         """The guide's sites at one draw, and the point values."""
         return self._layout.join(self.pair.draw(derive_seed(seed, index)) | self._points)
+
+    def log_importance_ratios(self, data: Data, *, num_samples: int = 500, seed: int | None = None) -> Tensor:
+        """log p(theta, y | x) - log q(theta) at S draws of q: see `VariationalPosterior.log_importance_ratios`."""
+        key = resolve_seed(seed)
+        seeds = [derive_seed(key, index) for index in range(check_count(num_samples, "num_samples"))]
+        draws, densities = zip(*map(self.pair.draw_with_density, seeds), strict=True)
+        theta = {name: torch.stack([(draw | self._points)[name] for draw in draws]) for name in self._layout.shapes}
+        return log_joints(self.model, theta, data, self.buffers) - torch.stack(densities)
 
     @cached_property
     def _layout(self) -> Layout:

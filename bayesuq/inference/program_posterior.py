@@ -27,7 +27,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_device, check_finite, check_inputs
+from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_device, check_finite, check_inputs
 from bayesuq.data import Dataset
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Batch, Data, cast_rows
@@ -271,6 +271,17 @@ class ProgramPosterior(Posterior):
         key = resolve_seed(seed)
         draws = [self.pair.draw(derive_seed(key, index)) for index in draw_indices(num_samples, None)]
         return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+    def log_importance_ratios(self, data: Dataset, *, num_samples: int = 500, seed: int | None = None) -> Tensor:
+        """log p(theta, y | x) - log q(theta) at S draws of q: see `VariationalPosterior.log_importance_ratios`."""
+        key = resolve_seed(seed)
+        rows = ProgramReader(self.program, self.device).open(data)
+        ratios = []
+        for index in range(check_count(num_samples, "num_samples")):
+            with torch.no_grad(), self.pair.active(derive_seed(key, index)):
+                guide_trace, trace = self.pair.traces(rows)
+                ratios.append(trace.log_prob_sum().double() - guide_trace.log_prob_sum().double())
+        return torch.stack(ratios)
 
     def _parts(
         self, rows: Tensor, indices: Sequence[int], key: int, *, keep_samples: bool

@@ -113,6 +113,13 @@ class GuidedProgram:
         """The latent sites at one draw of the guide."""
         return self._draw_at(self.example.x, seed)
 
+    def draw_with_density(self, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+        """As `draw`, with log q at it, float64, in nats."""
+        with torch.no_grad(), self.active(seed):
+            trace = self._guide_trace(self.example.x)
+            density = trace.log_prob_sum()
+        return self._latents_of(trace), density.double()
+
     def values(self) -> dict[str, Tensor]:
         """Copies of the parameters, unconstrained."""
         return {name: leaf.detach().clone() for name, leaf in self.leaves.items()}
@@ -150,9 +157,15 @@ class GuidedProgram:
         return _leaving(self.guide, self.keywords), self.program if program is None else program, options
 
     def _draw_at(self, x: Tensor, seed: int) -> dict[str, Tensor]:
-        guide, _, options = self._called(None, self.example, None)
         with torch.no_grad(), self.active(seed):
-            trace = poutine.trace(guide).get_trace(x, self.example.y, **options)
+            return self._latents_of(self._guide_trace(x))
+
+    def _guide_trace(self, x: Tensor) -> Any:
+        """The guide run once at rows x; within `active`."""
+        guide, _, options = self._called(None, self.example, None)
+        return poutine.trace(guide).get_trace(x, self.example.y, **options)
+
+    def _latents_of(self, trace: Any) -> dict[str, Tensor]:
         return {name: trace.nodes[name]["value"] for name in self.latents}
 
     def _check_that_draws_ignore_inputs(self) -> None:

@@ -25,6 +25,7 @@ from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guided import GuidePosterior, fit_guide
 from bayesuq.inference.guides import MeanFieldGuide, autoguide, mean_field
 from bayesuq.inference.history import History
+from bayesuq.inference.importance import log_joints
 from bayesuq.inference.minibatches import Batch, Data, count_batches
 from bayesuq.inference.optimize import QUALITY, Callback, Objective, Schedule, Training, minimise, session
 from bayesuq.inference.program_posterior import ProgramPosterior, fit_program, takes_num_data
@@ -33,7 +34,7 @@ from bayesuq.inference.training_network import FlatVector, TrainingNetwork, poin
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
-from bayesuq.randomness import generator
+from bayesuq.randomness import generator, resolve_seed
 
 __all__ = ["VariationalPosterior", "autoguide", "fit", "mean_field"]
 
@@ -71,8 +72,8 @@ def fit(
         data: Rows to fit, or a DataLoader of them.
         guide: From the model to a new guide at its start. `functools.partial(mean_field, initial_scale=...)` sets the
             initial posterior scale. `variational.autoguide(AutoLowRankMultivariateNormal, rank=5)`, or any function
-            that builds a Pyro guide, takes Pyro's ordinary, slower route; a guide that is a function itself is passed as
-            `guide=lambda model: my_guide`.
+            that builds a Pyro guide, takes Pyro's ordinary, slower route; a guide that is a function itself is
+            passed as `guide=lambda model: my_guide`.
         num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
         scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
         num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
@@ -140,10 +141,10 @@ def fit(
         evidence = EvidenceObjective(model, own, source.num_data, num_draws, scale_rate)
         start = evidence.log_scale.clone()
         history = minimise(evidence.objective(), source, validation_source, training)
-        fitted = evidence.posterior(history)  # before further minibatches move BatchNorm's statistics
-        movement = (evidence.log_scale - start).abs().median()
+        movement = float((evidence.log_scale - start).abs().median())
+        fitted = evidence.posterior(history, movement)  # before further minibatches move BatchNorm's statistics
         slope = scale_slope(evidence.slope, evidence.guide.layout.size, source, training.key(QUALITY))
-    warn_unless_learned(slope, float(movement), len(history.loss))
+    warn_unless_learned(slope, movement, len(history.loss))
     return fitted
 
 
@@ -187,7 +188,7 @@ class EvidenceObjective:
             forgetting=FORGETTING,
         )
 
-    def posterior(self, history: History) -> "VariationalPosterior":
+    def posterior(self, history: History, scale_movement: float) -> "VariationalPosterior":
         """The fitted posterior, as it stands."""
         layout = Layout.of(self.model, self.model.points)
         return VariationalPosterior(
@@ -197,6 +198,7 @@ class EvidenceObjective:
             points=layout.join(self.network.theta()).detach() if layout.size else self.loc.new_empty(0),
             buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
             history=history,
+            scale_movement=scale_movement,
         )
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
@@ -261,6 +263,7 @@ class VariationalPosterior(WeightPosterior):
         points: The flat vector of the point values, (K,).
         buffers: The network's buffers as trained.
         history: How the fit went.
+        scale_movement: How far the median log scale moved in it, in nats.
     """
 
     model: BayesianNetwork
@@ -269,6 +272,7 @@ class VariationalPosterior(WeightPosterior):
     points: Tensor
     buffers: Mapping[str, Tensor]
     history: History
+    scale_movement: float
 
     @property
     def num_members(self) -> None:
@@ -289,6 +293,24 @@ class VariationalPosterior(WeightPosterior):
         noise = torch.empty_like(self.loc).normal_(generator=generator(seed, index, device=self.device))
         flat = torch.addcmul(self.loc, noise, self.scale, out=noise)
         return torch.cat([flat, self.points]) if len(self.points) else flat
+
+    def log_importance_ratios(self, data: Data, *, num_samples: int = 500, seed: int | None = None) -> Tensor:
+        """log p(theta, y | x) - log q(theta) at S draws of q, (S,), float64, in nats: the cost of S forward passes.
+
+        `bayesuq.evaluation.fit_quality.evaluate_fit` reads from them how far q can be trusted.
+
+        Args:
+            data: What was fitted.
+            num_samples: S.
+            seed: The same seed gives the same draws as in `predict`.
+        """
+        key = resolve_seed(seed)
+        flat = self._draws(range(check_count(num_samples, "num_samples")), key)
+        joints = log_joints(self.model, Layout.of(self.model).split(flat), data, self.buffers)
+        random = flat[:, : len(self.loc)].double()
+        jacobians = Layout.of(self.model, self.model.laws).log_abs_det_jacobian(random)
+        law = torch.distributions.Normal(self.loc.double(), self.log_scale.double().exp())
+        return joints + jacobians - law.log_prob(random).sum(dim=1)
 
 
 def _check_model_and_guide(model: Any, guide: Any) -> bool:
