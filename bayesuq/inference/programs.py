@@ -198,6 +198,7 @@ class ProgramObjective:
         self.pair, self.num_data, self.num_draws, self.scale_rate = pair, num_data, num_draws, scale_rate
         self.training, self.evaluation = training, evaluation
         self.buffers = {} if buffers is None else buffers
+        self._checked = False
 
     def objective(self) -> Objective:
         """What the loop needs."""
@@ -214,9 +215,11 @@ class ProgramObjective:
         """Minus the ELBO in nats; Pyro draws from torch's global generators, which belong to the fit's session."""
         for leaf in self.pair.leaves.values():
             leaf.grad = None
-        with self.pair.active():
+        # Pyro's checks take a quarter of a step: the first step makes them for all.
+        with self.pair.active(), pyro.validation_enabled(not self._checked):
             loss = self.pair.loss(batch, self.num_data, self.num_draws, program=self.training)
             loss.backward()
+        self._checked = True
         return loss.detach()
 
     def log_predictive(self, batch: Batch, _noise: torch.Generator) -> Tensor:
