@@ -1,7 +1,7 @@
 """Which draws a prediction takes, and how its rows go through memory: in chunks whose size changes no result."""
 
 import copy
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
 from typing import Any
 
@@ -52,25 +52,54 @@ def predict_in_chunks(
         TypeError: See `bayesuq.arrays.check_inputs`.
         ValueError: See `bayesuq.arrays.check_inputs`; or a shape that the network does not take.
     """
-    done: list[PredictiveDistribution] = []
     start = 0
-    batches: Iterable[Any] = in_order(x) if isinstance(x, DataLoader) else [x]
+
+    def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
+        nonlocal start
+        inputs = cast_inputs(model, batch)
+        width = activations_per_row(model, inputs, tree)
+        for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
+            yield mixed(parts(rows, start, width))
+            start += len(rows)
+
+    return predict_batches(x, chunks)
+
+
+def predict_batches(
+    x: "ArrayLike | DataLoader[Any]", predict: Callable[[ArrayLike], Iterable[PredictiveDistribution]]
+) -> PredictiveDistribution:
+    """The predictives of inputs, or of the batches of a loader in their order, joined.
+
+    Args:
+        x: Inputs or a loader of them.
+        predict: From inputs to the predictives of their rows, in order, in one piece or several.
+
+    Returns:
+        The whole, on the device that x is on (for a loader: where `predict` left it).
+
+    Raises:
+        ValueError: A loader that shuffles, or gives no batch.
+    """
+    done: list[PredictiveDistribution] = []
     with torch.no_grad():
-        for batch in batches:
-            first_field = isinstance(x, DataLoader) and isinstance(batch, list | tuple)
-            inputs = cast_inputs(model, batch[0] if first_field else batch)
-            width = activations_per_row(model, inputs, tree)
-            for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
-                chunk = iter(parts(rows, start, width))
-                first = next(chunk)
-                done.append(type(first).mixture(chain([first], chunk)))
-                start += len(rows)
+        if isinstance(x, DataLoader):
+            for batch in in_order(x):
+                done.extend(predict(batch[0] if isinstance(batch, list | tuple) else batch))
+        else:
+            done.extend(predict(x))
     if not done:
         raise ValueError("`x` must not be empty; the loader gave no batch.")
     whole = done[0] if len(done) == 1 else type(done[0]).concatenate(done)
     if isinstance(x, DataLoader):
         return whole
     return whole.to(x.device if isinstance(x, Tensor) else "cpu")
+
+
+def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
+    """The mixture of the predictives of draws, one after another."""
+    draws = iter(draws)
+    first = next(draws)
+    return type(first).mixture(chain([first], draws))
 
 
 def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:

@@ -14,10 +14,9 @@ refused.
 
 import copy
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import chain
 from os import PathLike
 from typing import Any, Self
 
@@ -29,17 +28,16 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_device, check_finite, check_inputs
 from bayesuq.data import Dataset
+from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Batch, Data, cast_rows
 from bayesuq.inference.optimize import GLOBAL, Training, minimise, sources
 from bayesuq.inference.packing import move, save
-from bayesuq.inference.prediction import draw_indices, in_order
+from bayesuq.inference.prediction import draw_indices, mixed, predict_batches
 from bayesuq.inference.programs import (
     OBSERVED,
     GuideBuilder,
-    GuidedProgram,
     Program,
-    ProgramObjective,
     is_subsample,
     latent_sites,
     private_store,
@@ -250,21 +248,13 @@ class ProgramPosterior(Posterior):
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
         indices, key = draw_indices(num_samples, None), resolve_seed(seed)
-        batches: Iterable[Any] = in_order(x) if isinstance(x, DataLoader) else [x]
-        done: list[PredictiveDistribution] = []
-        for batch in batches:
-            first_field = isinstance(x, DataLoader) and isinstance(batch, list | tuple)
-            rows = check_inputs(batch[0] if first_field else batch).to(self.device, self.example["x"].dtype)
+
+        def whole(batch: ArrayLike) -> list[PredictiveDistribution]:
+            rows = check_inputs(batch).to(self.device, self.example["x"].dtype)
             check_finite(rows, f"x in {rows.dtype}")
-            parts = self._parts(rows, indices, key, keep_samples=keep_samples)
-            first = next(parts)
-            done.append(type(first).mixture(chain([first], parts)))
-        if not done:
-            raise ValueError("`x` must not be empty; the loader gave no batch.")
-        whole = done[0] if len(done) == 1 else type(done[0]).concatenate(done)
-        if isinstance(x, DataLoader):
-            return whole
-        return whole.to(x.device if isinstance(x, Tensor) else "cpu")
+            return [mixed(self._parts(rows, indices, key, keep_samples=keep_samples))]
+
+        return predict_batches(x, whole)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""

@@ -4,7 +4,7 @@ from os import PathLike, fspath
 
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
-from bayesuq.inference.guided import GuidePosterior
+from bayesuq.inference.guide_posterior import GuidePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.packing import FORMAT, restore_model, unpack
 from bayesuq.inference.program_posterior import ProgramPosterior

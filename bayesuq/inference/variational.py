@@ -2,7 +2,7 @@
 
 It maximises the ELBO of `bayesuq.inference.elbo` over the means and the log scales of q = N(loc, diag scale^2), one
 draw of the weights a minibatch by default. Any other Pyro guide, and any Pyro program in the place of a network, take
-Pyro's ordinary route (`bayesuq.inference.programs`).
+Pyro's ordinary route (`bayesuq.inference.guided_program`).
 
 Reference:
     Blundell et al. 2015, Weight Uncertainty in Neural Networks, section 3.2 (with the KL in closed form).
@@ -22,7 +22,7 @@ from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.convergence import scale_slope, warn_unless_learned
 from bayesuq.inference.elbo import Divergence
-from bayesuq.inference.guided import GuidePosterior, fit_guide
+from bayesuq.inference.guide_posterior import GuidePosterior, fit_guide
 from bayesuq.inference.guides import MeanFieldGuide, autoguide, mean_field
 from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints

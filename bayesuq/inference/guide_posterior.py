@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_count
+from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints
 from bayesuq.inference.minibatches import Batch, Data
 from bayesuq.inference.optimize import GLOBAL, Training, minimise, session
-from bayesuq.inference.programs import GuideBuilder, GuidedProgram, ProgramObjective
+from bayesuq.inference.programs import GuideBuilder
 from bayesuq.inference.training_network import TrainingNetwork
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork

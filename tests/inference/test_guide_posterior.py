@@ -12,10 +12,10 @@ from torch.distributions import transform_to
 
 from bayesuq.data import Dataset
 from bayesuq.inference import variational
-from bayesuq.inference.guided import GuidePosterior
+from bayesuq.inference.guide_posterior import GuidePosterior
+from bayesuq.inference.guided_program import GuidedProgram
 from bayesuq.inference.guides import autoguide
 from bayesuq.inference.minibatches import Batch
-from bayesuq.inference.programs import GuidedProgram
 from bayesuq.inference.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
