@@ -15,6 +15,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -25,7 +26,10 @@ from bayesuq.randomness import generator, resolve_seed
 
 PROBABILITY_SUM_TOLERANCE = 1e-4  # rows of float16-trained softmaxes are off by about 1e-5
 BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
-BISECTION_STEPS = 60  # halves the bracket to float64 resolution
+CACHE_NUMBERS = 2**16  # that fit it several times over
+ROUNDING = 1e-14  # of a sum in float64
+SMALLEST_NORMAL = torch.finfo(torch.float64).tiny
+QUANTILE_STEPS = 240  # at most: 60 halvings reach float64 resolution, and Newton's steps between them halve too
 
 
 class PredictiveDistribution(ABC):
@@ -153,12 +157,22 @@ class CategoricalPredictive(PredictiveDistribution):
         _check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
         _check_classes(probs, "probs", dim=2)
         check_finite(probs, "probs")
-        if (probs < 0).any() or (probs.sum(dim=2) - 1).abs().max() > PROBABILITY_SUM_TOLERANCE:
+        lowest = float(probs.min())
+        blocks = probs.split(_rows_at_a_time(probs[:, :1].numel()), dim=1)
+        sums = [_sums_of_probabilities(block, positive=lowest > SMALLEST_NORMAL) for block in blocks]
+        probability_sum, entropy_sum, votes, least, most = (torch.cat(part) for part in zip(*sums, strict=True))
+        if lowest < 0 or max(most.max() - 1, 1 - least.min()) > PROBABILITY_SUM_TOLERANCE:
             raise ValueError(
                 "`probs` must be at least 0 and sum to 1 over classes, which stand in the third dimension; got sums "
-                f"from {probs.sum(dim=2).min():.4g} to {probs.sum(dim=2).max():.4g}. Use `from_logits` for logits."
+                f"from {least.min():.4g} to {most.max():.4g}. Use `from_logits` for logits."
             )
-        return cls._from_logits(probs.log(), keep_samples=keep_samples)
+        return cls(
+            probability_sum=probability_sum,
+            entropy_sum=entropy_sum,
+            votes=votes,
+            num_draws=len(probs),
+            draws=probs.log() if keep_samples else None,
+        )
 
     @classmethod
     def from_sums(cls, *, probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num_draws: int) -> Self:
@@ -214,10 +228,11 @@ class CategoricalPredictive(PredictiveDistribution):
         """Class probabilities, (N, C, ...)."""
         return self.probability_sum / self.num_draws
 
-    @property
+    @cached_property
     def total(self) -> Tensor:
         """Entropy of the mean, H[E p], in nats, (N, ...)."""
-        return torch.special.entr(self.mean).sum(dim=1)
+        blocks = self.probability_sum.split(_rows_at_a_time(self.probability_sum[:1].numel()))
+        return torch.cat([torch.special.entr(block / self.num_draws).sum(dim=1) for block in blocks])
 
     @property
     def aleatoric(self) -> Tensor:
@@ -261,7 +276,7 @@ class CategoricalPredictive(PredictiveDistribution):
         """
         labels = self.labels(y).unsqueeze(1)
         if self.draws is None:
-            return self.probability_sum.gather(1, labels).squeeze(1).log() - math.log(self.num_draws)
+            return self.probability_sum.gather(1, labels).squeeze(1).log_().sub_(math.log(self.num_draws))
         kept = [draw.double().log_softmax(dim=1).gather(1, labels).squeeze(1) for draw in self.draws]
         return torch.stack(kept).logsumexp(dim=0) - math.log(self.num_draws)
 
@@ -450,7 +465,9 @@ class GaussianPredictive(PredictiveDistribution):
         return torch.special.ndtr(standardised).mean(dim=0)
 
     def quantile(self, level: float) -> Tensor:
-        """The value below which y* falls with probability `level`, column by column, (N, D), by bisection of the cdf.
+        """The value below which y* falls with probability `level`, column by column, (N, D).
+
+        By Newton's steps within a bracket, to the resolution of the cdf in float64: some ten evaluations of the cdf.
 
         Raises:
             ValueError: `level` outside (0, 1), or a component of zero variance.
@@ -459,11 +476,23 @@ class GaussianPredictive(PredictiveDistribution):
         scales = self._density_variances().sqrt()
         components = self.component_means + scales * torch.special.ndtri(torch.full_like(scales, level))
         lower, upper = components.amin(dim=0), components.amax(dim=0)  # a mixture's quantile lies among its components'
-        for _ in range(BISECTION_STEPS):
-            middle = (lower + upper) / 2
-            below = torch.special.ndtr((middle - self.component_means) / scales).mean(dim=0) < level
-            lower, upper = torch.where(below, middle, lower), torch.where(below, upper, middle)
-        return (lower + upper) / 2
+        point, move = (lower + upper) / 2, upper - lower
+        done = torch.zeros_like(lower, dtype=torch.bool)
+        for _ in range(QUANTILE_STEPS):
+            standardised = (point - self.component_means) / scales
+            excess = torch.special.ndtr(standardised).mean(dim=0) - level
+            density = (torch.exp(-standardised.square() / 2) / scales).mean(dim=0) / math.sqrt(2 * math.pi)
+            lower, upper = torch.where(excess < 0, point, lower), torch.where(excess < 0, upper, point)
+            newton, middle = point - excess / density, (lower + upper) / 2
+            # Between two modes the density is nearly 0: Newton's step leads far out, or creeps. Then halve the bracket.
+            usable = (newton >= lower) & (newton <= upper) & ((newton - point).abs() <= move / 2)
+            following = torch.where(usable, newton, middle)
+            done |= (excess.abs() <= 1e-15 * level) | ((following - point).abs() <= 1e-15 * point.abs())  # rounding
+            move = (following - point).abs()
+            point = torch.where(done, point, following)
+            if done.all():
+                break
+        return point
 
     def targets(self, y: ArrayLike) -> Tensor:
         """`y` as float64 of shape (N, D) on this predictive's device, or the errors that `log_prob` lists."""
@@ -544,6 +573,28 @@ class GaussianPredictive(PredictiveDistribution):
                 "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
             )
         return variances
+
+
+def _rows_at_a_time(numbers_in_row: int) -> int:
+    """So many that what is computed of them stays in a processor's cache."""
+    return max(1, CACHE_NUMBERS // numbers_in_row)
+
+
+def _sums_of_probabilities(block: Tensor, *, positive: bool) -> tuple[Tensor, ...]:
+    """Of (S, N, C, ...) the sums over draws of p and of H[p], the votes, and the extremes of the sums over classes."""
+    probs = block.double()
+    size = probs.sum(dim=2, keepdim=True)
+    least, most = size.aminmax()
+    if bool((least < 1 - ROUNDING) | (most > 1 + ROUNDING)):
+        probs = probs / size
+    logs = (probs if positive else probs.clamp(min=SMALLEST_NORMAL)).log()  # 0 log 0 = 0
+    entropy = -logs.mul_(probs).sum(dim=(0, 2))
+    is_largest = block == block.amax(dim=2, keepdim=True)
+    votes = is_largest.sum(dim=0)
+    if int(votes.sum()) > entropy.numel() * len(block):  # a tie goes to the first class
+        first = is_largest.to(torch.uint8).argmax(dim=2, keepdim=True)
+        votes = torch.zeros_like(is_largest).scatter_(2, first, True).sum(dim=0)
+    return probs.sum(dim=0), entropy.clamp(min=0.0), votes, least[None], most[None]
 
 
 def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Tensor:

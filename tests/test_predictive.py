@@ -397,3 +397,32 @@ class TestCategoricalByHand:
         assert (predictive.epistemic >= 0).all()
         assert (predictive.epistemic <= math.log(min(num_draws, num_classes)) + 1e-12).all()
         torch.testing.assert_close(predictive.total, predictive.aleatoric + predictive.epistemic, **ROUNDING)
+
+
+class TestProbabilitiesAndQuantilesInBlocks:
+    def test_probabilities_are_what_their_logits_are(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Whole-number logits: ties, which go to the first class; and some classes that are impossible.
+        logits = torch.randn(3, 40, 4, 2, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64).round()
+        logits[:, :, 1, 0] = -math.inf
+        expected = CategoricalPredictive.from_logits(logits)
+        for numbers in (1, 100, 2**16):
+            monkeypatch.setattr("bayesuq.predictive.CACHE_NUMBERS", numbers)
+            found = CategoricalPredictive.from_probs(logits.softmax(dim=2))
+            torch.testing.assert_close(found.probability_sum, expected.probability_sum)
+            torch.testing.assert_close(found.entropy_sum, expected.entropy_sum)
+            torch.testing.assert_close(found.total, expected.total)
+            assert torch.equal(found.votes, expected.votes)
+
+    def test_rounded_probabilities_are_summed_to_one(self) -> None:
+        probs = torch.tensor([[[0.3334, 0.3333, 0.3333]]]) * 1.00002
+        predictive = CategoricalPredictive.from_probs(probs)
+        torch.testing.assert_close(predictive.mean.sum(), torch.tensor(1.0, dtype=torch.float64), rtol=1e-15, atol=0)
+
+    @pytest.mark.parametrize("level", [1e-9, 0.05, 0.4999999, 0.5, 0.95, 1 - 1e-9])
+    def test_quantiles_of_distant_modes_are_found(self, level: float) -> None:
+        # Between modes a thousand scales apart the density is 0, and Newton's step from there leads nowhere.
+        means = torch.tensor([0.0, 1000.0, 1000.0, 3000.0], dtype=torch.float64)[:, None, None]
+        predictive = GaussianPredictive(mean=means, noise_variance=torch.tensor([1.0, 1e-6, 4.0, 1.0])[:, None, None])
+        quantile = predictive.quantile(level)
+        below, above = (predictive.cdf(quantile + step).item() for step in (-1e-9, 1e-9))
+        assert below - 1e-12 <= level <= above + 1e-12

@@ -7,9 +7,47 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesuq.evaluation import calibration, detection, plots, report, scores, standard_errors, uncertainty
+    from bayesuq.evaluation import (
+        binning,
+        bootstrap,
+        calibration,
+        comparison,
+        decomposition,
+        detection,
+        diagnostics,
+        fit_quality,
+        plots,
+        ranking,
+        report,
+        score_table,
+        scores,
+        standard_errors,
+        standard_measures,
+        states,
+        uncertainty,
+        weighted,
+    )
 
-__all__ = ["calibration", "detection", "plots", "report", "scores", "standard_errors", "uncertainty"]
+__all__ = [
+    "binning",
+    "bootstrap",
+    "calibration",
+    "comparison",
+    "decomposition",
+    "detection",
+    "diagnostics",
+    "fit_quality",
+    "plots",
+    "ranking",
+    "report",
+    "score_table",
+    "scores",
+    "standard_errors",
+    "standard_measures",
+    "states",
+    "uncertainty",
+    "weighted",
+]
 
 
 def __getattr__(name: str) -> Any:

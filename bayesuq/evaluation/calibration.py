@@ -8,130 +8,24 @@ For real targets, the probability integral transform u = F(y), uniform on [0, 1]
 
 References:
     Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017, eq. (3) and (5).
+    Nixon, Dusenberry, Zhang, Jerfel and Tran, "Measuring calibration in deep learning", CVPR workshops 2019.
+    Kumar, Liang and Ma, "Verified uncertainty calibration", NeurIPS 2019.
+    Kuleshov, Fenner and Ermon, "Accurate uncertainties for deep learning using calibrated regression", ICML 2018.
     Gneiting, Balabdaoui and Raftery, "Probabilistic forecasts, calibration and sharpness", JRSS B 2007.
-    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
 """
-
-from dataclasses import dataclass
-from typing import Self
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_count, check_fraction, to_tensor
+from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_probability
+from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.kinds import check_categorical, check_gaussian
-from bayesuq.evaluation.scores import pointwise_accuracy
+from bayesuq.evaluation.scores import central_interval, top_label
+from bayesuq.evaluation.uncertainty import maximum_probability
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 
 FOR_LABELS = "Of real targets take `probability_integral_transform` or `interval_coverage`."
 FOR_REAL_TARGETS = "Of labels take `reliability` or `expected_calibration_error`."
-WILSON_QUANTILE = 1.959963984540054  # of the standard normal at 0.975
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Reliability:
-    """How often predictions were right, by confidence. The state is exact, of fixed size, and adds up over batches.
-
-    Attributes:
-        count: Points in each bin, int64, (B,).
-        num_correct: Of these, those predicted right, int64, (B,).
-        confidence_sum: Sum of the points' confidences, float64, (B,).
-    """
-
-    count: Tensor
-    num_correct: Tensor
-    confidence_sum: Tensor
-
-    @classmethod
-    def from_confidences(cls, confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = 15) -> Self:
-        """Count any stated probabilities against what came true.
-
-        Args:
-            confidence: Stated probabilities, in [0, 1], any shape.
-            correct: Whether each came true, boolean or 0 and 1, of the same shape.
-            num_bins: B, bins of equal width.
-
-        Raises:
-            TypeError: Not numbers; `num_bins` not a whole number.
-            ValueError: Shapes that differ, confidences outside [0, 1] or NaN, truths that are not 0 or 1, fewer than
-                one bin.
-        """
-        check_count(num_bins, "num_bins")
-        stated, truth = to_tensor(confidence, "confidence"), to_tensor(correct, "correct")
-        if stated.shape != truth.shape:
-            raise ValueError(
-                f"`correct` must have the shape of `confidence`, {tuple(stated.shape)}; got {tuple(truth.shape)}."
-            )
-        if not ((stated >= 0) & (stated <= 1)).all():
-            raise ValueError("`confidence` must lie in [0, 1] with no NaN.")
-        if not ((truth == 0) | (truth == 1)).all():
-            raise ValueError("`correct` must be boolean, or 0 and 1.")
-        stated, right = stated.flatten().double(), truth.flatten().to(stated.device, torch.bool)
-        bins = bin_index(stated, num_bins)
-        return cls(
-            count=torch.bincount(bins, minlength=num_bins),
-            num_correct=torch.bincount(bins[right], minlength=num_bins),
-            confidence_sum=torch.bincount(bins, weights=stated, minlength=num_bins),
-        )
-
-    @property
-    def edges(self) -> Tensor:
-        """Bin edges 0, 1/B, ..., 1, (B + 1,)."""
-        return bin_edges(len(self.count), self.count.device)
-
-    @property
-    def confidence(self) -> Tensor:
-        """Mean confidence in each bin, (B,); NaN where it is empty."""
-        return self.confidence_sum / self.count
-
-    @property
-    def accuracy(self) -> Tensor:
-        """Share of right predictions in each bin, (B,); NaN where it is empty."""
-        return self.num_correct.double() / self.count
-
-    @property
-    def accuracy_interval(self) -> Tensor:
-        """Wilson's 95 % interval of each bin's accuracy, for independent points, (2, B): lower, upper; NaN if empty."""
-        squared = WILSON_QUANTILE**2 / self.count.double()  # whole numbers would divide in float32
-        centre = self.accuracy + squared / 2
-        half = (squared * (self.accuracy * (1 - self.accuracy) + squared / 4)).sqrt()
-        lower, upper = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
-        return torch.stack([lower.minimum(self.accuracy), upper.maximum(self.accuracy)])  # rounding may exclude 0 or 1
-
-    @property
-    def expected_calibration_error(self) -> Tensor:
-        """ECE, the gap |accuracy - confidence| averaged over points, a fraction, 0-d."""
-        return (self.num_correct - self.confidence_sum).abs().sum() / self.count.sum()
-
-    @property
-    def maximum_calibration_error(self) -> Tensor:
-        """MCE, the largest gap of a bin that holds a point, a fraction, 0-d. A bin of one point may set it."""
-        return (self.accuracy - self.confidence).abs().nan_to_num(nan=0.0).max()
-
-    def merge(self, other: Self) -> Self:
-        """The reliability over the points of both.
-
-        Raises:
-            ValueError: Another number of bins.
-        """
-        if len(self.count) != len(other.count):
-            raise ValueError(f"Only equal bins merge; got {len(self.count)} and {len(other.count)} bins.")
-        return type(self)(
-            count=self.count + other.count,
-            num_correct=self.num_correct + other.num_correct,
-            confidence_sum=self.confidence_sum + other.confidence_sum,
-        )
-
-
-def bin_edges(num_bins: int, device: torch.device) -> Tensor:
-    """Edges of equal bins of [0, 1], float64, (num_bins + 1,); k / B is the number nearest to each edge."""
-    return torch.arange(num_bins + 1, dtype=torch.float64, device=device) / num_bins
-
-
-def bin_index(confidence: Tensor, num_bins: int) -> Tensor:
-    """Which of the equal bins [0, 1/B), ..., [1 - 1/B, 1] each confidence falls in, int64; 1 is in the last."""
-    edges = bin_edges(num_bins, confidence.device)
-    return torch.bucketize(confidence.contiguous(), edges[1:-1], right=True)
 
 
 def reliability(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Reliability:
@@ -152,10 +46,41 @@ def reliability(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int =
         >>> result.count, result.confidence, result.accuracy
         (tensor([0, 3]), tensor([   nan, 0.7500], dtype=torch.float64), tensor([   nan, 0.6667], dtype=torch.float64))
     """
+    check_count(num_bins, "num_bins")
     check_categorical(predictive, FOR_LABELS)
-    # Rounding of a streamed sum may leave a probability a hair above 1.
-    confidence = predictive.mean.amax(dim=1).clamp(max=1.0)
-    return Reliability.from_confidences(confidence, pointwise_accuracy(predictive, y), num_bins=num_bins)
+    confidence, right = top_label(predictive, y)
+    return Reliability.tally(confidence.flatten(), right.flatten(), num_bins)
+
+
+def classwise_reliability(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, threshold: float = 0.0
+) -> Reliability:
+    """Reliability of each class's own probability: confidence is p_k, right is the label being k. (C, B) each.
+
+    Args:
+        predictive: Of labels, at N points.
+        y: Labels, (N, ...).
+        num_bins: B, bins of equal width, the last closed at 1.
+        threshold: Probabilities below it are left out, since of many classes nearly all are near 0.
+
+    Raises:
+        TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
+        ValueError: `y` of another shape, or outside the classes; fewer than one bin; `threshold` outside [0, 1).
+    """
+    check_count(num_bins, "num_bins")
+    check_probability(threshold, "threshold")
+    check_categorical(predictive, FOR_LABELS)
+    labels, probs = predictive.labels(y), predictive.mean.clamp(max=1.0)
+    kept = [p >= threshold for p in probs.unbind(dim=1)]
+    each = [
+        Reliability.tally(p[keep], (labels == k)[keep], num_bins)
+        for k, (p, keep) in enumerate(zip(probs.unbind(dim=1), kept, strict=True))
+    ]
+    return Reliability(
+        count=torch.stack([one.count for one in each]),
+        num_correct=torch.stack([one.num_correct for one in each]),
+        confidence_sum=torch.stack([one.confidence_sum for one in each]),
+    )
 
 
 def expected_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Tensor:
@@ -183,6 +108,60 @@ def maximum_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, n
         Fraction, 0-d float64.
     """
     return reliability(predictive, y, num_bins).maximum_calibration_error
+
+
+def debiased_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Tensor:
+    """Root mean squared top-label gap, less what the noise of N points adds: Kumar et al. (2019).
+
+    0 where the noise explains all of the gap. The squared error before the root, which averages well over test sets, is
+    `reliability(...).debiased_squared_error`. See `reliability` for the rest.
+
+    Returns:
+        Fraction, 0-d float64.
+    """
+    return reliability(predictive, y, num_bins).debiased_squared_error.clamp(min=0.0).sqrt()
+
+
+def adaptive_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Tensor:
+    """As `expected_calibration_error` with bins of equally many points: Nixon et al. (2019), top label.
+
+    Equal confidences stay in one bin, that of their middle rank, so that the order of points does not matter.
+
+    Returns:
+        Fraction, 0-d float64.
+
+    Example:
+        >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25], [1.0, 0.0]]]))
+        >>> adaptive_calibration_error(predictive, [1, 0], num_bins=2)  # a bin for each point
+        tensor(0.3750, dtype=torch.float64)
+    """
+    check_count(num_bins, "num_bins")
+    check_categorical(predictive, FOR_LABELS)
+    right = top_label(predictive, y)[1]
+    return equal_mass_gap(-maximum_probability(predictive).flatten(), right.flatten(), num_bins)
+
+
+def equal_mass_gap(scores: Tensor, right: Tensor, num_bins: int) -> Tensor:
+    """The adaptive calibration error of scores confidence - 1, (N,), which tell apart what rounds to certainty."""
+    ranked, order = scores.sort()
+    group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+    middle = 2 * sizes.cumsum(0) - sizes  # twice, to stay with whole numbers
+    bins = (middle * num_bins // (2 * len(ranked)))[group]
+    return torch.bincount(bins, weights=right[order].double() - 1 - ranked).abs().sum() / len(ranked)
+
+
+def classwise_calibration_error(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, threshold: float = 0.0
+) -> Tensor:
+    """Mean over classes of the ECE of p_k against y = k (static calibration error): Nixon et al. (2019).
+
+    With many classes most p_k are near 0 and so is the value; a `threshold` of, say, 0.01 leaves those out, and with
+    them classes that never reach it. See `classwise_reliability` for the rest.
+
+    Returns:
+        Fraction, 0-d float64.
+    """
+    return classwise_reliability(predictive, y, num_bins, threshold=threshold).expected_calibration_error.nanmean()
 
 
 def probability_integral_transform(predictive: GaussianPredictive, y: ArrayLike) -> Tensor:
@@ -233,3 +212,54 @@ def pointwise_coverage(predictive: GaussianPredictive, y: ArrayLike, level: floa
     check_fraction(level, "level")
     off_centre = (2 * probability_integral_transform(predictive, y) - 1).abs()
     return (off_centre <= level).double()
+
+
+def interval_width(predictive: GaussianPredictive, level: float) -> Tensor:
+    """Mean width of the central interval of probability `level`, exact for the mixture; read it beside the coverage.
+
+    Args:
+        predictive: Of real targets, at N points.
+        level: Probability inside, between 0 and 1.
+
+    Returns:
+        In units of y, over points and columns, 0-d float64.
+
+    Raises:
+        TypeError: Not a GaussianPredictive.
+        ValueError: `level` outside (0, 1); a component of zero variance.
+
+    Example:
+        >>> interval_width(GaussianPredictive(mean=torch.zeros(1, 4, 1), noise_variance=1.0), level=0.9)  # 2 x 1.645
+        tensor(3.2897, dtype=torch.float64)
+    """
+    return pointwise_width(predictive, level).mean()
+
+
+def pointwise_width(predictive: GaussianPredictive, level: float) -> Tensor:
+    """Width of the central interval in units of y, (N, D); see `interval_width`."""
+    check_gaussian(predictive, FOR_REAL_TARGETS)
+    lower, upper = central_interval(predictive, level)
+    return upper - lower
+
+
+def regression_calibration_error(predictive: GaussianPredictive, y: ArrayLike) -> Tensor:
+    """Mean over all levels of |coverage of the central interval - level|, exactly: the integral over level from 0 to 1.
+
+    Kuleshov et al. (2018) sum over chosen levels. See `probability_integral_transform` for the rest.
+
+    Returns:
+        Fraction, 0-d float64, in [0, 1/2]; over points and columns.
+
+    Example:
+        >>> predictive = GaussianPredictive(mean=torch.zeros(1, 1, 1), noise_variance=1.0)
+        >>> regression_calibration_error(predictive, [0.0])  # covered at every level
+        tensor(0.5000, dtype=torch.float64)
+    """
+    # Coverage as a function of level is the cdf of v = |2u - 1|, and the area between a cdf and that of the uniform
+    # distribution is the area between their quantile functions.
+    v = (2 * probability_integral_transform(predictive, y) - 1).abs().flatten().sort().values
+    ends = torch.arange(len(v) + 1, dtype=torch.float64, device=v.device) / len(v)
+    before, after = v - ends[:-1], ends[1:] - v  # of |v - t| over t from (i - 1)/n to i/n
+    inside = (before > 0) & (after > 0)
+    area = torch.where(inside, before.square() + after.square(), (before.square() - after.square()).abs()) / 2
+    return area.sum()

@@ -3,18 +3,50 @@
 A score is any real number that grows with uncertainty; the points to be found are the positives. Every measure is
 exact: it depends on the order of the scores only, ties count as one threshold, and no score is squashed into [0, 1].
 
+Where points may be refused, the k points of lowest score are kept. Coverage is k / n, the selective risk r_k the mean
+error of those kept, ties at their mean (the expectation over their order), and
+
+    AURC = 1/n sum_k r_k      AUGRC = area under k/n r_k over coverage = (1 - AUROC) a (1 - a) + (1 - a)^2 / 2,
+
+the last for right or wrong predictions of accuracy a.
+
 References:
     Hanley and McNeil, "The meaning and use of the area under a ROC curve", Radiology 1982.
     Davis and Goadrich, "The relationship between precision-recall and ROC curves", ICML 2006.
+    Geifman, Uziel and El-Yaniv, "Bias-reduced uncertainty estimation for deep neural classifiers", ICLR 2019.
+    Corbiere et al., "Addressing failure prediction by learning model confidence", NeurIPS 2019; code of ConfidNet.
+    Traub et al., "Overcoming common flaws in the evaluation of selective classification systems", NeurIPS 2024.
 """
 
 import warnings
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_finite_number, to_tensor
+from bayesuq.arrays import ArrayLike, check_finite_number
+from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_scores, places_in
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class RiskCoverage:
+    """Risk against coverage, at each of the n coverages 1/n, ..., 1.
+
+    Attributes:
+        coverage: Share of points kept, (n,), float64.
+        risk: Mean error of the points kept, ties at their mean, (n,), float64.
+        attainable: Whether a threshold on the score gives this coverage: not so inside a tie, (n,), boolean.
+    """
+
+    coverage: Tensor
+    risk: Tensor
+    attainable: Tensor
+
+    @property
+    def generalised_risk(self) -> Tensor:
+        """Errors kept over all points, k/n r_k: the chance of an error that is not refused, (n,)."""
+        return self.coverage * self.risk
 
 
 def auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
@@ -35,12 +67,12 @@ def auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
         >>> auroc([3.0, 40.0, 1.0, 3.0], [True, True, False, False])  # 3 1/2 of the 4 pairs are in order
         tensor(0.8750, dtype=torch.float64)
     """
-    at = _thresholds(scores, positives)
-    if not _is_defined("auroc", positive=at.positives, negative=at.negatives):
-        return at.undefined
-    above = at.positives.cumsum(0) - at.positives  # positives above each threshold
-    twice = (at.negatives * (2 * above + at.positives)).sum()  # whole numbers, so exact
-    return twice.double() / (2 * at.positives.sum().double() * at.negatives.sum())
+    sides = Sides.of(scores, positives)
+    if not _is_defined("auroc", positive=sides.positives, negative=sides.negatives):
+        return sides.undefined
+    below, up_to = places_in(sides.negatives, sides.positives)
+    twice = (below + up_to).sum()  # whole numbers, so exact
+    return twice.double() / (2.0 * len(sides.positives) * len(sides.negatives))
 
 
 def average_precision(scores: ArrayLike, positives: ArrayLike) -> Tensor:
@@ -56,18 +88,19 @@ def average_precision(scores: ArrayLike, positives: ArrayLike) -> Tensor:
         >>> average_precision([4.0, 3.0, 2.0, 1.0], [True, False, True, False])  # 1/2 x 1 + 1/2 x 2/3
         tensor(0.8333, dtype=torch.float64)
     """
-    at = _thresholds(scores, positives)
-    if not _is_defined("average_precision", positive=at.positives):
-        return at.undefined
-    found = at.positives.cumsum(0).double()
-    precision = found / (found + at.negatives.cumsum(0))
-    return (at.positives * precision).sum() / at.positives.sum()
+    sides = Sides.of(scores, positives)
+    if not _is_defined("average_precision", positive=sides.positives):
+        return sides.undefined
+    # Each positive's own score is the threshold at which recall rises.
+    found = sides.num_caught().double()
+    return (found / (found + sides.num_false_alarms())).mean()
 
 
 def false_positive_rate_at(scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95) -> Tensor:
     """Share of negatives at or above the highest threshold that catches `true_positive_rate` of the positives (FPR95).
 
-    See `auroc` for the rest.
+    Corbiere et al. (2019) take the right predictions as positives: `false_positive_rate_at(-uncertainty, ~wrong)`. See
+    `auroc` for the rest.
 
     Args:
         scores: Any real numbers, larger where a positive is more likely, any shape.
@@ -84,51 +117,127 @@ def false_positive_rate_at(scores: ArrayLike, positives: ArrayLike, true_positiv
         >>> false_positive_rate_at([4.0, 3.0, 2.0, 1.0], [True, False, True, False])  # both positives need 2.0
         tensor(0.5000, dtype=torch.float64)
     """
+    check_rate(true_positive_rate)
+    sides = Sides.of(scores, positives)
+    if not _is_defined("false_positive_rate_at", positive=sides.positives, negative=sides.negatives):
+        return sides.undefined
+    # A quotient, since 0.07 x 100 > 7 in floating point while 7 / 100 is the same number as 0.07.
+    suffices = sides.num_caught().double() / len(sides.positives) >= true_positive_rate
+    highest = suffices.sum() - 1  # positives stand in rising order, so the thresholds that suffice come first
+    return sides.num_false_alarms()[highest].double() / len(sides.negatives)
+
+
+def risk_coverage(scores: ArrayLike, errors: ArrayLike) -> RiskCoverage:
+    """Risk against coverage as the points of highest score are refused.
+
+    Args:
+        scores: Uncertainties, any real numbers, larger where a point is refused first, any shape.
+        errors: Whether each prediction is wrong, or any loss of at least 0, of the same shape.
+
+    Raises:
+        TypeError: Not numbers.
+        ValueError: No point, NaN scores, losses below 0 or not finite, shapes that differ.
+
+    Example:
+        >>> risk_coverage([0.1, 0.2, 0.3, 0.4], [False, True, False, True]).risk
+        tensor([0.0000, 0.5000, 0.3333, 0.5000], dtype=torch.float64)
+    """
+    values, losses = check_losses(scores, errors)
+    ranked, order = values.flatten().sort()
+    group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+    sums = losses.new_zeros(len(sizes)).index_add_(0, group, losses.flatten()[order])
+    kept = torch.arange(1, len(order) + 1, dtype=torch.float64, device=values.device)
+    ends = torch.ones_like(group, dtype=torch.bool)
+    ends[:-1] = group[1:] != group[:-1]
+    return RiskCoverage(coverage=kept / len(order), risk=(sums / sizes)[group].cumsum(0) / kept, attainable=ends)
+
+
+def aurc(scores: ArrayLike, errors: ArrayLike, *, variant: Literal["mean", "corbiere"] = "mean") -> Tensor:
+    """Area under risk against coverage: the mean selective risk over the n coverages, ties at their mean.
+
+    See `risk_coverage` for the rest.
+
+    Args:
+        scores: Uncertainties, any real numbers, any shape.
+        errors: Whether each prediction is wrong, or any loss of at least 0, of the same shape.
+        variant: "mean" as defined above, as Geifman et al. (2019); "corbiere" the trapezoid over the
+            coverages that thresholds give, without coverage 1, times 1000, as the tables of Corbiere et al. (2019).
+
+    Returns:
+        In the unit of `errors`, 0-d float64 on the scores' device; smaller is better.
+
+    Raises:
+        ValueError: An unknown variant.
+
+    Example:
+        >>> aurc([0.1, 0.2, 0.3, 0.4], [False, True, False, True])  # (0 + 1/2 + 1/3 + 1/2) / 4
+        tensor(0.3333, dtype=torch.float64)
+    """
+    if variant == "corbiere":
+        curve = risk_coverage(scores, errors)
+        at = curve.attainable.nonzero().squeeze(1)[:-1]
+        return 1000 * torch.trapezoid(curve.risk[at], curve.coverage[at])
+    if variant != "mean":
+        raise ValueError(f'`variant` must be "mean" or "corbiere"; got {variant!r}.')
+    places = Places.of(scores, errors)
+    return (places.losses * places.mean_weight()).sum() / places.num_points
+
+
+def excess_aurc(
+    scores: ArrayLike, errors: ArrayLike, *, variant: Literal["mean", "geifman", "corbiere"] = "mean"
+) -> Tensor:
+    """AURC above that of an oracle, which refuses the largest errors first; 0 for a perfect order. See `aurc`.
+
+    Args:
+        scores: Uncertainties, any real numbers, any shape.
+        errors: Whether each prediction is wrong, or any loss of at least 0, of the same shape.
+        variant: "mean" subtracts the oracle's own AURC; "geifman" its limit r + (1 - r) log(1 - r) for many points and
+            error rate r (Geifman et al., 2019); "corbiere" the same limit from the "corbiere" AURC, x 1000.
+
+    Returns:
+        In the unit of `errors`, 0-d float64.
+
+    Raises:
+        ValueError: An unknown variant; errors that are not 0 or 1 for the latter two.
+    """
+    if variant == "mean":
+        return aurc(scores, errors) - aurc(errors, errors)
+    if variant not in ("geifman", "corbiere"):
+        raise ValueError(f'`variant` must be "mean", "geifman" or "corbiere"; got {variant!r}.')
+    _, wrong = check_scores(scores, errors)
+    rate = wrong.double().mean()
+    limit = rate + torch.special.xlog1py(1 - rate, -rate)
+    return (
+        aurc(scores, errors) - limit if variant == "geifman" else aurc(scores, errors, variant=variant) - 1000 * limit
+    )
+
+
+def augrc(scores: ArrayLike, errors: ArrayLike) -> Tensor:
+    """Area under the generalised risk over coverage from 0 to 1: the mean risk of an error that is not refused.
+
+    Straight lines join the n + 1 points from coverage 0, so that it is exactly what AUROC and accuracy make it: Traub
+    et al. (2024). Unlike AURC it does not weigh the first points most. See `aurc` for the rest.
+
+    Returns:
+        In the unit of `errors`, 0-d float64; for right or wrong predictions in [0, 1/2].
+
+    Example:
+        >>> augrc([0.1, 0.2, 0.3, 0.4], [False, True, False, True])  # accuracy 1/2, AUROC 3/4: 1/4 x 1/4 + 1/4 / 2
+        tensor(0.1875, dtype=torch.float64)
+    """
+    places = Places.of(scores, errors)
+    points_after = places.num_points - (places.below + places.up_to).double() / 2  # half of its own kind among them
+    return (places.losses * points_after).sum() / places.num_points**2
+
+
+def check_rate(true_positive_rate: float) -> None:
+    """Raise a ValueError unless `true_positive_rate` is above 0 and at most 1."""
     if not 0 < check_finite_number(true_positive_rate, "true_positive_rate") <= 1:
         raise ValueError(f"`true_positive_rate` must be above 0 and at most 1; got {true_positive_rate!r}.")
-    at = _thresholds(scores, positives)
-    if not _is_defined("false_positive_rate_at", positive=at.positives, negative=at.negatives):
-        return at.undefined
-    # A quotient, since 0.07 x 100 > 7 in floating point while 7 / 100 is the same number as 0.07.
-    caught = at.positives.cumsum(0).double() / at.positives.sum()
-    first = (caught >= true_positive_rate).long().argmax()
-    return at.negatives.cumsum(0)[first].double() / at.negatives.sum()
 
 
-class _Thresholds(NamedTuple):
-    positives: Tensor  # at each distinct score, falling, int64
-    negatives: Tensor
-
-    @property
-    def undefined(self) -> Tensor:
-        return torch.full((), torch.nan, dtype=torch.float64, device=self.positives.device)
-
-
-def _thresholds(scores: ArrayLike, positives: ArrayLike) -> _Thresholds:
-    values, positive = check_scores(scores, positives)
-    order = values.flatten().argsort(descending=True)
-    group = values.flatten()[order].unique_consecutive(return_inverse=True)[1]
-    size = int(group[-1]) + 1 if len(group) else 0
-    caught = torch.bincount(group[positive.flatten()[order]], minlength=size)
-    return _Thresholds(caught, torch.bincount(group, minlength=size) - caught)
-
-
-def check_scores(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:
-    """`scores` as a tensor and `positives` as booleans on its device, or the errors that `auroc` lists."""
-    values, flags = to_tensor(scores, "scores"), to_tensor(positives, "positives")
-    if values.shape != flags.shape:
-        raise ValueError(
-            f"`positives` must have the shape of `scores`, {tuple(values.shape)}; got {tuple(flags.shape)}."
-        )
-    if values.isnan().any():
-        raise ValueError(f"`scores` must not hold NaN; got {int(values.isnan().sum())}.")
-    if not ((flags == 0) | (flags == 1)).all():
-        raise ValueError("`positives` must be boolean, or 0 and 1.")
-    return values, flags.to(values.device, torch.bool)
-
-
-def _is_defined(measure: str, **counts: Tensor) -> bool:
-    missing = [kind for kind, count in counts.items() if count.sum() == 0]
+def _is_defined(measure: str, **groups: Tensor) -> bool:
+    missing = [kind for kind, group in groups.items() if len(group) == 0]
     if missing:
         warnings.warn(f"`{measure}` is undefined, and NaN: no point is {missing[0]}.", UserWarning, stacklevel=3)
     return not missing

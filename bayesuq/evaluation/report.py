@@ -1,27 +1,26 @@
 """One call, all measures: a predictive and the truth become a frozen table of values, standard errors and units."""
 
+import json
 import math
+import os
+import secrets
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Self
 
-import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
-from bayesuq.evaluation import standard_errors
-from bayesuq.evaluation.calibration import expected_calibration_error, pointwise_coverage
+from bayesuq.evaluation import bootstrap, standard_errors, weighted
+from bayesuq.evaluation.comparison import Comparison, compare_reports
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
-from bayesuq.evaluation.scores import (
-    pointwise_accuracy,
-    pointwise_brier_score,
-    pointwise_crps,
-    pointwise_negative_log_likelihood,
-    pointwise_squared_error,
-)
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.evaluation.standard_measures import standard_measures
+from bayesuq.evaluation.tables import aligned, in_line, value_cells
+from bayesuq.predictive import PredictiveDistribution
 
-COVERAGE_LEVEL = 0.9
+SCHEMA = "bayesuq report, version 1"
+MOST_RESAMPLED = 2**17  # scores, beyond which 200 bootstrap samples take seconds
 
 
 @dataclass(frozen=True)
@@ -48,8 +47,7 @@ class Measure:
     @property
     def cells(self) -> tuple[str, str, str]:
         """Value, standard error, and unit with remark, as printed."""
-        value, error = _rounded(self.value, self.standard_error)
-        return value, f"± {error}" if error else "", f"{self.unit}, {self.remark}" if self.remark else self.unit
+        return value_cells(self.value, self.standard_error, self.unit, self.remark)
 
 
 @dataclass(frozen=True)
@@ -75,33 +73,96 @@ class Report:
         raise KeyError(f"no measure {name!r}; there are {', '.join(measure.name for measure in self.measures)}")
 
     def __str__(self) -> str:
-        rows = [(measure.name, *measure.cells) for measure in self.measures]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = [
-            f"{name:<{widths[0]}}  {value:>{widths[1]}} {error:<{widths[2]}}  {unit}".rstrip()
-            for name, value, error, unit in rows
-        ]
-        return "\n".join([f"{self.num_points} points, {self.num_samples} draws (value ± standard error)", *lines])
+        head = f"{self.num_points} points, {self.num_samples} draws (value ± standard error)"
+        if not self.measures:
+            return head
+        values, errors, units = zip(*(measure.cells for measure in self.measures), strict=True)
+        names = [measure.name for measure in self.measures]
+        return "\n".join([head, *aligned(list(zip(names, in_line(values, errors), units, strict=True)))])
 
     def extended(self, measures: Iterable[Measure]) -> "Report":
         """The same report with further measures at its end."""
         return replace(self, measures=(*self.measures, *measures))
 
+    def compare(self, other: "Report") -> Comparison:
+        """This report minus another of the same test points, measure by measure, where both have the measure.
+
+        The standard errors add in quadrature, which ignores that the points are the same: they are too wide, as a rule
+        by far. `comparison.compare_predictives` pairs the points.
+
+        Raises:
+            ValueError: Reports of different numbers of points, of measures in different units, or with none in common.
+        """
+        return compare_reports(self, other)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON: undefined and infinite values are None, their remark says why."""
-        plain = asdict(self)
+        plain = {"schema": SCHEMA, **asdict(self)}
         plain["measures"] = [
             {**measure, "value": measure["value"] if math.isfinite(measure["value"]) else None}
             for measure in plain["measures"]
         ]
         return plain
 
+    @classmethod
+    def from_dict(cls, plain: Mapping[str, Any]) -> Self:
+        """The report of `to_dict`; None becomes NaN, but for a log score of impossible points, which is infinite.
+
+        Raises:
+            TypeError: A value of another type.
+            ValueError: Another schema, keys that are missing or unknown.
+        """
+        _check_keys(plain, {"schema", *(field.name for field in fields(cls))}, "a report")
+        if plain["schema"] != SCHEMA:
+            raise ValueError(
+                f"`schema` must be {SCHEMA!r}; got {plain['schema']!r}. Read it with the version it is of."
+            )
+        counts = {name: plain[name] for name in ("num_points", "num_samples", "num_impossible")}
+        for name, count in counts.items():
+            _check_type(count, int, name)
+        _check_type(plain["measures"], list, "measures")
+        measures = tuple(_measure_from(measure, counts["num_impossible"] > 0) for measure in plain["measures"])
+        return cls(measures=measures, **counts)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write strict JSON, whole or not at all.
+
+        Raises:
+            OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
+        """
+        target = Path(path)
+        temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}"
+        try:
+            temporary.write_text(json.dumps(self.to_dict(), allow_nan=False, indent=1) + "\n", encoding="utf-8")
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> Self:
+        """Read what `save` wrote, strictly.
+
+        Raises:
+            FileNotFoundError: No such file.
+            TypeError: See `from_dict`.
+            ValueError: No strict JSON; see `from_dict`.
+        """
+        try:
+            plain = json.loads(Path(path).read_text(encoding="utf-8"), parse_constant=_refuse_constant)
+        except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+            raise ValueError(
+                f"{os.fspath(path)!r} is not a complete file written by `Report.save`: {error}."
+            ) from error
+        return cls.from_dict(plain)
+
 
 def evaluate(predictive: PredictiveDistribution, y: ArrayLike, *, num_bins: int = 15, seed: int = 0) -> Report:
     """All measures of a predictive at points whose truth is known.
 
     Labels: accuracy, log score, Brier score, ECE, mean entropies and mutual information, and how well the entropy picks
-    out the model's own errors. Real targets: RMSE, log score, CRPS, mean variances, coverage of 90 % intervals.
+    out the model's own errors (AUROC, AURC). Real targets: RMSE, log score, CRPS, mean variances; coverage, width and
+    score of 90 % intervals.
 
     Args:
         predictive: Of labels or real targets, at N points.
@@ -114,30 +175,28 @@ def evaluate(predictive: PredictiveDistribution, y: ArrayLike, *, num_bins: int 
         ValueError: `y` of another shape, not finite, or outside the classes; a Gaussian component of zero variance.
 
     Example:
-        >>> report = evaluate(CategoricalPredictive.from_probs([[[0.9, 0.1], [0.2, 0.8]]]), [0, 1])
+        >>> report = evaluate(bq.CategoricalPredictive.from_probs([[[0.9, 0.1], [0.2, 0.8]]]), [0, 1])
         >>> print(report["brier_score"])  # (2 x .1^2 + 2 x .2^2) / 2
         brier_score 0.050 ± 0.030 probability², from 0 to 2
     """
-    if not isinstance(predictive, CategoricalPredictive | GaussianPredictive):
-        raise TypeError(
-            "`predictive` must be a CategoricalPredictive or a GaussianPredictive; got "
-            f"{type(predictive).__name__}. Pass what `posterior.predict(x)` returns."
-        )
-    log_loss = pointwise_negative_log_likelihood(predictive, y)
-    if isinstance(predictive, CategoricalPredictive):
-        measures = _of_labels(predictive, y, log_loss, num_bins, seed)
-    else:
-        measures = _of_real_targets(predictive, y, log_loss)
-    return Report(tuple(measures), len(log_loss), predictive.num_samples, int(log_loss.isposinf().sum()))
+    measures, num_impossible = standard_measures(predictive, y, num_bins=num_bins, seed=seed)
+    return Report(
+        tuple(_measure(m.name, m.weighted.value, m.standard_error(), m.unit, m.remark) for m in measures),
+        measures[0].weighted.num_rows,
+        predictive.num_samples,
+        num_impossible,
+    )
 
 
-def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str) -> tuple[Measure, ...]:
+def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str, seed: int = 0) -> tuple[Measure, ...]:
     r"""How well a score picks out the positives: inputs of another kind, or the model's errors.
 
     Args:
         scores: Uncertainties of N points, larger where a positive is expected, (N, ...).
         positives: Whether each point is one, (N, ...).
         name: Of the score, with which the measures' names begin.
+        seed: Of the bootstrap that gives the false positive rate its standard error, for up to 2^17 scores; the others
+            have closed forms.
 
     Returns:
         AUROC, average precision, and false positive rate at 95 % true positives.
@@ -149,23 +208,29 @@ def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str) ->
     Example:
         >>> print(*evaluate_detection([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1], name="entropy"), sep="\n")
         entropy_auroc 1 ± 0 fraction, 2 of 4 positive
-        entropy_average_precision 1 fraction, 2 of 4 positive
-        entropy_false_positive_rate 0 fraction, at 95 % true positives
+        entropy_average_precision 1 ± 0 fraction, 2 of 4 positive
+        entropy_false_positive_rate 0 ± 0 fraction, at 95 % true positives
     """
     is_positive = to_tensor(positives, "positives").bool()
     remark = f"{int(is_positive.sum())} of {is_positive.numel()} positive"
-    area = auroc(scores, positives)
+    area, precision = auroc(scores, positives), average_precision(scores, positives)
+    precision_error = standard_errors.of_average_precision(scores, positives)
     return (
         _measure(f"{name}_auroc", area, standard_errors.of_auroc(scores, positives), "fraction", remark),
-        _measure(f"{name}_average_precision", average_precision(scores, positives), None, "fraction", remark),
+        _measure(f"{name}_average_precision", precision, precision_error, "fraction", remark),
         _measure(
             f"{name}_false_positive_rate",
             false_positive_rate_at(scores, positives, 0.95),
-            None,
+            _error_of_false_positive_rate(scores, positives, seed),
             "fraction",
             "at 95 % true positives",
         ),
     )
+
+
+def _error_of_false_positive_rate(scores: ArrayLike, positives: ArrayLike, seed: int) -> Tensor | None:
+    measure = weighted.false_positive_rate_at(scores, positives)
+    return bootstrap.standard_error(measure, seed=seed) if measure.num_values <= MOST_RESAMPLED else None
 
 
 def side_by_side(reports: Mapping[str, Report]) -> str:
@@ -184,66 +249,7 @@ def side_by_side(reports: Mapping[str, Report]) -> str:
     for name, unit in units.items():
         found = [next((m for m in report.measures if m.name == name), None) for report in reports.values()]
         rows.append([name, *("" if m is None else " ".join(filter(None, m.cells[:2])) for m in found), unit])
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    aligned = [[cell.ljust(width) for cell, width in zip(row, widths, strict=True)] for row in rows]
-    return "\n".join("  ".join(cells).rstrip() for cells in aligned)
-
-
-def _of_labels(
-    predictive: CategoricalPredictive, y: ArrayLike, log_loss: Tensor, num_bins: int, seed: int
-) -> list[Measure]:
-    correct = pointwise_accuracy(predictive, y)
-    calibration_error = expected_calibration_error(predictive, y, num_bins)
-    of_calibration_error = standard_errors.of_expected_calibration_error(predictive, y, num_bins, seed=seed)
-    return [
-        _mean("accuracy", correct, "fraction"),
-        _log_score(log_loss, ""),
-        _mean("brier_score", pointwise_brier_score(predictive, y), "probability²", "from 0 to 2"),
-        _measure(
-            "expected_calibration_error", calibration_error, of_calibration_error, "fraction", f"{num_bins} equal bins"
-        ),
-        _mean("predictive_entropy", predictive.total, "nats"),
-        _mean("expected_entropy", predictive.aleatoric, "nats"),
-        _mean("mutual_information", predictive.epistemic, "nats", f"from S = {predictive.num_samples} draws"),
-        _misclassification(predictive.total, correct == 0),
-    ]
-
-
-def _misclassification(entropy: Tensor, wrong: Tensor) -> Measure:
-    remark = f"entropy against {int(wrong.sum())} errors"
-    if bool(wrong.any()) == bool(wrong.all()):
-        return _measure("misclassification_auroc", torch.tensor(math.nan), None, "fraction", remark)
-    error = standard_errors.of_auroc(entropy, wrong)
-    return _measure("misclassification_auroc", auroc(entropy, wrong), error, "fraction", remark)
-
-
-def _of_real_targets(predictive: GaussianPredictive, y: ArrayLike, log_loss: Tensor) -> list[Measure]:
-    num_columns = predictive.mean.shape[1]
-    squares = pointwise_squared_error(predictive, y)
-    root = squares.mean().sqrt()
-    return [
-        _measure("root_mean_squared_error", root, standard_errors.of_root_mean(squares), "y"),
-        _log_score(log_loss, f"jointly over {num_columns} columns" if num_columns > 1 else ""),
-        _mean("crps", pointwise_crps(predictive, y), "y"),
-        _mean("aleatoric_variance", predictive.aleatoric, "y²"),
-        _mean("epistemic_variance", predictive.epistemic, "y²", f"from S = {predictive.num_samples} draws"),
-        _mean(
-            "interval_coverage",
-            pointwise_coverage(predictive, y, COVERAGE_LEVEL),
-            "fraction",
-            f"nominal {COVERAGE_LEVEL}, central intervals",
-        ),
-    ]
-
-
-def _log_score(log_loss: Tensor, remark: str) -> Measure:
-    num_impossible = int(log_loss.isposinf().sum())
-    remarks = [remark, f"{num_impossible} of probability 0" if num_impossible else ""]
-    return _mean("negative_log_likelihood", log_loss, "nats", ", ".join(filter(None, remarks)))
-
-
-def _mean(name: str, values: Tensor, unit: str, remark: str = "") -> Measure:
-    return _measure(name, values.mean(), standard_errors.of_mean(values), unit, remark)
+    return "\n".join(aligned(rows))
 
 
 def _measure(name: str, value: Tensor, standard_error: Tensor | None, unit: str, remark: str = "") -> Measure:
@@ -251,16 +257,36 @@ def _measure(name: str, value: Tensor, standard_error: Tensor | None, unit: str,
     return Measure(name, float(value), error if math.isfinite(error) else None, unit, remark)
 
 
-def _rounded(value: float, error: float | None) -> tuple[str, str]:
-    """Both to two significant digits of the error, or the value to four where there is no error to go by."""
-    if not math.isfinite(value):
-        return str(value), ""
-    if not error:
-        return f"{value:.4g}", "" if error is None else "0"
-    power = math.floor(math.log10(max(abs(value), error)))
-    if -4 <= power < 6 and error >= 1e-6:
-        power = 0
-    value, error = value / 10.0**power, error / 10.0**power  # one power of ten for both, so that they compare
-    decimals = max(0, 1 - math.floor(math.log10(error)))
-    suffix = f"e{power:+03d}" if power else ""
-    return f"{value:.{decimals}f}{suffix}", f"{error:.{decimals}f}{suffix}"
+def _measure_from(plain: Any, impossible: bool) -> Measure:
+    _check_type(plain, dict, "measure")
+    _check_keys(plain, {field.name for field in fields(Measure)}, "a measure")
+    for key in ("name", "unit", "remark"):
+        _check_type(plain[key], str, key)
+    for key in ("value", "standard_error"):
+        _check_type(plain[key], int | float | None, key)
+    infinite = impossible and plain["name"] == "negative_log_likelihood"
+    undefined = math.inf if infinite else math.nan
+    error = plain["standard_error"]
+    return Measure(
+        plain["name"],
+        undefined if plain["value"] is None else float(plain["value"]),
+        None if error is None else float(error),
+        plain["unit"],
+        plain["remark"],
+    )
+
+
+def _check_keys(plain: Mapping[str, Any], expected: set[str], what: str) -> None:
+    missing, unknown = expected - plain.keys(), plain.keys() - expected
+    if missing or unknown:
+        told = [f"{kind} {', '.join(sorted(keys))}" for kind, keys in (("lacks", missing), ("has", unknown)) if keys]
+        raise ValueError(f"The keys of {what} must be {', '.join(sorted(expected))}; it {' and '.join(told)}.")
+
+
+def _check_type(value: Any, expected: Any, name: str) -> None:
+    if not isinstance(value, expected) or isinstance(value, bool):
+        raise TypeError(f"`{name}` must be {expected}; got {value!r}.")
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"Strict JSON holds no {name}; undefined values are null.")

@@ -7,6 +7,7 @@ References:
     Gneiting and Raftery, "Strictly proper scoring rules, prediction, and estimation", JASA 2007.
     Grimit, Gneiting, Berrocal and Johnson, "The continuous ranked probability score for circular variables and its
     application to mesoscale forecast ensemble verification", QJRMS 2006, eq. (5), for mixtures of Gaussians.
+    Ferro, "Fair scores for ensemble forecasts", QJRMS 2014, for samples.
 """
 
 import math
@@ -14,12 +15,13 @@ import math
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike
+from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, to_floating
 from bayesuq.evaluation.kinds import check_categorical, check_gaussian
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
 
 FOR_LABELS = "Of real targets take `root_mean_squared_error`, `negative_log_likelihood` or `crps`."
 FOR_REAL_TARGETS = "Of labels take `accuracy`, `negative_log_likelihood` or `brier_score`."
+TIES_BELOW = 0.51  # a half, and what the probabilities of a row may sum to above 1
 BLOCK_NUMBERS = 2**15  # of float64 at a time: a quarter of a megabyte, which stays in a processor's cache
 
 
@@ -42,7 +44,7 @@ def negative_log_likelihood(predictive: PredictiveDistribution, y: ArrayLike) ->
         >>> negative_log_likelihood(predictive, [0, 1])  # (log 2 + log 4/3) / 2
         tensor(0.4904, dtype=torch.float64)
     """
-    return pointwise_negative_log_likelihood(predictive, y).mean()
+    return -predictive.log_prob(y).mean()
 
 
 def pointwise_negative_log_likelihood(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor:
@@ -76,9 +78,12 @@ def brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
 def pointwise_brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
     """sum_k (p_k - 1[y = k])^2, (N, ...); see `brier_score`."""
     check_categorical(predictive, FOR_LABELS)
-    labels = predictive.labels(y).unsqueeze(1)
-    probs = predictive.mean
-    return probs.scatter(1, labels, probs.gather(1, labels) - 1).square().sum(dim=1)
+    labels, sums = predictive.labels(y).unsqueeze(1), predictive.probability_sum
+    stated = sums.gather(1, labels).squeeze(1) / predictive.num_samples
+    squares = torch.einsum("nc...,nc...->n...", sums, sums) / predictive.num_samples**2
+    # Of the other classes together; one pass over all, and rounding may leave a little below 0.
+    others = (squares - stated.square()).clamp(min=0.0)
+    return (1 - stated).square() + others
 
 
 def accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
@@ -97,8 +102,20 @@ def accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
 
 def pointwise_accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
     """1 where the most probable class of the mean is the label, else 0, (N, ...), float64; see `accuracy`."""
+    return top_label(predictive, y)[1].double()
+
+
+def top_label(predictive: CategoricalPredictive, y: ArrayLike) -> tuple[Tensor, Tensor]:
+    """The largest probability of the mean, float64, and whether its class is the label, boolean, each (N, ...)."""
     check_categorical(predictive, FOR_LABELS)
-    return (predictive.probability_sum.argmax(dim=1) == predictive.labels(y)).double()
+    labels, sums = predictive.labels(y), predictive.probability_sum
+    largest = sums.amax(dim=1)
+    right = sums.gather(1, labels.unsqueeze(1)).squeeze(1) == largest
+    # Finding the class takes four times as long as its probability, and only half the sum or less can have an equal.
+    tied = right & (largest < TIES_BELOW * predictive.num_samples)
+    right[tied] = sums.movedim(1, -1)[tied].argmax(dim=-1) == labels[tied]
+    # Rounding of a streamed sum may leave a probability a hair above 1.
+    return (largest / predictive.num_samples).clamp(max=1.0), right
 
 
 def root_mean_squared_error(predictive: GaussianPredictive, y: ArrayLike) -> Tensor:
@@ -156,6 +173,96 @@ def pointwise_crps(predictive: GaussianPredictive, y: ArrayLike) -> Tensor:
     width = max(1, BLOCK_NUMBERS // len(means))
     blocks = zip(target.flatten().split(width), means.split(width, 1), variances.split(width, 1), strict=True)
     return torch.cat([_mixture_crps(*block) for block in blocks]).reshape(target.shape)
+
+
+def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True) -> Tensor:
+    """CRPS of a distribution that is known by S draws of y only, column by column: Ferro (2014).
+
+    mean_s |x_s - y| - sum_st |x_s - x_t| / (2 S (S - 1)), whose expectation is the CRPS of what the draws are from.
+    With S^2 for S (S - 1) (`fair=False`) it is the CRPS of the empirical distribution, too large for that by
+    E|x - x'| / (2 S). Where the mixture is known take `crps`, which has no noise.
+
+    Args:
+        samples: Draws of y*, (S, N, D), or (S, N) for D = 1.
+        y: Targets, (N, D), or (N,) for D = 1.
+        fair: Whether to correct for the number of draws.
+
+    Returns:
+        In units of y, the mean over points and columns, 0-d float64.
+
+    Raises:
+        TypeError: Not numbers.
+        ValueError: Other shapes, values that are not finite, fewer than two draws of a fair score.
+
+    Example:
+        >>> sample_crps([[0.0], [1.0]], [0.0])  # 1/2 - 2 / (2 x 2 x 1)
+        tensor(0., dtype=torch.float64)
+    """
+    return pointwise_sample_crps(samples, y, fair=fair).mean()
+
+
+def pointwise_sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True) -> Tensor:
+    """CRPS of each point and column in units of y, (N, D), below 0 now and then if fair; see `sample_crps`."""
+    draws, target = to_floating(samples, "samples").double(), as_targets(y).double()
+    draws = draws.unsqueeze(-1) if draws.ndim == 2 else draws
+    if draws.ndim != 3 or draws.shape[1:] != target.shape:
+        raise ValueError(
+            f"`samples` must have shape (S, N, D) with `y`'s (N, D), {tuple(target.shape)}; got {tuple(draws.shape)}."
+        )
+    check_finite(draws, "samples")
+    S = len(draws)
+    fewest = 2 if fair else 1
+    if fewest > S:
+        raise ValueError(f"`samples` must hold at least {fewest} draws; got {S}.")
+    distance = (draws - target.to(draws.device)).abs().mean(dim=0)
+    # sum_(s < t) |x_s - x_t| = sum_i (2 i - S - 1) x_(i) over the draws in rising order
+    factors = torch.arange(1 - S, S, 2, dtype=torch.float64, device=draws.device)
+    spread = torch.tensordot(factors, draws.sort(dim=0).values, dims=1)
+    return distance - spread / (S * max(S - 1, 1) if fair else S**2)
+
+
+def interval_score(predictive: GaussianPredictive, y: ArrayLike, level: float) -> Tensor:
+    """Winkler's score of the central interval [l, u] of probability `level`: Gneiting and Raftery (2007), eq. (43).
+
+    u - l + 2 / (1 - level) x the distance of y from the interval, where the width is given up for coverage at the rate
+    that makes the true quantiles best. The quantiles are those of the mixture. See `crps` for the rest.
+
+    Args:
+        predictive: Of real targets, at N points.
+        y: Targets, (N, D), or (N,) for D = 1.
+        level: Probability inside, between 0 and 1.
+
+    Returns:
+        In units of y, 0-d float64.
+
+    Raises:
+        ValueError: `level` outside (0, 1).
+
+    Example:
+        >>> predictive = GaussianPredictive(mean=torch.zeros(1, 2, 1), noise_variance=1.0)
+        >>> interval_score(predictive, [0.0, 2.0], level=0.9)  # 2 x 1.645 + 20 x (2 - 1.645) / 2
+        tensor(6.8412, dtype=torch.float64)
+    """
+    return pointwise_interval_score(predictive, y, level).mean()
+
+
+def pointwise_interval_score(predictive: GaussianPredictive, y: ArrayLike, level: float) -> Tensor:
+    """Interval score of each point and column in units of y, (N, D); see `interval_score`."""
+    lower, upper = central_interval(predictive, level)
+    return winkler_score(lower, upper, predictive.targets(y), level)
+
+
+def winkler_score(lower: Tensor, upper: Tensor, y: Tensor, level: float) -> Tensor:
+    """Interval score of any intervals [lower, upper] that claim probability `level`, of the shape of all three."""
+    outside = (lower - y).clamp(min=0) + (y - upper).clamp(min=0)
+    return upper - lower + 2 / (1 - level) * outside
+
+
+def central_interval(predictive: GaussianPredictive, level: float) -> tuple[Tensor, Tensor]:
+    """The quantiles (1 - level) / 2 and (1 + level) / 2 of the mixture, each (N, D), in units of y."""
+    check_gaussian(predictive, FOR_REAL_TARGETS)
+    check_fraction(level, "level")
+    return predictive.quantile((1 - level) / 2), predictive.quantile((1 + level) / 2)
 
 
 def _mixture_crps(target: Tensor, means: Tensor, variances: Tensor) -> Tensor:

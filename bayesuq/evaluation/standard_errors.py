@@ -6,6 +6,7 @@ independent. Rows are taken as independent, the fitted model as given: this is t
 References:
     DeLong, DeLong and Clarke-Pearson, "Comparing the areas under two or more correlated ROC curves", Biometrics 1988.
     Obuchowski, "Nonparametric analysis of clustered ROC curve data", Biometrics 1997.
+    Efron, "Jackknife-after-bootstrap standard errors and influence functions", JRSS B 1992, for derivatives.
     Hanley and MacGibbon, "Creating non-parametric bootstrap samples using Poisson frequencies", CMPB 2006.
 """
 
@@ -13,13 +14,11 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count
-from bayesuq.evaluation.calibration import bin_index
-from bayesuq.evaluation.detection import check_scores
-from bayesuq.evaluation.scores import pointwise_accuracy
+from bayesuq.evaluation import weighted
+from bayesuq.evaluation.ranks import check_scores
+from bayesuq.evaluation.weighted import Weighted
 from bayesuq.predictive import CategoricalPredictive
 from bayesuq.randomness import generator
-
-BLOCK_ROWS = 8192  # whose Poisson counts are held at a time
 
 
 def of_mean(values: Tensor) -> Tensor:
@@ -80,10 +79,58 @@ def of_auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
     return torch.where(defined, variance.clamp(min=0.0).sqrt(), torch.nan)
 
 
+def of_average_precision(scores: ArrayLike, positives: ArrayLike) -> Tensor:
+    """Of `detection.average_precision`, by the derivative in each row's weight; see `of_auroc` for the rest.
+
+    Returns:
+        Fraction, 0-d float64; NaN where there is no positive, or one row.
+    """
+    return by_derivative(weighted.average_precision(scores, positives))
+
+
+def of_aurc(scores: ArrayLike, errors: ArrayLike) -> Tensor:
+    """Of `detection.aurc`, by the derivative in each row's weight.
+
+    Args:
+        scores: Uncertainty of each point, (N, ...).
+        errors: Whether each prediction is wrong, or any loss of at least 0, (N, ...).
+
+    Returns:
+        In the unit of `errors`, 0-d float64; NaN for one row.
+
+    Raises:
+        TypeError: Not numbers.
+        ValueError: See `detection.aurc`.
+    """
+    return by_derivative(weighted.aurc(scores, errors))
+
+
+def by_derivative(measure: Weighted) -> Tensor:
+    """Of a measure that is smooth in its rows' weights: the infinitesimal jackknife, of one pass and its derivative.
+
+    sqrt(N / (N - 1) sum_i (d measure / d w_i)^2) at w = 1. For a mean it is `of_mean`.
+
+    Args:
+        measure: From `weighted`. Where it has kinks, as the ECE, or jumps, take `bootstrap.standard_error`.
+
+    Returns:
+        In the unit of the measure, 0-d float64; NaN where it is undefined, or for one row.
+    """
+    if measure.num_rows < 2:
+        return torch.full((), torch.nan, dtype=torch.float64, device=measure.device)
+    with torch.enable_grad():
+        weights = torch.ones(1, measure.num_rows, dtype=torch.float64, device=measure.device, requires_grad=True)
+        (slopes,) = torch.autograd.grad(measure(weights).sum(), weights)
+    return (slopes.square().sum() * measure.num_rows / (measure.num_rows - 1)).sqrt()
+
+
 def of_expected_calibration_error(
     predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, num_replicates: int = 200, seed: int = 0
 ) -> Tensor:
-    """Of `calibration.expected_calibration_error`, by a Poisson bootstrap: each row counts Poisson(1) times.
+    """Of `calibration.expected_calibration_error`, by a Poisson bootstrap of the rows in its normal limit.
+
+    Rows that count Poisson(1) times each have bin sums of mean sum x and covariance sum x x^T, with x what a row adds.
+    Those are drawn as normal, so that the cost does not grow with the number of replicates; `bootstrap` draws counts.
 
     Too wide for a calibrated predictive, where |gap| has its kink: by a quarter for 400 points; right for clear gaps.
 
@@ -92,7 +139,7 @@ def of_expected_calibration_error(
         y: Labels, (N, ...).
         num_bins: B, bins of equal width.
         num_replicates: R, bootstrap samples; the standard error's own relative error is about 1 / sqrt(2 R).
-        seed: Of the counts.
+        seed: Of the draws.
 
     Returns:
         Fraction, 0-d float64.
@@ -101,21 +148,38 @@ def of_expected_calibration_error(
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
         ValueError: `y` of another shape, or outside the classes; fewer than one bin, or than two replicates.
     """
-    check_count(num_bins, "num_bins")
     check_count(num_replicates, "num_replicates", minimum=2)
-    correct = pointwise_accuracy(predictive, y)
-    confidence = predictive.mean.amax(dim=1)
-    correct, confidence = correct.reshape(len(correct), -1), confidence.reshape(len(correct), -1)
-    gaps = confidence.new_zeros(len(confidence), num_bins)  # of each row, what it adds to each bin's sum
-    gaps.scatter_add_(1, bin_index(confidence, num_bins), correct - confidence)
-    sums, sizes = gaps.new_zeros(num_replicates, num_bins), gaps.new_zeros(num_replicates)
-    for block, rows in enumerate(gaps.split(BLOCK_ROWS)):
-        rate = rows.new_ones(num_replicates, len(rows))
-        counts = torch.poisson(rate, generator=generator(seed, block, device=rows.device))
-        sums += counts @ rows
-        sizes += counts.sum(dim=1)
-    # A replicate of no rows at all (N of a few) has no error either.
-    return (sums.abs().sum(dim=1) / (sizes * confidence.shape[1]).clamp(min=1)).std()
+    gaps = weighted.row_gaps(predictive, y, num_bins)
+    sums, size = _resampled_sums(gaps, num_replicates, seed)
+    return (sums.abs().sum(dim=1) / size).std()
+
+
+def of_gap_difference(one: Tensor, other: Tensor, *, num_replicates: int = 200, seed: int = 0) -> Tensor:
+    """Of the difference of two ECEs on the same rows, resampled together; see `of_expected_calibration_error`.
+
+    Args:
+        one: From `weighted.row_gaps`, (N, B).
+        other: The same of another predictive at the same points.
+        num_replicates: R.
+        seed: Of the draws.
+    """
+    sums, size = _resampled_sums(torch.cat([one, other], dim=1), num_replicates, seed)
+    first, second = (part.abs().sum(dim=1) for part in sums.split([one.shape[1], other.shape[1]], dim=1))
+    return ((first - second) / size).std()
+
+
+def _resampled_sums(rows: Tensor, num_replicates: int, seed: int) -> tuple[Tensor, Tensor]:
+    """Column sums of rows (N, K) that count Poisson(1) times each, in the normal limit, (R, K), and their number."""
+    counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
+    # The symmetric root, since the covariance is singular where bins are empty; what rounding leaves of 0 would have a
+    # root far from 0.
+    values, vectors = torch.linalg.eigh(counted.T @ counted)
+    values = torch.where(values > 1e-13 * values.max(), values, 0.0)
+    root = vectors * values.sqrt() @ vectors.T
+    noise = generator(seed, device=rows.device)
+    normal = torch.randn(num_replicates, len(values), generator=noise, dtype=torch.float64, device=rows.device)
+    drawn = counted.sum(dim=0) + normal @ root
+    return drawn[:, :-1], drawn[:, -1].clamp(min=1)
 
 
 def _placements(scores: Tensor, positive: Tensor) -> Tensor:

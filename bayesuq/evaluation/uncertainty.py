@@ -5,18 +5,23 @@ The entropies split: predictive entropy = expected entropy + mutual information,
     H[E_s p_s] = E_s H[p_s] + I(y; theta),
 
 that is total = aleatoric + epistemic. Maximum probability, margin and variation ratio are turned round (1 - ...), so
-that they too grow with uncertainty. Real targets have variances instead, which are the attributes `total`, `aleatoric`
-and `epistemic` of a GaussianPredictive.
+that they too grow with uncertainty. Variances split as well, of real targets and of labels alike, by the law of total
+variance, with y a vector of 0 and 1 for a label:
 
-Reference: Smith and Gal, "Understanding measures of uncertainty for adversarial example detection", UAI 2018.
+    Var y = E_s Var[y | theta_s] + Var_s E[y | theta_s].
+
+References:
+    Smith and Gal, "Understanding measures of uncertainty for adversarial example detection", UAI 2018.
+    Kwon, Won, Kim and Paik, "Uncertainty quantification using Bayesian neural networks in classification: application
+    to biomedical image segmentation", CSDA 2020, eq. (4), whose traces the variances of a label are.
 """
 
 from torch import Tensor
 
-from bayesuq.evaluation.kinds import check_categorical
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.evaluation.kinds import check_categorical, check_known
+from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 
-REMEDY = "For real targets take the variances `predictive.total`, `.aleatoric` and `.epistemic`."
+REMEDY = "For real targets take `predictive_variance`, `aleatoric_variance` and `epistemic_variance`."
 
 
 def maximum_probability(predictive: CategoricalPredictive) -> Tensor:
@@ -93,3 +98,47 @@ def variation_ratio(predictive: CategoricalPredictive) -> Tensor:
     """
     check_categorical(predictive, REMEDY)
     return 1 - predictive.votes.amax(dim=1).double() / predictive.num_samples
+
+
+def predictive_variance(predictive: CategoricalPredictive | GaussianPredictive) -> Tensor:
+    """Var y*, total uncertainty; of a label sum_k Var 1[y* = k] = 1 - sum_k p_k^2, the chance that two draws differ.
+
+    Args:
+        predictive: Of labels or real targets, at N points.
+
+    Returns:
+        Of real targets in units of y squared, (N, D); of labels in [0, 1 - 1/C], (N, ...). float64.
+
+    Raises:
+        TypeError: Another kind of predictive.
+
+    Example:
+        >>> predictive_variance(CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25]]])))  # 2 x .75 x .25
+        tensor([0.3750], dtype=torch.float64)
+    """
+    check_known(predictive)
+    return predictive.total if isinstance(predictive, GaussianPredictive) else _gini(predictive.mean, dim=1)
+
+
+def aleatoric_variance(predictive: CategoricalPredictive | GaussianPredictive) -> Tensor:
+    """E_s Var[y* | theta_s], what remains when the weights are known; see `predictive_variance` for the rest.
+
+    Raises:
+        ValueError: The single draws of a label's predictive were not kept.
+    """
+    check_known(predictive)
+    if isinstance(predictive, GaussianPredictive):
+        return predictive.aleatoric
+    return _gini(predictive.samples, dim=2).mean(dim=0)
+
+
+def epistemic_variance(predictive: CategoricalPredictive | GaussianPredictive) -> Tensor:
+    """Var_s E[y* | theta_s], the disagreement of the draws (ddof 0); see `aleatoric_variance` for the rest."""
+    check_known(predictive)
+    if isinstance(predictive, GaussianPredictive):
+        return predictive.epistemic
+    return predictive.samples.var(dim=0, correction=0).sum(dim=1)
+
+
+def _gini(probs: Tensor, dim: int) -> Tensor:
+    return (probs * (1 - probs)).sum(dim)

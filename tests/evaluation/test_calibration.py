@@ -7,13 +7,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.calibration import (
-    Reliability,
+    adaptive_calibration_error,
+    classwise_calibration_error,
+    classwise_reliability,
+    debiased_calibration_error,
     expected_calibration_error,
     interval_coverage,
+    interval_width,
     maximum_calibration_error,
     pointwise_coverage,
     probability_integral_transform,
+    regression_calibration_error,
     reliability,
 )
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
@@ -288,3 +294,159 @@ class TestIntervals:
         assert torch.equal(interval_coverage(predictive, y, 0.5), interval_coverage(predictive, y.squeeze(1), 0.5))
         with pytest.raises(ValueError, match="`y`"):
             interval_coverage(predictive, y.T, 0.5)
+
+    @pytest.mark.parametrize("level", [0.05, 0.5, 0.9])
+    def test_width_is_between_the_quantiles(self, level: float) -> None:
+        predictive, _ = measured(0, num_columns=2)
+        expected = predictive.quantile((1 + level) / 2) - predictive.quantile((1 - level) / 2)
+        torch.testing.assert_close(interval_width(predictive, level), expected.mean())
+        rescaled = predictive.rescale(torch.tensor(3.0), torch.tensor(10.0))
+        torch.testing.assert_close(interval_width(rescaled, level), 10 * expected.mean())
+
+    def test_impossible_levels_have_no_width(self) -> None:
+        with pytest.raises(ValueError, match="`level`"):
+            interval_width(measured(0)[0], 1.0)
+
+
+class TestRegressionCalibrationError:
+    def test_is_the_mean_over_levels_of_the_coverages_gap(self) -> None:
+        predictive, y = measured(0, num_points=23, num_columns=2)
+        off_centre = (2 * probability_integral_transform(predictive, y) - 1).abs().flatten()
+        levels = (torch.arange(100_000, dtype=torch.float64) + 0.5) / 100_000
+        coverage = torch.searchsorted(off_centre.sort().values, levels, right=True) / off_centre.numel()
+        # The midpoint rule errs by half a cell at each of the 46 jumps of height 1/46.
+        assert regression_calibration_error(predictive, y).item() == pytest.approx(
+            (coverage - levels).abs().mean().item(), abs=1e-5
+        )
+
+    def test_is_smallest_for_the_true_scale(self) -> None:
+        # The area between the cdf of n uniform numbers and the diagonal is some sqrt(pi / 32) / sqrt n = .0044 here
+        # (half the Brownian bridge's mean, .157); scales off by a third give more than .05.
+        y = noise(0, 5000)
+        values = [
+            regression_calibration_error(GaussianPredictive(mean=torch.zeros(1, 5000, 1), noise_variance=scale**2), y)
+            for scale in (0.7, 1.0, 1.4)
+        ]
+        assert values[1] < 0.015
+        assert min(values[0], values[2]) > 0.05
+
+    def test_of_the_extremes_is_a_half(self) -> None:
+        predictive = GaussianPredictive(mean=torch.zeros(1, 3, 1), noise_variance=1.0)
+        assert regression_calibration_error(predictive, [0.0, 0.0, 0.0]).item() == pytest.approx(0.5)
+        assert regression_calibration_error(predictive, [50.0, -50.0, 50.0]).item() == pytest.approx(0.5)
+
+    @pytest.mark.oracle
+    def test_agrees_with_uncertainty_toolbox(self) -> None:
+        from uncertainty_toolbox.metrics_calibration import mean_absolute_calibration_error
+
+        mean, y = noise(0, 300), noise(1, 300)
+        scale = 0.5 + noise(2, 300).square()
+        predictive = GaussianPredictive(mean=mean[None, :, None], noise_variance=(scale**2)[None, :, None])
+        arrays = mean.numpy(), scale.numpy(), y.numpy()
+        expected = mean_absolute_calibration_error(*arrays, num_bins=2001, vectorized=True)
+        # It takes the mean over 2001 levels of an integrand that jumps 300 times by 1/300.
+        assert regression_calibration_error(predictive, y).item() == pytest.approx(expected, abs=1e-3)
+
+
+class TestOtherCalibrationErrors:
+    def test_classwise_by_hand(self) -> None:
+        # Two bins. Class 0: p = .75 and .25, both true: gaps .25 and .75. Class 1: p = .25 and .75, neither true: same.
+        predictive = sure([0.75, 0.25], [0.25, 0.75])
+        assert classwise_calibration_error(predictive, [0, 0], num_bins=2).item() == pytest.approx((1.0 + 1.0) / 4)
+        # Above .5: class 0 at .75 with gap .25, class 1 at .75 with gap .75.
+        kept = classwise_calibration_error(predictive, [0, 0], num_bins=2, threshold=0.5)
+        assert kept.item() == pytest.approx((0.25 + 0.75) / 2)
+
+    def test_classwise_is_the_mean_of_each_class_against_the_rest(self) -> None:
+        predictive, y = labelled(0)
+        errors = [
+            Reliability.from_confidences(predictive.mean[:, k], y == k).expected_calibration_error for k in range(5)
+        ]
+        torch.testing.assert_close(classwise_calibration_error(predictive, y), torch.stack(errors).mean())
+        result = classwise_reliability(predictive, y)
+        assert result.count.shape == (5, 15)
+        assert result.count.sum(dim=1).tolist() == [200] * 5
+        assert result.num_correct.sum(dim=1).tolist() == torch.bincount(y, minlength=5).tolist()
+
+    def test_classwise_leaves_out_classes_that_never_reach_the_threshold(self) -> None:
+        predictive = sure([0.9, 0.1, 0.0], [0.8, 0.2, 0.0])
+        kept = classwise_calibration_error(predictive, [0, 1], num_bins=1, threshold=0.5)
+        assert kept.item() == pytest.approx(abs(0.85 - 0.5))
+
+    def test_debiased_squares_are_right_on_average(self) -> None:
+        # Confidence .75 for 8 points that are right with chance .6: the squared gap is .15^2. The mean over R test sets
+        # may be off by four standard errors.
+        right = torch.rand(2000, 8, generator=torch.Generator().manual_seed(0)) < 0.6
+        found = [Reliability.from_confidences(torch.full((8,), 0.75), row, num_bins=4) for row in right]
+        squares = torch.stack([one.debiased_squared_error for one in found])
+        allowed = 4 * squares.std().item() / math.sqrt(len(squares))
+        assert squares.mean().item() == pytest.approx(0.15**2, abs=allowed)
+        plain = torch.stack([one.expected_calibration_error.square() for one in found])
+        assert plain.mean().item() > 0.15**2 + allowed
+
+    def test_debiased_ignores_bins_of_one_point_and_is_never_below_zero(self) -> None:
+        assert debiased_calibration_error(sure([0.75, 0.25]), [1]).item() == 0
+        predictive = sure([0.75, 0.25], [0.75, 0.25], [0.75, 0.25], [0.75, 0.25])
+        assert debiased_calibration_error(predictive, [0, 0, 0, 1]).item() == 0  # the gap is 0, less its noise
+        squared = reliability(predictive, [0, 0, 0, 1]).debiased_squared_error
+        assert squared.item() == pytest.approx(-0.75 * 0.25 / 3)
+
+    @pytest.mark.oracle
+    def test_debiased_agrees_with_torchmetrics_whose_wrappers_switch_it_off(self) -> None:
+        from torchmetrics.functional.classification.calibration_error import _ce_compute
+
+        predictive, y = labelled(0, num_points=2000, sharpness=3.0)
+        confidence, right = predictive.mean.amax(dim=1), predictive.mean.argmax(dim=1) == y
+        assert not (reliability(predictive, y, 5).count == 1).any()  # where it divides by zero
+        edges = torch.linspace(0, 1, 6, dtype=torch.float64)
+        expected = _ce_compute(confidence, right.double(), edges, norm="l2", debias=True)
+        assert debiased_calibration_error(predictive, y, 5).item() == pytest.approx(expected.item(), abs=1e-6)
+
+    @pytest.mark.parametrize("num_bins", [1, 4, 10])
+    def test_adaptive_bins_hold_equally_many_points(self, num_bins: int) -> None:
+        predictive, y = labelled(0)
+        confidence, right = predictive.mean.amax(dim=1).numpy(), (predictive.mean.argmax(dim=1) == y).numpy()
+        parts = np.array_split(np.argsort(confidence), num_bins)  # 200 is a multiple of each number
+        expected = sum(abs(right[rows].sum() - confidence[rows].sum()) for rows in parts) / 200
+        assert adaptive_calibration_error(predictive, y, num_bins).item() == pytest.approx(expected)
+
+    def test_adaptive_keeps_ties_together_in_any_order(self) -> None:
+        # Eight of ten points at full confidence: one bin of its own, whatever their order; half of them wrong.
+        predictive = sure(*[[0.6, 0.4]] * 2, *[[1.0, 0.0]] * 8)
+        y = torch.tensor([0, 0, 0, 1, 0, 1, 0, 1, 0, 1])
+        expected = (2 * 0.4 + 4) / 10
+        for order in (torch.arange(10), torch.arange(10).flip(0), torch.tensor([3, 5, 7, 9, 0, 1, 2, 4, 6, 8])):
+            shuffled = CategoricalPredictive.from_logits(predictive.draws[:, order])
+            assert adaptive_calibration_error(shuffled, y[order], 5).item() == pytest.approx(expected)
+
+    def test_adaptive_of_fewer_points_than_bins_is_defined(self) -> None:
+        assert adaptive_calibration_error(sure([0.75, 0.25]), [1], 15).item() == pytest.approx(0.75)
+
+    @pytest.mark.parametrize(
+        "measure", [classwise_calibration_error, adaptive_calibration_error, debiased_calibration_error]
+    )
+    def test_of_pixels_counts_each(self, measure) -> None:
+        logits, y = noise(0, 2, 3, 4, 5, 6), torch.arange(90).reshape(3, 5, 6) % 4
+        flat = CategoricalPredictive.from_logits(logits.movedim(2, -1).reshape(2, 90, 4))
+        images = CategoricalPredictive.from_logits(logits)
+        torch.testing.assert_close(measure(images, y), measure(flat, y.flatten()))
+
+    @pytest.mark.parametrize(
+        "measure", [classwise_calibration_error, adaptive_calibration_error, debiased_calibration_error]
+    )
+    def test_refuse_what_has_no_bins(self, measure) -> None:
+        with pytest.raises(ValueError, match="`num_bins`"):
+            measure(*labelled(0), 0)
+        with pytest.raises(TypeError, match=r"GaussianPredictive.*`interval_coverage`"):
+            measure(*measured(0))
+        with pytest.raises(ValueError, match="`threshold`"):
+            classwise_calibration_error(*labelled(0), threshold=1.0)
+
+    def test_nothing_is_merged_from_an_empty_state(self) -> None:
+        predictive, y = labelled(0)
+        assert_same(Reliability.empty(15).merge(reliability(predictive, y)), reliability(predictive, y))
+        assert Reliability.empty(15).expected_calibration_error.isnan()
+        with pytest.raises(ValueError, match="`num_bins`"):
+            Reliability.empty(0)
+        with pytest.raises(ValueError, match="15 and 5 x 15 bins"):
+            reliability(predictive, y).merge(classwise_reliability(predictive, y))

@@ -1,3 +1,4 @@
+import itertools
 import math
 from collections.abc import Callable
 
@@ -8,7 +9,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
+from bayesuq.evaluation.detection import (
+    augrc,
+    aurc,
+    auroc,
+    average_precision,
+    excess_aurc,
+    false_positive_rate_at,
+    risk_coverage,
+)
 from tests.evaluation.examples import labelled, noise
 
 MEASURES = [auroc, average_precision, false_positive_rate_at]
@@ -201,3 +210,130 @@ class TestFalsePositiveRate:
     def test_rates_outside_their_range_are_refused(self, rate: float) -> None:
         with pytest.raises(ValueError, match="`true_positive_rate`"):
             false_positive_rate_at(*example(), rate)
+
+
+def areas(order: list[int], losses: list[float]) -> tuple[float, float]:
+    """AURC and AUGRC with the points in this order, from their definitions."""
+    kept = list(itertools.accumulate(losses[i] for i in order))
+    n = len(kept)
+    generalised = [0.0, *(total / n for total in kept)]
+    return (
+        sum(total / k for k, total in enumerate(kept, start=1)) / n,
+        sum((low + high) / 2 for low, high in itertools.pairwise(generalised)) / n,
+    )
+
+
+LOSSES = st.lists(st.tuples(st.integers(0, 2), st.integers(0, 3)), min_size=1, max_size=6)
+
+
+class TestRiskCoverage:
+    @PROPERTY
+    @given(LOSSES)
+    def test_areas_are_means_over_every_order_that_ties_leave_open(self, pairs: list[tuple[int, int]]) -> None:
+        scores, losses = [score for score, _ in pairs], [float(loss) for _, loss in pairs]
+        everything = itertools.permutations(range(len(pairs)))
+        found = [areas(list(o), losses) for o in everything if sorted(scores) == [scores[i] for i in o]]
+        mean, generalised = (sum(values) / len(found) for values in zip(*found, strict=True))
+        assert aurc(scores, losses).item() == pytest.approx(mean, abs=1e-12)
+        assert augrc(scores, losses).item() == pytest.approx(generalised, abs=1e-12)
+
+    @PROPERTY
+    @given(LOSSES)
+    def test_curve_and_areas_agree(self, pairs: list[tuple[int, int]]) -> None:
+        scores, losses = columns(pairs)
+        curve = risk_coverage(scores, losses)
+        torch.testing.assert_close(curve.risk.mean(), aurc(scores, losses))
+        rises = torch.cat([torch.zeros(1, dtype=torch.float64), curve.generalised_risk])
+        torch.testing.assert_close(torch.trapezoid(rises, dx=1 / len(pairs)), augrc(scores, losses))
+        assert curve.coverage.tolist() == [k / len(pairs) for k in range(1, len(pairs) + 1)]
+        assert curve.attainable.sum() == len(scores.unique())
+        assert curve.risk[-1].item() == pytest.approx(losses.double().mean().item())
+
+    @PROPERTY
+    @given(TIED)
+    def test_generalised_area_is_what_accuracy_and_auroc_make_it(self, pairs: list[tuple[int, bool]]) -> None:
+        # Traub et al. (2024): it mixes how often predictions are wrong and how well the score ranks them.
+        scores, wrong = columns(pairs)
+        accuracy = 1 - wrong.double().mean()
+        expected = (1 - auroc(scores, wrong)) * accuracy * (1 - accuracy) + (1 - accuracy) ** 2 / 2
+        torch.testing.assert_close(augrc(scores, wrong), expected, rtol=1e-12, atol=1e-14)
+
+    @PROPERTY
+    @given(LOSSES)
+    def test_no_order_beats_the_oracle(self, pairs: list[tuple[int, int]]) -> None:
+        losses = [float(loss) for _, loss in pairs]
+        best = min(areas(list(order), losses)[0] for order in itertools.permutations(range(len(pairs))))
+        assert aurc(losses, losses).item() == pytest.approx(best, abs=1e-12)
+        assert excess_aurc(losses, losses).item() == 0
+        assert excess_aurc([score for score, _ in pairs], losses) >= -1e-12
+
+    def test_geifmans_limit_is_the_oracle_of_many_points(self) -> None:
+        wrong = torch.arange(100_000) < 20_000
+        scores = noise(0, 100_000) + wrong
+        # The oracle's sum is an integral up to the width of a point.
+        exact, limit = excess_aurc(scores, wrong), excess_aurc(scores, wrong, variant="geifman")
+        assert exact.item() == pytest.approx(limit.item(), abs=2 / 100_000)
+        assert excess_aurc([1.0, 2.0], [True, True], variant="geifman").item() == 0  # 0 log 0
+
+    def test_corbieres_variant_is_the_loop_of_confidnet(self) -> None:
+        # Its definition written out: thresholds at each distinct confidence but the largest, times 1000.
+        wrong = torch.arange(60) % 4 == 0
+        confidence = -((noise(0, 60) + wrong) * 4).round().numpy()
+        right = ~wrong.numpy()
+        thresholds = sorted(set(confidence.tolist()))[:-1]
+        coverages = [(confidence > t).mean() for t in thresholds]
+        risks = [1 - right[confidence > t].mean() for t in thresholds]
+        area = -np.trapezoid(risks, coverages)  # coverage falls as the threshold rises
+        accuracy = right.mean()
+        excess = area - ((1 - accuracy) + accuracy * np.log(accuracy))
+        assert aurc(-confidence, wrong, variant="corbiere").item() == pytest.approx(1000 * area)
+        assert excess_aurc(-confidence, wrong, variant="corbiere").item() == pytest.approx(1000 * excess)
+
+    def test_of_no_error_is_zero_and_of_nothing_else_the_loss(self) -> None:
+        scores = noise(0, 5)
+        for measure in (aurc, augrc):
+            assert measure(scores, torch.zeros(5)).item() == 0
+        assert aurc(scores, torch.full((5,), 3.0)).item() == pytest.approx(3.0)
+        assert augrc(scores, torch.full((5,), 3.0)).item() == pytest.approx(1.5)
+
+    def test_of_many_points_is_exact(self) -> None:
+        # Right first, then wrong: 1/n sum_(k > m) (k - m) / k = 1 - m/n - m/n (H_n - H_m), H by its series.
+        n, m = 300_000, 200_000
+        wrong = torch.arange(n) >= m
+        gap = math.log(n / m) + 0.5 * (1 / n - 1 / m) - (1 / n**2 - 1 / m**2) / 12
+        expected = 1 - m / n - m / n * gap
+        assert aurc(torch.arange(n), wrong).item() == pytest.approx(expected, abs=1e-11)
+
+    @pytest.mark.parametrize("measure", [aurc, augrc, excess_aurc])
+    def test_depends_on_the_order_of_scores_only_and_on_no_shape(self, measure) -> None:
+        scores, wrong = example()
+        value = measure(scores, wrong)
+        assert torch.equal(measure(scores.exp(), wrong), value)
+        torch.testing.assert_close(measure(scores.reshape(3, 10, 10), wrong.reshape(3, 10, 10)), value)
+        for dtype in (torch.float16, torch.bfloat16, torch.float32, torch.int64):
+            torch.testing.assert_close(
+                measure((8 * scores).round().to(dtype), wrong), measure((8 * scores).round(), wrong)
+            )
+
+    @pytest.mark.parametrize(
+        ("scores", "errors", "reason"),
+        [
+            ([math.nan, 1.0], [True, False], "must not hold NaN; got 1"),
+            ([0.5, 1.0], [-1.0, 0.0], "at least 0; got -1 to 0"),
+            ([0.5, 1.0], [math.nan, 0.0], "finite losses"),
+            ([0.5, 1.0], [math.inf, 0.0], "finite losses"),
+            ([[0.5], [1.0]], [True, False], r"`errors` must have the shape of `scores`, \(2, 1\)"),
+            ([], [], "at least one point"),
+        ],
+    )
+    def test_refuses_what_has_no_risk(self, scores: list, errors: list, reason: str) -> None:
+        for measure in (risk_coverage, aurc, augrc, excess_aurc):
+            with pytest.raises(ValueError, match=reason):
+                measure(scores, errors)
+
+    def test_unknown_variants_are_refused(self) -> None:
+        for measure in (aurc, excess_aurc):
+            with pytest.raises(ValueError, match="`variant`"):
+                measure([0.5], [True], variant="other")
+        with pytest.raises(ValueError, match="boolean"):
+            excess_aurc([0.5, 1.0], [2.0, 0.0], variant="geifman")

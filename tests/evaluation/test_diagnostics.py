@@ -60,5 +60,5 @@ def test_what_are_no_ratios_is_refused(ratios, words):
 
 
 def test_the_bridge_needs_no_torch():
-    code = "import sys, bayesuq.evaluation.diagnostics; assert not {'torch', 'arviz'} & set(sys.modules)"
+    code = "import sys, bayesuq.evaluation.diagnostics; assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

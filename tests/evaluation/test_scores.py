@@ -12,13 +12,18 @@ from bayesuq.evaluation.scores import (
     accuracy,
     brier_score,
     crps,
+    interval_score,
     negative_log_likelihood,
     pointwise_accuracy,
     pointwise_brier_score,
     pointwise_crps,
+    pointwise_interval_score,
     pointwise_negative_log_likelihood,
+    pointwise_sample_crps,
     pointwise_squared_error,
     root_mean_squared_error,
+    sample_crps,
+    top_label,
 )
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
@@ -256,3 +261,117 @@ class TestCRPS:
         means, scales = predictive.component_means[..., 0].T.numpy(), predictive.component_variances[..., 0].sqrt().T
         expected = scoringrules.crps_mixnorm(y.squeeze(1).numpy(), means, scales.numpy())
         np.testing.assert_allclose(pointwise_crps(predictive, y).squeeze(1).numpy(), expected, rtol=1e-9)
+
+
+class TestSampleCRPS:
+    def test_is_the_double_sum_written_out(self) -> None:
+        draws, y = noise(0, 7, 5, 2), noise(1, 5, 2)
+        pairs = (draws[:, None] - draws[None]).abs().sum(dim=(0, 1))
+        for fair, divisor in ((True, 2 * 7 * 6), (False, 2 * 7 * 7)):
+            expected = (draws - y).abs().mean(dim=0) - pairs / divisor
+            torch.testing.assert_close(pointwise_sample_crps(draws, y, fair=fair), expected)
+            torch.testing.assert_close(sample_crps(draws, y, fair=fair), expected.mean())
+
+    @pytest.mark.parametrize("num_draws", [2, 5, 20])
+    def test_fair_score_is_that_of_the_mixture_on_average_and_the_plain_one_is_not(self, num_draws: int) -> None:
+        # The spread over 20,000 points of fair minus exact gives the allowance of four standard errors.
+        mixture, y = measured(0, num_draws=3, num_points=1)
+        repeated = GaussianPredictive(
+            mean=mixture.component_means.expand(-1, 20_000, -1),
+            noise_variance=mixture.component_variances.expand(-1, 20_000, -1),
+        )
+        draws = torch.stack([independent(repeated, seed) for seed in range(num_draws)])
+        exact = crps(mixture, y).item()
+        fair, plain = (pointwise_sample_crps(draws, y.expand(20_000, 1), fair=fair) for fair in (True, False))
+        allowed = 4 * fair.std().item() / math.sqrt(20_000)
+        assert fair.mean().item() == pytest.approx(exact, abs=allowed)
+        assert plain.mean().item() > exact + allowed
+
+    @pytest.mark.oracle
+    @pytest.mark.parametrize(("fair", "estimator"), [(True, "fair"), (False, "nrg")])
+    def test_agrees_with_scoringrules(self, fair: bool, estimator: str) -> None:
+        import scoringrules
+
+        draws, y = noise(0, 9, 20), noise(1, 20)
+        expected = scoringrules.crps_ensemble(y.numpy(), draws.T.numpy(), estimator=estimator)
+        found = pointwise_sample_crps(draws, y, fair=fair).squeeze(1).numpy()
+        np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-12)
+
+    def test_of_one_draw_is_the_absolute_error_and_never_fair(self) -> None:
+        assert sample_crps([[1.0]], [3.0], fair=False).item() == 2
+        with pytest.raises(ValueError, match="at least 2 draws; got 1"):
+            sample_crps([[1.0]], [3.0])
+
+    def test_other_shapes_and_values_are_refused(self) -> None:
+        with pytest.raises(ValueError, match=r"`samples` must have shape \(S, N, D\).*\(4, 1\); got \(3, 5, 1\)"):
+            sample_crps(noise(0, 3, 5), noise(1, 4))
+        with pytest.raises(ValueError, match="`samples`"):
+            sample_crps(noise(0, 5), noise(1, 5))
+        with pytest.raises(ValueError, match="must be finite"):
+            sample_crps([[math.nan], [1.0]], [0.0])
+
+
+def independent(predictive: GaussianPredictive, seed: int) -> Tensor:
+    """A draw at each point on its own, (N, D): `sample` takes one component for all points."""
+    random = torch.Generator().manual_seed(seed)
+    chosen = torch.randint(predictive.num_samples, predictive.mean.shape, generator=random)[None]
+    scale = predictive.component_variances.gather(0, chosen)[0].sqrt()
+    normal = torch.randn(scale.shape, generator=random, dtype=torch.float64)
+    return predictive.component_means.gather(0, chosen)[0] + scale * normal
+
+
+class TestIntervalScore:
+    def test_by_hand(self) -> None:
+        predictive = GaussianPredictive(mean=torch.zeros(1, 3, 1), noise_variance=4.0)
+        half = 2 * 1.6448536269514722  # the standard normal's quantile at .95
+        expected = [2 * half, 2 * half + 20 * (5 - half), 2 * half + 20 * (6 - half)]
+        found = pointwise_interval_score(predictive, [1.0, 5.0, -6.0], 0.9).flatten().tolist()
+        assert found == pytest.approx(expected)
+
+    @pytest.mark.parametrize("level", [0.5, 0.9])
+    def test_is_twice_the_pinball_losses_over_the_tail(self, level: float) -> None:
+        # Gneiting and Raftery (2007), section 6.2: the sum of the two quantiles' scores.
+        predictive, y = measured(0, num_columns=2)
+        total = torch.zeros_like(y)
+        for quantile in ((1 - level) / 2, (1 + level) / 2):
+            gap = y - predictive.quantile(quantile)
+            total += torch.where(gap > 0, quantile * gap, (quantile - 1) * gap)
+        torch.testing.assert_close(pointwise_interval_score(predictive, y, level), 2 * total / (1 - level))
+
+    def test_is_best_at_the_truth(self) -> None:
+        y = noise(0, 20_000)
+        values = [
+            interval_score(GaussianPredictive(mean=torch.zeros(1, len(y), 1), noise_variance=scale**2), y, 0.9).item()
+            for scale in (0.7, 1.0, 1.4)
+        ]
+        assert values[1] < min(values[0], values[2])
+
+    def test_is_in_units_of_y(self) -> None:
+        predictive, y = measured(0)
+        loc, scale = torch.tensor(7.0), torch.tensor(30.0)
+        rescaled = interval_score(predictive.rescale(loc, scale), loc + scale * y, 0.8)
+        torch.testing.assert_close(rescaled, scale * interval_score(predictive, y, 0.8), check_dtype=False)
+
+    def test_refuses_impossible_levels_and_labels(self) -> None:
+        with pytest.raises(ValueError, match="`level`"):
+            interval_score(*measured(0), 1.0)
+        with pytest.raises(TypeError, match=r"CategoricalPredictive.*`brier_score`"):
+            interval_score(*labelled(0), 0.9)
+
+
+class TestTopLabel:
+    @PROPERTY
+    @given(st.integers(0, 2**32 - 4), st.integers(2, 5), st.integers(1, 3))
+    def test_is_the_first_of_the_most_probable_classes(self, seed: int, num_classes: int, num_draws: int) -> None:
+        # Logits of a few whole numbers, so that ties are the rule.
+        logits = noise(seed, num_draws, 50, num_classes).round()
+        predictive = CategoricalPredictive.from_logits(logits)
+        y = torch.arange(50) % num_classes
+        confidence, right = top_label(predictive, y)
+        assert torch.equal(right, predictive.probability_sum.argmax(dim=1) == y)
+        torch.testing.assert_close(confidence, predictive.mean.amax(dim=1), rtol=0, atol=0)
+
+    def test_of_pixels_is_a_value_each(self) -> None:
+        predictive = CategoricalPredictive.from_logits(noise(0, 2, 3, 4, 5, 6).round())
+        y = torch.arange(90).reshape(3, 5, 6) % 4
+        assert torch.equal(top_label(predictive, y)[1], predictive.probability_sum.argmax(dim=1) == y)

@@ -4,10 +4,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesuq.evaluation import standard_errors
+from bayesuq.evaluation import bootstrap, weighted
 from bayesuq.evaluation.calibration import expected_calibration_error
-from bayesuq.evaluation.detection import auroc
-from bayesuq.evaluation.standard_errors import of_auroc, of_expected_calibration_error, of_mean, of_root_mean
+from bayesuq.evaluation.detection import aurc, auroc, average_precision
+from bayesuq.evaluation.standard_errors import (
+    by_derivative,
+    of_aurc,
+    of_auroc,
+    of_average_precision,
+    of_expected_calibration_error,
+    of_mean,
+    of_root_mean,
+)
 from bayesuq.predictive import CategoricalPredictive
 from tests.evaluation.examples import labelled, noise
 
@@ -86,6 +94,51 @@ class TestOfAUROC:
         assert math.isnan(of_auroc(noise(0, 5), torch.arange(5) < num_positive))
 
 
+class TestByDerivative:
+    def test_of_a_mean_and_a_root_mean_are_the_closed_forms(self) -> None:
+        values = noise(0, 50, 3)
+        torch.testing.assert_close(by_derivative(weighted.mean(values)), of_mean(values))
+        torch.testing.assert_close(by_derivative(weighted.root_mean(values**2)), of_root_mean(values**2))
+
+    @pytest.mark.parametrize("num_columns", [1, 6])
+    @pytest.mark.parametrize(("measure", "error"), [(average_precision, of_average_precision), (aurc, of_aurc)])
+    def test_is_the_spread_over_repeated_test_sets(self, measure, error, num_columns: int) -> None:
+        values, errors = [], []
+        for seed in range(0, 10 * REPLICATES, 10):
+            example = clustered(seed, 200, num_columns)
+            values.append(measure(*example))
+            if seed < 1000:
+                errors.append(error(*example))
+        spread = torch.stack(values).std().item()
+        # A derivative sees no curvature, which is of order 1/N: a tenth is allowed for it.
+        assert torch.stack(errors).mean().item() == pytest.approx(spread, rel=FOUR_ERRORS + 0.1)
+
+    def test_of_auroc_is_near_delongs(self) -> None:
+        scores, positives = noise(0, 400).mul(2).round(), torch.arange(400) % 3 == 0
+        found = by_derivative(weighted.auroc(scores, positives))
+        torch.testing.assert_close(found, of_auroc(scores, positives), rtol=0.01, atol=0)
+
+    def test_is_the_finite_difference_in_each_weight(self) -> None:
+        scores, wrong = noise(0, 12).mul(2).round(), torch.arange(12) % 3 == 0
+        for measure in (weighted.aurc(scores, wrong), weighted.average_precision(scores, wrong)):
+            step = 1e-6 * torch.eye(12, dtype=torch.float64)
+            slopes = (measure(1 + step) - measure(1 - step)) / 2e-6
+            expected = (slopes.square().sum() * 12 / 11).sqrt()
+            torch.testing.assert_close(by_derivative(measure), expected, rtol=1e-6, atol=0)
+
+    def test_of_repeated_columns_is_that_of_one(self) -> None:
+        scores, wrong = noise(0, 60), torch.arange(60) % 3 == 0
+        repeated = of_aurc(scores[:, None].expand(-1, 4), wrong[:, None].expand(-1, 4))
+        single = of_aurc(scores, wrong)
+        # The ties of a row's four copies are met at their mean, a quarter of a place wide.
+        torch.testing.assert_close(repeated, single, rtol=0.02, atol=0)
+
+    def test_of_one_row_is_undefined_and_of_no_error_zero(self) -> None:
+        assert of_aurc([1.0], [True]).isnan()
+        assert of_aurc(noise(0, 5), torch.zeros(5)).item() == 0
+        assert of_average_precision(noise(0, 5), torch.zeros(5)).isnan()
+
+
 class TestOfExpectedCalibrationError:
     @pytest.mark.parametrize("sharpness", [1.0, 3.0])
     def test_is_the_spread_over_repeated_test_sets(self, sharpness: float) -> None:
@@ -107,13 +160,14 @@ class TestOfExpectedCalibrationError:
         assert torch.equal(one, same)
         assert not torch.equal(one, other)
 
-    def test_of_many_blocks_is_that_of_one_within_the_bootstraps_error(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        predictive, y = labelled(0, num_points=2000)
-        whole = of_expected_calibration_error(predictive, y)
-        monkeypatch.setattr(standard_errors, "BLOCK_ROWS", 300)
-        blocks = of_expected_calibration_error(predictive, y)
-        # Each has a relative error of 1 / sqrt(2 x 200) = .05.
-        assert blocks.item() == pytest.approx(whole.item(), rel=4 * 0.05 * math.sqrt(2))
+    @pytest.mark.parametrize("sharpness", [1.0, 3.0])
+    @pytest.mark.parametrize("num_points", [100, 2000])
+    def test_is_that_of_counted_rows_within_the_bootstraps_error(self, num_points: int, sharpness: float) -> None:
+        predictive, y = labelled(0, num_points=num_points, sharpness=sharpness)
+        normal = of_expected_calibration_error(predictive, y, num_replicates=2000)
+        counted = bootstrap.standard_error(weighted.expected_calibration_error(predictive, y), num_replicates=2000)
+        # Each has a relative error of 1 / sqrt(2 x 2000) = .016.
+        assert normal.item() == pytest.approx(counted.item(), rel=4 * 0.016 * math.sqrt(2))
 
     def test_counts_images_not_their_pixels(self) -> None:
         predictive, y = labelled(0, num_draws=1)

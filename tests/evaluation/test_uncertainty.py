@@ -6,11 +6,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bayesuq.evaluation.uncertainty import (
+    aleatoric_variance,
+    epistemic_variance,
     expected_entropy,
     margin,
     maximum_probability,
     mutual_information,
     predictive_entropy,
+    predictive_variance,
     variation_ratio,
 )
 from bayesuq.predictive import CategoricalPredictive
@@ -24,6 +27,7 @@ MEASURES = [
     mutual_information,
     variation_ratio,
 ]
+VARIANCES = [predictive_variance, aleatoric_variance, epistemic_variance]
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=50)
 
 
@@ -65,7 +69,7 @@ def test_names_of_classes_do_not_matter(measure) -> None:
 
 @pytest.mark.parametrize("measure", MEASURES)
 def test_real_targets_are_sent_to_the_variances(measure) -> None:
-    with pytest.raises(TypeError, match=r"got GaussianPredictive.*`predictive.total`"):
+    with pytest.raises(TypeError, match=r"got GaussianPredictive.*`predictive_variance`"):
         measure(measured(0)[0])
 
 
@@ -97,3 +101,42 @@ def test_mutual_information_of_few_draws_is_biased_low() -> None:
     pairs = [mutual_information(CategoricalPredictive.from_logits(pair)) for pair in logits.split(2)]
     everything = mutual_information(CategoricalPredictive.from_logits(logits))
     assert (torch.stack(pairs).mean(dim=0) < everything).all()
+
+
+class TestVariances:
+    def test_of_labels_are_those_of_one_hot_vectors(self) -> None:
+        predictive, _ = labelled(0, num_points=3)
+        probs = predictive.samples
+        for point in range(3):
+            p, mean = probs[:, point], probs[:, point].mean(dim=0)
+            # Kwon et al. (2020), eq. (4): matrices over classes, whose traces these are.
+            aleatoric = (torch.diag_embed(p) - p[:, :, None] * p[:, None]).mean(dim=0)
+            epistemic = ((p - mean)[:, :, None] * (p - mean)[:, None]).mean(dim=0)
+            total = torch.diag(mean) - torch.outer(mean, mean)
+            torch.testing.assert_close(aleatoric + epistemic, total)
+            for measure, matrix in zip(VARIANCES, (total, aleatoric, epistemic), strict=True):
+                torch.testing.assert_close(measure(predictive)[point], matrix.trace())
+
+    def test_of_real_targets_are_the_predictives_own(self) -> None:
+        predictive, _ = measured(0, num_columns=2)
+        parts = (predictive.total, predictive.aleatoric, predictive.epistemic)
+        assert all(torch.equal(measure(predictive), part) for measure, part in zip(VARIANCES, parts, strict=True))
+
+    def test_of_pixels_are_a_value_each(self) -> None:
+        predictive = CategoricalPredictive.from_logits(noise(0, 3, 2, 4, 5, 6))
+        for measure in VARIANCES:
+            assert measure(predictive).shape == (2, 5, 6)
+        parts = aleatoric_variance(predictive) + epistemic_variance(predictive)
+        torch.testing.assert_close(predictive_variance(predictive), parts)
+
+    def test_parts_need_the_single_draws_the_total_does_not(self) -> None:
+        predictive = CategoricalPredictive.from_logits(noise(0, 3, 2, 4), keep_samples=False)
+        assert predictive_variance(predictive).isfinite().all()
+        for measure in (aleatoric_variance, epistemic_variance):
+            with pytest.raises(ValueError, match="keep_samples=True"):
+                measure(predictive)
+
+    def test_of_something_else_are_refused(self) -> None:
+        for measure in VARIANCES:
+            with pytest.raises(TypeError, match="got Tensor"):
+                measure(torch.ones(3))

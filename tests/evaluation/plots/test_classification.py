@@ -11,7 +11,9 @@ from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 
 from bayesuq.evaluation.calibration import Reliability, reliability
-from bayesuq.evaluation.plots import BLUE, VERMILLION, entropy_histogram, reliability_diagram
+from bayesuq.evaluation.detection import risk_coverage
+from bayesuq.evaluation.plots.classification import entropy_histogram, reliability_diagram, risk_coverage_curves
+from bayesuq.evaluation.plots.panels import BLUE, VERMILLION
 from tests.evaluation.examples import labelled
 
 NAMES = ["map_estimate", "ensemble", "variational", "dropout", "laplace"]
@@ -132,6 +134,26 @@ def test_what_cannot_be_drawn_is_refused(inside: dict, outside: dict, reason: st
 def test_no_method_is_refused() -> None:
     with pytest.raises(ValueError, match="at least one method"):
         reliability_diagram({})
+
+
+def test_refusals_are_drawn_where_a_threshold_attains_them() -> None:
+    scores, errors = [0.1, 0.2, 0.2, 0.4], [False, True, False, True]
+    curve = risk_coverage(scores, errors)
+    figure = risk_coverage_curves({"ensemble": curve, "variational": curve}, quantity="error rate")
+    (panel,) = figure.axes
+    np.testing.assert_allclose(panel.lines[0].get_xydata(), [[0.25, 0], [0.75, 1 / 3], [1, 0.5]])
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == [f"{name} (area {float(curve.risk.mean()):.3g})" for name in ("ensemble", "variational")]
+    assert len({(line.get_color(), line.get_linestyle()) for line in panel.lines}) == 2
+    assert drawn(figure)
+
+
+def test_ten_lines_are_told_apart_and_no_line_is_refused() -> None:
+    curve = risk_coverage([0.1, 0.2], [False, True])
+    (panel,) = risk_coverage_curves({str(number): curve for number in range(10)}).axes
+    assert len({(line.get_color(), line.get_linestyle()) for line in panel.lines}) == 10
+    with pytest.raises(ValueError, match="at least one method"):
+        risk_coverage_curves({})
 
 
 @pytest.mark.slow

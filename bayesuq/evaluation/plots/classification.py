@@ -1,12 +1,6 @@
-"""Pictures of results. This file draws and computes nothing, and is the only one that imports matplotlib.
-
-Each function returns a `matplotlib.figure.Figure` of its own, made without pyplot, so that no global state is touched:
-save it by `figure.savefig(path)`. Methods are small multiples on shared axes. Colours are Okabe and Ito's, which
-colour-blind readers tell apart.
-"""
+"""Pictures of predicted labels: calibration, uncertainty in and out of distribution, refusals, single inputs."""
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -15,14 +9,21 @@ from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 
-from bayesuq.arrays import ArrayLike, check_count, check_finite, to_tensor
-from bayesuq.evaluation.calibration import Reliability
-
-BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#767676"
-PANEL_WIDTH, PANEL_HEIGHT, STRIP_HEIGHT, LEGEND_HEIGHT = 2.3, 2.2, 0.8, 0.7  # inches
-MAX_COLUMNS = 4
-
-Numbers = np.ndarray[Any, np.dtype[np.float64]]
+from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.evaluation.binning import Reliability
+from bayesuq.evaluation.detection import RiskCoverage
+from bayesuq.evaluation.plots.panels import (
+    BLUE,
+    GREY,
+    PANEL_HEIGHT,
+    STRIP_HEIGHT,
+    VERMILLION,
+    Numbers,
+    draw_key,
+    flat,
+    looks,
+    stack_panels,
+)
 
 
 def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
@@ -44,14 +45,14 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
         >>> reliability_diagram({"ensemble": reliability(predictive, [0, 0])}).axes[0].get_title()
         'ensemble\nECE 0.350, N = 2'
     """
-    figure, panels = _panels(len(reliabilities), levels={"accuracy": PANEL_HEIGHT, "points": STRIP_HEIGHT})
+    figure, panels = stack_panels(len(reliabilities), levels={"accuracy": PANEL_HEIGHT, "points": STRIP_HEIGHT})
     for (name, result), (upper, lower) in zip(reliabilities.items(), panels, strict=True):
         error, num_points = float(result.expected_calibration_error), int(result.count.sum())
         upper.set_title(f"{name}\nECE {error:.3f}, N = {num_points:,}", fontsize="medium")
         _draw_accuracy(upper, result)
         _draw_counts(lower, result)
     figure.supxlabel("confidence: largest predicted probability", fontsize="medium")
-    _draw_key(figure, panels[0][0].get_legend_handles_labels()[0])
+    draw_key(figure, panels[0][0].get_legend_handles_labels()[0])
     return figure
 
 
@@ -92,9 +93,9 @@ def entropy_histogram(
             "`in_distribution` and `out_of_distribution` must name the same methods; got "
             f"{list(in_distribution)} and {list(out_of_distribution)}."
         )
-    inside = [_flat(values, f"in_distribution[{name!r}]") for name, values in in_distribution.items()]
-    outside = [_flat(out_of_distribution[name], f"out_of_distribution[{name!r}]") for name in in_distribution]
-    figure, panels = _panels(len(inside), levels={"share of points": PANEL_HEIGHT})
+    inside = [flat(values, f"in_distribution[{name!r}]") for name, values in in_distribution.items()]
+    outside = [flat(out_of_distribution[name], f"out_of_distribution[{name!r}]") for name in in_distribution]
+    figure, panels = stack_panels(len(inside), levels={"share of points": PANEL_HEIGHT})
     edges = _common_edges([*inside, *outside], check_count(num_bins, "num_bins"))
     for name, values, others, (panel,) in zip(in_distribution, inside, outside, panels, strict=True):
         panel.set_title(name, fontsize="medium")
@@ -107,39 +108,41 @@ def entropy_histogram(
         Patch(facecolor=BLUE, alpha=0.5, edgecolor=BLUE, label=f"{in_label} ({_sizes(inside)})"),
         Line2D([], [], color=VERMILLION, linewidth=1.6, label=f"{out_label} ({_sizes(outside)})"),
     ]
-    _draw_key(figure, key)
+    draw_key(figure, key)
     return figure
 
 
-def _panels(num_panels: int, levels: Mapping[str, float]) -> tuple[Figure, list[list[Axes]]]:
-    """Stacks of axes, from the top one for each y label, so many inches high; all share x, and y within a level."""
-    if num_panels == 0:
+def risk_coverage_curves(curves: Mapping[str, RiskCoverage], *, quantity: str = "error rate") -> Figure:
+    """Error of the points kept, as those of largest uncertainty are refused; a line for each method.
+
+    From right to left, more and more points are refused. A good uncertainty makes the line fall fast; one that says
+    nothing leaves it level. Each line begins where its score begins to tell points apart.
+
+    Args:
+        curves: From `detection.risk_coverage`, by the name of the method.
+        quantity: What the risk is.
+
+    Raises:
+        ValueError: No method.
+
+    Example:
+        >>> from bayesuq.evaluation.detection import risk_coverage
+        >>> figure = risk_coverage_curves({"ensemble": risk_coverage([0.1, 0.2, 0.3], [False, False, True])})
+        >>> figure.axes[0].get_xlabel()
+        'coverage: share of points kept'
+    """
+    figure, ((panel,),) = stack_panels(1, levels={f"{quantity} of the points kept": 1.4 * PANEL_HEIGHT}, scale=2.0)
+    if not curves:
         raise ValueError("There is nothing to draw: pass at least one method.")
-    rows = -(-num_panels // MAX_COLUMNS)
-    columns = -(-num_panels // rows)
-    size = (PANEL_WIDTH * max(columns, 1.4), sum(levels.values()) * rows + LEGEND_HEIGHT)  # a legend needs 1.4 panels
-    figure = Figure(figsize=size, layout="constrained")
-    grid = figure.add_gridspec(len(levels) * rows, columns, height_ratios=[*levels.values()] * rows)
-    stacks: list[list[Axes]] = []
-    for place in range(num_panels):
-        row, column = divmod(place, columns)
-        stack: list[Axes] = []
-        for level, label in enumerate(levels):
-            shared_x = stacks[0][0] if stacks else stack[0] if stack else None
-            shared_y = stacks[0][level] if stacks else None
-            axes = figure.add_subplot(grid[len(levels) * row + level, column], sharex=shared_x, sharey=shared_y)
-            lowest = level == len(levels) - 1 and place + columns >= num_panels
-            axes.tick_params(labelbottom=lowest, labelleft=column == 0)
-            axes.set_ylabel(label if column == 0 else "")
-            axes.spines[["top", "right"]].set_visible(False)
-            stack.append(axes)
-        stacks.append(stack)
-    return figure, stacks
-
-
-def _draw_key(figure: Figure, entries: Sequence[Any]) -> None:
-    wide = figure.get_figwidth() > 2 * PANEL_WIDTH + 0.1
-    figure.legend(handles=entries, loc="outside upper center", ncols=2 if wide else 1, frameon=False, fontsize="medium")
+    for (name, curve), look in zip(curves.items(), looks(len(curves)), strict=True):
+        attainable = curve.attainable.cpu().numpy()
+        coverage, risk = curve.coverage.cpu().numpy()[attainable], curve.risk.cpu().numpy()[attainable]
+        panel.plot(coverage, risk, linewidth=1.6, label=f"{name} (area {float(curve.risk.mean()):.3g})", **look)
+    panel.set_xlim(0, 1.01)
+    panel.set_ylim(bottom=0)
+    panel.set_xlabel("coverage: share of points kept")
+    draw_key(figure, panel.get_legend_handles_labels()[0])
+    return figure
 
 
 def _draw_accuracy(panel: Axes, result: Reliability) -> None:
@@ -181,14 +184,6 @@ def _draw_shares(panel: Axes, values: Numbers, edges: list[float], color: str, *
     else:
         panel.hist(values, edges, weights=weights, histtype="step", color=color, linewidth=1.6)
     panel.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
-
-
-def _flat(values: ArrayLike, name: str) -> Numbers:
-    tensor = to_tensor(values, name).flatten()
-    if tensor.numel() == 0:
-        raise ValueError(f"`{name}` must hold at least one point.")
-    check_finite(tensor, name)
-    return tensor.double().cpu().numpy()
 
 
 def _common_edges(values: Sequence[Numbers], num_bins: int) -> list[float]:

@@ -1,0 +1,149 @@
+"""Stated probabilities against what came true, in bins of equal width: what the calibration errors are made of.
+
+References:
+    Kumar, Liang and Ma, "Verified uncertainty calibration", NeurIPS 2019.
+    Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
+"""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, check_count, to_tensor
+
+WILSON_QUANTILE = 1.959963984540054  # of the standard normal at 0.975
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Reliability:
+    """How often predictions were right, by confidence. The state is exact, of fixed size, and adds up over batches.
+
+    Attributes:
+        count: Points in each bin, int64, (..., B): (B,) for top labels, (C, B) class by class.
+        num_correct: Of these, those predicted right, int64, (..., B).
+        confidence_sum: Sum of the points' confidences, float64, (..., B).
+    """
+
+    count: Tensor
+    num_correct: Tensor
+    confidence_sum: Tensor
+
+    @classmethod
+    def from_confidences(cls, confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = 15) -> Self:
+        """Count any stated probabilities against what came true.
+
+        Args:
+            confidence: Stated probabilities, in [0, 1], any shape.
+            correct: Whether each came true, boolean or 0 and 1, of the same shape.
+            num_bins: B, bins of equal width.
+
+        Raises:
+            TypeError: Not numbers; `num_bins` not a whole number.
+            ValueError: Shapes that differ, confidences outside [0, 1] or NaN, truths that are not 0 or 1, fewer than
+                one bin.
+        """
+        check_count(num_bins, "num_bins")
+        stated, truth = to_tensor(confidence, "confidence"), to_tensor(correct, "correct")
+        if stated.shape != truth.shape:
+            raise ValueError(
+                f"`correct` must have the shape of `confidence`, {tuple(stated.shape)}; got {tuple(truth.shape)}."
+            )
+        if not ((stated >= 0) & (stated <= 1)).all():
+            raise ValueError("`confidence` must lie in [0, 1] with no NaN.")
+        if not ((truth == 0) | (truth == 1)).all():
+            raise ValueError("`correct` must be boolean, or 0 and 1.")
+        return cls.tally(stated.flatten().double(), truth.flatten().to(stated.device, torch.bool), num_bins)
+
+    @classmethod
+    def tally(cls, stated: Tensor, right: Tensor, num_bins: int) -> Self:
+        """Count probabilities that are known to be such, float64 (N,), against booleans (N,)."""
+        bins = bin_index(stated, num_bins)
+        wrong, correct = torch.bincount(bins + num_bins * right, minlength=2 * num_bins).split(num_bins)
+        return cls(
+            count=wrong + correct,
+            num_correct=correct,
+            confidence_sum=torch.bincount(bins, weights=stated, minlength=num_bins),
+        )
+
+    @classmethod
+    def empty(cls, num_bins: int = 15, *, device: torch.device | str = "cpu") -> Self:
+        """Of no point: what merging starts from.
+
+        Raises:
+            TypeError, ValueError: `num_bins` is not a whole number of at least 1.
+        """
+        check_count(num_bins, "num_bins")
+        count = torch.zeros(num_bins, dtype=torch.int64, device=device)
+        return cls(count=count, num_correct=count, confidence_sum=count.double())
+
+    @property
+    def edges(self) -> Tensor:
+        """Bin edges 0, 1/B, ..., 1, (B + 1,)."""
+        return bin_edges(self.count.shape[-1], self.count.device)
+
+    @property
+    def confidence(self) -> Tensor:
+        """Mean confidence in each bin, (..., B); NaN where it is empty."""
+        return self.confidence_sum / self.count
+
+    @property
+    def accuracy(self) -> Tensor:
+        """Share of right predictions in each bin, (..., B); NaN where it is empty."""
+        return self.num_correct.double() / self.count
+
+    @property
+    def accuracy_interval(self) -> Tensor:
+        """Wilson's 95 % interval of each bin's accuracy for independent points, lower and upper, (2, ..., B)."""
+        squared = WILSON_QUANTILE**2 / self.count.double()  # whole numbers would divide in float32
+        centre = self.accuracy + squared / 2
+        half = (squared * (self.accuracy * (1 - self.accuracy) + squared / 4)).sqrt()
+        lower, upper = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
+        return torch.stack([lower.minimum(self.accuracy), upper.maximum(self.accuracy)])  # rounding may exclude 0 or 1
+
+    @property
+    def expected_calibration_error(self) -> Tensor:
+        """ECE, the gap |accuracy - confidence| averaged over points, a fraction, (...); NaN without any point."""
+        return (self.num_correct - self.confidence_sum).abs().sum(dim=-1) / self.count.sum(dim=-1)
+
+    @property
+    def maximum_calibration_error(self) -> Tensor:
+        """MCE, the largest gap of a bin that holds a point, a fraction, (...). A bin of one point may set it."""
+        return (self.accuracy - self.confidence).abs().nan_to_num(nan=0.0).amax(dim=-1)
+
+    @property
+    def debiased_squared_error(self) -> Tensor:
+        """sum_b n_b / N (gap_b^2 - a_b (1 - a_b) / (n_b - 1)) with accuracy a_b, (...): Kumar et al. (2019).
+
+        Without bias given the confidences, and so below 0 now and then. Bins of one point, which say nothing, count 0.
+        """
+        variance = self.accuracy * (1 - self.accuracy) / (self.count - 1)
+        excess = (self.accuracy - self.confidence).square() - variance
+        return torch.where(self.count > 1, self.count * excess, 0.0).sum(dim=-1) / self.count.sum(dim=-1)
+
+    def merge(self, other: Self) -> Self:
+        """The reliability over the points of both.
+
+        Raises:
+            ValueError: Another number of bins.
+        """
+        if self.count.shape != other.count.shape:
+            own, others = (" x ".join(map(str, each.count.shape)) for each in (self, other))
+            raise ValueError(f"Only equal bins merge; got {own} and {others} bins.")
+        return type(self)(
+            count=self.count + other.count,
+            num_correct=self.num_correct + other.num_correct,
+            confidence_sum=self.confidence_sum + other.confidence_sum,
+        )
+
+
+def bin_edges(num_bins: int, device: torch.device) -> Tensor:
+    """Edges of equal bins of [0, 1], float64, (num_bins + 1,); k / B is the number nearest to each edge."""
+    return torch.arange(num_bins + 1, dtype=torch.float64, device=device) / num_bins
+
+
+def bin_index(confidence: Tensor, num_bins: int) -> Tensor:
+    """Which of the equal bins [0, 1/B), ..., [1 - 1/B, 1] each confidence falls in, int64; 1 is in the last."""
+    edges = bin_edges(num_bins, confidence.device)
+    return torch.bucketize(confidence.contiguous(), edges[1:-1], right=True)

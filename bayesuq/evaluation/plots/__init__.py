@@ -1,0 +1,49 @@
+"""Pictures of results: these files draw and compute nothing, and are the only ones that import matplotlib.
+
+Each function returns a `matplotlib.figure.Figure` of its own, made without pyplot, so that no global state is touched:
+save it by `figure.savefig(path)`. Methods are small multiples on shared axes, or lines in one. Handed on lazily.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesuq.evaluation.plots.classification import entropy_histogram as entropy_histogram
+    from bayesuq.evaluation.plots.classification import reliability_diagram as reliability_diagram
+    from bayesuq.evaluation.plots.classification import risk_coverage_curves as risk_coverage_curves
+    from bayesuq.evaluation.plots.images import class_probabilities as class_probabilities
+    from bayesuq.evaluation.plots.images import most_uncertain as most_uncertain
+    from bayesuq.evaluation.plots.regression import interval_calibration as interval_calibration
+    from bayesuq.evaluation.plots.regression import regression_bands as regression_bands
+    from bayesuq.evaluation.plots.training import loss_curves as loss_curves
+
+_FILES = {
+    "class_probabilities": "images",
+    "entropy_histogram": "classification",
+    "interval_calibration": "regression",
+    "loss_curves": "training",
+    "most_uncertain": "images",
+    "regression_bands": "regression",
+    "reliability_diagram": "classification",
+    "risk_coverage_curves": "classification",
+}
+__all__ = [
+    "class_probabilities",
+    "entropy_histogram",
+    "interval_calibration",
+    "loss_curves",
+    "most_uncertain",
+    "regression_bands",
+    "reliability_diagram",
+    "risk_coverage_curves",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return getattr(import_module(f"bayesuq.evaluation.plots.{_FILES[name]}"), name)
+    raise AttributeError(f"module 'bayesuq.evaluation.plots' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

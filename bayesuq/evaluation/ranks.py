@@ -1,0 +1,132 @@
+"""Scores in order: what the measures of `detection` count, found by sorting once."""
+
+from typing import NamedTuple, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, to_tensor
+
+
+class Sides(NamedTuple):
+    """The scores of the positives and of the negatives, each in rising order."""
+
+    positives: Tensor
+    negatives: Tensor
+
+    @classmethod
+    def of(cls, scores: ArrayLike, positives: ArrayLike) -> Self:
+        """Sort both; the errors are those that `detection.auroc` lists."""
+        values, positive = check_scores(scores, positives)
+        return cls(rising(values[positive]), rising(values[~positive]))
+
+    def num_caught(self) -> Tensor:
+        """Positives at or above the score of each positive."""
+        return len(self.positives) - ties(self.positives)[0]
+
+    def num_false_alarms(self) -> Tensor:
+        """Negatives at or above the score of each positive."""
+        return len(self.negatives) - torch.searchsorted(self.negatives, self.positives)
+
+    @property
+    def undefined(self) -> Tensor:
+        """NaN, where there is nothing to count."""
+        return torch.full((), torch.nan, dtype=torch.float64, device=self.positives.device)
+
+
+class Places(NamedTuple):
+    """Where the points with a loss stand in the rising order of all scores."""
+
+    losses: Tensor  # above 0, float64
+    below: Tensor  # points of lower score than each
+    up_to: Tensor  # points of the same score or lower
+    num_points: int
+
+    @classmethod
+    def of(cls, scores: ArrayLike, errors: ArrayLike) -> Self:
+        """Sort once and look the losses up; the errors are those that `detection.risk_coverage` lists."""
+        values, losses = (each.flatten() for each in check_losses(scores, errors))
+        lossy = losses > 0
+        asked, positive_losses = _sortable(values[lossy]), losses[lossy]
+        if bool((positive_losses == positive_losses[:1]).all()):  # right or wrong: it does not matter which is which
+            asked = rising(asked)
+        else:
+            asked, order = asked.sort()
+            positive_losses = positive_losses[order]
+        among_lossless, among_lossy = places_in(rising(values[~lossy]), asked), ties(asked)
+        below, up_to = (one + other for one, other in zip(among_lossless, among_lossy, strict=True))
+        return cls(positive_losses, below, up_to, len(values))
+
+    def mean_weight(self) -> Tensor:
+        """Mean of sum_(k >= j) 1/k over the places j = below + 1, ..., up_to of each point's tie."""
+        # A loss at place j is in the selective risks of k = j, ..., n, in each with weight 1/k.
+        below, up_to = self.below.double(), self.up_to.double()
+        total = below.new_tensor(self.num_points)
+        return (head_weight(up_to, total) - head_weight(below, total)) / (up_to - below)
+
+
+def head_weight(place: Tensor, total: Tensor) -> Tensor:
+    """sum_(i <= j) sum_(i <= k <= n) 1/k at place j of n: what errors in the first j places add to n AURC."""
+    # It is j (H_n - H_j + 1), and H_x = digamma(x + 1) + a constant, for any weight x.
+    return place * (torch.digamma(total + 1) - torch.digamma(place + 1) + 1)
+
+
+def places_in(ranked: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
+    """How many of `ranked` lie below each of `asked`, and how many at it or below; both stand in rising order."""
+    below = torch.searchsorted(ranked, asked)
+    if len(ranked) == 0:
+        return below, below
+    # Only what has an equal needs a second search.
+    tied = (ranked[below.clamp(max=len(ranked) - 1)] == asked).nonzero().squeeze(1)
+    return below, below.index_copy(0, tied, torch.searchsorted(ranked, asked[tied], right=True))
+
+
+def ties(ranked: Tensor) -> tuple[Tensor, Tensor]:
+    """As `places_in` of sorted values among themselves: where the tie of each begins and ends."""
+    if bool((ranked[1:] == ranked[:-1]).any()):
+        return torch.searchsorted(ranked, ranked), torch.searchsorted(ranked, ranked, right=True)
+    place = torch.arange(len(ranked), device=ranked.device)
+    return place, place + 1
+
+
+def rising(values: Tensor) -> Tensor:
+    """The values sorted, (n,). On the CPU by numpy: torch's sort carries indices along and takes twice as long."""
+    values = _sortable(values.flatten())
+    return torch.from_numpy(np.sort(values.numpy())) if values.device.type == "cpu" else values.sort().values
+
+
+def _sortable(values: Tensor) -> Tensor:
+    # numpy has no bfloat16, and torch cannot search booleans or half floats everywhere.
+    if values.dtype in (torch.bool, torch.float16, torch.bfloat16):
+        return values.float()
+    return values
+
+
+def check_scores(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:
+    """`scores` as a tensor and `positives` as booleans on its device, or the errors that `detection.auroc` lists."""
+    values, flags = _check_values(scores, positives, "positives")
+    if not ((flags == 0) | (flags == 1)).all():
+        raise ValueError("`positives` must be boolean, or 0 and 1.")
+    return values, flags.to(values.device, torch.bool)
+
+
+def check_losses(scores: ArrayLike, errors: ArrayLike) -> tuple[Tensor, Tensor]:
+    """`scores` as a tensor, `errors` as float64 on its device, or the errors that `detection.risk_coverage` lists."""
+    values, losses = _check_values(scores, errors, "errors")
+    if values.numel() == 0:
+        raise ValueError("`scores` must hold at least one point.")
+    losses = losses.to(values.device, torch.float64)
+    low, high = losses.aminmax()
+    if not (low >= 0 and high < torch.inf):
+        raise ValueError(f"`errors` must be boolean, or finite losses of at least 0; got {low:.4g} to {high:.4g}.")
+    return values, losses
+
+
+def _check_values(scores: ArrayLike, flags: ArrayLike, name: str) -> tuple[Tensor, Tensor]:
+    values, others = to_tensor(scores, "scores"), to_tensor(flags, name)
+    if values.shape != others.shape:
+        raise ValueError(f"`{name}` must have the shape of `scores`, {tuple(values.shape)}; got {tuple(others.shape)}.")
+    if values.isnan().any():
+        raise ValueError(f"`scores` must not hold NaN; got {int(values.isnan().sum())}.")
+    return values, others

@@ -1,0 +1,287 @@
+"""Measures over batches: a state takes one batch after another, and states of several machines are merged.
+
+    state = states.mean_of(scores.pointwise_brier_score)
+    for x, y in loader:
+        state = state.update(posterior.predict(x), y)
+    state.result
+
+A state is a value: `update` and `merge` give new ones. What it holds is of fixed size, counts in int64 and sums in
+float64, so that its result is that of all points at once for any batches and any order. Measures of ranks keep scores
+up to a limit, and beyond it a histogram; see `ranking`.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import Any, Generic, Protocol, Self, TypeVar
+
+import torch
+from torch import Tensor, distributed
+
+from bayesuq.arrays import ArrayLike, check_count, check_fraction
+from bayesuq.evaluation import calibration, decomposition, scores
+from bayesuq.evaluation.binning import Reliability
+from bayesuq.evaluation.decomposition import BrierBins
+from bayesuq.evaluation.ranking import DEFAULT_LIMIT, Ranking
+from bayesuq.evaluation.uncertainty import predictive_entropy
+from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+
+
+class Summary(Protocol):
+    """What is kept of the points seen: a frozen dataclass of tensors that merges."""
+
+    def merge(self, other: Self) -> Self:
+        """Of the points of both."""
+        ...
+
+
+T = TypeVar("T", bound=Summary)
+
+
+@dataclass(frozen=True, eq=False)
+class State(Generic[T]):
+    """A measure of the points seen so far.
+
+    Attributes:
+        name: Of the measure; only states of one name merge.
+        summary: What is kept of the points.
+        summarise: A batch's summary, of its predictive and truth.
+        read: The measure of a summary.
+    """
+
+    name: str
+    summary: T
+    summarise: Callable[[Any, ArrayLike], T]
+    read: Callable[[T], Tensor]
+
+    def update(self, predictive: PredictiveDistribution, y: ArrayLike) -> Self:
+        """The state of the points so far and these; the errors are those of the measure."""
+        return replace(self, summary=_joined(self.summary, self.summarise(predictive, y)))
+
+    def merge(self, other: Self) -> Self:
+        """The state of the points of both.
+
+        Raises:
+            ValueError: Another measure.
+        """
+        if self.name != other.name:
+            raise ValueError(f"Only states of one measure merge; got {self.name} and {other.name}.")
+        return replace(self, summary=_joined(self.summary, other.summary))
+
+    @property
+    def result(self) -> Tensor:
+        """The measure of the points seen, 0-d float64; NaN of none."""
+        return self.read(self.summary)
+
+    def all_reduce(self, group: distributed.ProcessGroup | None = None) -> Self:
+        """The state of the points of all processes, on each of them. Every process must call it, also one of no points.
+
+        Args:
+            group: Of `torch.distributed`, which must have been initialised; None is all processes.
+        """
+        kept: Any = self.summary
+        reduced: Any = _reduced_ranking(kept, group) if isinstance(kept, Ranking) else _reduced(kept, group)
+        return replace(self, summary=reduced)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same state on another device, such as one that a process group can reach."""
+        return replace(self, summary=_with(self.summary, [tensor.to(device) for tensor in _tensors(self.summary)]))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sums:
+    """Sums of a pointwise measure over rows, each of one or more values. All are 0-d.
+
+    Attributes:
+        total: Of the values, float64.
+        count: Of values, int64.
+        rows: Of rows, int64.
+        squares: Of the rows' squared totals, float64.
+        products: Of the rows' totals times their sizes, float64.
+        sizes: Of the rows' squared sizes, int64.
+    """
+
+    total: Tensor
+    count: Tensor
+    rows: Tensor
+    squares: Tensor
+    products: Tensor
+    sizes: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor) -> Self:
+        """Of a pointwise measure, (N, ...)."""
+        each = values.double().reshape(len(values), values[:1].numel()).sum(dim=1)
+        size = torch.tensor(values[:1].numel(), device=values.device)
+        return cls(
+            total=each.sum(),
+            count=size * len(each),
+            rows=torch.tensor(len(each), device=values.device),
+            squares=each.square().sum(),
+            products=each.sum() * size,
+            sizes=size.square() * len(each),
+        )
+
+    @property
+    def mean(self) -> Tensor:
+        """Over all values."""
+        return self.total / self.count
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the mean, over rows, as `standard_errors.of_mean`; rows may differ in size. NaN for one row."""
+        # sum_r (total_r - mean x size_r)^2, which rounding may leave a little below 0
+        spread = self.squares - 2 * self.mean * self.products + self.mean.square() * self.sizes
+        error = (spread.clamp(min=0.0) * self.rows / (self.rows - 1)).sqrt() / self.count
+        return torch.where(self.rows > 1, error, torch.nan)
+
+    def merge(self, other: Self) -> Self:
+        """Over the rows of both."""
+        return type(self)(
+            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
+        )
+
+
+def mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
+    """The mean of a pointwise measure, such as `scores.pointwise_crps`; `state.summary.standard_error` is its error.
+
+    Args:
+        pointwise: Predictive and truth of N rows -> (N, ...).
+        **options: Passed on to it, such as `level`.
+
+    Example:
+        >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25]]]))
+        >>> mean_of(scores.pointwise_brier_score).update(predictive, [0]).update(predictive, [1]).result
+        tensor(0.6250, dtype=torch.float64)
+    """
+    return _of_sums(pointwise, lambda sums: sums.mean, options)
+
+
+def root_mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
+    """The root of the mean of squares, such as `scores.pointwise_squared_error`; see `mean_of`."""
+    return _of_sums(pointwise, lambda sums: sums.mean.sqrt(), options)
+
+
+def interval_coverage(level: float) -> State[Sums]:
+    """As `calibration.interval_coverage`."""
+    return mean_of(calibration.pointwise_coverage, level=check_fraction(level, "level"))
+
+
+def top_label_reliability(num_bins: int = 15) -> State[Reliability]:
+    """As `calibration.reliability`, which `state.summary` is; the result is the ECE."""
+    return State(
+        name=f"expected_calibration_error in {num_bins} bins",
+        summary=Reliability.empty(num_bins),
+        summarise=partial(calibration.reliability, num_bins=num_bins),
+        read=lambda summary: summary.expected_calibration_error,
+    )
+
+
+def classwise_reliability(num_classes: int, num_bins: int = 15, *, threshold: float = 0.0) -> State[Reliability]:
+    """As `calibration.classwise_reliability`, which `state.summary` is; the result is the classwise ECE."""
+    empty = _empty_bins(num_classes, num_bins)
+    return State(
+        name=f"classwise_calibration_error in {num_bins} bins, threshold {threshold}",
+        summary=Reliability(count=empty, num_correct=empty, confidence_sum=empty.double()),
+        summarise=partial(calibration.classwise_reliability, num_bins=num_bins, threshold=threshold),
+        read=lambda summary: summary.expected_calibration_error.nanmean(),
+    )
+
+
+def brier_bins(num_classes: int, num_bins: int = 15) -> State[BrierBins]:
+    """As `decomposition.brier_decomposition`, which `state.summary.decomposition` is; the result is its reliability."""
+    empty = _empty_bins(num_classes, num_bins)
+    sums = empty.double()
+    return State(
+        name=f"brier_decomposition in {num_bins} bins",
+        summary=BrierBins(count=empty, num_true=empty, prob_sum=sums, square_sum=sums, true_sum=sums),
+        summarise=partial(decomposition.brier_bins, num_bins=num_bins),
+        read=lambda summary: summary.decomposition.reliability,
+    )
+
+
+def misclassification(
+    score: Callable[[CategoricalPredictive], Tensor] = predictive_entropy, *, limit: int = DEFAULT_LIMIT
+) -> State[Ranking]:
+    """How well an uncertainty picks out the model's own errors; the result is the AUROC.
+
+    `state.summary` has the other measures of ranks, with bounds where more than `limit` scores were seen.
+
+    Args:
+        score: From `uncertainty`.
+        limit: Most scores that are kept and ranked exactly.
+    """
+
+    def summarise(predictive: CategoricalPredictive, y: ArrayLike) -> Ranking:
+        return Ranking.of(score(predictive), ~scores.top_label(predictive, y)[1], limit=limit)
+
+    return State(
+        name=f"misclassification_auroc of {_name_of(score)}",
+        summary=Ranking.empty(limit=limit),
+        summarise=summarise,
+        read=lambda summary: summary.auroc().value,
+    )
+
+
+def _of_sums(pointwise: Callable[..., Tensor], read: Callable[[Sums], Tensor], options: dict[str, Any]) -> State[Sums]:
+    told = "".join(f", {name} {value}" for name, value in options.items())
+
+    def summarise(predictive: PredictiveDistribution, y: ArrayLike) -> Sums:
+        return Sums.of(pointwise(predictive, y, **options))
+
+    return State(f"{_name_of(pointwise)}{told}", Sums.of(torch.zeros(0)), summarise, read)
+
+
+def _name_of(function: Callable[..., Tensor]) -> str:
+    return getattr(function, "__name__", repr(function))
+
+
+def _empty_bins(num_classes: int, num_bins: int) -> Tensor:
+    check_count(num_classes, "num_classes", minimum=2)
+    return torch.zeros(num_classes, check_count(num_bins, "num_bins"), dtype=torch.int64)
+
+
+def _joined(one: T, other: T) -> T:
+    """Merged on the device of the second, since an empty state begins on the CPU."""
+    device = _tensors(other)[-1].device
+    return _with(one, [tensor.to(device) for tensor in _tensors(one)]).merge(other)
+
+
+def _reduced(summary: T, group: distributed.ProcessGroup | None) -> T:
+    sums = [tensor.clone() for tensor in _tensors(summary)]
+    for tensor in sums:
+        if tensor.numel() > 0:  # a histogram keeps no scores
+            distributed.all_reduce(tensor, group=group)
+    return _with(summary, sums)
+
+
+def _reduced_ranking(ranking: Ranking, group: distributed.ProcessGroup | None) -> Ranking:
+    """Scores are gathered where all together are within the limit; else every process counts its own first."""
+    world = distributed.get_world_size(group)
+    mine = torch.tensor([ranking.num_points, int(ranking.is_exact)], device=ranking.scores.device)
+    theirs = [torch.empty_like(mine) for _ in range(world)]
+    distributed.all_gather(theirs, mine, group=group)
+    sizes = [int(size) for size, _ in theirs]
+    if not all(exact for _, exact in theirs) or sum(sizes) > ranking.limit:
+        return _reduced(ranking.counted(), group)
+    kept = [
+        torch.cat([part[:size] for part, size in zip(_gathered(values, max(sizes), world, group), sizes, strict=True)])
+        for values in (ranking.scores, ranking.positives.to(torch.uint8))
+    ]
+    return replace(ranking, scores=kept[0], positives=kept[1].bool())
+
+
+def _gathered(values: Tensor, size: int, world: int, group: distributed.ProcessGroup | None) -> list[Tensor]:
+    padded = torch.nn.functional.pad(values, (0, size - len(values)))
+    parts = [torch.empty_like(padded) for _ in range(world)]
+    distributed.all_gather(parts, padded, group=group)
+    return parts
+
+
+def _tensors(summary: Any) -> list[Tensor]:
+    return [value for field in fields(summary) if isinstance(value := getattr(summary, field.name), Tensor)]
+
+
+def _with(summary: T, tensors: list[Tensor]) -> T:
+    names = [field.name for field in fields(summary) if isinstance(getattr(summary, field.name), Tensor)]  # type: ignore[arg-type]
+    return replace(summary, **dict(zip(names, tensors, strict=True)))  # type: ignore[type-var]
