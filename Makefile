@@ -3,12 +3,18 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
+METHODS := map,variational,dropout,ensemble
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint benchmark clean
+.PHONY: demo test lint docs benchmark clean
 
 demo: .venv/built
-	$(BIN)/python scripts/compare_digits.py --out runs/digits
+	$(BIN)/bayesuq compare --data digits-0to8 --methods $(METHODS),temperature,temperature:ensemble --num_epochs 200 \
+		--out runs/compare-digits --overwrite
+	if $(BIN)/bayesuq data list | grep -qx "  uci/boston"; then \
+		$(BIN)/bayesuq compare --data uci/boston --methods $(METHODS) --num_epochs 1000 \
+			--out runs/compare-boston --overwrite; \
+	fi
 
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
@@ -18,10 +24,14 @@ lint: .venv/built
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+docs: .venv/built
+	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+
 benchmark: .venv/built
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/ensembles.py
+	$(BIN)/python benchmarks/measures.py
 
 .venv/built: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv

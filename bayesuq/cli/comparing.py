@@ -1,0 +1,90 @@
+"""`bayesuq compare`: several methods on one data set, side by side in one page that needs no other file."""
+
+from bayesuq.cli import figures, page
+from bayesuq.cli.judging import judge
+from bayesuq.cli.methods import Fitted, Method, fit, read_methods
+from bayesuq.cli.output import Output, file_name, tell, tell_warnings
+from bayesuq.cli.paired import find_best
+from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
+from bayesuq.cli.settings import (
+    DataOptions,
+    MethodsOption,
+    ModelOptions,
+    OutputOptions,
+    PredictionOptions,
+    TrainingOptions,
+)
+from bayesuq.evaluation.report import side_by_side
+
+
+def run(
+    data: DataOptions,
+    names: MethodsOption,
+    model: ModelOptions,
+    training: TrainingOptions,
+    prediction: PredictionOptions,
+    output: OutputOptions,
+) -> None:
+    """Fit each method, evaluate it on the test rows, write all, print the measures side by side.
+
+    Raises:
+        UsageError: Options that do not go together, before anything is done.
+        ValueError: Data that cannot be fitted.
+        FloatingPointError: The loss stopped being finite.
+        OSError: The folder cannot be written.
+    """
+    use_computer(prediction)
+    problem = Problem.of(data.data, load_split(data), model)
+    methods = read_methods(names.methods, problem)
+    output_folder = Output.prepare(output)
+    settings = output_folder.write_settings(data, names, problem.options, training, prediction, output)
+
+    fitted = _fit_all(methods, problem, training, prediction, output_folder)
+    split, units = problem.split, problem.standardizer
+    judged = {
+        name: judge(result.posterior, split.test, split.ood, units, prediction, further=result.quality)
+        for name, result in fitted.items()
+    }
+    reports = output_folder.folder / "reports"
+    reports.mkdir()
+    for name, result in judged.items():
+        result.report.save(reports / f"{file_name(name)}.json")
+    circumstances = output_folder.circumstances(prediction.device)
+    output_folder.write_run(settings, circumstances, {name: result.to_dict() for name, result in fitted.items()})
+    text = page.render(
+        page.Content(
+            data=data.data,
+            split=split,
+            methods={method.name: method for method in methods},
+            fitted=fitted,
+            reports={name: result.report for name, result in judged.items()},
+            best=find_best(judged),
+            pictures=figures.draw(data.data, split, judged, fitted),
+            settings=settings,
+            circumstances=circumstances,
+        )
+    )
+    (output_folder.folder / "report.html").write_text(text, encoding="utf-8")
+    print(side_by_side({name: result.report for name, result in judged.items()}))
+    print(f"\nReport: {(output_folder.folder / 'report.html').resolve()}")
+
+
+def _fit_all(
+    methods: list[Method],
+    problem: Problem,
+    training: TrainingOptions,
+    prediction: PredictionOptions,
+    output_folder: Output,
+) -> dict[str, Fitted]:
+    """Each posterior is on the disk as soon as it is fitted."""
+    posteriors = output_folder.folder / "posteriors"
+    posteriors.mkdir()
+    write_standardizer(problem.standardizer, posteriors)
+    fitted: dict[str, Fitted] = {}
+    # What others stand on comes first, so that it is fitted once.
+    for method in sorted(methods, key=lambda method: method.kind == "temperature"):
+        fitted[method.key] = fit(method, problem, training, prediction, fitted)
+        fitted[method.key].posterior.save(posteriors / f"{file_name(method.name)}.safetensors")
+        tell(f"{method.name}: fitted in {fitted[method.key].seconds:.1f} s")
+        tell_warnings(method.name, fitted[method.key].warnings)
+    return {method.name: fitted[method.key] for method in methods}

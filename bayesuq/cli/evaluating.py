@@ -1,0 +1,44 @@
+"""`bayesuq evaluate`: a saved posterior on a part of a data set; its report in a folder."""
+
+from bayesuq.cli.judging import judge
+from bayesuq.cli.output import Output, tell
+from bayesuq.cli.problem import load_split, read_standardizer, use_computer
+from bayesuq.cli.settings import DataOptions, OutputOptions, PosteriorOption, PredictionOptions, UsageError
+from bayesuq.inference.saved import load
+
+
+def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOptions, output: OutputOptions) -> None:
+    """Load, predict, measure, write, print the report.
+
+    Real targets are taken back to their own units by the standardizer that lies beside the posterior.
+
+    Raises:
+        UsageError: No such file or data, or a folder in use, before anything is done.
+        ValueError: A file that is no posterior, or data that it does not take.
+        OSError: The folder cannot be written.
+    """
+    use_computer(prediction)
+    path = posterior.posterior
+    if not path.is_file():
+        raise UsageError(f"There is no file {str(path)!r}; `bayesuq fit` writes posterior.safetensors.")
+    if path.resolve().is_relative_to(output.out.resolve()):
+        raise UsageError(
+            f"{path} lies in {output.out}, which would be overwritten; name another folder for the results."
+        )
+    split = load_split(data)
+    loaded, standardizer = load(path), read_standardizer(path.parent)
+    if prediction.device is not None:
+        loaded = loaded.to(prediction.device)
+    folder = Output.prepare(output)
+    settings = folder.write_settings(posterior, data, prediction, output)
+
+    part = {"train": split.train, "val": split.val, "test": split.test}[posterior.part]
+    standardizer = None if part.is_labelled else standardizer
+    judged = judge(loaded, part, split.ood, standardizer, prediction)
+    judged.report.save(folder.folder / "report.json")
+    folder.write_run(settings, folder.circumstances(prediction.device), {})
+    units = (
+        "" if part.is_labelled or standardizer is not None else ", in the posterior's units: no standardizer is there"
+    )
+    print(f"{path} on {data.data}, {posterior.part} rows{units}: {judged.report}")
+    tell(f"Written to {folder.folder}.")

@@ -1,0 +1,50 @@
+"""`bayesuq fit`: one method on one data set; its posterior, its report and its settings in a folder."""
+
+from bayesuq.cli.judging import judge
+from bayesuq.cli.methods import fit, read_methods
+from bayesuq.cli.output import POSTERIOR, Output, tell, tell_warnings
+from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
+from bayesuq.cli.settings import (
+    DataOptions,
+    MethodOption,
+    ModelOptions,
+    OutputOptions,
+    PredictionOptions,
+    TrainingOptions,
+)
+
+
+def run(
+    data: DataOptions,
+    method: MethodOption,
+    model: ModelOptions,
+    training: TrainingOptions,
+    prediction: PredictionOptions,
+    output: OutputOptions,
+) -> None:
+    """Fit, evaluate on the test rows, write, print the report.
+
+    Raises:
+        UsageError: Options that do not go together, before anything is done.
+        ValueError: Data that cannot be fitted.
+        FloatingPointError: The loss stopped being finite.
+        OSError: The folder cannot be written.
+    """
+    use_computer(prediction)
+    problem = Problem.of(data.data, load_split(data), model)
+    (chosen,) = read_methods([method.method], problem)
+    folder = Output.prepare(output)
+    settings = folder.write_settings(data, method, problem.options, training, prediction, output)
+
+    fitted = fit(chosen, problem, training, prediction, {})
+    tell(f"{chosen.name}: fitted in {fitted.seconds:.1f} s")
+    tell_warnings(chosen.name, fitted.warnings)
+    fitted.posterior.save(folder.folder / POSTERIOR)
+    write_standardizer(problem.standardizer, folder.folder)
+
+    split, units = problem.split, problem.standardizer
+    judged = judge(fitted.posterior, split.test, split.ood, units, prediction, further=fitted.quality)
+    judged.report.save(folder.folder / "report.json")
+    folder.write_run(settings, folder.circumstances(prediction.device), {chosen.name: fitted.to_dict()})
+    print(f"{chosen.name} on {problem.name}, test rows: {judged.report}")
+    tell(f"Written to {folder.folder}.")

@@ -1,0 +1,199 @@
+"""What a newcomer would ask of each row of a report: plain words for measures and methods."""
+
+from dataclasses import dataclass
+
+from bayesuq.cli.methods import Method
+
+PREDICTIONS, CALIBRATION, UNCERTAINTY, OOD, FIT, FURTHER = (
+    "Are the predictions good?",
+    "Do its probabilities come true?",
+    "How unsure is it, and why?",
+    "Does it notice data of another kind?",
+    "Did the fit come to its end?",
+    "Further measures",
+)
+LARGER, SMALLER = "Larger is better.", "Smaller is better."
+SECTIONS = (PREDICTIONS, CALIBRATION, UNCERTAINTY, OOD, FIT, FURTHER)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a measure is.
+
+    Attributes:
+        section: Under which of `SECTIONS` it stands.
+        title: Its name in words.
+        text: What it says; empty where nothing is written of it here.
+        better: `LARGER` or `SMALLER`; empty where neither is better.
+    """
+
+    section: str
+    title: str
+    text: str = ""
+    better: str = ""
+
+
+MEASURES: dict[str, Entry] = {
+    "accuracy": Entry(PREDICTIONS, "Accuracy", "Share of rows whose most probable class is the true one.", LARGER),
+    "root_mean_squared_error": Entry(
+        PREDICTIONS,
+        "Root mean squared error",
+        "How far the predicted mean is from the truth, large errors counting more.",
+        SMALLER,
+    ),
+    "negative_log_likelihood": Entry(
+        PREDICTIONS,
+        "Negative log likelihood",
+        "Mean surprise: minus the log of the probability (or density) given to the truth. Sure and wrong costs most.",
+        SMALLER,
+    ),
+    "brier_score": Entry(
+        PREDICTIONS,
+        "Brier score",
+        "Squared distance from the predicted probabilities to the truth: 1 for the true class, 0 for the others.",
+        SMALLER,
+    ),
+    "crps": Entry(
+        PREDICTIONS,
+        "CRPS",
+        "Distance from the whole predicted distribution to the truth; the absolute error where it is a point.",
+        SMALLER,
+    ),
+    "expected_calibration_error": Entry(
+        CALIBRATION,
+        "Expected calibration error",
+        "Mean gap between confidence and accuracy: of predictions made with 80 % confidence, 80 % should be right.",
+        SMALLER,
+    ),
+    "interval_coverage": Entry(
+        CALIBRATION,
+        "Interval coverage",
+        "Share of truths inside the central intervals that should hold 90 % of them. Below, it is too sure; above, not "
+        "sure enough.",
+    ),
+    "interval_width": Entry(
+        CALIBRATION, "Interval width", "Of these intervals: the narrower the better, if they hold what they should."
+    ),
+    "interval_score": Entry(
+        CALIBRATION,
+        "Interval score",
+        "Both in one number: the width of the intervals, and a fine for each truth outside.",
+        SMALLER,
+    ),
+    "temperature": Entry(
+        CALIBRATION,
+        "Temperature",
+        "What the logits were divided by to fit held-out rows best. Above 1 the method had been too sure; below 1, not "
+        "sure enough.",
+    ),
+    "predictive_entropy": Entry(
+        UNCERTAINTY,
+        "Predictive entropy",
+        "The total uncertainty of a prediction: 0 is certain. It is the sum of the two rows below; less is not better.",
+    ),
+    "expected_entropy": Entry(
+        UNCERTAINTY,
+        "Expected entropy",
+        "The aleatoric part: what each single draw is unsure of, such as a smudged digit. More training data would not "
+        "remove it.",
+    ),
+    "mutual_information": Entry(
+        UNCERTAINTY,
+        "Mutual information",
+        "The epistemic part: how far the draws disagree, which is what the model does not know yet. 0 for one network.",
+    ),
+    "aleatoric_variance": Entry(
+        UNCERTAINTY,
+        "Aleatoric variance",
+        "The noise that the method sees in the targets; more data would not remove it.",
+    ),
+    "epistemic_variance": Entry(
+        UNCERTAINTY,
+        "Epistemic variance",
+        "How far the draws disagree on the mean, which is what the model does not know yet. 0 for one network.",
+    ),
+    "misclassification_auroc": Entry(
+        UNCERTAINTY,
+        "Error detection, AUROC",
+        "Chance that a wrong prediction is less sure (by its entropy) than a right one: 0.5 is a coin, 1 perfect.",
+        LARGER,
+    ),
+    "aurc": Entry(
+        UNCERTAINTY,
+        "Area under risk-coverage",
+        "Error rate of the rows that are kept when the least sure are refused, averaged over how many are kept.",
+        SMALLER,
+    ),
+    "elbo_rise": Entry(
+        FIT,
+        "Rise of the ELBO",
+        "What the objective still gained over the last tenth of the epochs. Near 0 it had settled; else train longer.",
+    ),
+    "scale_movement": Entry(
+        FIT,
+        "Movement of the scales",
+        "How far the posterior's scales went from where they started. Below about 1 they were hardly learned, and the "
+        "uncertainty is made up.",
+    ),
+    "pareto_k": Entry(
+        FIT,
+        "Pareto k-hat",
+        "Whether the approximation reaches wherever the true posterior does: below 0.7 it does, above 1 it misses "
+        "parts. For a neural network's weights that is usual; what it costs, the measures on test rows tell.",
+    ),
+}
+
+DETECTION: dict[str, tuple[str, str, str]] = {
+    "auroc": (
+        "AUROC",
+        "Chance that a row of another kind gets a larger {score} than a test row: 0.5 is a coin, 1 perfect.",
+        LARGER,
+    ),
+    "average_precision": (
+        "average precision",
+        "Share of the other kind among the rows of largest {score}, averaged over thresholds.",
+        LARGER,
+    ),
+    "false_positive_rate": (
+        "false positive rate",
+        "Share of test rows above the {score} that 95 % of the other kind exceed: false alarms.",
+        SMALLER,
+    ),
+}
+
+
+def explain(name: str) -> Entry:
+    """What is written of a measure; of an unknown one its name in words.
+
+    Example:
+        >>> explain("ood_mutual_information_auroc").title
+        'Mutual information, AUROC'
+    """
+    if name in MEASURES:
+        return MEASURES[name]
+    for kind, (title, text, better) in DETECTION.items():
+        if name.startswith("ood_") and name.endswith(f"_{kind}"):
+            score = name.removeprefix("ood_").removesuffix(f"_{kind}").replace("_", " ")
+            return Entry(OOD, f"{score.capitalize()}, {title}", text.format(score=score), better)
+    return Entry(FURTHER, name.replace("_", " ").capitalize())
+
+
+def describe(method: Method, num_members: int) -> str:
+    """What a method is, in a sentence."""
+    if method.kind == "map":
+        return "The one most probable network: the baseline, without any uncertainty about its weights."
+    if method.kind == "variational":
+        return "A Gaussian for every weight (Bayes by Backprop); each draw is a network from it."
+    if method.kind == "dropout":
+        return "One network whose units are dropped at random, also when it predicts; each draw drops others."
+    if method.kind == "ensemble":
+        what = (
+            ""
+            if method.base is None or method.base.kind == "map"
+            else f" Each is itself a posterior: {method.base.name}."
+        )
+        return f"{num_members} networks trained from different starts; their disagreement is the uncertainty.{what}"
+    base = "map" if method.base is None else method.base.name
+    return (
+        f"{base}, with the logits of its draws divided by one number, the temperature, that fits the validation rows."
+    )

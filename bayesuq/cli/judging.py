@@ -1,0 +1,104 @@
+"""What is measured of every posterior: its report on test data, and how well it tells data of another kind."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesuq.cli.settings import PredictionOptions
+from bayesuq.data import Dataset, Standardizer
+from bayesuq.evaluation import uncertainty
+from bayesuq.evaluation.report import Measure, Report, evaluate, evaluate_detection
+from bayesuq.inference.temperature import TemperaturePosterior
+from bayesuq.posterior import Posterior
+from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+
+
+@dataclass(frozen=True, eq=False)
+class Judged:
+    """A posterior's predictions, and the report of them.
+
+    Attributes:
+        predictive: At the test points, in the targets' own units.
+        y: The truth there.
+        ood: At points of another kind; None where the data have none.
+        report: All measures.
+    """
+
+    predictive: PredictiveDistribution
+    y: Tensor
+    ood: PredictiveDistribution | None
+    report: Report
+
+    @property
+    def detection_scores(self) -> dict[str, Tensor]:
+        """By name, a score of each test point and then of each point of another kind, larger where more uncertain."""
+        if self.ood is None:
+            return {}
+        inside, outside = _scores(self.predictive), _scores(self.ood)
+        return {name: torch.cat([inside[name], outside[name]]) for name in inside}
+
+    @property
+    def is_ood(self) -> Tensor:
+        """Whether each of the points of `detection_scores` is of another kind."""
+        num_ood = 0 if self.ood is None else len(self.ood.mean)
+        return torch.arange(len(self.y) + num_ood) >= len(self.y)
+
+
+def judge(
+    posterior: Posterior,
+    data: Dataset,
+    ood: Dataset | None,
+    standardizer: Standardizer | None,
+    options: PredictionOptions,
+    *,
+    further: Iterable[Measure] = (),
+) -> Judged:
+    """Predict and measure.
+
+    Args:
+        posterior: In the standardizer's units.
+        data: Rows in raw units.
+        ood: Rows of another kind, likewise.
+        standardizer: None where the raw units were fitted.
+        options: Of the predictions.
+        further: Measures that were taken elsewhere, for the end of the report.
+    """
+
+    def predict(part: Dataset) -> PredictiveDistribution:
+        x = part.x if standardizer is None else standardizer.transform(part).x
+        predictive = posterior.predict(x, num_samples=options.num_samples, seed=options.seed)
+        return predictive if standardizer is None else standardizer.inverse(predictive)
+
+    predictive = predict(data)
+    judged = Judged(predictive, data.y, None if ood is None else predict(ood), evaluate(predictive, data.y))
+    measures = [*_temperature(posterior), *_detection(judged), *further]
+    return Judged(judged.predictive, judged.y, judged.ood, judged.report.extended(measures))
+
+
+def _temperature(posterior: Posterior) -> list[Measure]:
+    if not isinstance(posterior, TemperaturePosterior) or posterior.biases != (0.0,):  # a vector has no one number
+        return []
+    return [Measure("temperature", posterior.temperature, None, "", "fitted on the validation rows")]
+
+
+def _detection(judged: Judged) -> list[Measure]:
+    return [
+        measure
+        for name, scores in judged.detection_scores.items()
+        for measure in evaluate_detection(scores, judged.is_ood, name=f"ood_{name}")
+    ]
+
+
+def _scores(predictive: PredictiveDistribution) -> dict[str, Tensor]:
+    """Uncertainties of each row, larger where it is less like the training rows."""
+    if isinstance(predictive, CategoricalPredictive):
+        return {
+            "predictive_entropy": uncertainty.predictive_entropy(predictive),
+            "mutual_information": uncertainty.mutual_information(predictive),
+        }
+    return {
+        "total_variance": predictive.total.sum(dim=1),
+        "epistemic_variance": predictive.epistemic.sum(dim=1),
+    }

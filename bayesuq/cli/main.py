@@ -1,0 +1,54 @@
+"""`bayesuq`: parse, hand over to the command's module, and tell by the exit code how it went.
+
+Exit codes: 0 success, 1 the work failed, 2 wrong usage, 130 interrupted.
+"""
+
+import sys
+from collections.abc import Sequence
+from typing import Any
+
+import bayesuq.cli as commands
+from bayesuq.cli.parser import build, settings
+from bayesuq.cli.settings import UsageError
+
+FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Args:
+        arguments: As on the command line, without the program's name; None takes the program's own.
+
+    Returns:
+        The exit code. Wrong options raise SystemExit(2), `--help` SystemExit(0), as argparse does.
+    """
+    parser = build()
+    parsed = parser.parse_args(arguments)
+    try:
+        _run(parsed.command, parsed[parsed.command])
+    except UsageError as error:
+        return _tell(error, MISUSED)
+    except KeyboardInterrupt:
+        return _tell("Interrupted.", INTERRUPTED)
+    except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
+        return _tell(error, FAILED)
+    return 0
+
+
+def _run(command: str, parsed: Any) -> None:
+    if command == "compare":
+        commands.comparing.run(*settings(command, parsed))
+    elif command == "fit":
+        commands.fitting.run(*settings(command, parsed))
+    elif command == "evaluate":
+        commands.evaluating.run(*settings(command, parsed))
+    elif parsed.action == "list":
+        commands.data_sets.show()
+    else:
+        commands.data_sets.get(parsed[parsed.action].names, overwrite=parsed[parsed.action].overwrite)
+
+
+def _tell(error: object, code: int) -> int:
+    print(f"error: {error}", file=sys.stderr)
+    return code

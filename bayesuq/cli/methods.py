@@ -1,0 +1,182 @@
+"""Methods by name: `map`, `variational`, `dropout`, `ensemble[:METHOD]`, `temperature[:METHOD]`."""
+
+import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+from bayesuq.cli.problem import Problem
+from bayesuq.cli.settings import METHODS, PredictionOptions, TrainingOptions, UsageError
+from bayesuq.evaluation.fit_quality import evaluate_fit
+from bayesuq.evaluation.report import Measure
+from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
+from bayesuq.options import nearest
+from bayesuq.posterior import Posterior
+
+NUM_RATIOS = 500  # draws that tell whether a Gaussian reaches the posterior: k-hat to about 0.1
+MOST_FORWARD_ROWS = 5_000_000  # a matter of seconds; on larger data the reach is not looked at
+
+FITS: dict[str, Callable[..., Posterior]] = {
+    "map": map_estimate.fit,
+    "variational": variational.fit,
+    "dropout": dropout.fit,
+}
+
+
+@dataclass(frozen=True)
+class Method:
+    """A method, and the one that it stands on.
+
+    Attributes:
+        name: As the user wrote it.
+        kind: One of `METHODS`.
+        base: The members of an ensemble, or what a temperature scales; None for the others.
+    """
+
+    name: str
+    kind: str
+    base: "Method | None" = None
+
+    @classmethod
+    def of(cls, name: str) -> "Method":
+        """Read a name.
+
+        Raises:
+            UsageError: No such method, or one that cannot stand on the other.
+        """
+        kind, colon, rest = name.partition(":")
+        if kind not in METHODS:
+            raise UsageError(f"There is no method {kind!r}; {nearest(kind, list(METHODS))}.")
+        if kind in FITS:
+            if colon:
+                raise UsageError(f"{kind} stands on no other method; got {name!r}.")
+            return cls(name, kind)
+        base = cls.of(rest if colon else "map")
+        if base.kind not in ((*FITS, "ensemble") if kind == "temperature" else FITS):
+            raise UsageError(f"{kind} cannot stand on {base.name!r}; got {name!r}.")
+        return cls(name, kind, base)
+
+    @property
+    def key(self) -> str:
+        """The same for names that mean the same, `temperature` and `temperature:map`."""
+        return self.kind if self.base is None else f"{self.kind}:{self.base.key}"
+
+    @property
+    def has_dropout(self) -> bool:
+        """Whether its network needs dropout layers."""
+        return self.kind == "dropout" or (self.base is not None and self.base.has_dropout)
+
+
+def read_methods(names: list[str], problem: Problem) -> list[Method]:
+    """The methods of these names.
+
+    Raises:
+        UsageError: None, one twice, an unknown one, or one that does not go with the data.
+    """
+    methods = [Method.of(name) for name in names]
+    keys = [method.key for method in methods]
+    if not methods or len(set(keys)) < len(keys):
+        raise UsageError(f"Name at least one method, and none twice; got {', '.join(names) or 'none'}.")
+    if not problem.split.train.is_labelled and any(method.kind == "temperature" for method in methods):
+        raise UsageError(f"Temperature scaling is for labels; {problem.name} has real targets.")
+    return methods
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """A posterior, and how its fit went.
+
+    Attributes:
+        posterior: In the units that were fitted.
+        seconds: Wall time, that of a method underneath included.
+        warnings: What the fit warned of.
+        quality: How far the fit can be trusted, for methods that can tell.
+    """
+
+    posterior: Posterior
+    seconds: float
+    warnings: tuple[str, ...]
+    quality: tuple[Measure, ...] = ()
+
+    @property
+    def losses(self) -> tuple[tuple[float, ...], ...]:
+        """The loss of each epoch, in nats a data point, of each network that was trained."""
+        return _losses(self.posterior)
+
+    @property
+    def is_scaled(self) -> bool:
+        """Whether it is another method's networks at scaled logits, whose losses are those of that method."""
+        return isinstance(self.posterior, temperature.TemperaturePosterior)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for JSON, without the posterior."""
+        return {"seconds": self.seconds, "warnings": self.warnings, "losses": self.losses}
+
+
+def fit(
+    method: Method,
+    problem: Problem,
+    training: TrainingOptions,
+    prediction: PredictionOptions,
+    fitted: Mapping[str, Fitted],
+) -> Fitted:
+    """Fit one method; a temperature takes what it stands on from `fitted` where it is there, by `Method.key`."""
+    if method.kind != "temperature" or method.base is None:
+        alone = _timed(lambda: _fit_network(method, problem, training, prediction))
+        return replace(alone, quality=_quality(alone.posterior, problem, prediction.seed))
+    base = fitted.get(method.base.key) or fit(method.base, problem, training, prediction, fitted)
+    held_out = problem.in_fitted_units(problem.split.val)
+    scaled = _timed(
+        lambda: temperature.fit(
+            base.posterior, held_out, num_samples=prediction.num_samples, seed=prediction.seed
+        )
+    )  # fmt: skip
+    return Fitted(scaled.posterior, base.seconds + scaled.seconds, base.warnings + scaled.warnings)
+
+
+def _fit_network(
+    method: Method, problem: Problem, training: TrainingOptions, prediction: PredictionOptions
+) -> Posterior:
+    model = problem.model(seed=prediction.seed, with_dropout=method.has_dropout)
+    options: dict[str, Any] = {
+        "num_epochs": training.num_epochs,
+        "batch_size": training.batch_size,
+        "device": prediction.device,
+        "seed": prediction.seed,
+    }
+    if training.learning_rate is not None:
+        options["learning_rate"] = training.learning_rate
+    data = problem.in_fitted_units(problem.split.train)
+    if method.base is None:
+        return FITS[method.kind](model, data, **options)
+    member_fit = FITS[method.base.kind]
+    return ensemble.fit(model, data, num_members=training.num_members, member_fit=member_fit, **options)
+
+
+def _quality(posterior: Posterior, problem: Problem, seed: int) -> tuple[Measure, ...]:
+    if not isinstance(posterior, variational.VariationalPosterior):
+        return ()
+    data, ratios = problem.in_fitted_units(problem.split.train), None
+    if len(data) * NUM_RATIOS <= MOST_FORWARD_ROWS:
+        ratios = posterior.log_importance_ratios(data, num_samples=NUM_RATIOS, seed=seed).cpu()
+    return evaluate_fit(
+        losses=posterior.history.loss, scale_movement=posterior.scale_movement, log_ratios=ratios
+    )  # fmt: skip
+
+
+def _timed(work: Callable[[], Posterior]) -> Fitted:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        begin = perf_counter()
+        posterior = work()
+        seconds = perf_counter() - begin
+    return Fitted(posterior, seconds, tuple(dict.fromkeys(str(warning.message) for warning in caught)))
+
+
+def _losses(posterior: Any) -> tuple[tuple[float, ...], ...]:
+    if isinstance(posterior, ensemble.EnsemblePosterior):
+        return tuple(loss for member in posterior.members for loss in _losses(member))
+    if isinstance(posterior, temperature.TemperaturePosterior):
+        return _losses(posterior.posterior)
+    return (posterior.history.loss,)

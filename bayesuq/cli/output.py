@@ -1,0 +1,112 @@
+"""The output folder of a command: made once, never overwritten unasked, and holding all that repeats the run."""
+
+import json
+import os
+import platform
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from time import perf_counter
+from typing import Any, Self
+
+import torch
+import yaml
+
+from bayesuq.cli.problem import STANDARDIZER
+from bayesuq.cli.settings import OutputOptions, UsageError
+
+SETTINGS = "settings.yaml"  # also the mark by which a folder of ours is known
+POSTERIOR = "posterior.safetensors"
+OURS = (SETTINGS, "run.json", "report.html", "report.json", "reports", "posteriors", POSTERIOR, STANDARDIZER)
+SHOWN = ("bayesuq", "torch", "pyro-ppl", "gpytorch", "numpy", "scikit-learn", "matplotlib")
+
+
+@dataclass(frozen=True)
+class Output:
+    """A folder for results, and when the work began.
+
+    Attributes:
+        folder: Where results go.
+        begin: Reading of `time.perf_counter`.
+    """
+
+    folder: Path
+    begin: float
+
+    @classmethod
+    def prepare(cls, options: OutputOptions) -> Self:
+        """Make the folder.
+
+        Raises:
+            UsageError: It holds something, and is not to be overwritten or is no earlier output.
+            OSError: It cannot be made.
+        """
+        folder = options.out
+        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+            if not (folder / SETTINGS).is_file():
+                raise UsageError(f"{folder} is there and is no output of bayesuq; name another folder.")
+            if not options.overwrite:
+                raise UsageError(f"{folder} holds earlier results; pass --overwrite to replace them.")
+            for name in OURS:  # by name: what a user has put there stays
+                path = folder / name
+                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        return cls(folder, perf_counter())
+
+    def write_settings(self, *groups: Any) -> dict[str, Any]:
+        """Write the options, resolved, as a file that `--config` takes; they are returned by name."""
+        settings = {name: value for group in groups for name, value in asdict(group).items() if name != "overwrite"}
+        settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        (self.folder / SETTINGS).write_text(text, encoding="utf-8")
+        return settings
+
+    def write_run(self, settings: dict[str, Any], circumstances: dict[str, str], fits: dict[str, Any]) -> None:
+        """Write what was asked for, where it was done, and how each fit went, as strict JSON."""
+        content = {"settings": settings, "circumstances": circumstances, "fits": fits}
+        text = json.dumps(content, indent=1, allow_nan=False)
+        (self.folder / "run.json").write_text(text + "\n", encoding="utf-8")
+
+    def circumstances(self, device: str | None) -> dict[str, str]:
+        """Where, when and with what the work was done, and how long it took, as text by name."""
+        return {
+            "when": datetime.now(UTC).strftime("%Y-%m-%d %H:%M UTC"),
+            "wall time": f"{perf_counter() - self.begin:.1f} s",
+            "device": _describe(device),
+            "Python": platform.python_version(),
+            **{name: version(name) for name in SHOWN},
+        }
+
+
+def file_name(method: str) -> str:
+    """Of a method's files: its name, with what file systems do not take replaced.
+
+    Example:
+        >>> file_name("temperature:ensemble")
+        'temperature-ensemble'
+    """
+    return method.replace(":", "-")
+
+
+def tell(line: str) -> None:
+    """A line of progress, on a terminal only."""
+    if sys.stderr.isatty():
+        print(line, file=sys.stderr)
+
+
+def tell_warnings(name: str, warnings: Sequence[str]) -> None:
+    """What a fit warned of, on stderr, terminal or not."""
+    for warning in warnings:
+        print(f"warning: {name}: {warning}", file=sys.stderr)
+
+
+def _describe(device: str | None) -> str:
+    if device is not None and torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    own = f", {device}" if device not in (None, "cpu") else ""
+    return f"CPU {platform.machine()}, {threads} of {os.cpu_count()} threads{own}"

@@ -1,0 +1,116 @@
+"""The report of `bayesuq compare` as one HTML page: no script, no other file, every text escaped."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from typing import Any
+
+from jinja2 import Environment, StrictUndefined
+
+from bayesuq.cli.figures import Picture
+from bayesuq.cli.glossary import SECTIONS, Entry, describe, explain
+from bayesuq.cli.methods import Fitted, Method
+from bayesuq.cli.paired import NUM_ERRORS
+from bayesuq.data import Split
+from bayesuq.evaluation.report import Measure, Report
+
+TEMPLATE = "page.html"
+WORDS = {"nan": "undefined", "inf": "∞", "-inf": "-∞"}
+
+
+@dataclass(frozen=True, eq=False)
+class Content:
+    """All that the page shows; what goes by method has the methods' names, in one order.
+
+    Attributes:
+        data: Name of the data set.
+        split: Its parts.
+        methods: What was fitted.
+        fitted: How the fits went.
+        reports: What was measured.
+        best: The clearly best method of a measure, where there is one.
+        pictures: The figures.
+        settings: The options, resolved.
+        circumstances: Versions, device and times.
+    """
+
+    data: str
+    split: Split
+    methods: Mapping[str, Method]
+    fitted: Mapping[str, Fitted]
+    reports: Mapping[str, Report]
+    best: Mapping[str, str]
+    pictures: list[Picture]
+    settings: Mapping[str, Any]
+    circumstances: Mapping[str, str]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One number of the table: as printed, and whether it is the clearly best of its row."""
+
+    value: str
+    error: str
+    remark: str
+    is_best: bool
+
+
+@dataclass(frozen=True)
+class Row:
+    """One measure of the table, with a cell for each method; None where a method lacks the measure."""
+
+    entry: Entry
+    unit: str
+    cells: Mapping[str, Cell | None]
+
+    @property
+    def remark(self) -> str:
+        """That of every cell, if they share one: then it need not stand in each."""
+        remarks = {cell.remark for cell in self.cells.values() if cell is not None}
+        return remarks.pop() if len(remarks) == 1 else ""
+
+
+def render(content: Content) -> str:
+    """The whole page."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    template = environment.from_string(files("bayesuq.cli").joinpath(TEMPLATE).read_text(encoding="utf-8"))
+    num_members = int(content.settings["num_members"])
+    num_classes = len(content.split.train.y.unique()) if content.split.train.is_labelled else 0
+    return template.render(
+        content=content,
+        sections={name: rows for name in SECTIONS if (rows := _rows(content, name))},
+        descriptions={name: describe(method, num_members) for name, method in content.methods.items()},
+        leads=_leads(content),
+        num_errors=f"{NUM_ERRORS:.0f}",
+        num_classes=num_classes,
+        largest_entropy=f"{math.log(max(num_classes, 1)):.2f}",
+    )
+
+
+def _leads(content: Content) -> dict[str, list[str]]:
+    """The measures in which a method is clearly best, by method."""
+    titles = {
+        method: [explain(measure).title for measure, best in content.best.items() if best == method]
+        for method in content.methods
+    }
+    return {method: found for method, found in titles.items() if found}
+
+
+def _rows(content: Content, section: str) -> list[Row]:
+    units = {measure.name: measure.unit for report in content.reports.values() for measure in report.measures}
+    return [
+        Row(entry, unit, {method: _cell(content, method, name) for method in content.reports})
+        for name, unit in units.items()
+        if (entry := explain(name)).section == section
+    ]
+
+
+def _cell(content: Content, method: str, name: str) -> Cell | None:
+    """Without what another table of the page says: how many draws there were."""
+    found: Measure | None = next((m for m in content.reports[method].measures if m.name == name), None)
+    if found is None:
+        return None
+    value, error, _ = found.cells
+    remark = "" if found.remark == f"from S = {content.reports[method].num_samples} draws" else found.remark
+    return Cell(WORDS.get(value, value), error, remark, content.best.get(name) == method)

@@ -1,0 +1,86 @@
+"""Is one method better than the others, or was it the test set? Differences on the same points tell.
+
+Errors of two methods on one test point go together: a hard digit is hard for both. The standard error of their
+difference is therefore far below what the two standard errors in a table suggest, and is the one to compare by.
+"""
+
+from collections.abc import Callable, Mapping
+
+from bayesuq.cli.glossary import LARGER, SMALLER, explain
+from bayesuq.cli.judging import Judged
+from bayesuq.evaluation import standard_errors, weighted
+from bayesuq.evaluation.comparison import compare_predictives
+
+NUM_ERRORS = 2.0  # standard errors that a difference must exceed
+
+Difference = tuple[float, float]  # and its standard error
+
+
+def find_best(judged: Mapping[str, Judged]) -> dict[str, str]:
+    """By measure, the method that is better than every other by more than two standard errors of the paired difference.
+
+    Args:
+        judged: Of the same points, by method.
+
+    Returns:
+        No entry for a measure that no method leads so clearly, of which more is not better, or whose differences are
+        not known.
+    """
+    names = list(judged)
+    pairs = {(a, b): differences(judged[a], judged[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
+    measures = next(iter(pairs.values()), {})
+    found = {measure: _leader(measure, judged, pairs) for measure in measures}
+    return {measure: name for measure, name in found.items() if name is not None}
+
+
+def differences(one: Judged, other: Judged) -> dict[str, Difference]:
+    """One minus the other, by measure: those of a report, and how well each tells points of another kind."""
+    compared = compare_predictives(one.predictive, other.predictive, one.y)
+    found = {
+        difference.name: (difference.value, difference.standard_error)
+        for difference in compared.differences
+        if difference.standard_error is not None
+    }
+    others = other.detection_scores
+    for name, scores in one.detection_scores.items():
+        for kind, measure in (("auroc", weighted.auroc), ("average_precision", weighted.average_precision)):
+            gap = measure(scores, one.is_ood) - measure(others[name], one.is_ood)
+            found[f"ood_{name}_{kind}"] = float(gap.value), float(standard_errors.by_derivative(gap))
+    return found
+
+
+def leader(values: Mapping[str, float], difference: Callable[[str, str], Difference | None]) -> str | None:
+    """The name whose value is above every other's by more than two standard errors of their difference.
+
+    Args:
+        values: By name, larger being better.
+        difference: Of the first name's value minus the second's; None where it is not known.
+
+    Returns:
+        None where there is no such name, or only one.
+
+    Example:
+        >>> leader({"a": 3.0, "b": 1.0}, lambda best, other: (2.0, 0.9))
+        'a'
+    """
+    if len(values) < 2:
+        return None
+    best = max(values, key=lambda name: values[name])
+    gaps = [difference(best, name) for name in values if name != best]
+    # NaN, from infinite losses or a lone point, is above nothing: no name then leads.
+    return best if all(gap is not None and gap[0] > NUM_ERRORS * gap[1] for gap in gaps) else None
+
+
+def _leader(
+    measure: str, judged: Mapping[str, Judged], pairs: Mapping[tuple[str, str], Mapping[str, Difference]]
+) -> str | None:
+    sign = {LARGER: 1.0, SMALLER: -1.0}.get(explain(measure).better)
+    if sign is None:
+        return None
+
+    def difference(best: str, other: str) -> Difference | None:
+        straight = (best, other) in pairs
+        found = pairs[(best, other) if straight else (other, best)].get(measure)
+        return None if found is None else (sign * (found[0] if straight else -found[0]), found[1])
+
+    return leader({name: sign * result.report[measure].value for name, result in judged.items()}, difference)

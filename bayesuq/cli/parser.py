@@ -1,0 +1,116 @@
+"""The parser of the command line, built by jsonargparse from the groups of `bayesuq.cli.settings`; loads no torch."""
+
+import dataclasses
+import re
+import tomllib
+from argparse import HelpFormatter
+from importlib.metadata import version
+from os import PathLike
+from typing import Any, NoReturn, get_type_hints
+
+import yaml
+from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
+
+from bayesuq.cli.settings import GROUPS
+from bayesuq.options import nearest
+
+MODE = "bayesuq"  # the name under which jsonargparse knows our reader of files
+PLAIN: dict[str, Any] = {"print_config": None, "allow_abbrev": False}
+UNKNOWN = re.compile(r"unrecognized arguments: --(?P<given>[^\s=]+)|accept(?:s|ed)? option '(?P<written>[^']+)'")
+SUMMARIES = {
+    "compare": "Fit several methods to one data set and write a report that puts them side by side.",
+    "fit": "Fit one method, and write its posterior and its report.",
+    "evaluate": "Evaluate a saved posterior on a part of a data set.",
+    "data": "List data sets, or fetch them from their public sources.",
+}
+
+
+class Parser(ArgumentParser):
+    """Jsonargparse's parser, which names the nearest option where it is given one that it does not have."""
+
+    options: tuple[str, ...] = ()
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Tell on stderr and exit with 2."""
+        known = getattr(ex, "subcommand_parser", self).options  # where an option of a file is meant
+        unknown = UNKNOWN.search(message)
+        if unknown is not None and known:
+            name = unknown["given"] or unknown["written"]
+            message = f"There is no option {name!r}; {nearest(name, list(known))}."
+        super().error(message, ex)
+
+
+def build() -> Parser:
+    """The parser of `bayesuq`."""
+    set_loader(MODE, _load, exceptions=(yaml.YAMLError, tomllib.TOMLDecodeError))
+    parser = Parser(
+        prog="bayesuq",
+        description="Bayesian deep learning: fit posteriors, measure their uncertainty, compare them.",
+        epilog="Example: bayesuq compare --data digits-0to8 --methods map,variational,ensemble --out runs/digits",
+        version=version("bayesuq"),
+        formatter_class=HelpFormatter,
+        parser_mode=MODE,
+        **PLAIN,
+    )
+    commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
+    for command, groups in GROUPS.items():
+        own = _command_parser(SUMMARIES[command], f"bayesuq {command} [options]")
+        own.add_argument("--config", action="config", help="TOML or YAML file with any of these options.")
+        for group in groups:
+            _add(own, group)
+        own.options = ("config", *(option.name for group in groups for option in dataclasses.fields(group)))
+        commands.add_subcommand(command, own, help=SUMMARIES[command])
+    _add_data(commands)
+    return parser
+
+
+def _command_parser(summary: str, usage: str) -> Parser:
+    return Parser(description=summary, usage=usage, formatter_class=HelpFormatter, parser_mode=MODE, **PLAIN)
+
+
+def _add_data(commands: Any) -> None:
+    data = _command_parser(SUMMARIES["data"], "bayesuq data list | get")
+    commands.add_subcommand("data", data, help=SUMMARIES["data"])
+    actions = data.add_subcommands(dest="action", metavar="ACTION", title="actions")
+    text = "List what can be loaded here, and what can be fetched."
+    actions.add_subcommand("list", _command_parser(text, "bayesuq data list"), help=text)
+    text = "Fetch data sets, check them, and put them where they are looked for."
+    getting = _command_parser(text, "bayesuq data get [--overwrite] NAME [NAME ...]")
+    getting.add_argument("names", nargs="+", metavar="NAME", help="Such as mnist or uci/boston.")
+    getting.add_argument("--overwrite", action="store_true", help="Fetch again what is there already.")
+    actions.add_subcommand("get", getting, help=text)
+
+
+def _add(parser: Parser, group: type) -> None:
+    section = parser.add_argument_group(str(group.__doc__).rstrip("."))
+    hints = get_type_hints(group, include_extras=True)
+    for option in dataclasses.fields(group):
+        name, (about,) = f"--{option.name}", hints[option.name].__metadata__
+        if about.kind is bool:
+            section.add_argument(name, action="store_true", help=about.text)
+        elif option.default is dataclasses.MISSING:
+            section.add_argument(name, type=about.kind, required=True, help=f"{about.text} Required.")
+        else:
+            shown = "" if option.default is None else f" [{option.default}]"
+            section.add_argument(name, type=about.kind, default=option.default, help=about.text + shown)
+
+
+def _load(text: str, path: str | PathLike[str] = "") -> Any:
+    """TOML where the file is called so, else YAML, which includes JSON; on the command line YAML's simple values."""
+    return tomllib.loads(text) if str(path).endswith(".toml") else get_loader("yaml")(text)
+
+
+def settings(command: str, parsed: Namespace) -> list[Any]:
+    """The groups of a command, filled, in the order of `GROUPS`."""
+    return [
+        group(**{option.name: _plain(parsed[option.name]) for option in dataclasses.fields(group)})
+        for group in GROUPS[command]
+    ]
+
+
+def _plain(value: Any) -> Any:
+    """Jsonargparse's restricted numbers are of classes of their own, which YAML refuses to write."""
+    for kind in (int, float):
+        if isinstance(value, kind) and not isinstance(value, bool):
+            return kind(value)
+    return value

@@ -1,0 +1,153 @@
+"""What the commands can be told: groups of options, each a frozen dataclass with a line of help for every field.
+
+An option has one name on the command line (`--num_epochs 200`) and in a file (`num_epochs = 200`): the field's.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal, NamedTuple
+
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+
+METHODS = ("map", "variational", "dropout", "ensemble", "temperature")
+NetworkKind = Literal["auto", "mlp", "convnet"]
+LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
+ActivationKind = Literal["relu", "tanh", "silu", "gelu"]
+Part = Literal["train", "val", "test"]
+
+
+class UsageError(ValueError):
+    """The command cannot begin as it was called: exit code 2."""
+
+
+class About(NamedTuple):
+    """An option's line of help, and the type by which the parser checks it."""
+
+    text: str
+    kind: Any
+
+
+def _separated(convert: Callable[[str], Any], what: str) -> Callable[[Any], list[Any] | None]:
+    """A type for lists: `a,b` on the command line, the same or a list in a file; errors call them `what`."""
+
+    def items(value: Any) -> list[Any] | None:
+        if value is None:
+            return None
+        parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+        return [convert(str(part).strip()) for part in parts if str(part).strip()]
+
+    items.__name__ = what
+    return items
+
+
+def _width(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise ValueError(f"a width must be a whole number of at least 1; got {text!r}")
+    return int(text)
+
+
+WIDTHS, NAMES = _separated(_width, "list of widths"), _separated(str, "list of methods")
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataOptions:
+    """Which data."""
+
+    data: Annotated[str, About("Name of the data set; `bayesuq data list` shows them.", str)]
+    split: Annotated[
+        int | None, About("Which published split of a uci/ set, from 0; none is the first.", NonNegativeInt | None)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodsOption:
+    """Which methods are compared."""
+
+    methods: Annotated[
+        list[str],
+        About(
+            "Comma-separated, of map, variational, dropout, ensemble and temperature; ensemble:METHOD is an ensemble "
+            "of another method, temperature:METHOD scales another method's logits (alone: map's).",
+            NAMES,
+        ),
+    ]
+
+
+@dataclass(frozen=True, kw_only=True)
+class MethodOption:
+    """Which method is fitted."""
+
+    method: Annotated[str, About("map, variational, dropout, ensemble[:METHOD] or temperature[:METHOD].", str)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelOptions:
+    """The network, its prior and the likelihood."""
+
+    network: Annotated[NetworkKind, About("auto: convnet for images, mlp for anything else.", NetworkKind)] = "auto"
+    hidden: Annotated[
+        list[int] | None,
+        About("Widths of an mlp's hidden layers, as 100,100. Default: 100,100 for labels, 50 for numbers.", WIDTHS),
+    ] = None
+    activation: Annotated[ActivationKind, About("Of an mlp's hidden layers.", ActivationKind)] = "relu"
+    dropout: Annotated[
+        float,
+        About("Probability of dropping a unit; only the method dropout has dropout layers.", OpenUnitInterval),
+    ] = 0.1
+    prior_scale: Annotated[
+        float, About("Standard deviation of the Normal prior of every weight.", PositiveFloat)
+    ] = 1.0  # fmt: skip
+    likelihood: Annotated[
+        LikelihoodKind,
+        About(
+            "auto: categorical for labels; for numbers normal, whose one noise scale is learned. heteroscedastic: the "
+            "noise depends on the input.",
+            LikelihoodKind,
+        ),
+    ] = "auto"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How a posterior is fitted."""
+
+    num_epochs: Annotated[int, About("Passes over the training data.", PositiveInt)] = 100
+    batch_size: Annotated[int, About("Rows in a minibatch, at most.", PositiveInt)] = 128
+    learning_rate: Annotated[
+        float | None, About("Of Adam, at the start; none leaves it to each method.", PositiveFloat | None)
+    ] = None
+    num_members: Annotated[int, About("Members of an ensemble.", PositiveInt)] = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class PredictionOptions:
+    """How predictions are made, from which random numbers, and where."""
+
+    num_samples: Annotated[int, About("Draws from the posterior in each prediction.", PositiveInt)] = 100
+    seed: Annotated[int, About("Of initial weights, fits and predictions.", NonNegativeInt)] = 0
+    device: Annotated[str | None, About("Where to compute, such as cuda; none is the CPU.", str | None)] = None
+    num_threads: Annotated[int, About("Of the CPU. More than one slows small networks down.", PositiveInt)] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputOptions:
+    """Where results go."""
+
+    out: Annotated[Path, About("Folder for the results; it is made.", Path)]
+    overwrite: Annotated[bool, About("Replace the results of an earlier run in that folder.", bool)] = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class PosteriorOption:
+    """Which posterior is evaluated, and on what."""
+
+    posterior: Annotated[Path, About("File that `bayesuq fit`, `bayesuq compare` or `posterior.save` wrote.", Path)]
+    part: Annotated[Part, About("Part of the data set to evaluate on.", Part)] = "test"
+
+
+GROUPS: dict[str, tuple[type, ...]] = {
+    "compare": (DataOptions, MethodsOption, ModelOptions, TrainingOptions, PredictionOptions, OutputOptions),
+    "fit": (DataOptions, MethodOption, ModelOptions, TrainingOptions, PredictionOptions, OutputOptions),
+    "evaluate": (PosteriorOption, DataOptions, PredictionOptions, OutputOptions),
+}

@@ -1,0 +1,152 @@
+import pytest
+import torch
+
+from bayesuq import datasets
+from bayesuq.cli.glossary import describe
+from bayesuq.cli.methods import Fitted, Method, fit, read_methods
+from bayesuq.cli.problem import Problem
+from bayesuq.cli.settings import METHODS, ModelOptions, PredictionOptions, TrainingOptions, UsageError
+from bayesuq.inference.dropout import DropoutPosterior
+from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.temperature import TemperaturePosterior
+from bayesuq.inference.variational import VariationalPosterior
+
+SHORT = TrainingOptions(num_epochs=1, num_members=2)
+SMALL = ModelOptions(hidden=[4], dropout=0.3)
+PREDICTION = PredictionOptions(num_samples=3)
+
+
+@pytest.fixture(scope="module")
+def digits() -> Problem:
+    return Problem.of("digits", datasets.load("digits"), SMALL)
+
+
+@pytest.mark.parametrize(
+    ("name", "key", "has_dropout"),
+    [
+        ("map", "map", False),
+        ("dropout", "dropout", True),
+        ("ensemble", "ensemble:map", False),
+        ("ensemble:dropout", "ensemble:dropout", True),
+        ("temperature", "temperature:map", False),
+        ("temperature:ensemble", "temperature:ensemble:map", False),
+        ("temperature:ensemble:dropout", "temperature:ensemble:dropout", True),
+    ],
+)
+def test_names_say_what_stands_on_what(name: str, key: str, has_dropout: bool) -> None:
+    method = Method.of(name)
+    assert (method.name, method.key, method.has_dropout) == (name, key, has_dropout)
+    assert describe(method, 5).endswith(".")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["variatonal"], "There is no method 'variatonal'; did you mean 'variational'"),
+        ([""], "There is no method ''; There are: map"),
+        (["map:dropout"], "map stands on no other method; got 'map:dropout'"),
+        (["ensemble:ensemble"], "ensemble cannot stand on 'ensemble'"),
+        (["ensemble:temperature"], "ensemble cannot stand on 'temperature'"),
+        (["temperature:temperature"], "temperature cannot stand on 'temperature'"),
+        (["temperature:"], "There is no method ''"),
+        (["temperature:../../etc"], r"There is no method '\.\./\.\./etc'"),
+        ([], "Name at least one method"),
+        (["map", "map"], "none twice; got map, map"),
+        (["temperature", "temperature:map"], "none twice"),
+    ],
+)
+def test_names_of_no_method_are_refused(digits: Problem, names: list[str], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        read_methods(names, digits)
+
+
+def test_temperature_scaling_of_real_targets_is_refused() -> None:
+    line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)
+    with pytest.raises(UsageError, match="Temperature scaling is for labels; toy/linear has real targets"):
+        read_methods(["map", "temperature"], line)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "member"),
+    [
+        ("map", MapPosterior, None),
+        ("variational", VariationalPosterior, None),
+        ("dropout", DropoutPosterior, None),
+        ("ensemble", EnsemblePosterior, MapPosterior),
+        ("ensemble:dropout", EnsemblePosterior, DropoutPosterior),
+        ("temperature", TemperaturePosterior, None),
+    ],
+)
+@pytest.mark.filterwarnings("error")
+def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, member: type | None) -> None:
+    fitted = fit(Method.of(name), digits, SHORT, PREDICTION, {})
+    assert type(fitted.posterior) is kind
+    if member is not None:
+        assert [type(part) for part in fitted.posterior.members] == [member] * 2
+    assert len(fitted.losses) == (2 if kind is EnsemblePosterior else 1)
+    assert all(len(loss) == 1 for loss in fitted.losses)
+    assert fitted.seconds > 0
+
+
+def test_every_method_has_a_name_that_is_tested() -> None:
+    assert set(METHODS) == {"map", "variational", "dropout", "ensemble", "temperature"}
+
+
+def test_a_temperature_scales_the_posterior_that_is_there_already(digits: Problem) -> None:
+    method = Method.of("temperature:ensemble")
+    base = fit(Method.of("ensemble"), digits, SHORT, PREDICTION, {})
+    scaled = fit(method, digits, SHORT, PREDICTION, {"ensemble:map": base})
+    alone = fit(method, digits, SHORT, PREDICTION, {})
+    x = digits.split.test.x[:5]
+    assert torch.equal(scaled.posterior.predict(x).mean, alone.posterior.predict(x).mean)  # the same fit, made twice
+    temperature = scaled.posterior.temperature
+    logits = base.posterior.predict(x, keep_samples=True).draws / temperature
+    torch.testing.assert_close(scaled.posterior.predict(x).mean, logits.softmax(dim=2).double().mean(dim=0))
+    assert scaled.seconds > base.seconds
+
+
+def test_the_temperature_is_that_of_the_validation_rows(digits: Problem) -> None:
+    base = fit(Method.of("map"), digits, TrainingOptions(num_epochs=20), PREDICTION, {})
+    scaled = fit(Method.of("temperature"), digits, SHORT, PREDICTION, {"map": base})
+    val = digits.split.val
+    logits = base.posterior.predict(val.x, keep_samples=True).draws[0].double()
+
+    def loss(temperature: float) -> float:
+        return float(torch.nn.functional.cross_entropy(logits / temperature, val.y))
+
+    best = scaled.posterior.temperature
+    assert loss(best) < min(loss(best * 1.02), loss(best / 1.02))
+
+
+def test_warnings_of_a_fit_are_kept_not_shown(digits: Problem) -> None:
+    fitted = fit(Method.of("variational"), digits, SHORT, PREDICTION, {})
+    assert any("ELBO" in warning or "scales" in warning for warning in fitted.warnings)
+    assert fitted.to_dict()["warnings"] == fitted.warnings
+
+
+def test_the_quality_of_a_variational_fit_is_told_where_the_data_are_few_enough(
+    digits: Problem, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = TrainingOptions(num_epochs=20, learning_rate=1e-6)
+    fitted = fit(Method.of("variational"), digits, long, PREDICTION, {})
+    told = {measure.name: measure for measure in fitted.quality}
+    assert list(told) == ["elbo_rise", "scale_movement", "pareto_k"]
+    assert told["scale_movement"].remark == "the scales were hardly learned"
+    assert told["pareto_k"].value > 1  # after 20 tiny steps q is where it began, and reaches little
+    monkeypatch.setattr("bayesuq.cli.methods.MOST_FORWARD_ROWS", 500 * len(digits.split.train) - 1)
+    fewer = fit(Method.of("variational"), digits, long, PREDICTION, {})
+    assert [measure.name for measure in fewer.quality] == ["elbo_rise", "scale_movement"]
+    assert fit(Method.of("map"), digits, SHORT, PREDICTION, {}).quality == ()
+
+
+def test_a_fit_leaves_the_global_random_state_alone(digits: Problem) -> None:
+    state = torch.get_rng_state()
+    fit(Method.of("ensemble:dropout"), digits, SHORT, PREDICTION, {})
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_losses_of_members_come_one_by_one() -> None:
+    line = Problem.of("toy/linear", datasets.load("toy/linear"), ModelOptions(hidden=[]))
+    fitted: Fitted = fit(Method.of("ensemble"), line, TrainingOptions(num_epochs=3, num_members=4), PREDICTION, {})
+    assert [len(loss) for loss in fitted.losses] == [3] * 4

@@ -1,0 +1,107 @@
+import math
+
+import pytest
+import torch
+
+from bayesuq.cli.judging import Judged
+from bayesuq.cli.paired import differences, find_best, leader
+from bayesuq.evaluation import standard_errors
+from bayesuq.evaluation.detection import auroc
+from bayesuq.evaluation.report import evaluate, evaluate_detection
+from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def judge(predictive: PredictiveDistribution, y: torch.Tensor, ood: PredictiveDistribution | None = None) -> Judged:
+    """As the commands do, of predictions made by hand."""
+    judged = Judged(predictive, y, ood, evaluate(predictive, y))
+    measures = [
+        measure
+        for name, scores in judged.detection_scores.items()
+        for measure in evaluate_detection(scores, judged.is_ood, name=f"ood_{name}")
+    ]
+    return Judged(predictive, y, ood, judged.report.extended(measures))
+
+
+def gaussian(mean: torch.Tensor) -> GaussianPredictive:
+    return GaussianPredictive(mean=mean[None, :, None], noise_variance=1.0)
+
+
+def test_a_paired_difference_sees_what_two_standard_errors_hide() -> None:
+    y, hard = torch.zeros(50, 1, dtype=torch.float64), 3 * noise(50).abs()  # points differ far more than the methods do
+    two = {name: judge(gaussian(hard + shift), y) for name, shift in (("good", 0.0), ("bad", 0.1))}
+    gap, error = differences(two["bad"], two["good"])["crps"]
+    assert gap < float(two["bad"].report["crps"].standard_error)
+    assert gap > 5 * error
+    assert find_best(two) == dict.fromkeys(
+        ("root_mean_squared_error", "negative_log_likelihood", "crps", "interval_score"), "good"
+    )
+
+
+def test_measures_of_which_more_is_not_better_have_no_best() -> None:
+    y = torch.arange(60) % 3
+    sharp, flat = (CategoricalPredictive.from_logits(scale * noise(4, 60, 3)) for scale in (3.0, 0.1))
+    found = find_best({"sharp": judge(sharp, y), "flat": judge(flat, y)})
+    assert found["negative_log_likelihood"] == found["brier_score"] == "flat"  # guessing beats being sure of anything
+    assert not {"predictive_entropy", "expected_entropy", "mutual_information"} & found.keys()
+
+
+def test_one_method_is_never_the_best_and_two_equal_ones_neither() -> None:
+    y = torch.arange(60) % 3
+    predictive = CategoricalPredictive.from_logits(noise(4, 60, 3))
+    assert find_best({"only": judge(predictive, y)}) == {}
+    assert find_best({"one": judge(predictive, y), "same": judge(predictive, y)}) == {}
+
+
+def test_the_better_detector_is_found_and_its_difference_has_the_standard_error_of_the_paired_auroc() -> None:
+    y = torch.arange(80) % 2
+
+    def predict(width: float, scale: float, seed: int) -> CategoricalPredictive:
+        logits = torch.stack([torch.zeros(80, dtype=torch.float64), width + scale * noise(80, seed=seed)], dim=1)
+        return CategoricalPredictive.from_logits(torch.stack([logits, -logits]))
+
+    # Two opposite draws: the entropy of the mean is log 2 everywhere, the disagreement larger where `width` is.
+    sees = judge(predict(0.1, 0.1, 1), y, predict(5.0, 0.1, 2))
+    blind = judge(predict(1.0, 0.5, 3), y, predict(1.0, 0.5, 4))
+    found = find_best({"blind": blind, "sees": sees})
+    assert found["ood_mutual_information_auroc"] == found["ood_mutual_information_average_precision"] == "sees"
+    gap, error = differences(sees, blind)["ood_mutual_information_auroc"]
+    areas = [auroc(one.detection_scores["mutual_information"], one.is_ood) for one in (sees, blind)]
+    assert gap == pytest.approx(float(areas[0] - areas[1]))
+    # The perfect one has no error of its own, so that of the difference is the other's (DeLong's divides by n - 1).
+    expected = standard_errors.of_auroc(blind.detection_scores["mutual_information"], blind.is_ood)
+    assert error == pytest.approx(float(expected), rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("values", "gap"),
+    [
+        ({"only": 1.0}, (1.0, 0.0)),
+        ({"one": 1.0, "other": 0.0}, (1.0, 0.51)),
+        ({"one": 1.0, "same": 1.0}, (0.0, 0.0)),
+        ({"one": 1.0, "other": -math.inf}, (math.inf, math.nan)),
+        ({"one": math.nan, "other": 1.0}, (math.nan, 0.1)),
+        ({"one": 1.0, "other": 0.0}, None),
+    ],
+)
+def test_nothing_leads_without_a_clear_and_known_difference(
+    values: dict[str, float], gap: tuple[float, float] | None
+) -> None:
+    assert leader(values, lambda *_: gap) is None
+
+
+def test_a_leader_is_ahead_of_every_other() -> None:
+    values = {"a": 1.0, "b": 3.0, "c": 2.9}
+    asked: list[tuple[str, str]] = []
+
+    def difference(best: str, other: str) -> tuple[float, float]:
+        asked.append((best, other))
+        return values[best] - values[other], 0.04
+
+    assert leader(values, difference) == "b"
+    assert asked == [("b", "a"), ("b", "c")]
+    values["c"] = 2.95
+    assert leader(values, difference) is None

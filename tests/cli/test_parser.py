@@ -1,0 +1,225 @@
+"""Options: one name and one meaning on the command line and in files, and none that is not known passes."""
+
+import dataclasses
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+
+import pytest
+
+from bayesuq.cli.main import main
+from bayesuq.cli.parser import build, settings
+from bayesuq.cli.settings import GROUPS, MethodsOption, ModelOptions, TrainingOptions
+
+COMPARE = ["compare", "--data", "digits", "--methods", "map", "--out", "results"]
+
+
+def parse(*arguments: str) -> dict[str, object]:
+    """All options of a command by name."""
+    parsed = build().parse_args(list(arguments))
+    groups = settings(parsed.command, parsed[parsed.command])
+    return {f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """What is said of wrong usage, which ends with exit code 2."""
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_defaults_are_those_of_the_settings_classes() -> None:
+    parsed = parse(*COMPARE)
+    for group in (ModelOptions, TrainingOptions):
+        for option in dataclasses.fields(group):
+            assert parsed[option.name] == option.default
+    assert (parsed["data"], parsed["methods"], parsed["out"]) == ("digits", ["map"], Path("results"))
+
+
+def test_values_are_of_plain_types() -> None:
+    parsed = parse(*COMPARE, "--num_epochs", "7", "--prior_scale", "2", "--hidden", "8,4", "--learning_rate", "1e-2")
+    assert (parsed["num_epochs"], parsed["prior_scale"], parsed["hidden"]) == (7, 2.0, [8, 4])
+    assert type(parsed["num_epochs"]) is int
+    assert type(parsed["prior_scale"]) is float
+    assert parsed["learning_rate"] == 0.01
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        (
+            "run.toml",
+            'data = "toy/cubic"\nmethods = ["map", "temperature:ensemble"]\nhidden = [8, 4]\nnum_epochs = 7\n',
+        ),
+        ("run.yaml", "data: toy/cubic\nmethods: map, temperature:ensemble\nhidden: [8, 4]\nnum_epochs: 7\n"),
+        ("run.yml", "{data: toy/cubic, methods: [map, 'temperature:ensemble'], hidden: '8,4', num_epochs: 7}\n"),
+    ],
+)
+def test_a_file_gives_the_same_settings_as_the_command_line(tmp_path: Path, name: str, text: str) -> None:
+    (tmp_path / name).write_text(text)
+    written = parse("compare", "--config", str(tmp_path / name), "--out", "results")
+    methods = ["--methods", "map,temperature:ensemble"]
+    given = parse(
+        "compare", "--data", "toy/cubic", *methods, "--hidden", "8,4", "--num_epochs", "7", "--out", "results"
+    )
+    assert written == given
+
+
+def test_the_command_line_outdoes_the_file_before_it(tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text("num_epochs = 7\nseed = 3\n")
+    parsed = parse(*COMPARE, "--config", str(tmp_path / "run.toml"), "--seed", "4")
+    assert (parsed["num_epochs"], parsed["seed"]) == (7, 4)
+
+
+def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
+    for command, groups in GROUPS.items():
+        options = [option for group in groups for option in dataclasses.fields(group)]
+        values = {"split": 1, "hidden": "[3]", "learning_rate": 0.5, "num_members": 2, "overwrite": "true"}
+        values |= {option.name: option.name for option in options if option.default is dataclasses.MISSING}
+        values |= {
+            "batch_size": 3,
+            "num_epochs": 2,
+            "num_samples": 4,
+            "num_threads": 2,
+            "seed": 1,
+            "device": "meta",
+            "part": "val",
+        }
+        values |= {"network": "mlp", "activation": "tanh", "dropout": 0.5, "prior_scale": 2, "likelihood": "normal"}
+        path = tmp_path / f"{command}.yaml"
+        path.write_text("".join(f"{option.name}: {values[option.name]}\n" for option in options))
+        parsed = parse(command, "--config", str(path))
+        assert all(parsed[option.name] != option.default for option in options)
+
+
+@pytest.mark.parametrize("name", ["run.toml", "run.yaml"])
+def test_an_unknown_key_of_a_file_is_refused_with_the_nearest_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+) -> None:
+    (tmp_path / name).write_text("num_epoch = 7\n" if name.endswith("toml") else "num_epoch: 7\n")
+    told = refused(capsys, *COMPARE, "--config", str(tmp_path / name))
+    assert "There is no option 'num_epoch'; did you mean 'num_epochs'?" in told
+
+
+@pytest.mark.parametrize("option", ["--num_epoch", "--num-epochs", "--num_epoch=7", "--num_e"])
+def test_an_unknown_option_is_refused_with_the_nearest_name(capsys: pytest.CaptureFixture[str], option: str) -> None:
+    assert "did you mean 'num_epochs'?" in refused(capsys, *COMPARE, option, *([] if "=" in option else ["7"]))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "COMMAND|command"),
+        (["compair"], "invalid choice: 'compair'"),
+        (["compare", "--data", "digits"], "required: .*methods"),
+        ([*COMPARE, "--num_epochs", "0"], "num_epochs"),
+        ([*COMPARE, "--num_epochs", "1.5"], "num_epochs"),
+        ([*COMPARE, "--dropout", "1"], "dropout"),
+        ([*COMPARE, "--prior_scale", "-1"], "prior_scale"),
+        ([*COMPARE, "--learning_rate", "0"], "learning_rate"),
+        ([*COMPARE, "--hidden", "8,x"], "hidden.*list of widths.*8,x"),
+        ([*COMPARE, "--hidden", "0"], "hidden"),
+        ([*COMPARE, "--seed", "-1"], "seed"),
+        ([*COMPARE, "--network", "cnn"], "network"),
+        ([*COMPARE, "--likelihood", "poisson"], "likelihood"),
+        ([*COMPARE, "--config", "nowhere.toml"], "nowhere.toml"),
+        (["evaluate", "--posterior", "p", "--data", "digits", "--out", "o", "--part", "ood"], "part"),
+        (["data"], "list,get|ACTION"),
+        (["data", "get"], "NAME|names"),
+    ],
+)
+def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
+    assert re.search(message, refused(capsys, *arguments))
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("run.toml", "num_epochs = \n"),
+        ("run.toml", "num_epochs: 3\n"),
+        ("run.yaml", "num_epochs: [3\n"),
+        ("run.yaml", "num_epochs: many\n"),
+        ("run.yaml", "- 3\n"),
+        ("run.yaml", "model: {hidden: 3}\n"),
+        ("run.toml", "[model]\nhidden = 3\n"),
+        ("run.yaml", "!!python/object/apply:os.system ['touch harmed']\n"),
+    ],
+)
+def test_a_file_that_is_not_what_it_should_be_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], name: str, text: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(name).write_text(text)
+    assert "error: " in refused(capsys, *COMPARE, "--config", name)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+@pytest.mark.parametrize("command", GROUPS)
+def test_help_tells_of_every_option(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main([command, "--help"])
+    assert ended.value.code == 0
+    told = capsys.readouterr().out
+    for group in GROUPS[command]:
+        assert all(f"--{option.name} " in told.replace("\n", " ") for option in dataclasses.fields(group))
+    assert "<" not in told  # no object's repr, such as a type's
+
+
+@pytest.mark.parametrize(
+    "arguments", [["--help"], ["--version"], ["compare", "--help"], ["fit", "--sed", "1"], ["fitt"]]
+)
+def test_help_version_and_wrong_usage_load_no_torch(arguments: list[str]) -> None:
+    code = (
+        "import sys\n"
+        "from bayesuq.cli.main import main\n"
+        "try:\n"
+        f"    main({arguments!r})\n"
+        "except SystemExit as ended:\n"
+        f"    assert ended.code == {0 if '-' in arguments[-1] and arguments[-1] != '1' else 2}, ended.code\n"
+        "loaded = {'torch', 'numpy', 'pyro', 'matplotlib', 'sklearn', 'jinja2', 'pooch'} & set(sys.modules)\n"
+        "sys.exit(f'loaded {loaded}' if loaded else 0)\n"
+    )
+    finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+
+
+def test_the_module_and_the_installed_command_are_main() -> None:
+    finished = subprocess.run(
+        [sys.executable, "-m", "bayesuq", "--version"], capture_output=True, text=True, check=True
+    )
+    assert finished.stdout == f"bayesuq {version('bayesuq')}\n"
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    assert project["scripts"] == {"bayesuq": f"{main.__module__}:{main.__name__}"}
+
+
+def test_an_empty_list_of_widths_is_a_linear_model() -> None:
+    assert parse(*COMPARE, "--hidden", "")["hidden"] == []
+
+
+def test_the_methods_of_the_help_are_all_methods() -> None:
+    (annotation,) = (MethodsOption.__annotations__["methods"].__metadata__,)
+    assert all(name in annotation[0].text for name in ("map", "variational", "dropout", "ensemble", "temperature"))
+
+
+def documented_commands() -> list[str]:
+    """Every call of `bayesuq` in the README, the documentation and the Makefile, but for those that read a file."""
+    root = Path(__file__).parents[2]
+    makefile = (root / "Makefile").read_text()
+    (methods,) = re.findall(r"^METHODS := (.*)$", makefile, re.MULTILINE)
+    texts = [re.sub(r";|\bthen\b", "\n", makefile.replace("$(METHODS)", methods).replace("$(BIN)/", ""))]
+    texts += [path.read_text() for path in (root / "README.md", *sorted((root / "docs").rglob("*.md")))]
+    lines = "\n".join(texts).replace("\\\n", " ")
+    calls = re.findall(r"^\s*bayesuq ((?:compare|fit|evaluate|data) [^|`\n]*)", lines, re.MULTILINE)
+    return sorted({" ".join(call.split()) for call in calls if "--config" not in call})
+
+
+def test_documented_commands_are_accepted() -> None:
+    commands = documented_commands()
+    assert {command.split()[0] for command in commands} == {"compare", "fit", "evaluate", "data"}
+    for command in commands:
+        build().parse_args(shlex.split(command))
