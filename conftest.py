@@ -13,7 +13,10 @@ import bayesuq
 # Oversubscribed threads make small-batch loops up to a hundred times slower.
 torch.set_num_threads(1)
 
-pytest_collect_file = Sybil(parsers=[PythonCodeBlockParser()], patterns=["README.md"]).pytest()
+pytest_collect_file = Sybil(
+    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md", "docs/*/*.md"]
+).pytest()
+collect_ignore = ["docs/conf.py", "docs/_extensions"]  # Sphinx runs these, and may be missing
 
 
 @pytest.fixture(autouse=True)

@@ -1,0 +1,40 @@
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+from matplotlib.image import imread
+
+SCRIPT = Path(__file__).parents[2] / "scripts" / "toy.py"
+METHODS = ("MAP", "variational", "dropout", "ensemble", "HMC by Pyro")
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:The posterior scales:UserWarning")  # a fit this short has not learned them
+@pytest.mark.filterwarnings("ignore:The ELBO was still rising:UserWarning")
+def test_the_toy_measures_every_method_and_hmc_inside_and_outside_the_data_and_draws_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--out", str(tmp_path / "new"), "--epochs", "400", "--draws", "10"])
+    runpy.run_path(str(SCRIPT), run_name="__main__")
+    printed = capsys.readouterr().out
+    inside, outside = printed.partition("in the gap")[::2]
+    for table in (inside, outside):
+        assert all(name in table for name in METHODS)
+        errors, epistemic = (_row(table, name) for name in ("root_mean_squared_error", "epistemic_variance"))
+        assert len(errors) == len(epistemic) == len(METHODS)
+        assert epistemic[0] == 0  # one network knows no doubt of its own
+        assert all(value > 0 for value in epistemic[1:])
+    # sin(2 x) has a root mean square of 0.73 on the data: a fit that leaves less than half of it has found the curve
+    assert min(_row(inside, "root_mean_squared_error")) < 0.36
+    assert "split R-hat of f(0)" in printed
+    picture = imread(tmp_path / "new" / "toy.png")
+    assert picture[..., :3].std() > 0.05
+    assert str((tmp_path / "new" / "toy.png").resolve()) in printed
+
+
+def _row(table: str, name: str) -> list[float]:
+    """The values of a measure, without their standard errors."""
+    line = next(line for line in table.splitlines() if line.startswith(name))
+    cells = line.removeprefix(name).rpartition(" ")[0].replace("±", " ").split()
+    return [float(cell) for cell in cells[::2]]

@@ -1,0 +1,168 @@
+"""The site: it builds without a warning and without the network, and says what the docstrings say."""
+
+import importlib
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+REMOTE = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)\s*=\s*["']?(?:https?:)?//[^>]*>""", re.I)
+REMOTE_STYLE = re.compile(r"""(?:url\(\s*|@import\s+)["']?(?:https?:)?//""", re.I)
+FACES = ("bayesuq.models", "bayesuq.inference", "bayesuq.evaluation")
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("myst_parser", reason="the site needs the extra `docs`")
+    pytest.importorskip("furo", reason="the site needs the extra `docs`")
+    out = tmp_path_factory.mktemp("site")
+    command = [sys.executable, "-m", "sphinx", "-W", "--keep-going", "-q", "-b", "html", "-d", str(out / "cache")]
+    finished = subprocess.run([*command, str(DOCS), str(out / "html")], capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr
+    return out / "html"
+
+
+@pytest.mark.slow
+def test_the_site_loads_nothing_from_the_network(site: Path) -> None:
+    pages, styles = sorted(site.rglob("*.html")), sorted(site.rglob("*.css"))
+    assert len(pages) > 15
+    assert styles
+    assert {page.name: REMOTE.findall(page.read_text(encoding="utf-8")) for page in pages} == {
+        page.name: [] for page in pages
+    }
+    assert [style.name for style in styles if REMOTE_STYLE.search(style.read_text(encoding="utf-8"))] == []
+
+
+@pytest.mark.slow
+def test_formulas_are_drawn_by_the_browser_alone(site: Path) -> None:
+    page = (site / "methods" / "variational.html").read_text(encoding="utf-8")
+    assert page.count("<math") > 10
+    assert "$$" not in page
+    assert not re.search("<script[^>]*mathjax", page, re.I)
+
+
+@pytest.mark.slow
+def test_the_reference_has_every_public_module_and_links_types(site: Path) -> None:
+    for face in FACES:
+        page = (site / "api" / f"{face.rpartition('.')[2]}.html").read_text(encoding="utf-8")
+        for name in importlib.import_module(face).__all__:
+            if name.islower():
+                assert f'id="module-{face}.{name}"' in page
+    inference = (site / "api" / "inference.html").read_text(encoding="utf-8")
+    assert 'href="models.html#bayesuq.models.bnn.BayesianNetwork"' in inference
+    assert inference.index("module-bayesuq.inference.map_estimate") < inference.index(
+        "module-bayesuq.inference.callbacks"
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "remote"),
+    [
+        ('<script src="https://cdn.example/x.js"></script>', True),
+        ('<link rel="stylesheet" href="//fonts.example/css">', True),
+        ("<img alt='' src=http://example.org/badge.svg>", True),
+        ('<a href="https://example.org">a link to follow</a>', False),
+        ('<script src="_static/x.js?v=1"></script>', False),
+    ],
+)
+def test_the_rule_of_remote_resources_can_fail(text: str, remote: bool) -> None:
+    assert bool(REMOTE.search(text)) == remote
+
+
+def test_every_page_with_an_example_is_where_examples_are_run() -> None:
+    pages = sorted(DOCS.rglob("*.md"))
+    examples = [page for page in pages if "```python" in page.read_text(encoding="utf-8")]
+    assert len(examples) > 10
+    where = [page.relative_to(ROOT) for page in examples]
+    assert [page for page in where if not (page.match("docs/*.md") or page.match("docs/*/*.md"))] == []
+
+
+@pytest.mark.slow
+def test_the_documented_commands_have_the_documented_options() -> None:
+    text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.md"))).replace("\\\n", " ")
+    commands = re.findall(r"^bayesuq (\w+)(.*)$", text, re.M)
+    assert {name for name, _ in commands} >= {"compare", "fit", "evaluate", "data"}
+    for name in {name for name, _ in commands}:
+        run = [sys.executable, "-m", "bayesuq", name, "--help"]
+        known = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+        options = {option for other, rest in commands if other == name for option in re.findall(r"--\w+", rest)}
+        assert [option for option in sorted(options) if option not in known] == []
+
+
+@pytest.fixture
+def extensions(monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("sphinx", reason="the site needs the extra `docs`")
+    monkeypatch.syspath_prepend(str(DOCS / "_extensions"))
+
+
+@pytest.mark.usefixtures("extensions")
+def test_docstrings_keep_their_stars_bars_formulas_and_tables() -> None:
+    docstrings = importlib.import_module("docstrings")
+    lines = [
+        "The mean of |a - b|, E[y*], as `a * b | c` says.",
+        "",
+        "    ECE = sum_b |gap|",
+        "",
+        "| name | what |",
+        "|---|---|",
+        "| `a` | x³ for |x| |".replace("|x|", "abs(x)"),
+        "",
+        "Args:",
+        "    x: Inputs, *all* of them.",
+        "",
+        "Example:",
+        "    >>> 2 * 3 | 1",
+        "    7",
+    ]
+    docstrings.rewrite(None, "function", "f", None, None, lines)
+    assert lines[0] == r"The mean of \|a - b\|, E[y\*], as `a * b | c` says."
+    assert lines[2:5] == ["::", "", "    ECE = sum_b |gap|"]
+    table = lines.index(".. list-table::")
+    assert lines[table : table + 7] == [
+        ".. list-table::",
+        "   :header-rows: 1",
+        "",
+        "   * - name",
+        "     - what",
+        "   * - `a`",
+        "     - x³ for abs(x)",
+    ]
+    assert r"    x: Inputs, \*all\* of them." in lines
+    assert "    >>> 2 * 3 | 1" in lines
+
+
+@pytest.mark.usefixtures("extensions")
+def test_the_summary_of_a_property_is_no_type() -> None:
+    docstrings = importlib.import_module("docstrings")
+    lines = ["Total uncertainty: entropy in nats."]
+    docstrings.rewrite(None, "property", "total", None, None, lines)
+    assert lines == ["", "Total uncertainty: entropy in nats."]  # on the first line Napoleon would read a type
+
+
+@pytest.mark.usefixtures("extensions")
+@pytest.mark.parametrize(
+    ("tex", "drawn"),
+    [
+        (r"\log p", r"log</mi>\s*<mspace"),  # browsers put no space there
+        (r"\log(p)", r"log</mi>\s*<mo>&ApplyFunction;</mo>\s*<mo stretchy=.false.>\("),
+        (r"\overline{p}_k", r"<msub>\s*<mrow>\s*</mrow>\s*<mi>k</mi>"),  # beside the letter, not below it
+        (r"q \,\|\, p", r"<mo stretchy=.false.>‖</mo>"),
+        (r"\lVert x \rVert", r"^(?!.*<mo[^>]*open)"),
+        (r"\lvert x \rvert", r"<mo lspace=.0. rspace=.0.>\|</mo>"),
+    ],
+)
+def test_formulas_are_spaced_as_they_are_read(tex: str, drawn: str) -> None:
+    mathml = importlib.import_module("mathml")
+    assert re.search(drawn, mathml.to_mathml(tex, block=True))
+
+
+@pytest.mark.usefixtures("extensions")
+def test_a_formula_that_cannot_be_drawn_stops_the_build() -> None:
+    mathml = importlib.import_module("mathml")
+    errors = importlib.import_module("sphinx.errors")
+    with pytest.raises(errors.SphinxError, match="nosuchcommand"):
+        mathml.to_mathml(r"\nosuchcommand x", block=False)
