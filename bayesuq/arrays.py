@@ -125,11 +125,13 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
         if (labels != labels.round()).any():
             raise TypeError("`y` must hold whole-number labels; got fractions. Is this a regression target?")
     labels = labels.long()
-    if num_classes is not None and labels.numel() and not (labels.min() >= 0 and labels.max() < num_classes):
-        raise ValueError(
-            f"`y` must hold labels from 0 to {num_classes - 1}; got {int(labels.min())} to {int(labels.max())}. "
-            "Renumber the labels, give the network an output for each class, or name a void label as `ignore_index`."
-        )
+    if num_classes is not None and labels.numel():
+        lowest, highest = (int(extreme) for extreme in labels.aminmax())
+        if lowest < 0 or highest >= num_classes:
+            raise ValueError(
+                f"`y` must hold labels from 0 to {num_classes - 1}; got {lowest} to {highest}. Renumber the labels, give "
+                "the network an output for each class, or name a void label as `ignore_index`."
+            )
     return labels
 
 

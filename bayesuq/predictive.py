@@ -276,7 +276,8 @@ class CategoricalPredictive(PredictiveDistribution):
         """
         labels = self.labels(y).unsqueeze(1)
         if self.draws is None:
-            return self.probability_sum.gather(1, labels).squeeze(1).log_().sub_(math.log(self.num_draws))
+            log_sum = self.probability_sum.gather(1, labels).squeeze(1).log_()
+            return log_sum if self.num_draws == 1 else log_sum.sub_(math.log(self.num_draws))
         kept = [draw.double().log_softmax(dim=1).gather(1, labels).squeeze(1) for draw in self.draws]
         return torch.stack(kept).logsumexp(dim=0) - math.log(self.num_draws)
 
