@@ -129,8 +129,8 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
         lowest, highest = (int(extreme) for extreme in labels.aminmax())
         if lowest < 0 or highest >= num_classes:
             raise ValueError(
-                f"`y` must hold labels from 0 to {num_classes - 1}; got {lowest} to {highest}. Renumber the labels, give "
-                "the network an output for each class, or name a void label as `ignore_index`."
+                f"`y` must hold labels from 0 to {num_classes - 1}; got {lowest} to {highest}. Renumber the labels, "
+                "give the network an output for each class, or name a void label as `ignore_index`."
             )
     return labels
 
