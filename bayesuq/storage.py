@@ -65,6 +65,4 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
                 raise ValueError("its header is no mapping")
             return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
-        raise ValueError(
-            f"{os.fspath(path)!r} is not a complete file written by `posterior.save`: {error!r}."
-        ) from error
+        raise ValueError(f"{os.fspath(path)!r} is not a complete file written by bayesuq: {error!r}.") from error

@@ -12,7 +12,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesuq.inference.optimize import Progress
+from bayesuq.inference.training import Progress
 
 if TYPE_CHECKING:
     from bayesuq.inference.tensorboard import TensorBoardLogger

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import LEARNING_RATE, fit_mode
 from bayesuq.inference.minibatches import Data
-from bayesuq.inference.optimize import Callback, Schedule, Training
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.training import Callback, Schedule, Training
 from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.weights import Layout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
@@ -52,13 +53,14 @@ def fit(
     seed: int | None = None,
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
 ) -> "DropoutPosterior":
     """Train the network with its dropout layers on; the prior acts as weight decay.
 
     Args:
         model: The joint density; its network has dropout layers (`torch.nn.Dropout` and its kin, as modules).
         data: Rows to fit, or a DataLoader of them.
-        num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
+        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
         batch_size: See there.
         learning_rate: See there; scales of the likelihood move ten times as fast.
         schedule: See there.
@@ -69,6 +71,7 @@ def fit(
         seed: See there.
         progress: See there.
         callbacks: See there.
+        checkpoint: See there.
 
     Returns:
         A posterior without end of draws, one mask each.
@@ -100,6 +103,7 @@ def fit(
         seed=seed,
         progress=progress,
         callbacks=callbacks,
+        checkpoint=checkpoint,
     )
     if isinstance(model, BayesianNetwork) and not any(is_dropout(module) for module in model.net.modules()):
         raise ValueError(

@@ -18,10 +18,11 @@ from torch.utils.data import DataLoader
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.minibatches import Data
-from bayesuq.inference.optimize import Callback, Schedule, Training
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices
+from bayesuq.inference.training import Callback, Schedule, Training
 from bayesuq.inference.vectorised import fit_modes, is_faster, is_possible
 from bayesuq.inference.weights import WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -52,6 +53,7 @@ def fit(
     seed: int | None = None,
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
 ) -> "EnsemblePosterior":
     """Fit M members, each from freshly initialised weights.
 
@@ -65,7 +67,7 @@ def fit(
             where it is faster: modes of small networks without dropout and BatchNorm, watched by no validation,
             callback or gradient clipping.
         member_fit: Any method's `fit`; `functools.partial` gives it options of its own.
-        num_epochs: This and the following are passed to every member: see `bayesuq.inference.optimize.Training`.
+        num_epochs: This and the following are passed to every member: see `bayesuq.inference.training.Training`.
         batch_size: See there.
         learning_rate: See there; None leaves it to `member_fit`.
         schedule: See there.
@@ -76,6 +78,7 @@ def fit(
         seed: See there; members get seeds derived from it.
         progress: See there; one bar a member.
         callbacks: See there; called for every member in turn.
+        checkpoint: See there; members that train one after another have files of their own beside it.
 
     Returns:
         The equal mixture of the members.
@@ -97,7 +100,8 @@ def fit(
     check_count(num_members, "num_members")
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
-    key = resolve_seed(seed)
+    file = Checkpoint.of(checkpoint)
+    key = resolve_seed(seed) if file is None else file.claim(seed)
     shared: dict[str, Any] = {
         "num_epochs": num_epochs,
         "batch_size": batch_size,
@@ -115,11 +119,17 @@ def fit(
     models = [model.reinitialise(derive_seed(key, number, 0)) for number in range(num_members)]
     rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
     if _train_together(model, data, shared, member_fit, adversarial=adversarial, vectorised=vectorised):
-        trainings = [Training(**{"learning_rate": map_estimate.LEARNING_RATE, **shared, "seed": s}) for s in seeds]
+        shared = {"learning_rate": map_estimate.LEARNING_RATE, **shared}
+        trainings = [Training(**shared, seed=seed) for seed in seeds]
+        if file is not None:
+            trainings[0] = replace(trainings[0], checkpoint=file.of_part("members"))
         return EnsemblePosterior.of(fit_modes(models, rows, trainings))
     if adversarial:
         shared["adversarial"] = True
-    members = [member_fit(*pair, seed=seed, **shared) for *pair, seed in zip(models, rows, seeds, strict=True)]
+    members = []
+    for number, (one, own, seed) in enumerate(zip(models, rows, seeds, strict=True)):
+        own_file = {} if file is None else {"checkpoint": file.of_part(f"member-{number}")}
+        members.append(member_fit(one, own, seed=seed, **shared, **own_file))
     return EnsemblePosterior.of(members)
 
 

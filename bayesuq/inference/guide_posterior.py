@@ -13,8 +13,9 @@ from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints
 from bayesuq.inference.minibatches import Batch, Data
-from bayesuq.inference.optimize import GLOBAL, Training, minimise, session
+from bayesuq.inference.optimize import minimise
 from bayesuq.inference.programs import GuideBuilder
+from bayesuq.inference.training import GLOBAL, Training, session
 from bayesuq.inference.training_network import TrainingNetwork
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork

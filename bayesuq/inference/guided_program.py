@@ -202,6 +202,7 @@ class ProgramObjective:
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,
+            identity=f"guide of {self.pair.program}, {self.num_draws} draws a step, scale rate {self.scale_rate}",
         )
 
     def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:

@@ -8,13 +8,16 @@ layers act while it trains, as a regulariser, and are the identity afterwards.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from os import PathLike
 
 import torch
 from torch import Tensor
 
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Batch, Data
-from bayesuq.inference.optimize import Callback, Objective, Schedule, Training, minimise, session
+from bayesuq.inference.optimize import Objective, minimise
+from bayesuq.inference.training import Callback, Schedule, Training, session
 from bayesuq.inference.training_network import TrainingNetwork, point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -42,6 +45,7 @@ def fit(
     seed: int | None = None,
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
 ) -> "MapPosterior":
     """Find the mode of the posterior, from the network's own weights.
 
@@ -50,7 +54,7 @@ def fit(
         data: Rows to fit, or a DataLoader of them.
         adversarial: Whether half of the likelihood is that of inputs moved by 1 % of their range, each in the direction
             that makes its target least likely (Goodfellow et al. 2015; Lakshminarayanan et al. 2017, section 2.3).
-        num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
+        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
         batch_size: See there.
         learning_rate: See there; scales of the likelihood move ten times as fast.
         schedule: See there.
@@ -61,6 +65,7 @@ def fit(
         seed: See there.
         progress: See there.
         callbacks: See there.
+        checkpoint: See there.
 
     Returns:
         A posterior of one member.
@@ -90,6 +95,7 @@ def fit(
         seed=seed,
         progress=progress,
         callbacks=callbacks,
+        checkpoint=checkpoint,
     )
     return fit_mode(model, data, training, adversarial=adversarial)
 
@@ -124,6 +130,7 @@ class ModeObjective:
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,
+            identity=f"{'mode' if self.adversarial_step is None else 'adversarial mode'} of {self.model}",
         )
 
     def posterior(self, history: History) -> "MapPosterior":

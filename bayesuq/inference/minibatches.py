@@ -10,7 +10,9 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_finite
 from bayesuq.data import Dataset
+from bayesuq.inference.checkpoint import digest
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.randomness import generator
 
 Data = Dataset | DataLoader[Any]
 
@@ -109,6 +111,15 @@ class Source:
         self.rows = reader.open(first)
         self.num_data = len(data) if isinstance(data, Dataset) else _loader_size(data)
         self.num_batches = count_batches(data, batch_size)
+
+    def shuffled_epoch(self, seed: int, number: int) -> Iterator[Batch]:
+        """The minibatches of one epoch, in an order that depends on the seed and its number alone."""
+        return self.epoch(generator(seed, number))
+
+    def identity(self) -> str:
+        """What tells these data from others: a digest of the rows; of a loader, their number alone."""
+        rows = {} if self.loader is not None else self.rows._asdict()
+        return f"{self.num_data} rows in {self.num_batches} batches, {digest(rows)}"
 
     def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
         """The minibatches of one epoch; in the order of the rows where `noise` is None."""

@@ -5,100 +5,24 @@ The loop moves them in place by Adam (Kingma & Ba 2015, in its fused form) and r
 """
 
 import math
+import re
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from bayesuq.arrays import check_count, check_positive
+from bayesuq.inference.checkpoint import Checkpoint, below, digest, named, random_states, set_random_states
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Reader, Source
-from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
+from bayesuq.inference.minibatches import Batch, Source
+from bayesuq.inference.training import NOISE, SHUFFLE, VALIDATION, Progress, Training
+from bayesuq.randomness import generator, isolated
 
-Schedule = Literal["cosine", "constant"]
+ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # which is another in each process
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
-SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY = range(5)  # what a fit's seed is split into
-
-
-@dataclass(frozen=True)
-class Progress:
-    """What a callback is told after each epoch.
-
-    Attributes:
-        epoch: Number of the epoch, from 0.
-        step: Steps made so far.
-        loss: Mean over the epoch's steps of the loss per data point, in nats.
-        validation_loss: Mean negative log predictive density of the validation points, in nats; None without them.
-        seconds: Wall time since the fit began.
-    """
-
-    epoch: int
-    step: int
-    loss: float
-    validation_loss: float | None
-    seconds: float
-
-
-Callback = Callable[[Progress], None]
-
-
-@dataclass(frozen=True)
-class Training:
-    """The options that every optimising `fit` shares.
-
-    Attributes:
-        num_epochs: Passes over the data.
-        batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one.
-            A DataLoader has its own.
-        learning_rate: Adam's step size at the start.
-        schedule: "cosine" lets it fall to 0 over the steps (Loshchilov & Hutter 2017); "constant" does not.
-        max_grad_norm: Clips the norm of the gradient of the loss per data point; None does not.
-        validation: Rows whose predictive log density is watched: the weights of the best epoch are kept.
-        patience: Stops after so many epochs without a better validation loss; None never does.
-        device: Where to compute; None is where the model is.
-        seed: Makes the fit repeatable; None draws one from torch's generator.
-        progress: Whether to show a bar; None shows it on a terminal only.
-        callbacks: Called with a `Progress` after each epoch.
-    """
-
-    num_epochs: int
-    batch_size: int
-    learning_rate: float
-    schedule: Schedule = "cosine"
-    max_grad_norm: float | None = None
-    validation: Data | None = None
-    patience: int | None = None
-    device: torch.device | str | None = None
-    seed: int | None = None
-    progress: bool | None = None
-    callbacks: Sequence[Callback] = ()
-
-    def __post_init__(self) -> None:
-        check_count(self.num_epochs, "num_epochs")
-        check_count(self.batch_size, "batch_size")
-        check_positive(self.learning_rate, "learning_rate")
-        if callable(self.callbacks) or not all(callable(callback) for callback in self.callbacks):
-            raise TypeError(f"`callbacks` must be a list of functions of a Progress; got {self.callbacks!r}.")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"`schedule` must be 'cosine' or 'constant'; got {self.schedule!r}.")
-        if self.max_grad_norm is not None:
-            check_positive(self.max_grad_norm, "max_grad_norm")
-        if self.patience is not None:
-            check_count(self.patience, "patience")
-            if self.validation is None:
-                raise ValueError("`patience` needs `validation` rows to watch.")
-        object.__setattr__(self, "seed", resolve_seed(self.seed))
-
-    def key(self, purpose: int) -> int:
-        """A seed for one purpose of this fit."""
-        return derive_seed(resolve_seed(self.seed), purpose)
 
 
 @dataclass(frozen=True)
@@ -113,6 +37,7 @@ class Objective:
             leaf's `.grad`.
         log_predictive: Log predictive density of each row at the current state, (B,), in nats.
         culprits: Names of the sites whose terms in the loss are not finite.
+        identity: What tells this objective from others, for checkpoints.
         forgetting: An exponent c makes Adam's decay of squared gradients 1 - t^-c at step t, so that it soon
             forgets the large ones of the beginning (Shazeer & Stern 2018, section 7.2); None leaves it at 0.999.
     """
@@ -123,32 +48,8 @@ class Objective:
     loss_and_grads: Callable[[Batch, torch.Generator], Tensor]
     log_predictive: Callable[[Batch, torch.Generator], Tensor]
     culprits: Callable[[Batch, torch.Generator], list[str]]
+    identity: str
     forgetting: float | None = None
-
-
-@contextmanager
-def session(
-    model: BayesianNetwork, data: Data, training: Training
-) -> Iterator[tuple[BayesianNetwork, Source, Source | None]]:
-    """The model on its device, checked data and checked validation rows, for the length of one fit.
-
-    Whatever draws from torch's global generators within (dropout layers, a DataLoader that shuffles) depends on the
-    fit's seed, and those generators are then put back as they were.
-    """
-    if not isinstance(model, BayesianNetwork):
-        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
-    model = model if training.device is None else model.to(training.device)
-    with sources(NetworkReader(model), data, training) as (source, validation):
-        yield model, source, validation
-
-
-@contextmanager
-def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[Source, Source | None]]:
-    """As `session`, for whatever reads rows."""
-    with isolated(training.key(GLOBAL), device=reader.device):
-        source = Source(reader, data, training.batch_size)
-        watched = training.validation
-        yield source, None if watched is None else Source(reader, watched, training.batch_size)
 
 
 def minimise(objective: Objective, data: Source, validation: Source | None, training: Training) -> History:
@@ -156,67 +57,219 @@ def minimise(objective: Objective, data: Source, validation: Source | None, trai
 
     Raises:
         FloatingPointError: The loss stopped being finite; names the step and the sites.
+        ValueError: The checkpoint is of another fit.
     """
-    optimizer = adam(objective, training.learning_rate)
-    shuffle, noise = generator(training.key(SHUFFLE)), generator(training.key(NOISE), device=data.device)
-    losses: list[float] = []
-    watched: list[float] = []
-    best = _Best(objective)
-    began = perf_counter()
-    with tqdm(total=training.num_epochs, disable=_hide_bar(training.progress), unit="epoch") as bar:
-        for epoch in range(training.num_epochs):
-            losses.append(_run_epoch(objective, optimizer, data, training, epoch, shuffle, noise))
-            if validation is not None:
-                watched.append(_validation_loss(objective, validation, training))
-                best.offer(watched[-1], epoch)
-            seen = watched[-1] if watched else None
-            for callback in training.callbacks:
-                callback(Progress(epoch, (epoch + 1) * data.num_batches, losses[-1], seen, perf_counter() - began))
-            bar.set_postfix({"loss": losses[-1]} | ({} if seen is None else {"validation": seen}), refresh=False)
-            bar.update()
-            if training.patience is not None and epoch - best.epoch >= training.patience:
-                break
-    if validation is not None:
-        best.restore()
-    return History(tuple(losses), tuple(watched), best.epoch if validation is not None else len(losses) - 1)
+    return _Run(objective, data, validation, training).finish()
 
 
-def _run_epoch(
-    objective: Objective,
-    optimizer: torch.optim.Optimizer,
-    data: Source,
-    training: Training,
-    epoch: int,
-    shuffle: torch.Generator,
-    noise: torch.Generator,
-) -> float:
-    """One pass over the data; the mean loss per data point."""
-    leaves = list(objective.leaves.values())
-    wait = data.device.type != "cpu"  # reading a loss would stop an accelerator: look at the epoch's end instead
-    losses: list[Tensor] = []
-    for number, batch in enumerate(data.epoch(shuffle)):
-        step = epoch * data.num_batches + number
-        _schedule(optimizer, objective, training, step, training.num_epochs * data.num_batches)
+class _Run:
+    """One fit on its way: the loop, and all that a checkpoint of it must hold.
+
+    Attributes:
+        epoch: Number of the epoch under way.
+        batch: Steps made in it.
+        losses: Mean loss per data point of each epoch that is over.
+        watched: Validation loss of each.
+        steps: Losses of the steps made in this epoch.
+        started: Random states that this epoch began from, which a DataLoader draws its order from.
+        seconds: That earlier runs of this fit took.
+    """
+
+    def __init__(self, objective: Objective, data: Source, validation: Source | None, training: Training) -> None:
+        self.objective, self.data, self.validation, self.training = objective, data, validation, training
+        self.optimizer = adam(objective, training.learning_rate)
+        self.noise = generator(training.key(NOISE), device=data.device)
+        self.best = _Best(objective)
+        self.epoch, self.batch = 0, 0
+        self.losses: list[float] = []
+        self.watched: list[float] = []
+        self.steps: list[Tensor] = []
+        self.started: dict[str, Tensor] = {}
+        self.seconds, self.began = 0.0, perf_counter()
+        self.log = None if training.checkpoint is None else _Log(self)
+
+    def finish(self) -> History:
+        """Make the steps that are left."""
+        if self.log is not None:
+            self.log.resume()
+        training = self.training
+        bar = tqdm(total=training.num_epochs, initial=self.epoch, disable=_hide_bar(training.progress), unit="epoch")
+        with bar:
+            while self.epoch < training.num_epochs and not self._is_out_of_patience():
+                self._run_epoch()
+                self._end_epoch()
+                seen = self.watched[-1] if self.watched else None
+                bar.set_postfix(
+                    {"loss": self.losses[-1]} | ({} if seen is None else {"validation": seen}), refresh=False
+                )
+                bar.update()
+        if self.log is not None:
+            self.log.write()
+        if self.validation is not None:
+            self.best.restore()
+        return History(
+            tuple(self.losses), tuple(self.watched), self.best.epoch if self.watched else len(self.losses) - 1
+        )
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.training.patience
+        return patience is not None and bool(self.losses) and len(self.losses) - 1 - self.best.epoch >= patience
+
+    def _run_epoch(self) -> None:
+        """The steps of this epoch that are left."""
+        for batch in self._batches():
+            self._step(batch)
+            if self.log is not None:
+                self.log.write_if_due()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The minibatches of this epoch that are left."""
+        device, loader = self.data.device, self.data.loader
+        batches = self.data.shuffled_epoch(self.training.key(SHUFFLE), self.epoch)
+        if self.batch == 0:
+            self.started = random_states(device, loader)
+            yield from batches
+            return
+        now = random_states(device, loader)
+        set_random_states(self.started, device, loader)
+        for _ in range(self.batch):
+            next(batches)
+        set_random_states(now, device, loader)
+        yield from batches
+
+    def _step(self, batch: Batch) -> None:
+        """Move the leaves once."""
+        number = self.epoch * self.data.num_batches + self.batch
+        leaves = list(self.objective.leaves.values())
+        last = self.training.num_epochs * self.data.num_batches
+        _schedule(self.optimizer, self.objective, self.training, number, last)
         try:
-            loss = objective.loss_and_grads(batch, noise)
+            loss = self.objective.loss_and_grads(batch, self.noise)
         except ValueError as error:
             if _all_finite(leaves):
                 raise
             # A distribution refuses parameters that are NaN.
-            raise _not_finite(step, epoch, objective.culprits(batch, noise)) from error
-        if not wait and not math.isfinite(loss.item()):
-            raise _not_finite(step, epoch, objective.culprits(batch, noise))
-        if training.max_grad_norm is not None:
-            nn.utils.clip_grad_norm_(leaves, training.max_grad_norm * data.num_data)
-        optimizer.step()
-        losses.append(loss)
-    values = torch.stack(losses).double()
-    if wait and not values.isfinite().all():
-        number = int((~values.isfinite()).nonzero()[0])
-        raise _not_finite(epoch * data.num_batches + number, epoch, objective.culprits(batch, noise))
-    if not _all_finite(leaves):  # the last step of all has no loss after it that would tell
-        raise _not_finite(step, epoch, objective.culprits(batch, noise))
-    return float(values.mean()) / data.num_data
+            raise self._not_finite(number, batch) from error
+        # Reading a loss would stop an accelerator: there, look at the epoch's end instead.
+        if self.data.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise self._not_finite(number, batch)
+        if self.training.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(leaves, self.training.max_grad_norm * self.data.num_data)
+        self.optimizer.step()
+        self.steps.append(loss)
+        self.batch += 1
+        if self.batch == self.data.num_batches:
+            self._check_epoch(number, batch)
+
+    def _check_epoch(self, number: int, batch: Batch) -> None:
+        """Refuse losses that were not looked at, and what the last step has made, which no loss after it would tell."""
+        finite = torch.stack(self.steps).isfinite()
+        if not finite.all():
+            raise self._not_finite(number + 1 - self.batch + int((~finite).nonzero()[0]), batch)
+        if not _all_finite(self.objective.leaves.values()):
+            raise self._not_finite(number, batch)
+
+    def _end_epoch(self) -> None:
+        """Note its losses down, and tell the callbacks."""
+        training, data = self.training, self.data
+        self.losses.append(float(torch.stack(self.steps).double().mean()) / data.num_data)
+        if self.validation is not None:
+            self.watched.append(_validation_loss(self.objective, self.validation, training))
+            self.best.offer(self.watched[-1], self.epoch)
+        seen = self.watched[-1] if self.watched else None
+        seconds = self.seconds + perf_counter() - self.began
+        for callback in training.callbacks:
+            callback(Progress(self.epoch, (self.epoch + 1) * data.num_batches, self.losses[-1], seen, seconds))
+        self.epoch, self.batch, self.steps = self.epoch + 1, 0, []
+
+    def _not_finite(self, step: int, batch: Batch) -> FloatingPointError:
+        culprits = self.objective.culprits(batch, self.noise)
+        where = f"The terms of {', '.join(culprits)} are not finite. " if culprits else ""
+        return FloatingPointError(
+            f"The loss stopped being finite at step {step} (epoch {step // self.data.num_batches}). {where}Lower "
+            "`learning_rate`, set `max_grad_norm`, or standardise the data."
+        )
+
+
+class _Log:
+    """The checkpoint of a run: what it holds, read and written."""
+
+    def __init__(self, run: _Run) -> None:
+        checkpoint = Checkpoint.of(run.training.checkpoint)
+        if checkpoint is None:
+            raise TypeError("the run has no checkpoint")
+        self.run, self.checkpoint = run, checkpoint
+        self.written = perf_counter()
+        training = run.training
+        self.fit = {
+            "seed": training.seed,
+            "num_epochs": training.num_epochs,
+            "learning_rate": training.learning_rate,
+            "schedule": training.schedule,
+            "max_grad_norm": training.max_grad_norm,
+            "patience": training.patience,
+            "data": run.data.identity(),
+            "validation": None if run.validation is None else run.validation.identity(),
+            "start": digest(run.objective.leaves),
+            "model": ADDRESS.sub("", run.objective.identity),
+        }
+
+    def resume(self) -> None:
+        """Set the run to where the file says, if there is one.
+
+        Raises:
+            ValueError: Not a whole file, or one of another fit.
+        """
+        found = self.checkpoint.load(self.fit)
+        if found is None:
+            return
+        values, tensors = found
+        run, device = self.run, self.run.data.device
+        run.epoch, run.batch, run.seconds = values["epoch"], values["batch"], values["seconds"]
+        run.best.epoch = values["best_epoch"]
+        run.losses, run.watched = tensors["losses.epochs"].tolist(), tensors["losses.watched"].tolist()
+        run.best.loss = float(tensors["losses.best"])
+        run.steps = list(tensors["steps"].to(device).unbind())
+        run.best.kept = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
+        with torch.no_grad():
+            for name, tensor in below("current.", tensors).items():
+                run.best.current[name].copy_(tensor)
+        for name, leaf in run.objective.leaves.items():
+            memory = below(f"memory.{name}.", tensors)
+            if memory:
+                # Adam keeps its count of steps where it made it; fused, beside the weights.
+                run.optimizer.state[leaf] = {key: value.to(device) for key, value in memory.items()}
+        run.noise.set_state(tensors["noise"])
+        run.started = below("started.", tensors)
+        set_random_states(below("now.", tensors), device, run.data.loader)
+
+    def write_if_due(self) -> None:
+        """Write where the steps or the time say so."""
+        step = self.run.epoch * self.run.data.num_batches + self.run.batch
+        by_steps = self.checkpoint.every_steps is not None and step % self.checkpoint.every_steps == 0
+        if by_steps or perf_counter() - self.written > self.checkpoint.every_seconds:
+            self.write()
+
+    def write(self) -> None:
+        """Replace the file."""
+        run = self.run
+        values = {
+            "epoch": run.epoch,
+            "batch": run.batch,
+            "seconds": run.seconds + perf_counter() - run.began,
+            "best_epoch": run.best.epoch,
+        }
+        losses = {"epochs": run.losses, "watched": run.watched, "best": run.best.loss}
+        tensors = {f"losses.{name}": torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
+        tensors["steps"] = torch.stack(run.steps) if run.steps else torch.empty(0)
+        tensors["noise"] = run.noise.get_state()
+        tensors |= named("best.", run.best.kept) | named("current.", run.best.current)
+        tensors |= named("started.", run.started)
+        tensors |= named("now.", random_states(run.data.device, run.data.loader))
+        for name, leaf in run.objective.leaves.items():
+            tensors |= named(f"memory.{name}.", run.optimizer.state.get(leaf, {}))
+        self.checkpoint.save(self.fit, (values, tensors))
+        self.written = perf_counter()
 
 
 def _all_finite(leaves: Iterable[Tensor]) -> bool:
@@ -267,14 +320,6 @@ def _schedule(optimizer: torch.optim.Optimizer, objective: Objective, training: 
             group["lr"] = group["initial_lr"] * 0.5 * (1 + math.cos(math.pi * step / last))
         if objective.forgetting is not None:
             group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -objective.forgetting, LONGEST_MEMORY))
-
-
-def _not_finite(step: int, epoch: int, culprits: list[str]) -> FloatingPointError:
-    where = f"The terms of {', '.join(culprits)} are not finite. " if culprits else ""
-    return FloatingPointError(
-        f"The loss stopped being finite at step {step} (epoch {epoch}). {where}Lower `learning_rate`, set "
-        "`max_grad_norm`, or standardise the data."
-    )
 
 
 def _hide_bar(progress: bool | None) -> bool:

@@ -31,7 +31,7 @@ from bayesuq.data import Dataset
 from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Batch, Data, cast_rows
-from bayesuq.inference.optimize import GLOBAL, Training, minimise, sources
+from bayesuq.inference.optimize import minimise
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, mixed, predict_batches
 from bayesuq.inference.programs import (
@@ -42,6 +42,7 @@ from bayesuq.inference.programs import (
     latent_sites,
     private_store,
 )
+from bayesuq.inference.training import GLOBAL, Training, sources
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
 from bayesuq.randomness import derive_seed, resolve_seed

@@ -5,7 +5,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from bayesuq.inference.optimize import Progress
+from bayesuq.inference.training import Progress
 
 try:
     from torch.utils.tensorboard import SummaryWriter

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from os import PathLike
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.convergence import scale_slope, warn_unless_learned
 from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guide_posterior import GuidePosterior, fit_guide
@@ -27,9 +29,10 @@ from bayesuq.inference.guides import MeanFieldGuide, autoguide, mean_field
 from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints
 from bayesuq.inference.minibatches import Batch, Data, count_batches
-from bayesuq.inference.optimize import QUALITY, Callback, Objective, Schedule, Training, minimise, session
+from bayesuq.inference.optimize import Objective, minimise
 from bayesuq.inference.program_posterior import ProgramPosterior, fit_program, takes_num_data
 from bayesuq.inference.programs import GuideBuilder, Program, factorised
+from bayesuq.inference.training import QUALITY, Callback, Schedule, Training, session
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -63,6 +66,7 @@ def fit(
     seed: int | None = None,
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
 ) -> "VariationalPosterior | GuidePosterior | ProgramPosterior":
     """Fit an approximate posterior, by default a factorised Gaussian, by stochastic variational inference.
 
@@ -76,7 +80,7 @@ def fit(
             passed as `guide=lambda model: my_guide`.
         num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
         scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
-        num_epochs: This and the following: see `bayesuq.inference.optimize.Training`.
+        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
         batch_size: See there. None takes 128; or all rows, for a program that does not take `num_data`.
         learning_rate: See there; of the means. None takes 0.05 for up to 500 steps, and less in proportion to
             1 / sqrt(steps) beyond: in a short fit at a small rate the scales, which have several nats to go, would stay
@@ -89,6 +93,7 @@ def fit(
         seed: See there.
         progress: See there.
         callbacks: See there.
+        checkpoint: See there.
 
     Returns:
         A posterior without end of draws: a `VariationalPosterior` for mean field, a `GuidePosterior` for another guide,
@@ -130,6 +135,7 @@ def fit(
         seed=seed,
         progress=progress,
         callbacks=callbacks,
+        checkpoint=checkpoint,
     )
     if not isinstance(model, BayesianNetwork):
         build = factorised if guide is mean_field else guide
@@ -185,6 +191,7 @@ class EvidenceObjective:
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,
+            identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}",
             forgetting=FORGETTING,
         )
 

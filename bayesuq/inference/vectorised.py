@@ -14,11 +14,11 @@ from bayesuq.data import Dataset
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior
 from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Source
-from bayesuq.inference.optimize import SHUFFLE, Objective, Training, minimise, session
+from bayesuq.inference.optimize import Objective, minimise
+from bayesuq.inference.training import SHUFFLE, Training, session
 from bayesuq.inference.training_network import is_dropout, point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
-from bayesuq.randomness import generator
 
 LARGEST_WORK = 2**19  # weights times rows of a minibatch, up to which one pass was measured to be faster on a CPU
 
@@ -66,7 +66,7 @@ def fit_modes(
     with session(models[0], data[0], first) as (model, source, _):
         models = [model, *(other.to(model.device) for other in models[1:])]
         sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]
-        modes = StackedModes(models, source.num_data)
+        modes = StackedModes(models, source.num_data, num_steps=first.num_epochs * source.num_batches)
         minimise(modes.objective(), StackedSource(sources, trainings), None, first)  # type: ignore[arg-type]
         return modes.posteriors(source.num_batches)
 
@@ -74,16 +74,22 @@ def fit_modes(
 class StackedSource:
     """The minibatches of M sources side by side: x (M, B, ...), each in the order of its own member's seed."""
 
+    loader = None  # they come from memory
+
     def __init__(self, sources: Sequence[Source], trainings: Sequence[Training]) -> None:
         self.sources = sources
-        self.shuffles = [generator(training.key(SHUFFLE)) for training in trainings]
+        self.keys = [training.key(SHUFFLE) for training in trainings]
         self.device, self.num_data = sources[0].device, sources[0].num_data
         self.num_batches = sources[0].num_batches
 
-    def epoch(self, _noise: torch.Generator) -> Iterator[Batch]:
-        """The minibatches of one epoch."""
-        pairs = zip(self.sources, self.shuffles, strict=True)
-        for batches in zip(*(source.epoch(shuffle) for source, shuffle in pairs), strict=True):
+    def identity(self) -> str:
+        """See `Source.identity`."""
+        return "; ".join(source.identity() for source in self.sources)
+
+    def shuffled_epoch(self, _seed: int, number: int) -> Iterator[Batch]:
+        """The minibatches of one epoch, each member's in the order of its own seed."""
+        epochs = (source.shuffled_epoch(key, number) for source, key in zip(self.sources, self.keys, strict=True))
+        for batches in zip(*epochs, strict=True):
             weights = [batch.weight for batch in batches if batch.weight is not None]
             yield Batch(
                 torch.stack([batch.x for batch in batches]),
@@ -95,7 +101,7 @@ class StackedSource:
 class StackedModes:
     """Minus the log joints of M members as a function of their weights and unknowns, (M, P) and (M, U)."""
 
-    def __init__(self, models: Sequence[BayesianNetwork], num_data: int) -> None:
+    def __init__(self, models: Sequence[BayesianNetwork], num_data: int, *, num_steps: int) -> None:
         self.model, self.num_data, self.num_members = models[0], num_data, len(models)
         names = [*self.model.laws, *self.model.points]
         starts = [point_vectors(model, names) for model in models]
@@ -105,17 +111,19 @@ class StackedModes:
             leaf.requires_grad_()
         self.priors = {kind: FlatPrior.of(self.model, layout) for kind, layout in self.layouts.items()}
         self.tree = share_tensors(self.model.net)
-        self.losses: list[Tensor] = []
+        self.losses = next(iter(self.leaves.values())).new_zeros(num_steps, self.num_members, requires_grad=False)
+        self.step = torch.zeros((), dtype=torch.int64)
 
     def objective(self) -> Objective:
         """What the loop needs."""
         return Objective(
             leaves=self.leaves,
             rates={"unknowns": SCALE_RATE},
-            buffers={},
+            buffers={"losses": self.losses, "step": self.step},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self._not_watched,
             culprits=self.culprits,
+            identity=f"{self.num_members} modes of {self.model}",
         )
 
     def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:
@@ -124,16 +132,19 @@ class StackedModes:
             leaf.grad = None
         losses = torch.func.vmap(self._loss)(self.leaves, *batch[:2], *([] if batch.weight is None else [batch.weight]))
         losses.sum().backward()
-        self.losses.append(losses.detach())
+        self.losses[int(self.step)] = losses.detach()
+        self.step += 1
         return losses.detach().sum()
 
     def culprits(self, _batch: Batch, _noise: torch.Generator) -> list[str]:
         """The members whose loss is not finite."""
-        return [f"member {number}" for number in (~self.losses[-1].isfinite()).nonzero().flatten().tolist()]
+        return [
+            f"member {number}" for number in (~self.losses[int(self.step) - 1].isfinite()).nonzero().flatten().tolist()
+        ]
 
     def posteriors(self, num_batches: int) -> list[MapPosterior]:
         """The fitted members."""
-        losses = torch.stack(self.losses).double().unflatten(0, (-1, num_batches)).mean(dim=1) / self.num_data
+        losses = self.losses.double().unflatten(0, (-1, num_batches)).mean(dim=1) / self.num_data
         layout = Layout.of(self.model)
         members = []
         for number in range(self.num_members):

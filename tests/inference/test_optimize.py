@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, map_estimate, variational
 from bayesuq.inference.minibatches import NetworkReader, Source
-from bayesuq.inference.optimize import Progress
+from bayesuq.inference.training import Progress
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
