@@ -2,6 +2,7 @@
 
 from os import PathLike, fspath
 
+from bayesuq.inference.correlated import CorrelatedPosterior
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.guide_posterior import GuidePosterior
@@ -20,6 +21,7 @@ CLASSES: dict[str, type[Posterior]] = {
     for kind in (
         MapPosterior,
         VariationalPosterior,
+        CorrelatedPosterior,
         GuidePosterior,
         ProgramPosterior,
         DropoutPosterior,

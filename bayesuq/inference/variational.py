@@ -23,6 +23,13 @@ from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.convergence import scale_slope, warn_unless_learned
+from bayesuq.inference.correlated import (
+    CorrelatedGuide,
+    CorrelatedObjective,
+    CorrelatedPosterior,
+    full_rank,
+    low_rank,
+)
 from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guide_posterior import GuidePosterior, fit_guide
 from bayesuq.inference.guides import MeanFieldGuide, autoguide, mean_field
@@ -39,7 +46,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import generator, resolve_seed
 
-__all__ = ["VariationalPosterior", "autoguide", "fit", "mean_field"]
+__all__ = ["VariationalPosterior", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
 
 VALIDATION_DRAWS = 8
 BATCH_SIZE = 128
@@ -67,7 +74,7 @@ def fit(
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: Checkpoint | str | PathLike[str] | None = None,
-) -> "VariationalPosterior | GuidePosterior | ProgramPosterior":
+) -> "VariationalPosterior | CorrelatedPosterior | GuidePosterior | ProgramPosterior":
     """Fit an approximate posterior, by default a factorised Gaussian, by stochastic variational inference.
 
     Args:
@@ -75,9 +82,9 @@ def fit(
             (see `bayesuq.inference.program_posterior`).
         data: Rows to fit, or a DataLoader of them.
         guide: From the model to a new guide at its start. `functools.partial(mean_field, initial_scale=...)` sets the
-            initial posterior scale. `variational.autoguide(AutoLowRankMultivariateNormal, rank=5)`, or any function
-            that builds a Pyro guide, takes Pyro's ordinary, slower route; a guide that is a function itself is
-            passed as `guide=lambda model: my_guide`.
+            initial posterior scale; `low_rank(rank)` and `full_rank` let weights correlate.
+            `autoguide(AutoLowRankMultivariateNormal, rank=5)`, or any function that builds a Pyro guide, takes Pyro's
+            ordinary, slower route; a guide that is a function itself is passed as `guide=lambda model: my_guide`.
         num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
         scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
         num_epochs: This and the following: see `bayesuq.inference.training.Training`.
@@ -96,8 +103,8 @@ def fit(
         checkpoint: See there.
 
     Returns:
-        A posterior without end of draws: a `VariationalPosterior` for mean field, a `GuidePosterior` for another guide,
-        a `ProgramPosterior` for a program.
+        A posterior without end of draws: a `VariationalPosterior` for mean field, a `CorrelatedPosterior` for low and
+        full rank, a `GuidePosterior` for another guide, a `ProgramPosterior` for a program.
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options; a program whose `y` is of a family without predictive.
@@ -140,14 +147,15 @@ def fit(
     if not isinstance(model, BayesianNetwork):
         build = factorised if guide is mean_field else guide
         return fit_program(model, data, training, build, num_draws=num_draws)
-    if not isinstance(guide(model), MeanFieldGuide):
+    if not isinstance(guide(model), MeanFieldGuide | CorrelatedGuide):
         return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)
     with session(model, data, training) as (model, source, validation_source):
         own: Any = guide(model)
-        evidence = EvidenceObjective(model, own, source.num_data, num_draws, scale_rate)
-        start = evidence.log_scale.clone()
+        kind = EvidenceObjective if isinstance(own, MeanFieldGuide) else CorrelatedObjective
+        evidence = kind(model, own, source.num_data, num_draws, scale_rate)
+        start = evidence.log_scales()
         history = minimise(evidence.objective(), source, validation_source, training)
-        movement = float((evidence.log_scale - start).abs().median())
+        movement = float((evidence.log_scales() - start).abs().median())
         fitted = evidence.posterior(history, movement)  # before further minibatches move BatchNorm's statistics
         slope = scale_slope(evidence.slope, evidence.guide.layout.size, source, training.key(QUALITY))
     warn_unless_learned(slope, movement, len(history.loss))
@@ -194,6 +202,10 @@ class EvidenceObjective:
             identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}",
             forgetting=FORGETTING,
         )
+
+    def log_scales(self) -> Tensor:
+        """Logarithms of the standard deviations, as they stand, (R,)."""
+        return self.log_scale.clone()
 
     def posterior(self, history: History, scale_movement: float) -> "VariationalPosterior":
         """The fitted posterior, as it stands."""

@@ -59,6 +59,7 @@ CASES = {
     "dropout": (dropout.fit, partial(regression, share=0.3), measured, {}),
     "variational": (variational.fit, regression, measured, {}),
     "variational, validation": (variational.fit, regression, measured, {"validation": measured(20, seed=5)}),
+    "low rank": (variational.fit, regression, measured, {"guide": variational.low_rank(2)}),
     "guide": (variational.fit, regression, measured, {"guide": autoguide(AutoNormal)}),
     "program": (variational.fit, lambda: program, measured, {}),
     "loader": (map_estimate.fit, partial(regression, share=0.3), shuffled, {}),

@@ -22,6 +22,16 @@ class TestVariational(EndlessPosteriorContract):
     fit = variational.fit
 
 
+@pytest.mark.filterwarnings(*SHORT_FIT)
+class TestLowRank(EndlessPosteriorContract):
+    fit = partial(variational.fit, guide=variational.low_rank(2))
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+class TestFullRank(EndlessPosteriorContract):
+    fit = partial(variational.fit, guide=variational.full_rank)
+
+
 @pytest.mark.filterwarnings("ignore:A guide of your own cannot be recorded:UserWarning")
 class TestGuideOfPyro(EndlessPosteriorContract):
     fit = partial(variational.fit, guide=autoguide(AutoLowRankMultivariateNormal, rank=2))
