@@ -9,7 +9,8 @@ from torch import Tensor
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.evaluation import uncertainty
-from bayesuq.evaluation.report import Measure, Report, evaluate, evaluate_detection
+from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.report import Report, evaluate, evaluate_detection
 from bayesuq.inference.temperature import TemperaturePosterior
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution

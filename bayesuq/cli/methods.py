@@ -9,7 +9,7 @@ from typing import Any
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.evaluation.fit_quality import evaluate_fit
-from bayesuq.evaluation.report import Measure
+from bayesuq.evaluation.measure import Measure
 from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
 from bayesuq.options import nearest
 from bayesuq.posterior import Posterior

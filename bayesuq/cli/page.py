@@ -13,7 +13,8 @@ from bayesuq.cli.glossary import SECTIONS, Entry, describe, explain
 from bayesuq.cli.methods import Fitted, Method
 from bayesuq.cli.paired import NUM_ERRORS
 from bayesuq.data import Split
-from bayesuq.evaluation.report import Measure, Report
+from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.report import Report
 
 TEMPLATE = "page.html"
 WORDS = {"nan": "undefined", "inf": "∞", "-inf": "-∞"}

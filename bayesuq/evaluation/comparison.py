@@ -6,55 +6,22 @@ points that is nearly always too wide: points that are hard for one are hard for
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation import standard_errors, weighted
+from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.standard_measures import CALIBRATION_ERROR, StandardMeasure, standard_measures
-from bayesuq.evaluation.tables import aligned, in_line, value_cells
+from bayesuq.evaluation.tables import aligned, in_line
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
-
-if TYPE_CHECKING:
-    from bayesuq.evaluation.report import Measure, Report
 
 PAIRED = "same points, paired"
 ROUNDING = 1e-13
 QUADRATURE = "standard errors in quadrature: too wide if the test points are the same"
-
-
-@dataclass(frozen=True)
-class Difference:
-    """One measure of the first minus that of the second.
-
-    Attributes:
-        name: Of the measure.
-        value: NaN where either is undefined.
-        standard_error: Over test points; None where there is none.
-        unit: Of the measure.
-        remark: What must be known to read the value, often empty.
-    """
-
-    name: str
-    value: float
-    standard_error: float | None
-    unit: str
-    remark: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name} {' '.join(self.cells)}".rstrip()
-
-    @property
-    def cells(self) -> tuple[str, str, str]:
-        """Value, standard error, and unit with remark, as printed."""
-        return value_cells(self.value, self.standard_error, self.unit, self.remark)
-
-    @property
-    def num_errors(self) -> float:
-        """The difference in standard errors; NaN where there is none, or it is 0."""
-        return self.value / self.standard_error if self.standard_error else math.nan
 
 
 @dataclass(frozen=True)
@@ -67,11 +34,11 @@ class Comparison:
         basis: Where the standard errors are from.
     """
 
-    differences: tuple[Difference, ...]
+    differences: tuple[Measure, ...]
     num_points: int
     basis: str
 
-    def __getitem__(self, name: str) -> Difference:
+    def __getitem__(self, name: str) -> Measure:
         for difference in self.differences:
             if difference.name == name:
                 return difference
@@ -93,32 +60,28 @@ class Comparison:
         return plain
 
 
-def compare_reports(one: "Report", other: "Report") -> Comparison:
-    """The measures that both reports have, with standard errors in quadrature; see `Report.compare`."""
-    if one.num_points != other.num_points:
-        raise ValueError(
-            f"Only reports of the same test points compare; got {one.num_points} and {other.num_points} points."
-        )
-    others = {measure.name: measure for measure in other.measures}
-    shared = [(measure, others[measure.name]) for measure in one.measures if measure.name in others]
+def compare_measures(one: Sequence[Measure], other: Sequence[Measure], num_points: int) -> Comparison:
+    """The measures that both have, of `num_points` test points each, with standard errors in quadrature."""
+    others = {measure.name: measure for measure in other}
+    shared = [(measure, others[measure.name]) for measure in one if measure.name in others]
     if not shared:
         raise ValueError("The reports have no measure in common: one is of labels and the other of real targets?")
-    return Comparison(tuple(_in_quadrature(*pair) for pair in shared), one.num_points, QUADRATURE)
+    return Comparison(tuple(_in_quadrature(*pair) for pair in shared), num_points, QUADRATURE)
 
 
-def _in_quadrature(one: "Measure", other: "Measure") -> Difference:
+def _in_quadrature(one: Measure, other: Measure) -> Measure:
     if one.unit != other.unit:
         raise ValueError(f"Only equal units compare; `{one.name}` is in {one.unit!r} and in {other.unit!r}.")
     known = one.standard_error is not None and other.standard_error is not None
     error = math.hypot(one.standard_error or 0.0, other.standard_error or 0.0) if known else None
-    return Difference(one.name, _minus(one.value, other.value), error, one.unit, _remark(one, other))
+    return Measure(one.name, _minus(one.value, other.value), error, one.unit, _remark(one, other))
 
 
 def _minus(one: float, other: float) -> float:
     return math.nan if math.isinf(one) and one == other else one - other
 
 
-def _remark(one: "Measure | StandardMeasure", other: "Measure | StandardMeasure") -> str:
+def _remark(one: Measure | StandardMeasure, other: Measure | StandardMeasure) -> str:
     return one.remark if one.remark == other.remark else f"{one.remark or '-'} / {other.remark or '-'}"
 
 
@@ -157,13 +120,13 @@ def compare_predictives(
     return Comparison(tuple(differences), first[0].weighted.num_rows, PAIRED)
 
 
-def _paired(one: StandardMeasure, other: StandardMeasure) -> Difference:
+def _paired(one: StandardMeasure, other: StandardMeasure) -> Measure:
     return _difference(one, other, standard_errors.by_derivative(one.weighted - other.weighted))
 
 
-def _difference(one: StandardMeasure, other: StandardMeasure, error: Tensor) -> Difference:
+def _difference(one: StandardMeasure, other: StandardMeasure, error: Tensor) -> Measure:
     first, second = float(one.weighted.value), float(other.weighted.value)
     known = float(error) if error.isfinite() else None
     if known is not None and known < ROUNDING * (abs(first) + abs(second)):
         known = 0.0  # what rounding leaves of equal points
-    return Difference(one.name, _minus(first, second), known, one.unit, _remark(one, other))
+    return Measure(one.name, _minus(first, second), known, one.unit, _remark(one, other))

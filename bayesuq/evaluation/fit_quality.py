@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from bayesuq.evaluation.diagnostics import pareto_k
-from bayesuq.evaluation.report import Measure
+from bayesuq.evaluation.measure import Measure
 
 FEWEST_EPOCHS = 20
 WINDOW = 0.1  # of the epochs

@@ -13,41 +13,15 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation import bootstrap, standard_errors, weighted
-from bayesuq.evaluation.comparison import Comparison, compare_reports
+from bayesuq.evaluation.comparison import Comparison, compare_measures
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
+from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.standard_measures import standard_measures
-from bayesuq.evaluation.tables import aligned, in_line, value_cells
+from bayesuq.evaluation.tables import aligned, in_line
 from bayesuq.predictive import PredictiveDistribution
 
 SCHEMA = "bayesuq report, version 1"
 MOST_RESAMPLED = 2**17  # scores, beyond which 200 bootstrap samples take seconds
-
-
-@dataclass(frozen=True)
-class Measure:
-    """One number of a report.
-
-    Attributes:
-        name: As the function that computes it.
-        value: NaN where it is undefined; the remark then says why.
-        standard_error: Over test points, see `standard_errors`; None where there is none.
-        unit: Such as "nats".
-        remark: What must be known to read the value, often empty.
-    """
-
-    name: str
-    value: float
-    standard_error: float | None
-    unit: str
-    remark: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.name} {' '.join(self.cells)}".rstrip()
-
-    @property
-    def cells(self) -> tuple[str, str, str]:
-        """Value, standard error, and unit with remark, as printed."""
-        return value_cells(self.value, self.standard_error, self.unit, self.remark)
 
 
 @dataclass(frozen=True)
@@ -93,7 +67,11 @@ class Report:
         Raises:
             ValueError: Reports of different numbers of points, of measures in different units, or with none in common.
         """
-        return compare_reports(self, other)
+        if self.num_points != other.num_points:
+            raise ValueError(
+                f"Only reports of the same test points compare; got {self.num_points} and {other.num_points} points."
+            )
+        return compare_measures(self.measures, other.measures, self.num_points)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON: undefined and infinite values are None, their remark says why."""

@@ -15,7 +15,8 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation import standard_errors
 from bayesuq.evaluation.detection import aurc
-from bayesuq.evaluation.report import Measure, evaluate_detection
+from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.report import evaluate_detection
 from bayesuq.evaluation.scores import top_label
 from bayesuq.evaluation.tables import aligned, in_line
 from bayesuq.evaluation.uncertainty import (

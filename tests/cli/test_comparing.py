@@ -20,7 +20,8 @@ from bayesuq.cli.main import main
 from bayesuq.cli.methods import FITS, Fitted, Method
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Split
-from bayesuq.evaluation.report import Measure, Report, evaluate
+from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.report import Report, evaluate
 from bayesuq.inference import map_estimate
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution

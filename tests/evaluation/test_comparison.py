@@ -5,8 +5,9 @@ import pytest
 import torch
 
 from bayesuq.evaluation import bootstrap, weighted
-from bayesuq.evaluation.comparison import Comparison, Difference, compare_predictives
-from bayesuq.evaluation.report import Measure, Report, evaluate
+from bayesuq.evaluation.comparison import Comparison, compare_predictives
+from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.report import Report, evaluate
 from bayesuq.evaluation.scores import pointwise_brier_score, pointwise_crps
 from bayesuq.evaluation.standard_errors import of_mean
 from bayesuq.predictive import CategoricalPredictive
@@ -22,7 +23,7 @@ class TestOfReports:
         one = report(Measure("accuracy", 0.9, 0.03, "fraction"), Measure("crps", 2.0, 0.3, "y"))
         other = report(Measure("accuracy", 0.8, 0.04, "fraction"))
         comparison = one.compare(other)
-        assert comparison.differences == (Difference("accuracy", pytest.approx(0.1), pytest.approx(0.05), "fraction"),)
+        assert comparison.differences == (Measure("accuracy", pytest.approx(0.1), pytest.approx(0.05), "fraction"),)
         assert comparison["accuracy"].num_errors == pytest.approx(2.0)
         assert "too wide if the test points are the same" in str(comparison)
 
@@ -58,8 +59,8 @@ class TestOfReports:
     def test_prints_an_aligned_table(self) -> None:
         comparison = Comparison(
             (
-                Difference("accuracy", 0.1, 0.05, "fraction"),
-                Difference("brier_score", -0.0213, None, "probability²", "from 0 to 2"),
+                Measure("accuracy", 0.1, 0.05, "fraction"),
+                Measure("brier_score", -0.0213, None, "probability²", "from 0 to 2"),
             ),
             100,
             "paired",

@@ -9,7 +9,8 @@ import torch
 from bayesuq.evaluation import bootstrap, weighted
 from bayesuq.evaluation.calibration import expected_calibration_error, interval_coverage, interval_width
 from bayesuq.evaluation.detection import aurc, auroc
-from bayesuq.evaluation.report import Measure, Report, evaluate, evaluate_detection, side_by_side
+from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.report import Report, evaluate, evaluate_detection, side_by_side
 from bayesuq.evaluation.scores import (
     accuracy,
     brier_score,
