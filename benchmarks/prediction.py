@@ -8,7 +8,7 @@ from timing import median_seconds, print_ratios
 
 from bayesuq.inference.guides import mean_field
 from bayesuq.inference.history import History
-from bayesuq.inference.variational import VariationalPosterior
+from bayesuq.inference.mean_field import VariationalPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 NUM_DRAWS = 100

@@ -7,11 +7,11 @@ from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.guide_posterior import GuidePosterior
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.mean_field import VariationalPosterior
 from bayesuq.inference.packing import FORMAT, restore_model, unpack
 from bayesuq.inference.program_posterior import ProgramPosterior
 from bayesuq.inference.programs import GuideBuilder, Program
 from bayesuq.inference.temperature import TemperaturePosterior
-from bayesuq.inference.variational import VariationalPosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read

@@ -9,8 +9,8 @@ from bayesuq.cli.settings import METHODS, ModelOptions, PredictionOptions, Train
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.mean_field import VariationalPosterior
 from bayesuq.inference.temperature import TemperaturePosterior
-from bayesuq.inference.variational import VariationalPosterior
 
 SHORT = TrainingOptions(num_epochs=1, num_members=2)
 SMALL = ModelOptions(hidden=[4], dropout=0.3)

@@ -8,16 +8,9 @@ from pyro import poutine
 from torch import nn
 
 from bayesuq.inference import variational
-from bayesuq.inference.correlated import (
-    CorrelatedObjective,
-    CorrelatedPosterior,
-    FullRankGuide,
-    LowRankGuide,
-    full_rank,
-    low_rank,
-)
+from bayesuq.inference.correlated import CorrelatedObjective, CorrelatedPosterior
 from bayesuq.inference.elbo import Divergence
-from bayesuq.inference.guides import mean_field
+from bayesuq.inference.guides import FullRankGuide, LowRankGuide, full_rank, low_rank, mean_field
 from bayesuq.inference.minibatches import Batch
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
