@@ -18,6 +18,7 @@ from torch.nn import functional
 from bayesuq.data import Dataset
 from bayesuq.inference import map_estimate, variational
 from bayesuq.inference.guides import mean_field
+from bayesuq.inference.mean_field import EvidenceObjective
 from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.optimize import adam
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
@@ -43,7 +44,7 @@ def plain_step(net: nn.Module, x: Tensor, y: Tensor, *, fused: bool) -> Callable
 
 def mean_field_step(model: BayesianNetwork, x: Tensor, y: Tensor) -> Callable[[], object]:
     """A step of `variational.fit`."""
-    evidence = variational.EvidenceObjective(model, mean_field(model), NUM_DATA, num_draws=1, scale_rate=1.0)
+    evidence = EvidenceObjective(model, mean_field(model), NUM_DATA, num_draws=1, scale_rate=1.0)
     optimizer = adam(evidence.objective(), learning_rate=1e-3)
     noise, batch = torch.Generator().manual_seed(0), Batch(x, y, None)
 
