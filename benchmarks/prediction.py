@@ -28,6 +28,8 @@ def compare(widths: tuple[int, ...], num_rows: int, *, rounds: int, repeats: int
         points=torch.empty(0),
         buffers={},
         history=History((), (), 0),
+        scale_movement=0.0,
+        kl_weight=1.0,
     )
     x = torch.randn(num_rows, widths[0])
 

@@ -135,6 +135,11 @@ MEASURES: dict[str, Entry] = {
         "How far the posterior's scales went from where they started. Below about 1 they were hardly learned, and the "
         "uncertainty is made up.",
     ),
+    "kl_weight": Entry(
+        FIT,
+        "Weight of the divergence",
+        "1 is Bayes, and is not shown. Any other weight tempers the posterior: below 1 the data count more than once.",
+    ),
     "pareto_k": Entry(
         FIT,
         "Pareto k-hat",

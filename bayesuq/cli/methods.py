@@ -161,8 +161,11 @@ def _quality(posterior: Posterior, problem: Problem, seed: int) -> tuple[Measure
     if len(data) * NUM_RATIOS <= MOST_FORWARD_ROWS:
         ratios = posterior.log_importance_ratios(data, num_samples=NUM_RATIOS, seed=seed).cpu()
     return evaluate_fit(
-        losses=posterior.history.loss, scale_movement=posterior.scale_movement, log_ratios=ratios
-    )  # fmt: skip
+        losses=posterior.history.loss,
+        scale_movement=posterior.scale_movement,
+        log_ratios=ratios,
+        kl_weight=posterior.kl_weight,
+    )
 
 
 def _timed(work: Callable[[], Posterior]) -> Fitted:

@@ -25,6 +25,7 @@ def evaluate_fit(
     losses: Sequence[float] | None = None,
     scale_movement: float | None = None,
     log_ratios: ArrayLike | None = None,
+    kl_weight: float = 1.0,
 ) -> tuple[Measure, ...]:
     r"""Measures of a fit, for `Report.extended`: those whose arguments are given.
 
@@ -32,12 +33,14 @@ def evaluate_fit(
         losses: Loss of each epoch in nats a data point, minus the ELBO.
         scale_movement: How far the median log scale of the posterior moved in the fit, in nats.
         log_ratios: log p(theta, y) - log q(theta) at draws of the posterior, (S,), in nats.
+        kl_weight: What the divergence was weighed with.
 
     Returns:
         `elbo_rise`: what the ELBO gained over the last tenth of the epochs beyond the tenth before them. Near 0, it had
         stopped rising; but a learning rate that falls to 0 makes any ELBO stop.
         `scale_movement`: below about 1 nat, the posterior's scales are still those it started from.
         `pareto_k`: see `diagnostics.pareto_k`.
+        `kl_weight`: where it is not 1, so that nobody takes a tempered posterior for the Bayesian one.
 
     Raises:
         ValueError: See `diagnostics.pareto_k`.
@@ -55,6 +58,11 @@ def evaluate_fit(
         measures.append(Measure("scale_movement", float(scale_movement), None, "nats", remark))
     if log_ratios is not None:
         measures.append(_reach(log_ratios))
+    if kl_weight != 1:
+        remark = "a tempered posterior: " + (
+            "the data count more than once" if kl_weight < 1 else "the data count less"
+        )
+        measures.append(Measure("kl_weight", float(kl_weight), None, "", remark))
     return tuple(measures)
 
 

@@ -28,6 +28,7 @@ from bayesuq.inference.importance import log_joints
 from bayesuq.inference.mean_field import FORGETTING, VALIDATION_DRAWS
 from bayesuq.inference.minibatches import Batch, Data
 from bayesuq.inference.optimize import Objective
+from bayesuq.inference.tempering import Tempering
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -40,10 +41,17 @@ class CorrelatedObjective:
     """Minus the ELBO as a function of a correlated guide's parameters, and of the point values."""
 
     def __init__(
-        self, model: BayesianNetwork, guide: CorrelatedGuide, num_data: int, num_draws: int, scale_rate: float
+        self,
+        model: BayesianNetwork,
+        guide: CorrelatedGuide,
+        num_data: int,
+        num_draws: int,
+        scale_rate: float,
+        tempering: Tempering | None = None,
     ) -> None:
         self.model, self.guide, self.num_data = model, guide, num_data
         self.num_draws, self.scale_rate = num_draws, scale_rate
+        self.tempering = Tempering(1.0, 1) if tempering is None else tempering
         self.prior = FlatPrior.of(model, guide.layout)
         self.weights = FlatVector(guide.layout, guide.loc.detach())
         self.points = point_vectors(model, list(model.points))
@@ -56,12 +64,13 @@ class CorrelatedObjective:
         return Objective(
             leaves={"loc": guide.loc, "log_scale": guide.log_scale, "factor": guide.factor, **points},
             rates={"log_scale": self.scale_rate, "unknowns": self.scale_rate},
-            buffers=self.network.buffers,
+            buffers={**self.network.buffers, "step": self.tempering.step},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,
             forgetting=FORGETTING,
-            identity=f"{type(guide).__name__} of {self.model}, {self.num_draws} draws a step, rate {self.scale_rate}",
+            identity=f"{type(guide).__name__} of {self.model}, {self.num_draws} draws a step, scale rate "
+            f"{self.scale_rate}, KL weight {self.tempering.final}",
         )
 
     def divergence(self) -> Tensor:
@@ -75,12 +84,13 @@ class CorrelatedObjective:
             parameter.grad = None
         for vector in self.points.values():
             vector.grad.zero_()
-        total = self.divergence()
+        weight = self.tempering.advance()
+        total = weight * self.divergence()
         value = total.detach()
         for _ in range(self.num_draws):
             flat = self._draw(noise)
             self.weights.grad.zero_()
-            loss = self._loss_at_draw(batch)
+            loss = self._loss_at_draw(batch, weight)
             loss.backward()
             value = value + loss.detach()
             total = total + flat.dot(self.weights.grad.clone())  # the gradient at the draw, carried on to the guide
@@ -125,6 +135,7 @@ class CorrelatedObjective:
             buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
             history=history,
             scale_movement=scale_movement,
+            kl_weight=self.tempering.final,
         )
 
     def _draw(self, noise: torch.Generator) -> Tensor:
@@ -135,15 +146,16 @@ class CorrelatedObjective:
         self.weights.values.copy_(flat.detach())
         return flat
 
-    def _loss_at_draw(self, batch: Batch) -> Tensor:
+    def _loss_at_draw(self, batch: Batch, weight: float) -> Tensor:
         """One draw's part of the loss: likelihood, and the priors that are not normal."""
         theta = self.network.theta()
         loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / len(batch.x))
         for name, law in self.prior.others.items():
-            loss = loss - law.log_prob(theta[name])
+            loss = loss - weight * law.log_prob(theta[name])
             if name in self.guide.layout.transforms:
                 leaf = self.weights.leaves[name]
-                loss = loss - self.guide.layout.transforms[name].log_abs_det_jacobian(leaf, theta[name]).sum()
+                volume = self.guide.layout.transforms[name].log_abs_det_jacobian(leaf, theta[name]).sum()
+                loss = loss - weight * volume
         return loss / self.num_draws
 
 
@@ -161,6 +173,7 @@ class CorrelatedPosterior(WeightPosterior):
         buffers: The network's buffers as trained.
         history: How the fit went.
         scale_movement: How far the median log marginal scale moved in it, in nats.
+        kl_weight: What the divergence was weighed with at the end: 1 for Bayes; else the posterior is tempered.
     """
 
     model: BayesianNetwork
@@ -172,6 +185,7 @@ class CorrelatedPosterior(WeightPosterior):
     buffers: Mapping[str, Tensor]
     history: History
     scale_movement: float
+    kl_weight: float
 
     @property
     def num_members(self) -> None:

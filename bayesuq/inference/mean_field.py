@@ -19,6 +19,7 @@ from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints
 from bayesuq.inference.minibatches import Batch, Data
 from bayesuq.inference.optimize import Objective
+from bayesuq.inference.tempering import Tempering
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -36,10 +37,17 @@ class EvidenceObjective:
     """
 
     def __init__(
-        self, model: BayesianNetwork, guide: MeanFieldGuide, num_data: int, num_draws: int, scale_rate: float
+        self,
+        model: BayesianNetwork,
+        guide: MeanFieldGuide,
+        num_data: int,
+        num_draws: int,
+        scale_rate: float,
+        tempering: Tempering | None = None,
     ) -> None:
         self.model, self.guide, self.num_data = model, guide, num_data
         self.num_draws, self.scale_rate = num_draws, scale_rate
+        self.tempering = Tempering(1.0, 1) if tempering is None else tempering
         self.loc, self.log_scale = guide.loc.detach(), guide.log_scale.detach()
         self.divergence = Divergence.of(model, guide)
         self.weights = FlatVector(guide.layout, self.loc)
@@ -55,11 +63,12 @@ class EvidenceObjective:
         return Objective(
             leaves={"loc": self.guide.loc, "log_scale": self.guide.log_scale, **points},
             rates={"log_scale": self.scale_rate, "unknowns": self.scale_rate},
-            buffers=self.network.buffers,
+            buffers={**self.network.buffers, "step": self.tempering.step},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,
-            identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}",
+            identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}, "
+            f"KL weight {self.tempering.final}",
             forgetting=FORGETTING,
         )
 
@@ -78,6 +87,7 @@ class EvidenceObjective:
             buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
             history=history,
             scale_movement=scale_movement,
+            kl_weight=self.tempering.final,
         )
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
@@ -85,12 +95,13 @@ class EvidenceObjective:
         for gradient in (self.grad_loc, self.grad_log_scale, *(vector.grad for vector in self.points.values())):
             gradient.zero_()
         torch.exp(self.log_scale, out=self.scale)
-        value = self.divergence.value(self.loc, self.log_scale, self.scale)
-        self.divergence.add_gradient(self.loc, self.scale, self.grad_loc, self.grad_log_scale)
+        weight = self.tempering.advance()
+        value = weight * self.divergence.value(self.loc, self.log_scale, self.scale)
+        self.divergence.add_gradient(self.loc, self.scale, self.grad_loc, self.grad_log_scale, weight)
         for _ in range(self.num_draws):
             self._draw(noise)
             self.weights.grad.zero_()
-            loss = self._loss_at_draw(batch)
+            loss = self._loss_at_draw(batch, weight)
             loss.backward()
             value = value + loss.detach()
             self.grad_loc.add_(self.weights.grad)
@@ -121,13 +132,14 @@ class EvidenceObjective:
         """Move the network to loc + scale * eps, with fresh eps."""
         torch.addcmul(self.loc, self.scale, self.noise.normal_(generator=noise), out=self.weights.values)
 
-    def _loss_at_draw(self, batch: Batch) -> Tensor:
+    def _loss_at_draw(self, batch: Batch, weight: float) -> Tensor:
         """One draw's part of the loss: all but the fused divergence."""
         theta = self.network.theta()
         loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / (len(batch.x) * self.num_draws))
         if self.divergence.prior.others:
             flat = torch.cat([leaf.reshape(-1) for leaf in self.weights.leaves.values()])
-            loss = loss + self.divergence.others(self.guide, self.noise, theta, flat) / self.num_draws
+            others = self.divergence.others(self.guide, self.noise, theta, flat)
+            loss = loss + others * (weight / self.num_draws)
         return loss
 
 
@@ -143,6 +155,7 @@ class VariationalPosterior(WeightPosterior):
         buffers: The network's buffers as trained.
         history: How the fit went.
         scale_movement: How far the median log scale moved in it, in nats.
+        kl_weight: What the divergence was weighed with at the end: 1 for Bayes; else the posterior is tempered.
     """
 
     model: BayesianNetwork
@@ -152,6 +165,7 @@ class VariationalPosterior(WeightPosterior):
     buffers: Mapping[str, Tensor]
     history: History
     scale_movement: float
+    kl_weight: float
 
     @property
     def num_members(self) -> None:

@@ -28,11 +28,12 @@ from bayesuq.inference.minibatches import Data, count_batches
 from bayesuq.inference.optimize import minimise
 from bayesuq.inference.program_posterior import ProgramPosterior, fit_program, takes_num_data
 from bayesuq.inference.programs import GuideBuilder, Program, factorised
+from bayesuq.inference.tempering import Tempering, Weight, annealed
 from bayesuq.inference.training import QUALITY, Callback, Schedule, Training, session
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 
-__all__ = ["VariationalPosterior", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
+__all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
 
 BATCH_SIZE = 128
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
@@ -46,6 +47,7 @@ def fit(
     guide: GuideBuilder = mean_field,
     num_draws: int = 1,
     scale_rate: float = 1.0,
+    kl_weight: Weight = 1.0,
     num_epochs: int = 100,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -71,6 +73,8 @@ def fit(
             ordinary, slower route; a guide that is a function itself is passed as `guide=lambda model: my_guide`.
         num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
         scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
+        kl_weight: Factor on the divergence: 1 is Bayes, any other number a tempered posterior, which the report names.
+            A function of the share of steps made, such as `annealed()`, changes it on the way.
         num_epochs: This and the following: see `bayesuq.inference.training.Training`.
         batch_size: See there. None takes 128; or all rows, for a program that does not take `num_data`.
         learning_rate: See there; of the means. None takes 0.05 for up to 500 steps, and less in proportion to
@@ -129,14 +133,17 @@ def fit(
         checkpoint=checkpoint,
     )
     if not isinstance(model, BayesianNetwork):
+        _check_untempered(kl_weight)
         build = factorised if guide is mean_field else guide
         return fit_program(model, data, training, build, num_draws=num_draws)
     if not isinstance(guide(model), MeanFieldGuide | CorrelatedGuide):
+        _check_untempered(kl_weight)
         return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)
     with session(model, data, training) as (model, source, validation_source):
         own: Any = guide(model)
         kind = EvidenceObjective if isinstance(own, MeanFieldGuide) else CorrelatedObjective
-        evidence = kind(model, own, source.num_data, num_draws, scale_rate)
+        tempering = Tempering(kl_weight, num_epochs * source.num_batches)
+        evidence = kind(model, own, source.num_data, num_draws, scale_rate, tempering)
         start = evidence.log_scales()
         history = minimise(evidence.objective(), source, validation_source, training)
         movement = float((evidence.log_scales() - start).abs().median())
@@ -150,6 +157,13 @@ def default_learning_rate(data: Data, num_epochs: int, batch_size: int) -> float
     """The learning rate that `fit` takes for None."""
     steps = check_count(num_epochs, "num_epochs") * count_batches(data, check_count(batch_size, "batch_size"))
     return LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5)
+
+
+def _check_untempered(kl_weight: Any) -> None:
+    if callable(kl_weight) or kl_weight != 1:
+        raise ValueError(
+            "`kl_weight` other than 1 is for mean_field, low_rank and full_rank; scale the program instead."
+        )
 
 
 def _check_model_and_guide(model: Any, guide: Any) -> bool:

@@ -1,0 +1,75 @@
+"""The weight of the divergence in the ELBO: 1 is Bayes; other weights temper the posterior, or anneal the fit.
+
+    tempered ELBO = E_q[ sum_n log p(y_n | f(x_n; theta)) ] - weight * KL(q || p)
+
+Its optimum among all q is p(theta) p(y | theta)^(1 / weight), normalised: below 1 the data count more than once, above
+1 less. A weight that rises to 1 while a fit goes on changes only the way there: the fit begins by finding the signal.
+
+Reference:
+    Wenzel et al. 2020, How Good is the Bayes Posterior in Deep Neural Networks Really?, eq. (2) and appendix E (weights
+    below 1 in published variational fits); Bowman et al. 2016, Generating Sentences from a Continuous Space, section
+    3.1 (annealing).
+"""
+
+import math
+from collections.abc import Callable
+
+import torch
+
+from bayesuq.arrays import check_fraction, check_positive
+
+Weight = float | Callable[[float], float]
+
+
+class Tempering:
+    """The weight at each step of a fit.
+
+    Attributes:
+        final: What it ends at: 1 for the Bayesian posterior.
+        step: Steps made, 0-d int64, kept with a fit's state.
+    """
+
+    def __init__(self, weight: Weight, num_steps: int) -> None:
+        """Check the weight at both ends.
+
+        Args:
+            weight: A number above 0; or a function of the share of steps made, from 0 to 1, that ends above 0.
+            num_steps: Of the fit.
+
+        Raises:
+            TypeError: Neither a number nor a function that gives one.
+            ValueError: A weight that is not finite, negative, or 0 at the end.
+        """
+        self._weight: Callable[[float], float] = weight if callable(weight) else lambda _: weight
+        if not callable(weight):
+            check_positive(weight, "kl_weight")
+        start, self.final = self._at(0.0), self._at(1.0)
+        if not (math.isfinite(start) and start >= 0):
+            raise ValueError(f"`kl_weight` must not be negative at the start; got {start}.")
+        check_positive(self.final, "kl_weight at the end")
+        self.num_steps = num_steps
+        self.step = torch.zeros((), dtype=torch.int64)
+
+    def advance(self) -> float:
+        """The weight of this step."""
+        share = min(int(self.step) / max(self.num_steps - 1, 1), 1.0)
+        self.step += 1
+        return self._at(share)
+
+    def _at(self, share: float) -> float:
+        return float(self._weight(share))
+
+
+def annealed(share: float = 0.3) -> Callable[[float], float]:
+    """For `variational.fit(kl_weight=...)`: a weight that rises from 0 to 1 over the first share of the steps.
+
+    Raises:
+        ValueError: A share that is not between 0 and 1.
+
+    Example:
+        >>> weight = annealed(0.5)
+        >>> weight(0.0), weight(0.25), weight(1.0)
+        (0.0, 0.5, 1.0)
+    """
+    check_fraction(share, "share")
+    return lambda made: min(made / share, 1.0)
