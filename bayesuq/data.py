@@ -244,8 +244,10 @@ class Standardizer:
         """Means and standard deviations (ddof 0) of the rows given; fit on training rows only.
 
         Raises:
+            TypeError: Not a Dataset.
             ValueError: A spread above about 1e154, whose square overflows.
         """
+        _check_dataset(dataset)
         x_loc, x_scale = _moments(dataset.x)
         if dataset.is_labelled:
             return cls(x_loc, x_scale)
@@ -256,9 +258,11 @@ class Standardizer:
         """The data in standard units.
 
         Raises:
+            TypeError: Not a Dataset.
             ValueError: Another number of features or target columns, or labels where real targets were fitted or the
                 reverse.
         """
+        _check_dataset(dataset)
         if dataset.x.ndim != self.x_loc.ndim or dataset.x.shape[1] != self.x_loc.shape[1]:
             raise ValueError(
                 f"`x` must have {self.x_loc.shape[1]} features in {self.x_loc.ndim} dimensions as the fitted data had; "
@@ -277,8 +281,11 @@ class Standardizer:
         """The predictive in y's own units; its log density then includes the Jacobian, -log scale of each column.
 
         Raises:
+            TypeError: Not a predictive.
             ValueError: Another number of target columns.
         """
+        if not isinstance(predictive, PredictiveDistribution):
+            raise TypeError(f"`predictive` must be what `predict` returns; got {type(predictive).__name__}.")
         if self.y_loc is None or self.y_scale is None:
             return predictive
         self._check_columns(tuple(predictive.mean.shape[1:]), "predictive")
@@ -289,6 +296,14 @@ class Standardizer:
             raise ValueError(
                 f"`{name}` must have {len(self.y_loc)} target columns as the fitted data had; got {columns}."
             )
+
+
+def _check_dataset(value: object) -> None:
+    if not isinstance(value, Dataset):
+        raise TypeError(
+            f"`dataset` must be a bayesuq.Dataset, of inputs and targets together; got {type(value).__name__}. Take "
+            "one part of a Split; of arrays, pass Dataset(x, y)."
+        )
 
 
 def _check_targets(targets: Tensor) -> Tensor:

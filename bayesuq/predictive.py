@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_finite, check_fraction, to_floating
 from bayesuq.randomness import generator, resolve_seed
 
-PROBABILITY_SUM_TOLERANCE = 1e-4  # rows of float16-trained softmaxes are off by about 1e-5
+PROBABILITY_SUM_TOLERANCE = 1e-4  # and no less than the rounding of the numbers as they came: half floats are coarser
 BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
 CACHE_NUMBERS = 2**16  # that fit it several times over
 ROUNDING = 1e-14  # of a sum in float64
@@ -153,6 +154,7 @@ class CategoricalPredictive(PredictiveDistribution):
             ValueError: Fewer than three dimensions, an empty one, one class, negative, not finite, or not summing to
                 one (logits by mistake).
         """
+        tolerance = max(PROBABILITY_SUM_TOLERANCE, _rounding_of(probs))
         probs = to_floating(probs, "probs")
         _check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
         _check_classes(probs, "probs", dim=2)
@@ -161,7 +163,7 @@ class CategoricalPredictive(PredictiveDistribution):
         blocks = probs.split(_rows_at_a_time(probs[:, :1].numel()), dim=1)
         sums = [_sums_of_probabilities(block, positive=lowest > SMALLEST_NORMAL) for block in blocks]
         probability_sum, entropy_sum, votes, least, most = (torch.cat(part) for part in zip(*sums, strict=True))
-        if lowest < 0 or max(most.max() - 1, 1 - least.min()) > PROBABILITY_SUM_TOLERANCE:
+        if lowest < 0 or max(most.max() - 1, 1 - least.min()) > tolerance:
             raise ValueError(
                 "`probs` must be at least 0 and sum to 1 over classes, which stand in the third dimension; got sums "
                 f"from {least.min():.4g} to {most.max():.4g}. Use `from_logits` for logits."
@@ -463,7 +465,7 @@ class GaussianPredictive(PredictiveDistribution):
     def cdf(self, y: ArrayLike) -> Tensor:
         """P(y* <= y) column by column, (N, D); the probability integral transform where y is the truth."""
         standardised = (self.targets(y) - self.component_means) / self._density_variances().sqrt()
-        return torch.special.ndtr(standardised).mean(dim=0)
+        return _normal_cdf(standardised).mean(dim=0)
 
     def quantile(self, level: float) -> Tensor:
         """The value below which y* falls with probability `level`, column by column, (N, D).
@@ -481,7 +483,7 @@ class GaussianPredictive(PredictiveDistribution):
         done = torch.zeros_like(lower, dtype=torch.bool)
         for _ in range(QUANTILE_STEPS):
             standardised = (point - self.component_means) / scales
-            excess = torch.special.ndtr(standardised).mean(dim=0) - level
+            excess = _normal_cdf(standardised).mean(dim=0) - level
             density = (torch.exp(-standardised.square() / 2) / scales).mean(dim=0) / math.sqrt(2 * math.pi)
             lower, upper = torch.where(excess < 0, point, lower), torch.where(excess < 0, upper, point)
             newton, middle = point - excess / density, (lower + upper) / 2
@@ -574,6 +576,18 @@ class GaussianPredictive(PredictiveDistribution):
                 "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
             )
         return variances
+
+
+def _normal_cdf(standardised: Tensor) -> Tensor:
+    # `torch.special.ndtr` is (1 + erf) / 2, which below -8 holds nothing but the rounding of 1.
+    return torch.erfc(-math.sqrt(0.5) * standardised) / 2
+
+
+def _rounding_of(values: ArrayLike) -> float:
+    """How far sums to 1 of numbers of this type may be off."""
+    if isinstance(values, Tensor) and values.is_floating_point():
+        return torch.finfo(values.dtype).eps
+    return float(np.finfo(np.float16).eps) if getattr(values, "dtype", None) == np.float16 else 0.0
 
 
 def _rows_at_a_time(numbers_in_row: int) -> int:

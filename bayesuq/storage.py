@@ -22,6 +22,7 @@ def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping
         OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
     """
     target = Path(path)
+    check_place(target)
     content = save(
         {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {HEADER: json.dumps(header)}
     )
@@ -36,6 +37,27 @@ def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def check_place(path: str | PathLike[str]) -> None:
+    """Look before the work that a file is for.
+
+    Raises:
+        FileNotFoundError: The folder that it shall lie in does not exist.
+        NotADirectoryError: That is no folder.
+        IsADirectoryError: The path is one.
+        PermissionError: The folder must not be written.
+    """
+    target = Path(path)
+    folder = os.fspath(target.parent)
+    if target.is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; name a file in it.")
+    if not target.parent.exists():
+        raise FileNotFoundError(f"There is no folder {folder!r} for the file {target.name!r}; make it first.")
+    if not target.parent.is_dir():
+        raise NotADirectoryError(f"{folder!r} is no folder; the file {target.name!r} cannot lie there.")
+    if not os.access(folder, os.W_OK):
+        raise PermissionError(f"The folder {folder!r} cannot be written.")
 
 
 def _sync_folder(folder: Path) -> None:
@@ -54,8 +76,11 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
 
     Raises:
         FileNotFoundError: No such file.
+        IsADirectoryError: A folder.
         ValueError: Truncated, or another kind of file.
     """
+    if Path(path).is_dir():
+        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; name the file in it.")
     if not Path(path).is_file():
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     try:

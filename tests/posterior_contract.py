@@ -326,6 +326,7 @@ class PosteriorContract:
             (NEW_X.double() * 1e200, ValueError, "in torch.float32.* must be finite"),
             (NEW_X.to_sparse(), TypeError, "dense"),
             ([["a"]], TypeError, "numbers"),
+            (measured(), TypeError, "got a Dataset. Pass its `.x`"),
             (DataLoader(NEW_X[:, :2], batch_size=7), ValueError, r"does not take `x` of shape \(7, 2\)"),
         ],
     )
@@ -513,6 +514,8 @@ class PosteriorContract:
             ({"validation": 3}, TypeError, "Dataset or a DataLoader"),
             ({"callbacks": [3]}, TypeError, "`callbacks` must be a list of functions"),
             ({"callbacks": print}, TypeError, "`callbacks` must be a list of functions"),
+            ({"callbacks": None}, TypeError, "`callbacks` must be a list of functions"),
+            ({"callbacks": iter([print])}, TypeError, "`callbacks` must be a list of functions"),
             ({"seed": -1}, ValueError, "`seed` must be at least 0"),
             ({"seed": 0.5}, TypeError, "`seed` must be a whole number"),
             ({"num_epoch": 3}, TypeError, "no option 'num_epoch'; did you mean 'num_epochs'"),

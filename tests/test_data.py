@@ -421,6 +421,16 @@ def test_data_of_another_form_are_not_transformed(data, says):
         Standardizer.fit(Dataset(X, Y)).transform(data)
 
 
+@pytest.mark.parametrize("bare", [X, Y, split_dataset(Dataset(X, Y))], ids=["inputs", "targets", "split"])
+def test_bare_arrays_have_no_place_where_a_dataset_or_a_predictive_is_asked_for(bare):
+    standardizer = Standardizer.fit(Dataset(X, Y))
+    for use in (Standardizer.fit, standardizer.transform):
+        with pytest.raises(TypeError, match=r"a bayesuq\.Dataset, .*pass Dataset\(x, y\)"):
+            use(bare)
+    with pytest.raises(TypeError, match="what `predict` returns"):
+        standardizer.inverse(bare)
+
+
 def test_one_target_column_does_not_broadcast_to_many():
     standardizer = Standardizer.fit(Dataset(X, np.c_[Y, 10 * Y]))
     with pytest.raises(ValueError, match=r"`y` must have 2 target columns .*\(1,\)"):

@@ -1,6 +1,7 @@
 import dataclasses
 import math
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -268,9 +269,18 @@ class TestCategoricalByHand:
         assert predictive.log_prob([1]).item() == -math.inf
         assert predictive.total.item() == pytest.approx(math.log(2))
 
+    @pytest.mark.parametrize("kind", [torch.float16, torch.bfloat16, np.float16])
+    def test_probabilities_of_half_floats_are_taken_and_sum_to_one(self, kind: torch.dtype | type) -> None:
+        probs = torch.randn(2, 500, 10, generator=torch.Generator().manual_seed(0)).softmax(dim=2)
+        half = probs.to(kind) if isinstance(kind, torch.dtype) else probs.numpy().astype(kind)
+        predictive = CategoricalPredictive.from_probs(half)
+        torch.testing.assert_close(predictive.mean.sum(dim=1), torch.ones(500, dtype=torch.float64))
+        torch.testing.assert_close(predictive.mean.float(), probs.mean(dim=0), rtol=0.01, atol=0)
+
     @pytest.mark.parametrize(
         ("probs", "reason"),
         [
+            (torch.tensor([[[0.75, 0.2]]], dtype=torch.bfloat16), "sum to 1"),
             ([[[2.0, -1.0]]], "sum to 1"),
             ([[[3.0, 0.5]]], "from_logits"),
             ([[[0.6, 0.3]]], "sums from 0.9 "),
@@ -426,3 +436,16 @@ class TestProbabilitiesAndQuantilesInBlocks:
         quantile = predictive.quantile(level)
         below, above = (predictive.cdf(quantile + step).item() for step in (-1e-9, 1e-9))
         assert below - 1e-12 <= level <= above + 1e-12
+
+    @pytest.mark.parametrize("level", [1e-300, 1e-30, 1e-12, 1e-3])
+    def test_the_lower_tail_keeps_its_digits(self, level: float) -> None:
+        means, scales = (-3.0, 0.0, 2.0), (0.1, 1.5, 0.01)
+        predictive = GaussianPredictive(
+            mean=torch.tensor(means)[:, None, None],
+            noise_variance=torch.tensor(scales).double().square()[:, None, None],
+        )
+        quantile = predictive.quantile(level).item()
+        z = [(quantile - mean) / scale for mean, scale in zip(means, torch.tensor(scales).tolist(), strict=True)]
+        exact = sum(math.erfc(-each / math.sqrt(2)) for each in z) / 6
+        assert exact == pytest.approx(level, rel=1e-9, abs=0)
+        assert predictive.cdf([quantile]).item() == pytest.approx(level, rel=1e-9, abs=0)

@@ -140,11 +140,16 @@ def test_a_folder_without_permission_is_an_oserror(path):
 
 def test_a_folder_in_the_place_of_the_file_is_an_oserror_and_stays(path):
     path.mkdir()
-    with pytest.raises(OSError, match=r"."):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
         write(path, HEADER, TENSORS)
     assert os.listdir(path.parent) == [path.name]
-    with pytest.raises(FileNotFoundError):
+    with pytest.raises(IsADirectoryError, match="is a folder"):
         read(path)
+
+
+def test_a_folder_that_is_missing_is_named_and_not_the_temporary_file(tmp_path):
+    with pytest.raises(FileNotFoundError, match=f"no folder '{tmp_path / 'missing'}' for the file 'posterior'; make"):
+        write(tmp_path / "missing" / "posterior", HEADER, TENSORS)
 
 
 def test_a_missing_file_is_named(path):

@@ -1,7 +1,9 @@
 """`bayesuq evaluate`: a saved posterior on a part of a data set; its report in a folder."""
 
+from pathlib import Path
+
 from bayesuq.cli.judging import judge
-from bayesuq.cli.output import Output, tell
+from bayesuq.cli.output import Output, read_settings, tell
 from bayesuq.cli.problem import load_split, read_standardizer, use_computer
 from bayesuq.cli.settings import DataOptions, OutputOptions, PosteriorOption, PredictionOptions, UsageError
 from bayesuq.inference.saved import load
@@ -13,7 +15,7 @@ def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOpt
     Real targets are taken back to their own units by the standardizer that lies beside the posterior.
 
     Raises:
-        UsageError: No such file or data, or a folder in use, before anything is done.
+        UsageError: No such file or data, another split than was fitted, or a folder in use, before anything is done.
         ValueError: A file that is no posterior, or data that it does not take.
         OSError: The folder cannot be written.
     """
@@ -25,6 +27,7 @@ def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOpt
         raise UsageError(
             f"{path} lies in {output.out}, which would be overwritten; name another folder for the results."
         )
+    _check_split(path, data)
     split = load_split(data)
     loaded, standardizer = load(path), read_standardizer(path.parent)
     if prediction.device is not None:
@@ -42,3 +45,14 @@ def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOpt
     )
     print(f"{path} on {data.data}, {posterior.part} rows{units}: {judged.report}")
     tell(f"Written to {folder.folder}.")
+
+
+def _check_split(posterior: Path, data: DataOptions) -> None:
+    """Refuse another split of the data that were fitted: its test rows are for the most part rows trained on."""
+    for folder in (posterior.parent, posterior.parent.parent):  # of a fit, and of a comparison
+        fitted = read_settings(folder)
+        if fitted.get("data") == data.data and (fitted.get("split") or 0) != (data.split or 0):
+            raise UsageError(
+                f"{posterior} was fitted to split {fitted.get('split') or 0} of {data.data}, on rows that split "
+                f"{data.split or 0} tests; pass --split {fitted.get('split') or 0}."
+            )

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import bayesuq.cli as commands
-from bayesuq.cli.parser import build, settings
+from bayesuq.cli.parser import build, files_first, settings
 from bayesuq.cli.settings import UsageError
 
 FAILED, MISUSED, INTERRUPTED = 1, 2, 130
@@ -24,7 +24,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code. Wrong options raise SystemExit(2), `--help` SystemExit(0), as argparse does.
     """
     parser = build()
-    parsed = parser.parse_args(arguments)
+    try:
+        parsed = parser.parse_args(files_first(sys.argv[1:] if arguments is None else arguments))
+    except (UnicodeDecodeError, RecursionError) as error:  # of a file, which the parser passes on
+        return _tell(f"The options cannot be read: {error}", MISUSED)
     try:
         _run(parsed.command, parsed[parsed.command])
     except UsageError as error:

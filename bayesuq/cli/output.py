@@ -19,7 +19,8 @@ import yaml
 from bayesuq.cli.problem import STANDARDIZER
 from bayesuq.cli.settings import OutputOptions, UsageError
 
-SETTINGS = "settings.yaml"  # also the mark by which a folder of ours is known
+SETTINGS = "settings.yaml"  # which many programs have: the first line is the mark by which a folder of ours is known
+FIRST_LINE = "# Options of a run of bayesuq, as --config takes them.\n"
 POSTERIOR = "posterior.safetensors"
 OURS = (SETTINGS, "run.json", "report.html", "report.json", "reports", "posteriors", POSTERIOR, STANDARDIZER)
 SHOWN = ("bayesuq", "torch", "pyro-ppl", "gpytorch", "numpy", "scikit-learn", "matplotlib")
@@ -47,7 +48,7 @@ class Output:
         """
         folder = options.out
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-            if not (folder / SETTINGS).is_file():
+            if not _is_ours(folder / SETTINGS):
                 raise UsageError(f"{folder} is there and is no output of bayesuq; name another folder.")
             if not options.overwrite:
                 raise UsageError(f"{folder} holds earlier results; pass --overwrite to replace them.")
@@ -62,7 +63,7 @@ class Output:
         settings = {name: value for group in groups for name, value in asdict(group).items() if name != "overwrite"}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        (self.folder / SETTINGS).write_text(text, encoding="utf-8")
+        (self.folder / SETTINGS).write_text(FIRST_LINE + text, encoding="utf-8")
         return settings
 
     def write_run(self, settings: dict[str, Any], circumstances: dict[str, str], fits: dict[str, Any]) -> None:
@@ -102,6 +103,21 @@ def tell_warnings(name: str, warnings: Sequence[str]) -> None:
     """What a fit warned of, on stderr, terminal or not."""
     for warning in warnings:
         print(f"warning: {name}: {warning}", file=sys.stderr)
+
+
+def read_settings(folder: Path) -> dict[str, Any]:
+    """The options that a run wrote into its folder; none of a folder that is no output."""
+    if not _is_ours(folder / SETTINGS):
+        return {}
+    try:
+        found = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError):  # a file that someone has edited
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _is_ours(settings: Path) -> bool:
+    return settings.is_file() and settings.read_bytes().startswith(FIRST_LINE.encode())
 
 
 def _describe(device: str | None) -> str:

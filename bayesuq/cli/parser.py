@@ -1,9 +1,11 @@
 """The parser of the command line, built by jsonargparse from the groups of `bayesuq.cli.settings`; loads no torch."""
 
 import dataclasses
+import itertools
 import re
 import tomllib
 from argparse import HelpFormatter
+from collections.abc import Sequence
 from importlib.metadata import version
 from os import PathLike
 from typing import Any, NoReturn, get_type_hints
@@ -11,7 +13,7 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
-from bayesuq.cli.settings import GROUPS
+from bayesuq.cli.settings import GROUPS, UsageError
 from bayesuq.options import nearest
 
 MODE = "bayesuq"  # the name under which jsonargparse knows our reader of files
@@ -97,11 +99,38 @@ def _add(parser: Parser, group: type) -> None:
 
 def _load(text: str, path: str | PathLike[str] = "") -> Any:
     """TOML where the file is called so, else YAML, which includes JSON; on the command line YAML's simple values."""
-    return tomllib.loads(text) if str(path).endswith(".toml") else get_loader("yaml")(text)
+    return tomllib.loads(text) if str(path).lower().endswith(".toml") else get_loader("yaml")(text)
+
+
+def files_first(arguments: Sequence[str]) -> list[str]:
+    """The arguments with each `--config FILE` behind the command: the parser lets what comes later win.
+
+    Example:
+        >>> files_first(["fit", "--seed", "1", "--config", "run.toml"])
+        ['fit', '--config', 'run.toml', '--seed', '1']
+    """
+    files: list[str] = []
+    others: list[str] = []
+    remaining = iter(arguments)
+    for argument in remaining:
+        if argument == "--config":
+            files += [argument, *itertools.islice(remaining, 1)]
+        else:
+            (files if argument.startswith("--config=") else others).append(argument)
+    if files[-1:] == ["--config"]:  # no name behind it, which the parser tells
+        return list(arguments)
+    return [*others[:1], *files, *others[1:]]
 
 
 def settings(command: str, parsed: Namespace) -> list[Any]:
-    """The groups of a command, filled, in the order of `GROUPS`."""
+    """The groups of a command, filled, in the order of `GROUPS`.
+
+    Raises:
+        UsageError: A null in a file for an option that must have a value.
+    """
+    for option in (option for group in GROUPS[command] for option in dataclasses.fields(group)):
+        if parsed[option.name] is None and option.default is not None:
+            raise UsageError(f"`{option.name}` must have a value; leave it out to take {option.default!r}.")
     return [
         group(**{option.name: _plain(parsed[option.name]) for option in dataclasses.fields(group)})
         for group in GROUPS[command]

@@ -1,5 +1,6 @@
 """A data set by name made into a task: its parts in the units that are fitted, the network for it, and the way back."""
 
+import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -42,8 +43,11 @@ def use_computer(options: PredictionOptions) -> None:
     """Take as many threads as asked for.
 
     Raises:
-        UsageError: This machine does not have the device.
+        UsageError: This machine does not have the device, or not so many cores.
     """
+    cores = os.cpu_count() or 1
+    if options.num_threads > cores:  # far too many end the process
+        raise UsageError(f"`num_threads` must be at most {cores}, this machine's cores; got {options.num_threads}.")
     try:
         check_device("cpu" if options.device is None else options.device)
     except (ValueError, TypeError, RuntimeError) as error:

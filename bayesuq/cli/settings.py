@@ -3,13 +3,15 @@
 An option has one name on the command line (`--num_epochs 200`) and in a file (`num_epochs = 200`): the field's.
 """
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal, NamedTuple
 
-from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveFloat, PositiveInt
+from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
+FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
 METHODS = ("map", "variational", "dropout", "ensemble", "temperature")
 NetworkKind = Literal["auto", "mlp", "convnet"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
@@ -96,7 +98,7 @@ class ModelOptions:
         About("Probability of dropping a unit; only the method dropout has dropout layers.", OpenUnitInterval),
     ] = 0.1
     prior_scale: Annotated[
-        float, About("Standard deviation of the Normal prior of every weight.", PositiveFloat)
+        float, About("Standard deviation of the Normal prior of every weight.", FinitePositive)
     ] = 1.0  # fmt: skip
     likelihood: Annotated[
         LikelihoodKind,
@@ -115,7 +117,7 @@ class TrainingOptions:
     num_epochs: Annotated[int, About("Passes over the training data.", PositiveInt)] = 100
     batch_size: Annotated[int, About("Rows in a minibatch, at most.", PositiveInt)] = 128
     learning_rate: Annotated[
-        float | None, About("Of Adam, at the start; none leaves it to each method.", PositiveFloat | None)
+        float | None, About("Of Adam, at the start; none leaves it to each method.", FinitePositive | None)
     ] = None
     num_members: Annotated[int, About("Members of an ensemble.", PositiveInt)] = 5
 

@@ -67,9 +67,11 @@ def standard_error(measure: Weighted, *, num_replicates: int = 200, seed: int = 
     Samples on which the measure is undefined are left out: few, unless the test set has very few rows of a kind.
 
     Returns:
-        In the unit of the measure, 0-d float64; NaN where fewer than two are left.
+        In the unit of the measure, 0-d float64; NaN for one row, which tells nothing of others, and where fewer than
+        two samples are left.
     """
-    return _spread(replicates(measure, num_replicates=num_replicates, seed=seed))
+    spread = _spread(replicates(measure, num_replicates=num_replicates, seed=seed))
+    return spread if measure.num_rows > 1 else torch.full_like(spread, torch.nan)
 
 
 def paired_difference(one: Weighted, other: Weighted, *, num_replicates: int = 200, seed: int = 0) -> Estimate:

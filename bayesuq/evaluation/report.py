@@ -4,6 +4,7 @@ import json
 import math
 import os
 import secrets
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
@@ -88,8 +89,10 @@ class Report:
 
         Raises:
             TypeError: A value of another type.
-            ValueError: Another schema, keys that are missing or unknown.
+            ValueError: Another schema, keys that are missing or unknown, one measure twice, numbers that are infinite
+                or that no report has.
         """
+        _check_type(plain, Mapping, "report")
         _check_keys(plain, {"schema", *(field.name for field in fields(cls))}, "a report")
         if plain["schema"] != SCHEMA:
             raise ValueError(
@@ -98,8 +101,12 @@ class Report:
         counts = {name: plain[name] for name in ("num_points", "num_samples", "num_impossible")}
         for name, count in counts.items():
             _check_type(count, int, name)
+            _check_at_least_0(count, name)
         _check_type(plain["measures"], list, "measures")
         measures = tuple(_measure_from(measure, counts["num_impossible"] > 0) for measure in plain["measures"])
+        names = [measure.name for measure in measures]
+        if len(set(names)) < len(names):
+            raise ValueError(f"Each measure must come once; got {', '.join(names)}.")
         return cls(measures=measures, **counts)
 
     def save(self, path: str | os.PathLike[str]) -> None:
@@ -242,6 +249,10 @@ def _measure_from(plain: Any, impossible: bool) -> Measure:
         _check_type(plain[key], str, key)
     for key in ("value", "standard_error"):
         _check_type(plain[key], int | float | None, key)
+        if plain[key] is not None and not abs(plain[key]) <= sys.float_info.max:
+            raise ValueError(f"`{key}` of {plain['name']} must be finite, or null where it is undefined.")
+    if plain["standard_error"] is not None:
+        _check_at_least_0(plain["standard_error"], "standard_error")
     infinite = impossible and plain["name"] == "negative_log_likelihood"
     undefined = math.inf if infinite else math.nan
     error = plain["standard_error"]
@@ -264,6 +275,11 @@ def _check_keys(plain: Mapping[str, Any], expected: set[str], what: str) -> None
 def _check_type(value: Any, expected: Any, name: str) -> None:
     if not isinstance(value, expected) or isinstance(value, bool):
         raise TypeError(f"`{name}` must be {expected}; got {value!r}.")
+
+
+def _check_at_least_0(value: float, name: str) -> None:
+    if value < 0:
+        raise ValueError(f"`{name}` must be at least 0; got {value!r}.")
 
 
 def _refuse_constant(name: str) -> None:

@@ -142,11 +142,12 @@ def of_expected_calibration_error(
         seed: Of the draws.
 
     Returns:
-        Fraction, 0-d float64.
+        Fraction, 0-d float64; NaN for one row.
 
     Raises:
-        TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or outside the classes; fewer than one bin, or than two replicates.
+        TypeError: Not a CategoricalPredictive; labels, or a seed, that are not whole numbers.
+        ValueError: `y` of another shape, or outside the classes; fewer than one bin, or than two replicates; a negative
+            seed.
     """
     check_count(num_replicates, "num_replicates", minimum=2)
     gaps = weighted.row_gaps(predictive, y, num_bins)
@@ -170,6 +171,9 @@ def of_gap_difference(one: Tensor, other: Tensor, *, num_replicates: int = 200, 
 
 def _resampled_sums(rows: Tensor, num_replicates: int, seed: int) -> tuple[Tensor, Tensor]:
     """Column sums of rows (N, K) that count Poisson(1) times each, in the normal limit, (R, K), and their number."""
+    check_count(seed, "seed", minimum=0)
+    if len(rows) < 2:  # as of any other measure: one row tells nothing of others
+        return rows.new_full((num_replicates, rows.shape[1]), torch.nan), rows.new_ones(num_replicates)
     counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
     # The symmetric root, since the covariance is singular where bins are empty; what rounding leaves of 0 would have a
     # root far from 0.

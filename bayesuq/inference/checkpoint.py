@@ -18,7 +18,7 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.randomness import resolve_seed
-from bayesuq.storage import read, write
+from bayesuq.storage import check_place, read, write
 
 KIND = "checkpoint"
 FORMAT = 1
@@ -96,9 +96,11 @@ class Checkpoint:
             fit: What tells this fit from others; all of it must be as in the file.
 
         Raises:
+            OSError: There is none, and none can be written: the folder does not exist, or the path is one.
             ValueError: A truncated file, one of another kind, or of another fit.
         """
         if not self.path.exists():
+            check_place(self.path)  # now, and not after the first minute of work
             return None
         header, tensors = self._read()
         for name, value in fit.items():

@@ -179,7 +179,7 @@ def restore_model(
 ) -> BayesianNetwork | Program:
     """The model of a file: rebuilt from its record, or the user's own, with the file's weights and buffers.
 
-    A Pyro program has neither, and is returned as it came.
+    A Pyro program has neither; a module is copied, since its parameters will be the file's.
 
     Raises:
         ValueError: No record and no model; or names, shapes or dtypes that differ from the file's.
@@ -187,7 +187,7 @@ def restore_model(
     if model is None and header["model"] is None:
         raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
     if model is not None and not isinstance(model, BayesianNetwork):
-        return model
+        return copy.deepcopy(model) if isinstance(model, nn.Module) else model
     built = build_model(header["model"]) if model is None else model
     state = _below(tensors, "model.")
     _check_same(built.net, state)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_inputs
+from bayesuq.data import Dataset
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import PredictiveDistribution
 
@@ -78,10 +79,13 @@ def predict_batches(
         The whole, on the device that x is on (for a loader: where `predict` left it).
 
     Raises:
+        TypeError: A Dataset, whose targets would not be used.
         ValueError: A loader that shuffles, or gives no batch.
     """
     done: list[PredictiveDistribution] = []
     with torch.no_grad():
+        if isinstance(x, Dataset):
+            raise TypeError("`x` must be inputs, or a DataLoader of them; got a Dataset. Pass its `.x`.")
         if isinstance(x, DataLoader):
             for batch in in_order(x):
                 done.extend(predict(batch[0] if isinstance(batch, list | tuple) else batch))

@@ -2,6 +2,8 @@
 
 from os import PathLike, fspath
 
+from torch import nn
+
 from bayesuq.inference.correlated import CorrelatedPosterior
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
@@ -60,7 +62,7 @@ def load(
         raise TypeError(
             f"`model` must be a bayesuq.models.BayesianNetwork or a Pyro program; got {type(model).__name__}."
         )
-    if guide is not None and not callable(guide):
+    if guide is not None and (isinstance(guide, nn.Module) or not callable(guide)):
         raise TypeError(f"`guide` must be a function from the model to a Pyro guide; got {type(guide).__name__}.")
     header, tensors = read(path)
     if header.get("format") != FORMAT:

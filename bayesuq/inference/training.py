@@ -78,7 +78,8 @@ class Training:
         check_count(self.num_epochs, "num_epochs")
         check_count(self.batch_size, "batch_size")
         check_positive(self.learning_rate, "learning_rate")
-        if callable(self.callbacks) or not all(callable(callback) for callback in self.callbacks):
+        # A generator would be used up by this very check.
+        if not isinstance(self.callbacks, Sequence) or not all(callable(callback) for callback in self.callbacks):
             raise TypeError(f"`callbacks` must be a list of functions of a Progress; got {self.callbacks!r}.")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"`schedule` must be 'cosine' or 'constant'; got {self.schedule!r}.")

@@ -188,6 +188,23 @@ def test_a_posterior_that_does_not_fit_the_data_or_is_none_fails(
     assert evaluate(tmp_path / "c", tmp_path / "nowhere.safetensors") == 2
 
 
+def test_a_posterior_is_not_tested_on_rows_that_it_was_trained_on(
+    tmp_path: Path, uci: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fit(tmp_path / "fit", "--split", "1", data=uci) == 0
+    compare = ["compare", "--data", uci, "--split", "1", "--methods", "map", "--out", str(tmp_path / "both"), *SHORT]
+    assert main(compare) == 0
+    for place in ("fit/posterior", "both/posteriors/map"):
+        posterior = tmp_path / f"{place}.safetensors"
+        capsys.readouterr()
+        assert evaluate(tmp_path / "out", posterior, data=uci) == 2
+        assert "was fitted to split 1 of uci/made" in capsys.readouterr().err
+        assert evaluate(tmp_path / "out", posterior, "--split", "1", "--overwrite", data=uci) == 0
+    settings = tmp_path / "fit" / "settings.yaml"
+    settings.write_text(settings.read_text().splitlines()[0] + "\n[")  # edited: nothing is known of the split
+    assert evaluate(tmp_path / "other", tmp_path / "fit" / "posterior.safetensors", data=uci) == 0
+
+
 def test_labels_do_not_pass_for_numbers(tmp_path: Path, uci: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert fit(tmp_path / "fit") == 0
     with np.load(tmp_path / "data" / f"{uci}.npz") as made:
@@ -221,6 +238,7 @@ def test_an_existing_folder_is_not_overwritten_unless_asked(tmp_path: Path, caps
 def test_a_folder_that_is_no_output_is_never_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "report.json").write_text("precious")
+    (tmp_path / "mine" / "settings.yaml").write_text("of: another program\n")
     (tmp_path / "file").write_text("precious")
     for name in ("mine", "file"):
         assert fit(tmp_path / name, "--overwrite") == 2

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bayesuq.cli.main import main
-from bayesuq.cli.parser import build, settings
+from bayesuq.cli.parser import build, files_first, settings
 from bayesuq.cli.settings import GROUPS, MethodsOption, ModelOptions, TrainingOptions
 
 COMPARE = ["compare", "--data", "digits", "--methods", "map", "--out", "results"]
@@ -20,7 +20,7 @@ COMPARE = ["compare", "--data", "digits", "--methods", "map", "--out", "results"
 
 def parse(*arguments: str) -> dict[str, object]:
     """All options of a command by name."""
-    parsed = build().parse_args(list(arguments))
+    parsed = build().parse_args(files_first(arguments))
     groups = settings(parsed.command, parsed[parsed.command])
     return {f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
 
@@ -70,10 +70,20 @@ def test_a_file_gives_the_same_settings_as_the_command_line(tmp_path: Path, name
     assert written == given
 
 
-def test_the_command_line_outdoes_the_file_before_it(tmp_path: Path) -> None:
-    (tmp_path / "run.toml").write_text("num_epochs = 7\nseed = 3\n")
-    parsed = parse(*COMPARE, "--config", str(tmp_path / "run.toml"), "--seed", "4")
-    assert (parsed["num_epochs"], parsed["seed"]) == (7, 4)
+def test_the_command_line_outdoes_the_file_wherever_it_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "run.toml"
+    path.write_text("num_epochs = 7\nseed = 3\nout = 'first'\n")
+    for named in (["--config", str(path)], [f"--config={path}"]):
+        for place in range(1, len(COMPARE) + 1, 2):
+            parsed = parse(*COMPARE[:place], *named, *COMPARE[place:], "--seed", "4")
+            assert (parsed["num_epochs"], parsed["seed"], parsed["out"]) == (7, 4, Path("results"))
+    (tmp_path / "more.toml").write_text("seed = 5\nnum_epochs = 8\n")
+    parsed = parse(*COMPARE, "--config", str(path), "--num_epochs", "9", "--config", str(tmp_path / "more.toml"))
+    assert (parsed["num_epochs"], parsed["seed"]) == (9, 5)  # of two files, the second
+
+
+def test_a_file_without_a_name_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "--config: expected one argument" in refused(capsys, *COMPARE, "--config")
 
 
 def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
@@ -121,7 +131,10 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(capsys: pytest.Captu
         ([*COMPARE, "--num_epochs", "1.5"], "num_epochs"),
         ([*COMPARE, "--dropout", "1"], "dropout"),
         ([*COMPARE, "--prior_scale", "-1"], "prior_scale"),
+        ([*COMPARE, "--prior_scale", "inf"], "prior_scale"),
         ([*COMPARE, "--learning_rate", "0"], "learning_rate"),
+        ([*COMPARE, "--learning_rate", "inf"], "learning_rate"),
+        ([*COMPARE, "--learning_rate", "nan"], "learning_rate"),
         ([*COMPARE, "--hidden", "8,x"], "hidden.*list of widths.*8,x"),
         ([*COMPARE, "--hidden", "0"], "hidden"),
         ([*COMPARE, "--seed", "-1"], "seed"),
@@ -145,6 +158,8 @@ def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], arguments: list
         ("run.yaml", "num_epochs: [3\n"),
         ("run.yaml", "num_epochs: many\n"),
         ("run.yaml", "- 3\n"),
+        ("run.yaml", ""),
+        ("RUN.TOML", "num_epochs: 3\n"),
         ("run.yaml", "model: {hidden: 3}\n"),
         ("run.toml", "[model]\nhidden = 3\n"),
         ("run.yaml", "!!python/object/apply:os.system ['touch harmed']\n"),
@@ -157,6 +172,35 @@ def test_a_file_that_is_not_what_it_should_be_is_refused(
     Path(name).write_text(text)
     assert "error: " in refused(capsys, *COMPARE, "--config", name)
     assert sorted(path.name for path in tmp_path.iterdir()) == [name]
+
+
+def test_toml_is_known_whatever_the_case_of_its_name(tmp_path: Path) -> None:
+    (tmp_path / "RUN.TOML").write_text("num_epochs = 7\n")
+    assert parse(*COMPARE, "--config", str(tmp_path / "RUN.TOML"))["num_epochs"] == 7
+
+
+@pytest.mark.parametrize("content", [b"\x00\xff\xfe", b"a: &a [*a]\n"], ids=["no text", "a list within itself"])
+def test_a_file_that_the_parser_chokes_on_is_refused_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], content: bytes
+) -> None:
+    (tmp_path / "run.yaml").write_bytes(content)
+    assert main([*COMPARE, "--config", str(tmp_path / "run.yaml")]) == 2
+    told = capsys.readouterr().err
+    assert told.startswith("error: The options cannot be read")
+    assert told.count("\n") == 1
+
+
+def test_null_is_no_value_of_an_option_that_has_a_default(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("run.yaml").write_text("device: null\nlearning_rate: null\nhidden: null\n")  # these may be left open
+    assert parse(*COMPARE, "--config", "run.yaml")["learning_rate"] is None
+    for name in ("num_epochs", "seed", "activation", "overwrite"):
+        Path("run.yaml").write_text(f"{name}: null\n")
+        assert main([*COMPARE, "--config", "run.yaml"]) == 2
+        assert f"`{name}` must have a value" in capsys.readouterr().err
+    assert not Path("results").exists()
 
 
 @pytest.mark.parametrize("command", GROUPS)

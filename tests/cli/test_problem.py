@@ -1,3 +1,4 @@
+import os
 from dataclasses import replace
 
 import pytest
@@ -117,11 +118,14 @@ def test_a_device_that_is_not_there_is_wrong_usage(device: str) -> None:
 
 
 def test_the_command_takes_the_threads_it_is_given() -> None:
-    before = torch.get_num_threads()
+    before, cores = torch.get_num_threads(), os.cpu_count() or 1
+    with pytest.raises(UsageError, match=f"at most {cores}, this machine's cores; got 1000000"):
+        problems.use_computer(PredictionOptions(num_threads=1_000_000))  # which torch does not survive
+    assert torch.get_num_threads() == before
     try:
         for device in ("cpu", None):
-            problems.use_computer(PredictionOptions(device=device, num_threads=before + 1))
-            assert torch.get_num_threads() == before + 1
+            problems.use_computer(PredictionOptions(device=device, num_threads=cores))
+            assert torch.get_num_threads() == cores
             problems.use_computer(PredictionOptions(device=device))
             assert torch.get_num_threads() == 1
     finally:

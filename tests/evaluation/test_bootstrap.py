@@ -105,6 +105,13 @@ def test_samples_without_a_positive_are_left_out() -> None:
     assert bootstrap.standard_error(nothing).isnan()
 
 
+def test_one_row_of_many_values_tells_nothing_of_other_rows() -> None:
+    one_image = weighted.false_positive_rate_at(noise(0, 1, 30), torch.arange(30)[None] % 3 == 0)
+    for measure in (one_image, weighted.mean(noise(0, 1))):
+        assert measure.value.isfinite()
+        assert bootstrap.standard_error(measure).isnan()
+
+
 def test_impossible_numbers_are_refused() -> None:
     measure = weighted.mean(noise(0, 5))
     with pytest.raises(ValueError, match="`num_replicates`"):

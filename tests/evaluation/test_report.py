@@ -22,6 +22,8 @@ from bayesuq.evaluation.scores import (
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 
+MEASURE = {"name": "a", "value": 0.5, "standard_error": 0.1, "unit": "nats", "remark": ""}
+
 
 class TestOfLabels:
     def test_holds_what_the_measures_say(self) -> None:
@@ -135,6 +137,13 @@ class TestOfRealTargets:
         assert report["root_mean_squared_error"].value == 1
         assert all(measure.standard_error is None for measure in report.measures)
         assert "nan" not in str(report)
+        labels = evaluate(CategoricalPredictive.from_probs([[[0.75, 0.25]]]), [0])
+        assert all(measure.standard_error is None for measure in labels.measures)
+        assert "±" not in str(labels).partition("\n")[2]
+
+    def test_a_negative_seed_is_told(self) -> None:
+        with pytest.raises(ValueError, match="`seed` must be at least 0; got -1"):
+            evaluate(*labelled(0), seed=-1)
 
     def test_more_than_one_column_is_told_where_it_matters(self) -> None:
         assert "jointly over 3 columns" in str(evaluate(*measured(0, num_columns=3)))
@@ -247,6 +256,10 @@ class TestFiles:
             ({"measures": {}}, TypeError, "`measures`"),
             ({"measures": [3]}, TypeError, "`measure`"),
             ({"measures": [{"name": "a"}]}, ValueError, "lacks remark, standard_error, unit, value"),
+            ({"num_points": -5}, ValueError, "`num_points` must be at least 0; got -5"),
+            ({"measures": 2 * [MEASURE]}, ValueError, "once; got a, a"),
+            ({"measures": [MEASURE | {"value": 10**400}]}, ValueError, "`value` of a must be finite"),
+            ({"measures": [MEASURE | {"standard_error": -1.0}]}, ValueError, "`standard_error` must be at least 0"),
         ],
     )
     def test_other_files_are_refused(self, tmp_path: Path, change: dict, error: type[Exception], reason: str) -> None:
@@ -259,6 +272,18 @@ class TestFiles:
     def test_what_is_no_strict_json_is_refused(self, tmp_path: Path, text: str) -> None:
         (tmp_path / "report.json").write_text(text)
         with pytest.raises(ValueError, match=r"report\.json' is not a complete file|holds no NaN"):
+            Report.load(tmp_path / "report.json")
+
+    @pytest.mark.parametrize("text", ["[]", "null", "3", '"report"'])
+    def test_json_of_another_kind_is_refused(self, tmp_path: Path, text: str) -> None:
+        (tmp_path / "report.json").write_text(text)
+        with pytest.raises(TypeError, match="`report` must be"):
+            Report.load(tmp_path / "report.json")
+
+    def test_a_number_that_overflows_is_refused(self, tmp_path: Path) -> None:
+        plain = evaluate(*labelled(0)).to_dict() | {"measures": [MEASURE]}
+        (tmp_path / "report.json").write_text(json.dumps(plain).replace("0.5", "1e999"))
+        with pytest.raises(ValueError, match="`value` of a must be finite"):
             Report.load(tmp_path / "report.json")
 
     def test_a_value_of_another_type_is_refused(self) -> None:

@@ -13,6 +13,7 @@ from bayesuq.evaluation.standard_errors import (
     of_auroc,
     of_average_precision,
     of_expected_calibration_error,
+    of_gap_difference,
     of_mean,
     of_root_mean,
 )
@@ -175,9 +176,12 @@ class TestOfExpectedCalibrationError:
         repeated = of_expected_calibration_error(images, y[:, None].expand(-1, 6))
         torch.testing.assert_close(repeated, of_expected_calibration_error(predictive, y))
 
-    def test_of_a_few_points_is_finite(self) -> None:
+    def test_of_two_points_is_finite_and_of_one_undefined(self) -> None:
+        assert of_expected_calibration_error(*labelled(0, num_points=2)).isfinite()
         predictive, y = labelled(0, num_points=1)
-        assert of_expected_calibration_error(predictive, y).isfinite()
+        assert of_expected_calibration_error(predictive, y).isnan()
+        gaps = weighted.row_gaps(predictive, y, 15)
+        assert of_gap_difference(gaps, gaps + 0.1).isnan()
 
     def test_needs_two_replicates(self) -> None:
         with pytest.raises(ValueError, match="`num_replicates`"):

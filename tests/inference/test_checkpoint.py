@@ -60,6 +60,7 @@ CASES = {
     "variational": (variational.fit, regression, measured, {}),
     "variational, validation": (variational.fit, regression, measured, {"validation": measured(20, seed=5)}),
     "low rank": (variational.fit, regression, measured, {"guide": variational.low_rank(2)}),
+    "annealed": (variational.fit, regression, measured, {"kl_weight": variational.annealed()}),
     "guide": (variational.fit, regression, measured, {"guide": autoguide(AutoNormal)}),
     "program": (variational.fit, lambda: program, measured, {}),
     "loader": (map_estimate.fit, partial(regression, share=0.3), shuffled, {}),
@@ -216,9 +217,12 @@ def test_what_is_no_checkpoint_is_refused(value, error, words):
         fit("map", checkpoint=value() if callable(value) else value)
 
 
-def test_a_folder_that_is_not_there_is_told_before_the_end(tmp_path):
-    with pytest.raises(FileNotFoundError):
-        fit("map", checkpoint=Checkpoint(tmp_path / "nowhere" / "state", every_steps=1))
+@pytest.mark.parametrize(("place", "error"), [("nowhere/state", FileNotFoundError), ("", IsADirectoryError)])
+def test_a_place_that_cannot_be_written_is_told_before_the_first_step(tmp_path, place, error):
+    steps = []
+    with pytest.raises(error, match="folder"):
+        fit("map", checkpoint=tmp_path / place, callbacks=[steps.append])
+    assert steps == []
 
 
 def test_time_decides_as_well_as_steps(tmp_path, monkeypatch):

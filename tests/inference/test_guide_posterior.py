@@ -176,8 +176,9 @@ def test_a_hand_written_guide_comes_back_from_its_file(tmp_path):
         load(tmp_path / "posterior", model=EXACT.model)
     with pytest.raises(ValueError, match="not the one that was fitted: 8 parameters differ, the first is AutoNormal"):
         load(tmp_path / "posterior", guide=pyro_guides.AutoNormal, model=EXACT.model)
-    with pytest.raises(TypeError, match="function from the model to a Pyro guide; got str"):
-        load(tmp_path / "posterior", guide="AutoNormal")
+    for other in ("AutoNormal", pyro_guides.AutoNormal(EXACT.model)):
+        with pytest.raises(TypeError, match="`guide` must be a function from the model to a Pyro guide; got"):
+            load(tmp_path / "posterior", guide=other, model=EXACT.model)
 
 
 def test_saving_says_that_the_guide_must_be_passed(tmp_path):

@@ -312,3 +312,17 @@ def test_a_module_moves_with_its_posterior(tmp_path):
     posterior.save(tmp_path / "posterior")
     loaded = load(tmp_path / "posterior", model=Module())
     assert torch.equal(loaded.predict(measured().x, num_samples=3, seed=0).component_means, one)
+
+
+@UNRECORDED
+def test_posteriors_loaded_with_one_module_stay_apart_and_leave_it_as_it_was(tmp_path):
+    module, x = Module(), measured().x
+    paths = [tmp_path / "straight", tmp_path / "reversed"]
+    for path, sign in zip(paths, (1.0, -1.0), strict=True):
+        variational.fit(module, Dataset(x, sign * measured().y), num_epochs=3, seed=0).save(path)
+    alone = load(paths[0], model=module).predict(x, num_samples=3, seed=0)
+    first, _ = [load(path, model=module) for path in paths]
+    again = first.predict(x, num_samples=3, seed=0)
+    assert torch.equal(again.component_means, alone.component_means)
+    assert torch.equal(again.noise_variance, alone.noise_variance)
+    assert float(module.scale.detach()) == 1.0

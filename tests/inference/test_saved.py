@@ -154,7 +154,7 @@ def test_saving_and_loading_leave_the_global_generator(path):
 
 def test_a_folder_that_is_missing_is_an_oserror(path):
     posterior = map_estimate.fit(mlp_model(), measured(), **OPTIONS)
-    with pytest.raises(OSError, match="No such file"):
+    with pytest.raises(FileNotFoundError, match=r"There is no folder .*missing"):
         posterior.save(path.parent / "missing" / "posterior")
 
 
