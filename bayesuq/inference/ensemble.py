@@ -118,12 +118,12 @@ def fit(
     seeds = [derive_seed(key, number, 1) for number in range(num_members)]
     models = [model.reinitialise(derive_seed(key, number, 0)) for number in range(num_members)]
     rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
-    if _train_together(model, data, shared, member_fit, adversarial=adversarial, vectorised=vectorised):
+    if _train_together(model, data, shared, member_fit, vectorised=vectorised):
         shared = {"learning_rate": map_estimate.LEARNING_RATE, **shared}
         trainings = [Training(**shared, seed=seed) for seed in seeds]
         if file is not None:
             trainings[0] = replace(trainings[0], checkpoint=file.of_part("members"))
-        return EnsemblePosterior.of(fit_modes(models, rows, trainings))
+        return EnsemblePosterior.of(fit_modes(models, rows, trainings, adversarial=adversarial))
     if adversarial:
         shared["adversarial"] = True
     members = []
@@ -139,7 +139,6 @@ def _train_together(
     shared: Mapping[str, Any],
     member_fit: Callable[..., Posterior],
     *,
-    adversarial: bool,
     vectorised: bool | None,
 ) -> bool:
     """Whether members train in one pass: as asked, or where that is possible and faster.
@@ -148,11 +147,11 @@ def _train_together(
         ValueError: It was asked for where it is not possible.
     """
     training = Training(**{"learning_rate": map_estimate.LEARNING_RATE, **shared, "seed": 0})
-    possible = member_fit is map_estimate.fit and not adversarial and is_possible(model, data, training)
+    possible = member_fit is map_estimate.fit and is_possible(model, data, training)
     if vectorised and not possible:
         raise ValueError(
             "Members can train together only as modes (`map_estimate.fit`) of networks without dropout and BatchNorm, "
-            "on a Dataset, without `adversarial`, `validation`, `callbacks` and `max_grad_norm`. Pass vectorised=None."
+            "on a Dataset, without `validation`, `callbacks` and `max_grad_norm`. Pass vectorised=None."
         )
     return possible and (is_faster(model, training.batch_size) if vectorised is None else vectorised)
 

@@ -8,17 +8,19 @@ one after another, to rounding. The loss is the sum over members, never their me
 from collections.abc import Iterator, Sequence
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference.history import History
-from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior
+from bayesuq.inference.map_estimate import ADVERSARIAL_SHARE, SCALE_RATE, MapPosterior
 from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Source
 from bayesuq.inference.optimize import Objective, minimise
-from bayesuq.inference.training import SHUFFLE, Training, session
+from bayesuq.inference.stacked_dropout import with_stacked_dropout
+from bayesuq.inference.training import GLOBAL, SHUFFLE, Training, session
 from bayesuq.inference.training_network import is_dropout, point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.randomness import generator
 
 LARGEST_WORK = 2**19  # weights times rows of a minibatch, up to which one pass was measured to be faster on a CPU
 
@@ -55,20 +57,77 @@ def _follows(model: BayesianNetwork, data: Dataset) -> bool:
 
 
 def fit_modes(
-    models: Sequence[BayesianNetwork], data: Sequence[Data], trainings: Sequence[Training]
+    models: Sequence[BayesianNetwork],
+    data: Sequence[Data],
+    trainings: Sequence[Training],
+    *,
+    adversarial: bool = False,
 ) -> list[MapPosterior]:
-    """A mode for each model, on data sets of one size (each member's own bootstrap rows, or the same data).
+    """A mode for each model, on data sets of one size: bootstrap rows, splits of one set, or the same data for all.
+
+    Args:
+        models: M of them, alike but for the weights that they start from.
+        data: M data sets.
+        trainings: M of them, alike but for their seeds; the first one's checkpoint holds all members.
+        adversarial: See `map_estimate.fit`; the ranges are those of each member's own data.
 
     Raises:
+        ValueError: Data sets of several sizes; networks with buffers, or with dropout layers other than
+            `torch.nn.Dropout`.
         FloatingPointError: A member's loss stopped being finite.
     """
+    check_stackable(models[0], data)
+    others = [type(m).__name__ for m in models[0].net.modules() if is_dropout(m) and not isinstance(m, nn.Dropout)]
+    if others:
+        raise ValueError(f"Of the dropout layers, only torch.nn.Dropout can be stacked; got {', '.join(others)}.")
     first = trainings[0]
     with session(models[0], data[0], first) as (model, source, _):
         models = [model, *(other.to(model.device) for other in models[1:])]
         sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]
-        modes = StackedModes(models, source.num_data, num_steps=first.num_epochs * source.num_batches)
+        steps = torch.stack([ADVERSARIAL_SHARE * one.input_range() for one in sources]) if adversarial else None
+        num_steps = first.num_epochs * source.num_batches
+        # Alone, a dropout layer draws from torch's global generator, which a fit seeds by this key. (On an accelerator
+        # its fused kernel draws other numbers than these.)
+        streams = Streams([training.key(GLOBAL) for training in trainings], model.device)
+        modes = StackedModes(models, source.num_data, streams, num_steps=num_steps, adversarial_steps=steps)
         minimise(modes.objective(), StackedSource(sources, trainings), None, first)  # type: ignore[arg-type]
         return modes.posteriors(source.num_batches)
+
+
+def check_stackable(model: BayesianNetwork, data: Sequence[Data]) -> None:
+    """Raise a ValueError unless the network is without buffers and all data sets have as many rows."""
+    buffers = [name for name, _ in model.net.named_buffers()]
+    if buffers:
+        raise ValueError(f"Networks with buffers train one after another; got {', '.join(buffers)}.")
+    sizes = {len(rows) for rows in data}
+    if len(sizes) > 1:
+        raise ValueError(f"Members train together on data sets of one size; got {sorted(sizes)} rows.")
+
+
+class Streams:
+    """Random streams of M members, whose states are one tensor, so that a checkpoint can hold them.
+
+    Attributes:
+        members: A generator for each.
+        states: Theirs as after the last `keep`, (M, bytes of a state).
+    """
+
+    def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
+        self.members = [generator(seed, device=device) for seed in seeds]
+        self.states = torch.stack([stream.get_state() for stream in self.members])
+        self._started = False
+
+    def begin(self) -> None:
+        """Put the streams, before the first step, where `states` says: a checkpoint may have set that."""
+        if not self._started:
+            for stream, state in zip(self.members, self.states, strict=True):
+                stream.set_state(state.clone())
+            self._started = True
+
+    def keep(self) -> None:
+        """Note down where the streams are."""
+        for state, stream in zip(self.states, self.members, strict=True):
+            state.copy_(stream.get_state())
 
 
 class StackedSource:
@@ -99,10 +158,23 @@ class StackedSource:
 
 
 class StackedModes:
-    """Minus the log joints of M members as a function of their weights and unknowns, (M, P) and (M, U)."""
+    """Minus the log joints of M members as a function of their weights and unknowns, (M, P) and (M, U).
 
-    def __init__(self, models: Sequence[BayesianNetwork], num_data: int, *, num_steps: int) -> None:
+    With adversarial steps, (M, ...) as a row of x for each member, half of a likelihood is that of moved inputs, as in
+    `map_estimate.ModeObjective`.
+    """
+
+    def __init__(
+        self,
+        models: Sequence[BayesianNetwork],
+        num_data: int,
+        streams: Streams,
+        *,
+        num_steps: int,
+        adversarial_steps: Tensor | None = None,
+    ) -> None:
         self.model, self.num_data, self.num_members = models[0], num_data, len(models)
+        self.adversarial_steps = None if adversarial_steps is None else adversarial_steps.unsqueeze(1)
         names = [*self.model.laws, *self.model.points]
         starts = [point_vectors(model, names) for model in models]
         self.layouts = {kind: vector.layout for kind, vector in starts[0].items()}
@@ -110,28 +182,36 @@ class StackedModes:
         for leaf in self.leaves.values():
             leaf.requires_grad_()
         self.priors = {kind: FlatPrior.of(self.model, layout) for kind, layout in self.layouts.items()}
-        self.tree = share_tensors(self.model.net)
+        self.streams = streams
+        self.tree = with_stacked_dropout(share_tensors(self.model.net), streams.members)
+        self.drops = any(is_dropout(module) for module in self.model.net.modules())
         self.losses = next(iter(self.leaves.values())).new_zeros(num_steps, self.num_members, requires_grad=False)
         self.step = torch.zeros((), dtype=torch.int64)
 
     def objective(self) -> Objective:
         """What the loop needs."""
+        kind = "modes" if self.adversarial_steps is None else "adversarial modes"
         return Objective(
             leaves=self.leaves,
             rates={"unknowns": SCALE_RATE},
-            buffers={"losses": self.losses, "step": self.step},
+            buffers={"losses": self.losses, "step": self.step, "streams": self.streams.states},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self._not_watched,
             culprits=self.culprits,
-            identity=f"{self.num_members} modes of {self.model}",
+            identity=f"{self.num_members} {kind} of {self.model}",
         )
 
     def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """The sum of the members' losses, in nats."""
         for leaf in self.leaves.values():
             leaf.grad = None
-        losses = torch.func.vmap(self._loss)(self.leaves, *batch[:2], *([] if batch.weight is None else [batch.weight]))
+        if self.drops:
+            self.streams.begin()
+        log_prior = torch.func.vmap(self._log_prior)(self.leaves)
+        losses = -log_prior - self.num_data / batch.x.shape[1] * self._log_likelihoods(batch)
         losses.sum().backward()
+        if self.drops:
+            self.streams.keep()
         self.losses[int(self.step)] = losses.detach()
         self.step += 1
         return losses.detach().sum()
@@ -154,14 +234,33 @@ class StackedModes:
             members.append(MapPosterior(model=self.model, values=values, buffers={}, history=history))
         return members
 
-    def _loss(self, leaves: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """One member's, as `map_estimate` has it."""
-        parts = {kind: self.layouts[kind].split(leaf) for kind, leaf in leaves.items()}
-        theta = {name: value for part in parts.values() for name, value in part.items()}
+    def _log_likelihoods(self, batch: Batch) -> Tensor:
+        """Each member's, of its own minibatch, as `map_estimate` has it; (M,), in nats."""
+        rest = (batch.y,) if batch.weight is None else (batch.y, batch.weight)
+        of_members = torch.func.vmap(self._log_likelihood)
+        if self.adversarial_steps is None:
+            return of_members(self.leaves, batch.x, *rest)
+        x = batch.x.detach().requires_grad_()
+        clean = of_members(self.leaves, x, *rest)
+        (direction,) = torch.autograd.grad(clean.sum(), [x], retain_graph=True)  # a member's x moves its own term alone
+        moved = batch.x - self.adversarial_steps * direction.sign()
+        return 0.5 * (clean + of_members(self.leaves, moved, *rest))
+
+    def _theta(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
+        """One member's sites by name, on their own support."""
+        parts = [self.layouts[kind].split(leaf) for kind, leaf in leaves.items()]
+        return {name: value for part in parts for name, value in part.items()}
+
+    def _log_prior(self, leaves: dict[str, Tensor]) -> Tensor:
+        """One member's."""
+        theta = self._theta(leaves)
+        return torch.stack([self.priors[kind].log_prob(leaf, theta) for kind, leaf in leaves.items()]).sum()
+
+    def _log_likelihood(self, leaves: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """One member's, of the rows given."""
+        theta = self._theta(leaves)
         f = self.model.forward(theta, x, net=self.tree)
-        log_likelihood = self.model.likelihood_given(theta).total_log_prob(f, y, weight)
-        log_prior = torch.stack([self.priors[kind].log_prob(leaf, theta) for kind, leaf in leaves.items()]).sum()
-        return -(log_prior + self.num_data / len(x) * log_likelihood)
+        return self.model.likelihood_given(theta).total_log_prob(f, y, weight)
 
     def _not_watched(self, _batch: Batch, _noise: torch.Generator) -> Tensor:
         raise RuntimeError("members with validation rows are fitted one after another")

@@ -8,8 +8,11 @@ from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ensemble, vectorised
+from bayesuq.inference import dropout, ensemble, optimize, vectorised
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.inference.map_estimate import fit_mode
+from bayesuq.inference.training import Training
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import built, labelled, measured
@@ -57,6 +60,81 @@ def test_members_together_are_the_members_one_after_another(case: str, bootstrap
     assert not torch.equal(together.members[0].values, together.members[1].values)
 
 
+@pytest.mark.parametrize("case", ["learned noise", "labels", "weights"])
+@pytest.mark.parametrize("bootstrap", [False, True])
+def test_adversarial_members_together_are_those_one_after_another(case: str, bootstrap: bool) -> None:
+    density, data = CASES[case]
+    options = {**OPTIONS, "adversarial": True, "bootstrap": bootstrap}
+    together, apart = (ensemble.fit(density, data, vectorised=v, **options) for v in (True, False))
+    members_equal(together, apart)
+    plain = ensemble.fit(density, data, vectorised=True, **{**options, "adversarial": False})
+    assert not torch.allclose(together.members[0].values, plain.members[0].values, rtol=1e-6)
+
+
+def test_networks_of_several_data_sets_together_are_those_one_after_another() -> None:
+    sets = [measured(seed=seed) for seed in (0, 10, 20)]
+    models = [model().reinitialise(seed) for seed in range(3)]
+    trainings = [Training(4, 20, 0.02, seed=seed) for seed in range(3)]
+    for adversarial in (False, True):
+        together = vectorised.fit_modes(models, sets, trainings, adversarial=adversarial)
+        for one, density, data, training in zip(together, models, sets, trainings, strict=True):
+            apart = fit_mode(density, data, training, adversarial=adversarial)
+            torch.testing.assert_close(one.values, apart.values, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_masks_together_are_those_one_after_another(adversarial: bool) -> None:
+    sets = [measured(seed=seed) for seed in (0, 10, 20)]
+    twice = nn.Dropout(0.4)
+    layers = [nn.Dropout(0.1), nn.Linear(3, 6), nn.Tanh(), twice, nn.Linear(6, 6), twice, nn.Linear(6, 1)]
+    start = BayesianNetwork(nn.Sequential(*layers).double(), priors.Normal(), likelihoods.Normal())
+    models = [start.reinitialise(seed) for seed in range(3)]
+    trainings = [Training(4, 20, 0.02, seed=seed) for seed in range(3)]
+    together = vectorised.fit_modes(models, sets, trainings, adversarial=adversarial)
+    for one, density, data, training in zip(together, models, sets, trainings, strict=True):
+        apart = fit_mode(density, data, training, adversarial=adversarial)
+        torch.testing.assert_close(one.values, apart.values, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("step", [1, 5, 12])
+def test_a_stopped_pass_with_masks_goes_on_with_the_same_bits(tmp_path, monkeypatch, step: int) -> None:
+    class StoppedError(Exception):
+        pass
+
+    density = BayesianNetwork(network(dropout=0.3), priors.Normal(), likelihoods.Normal())
+    models, sets, steps = [density.reinitialise(seed) for seed in range(2)], [measured(), measured(seed=10)], []
+    write, path = optimize._Log.write_if_due, Checkpoint(tmp_path / "file", every_steps=1)
+
+    def fit(checkpoint: Checkpoint | None = None) -> list[torch.Tensor]:
+        trainings = [Training(4, 20, 0.02, seed=seed, checkpoint=None if seed else checkpoint) for seed in range(2)]
+        return [one.values for one in vectorised.fit_modes(models, sets, trainings)]
+
+    def stop(log: optimize._Log) -> None:
+        write(log)
+        steps.append(log)
+        if len(steps) == step:
+            raise StoppedError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(optimize._Log, "write_if_due", stop)
+        with pytest.raises(StoppedError):
+            fit(path)
+    assert all(torch.equal(one, other) for one, other in zip(fit(path), fit(), strict=True))
+
+
+def test_data_sets_of_several_sizes_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"one size; got \[40, 48\] rows"):
+        vectorised.fit_modes([model(), model()], [measured(), measured(40)], [Training(1, 20, 0.02, seed=0)] * 2)
+
+
+def test_layers_that_cannot_be_stacked_are_refused() -> None:
+    for layer, told in ((nn.AlphaDropout(0.1), "got AlphaDropout"), (nn.BatchNorm1d(3), "running_mean")):
+        net = nn.Sequential(layer, nn.Linear(3, 1)).double()
+        density = BayesianNetwork(net, priors.Normal(), likelihoods.Normal())
+        with pytest.raises(ValueError, match=told):
+            vectorised.fit_modes([density] * 2, [measured()] * 2, [Training(1, 20, 0.02, seed=0)] * 2)
+
+
 def test_a_constant_schedule_is_kept() -> None:
     members_equal(
         *(ensemble.fit(*CASES["labels"], vectorised=v, schedule="constant", **OPTIONS) for v in (True, False))
@@ -85,7 +163,6 @@ def test_small_members_train_together_and_large_ones_apart(monkeypatch, hidden, 
         (network(), {"validation": measured()}),
         (network(), {"max_grad_norm": 1.0}),
         (network(), {"callbacks": [lambda progress: progress]}),
-        (network(), {"adversarial": True}),
         (network(dropout=0.1), {"member_fit": dropout.fit}),
     ],
 )

@@ -1,0 +1,164 @@
+"""Tables made from lines: means, standard errors, and what is below a published value."""
+
+import shutil
+import tomllib
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from scripts import mnist_methods as images
+from scripts import results
+from scripts.recording import Record, Records, digest
+from scripts.results import Mean, beside_published, mean, published, replace, select
+from scripts.uci_methods import Setting
+
+SETTING = Setting(
+    method="dropout", noise="learned", prior_scale=1.0, num_steps=10, batch_size=32, learning_rate=0.01, dropout=0.1
+)
+SOURCE: dict[str, Any] = {
+    "method": "dropout",
+    "label": "someone",
+    "error": "standard error",
+    "boston": {"rmse": [3.0, 0.1], "log_likelihood": [-2.5, 0.05]},
+}
+
+
+def line(split: int, **changes: Any) -> Record:
+    record = {"data": "boston", "method": "dropout", "setting": "dropout", "settings": digest(SETTING), "part": "test"}
+    judged = {"split": split, "division": 0, "seed": 0, "rmse": 3.0, "log_likelihood": -2.5, "coverage": 0.9}
+    how = {"crps": 1.5, "seconds": 2.0, "threads": 1, "versions": {"torch": "2"}}
+    return {**record, **judged, **how, **changes}
+
+
+def test_a_mean_has_the_standard_error_of_a_sample() -> None:
+    found = Mean.of([1.0, 2.0, 3.0, 6.0])
+    assert found.value == 3
+    assert found.error == pytest.approx((14 / 3) ** 0.5 / 2)  # squares 4 + 1 + 0 + 9 over n - 1 = 3
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "worse", "below"),
+    [
+        ((3.0, 0.3), (2.3, 0.4), 1, False),  # an error .7 larger, and 1.645 x .5 = .82
+        ((3.0, 0.3), (2.1, 0.4), 1, True),
+        ((1.0, 0.3), (2.1, 0.4), 1, False),  # smaller is better
+        ((-3.0, 0.3), (-2.3, 0.4), -1, False),
+        ((-3.0, 0.3), (-2.1, 0.4), -1, True),
+        ((-1.0, 0.3), (-2.1, 0.4), -1, False),  # larger is better
+        ((3.0, 0.0), (3.0, 0.0), 1, False),
+    ],
+)
+def test_below_is_more_than_one_sided_chance(ours: Any, theirs: Any, worse: int, below: bool) -> None:
+    assert Mean(*ours).is_below(Mean(*theirs), worse) is below
+
+
+def test_a_published_deviation_becomes_a_standard_error() -> None:
+    assert published(SOURCE, "boston", "rmse") == Mean(3.0, 0.1)
+    assert published(SOURCE, "yacht", "rmse") is None
+    deviations = {"error": "deviation", "boston": {"rmse": [3.28, 1.0]}, "protein": {"rmse": [4.71, 0.06]}}
+    twenty, five = published(deviations, "boston", "rmse"), published(deviations, "protein", "rmse")
+    assert twenty is not None
+    assert five is not None
+    assert twenty.error == pytest.approx(1 / 20**0.5)
+    assert five.error == pytest.approx(0.06 / 5**0.5)
+
+
+def test_only_lines_of_the_settings_are_read_and_of_a_repeated_split_the_last() -> None:
+    lines = [
+        line(0, rmse=9.0),
+        line(0),
+        line(1, rmse=4.0),
+        line(2, settings="another", rmse=9.0),
+        line(3, part="val", rmse=9.0),
+        line(0, method="dropout:1", rmse=9.0),
+    ]
+    found = select(lines, {"dropout": SETTING}, "test")
+    assert mean(found["boston", "dropout"], "rmse").value == 3.5
+    assert set(found) == {("boston", "dropout"), ("boston", "dropout:1")}
+
+
+def test_a_table_tells_ours_theirs_and_the_verdict() -> None:
+    found = {("boston", "dropout"): [line(0, rmse=3.4, log_likelihood=-2.3), line(1, rmse=3.6, log_likelihood=-2.5)]}
+    text = "\n".join(beside_published(SOURCE, found))
+    assert "| boston | 2 | 3.50 ± 0.10 | 3.00 ± 0.10 | -2.40 ± 0.10 | -2.50 ± 0.05 | RMSE |" in text
+    both, neither = ({"log_likelihood": (Mean(value, 0.1), Mean(-2.0, 0.1))} for value in (-3.0, -2.1))
+    assert results.below(both) == "log-likelihood"
+    assert results.below(neither) == "nothing"
+    assert beside_published(SOURCE, {}) == []
+
+
+def test_a_value_without_error_has_no_verdict_nor_has_an_ablation() -> None:
+    found = {("boston", "dropout"): [line(0), line(1)]}
+    without = {**SOURCE, "boston": {"rmse": [2.0], "log_likelihood": [-2.5, 0.05]}}
+    assert "| 3.00 ± 0.00 | 2.00 | -2.50 ± 0.00 | -2.50 ± 0.05 |  |" in "\n".join(beside_published(without, found))
+    assert "nothing" in "\n".join(beside_published(SOURCE, found))
+    assert "nothing" not in "\n".join(beside_published({**SOURCE, "verdict": False}, found))
+
+
+def test_an_ablation_is_paired_by_split() -> None:
+    scores = {"spread": [-9.0, -5.0], "ensemble:1": [-3.0, -1.0], "ensemble": [-1.5, -2.5]}
+    found = {
+        ("yacht", method): [line(split, log_likelihood=score) for split, score in enumerate(values)][::order]
+        for (method, values), order in zip(scores.items(), (1, -1, 1), strict=True)
+    }
+    assert "| yacht | 5.00 ± 1.00 | 0.00 ± 1.50 |" in "\n".join(results.ablation(found))
+    assert results.ablation({}) == []
+
+
+def test_every_published_value_is_of_a_set_and_a_method_of_the_tables() -> None:
+    sources = tomllib.loads((results.HERE / "settings" / "published.toml").read_text(encoding="utf-8"))["source"]
+    for source in sources:
+        assert source["error"] in ("deviation", "standard error")
+        assert set(source) - {"method", "label", "error", "verdict"} == set(results.SETS)
+        assert source["method"] in {"ensemble", "ensemble:1", "spread", "dropout", "variational"}
+        for data in results.SETS:
+            for measure, sign in (("rmse", 1), ("log_likelihood", -1)):
+                value = published(source, data, measure)
+                assert value is not None
+                assert sign * value.value > 0  # on these sets
+
+
+def test_the_table_of_images_has_means_over_seeds() -> None:
+    settings = {"map": images.Setting(method="map", prior_scales=[1.0], num_epochs=1, learning_rate=0.1)}
+    lines = [
+        {
+            "method": "map",
+            "settings": digest(settings["map"]),
+            "part": "test",
+            "seed": seed,
+            "seconds": 3600.0,
+            "error": error,
+            "negative_log_likelihood": 0.06,
+            "expected_calibration_error": 0.01,
+            "median_scale": None,
+            "auroc_total": 0.9,
+            "auroc_epistemic": 0.5,
+        }
+        for seed, error in enumerate((0.016, 0.018))
+    ]
+    text = results.of_images([*lines, {**lines[0], "part": "val"}, {**lines[0], "settings": "other"}], settings)
+    assert text[2].startswith("| `map` | 2 | 1.700 ± 0.100 | 0.060 ± 0.000 | 0.010 ± 0.000 |  | 0.900 ± 0.000 |")
+    assert text[2].endswith("| 1.00 |")
+
+
+def test_only_what_stands_between_the_marks_is_replaced() -> None:
+    page = "# A\n<!-- uci: made by scripts/results.py -->\nold\n<!-- uci: end -->\nafter\n"
+    new = replace(page, "uci", ["new", ""])
+    assert new == "# A\n<!-- uci: made by scripts/results.py -->\n\nnew\n\n<!-- uci: end -->\nafter\n"
+    assert replace(new, "uci", ["new", ""]) == new
+    with pytest.raises(ValueError, match="must have the lines"):
+        replace(page, "other", [])
+
+
+def test_the_page_holds_what_the_command_makes_of_the_committed_lines(tmp_path: Path) -> None:
+    shutil.copy(results.PAGE, tmp_path / "results.md")
+    results.main(results.PAGE.parent / "results", tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text(encoding="utf-8") == results.PAGE.read_text(encoding="utf-8")
+
+
+def test_no_line_is_of_a_fit_that_was_judged_twice() -> None:
+    for file in (results.PAGE.parent / "results").glob("uci*.jsonl"):
+        names = ("data", "method", "setting", "settings", "part", "split", "division", "seed")
+        keys = [tuple(record[name] for name in names) for record in Records(file).read()]
+        assert len(keys) == len(set(keys))
