@@ -4,9 +4,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesuq.inference import callbacks, dropout, ensemble, map_estimate, temperature, variational
+    from bayesuq.inference import callbacks, dropout, ensemble, laplace, map_estimate, temperature, variational
 
-__all__ = ["callbacks", "dropout", "ensemble", "map_estimate", "temperature", "variational"]
+__all__ = ["callbacks", "dropout", "ensemble", "laplace", "map_estimate", "temperature", "variational"]
 
 
 def __getattr__(name: str) -> Any:

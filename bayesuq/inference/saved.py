@@ -8,6 +8,7 @@ from bayesuq.inference.correlated import CorrelatedPosterior
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.guide_posterior import GuidePosterior
+from bayesuq.inference.laplace_posterior import LaplacePosterior, SampledLaplacePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.mean_field import VariationalPosterior
 from bayesuq.inference.packing import FORMAT, restore_model, unpack
@@ -28,6 +29,8 @@ CLASSES: dict[str, type[Posterior]] = {
         ProgramPosterior,
         DropoutPosterior,
         EnsemblePosterior,
+        LaplacePosterior,
+        SampledLaplacePosterior,
         TemperaturePosterior,
     )
 }

@@ -15,7 +15,7 @@ from torch import nn
 
 import bayesuq
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
+from bayesuq.inference import dropout, ensemble, laplace_posterior, map_estimate, temperature, variational
 from bayesuq.inference.saved import CLASSES, load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -342,7 +342,7 @@ def test_a_missing_file_is_told(path):
 
 
 def test_every_posterior_of_the_package_can_be_loaded():
-    modules = (dropout, ensemble, map_estimate, temperature, variational)
+    modules = (dropout, ensemble, laplace_posterior, map_estimate, temperature, variational)
     kinds = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     posteriors = {kind for kind in kinds if issubclass(kind, bayesuq.Posterior) and dataclasses.is_dataclass(kind)}
     assert set(CLASSES.values()) == posteriors

@@ -1,0 +1,237 @@
+"""Derivatives of the outputs of single rows in the weights, layer by layer.
+
+One forward pass gives what goes into each layer, and a backward pass for each output the gradients at what comes out of
+it, for all rows at once: the Jacobian in factors (see `curvature_factors`). Weights of modules that are no linear layer
+or convolution get theirs by `torch.func`, row by row in one vectorised pass.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bayesuq.inference.curvature_factors import Derivatives, Factors, Layer
+from bayesuq.models.bnn import BayesianNetwork, share_tensors
+
+BUDGET = 2**24  # numbers in the derivatives of one chunk of rows: 128 MiB in float64
+AGREEMENT = 1e-3  # relative, of factors with the gradient that autograd gives: rounding of float32, with room
+
+Root = Callable[[Tensor], Tensor]
+
+
+class Linearisation:
+    """The network around one setting of its weights: outputs of rows, and their derivatives in the weights sought."""
+
+    def __init__(
+        self,
+        model: BayesianNetwork,
+        theta: Mapping[str, Tensor],
+        buffers: Mapping[str, Tensor],
+        names: Sequence[str],
+        layers: Sequence[str] | None = None,
+    ) -> None:
+        """Find the layers.
+
+        Args:
+            model: Whose network it is.
+            theta: A value for each site.
+            buffers: Of the network.
+            names: The parameters whose derivatives are sought.
+            layers: Paths of the layers to take in factors; None takes all that can be, which `probe` then narrows.
+        """
+        self.model, self.buffers, self.names = model, buffers, list(names)
+        self.theta = {name: value.detach() for name, value in theta.items()}
+        self.tree = share_tensors(model.net)
+        self.layers = [layer for layer in _layers(self.tree, self.names) if layers is None or layer.path in layers]
+
+    @property
+    def other_names(self) -> list[str]:
+        """Parameters that are in none of the layers."""
+        taken = {name for layer in self.layers for name in layer.names()}
+        return [name for name in self.names if name not in taken]
+
+    def probe(self, rows: Tensor) -> None:
+        """Keep the layers whose factors give the gradient that autograd gives at a few rows.
+
+        A weight that is used in some other place too, or whose inputs do not come row by row, is left to `torch.func`.
+        """
+        self.layers = [layer for layer in self.layers if self._agrees(layer, rows)]
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """f, (N, C, ...)."""
+        with torch.no_grad():
+            return self.model.forward(self.theta, rows, net=self.tree, buffers=self.buffers)
+
+    def derivatives(self, rows: Tensor, root: Root | None = None) -> tuple[Tensor, Derivatives]:
+        """f, (N, C, ...), and the derivatives of each row's `f.flatten()`, or of its products with columns.
+
+        Args:
+            rows: (N, ...).
+            root: From f to the columns, (N, K, R); None takes the outputs themselves.
+        """
+        f, uses = self._run(rows, self.layers)
+        with torch.enable_grad():
+            flat = f.flatten(1)
+        columns = torch.eye(flat.shape[1]).to(flat).expand(len(flat), -1, -1) if root is None else root(f.detach())
+        found = self._factors(flat, uses, columns.to(flat.dtype))
+        others = {
+            name: torch.einsum("nk...,nkr->nr...", jacobian.double(), columns.double())
+            for name, jacobian in self._jacobians(rows).items()
+        }
+        return f.detach(), Derivatives(found, others)
+
+    def rows_at_a_time(self, rows: Tensor, *, dense: bool) -> int:
+        """So many that their derivatives fit the budget.
+
+        Args:
+            rows: (N, ...).
+            dense: Whether Jacobians are written out; those of layers that act at several positions always may be.
+        """
+        f, uses = self._run(rows[:1], self.layers)
+        num_outputs = f.numel()
+        numbers = num_outputs**2
+        for layer in self.layers:
+            num_positions = sum(output[0].numel() // layer.shape[0] for _, output in uses[layer])
+            numbers += num_positions * (layer.num_columns + num_outputs * layer.shape[0])
+            if dense or num_positions > 1:
+                numbers += num_outputs * layer.shape[0] * layer.num_columns
+        numbers += num_outputs * sum(self.theta[name].numel() for name in self.other_names)
+        return max(1, BUDGET // numbers)
+
+    def _run(self, rows: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, dict[Layer, list[tuple[Tensor, Tensor]]]]:
+        """f with its graph, and what went into each layer and came out of it, use by use."""
+        sought = {name for layer in layers for name in layer.names()}
+        with torch.enable_grad(), _recorded(self.tree, layers) as uses:
+            theta = {name: value.detach().requires_grad_(name in sought) for name, value in self.theta.items()}
+            f = self.model.forward(theta, rows, net=self.tree, buffers=self.buffers)
+        return f, uses
+
+    def _factors(
+        self, flat: Tensor, uses: Mapping[Layer, list[tuple[Tensor, Tensor]]], columns: Tensor
+    ) -> dict[Layer, Factors]:
+        outputs = [output for pairs in uses.values() for _, output in pairs]
+        gradients: list[list[Tensor]] = [[] for _ in outputs]
+        for number in range(columns.shape[2] if outputs else 0):
+            of_column = torch.autograd.grad(
+                flat, outputs, columns[:, :, number], retain_graph=True, allow_unused=True, materialize_grads=True
+            )
+            for kept, gradient in zip(gradients, of_column, strict=True):
+                kept.append(gradient)
+        stacked = iter([torch.stack(kept, dim=1).double() for kept in gradients])
+        found = {}
+        for layer, pairs in uses.items():
+            module = self.tree.get_submodule(layer.path)
+            inputs = [_positions_of_inputs(layer, module, x).double() for x, _ in pairs]
+            places = [_positions_of_outputs(module, next(stacked)) for _ in pairs]
+            if not pairs:  # a layer that the network does not use
+                inputs = [flat.new_zeros(len(flat), 1, layer.num_columns).double()]
+                places = [flat.new_zeros(len(flat), columns.shape[2], 1, layer.shape[0]).double()]
+            found[layer] = Factors(torch.cat(inputs, dim=1), torch.cat(places, dim=2))
+        return found
+
+    def _jacobians(self, rows: Tensor) -> dict[str, Tensor]:
+        """Of the outputs in the parameters that are in no layer, (N, K, *shape)."""
+        values = {name: self.theta[name] for name in self.other_names}
+        if not values:
+            return {}
+
+        def outputs(values: Mapping[str, Tensor], row: Tensor) -> Tensor:
+            theta = {**self.theta, **values}
+            return self.model.forward(theta, row.unsqueeze(0), net=self.tree, buffers=self.buffers)[0].flatten()
+
+        of_row = torch.func.jacrev(outputs)
+        try:
+            return torch.func.vmap(of_row, in_dims=(None, 0))(values, rows)
+        except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
+            found = [_jacobian(outputs, values, row) for row in rows]
+            return {name: torch.stack([one[name] for one in found]) for name in values}
+
+    def _agrees(self, layer: Layer, rows: Tensor) -> bool:
+        """Whether the factors give the gradient of some combination of the outputs."""
+        f, uses = self._run(rows, [layer])
+        pairs = uses[layer]
+        if any(len(x) != len(rows) or len(output) != len(rows) for x, output in pairs):
+            return False
+        if not f.requires_grad:
+            return True  # the network does not use the layer
+        direction = torch.linspace(1, 2, f.numel()).to(f).view(len(rows), -1, 1)
+        factors = self._factors(f.flatten(1), uses, direction)[layer]
+        found = layer.split(factors.matrix().sum(dim=(0, 1)))
+        with torch.enable_grad():
+            theta = {name: value.detach().requires_grad_(name in found) for name, value in self.theta.items()}
+            total = (
+                self.model.forward(theta, rows, net=self.tree, buffers=self.buffers) * direction.view(f.shape)
+            ).sum()
+            expected = torch.autograd.grad(total, [theta[name] for name in found], materialize_grads=True)
+        return all(
+            (mine - other).abs().max() <= AGREEMENT * other.abs().max()
+            for mine, other in zip(found.values(), expected, strict=True)
+        )
+
+
+def _layers(tree: nn.Module, names: Sequence[str]) -> list[Layer]:
+    """The linear layers and convolutions that own some of the parameters named."""
+    found = []
+    for path, module in tree.named_modules():
+        # Subclasses may do anything with their weights.
+        plain = type(module) is nn.Linear or (
+            type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
+        )
+        prefix = f"{path}." if path else ""
+        weight, bias = (name if name in names else None for name in (f"{prefix}weight", f"{prefix}bias"))
+        if plain and (weight or bias) and not isinstance(getattr(module, "padding", None), str):
+            found.append(Layer(path, weight, bias, module.weight.shape))
+    return found
+
+
+@contextmanager
+def _recorded(tree: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer, list[tuple[Tensor, Tensor]]]]:
+    """What goes into the layers and comes out of them while the network runs."""
+    uses: dict[Layer, list[tuple[Tensor, Tensor]]] = {layer: [] for layer in layers}
+
+    def hook(layer: Layer) -> Callable[..., Tensor]:
+        def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
+            uses[layer].append(((args[0] if args else kwargs["input"]).detach(), output))
+            return output.clone()  # what comes after may write into it
+
+        return record
+
+    handles = [tree.get_submodule(layer.path).register_forward_hook(hook(layer), with_kwargs=True) for layer in layers]
+    try:
+        yield uses
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _positions_of_inputs(layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
+    """What the layer multiplies at each position, (N, T, I), a last 1 for the bias."""
+    if isinstance(module, nn.Conv2d):
+        patches = functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride).mT  # type: ignore[arg-type]
+    else:
+        patches = x.reshape(len(x), -1, x.shape[-1])
+    columns = [patches] if layer.weight else []
+    if layer.bias:
+        columns.append(patches.new_ones(*patches.shape[:2], 1))
+    return torch.cat(columns, dim=2)
+
+
+def _positions_of_outputs(module: nn.Module, gradients: Tensor) -> Tensor:
+    """Gradients (N, K, ...) at a layer's outputs as (N, K, T, O)."""
+    if isinstance(module, nn.Conv2d):
+        return gradients.flatten(3).mT
+    return gradients.reshape(*gradients.shape[:2], -1, gradients.shape[-1])
+
+
+def _jacobian(
+    outputs: Callable[[Mapping[str, Tensor], Tensor], Tensor], values: Mapping[str, Tensor], row: Tensor
+) -> dict[str, Tensor]:
+    """One row's Jacobian, an output at a time."""
+    with torch.enable_grad():
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        f = outputs(leaves, row)
+        rows = [torch.autograd.grad(one, list(leaves.values()), retain_graph=True, materialize_grads=True) for one in f]
+    return {name: torch.stack(parts) for name, parts in zip(leaves, zip(*rows, strict=True), strict=True)}

@@ -1,0 +1,286 @@
+"""The posterior of a Laplace approximation, in three readings: linearised, by probit, and sampled through the network.
+
+The network is made linear around the mode, as its curvature was,
+
+    f(x; theta) ~ f(x; theta*) + J(x) (theta - theta*)      so that      f(x) ~ N(f(x; theta*), J Sigma J^T).
+
+Reference:
+    Immer, Korzepa & Bauer 2021, Improving Predictions of Bayesian Neural Nets via Local Linearization.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike
+from bayesuq.inference.curvature_factors import Derivatives
+from bayesuq.inference.curvature_layers import BUDGET, Linearisation
+from bayesuq.inference.curvature_structures import STRUCTURES, NormalWeights
+from bayesuq.inference.evidence import best_factors, log_evidence
+from bayesuq.inference.history import History
+from bayesuq.inference.packing import move, save
+from bayesuq.inference.prediction import draw_indices, mixed, predict_in_chunks
+from bayesuq.inference.weights import Layout, WeightPosterior, normal_base
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods import HeteroscedasticNormal, Normal
+from bayesuq.posterior import Posterior
+from bayesuq.predictive import GaussianPredictive, PredictiveDistribution
+from bayesuq.randomness import derive_seed, generator, resolve_seed
+
+PriorFactors = Literal["one", "each"]
+DEVIATIONS_BUDGET = 2**26  # numbers in the draws of weights held at a time: 256 MiB in float32
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class LaplacePosterior(Posterior):
+    """N(theta*, (H + P)^-1) over some of the weights, all else at the mode, with the network made linear there.
+
+    For real targets the predictive is one Gaussian, exact for the linear network, whatever `num_samples`; a
+    heteroscedastic noise is that of the mode. For labels it is the mixture of draws of the linear network, each a
+    function of x, from N(f(x; theta*), J Sigma J^T) at a row.
+
+    Attributes:
+        model: The joint density.
+        values: The flat vector (P,) of every site at the mode.
+        buffers: The network's buffers as trained.
+        history: How the fit of the mode went.
+        structure: "diagonal", "kronecker" or "full".
+        names: The parameters that are approximated.
+        layers: Paths of the layers whose derivatives are taken in factors.
+        curvature: H, as the structure has it (see `curvature_structures`), float64.
+        log_likelihood: Of the data at the mode, weighted, in nats.
+        prior_factors: What multiplies the prior's precisions, for each of `names`.
+        is_probit: Whether labels get the closed form of `probit`.
+    """
+
+    model: BayesianNetwork
+    values: Tensor
+    buffers: Mapping[str, Tensor]
+    history: History
+    structure: str
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    curvature: Mapping[str, Tensor]
+    log_likelihood: float
+    prior_factors: tuple[float, ...]
+    is_probit: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        return move(self, device)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file: see `Posterior.save`."""
+        save(self, path)
+
+    @property
+    def sampled(self) -> "SampledLaplacePosterior":
+        """The same law read through the network itself: draws of weights, as other posteriors over weights have them.
+
+        Far from the mode the quadratic that the law stands on does not hold; it underfits where the linearised reading
+        does not (Immer et al. 2021).
+        """
+        return SampledLaplacePosterior(model=self.model, buffers=self.buffers, laplace=self)
+
+    @property
+    def probit(self) -> Self:
+        """The same, with E[softmax f] ~ softmax(f* / sqrt(1 + pi/8 diag(J Sigma J^T))) instead of draws of labels.
+
+        It has one component, so that all of its uncertainty counts as aleatoric.
+
+        Reference:
+            Spiegelhalter & Lauritzen 1990, Sequential Updating of Conditional Probabilities; Daxberger et al. 2021,
+            Laplace Redux, for more than two classes.
+        """
+        return replace(self, is_probit=True)
+
+    @property
+    def log_marginal_likelihood(self) -> float:
+        """log p(y | x), the evidence, in nats; given what is not approximated.
+
+        Exact for networks that are linear in the weights under a normal likelihood, at prior factors of 1 and a mode
+        that was reached.
+        """
+        prior = self.prior_precision()
+        return float(log_evidence(self.log_likelihood, self._squares(), prior, self.law.log_det()))
+
+    def tuned(self, kind: PriorFactors) -> Self:
+        """The same with the prior's precisions multiplied by what maximises the evidence, the mode being held fixed.
+
+        Args:
+            kind: "one" factor for all, or "each" parameter's own.
+
+        Raises:
+            ValueError: Another kind.
+
+        Warns:
+            UserWarning: There is no best factor within [1e-8, 1e8].
+        """
+        if kind not in ("one", "each"):
+            raise ValueError(f"`kind` must be 'one' or 'each'; got {kind!r}.")
+        prior = _precisions(self.model, self.names)
+
+        def law(scaled: Mapping[str, Tensor]) -> NormalWeights:
+            return STRUCTURES[self.structure](self.curvature, scaled, self._linear().layers)
+
+        return replace(self, prior_factors=best_factors(law, prior, self._squares(), each=kind == "each"))
+
+    def prior_precision(self) -> dict[str, Tensor]:
+        """Precisions of the prior by parameter, (*shape), float64, in units of weights to the power -2."""
+        prior = _precisions(self.model, self.names)
+        return {name: factor * value for (name, value), factor in zip(prior.items(), self.prior_factors, strict=True)}
+
+    @cached_property
+    def law(self) -> NormalWeights:
+        """The normal law of the deviations from the mode."""
+        return STRUCTURES[self.structure](self.curvature, self.prior_precision(), self._linear().layers)
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D) of the linear network: see `Posterior.predict`.
+
+        O(K^2) memory a row for K outputs, all positions of a map counted, where their variance is asked for.
+        """
+        indices = draw_indices(num_samples, None)
+        key = resolve_seed(seed)
+        linear = self._linear()
+
+        def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
+            for deviations in self._groups(indices, key):
+                some = rows.split(linear.rows_at_a_time(rows, dense=self.structure == "full"))
+                done = [self._predict_rows(linear, one, deviations, keep_samples=keep_samples) for one in some]
+                yield type(done[0]).concatenate(done)
+
+        return predict_in_chunks(self.model, x, linear.tree, parts)
+
+    def draw(self, index: int, seed: int) -> Tensor:
+        """The flat vector (P,) of draw number `index` of the weights; it depends on `index` and `seed` alone."""
+        layout = Layout.of(self.model)
+        theta = layout.split(self.values)
+        deviations = self._deviations([index], seed)
+        return layout.join({**theta, **{name: theta[name] + value[0] for name, value in deviations.items()}})
+
+    def _groups(self, indices: Sequence[int], seed: int) -> Iterator[dict[str, Tensor] | None]:
+        """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""
+        if self.is_probit or isinstance(self.model.likelihood, Normal | HeteroscedasticNormal):
+            yield None
+            return
+        together = max(1, DEVIATIONS_BUDGET // self.law.layout.size)
+        for first in range(0, len(indices), together):
+            yield self._deviations(indices[first : first + together], seed)
+
+    def _deviations(self, indices: Sequence[int], seed: int) -> dict[str, Tensor]:
+        """Draws of the parameters' distances from the mode, (S, *shape), in the model's dtype."""
+        size = self.law.layout.size
+        together = max(1, BUDGET // size)
+        done = []
+        for first in range(0, len(indices), together):
+            some = indices[first : first + together]
+            noise = torch.empty(len(some), size, dtype=self.model.dtype, device=self.device)
+            for row, index in zip(noise, some, strict=True):
+                row.normal_(generator=generator(derive_seed(seed, index), device=self.device))
+            done.append(self.law.deviation(noise))
+        return self.law.layout.split(torch.cat(done))
+
+    def _predict_rows(
+        self, linear: Linearisation, rows: Tensor, deviations: Mapping[str, Tensor] | None, *, keep_samples: bool
+    ) -> PredictiveDistribution:
+        """The predictive of some rows, from draws of the deviations or, without them, in closed form."""
+        likelihood = self.model.likelihood_given(linear.theta)
+        f, derivatives = linear.derivatives(rows)
+        if deviations is not None:
+            draws = self._draws(f, derivatives, deviations)
+            return mixed(likelihood.predictive(one, keep_samples=keep_samples) for one in draws)
+        if self.is_probit:
+            f = self._probit(f, derivatives)
+        predictive = likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
+        return self._widened(predictive, derivatives) if isinstance(predictive, GaussianPredictive) else predictive
+
+    def _draws(self, f: Tensor, derivatives: Derivatives, deviations: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """Draws of the linear network's outputs, (S, N, C, ...), some at a time."""
+        together = max(1, BUDGET // (len(f) * derivatives.width()))
+        parts = {name: value.split(together) for name, value in deviations.items()}
+        for group in zip(*parts.values(), strict=True):
+            pushed = derivatives.pushed(dict(zip(parts, group, strict=True)))
+            yield f + pushed.reshape(-1, *f.shape)
+
+    def _probit(self, f: Tensor, derivatives: Derivatives) -> Tensor:
+        """f* / sqrt(1 + pi/8 diag(J Sigma J^T)), (N, C, ...); real targets stay as they are."""
+        if isinstance(self.model.likelihood, Normal | HeteroscedasticNormal):
+            return f
+        variance = self._variance(derivatives).view(f.shape)
+        return (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)
+
+    def _widened(self, at_mode: GaussianPredictive, derivatives: Derivatives) -> GaussianPredictive:
+        """The predictive at the mode with the variance of f, whose first columns are the means."""
+        return GaussianPredictive(
+            mean=at_mode.component_means,
+            noise_variance=at_mode.noise_variance,
+            function_variance=self._variance(derivatives)[:, : at_mode.component_means.shape[2]].unsqueeze(0),
+        )
+
+    def _variance(self, derivatives: Derivatives) -> Tensor:
+        """diag(J Sigma J^T), (N, K), float64."""
+        return self.law.output_covariance(derivatives).diagonal(dim1=1, dim2=2).clamp(min=0)
+
+    def _linear(self) -> Linearisation:
+        theta = Layout.of(self.model).split(self.values)
+        return Linearisation(self.model, theta, self.buffers, self.names, self.layers)
+
+    def _squares(self) -> dict[str, Tensor]:
+        """(theta* - loc)^2 by parameter, (*shape), float64."""
+        theta = Layout.of(self.model).split(self.values)
+        return {name: (theta[name] - _law(self.model, name).loc).double().square() for name in self.names}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SampledLaplacePosterior(WeightPosterior):
+    """A Laplace approximation read through the network itself.
+
+    Attributes:
+        model: The joint density.
+        buffers: The network's buffers as trained.
+        laplace: The law of the weights.
+    """
+
+    model: BayesianNetwork
+    buffers: Mapping[str, Tensor]
+    laplace: LaplacePosterior
+
+    @property
+    def num_members(self) -> None:
+        """None: draws are without end."""
+        return
+
+    def draw(self, index: int, seed: int) -> Tensor:
+        """A draw of the weights approximated, all else at the mode."""
+        return self.laplace.draw(index, seed)
+
+
+def _law(model: BayesianNetwork, name: str) -> Any:
+    """The normal law of a parameter's entries."""
+    return normal_base(model.laws[name])
+
+
+def _precisions(model: BayesianNetwork, names: Sequence[str]) -> dict[str, Tensor]:
+    """Of the priors as the model has them, (*shape), float64."""
+    shapes = Layout.of(model, names).shapes
+    return {name: _law(model, name).scale.double().expand(shapes[name]) ** -2 for name in names}
