@@ -2,6 +2,7 @@
 
 Settings are fixed in a committed file. Lines that are there are skipped, and a fit that was stopped goes on from its
 checkpoint: call the same command again. `--part val` fits 55,000 images and judges by the other 5,000, to choose by.
+The fitted posteriors stay in the folder of the checkpoints, for `scripts/mnist_shift.py`.
 """
 
 import argparse
@@ -37,6 +38,7 @@ def run(name: str, setting: Setting, images: Images, seed: int, options: argpars
     resumed, begin = file.exists(), perf_counter()
     posterior = fit(setting, images, seed, file, [tell])
     seconds = None if resumed else perf_counter() - begin
+    posterior.save(posterior_file(options.work, name, options.part, seed))
     found = measures(setting, posterior, images, seed)
     size = {"num_train": len(images.train), "num_judged": len(images.judged)}
     how = {"seconds": seconds, "threads": torch.get_num_threads(), "versions": versions()}
@@ -44,6 +46,11 @@ def run(name: str, setting: Setting, images: Images, seed: int, options: argpars
     for part in file.parent.glob(f"{file.name}*"):
         part.unlink()
     print(f"{name}, seed {seed}: error {100 * found['error']:.2f} %", flush=True)
+
+
+def posterior_file(folder: Path, name: str, part: str, seed: int) -> Path:
+    """Where a fitted posterior is kept."""
+    return folder / f"{name}-{part}-{seed}.safetensors"
 
 
 def main(methods: Sequence[str] | None, options: argparse.Namespace) -> None:

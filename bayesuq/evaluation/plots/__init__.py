@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.images import most_uncertain as most_uncertain
     from bayesuq.evaluation.plots.regression import interval_calibration as interval_calibration
     from bayesuq.evaluation.plots.regression import regression_bands as regression_bands
+    from bayesuq.evaluation.plots.shift import shift_curves as shift_curves
     from bayesuq.evaluation.plots.training import loss_curves as loss_curves
 
 _FILES = {
@@ -26,6 +27,7 @@ _FILES = {
     "regression_bands": "regression",
     "reliability_diagram": "classification",
     "risk_coverage_curves": "classification",
+    "shift_curves": "shift",
 }
 __all__ = [
     "class_probabilities",
@@ -36,6 +38,7 @@ __all__ = [
     "regression_bands",
     "reliability_diagram",
     "risk_coverage_curves",
+    "shift_curves",
 ]
 
 
