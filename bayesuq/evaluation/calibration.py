@@ -19,10 +19,11 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_probability
 from bayesuq.evaluation.binning import Reliability
-from bayesuq.evaluation.kinds import check_categorical, check_gaussian
+from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_real, is_discrete
 from bayesuq.evaluation.scores import central_interval, top_label
 from bayesuq.evaluation.uncertainty import maximum_probability
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive import CategoricalPredictive
+from bayesuq.randomness import generator, resolve_seed
 
 FOR_LABELS = "Of real targets take `probability_integral_transform` or `interval_coverage`."
 FOR_REAL_TARGETS = "Of labels take `reliability` or `expected_calibration_error`."
@@ -164,29 +165,41 @@ def classwise_calibration_error(
     return classwise_reliability(predictive, y, num_bins, threshold=threshold).expected_calibration_error.nanmean()
 
 
-def probability_integral_transform(predictive: GaussianPredictive, y: ArrayLike) -> Tensor:
+def probability_integral_transform(predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None) -> Tensor:
     """u = P(y* <= y), column by column, exact for the mixture; uniform on [0, 1] under a calibrated predictive.
+
+    The cdf of counts has steps, on each of which u is drawn uniformly, between P(y* < y) and P(y* <= y): without that
+    it would not be uniform under the truth either (Czado, Gneiting and Held 2009, section 2).
 
     Args:
         predictive: Of real targets, at N points.
         y: Targets, (N, D), or (N,) for D = 1.
+        seed: Of the draws for counts; other targets have none.
 
     Returns:
         Fractions, (N, D), float64.
 
     Raises:
-        TypeError: Not a GaussianPredictive.
+        TypeError: Labels.
         ValueError: `y` of another shape or not finite; a component of zero variance.
     """
-    check_gaussian(predictive, FOR_REAL_TARGETS)
-    return predictive.cdf(y)
+    check_real(predictive, FOR_REAL_TARGETS)
+    at_most = predictive.cdf(y)
+    if not is_discrete(predictive):
+        return at_most
+    below = predictive.cdf(predictive.targets(y) - 1)
+    noise = generator(resolve_seed(seed), device=at_most.device)
+    return below + torch.rand(at_most.shape, generator=noise, dtype=at_most.dtype, device=at_most.device) * (
+        at_most - below
+    )
 
 
-def interval_coverage(predictive: GaussianPredictive, y: ArrayLike, level: float) -> Tensor:
+def interval_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
     """Share of targets inside the central interval of probability `level`, near `level` if calibrated.
 
     The interval runs from the quantile (1 - level) / 2 to the quantile (1 + level) / 2 of the mixture, and holds y
-    where |2u - 1| <= level. See `probability_integral_transform` for the rest.
+    where |2u - 1| <= level. Of counts, whose quantiles are counts, both ends belong to it, so that it covers at
+    least `level` under the truth, and more where counts are few. See `probability_integral_transform` for the rest.
 
     Args:
         predictive: Of real targets, at N points.
@@ -200,6 +213,7 @@ def interval_coverage(predictive: GaussianPredictive, y: ArrayLike, level: float
         ValueError: `level` outside (0, 1).
 
     Example:
+        >>> from bayesuq.predictive import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.zeros(1, 4, 1), noise_variance=1.0)
         >>> interval_coverage(predictive, [-3.0, -1.0, 0.0, 1.7], level=0.9)  # inside (-1.645, 1.645)
         tensor(0.5000, dtype=torch.float64)
@@ -207,14 +221,17 @@ def interval_coverage(predictive: GaussianPredictive, y: ArrayLike, level: float
     return pointwise_coverage(predictive, y, level).mean()
 
 
-def pointwise_coverage(predictive: GaussianPredictive, y: ArrayLike, level: float) -> Tensor:
+def pointwise_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
     """1 where the central interval holds y, else 0, (N, D), float64; see `interval_coverage`."""
     check_fraction(level, "level")
-    off_centre = (2 * probability_integral_transform(predictive, y) - 1).abs()
-    return (off_centre <= level).double()
+    check_real(predictive, FOR_REAL_TARGETS)
+    if is_discrete(predictive):
+        (lower, upper), target = central_interval(predictive, level), predictive.targets(y)
+        return ((lower <= target) & (target <= upper)).double()
+    return ((2 * predictive.cdf(y) - 1).abs() <= level).double()
 
 
-def interval_width(predictive: GaussianPredictive, level: float) -> Tensor:
+def interval_width(predictive: RealPredictive, level: float) -> Tensor:
     """Mean width of the central interval of probability `level`, exact for the mixture; read it beside the coverage.
 
     Args:
@@ -225,24 +242,25 @@ def interval_width(predictive: GaussianPredictive, level: float) -> Tensor:
         In units of y, over points and columns, 0-d float64.
 
     Raises:
-        TypeError: Not a GaussianPredictive.
+        TypeError: Labels.
         ValueError: `level` outside (0, 1); a component of zero variance.
 
     Example:
+        >>> from bayesuq.predictive import GaussianPredictive
         >>> interval_width(GaussianPredictive(mean=torch.zeros(1, 4, 1), noise_variance=1.0), level=0.9)  # 2 x 1.645
         tensor(3.2897, dtype=torch.float64)
     """
     return pointwise_width(predictive, level).mean()
 
 
-def pointwise_width(predictive: GaussianPredictive, level: float) -> Tensor:
+def pointwise_width(predictive: RealPredictive, level: float) -> Tensor:
     """Width of the central interval in units of y, (N, D); see `interval_width`."""
-    check_gaussian(predictive, FOR_REAL_TARGETS)
+    check_real(predictive, FOR_REAL_TARGETS)
     lower, upper = central_interval(predictive, level)
     return upper - lower
 
 
-def regression_calibration_error(predictive: GaussianPredictive, y: ArrayLike) -> Tensor:
+def regression_calibration_error(predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None) -> Tensor:
     """Mean over all levels of |coverage of the central interval - level|, exactly: the integral over level from 0 to 1.
 
     Kuleshov et al. (2018) sum over chosen levels. See `probability_integral_transform` for the rest.
@@ -251,13 +269,14 @@ def regression_calibration_error(predictive: GaussianPredictive, y: ArrayLike) -
         Fraction, 0-d float64, in [0, 1/2]; over points and columns.
 
     Example:
+        >>> from bayesuq.predictive import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.zeros(1, 1, 1), noise_variance=1.0)
         >>> regression_calibration_error(predictive, [0.0])  # covered at every level
         tensor(0.5000, dtype=torch.float64)
     """
     # Coverage as a function of level is the cdf of v = |2u - 1|, and the area between a cdf and that of the uniform
     # distribution is the area between their quantile functions.
-    v = (2 * probability_integral_transform(predictive, y) - 1).abs().flatten().sort().values
+    v = (2 * probability_integral_transform(predictive, y, seed=seed) - 1).abs().flatten().sort().values
     ends = torch.arange(len(v) + 1, dtype=torch.float64, device=v.device) / len(v)
     before, after = v - ends[:-1], ends[1:] - v  # of |v - t| over t from (i - 1)/n to i/n
     inside = (before > 0) & (after > 0)

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation import standard_errors, weighted
+from bayesuq.evaluation.kinds import kind_of_targets
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.standard_measures import CALIBRATION_ERROR, StandardMeasure, standard_measures
 from bayesuq.evaluation.tables import aligned, in_line
@@ -107,8 +108,9 @@ def compare_predictives(
         >>> print(compare_predictives(sure, unsure, [0, 0, 0, 1])["brier_score"])  # .02 - .32 thrice, 1.62 - .72 once
         brier_score 0.00 ± 0.30 probability², from 0 to 2
     """
-    if type(one) is not type(other):
-        raise TypeError(f"Only predictives of one kind compare; got {type(one).__name__} and {type(other).__name__}.")
+    kinds = kind_of_targets(one), kind_of_targets(other)
+    if kinds[0] != kinds[1]:
+        raise TypeError(f"Only predictives of one kind compare; got {kinds[0]} and {kinds[1]}.")
     first, second = (standard_measures(each, y, num_bins=num_bins, seed=seed)[0] for each in (one, other))
     pairs = list(zip(first, second, strict=True))
     differences = [_paired(*pair) for pair in pairs if pair[0].name != CALIBRATION_ERROR]

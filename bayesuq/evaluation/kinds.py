@@ -1,6 +1,14 @@
-"""Which kind of predictive a measure is defined for: labels or real targets. Checked once, at the measure's door."""
+"""Which kind of predictive a measure is defined for: labels or real targets. Checked once, at the measure's door.
 
+Counts are real targets here: they have a mean, quantiles and a CRPS.
+"""
+
+from typing import Literal
+
+from bayesuq.mixture import MixturePredictive
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+
+RealPredictive = GaussianPredictive | MixturePredictive
 
 
 def check_categorical(predictive: object, remedy: str) -> None:
@@ -9,17 +17,33 @@ def check_categorical(predictive: object, remedy: str) -> None:
         raise TypeError(f"`predictive` must be a CategoricalPredictive; got {type(predictive).__name__}. {remedy}")
 
 
-def check_gaussian(predictive: object, remedy: str) -> None:
-    """Raise a TypeError that ends in `remedy` unless `predictive` is over real targets."""
-    if not isinstance(predictive, GaussianPredictive):
-        raise TypeError(f"`predictive` must be a GaussianPredictive; got {type(predictive).__name__}. {remedy}")
+def check_real(predictive: object, remedy: str) -> None:
+    """Raise a TypeError that ends in `remedy` unless `predictive` is over real targets or counts."""
+    if not isinstance(predictive, RealPredictive):
+        raise TypeError(
+            f"`predictive` must be a GaussianPredictive or a MixturePredictive; got {type(predictive).__name__}. "
+            f"{remedy}"
+        )
 
 
-def check_known(predictive: object) -> CategoricalPredictive | GaussianPredictive:
-    """`predictive`, or a TypeError unless it is over labels or real targets."""
-    if isinstance(predictive, CategoricalPredictive | GaussianPredictive):
+def check_known(predictive: object) -> CategoricalPredictive | RealPredictive:
+    """`predictive`, or a TypeError unless it is over labels, real targets or counts."""
+    if isinstance(predictive, CategoricalPredictive | RealPredictive):
         return predictive
     raise TypeError(
-        "`predictive` must be a CategoricalPredictive or a GaussianPredictive; got "
+        "`predictive` must be a CategoricalPredictive, a GaussianPredictive or a MixturePredictive; got "
         f"{type(predictive).__name__}. Pass what `posterior.predict(x)` returns."
     )
+
+
+def kind_of_targets(predictive: object) -> Literal["labels", "counts", "real targets"]:
+    """What y is; densities and probabilities do not compare. The error is that of `check_known`."""
+    known = check_known(predictive)
+    if isinstance(known, CategoricalPredictive):
+        return "labels"
+    return "counts" if is_discrete(known) else "real targets"
+
+
+def is_discrete(predictive: RealPredictive) -> bool:
+    """Whether y are counts, whose cdf has steps."""
+    return isinstance(predictive, MixturePredictive) and predictive.is_discrete

@@ -14,8 +14,9 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation import standard_errors, weighted
 from bayesuq.evaluation.calibration import pointwise_coverage
-from bayesuq.evaluation.kinds import check_known
+from bayesuq.evaluation.kinds import RealPredictive, check_known, is_discrete
 from bayesuq.evaluation.scores import (
+    CRPS_DRAWS,
     central_interval,
     pointwise_accuracy,
     pointwise_brier_score,
@@ -103,7 +104,7 @@ def _of_labels(
     ]
 
 
-def _of_real_targets(predictive: GaussianPredictive, y: ArrayLike, log_loss: Tensor) -> list[StandardMeasure]:
+def _of_real_targets(predictive: RealPredictive, y: ArrayLike, log_loss: Tensor) -> list[StandardMeasure]:
     squares = pointwise_squared_error(predictive, y)
     lower, upper = central_interval(predictive, COVERAGE_LEVEL)
     score = winkler_score(lower, upper, predictive.targets(y), COVERAGE_LEVEL)
@@ -117,18 +118,22 @@ def _of_real_targets(predictive: GaussianPredictive, y: ArrayLike, log_loss: Ten
             "y",
         ),
         _mean("negative_log_likelihood", log_loss, "nats", ", ".join(filter(None, [jointly, _impossible(log_loss)]))),
-        _mean("crps", pointwise_crps(predictive, y), "y"),
+        _mean("crps", pointwise_crps(predictive, y), "y", _by_draws(predictive)),
         _mean("aleatoric_variance", predictive.aleatoric, "y²"),
         _mean("epistemic_variance", predictive.epistemic, "y²", f"from S = {predictive.num_samples} draws"),
         _mean(
             "interval_coverage",
             pointwise_coverage(predictive, y, COVERAGE_LEVEL),
             "fraction",
-            f"nominal {COVERAGE_LEVEL}, central intervals",
+            f"nominal {COVERAGE_LEVEL}, central intervals{', ends included' if is_discrete(predictive) else ''}",
         ),
         _mean("interval_width", upper - lower, "y", "of the same intervals"),
         _mean("interval_score", score, "y", "width, and what misses cost"),
     ]
+
+
+def _by_draws(predictive: RealPredictive) -> str:
+    return "" if isinstance(predictive, GaussianPredictive) else f"fair, from {CRPS_DRAWS} draws of y"
 
 
 def _impossible(log_loss: Tensor) -> str:

@@ -18,8 +18,8 @@ References:
 
 from torch import Tensor
 
-from bayesuq.evaluation.kinds import check_categorical, check_known
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_known
+from bayesuq.predictive import CategoricalPredictive
 
 REMEDY = "For real targets take `predictive_variance`, `aleatoric_variance` and `epistemic_variance`."
 
@@ -100,7 +100,7 @@ def variation_ratio(predictive: CategoricalPredictive) -> Tensor:
     return 1 - predictive.votes.amax(dim=1).double() / predictive.num_samples
 
 
-def predictive_variance(predictive: CategoricalPredictive | GaussianPredictive) -> Tensor:
+def predictive_variance(predictive: CategoricalPredictive | RealPredictive) -> Tensor:
     """Var y*, total uncertainty; of a label sum_k Var 1[y* = k] = 1 - sum_k p_k^2, the chance that two draws differ.
 
     Args:
@@ -117,25 +117,25 @@ def predictive_variance(predictive: CategoricalPredictive | GaussianPredictive) 
         tensor([0.3750], dtype=torch.float64)
     """
     check_known(predictive)
-    return predictive.total if isinstance(predictive, GaussianPredictive) else _gini(predictive.mean, dim=1)
+    return predictive.total if isinstance(predictive, RealPredictive) else _gini(predictive.mean, dim=1)
 
 
-def aleatoric_variance(predictive: CategoricalPredictive | GaussianPredictive) -> Tensor:
+def aleatoric_variance(predictive: CategoricalPredictive | RealPredictive) -> Tensor:
     """E_s Var[y* | theta_s], what remains when the weights are known; see `predictive_variance` for the rest.
 
     Raises:
         ValueError: The single draws of a label's predictive were not kept.
     """
     check_known(predictive)
-    if isinstance(predictive, GaussianPredictive):
+    if isinstance(predictive, RealPredictive):
         return predictive.aleatoric
     return _gini(predictive.samples, dim=2).mean(dim=0)
 
 
-def epistemic_variance(predictive: CategoricalPredictive | GaussianPredictive) -> Tensor:
+def epistemic_variance(predictive: CategoricalPredictive | RealPredictive) -> Tensor:
     """Var_s E[y* | theta_s], the disagreement of the draws (ddof 0); see `aleatoric_variance` for the rest."""
     check_known(predictive)
-    if isinstance(predictive, GaussianPredictive):
+    if isinstance(predictive, RealPredictive):
         return predictive.epistemic
     return predictive.samples.var(dim=0, correction=0).sum(dim=1)
 

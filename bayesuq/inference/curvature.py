@@ -4,8 +4,8 @@ For one row with outputs f, K numbers in all,
 
     Lambda = E[ -d^2 log p(y | f) / df df^T ]  over y ~ p(y | f),   H = sum_n w_n J_n^T Lambda_n J_n,   J = df / dtheta
 
-It is the Fisher information of p(y | f), and for likelihoods of labels and for a normal one the Hessian itself, which
-does not depend on y. Lambda is handled by a root, Lambda = R R^T, so that H is a sum of squares.
+It is the Fisher information of p(y | f), and for likelihoods of labels, of counts and for a normal one the Hessian
+itself, which does not depend on y. Lambda is handled by a root, Lambda = R R^T, so that H is a sum of squares.
 
 Reference:
     Martens 2020, New Insights and Perspectives on the Natural Gradient Method.
@@ -14,9 +14,12 @@ Reference:
 import torch
 from torch import Tensor
 
-from bayesuq.models.likelihoods import Bernoulli, Categorical, HeteroscedasticNormal, Likelihood, Normal
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.counts import Poisson
+from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 
-SUPPORTED = (Categorical, Bernoulli, Normal, HeteroscedasticNormal)
+SUPPORTED = (Categorical, Bernoulli, Normal, HeteroscedasticNormal, StudentT, Poisson)
 
 
 def check_supported(likelihood: Likelihood) -> None:
@@ -46,7 +49,12 @@ def fisher_root(likelihood: Likelihood, f: Tensor) -> Tensor:
     if isinstance(likelihood, Bernoulli):
         p = f.sigmoid()
         return (p * (1 - p)).sqrt().flatten(1).diag_embed()
-    scale = likelihood.distribution(f).base_dist.scale.double()
+    if isinstance(likelihood, Poisson):
+        return (0.5 * f).exp().flatten(1).diag_embed()  # a count tells of its log rate as much as the rate is large
+    law = likelihood.distribution(f).base_dist
+    scale = law.scale.double()
+    if isinstance(likelihood, StudentT):  # (df + 1) / (df + 3) / scale^2: Lange et al. 1989, section 2
+        return (((law.df + 1) / (law.df + 3)).sqrt() / scale).expand(f.shape).flatten(1).diag_embed()
     if isinstance(likelihood, Normal):
         return (1 / scale).expand(f.shape).flatten(1).diag_embed()
     # Of N(m, v) the Fisher information is 1 / v in m and 1 / 2 in log v; the floor makes d log v / df = exp(f) / v.

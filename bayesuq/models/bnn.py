@@ -20,9 +20,10 @@ from torch.func import functional_call
 
 from bayesuq.arrays import check_device
 from bayesuq.models.initialisation import reinitialised
-from bayesuq.models.likelihoods import Likelihood
+from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
+from bayesuq.randomness import isolated
 
 LIKELIHOOD = "likelihood."
 RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
@@ -208,6 +209,21 @@ class BayesianNetwork:
         # The rows are given, so the plate must not draw any: `subsample` only tells it how many of `size` there are.
         with pyro.plate("data", size, subsample=torch.arange(len(x), device=f.device), dim=-1):
             return pyro.sample("y", law, obs=None if y is None else likelihood.align(f, y))
+
+    def simulate(self, x: Tensor, *, seed: int) -> tuple[dict[str, Tensor], Tensor]:
+        """A truth and its data: theta from the prior, and y from the likelihood given theta, at the inputs.
+
+        Args:
+            x: Inputs, (N, ...), in the model's dtype and on its device.
+            seed: Makes it repeatable.
+
+        Returns:
+            Every random site by name, on its own support, and y; sites learned as point values are where fits start.
+        """
+        with isolated(seed, device=self.device), torch.no_grad():
+            theta = {name: law.sample() for name, law in self.laws.items()}
+            every = {**self.initial(), **theta}
+            return theta, self.likelihood_given(every).distribution(self.forward(every, x)).sample()
 
     def to(self, device: torch.device | str) -> "BayesianNetwork":
         """The same model on another device.

@@ -9,17 +9,17 @@ deciding:
 
 import math
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Self
+from typing import Any, Self
 
 import pyro.distributions as dist
-import torch
-from pyro.distributions import constraints
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesuq.arrays import check_finite_number, check_positive
-
-EMPTY = torch.Size()
+from bayesuq.models.horseshoe import HorseshoeLaw
+from bayesuq.models.rules import trainable_parameters
+from bayesuq.models.scale_mixture import NormalScaleMixture
 
 
 class Prior(ABC):
@@ -27,7 +27,10 @@ class Prior(ABC):
 
     @abstractmethod
     def entry(self, like: Tensor) -> Any:
-        """The law of one entry, a Pyro distribution of empty batch and event shape, with `like`'s dtype and device."""
+        """The law of one entry, a Pyro distribution of empty batch and event shape, with `like`'s dtype and device.
+
+        Of `like`'s batch shape where the entries' laws differ.
+        """
 
     def distribution(self, like: Tensor) -> Any:
         """The law of a whole parameter: a Pyro distribution whose event has `like`'s shape, dtype and device."""
@@ -135,45 +138,96 @@ class ScaleMixture(WeightPrior):
         return replace(self, scales=tuple(scale * factor for scale in self.scales))
 
 
-class NormalScaleMixture(dist.TorchDistribution):
-    """sum_k weights_k N(0, scales_k^2) for every entry of `batch_shape`, as a Pyro distribution on the real line.
+@dataclass(frozen=True)
+class Horseshoe(WeightPrior):
+    """N(0, lambda^2 scale^2) with a half-Cauchy lambda for each entry: most are nearly 0, the others left alone.
 
-    torch's MixtureSameFamily would do, but that autoguides and NUTS cannot map its support to the real line.
+    Attributes:
+        scale: The global scale, below which entries are taken for nothing; about the share of entries that matter.
+
+    Reference:
+        Carvalho, Polson and Scott 2010, The horseshoe estimator for sparse signals.
     """
 
-    arg_constraints: ClassVar[dict[str, Any]] = {}
-    support = constraints.real
+    scale: float = 1.0
 
-    def __init__(self, scales: Tensor, weights: Tensor, batch_shape: torch.Size = EMPTY) -> None:
-        self.scales, self.weights = scales, weights
-        super().__init__(batch_shape, validate_args=False)
+    def __post_init__(self) -> None:
+        check_positive(self.scale, "scale")
 
-    def expand(self, batch_shape: torch.Size, _instance: Any = None) -> "NormalScaleMixture":
-        """The same law for each entry of another shape."""
-        return NormalScaleMixture(self.scales, self.weights, torch.Size(batch_shape))
+    def entry(self, like: Tensor) -> Any:
+        """The law of one entry."""
+        return HorseshoeLaw(like.new_tensor(self.scale))
 
-    def log_prob(self, value: Tensor) -> Tensor:
-        """log density of each entry, in nats."""
-        log_heights = self.weights.log() - self.scales.log() - 0.5 * math.log(2 * math.pi)
-        squares = -0.5 * value.square()
-        terms = [height + squares / scale**2 for height, scale in zip(log_heights, self.scales, strict=True)]
-        return torch.stack(terms).logsumexp(dim=0)
+    def narrowed(self, factor: float) -> Self:
+        """The same law with its scale multiplied by `factor`."""
+        return replace(self, scale=self.scale * factor)
 
-    def sample(self, sample_shape: torch.Size = EMPTY) -> Tensor:
-        """Draws, of shape `sample_shape` + `batch_shape`."""
-        shape = self._extended_shape(torch.Size(sample_shape))
-        chosen = torch.multinomial(self.weights, shape.numel(), replacement=True).reshape(shape)
-        return torch.randn(shape, dtype=self.scales.dtype, device=self.scales.device) * self.scales[chosen]
 
-    @property
-    def mean(self) -> Tensor:
-        """Zero."""
-        return self.scales.new_zeros(self.batch_shape)
+@dataclass(frozen=True, eq=False)
+class EntrywiseNormal(Prior):
+    """A normal law of its own for each entry of one parameter: see `centred`, and `bayesuq.inference.sequential`.
 
-    @property
-    def variance(self) -> Tensor:
-        """sum_k weights_k scales_k^2."""
-        return (self.weights * self.scales**2).sum().expand(self.batch_shape)
+    Attributes:
+        loc: Means, of the parameter's shape.
+        scale: Standard deviations, of the same shape, above 0.
+    """
+
+    loc: Tensor
+    scale: Tensor
+
+    def __post_init__(self) -> None:
+        if self.loc.shape != self.scale.shape:
+            raise ValueError(
+                f"`scale` must have `loc`'s shape, {tuple(self.loc.shape)}; got {tuple(self.scale.shape)}."
+            )
+        if not (self.loc.isfinite().all() and self.scale.isfinite().all() and (self.scale > 0).all()):
+            raise ValueError("`loc` and `scale` must be finite, and `scale` above 0.")
+
+    def __repr__(self) -> str:
+        return f"EntrywiseNormal({tuple(self.loc.shape)})"
+
+    def entry(self, like: Tensor) -> Any:
+        """The laws of all entries: they differ.
+
+        Raises:
+            ValueError: A parameter of another shape.
+        """
+        if like.shape != self.loc.shape:
+            raise ValueError(
+                f"The prior is of a parameter of shape {tuple(self.loc.shape)}; got one of {tuple(like.shape)}."
+            )
+        return dist.Normal(self.loc.to(like), self.scale.to(like))
+
+
+def centred(at: nn.Module | Mapping[str, Tensor], base: Prior | None = None) -> dict[str, EntrywiseNormal]:
+    """Rules for `BayesianNetwork(prior=...)`: a normal prior around the weights of a pretrained network.
+
+    Args:
+        at: The pretrained network, whose frozen parameters are left out, or some of its weights by name. Where only
+            some parameters are to be random, name those alone.
+        base: A normal prior whose scale it takes, such as `Normal(scale=0.1)` or `FanIn(Normal())`; a mean that it has
+            is added. None is `Normal()`.
+
+    Returns:
+        A prior for each parameter, by name.
+
+    Raises:
+        TypeError: A base of another family.
+
+    Example:
+        >>> net = nn.Linear(3, 1)
+        >>> centred(net, Normal(scale=0.1))
+        {'weight': EntrywiseNormal((1, 3)), 'bias': EntrywiseNormal((1,))}
+    """
+    weights = trainable_parameters(at) if isinstance(at, nn.Module) else at
+    rules = {}
+    for name, value in weights.items():
+        start = value.detach()
+        law = (Normal() if base is None else base).entry(start)
+        if not isinstance(law, dist.Normal):
+            raise TypeError(f"`base` must be a normal prior, such as Normal or FanIn(Normal()); got {base!r}.")
+        rules[name] = EntrywiseNormal(start + law.loc, law.scale.expand(start.shape).clone())
+    return rules
 
 
 @dataclass(frozen=True)

@@ -25,6 +25,7 @@ PARTS: dict[str, type] = (
             priors.Laplace,
             priors.StudentT,
             priors.ScaleMixture,
+            priors.Horseshoe,
             priors.FanIn,
             priors.HalfNormal,
             priors.HalfCauchy,
@@ -39,10 +40,13 @@ PARTS: dict[str, type] = (
             likelihoods.Bernoulli,
             likelihoods.Normal,
             likelihoods.HeteroscedasticNormal,
+            likelihoods.StudentT,
+            likelihoods.Poisson,
         )
     }
     | {"scaled_logits.ScaledLogits": scaled_logits.ScaledLogits}
 )
+NAMES: dict[type, str] = {kind: name for name, kind in PARTS.items()}
 BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": networks.mlp, "convnet": networks.convnet}
 LAYERS: dict[str, type[nn.Module]] = {
     kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d)
@@ -109,8 +113,8 @@ def _layout(net: nn.Module) -> tuple[str, list[str]]:
 def _part(value: Any) -> Any:
     """A prior or likelihood as {"part": name, field: value, ...}; plain values as they are."""
     if is_dataclass(value) and not isinstance(value, type):
-        name = f"{type(value).__module__.rpartition('.')[2]}.{type(value).__name__}"
-        if PARTS.get(name) is not type(value):
+        name = NAMES.get(type(value))
+        if name is None:
             raise NoRecordError(f"{type(value).__name__} is not one of bayesuq's priors and likelihoods")
         return {"part": name} | {item.name: _part(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, tuple):

@@ -6,7 +6,8 @@ from typing import Any
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_finite_number
-from bayesuq.models.likelihoods import Bernoulli, Categorical, Likelihood
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.predictive import PredictiveDistribution
 
 

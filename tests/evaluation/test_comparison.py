@@ -151,7 +151,7 @@ class TestOfPredictives:
         assert "nan" in str(comparison)
 
     def test_other_kinds_are_refused(self) -> None:
-        with pytest.raises(TypeError, match="CategoricalPredictive and GaussianPredictive"):
+        with pytest.raises(TypeError, match="labels and real targets"):
             compare_predictives(labelled(0)[0], measured(0)[0], [0])
         with pytest.raises(TypeError, match="got Tensor"):
             compare_predictives(torch.ones(3), torch.ones(3), [0])

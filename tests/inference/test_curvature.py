@@ -48,6 +48,7 @@ HESSIANS = {
     "binary with class weights": (likelihoods.Bernoulli(class_weights=(2.0, 0.5)), (1,), LABELS % 2),
     "binary pixels": (likelihoods.Bernoulli(), (1, 2, 2), torch.arange(20).view(5, 2, 2) % 2),
     "real": (likelihoods.Normal(scale=0.3), (2,), noise(1, 5, 2)),
+    "counts": (likelihoods.Poisson(), (2,), torch.arange(10.0, dtype=torch.float64).view(5, 2)),
 }
 
 
@@ -76,6 +77,20 @@ def test_the_curvature_of_unequal_noise_is_its_expected_hessian(minimum_scale):
 
             expected = expectation(entry, 2, num_nodes=8)  # quadratic in the noise
             torch.testing.assert_close((root @ root.mT)[row, a, b], expected, **TIGHT)
+
+
+@pytest.mark.parametrize("df", [1.0, 4.0])
+def test_the_curvature_of_outliers_is_their_expected_hessian(df):
+    likelihood = likelihoods.StudentT(df=df, scale=0.6)
+    root = fisher_root(likelihood, noise(0, 3, 2))
+    y = 0.6 * torch.arange(-8.0, 8.0, 0.01, dtype=torch.float64).sinh()  # the trapezoid rule, exact on such a grid
+    weights = (y / 0.6).square().add(1).sqrt() * 0.6 * 0.01
+    f = torch.zeros(len(y), 1, dtype=torch.float64)
+    density = likelihood.log_prob(f, y).exp() * weights
+    expected = (hessian(likelihood, f, y[:, None])[:, 0, 0] * density).sum()
+    torch.testing.assert_close(
+        (root @ root.mT), (expected * torch.eye(2)).expand(3, 2, 2).double(), rtol=1e-6, atol=1e-9
+    )
 
 
 def test_a_likelihood_without_a_known_curvature_is_refused():

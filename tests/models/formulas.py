@@ -2,6 +2,7 @@
 
 import math
 
+import scipy.special
 import torch
 from torch import Tensor
 
@@ -15,8 +16,9 @@ def laplace(value: Tensor, loc: float, scale: float) -> Tensor:
     return -torch.abs(value - loc) / scale - math.log(2 * scale)
 
 
-def student_t(value: Tensor, df: float, loc: float, scale: float) -> Tensor:
-    constant = math.lgamma((df + 1) / 2) - math.lgamma(df / 2) - 0.5 * math.log(df * math.pi) - math.log(scale)
+def student_t(value: Tensor, df: float | Tensor, loc: float | Tensor, scale: float | Tensor) -> Tensor:
+    df, scale = torch.as_tensor(df, dtype=torch.float64), torch.as_tensor(scale, dtype=torch.float64)
+    constant = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * torch.log(df * math.pi) - torch.log(scale)
     return constant - (df + 1) / 2 * torch.log(1 + ((value - loc) / scale) ** 2 / df)
 
 
@@ -51,3 +53,17 @@ def bernoulli(f: Tensor, y: Tensor) -> Tensor:
     """Of labels 0 and 1, of f's shape."""
     prob = 1 / (1 + torch.exp(-f))
     return torch.where(y == 1, torch.log(prob), torch.log(1 - prob))
+
+
+def poisson(f: Tensor, y: Tensor) -> Tensor:
+    """Of counts under log rates f, both (N, D)."""
+    factorials = torch.tensor([math.log(math.factorial(int(count))) for count in y.flatten()], dtype=torch.float64)
+    return torch.log(torch.exp(f) ** y) - torch.exp(f) - factorials.reshape(y.shape)
+
+
+def horseshoe(value: Tensor, scale: float) -> Tensor:
+    u = (value / scale) ** 2 / 2
+    density = (
+        torch.exp(u) * torch.as_tensor(scipy.special.exp1(u.detach().numpy())) / (scale * math.sqrt(2 * math.pi**3))
+    )
+    return torch.log(density)

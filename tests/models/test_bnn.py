@@ -96,6 +96,8 @@ class Case:
         x = gaussian(N, 2, 2, 3) if self.pixels else gaussian(N, 3)
         if self.num_classes is not None:
             return x, labels(self.num_classes, N, *x.shape[2:])
+        if isinstance(self.likelihood, likelihoods.Poisson):
+            return x, labels(5, N, self.outputs).double()
         columns = self.outputs // 2 if isinstance(self.likelihood, likelihoods.HeteroscedasticNormal) else self.outputs
         return x, gaussian(N, columns)
 
@@ -176,6 +178,23 @@ LIKELIHOODS = {
     "normal, log-normal scale": inferred(priors.LogNormal(-1.0, 0.8), lambda s: formulas.log_normal(s, -1.0, 0.8)),
     "normal, gamma scale": inferred(priors.Gamma(2.5, 1.7), lambda s: formulas.gamma(s, 2.5, 1.7)),
     "heteroscedastic": Case(likelihoods.HeteroscedasticNormal(), 4, lambda f, y, _: heteroscedastic(f, y, 0.0)),
+    "student": Case(likelihoods.StudentT(df=3.5, scale=0.6), 2, lambda f, y, _: formulas.student_t(y, 3.5, f, 0.6)),
+    "student, learned scale": Case(
+        likelihoods.StudentT(), 1, lambda f, y, theta: formulas.student_t(y, 4.0, f, theta["likelihood.scale"])
+    ),
+    "student, learned df and inferred scale": Case(
+        likelihoods.StudentT(df="learned", scale=priors.HalfNormal(0.8)),
+        2,
+        lambda f, y, theta: formulas.student_t(y, theta["likelihood.df"], f, theta["likelihood.scale"]),
+        log_prior={"likelihood.scale": lambda s: formulas.half_normal(s, 0.8)},
+    ),
+    "student, inferred df": Case(
+        likelihoods.StudentT(df=priors.Gamma(2.0, 0.1), scale=0.5),
+        2,
+        lambda f, y, theta: formulas.student_t(y, theta["likelihood.df"], f, 0.5),
+        log_prior={"likelihood.df": lambda df: formulas.gamma(df, 2.0, 0.1)},
+    ),
+    "poisson": Case(likelihoods.Poisson(), 2, lambda f, y, _: formulas.poisson(f, y)),
     "heteroscedastic, minimum scale": Case(
         likelihoods.HeteroscedasticNormal(0.4), 2, lambda f, y, _: heteroscedastic(f, y, 0.4)
     ),
@@ -210,6 +229,7 @@ PRIORS: dict[str, tuple[object, str, dict[str, Formula]]] = {
     "laplace": (priors.Laplace(0.1, 0.6), "all", {"*": lambda w: formulas.laplace(w, 0.1, 0.6)}),
     "student_t": (priors.StudentT(3.5, 0.1, 0.7), "all", {"*": lambda w: formulas.student_t(w, 3.5, 0.1, 0.7)}),
     "scale mixture": (priors.ScaleMixture(*MIXTURE), "all", {"*": lambda w: formulas.scale_mixture(w, *MIXTURE)}),
+    "horseshoe": (priors.Horseshoe(0.7), "all", {"*": lambda w: formulas.horseshoe(w, 0.7)}),
     "fan-in of a normal": (
         priors.FanIn(priors.Normal(scale=1.4)),
         "all",

@@ -7,8 +7,12 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
+from bayesuq.mixture import MixturePredictive
 from bayesuq.models import priors
-from bayesuq.models.likelihoods import Bernoulli, Categorical, HeteroscedasticNormal, Likelihood, Normal
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.counts import Poisson
+from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.models import formulas
 
@@ -128,6 +132,8 @@ class Case:
     def y(self) -> Tensor:
         if self.classes is not None:
             return labels(self.classes, 5, *self.outputs[1:])
+        if isinstance(self.likelihood, Poisson):
+            return labels(4, 5, *self.outputs).double()
         return gaussian(5, self.outputs[0] // (2 if isinstance(self.likelihood, HeteroscedasticNormal) else 1))
 
 
@@ -140,6 +146,10 @@ CASES = {
     "bernoulli pixels": Case(Bernoulli((0.3, 1.7)), (1, 2, 4), 2),
     "normal": Case(Normal(scale=0.7), (1,)),
     "normal columns": Case(Normal(scale=0.7), (3,)),
+    "student": Case(StudentT(3.5, 0.7), (1,)),
+    "student columns": Case(StudentT(torch.tensor(2.0).double(), torch.tensor(0.7).double()), (3,)),
+    "poisson": Case(Poisson(), (1,)),
+    "poisson columns": Case(Poisson(), (3,)),
     "heteroscedastic": Case(HeteroscedasticNormal(), (2,)),
     "heteroscedastic columns": Case(HeteroscedasticNormal(0.1), (6,)),
 }
@@ -329,6 +339,58 @@ def test_initial_scales_that_are_not_positive_numbers_are_refused(bad: object) -
         Normal(initial_scale=bad)
 
 
+@pytest.mark.parametrize("columns", [1, 3])
+def test_student_log_prob_is_the_density_and_its_predictive_the_mixture(columns: int) -> None:
+    f, y = gaussian(4, 5, columns), gaussian(5, columns)
+    df, scale = (torch.linspace(low, 5.0, 4).double() for low in (2.5, 0.3))
+    components = torch.stack([formulas.student_t(y, df[s], f[s], scale[s]).sum(dim=1) for s in range(4)])
+    given = StudentT("learned", "learned").given({"df": df[0], "scale": scale[0]})
+    torch.testing.assert_close(given.log_prob(f[0], y), components[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(given.distribution(f[0]).log_prob(y), components[0], rtol=1e-12, atol=1e-12)
+    predictive = StudentT("learned", "learned").given({"df": df, "scale": scale}).predictive(f)
+    assert isinstance(predictive, MixturePredictive)
+    torch.testing.assert_close(predictive.log_prob(y), components.exp().mean(dim=0).log())
+    variance = (scale**2 * df / (df - 2)).mean()
+    torch.testing.assert_close(predictive.aleatoric, variance.expand(5, columns))
+
+
+def test_student_s_pull_of_a_far_target_falls_with_its_distance() -> None:
+    f = torch.zeros(3, 1, dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([1.0, 10.0, 1000.0], dtype=torch.float64)
+    (pull,) = torch.autograd.grad(StudentT(4.0, 1.0).log_prob(f, y).sum(), f)
+    torch.testing.assert_close(pull[:, 0], 5 * y / (4 + y**2))  # (df + 1) r / (df + r^2), which falls as 1 / r
+
+
+@pytest.mark.parametrize("columns", [1, 3])
+def test_poisson_log_prob_is_the_formula_and_its_predictive_the_mixture(columns: int) -> None:
+    f, y = gaussian(4, 5, columns), labels(4, 5, columns)
+    components = torch.stack([formulas.poisson(one, y).sum(dim=1) for one in f])
+    torch.testing.assert_close(Poisson().log_prob(f[0], y), components[0], rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(Poisson().distribution(f[0]).log_prob(y.double()), components[0])
+    predictive = Poisson().predictive(f)
+    torch.testing.assert_close(predictive.log_prob(y), components.exp().mean(dim=0).log())
+    torch.testing.assert_close(predictive.mean, f.exp().mean(dim=0))
+
+
+@pytest.mark.parametrize("name", ["df", "scale"])
+def test_student_parameters_are_fixed_learned_or_inferred(name: str) -> None:
+    prior = priors.HalfNormal(2.0)
+    fixed = {"df": 4.0, "scale": 1.0}
+    assert StudentT(**fixed).unknowns == {}
+    for value, law in (("learned", None), (prior, prior)):
+        unknown = StudentT(**fixed | {name: value, f"initial_{name}": 0.7}).unknowns
+        assert {key: (one.prior, one.initial) for key, one in unknown.items()} == {name: (law, 0.7)}
+    with pytest.raises(ValueError, match=f"{name} has no value yet"):
+        StudentT(**fixed | {name: "learned"}).distribution(gaussian(2, 1))
+    with pytest.raises(ValueError, match=f"`{name}` needs a prior over positive numbers"):
+        StudentT(**fixed | {name: priors.Normal()})
+    for bad in (0.0, -1.0, math.nan, "fixed", None):
+        with pytest.raises((ValueError, TypeError), match=f"`{name}`"):
+            StudentT(**fixed | {name: bad})
+        with pytest.raises((ValueError, TypeError), match=f"`initial_{name}`"):
+            StudentT(**fixed | {f"initial_{name}": bad})
+
+
 @pytest.mark.parametrize("bad", [-0.1, math.nan, math.inf, "0", None])
 def test_minimum_scales_below_zero_are_refused(bad: object) -> None:
     with pytest.raises((ValueError, TypeError), match="`minimum_scale`"):
@@ -374,6 +436,9 @@ def test_class_weights_come_as_any_sequence_of_numbers() -> None:
         (Normal(1.0), [1, 2], torch.tensor([[1.0], [2.0]])),
         (Normal(1.0), np.zeros((2, 3)), torch.zeros(2, 3, dtype=torch.float64)),
         (HeteroscedasticNormal(), [1, 2], torch.tensor([[1.0], [2.0]])),
+        (StudentT(), [1, 2], torch.tensor([[1.0], [2.0]])),
+        (Poisson(), [0, 7], torch.tensor([[0.0], [7.0]])),
+        (Poisson(), np.array([[0.0, 2.0]]), torch.tensor([[0.0, 2.0]], dtype=torch.float64)),
     ],
 )
 def test_targets_come_out_as_log_prob_takes_them(likelihood: Likelihood, y: object, expected: Tensor) -> None:
@@ -396,6 +461,11 @@ def test_targets_come_out_as_log_prob_takes_them(likelihood: Likelihood, y: obje
         (Normal(1.0), [0.0, math.inf], ValueError, "`y` must be finite"),
         (Normal(1.0), torch.zeros(2, 3, 4), ValueError, r"`y` must have shape \(N, D\) or \(N,\)"),
         (HeteroscedasticNormal(), [0.0, math.nan], ValueError, "`y` must be finite"),
+        (StudentT(), [0.0, math.nan], ValueError, "`y` must be finite"),
+        (Poisson(), [0.0, math.inf], ValueError, "`y` must be finite"),
+        (Poisson(), [0, -1], ValueError, "counts, at least 0; got a minimum of -1"),
+        (Poisson(), [0.5, 1.0], TypeError, "counts, whole numbers; got fractions"),
+        (Poisson(), [2**24, 1], ValueError, "counts below 16777216"),
     ],
 )
 def test_targets_outside_the_support_are_refused(
@@ -425,6 +495,8 @@ def test_a_label_that_no_one_ignores_is_never_ignored() -> None:
         (Bernoulli(), (5, 1, 2, 3), (5, 2, 3)),
         (Normal(1.0), (5, 1), (5,)),
         (HeteroscedasticNormal(), (5, 2), (5,)),
+        (StudentT(4.0, 1.0), (5, 1), (5,)),
+        (Poisson(), (5, 1), (5, 1)),
     ],
 )
 def test_one_column_comes_with_its_dimension_or_without(
@@ -457,6 +529,9 @@ def test_one_column_comes_with_its_dimension_or_without(
         (Normal(1.0), (5, 3), (5,)),
         (Normal(1.0), (5, 3), (5, 1)),
         (Normal(1.0), (5, 3), (3,)),
+        (StudentT(4.0, 1.0), (5, 1), (1, 5)),
+        (StudentT(4.0, 1.0), (5, 3), (5, 1)),
+        (Poisson(), (5, 3), (5,)),
         (HeteroscedasticNormal(), (5, 2), (5, 2)),
         (HeteroscedasticNormal(), (5, 4), (5,)),
         (HeteroscedasticNormal(), (5, 4), (5, 1)),

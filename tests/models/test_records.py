@@ -20,6 +20,7 @@ PRIORS = [
     priors.StudentT(4.0, 0.1, 0.7),
     priors.ScaleMixture((1.0, 0.3, 0.01), (0.5, 0.25, 0.25)),
     priors.FanIn(priors.StudentT(5.0)),
+    priors.Horseshoe(0.3),
     priors.FanIn(priors.ScaleMixture()),
     {"*.bias": priors.Normal(scale=3.0), nn.Linear: priors.FanIn(priors.Laplace()), "*": priors.Normal()},
 ]
@@ -40,6 +41,11 @@ REAL = [
     likelihoods.Normal(scale=priors.Gamma(2.0, 3.0)),
     likelihoods.HeteroscedasticNormal(),
     likelihoods.HeteroscedasticNormal(minimum_scale=0.05),
+    likelihoods.StudentT(),
+    likelihoods.StudentT(df=5.0, scale=0.3),
+    likelihoods.StudentT(df="learned", scale=priors.HalfNormal(0.4), initial_df=7.0, initial_scale=0.2),
+    likelihoods.StudentT(df=priors.Gamma(2.0, 0.1), scale="learned"),
+    likelihoods.Poisson(),
 ]
 
 

@@ -1,0 +1,52 @@
+"""Likelihoods p(y | f): what the network's outputs f say of the targets.
+
+A likelihood knows neither the size of the data nor any error measure. Parameters that are not fixed are its `unknowns`,
+learned as point values or inferred under a prior; `given` puts their current values in. Weights (of a row, a target or
+a class) multiply log p(y | f) and act in training only: `distribution` and `predictive` are unweighted.
+
+Names are handed on lazily (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesuq.models.likelihoods.base import Likelihood as Likelihood
+    from bayesuq.models.likelihoods.base import Unknown as Unknown
+    from bayesuq.models.likelihoods.counts import Poisson as Poisson
+    from bayesuq.models.likelihoods.labels import Bernoulli as Bernoulli
+    from bayesuq.models.likelihoods.labels import Categorical as Categorical
+    from bayesuq.models.likelihoods.real import HeteroscedasticNormal as HeteroscedasticNormal
+    from bayesuq.models.likelihoods.real import Normal as Normal
+    from bayesuq.models.likelihoods.real import StudentT as StudentT
+
+_FILES = {
+    "Bernoulli": "labels",
+    "Categorical": "labels",
+    "HeteroscedasticNormal": "real",
+    "Likelihood": "base",
+    "Normal": "real",
+    "Poisson": "counts",
+    "StudentT": "real",
+    "Unknown": "base",
+}
+__all__ = [
+    "Bernoulli",
+    "Categorical",
+    "HeteroscedasticNormal",
+    "Likelihood",
+    "Normal",
+    "Poisson",
+    "StudentT",
+    "Unknown",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return getattr(import_module(f"bayesuq.models.likelihoods.{_FILES[name]}"), name)
+    raise AttributeError(f"module 'bayesuq.models.likelihoods' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,175 @@
+"""What every likelihood p(y | f) is: the class that the models take, its unknown parameters, and the shapes of y.
+
+Letters: S draws, N points, C outputs, D target columns, `...` further dimensions such as an image's height and width.
+"""
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, check_positive
+from bayesuq.models.priors import Prior
+from bayesuq.predictive import PredictiveDistribution
+
+Parameter = float | Literal["learned"] | Prior | Tensor
+
+
+@dataclass(frozen=True)
+class Unknown:
+    """A positive parameter of a likelihood that is not fixed.
+
+    Attributes:
+        prior: Its law, which makes it one of the inferred sites; None where it is learned as a point value.
+        initial: Where a fit starts it.
+    """
+
+    prior: Prior | None
+    initial: float
+
+
+class Likelihood(ABC):
+    """p(y | f), independent over points and, given f, over the targets of a point."""
+
+    @property
+    def unknowns(self) -> dict[str, Unknown]:
+        """The parameters that are not fixed, by name."""
+        return {}
+
+    def given(self, values: Mapping[str, Tensor]) -> Self:  # noqa: ARG002 - most likelihoods have no parameters
+        """The likelihood at these values of its unknowns, each () or (S,) for S draws."""
+        return self
+
+    @property
+    def reweights_classes(self) -> bool:
+        """Whether `log_prob` differs from `distribution(f).log_prob(y)` also where no weight is given."""
+        return False
+
+    @abstractmethod
+    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:
+        """Checked targets of the dtype that `log_prob` takes.
+
+        Args:
+            y: Targets as a user passes them.
+            num_outputs: C, where it is known; labels must then be below it.
+
+        Raises:
+            TypeError: Labels where real numbers belong, or fractions where labels belong.
+            ValueError: Values outside the likelihood's support.
+        """
+
+    @abstractmethod
+    def align(self, f: Tensor, y: Tensor) -> Tensor:
+        """`y` in the shape that f asks for.
+
+        Raises:
+            ValueError: Shapes of f and y that do not belong together; nothing is ever broadcast.
+        """
+
+    @abstractmethod
+    def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+        """log p of each target in nats, of y's shape, class weights inside; `y` is aligned."""
+
+    @abstractmethod
+    def distribution(self, f: Tensor) -> Any:
+        """The law of y as a Pyro distribution of batch shape (N,)."""
+
+    @abstractmethod
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> PredictiveDistribution:
+        """The equal mixture over S draws of f, (S, N, C, ...)."""
+
+    def log_prob(self, f: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """log p(y | f) of each point, summed over its targets, weighted; (N,), in nats.
+
+        Args:
+            f: Network outputs, (N, C, ...).
+            y: Targets, of f's shape less the channel where the likelihood says so.
+            weight: (N,), or of y's shape.
+
+        Raises:
+            ValueError: Shapes that do not belong together.
+        """
+        terms = self._weighted_terms(f, y, weight)
+        return terms.flatten(1).sum(dim=1) if terms.ndim > 1 else terms
+
+    def total_log_prob(self, f: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """The sum of `log_prob` over points, a 0-d tensor, in nats."""
+        return self._weighted_terms(f, y, weight).sum()
+
+    def _weighted_terms(self, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+        terms = self.elementwise_log_prob(f, self.align(f, y))
+        return terms if weight is None else terms * _aligned_weight(weight, terms)
+
+
+def check_parameter(value: Parameter, name: str) -> None:
+    """Raise a ValueError unless `value` can be a likelihood's positive parameter: a number, "learned", or a prior."""
+    if isinstance(value, str) and value != "learned":
+        raise ValueError(f"`{name}` must be a number, 'learned' or a prior; got {value!r}.")
+    if isinstance(value, Prior):
+        _check_positive_support(value, name)
+    elif not isinstance(value, str | Tensor):
+        check_positive(value, name)
+
+
+def unknown_parameters(values: Mapping[str, tuple[Parameter, float]]) -> dict[str, Unknown]:
+    """Those that are not fixed, of parameters that come with their initial values."""
+    return {
+        name: Unknown(value if isinstance(value, Prior) else None, initial)
+        for name, (value, initial) in values.items()
+        if isinstance(value, Prior | str)
+    }
+
+
+def parameter_value(value: Parameter, name: str) -> float | Tensor:
+    """`value` as a number or a tensor.
+
+    Raises:
+        ValueError: It is learned or inferred, and has not been given.
+    """
+    if isinstance(value, str | Prior):
+        raise ValueError(f"The noise's {name} has no value yet. Call `given({{'{name}': value}})` first.")
+    return value
+
+
+def aligned(f: Tensor, y: Tensor, *, channels: tuple[int, ...]) -> Tensor:
+    """`y` as (N, *channels, ...) for f of (N, C, ...), where the two agree but for the channel dimension."""
+    if f.ndim < 2:
+        raise ValueError(f"The network must give f of shape (N, C, ...); got {tuple(f.shape)}. Use f.unsqueeze(-1).")
+    expected = (len(f), *channels, *f.shape[2:])
+    if y.shape == expected:
+        return y
+    accepted = {expected}
+    if channels in ((), (1,)):  # one column may come with its dimension or without; both hold the same numbers
+        accepted |= {(len(f), *f.shape[2:]), (len(f), 1, *f.shape[2:])}
+    if tuple(y.shape) not in accepted:
+        raise ValueError(
+            f"`y` must have shape {expected} for network outputs f of shape {tuple(f.shape)}; got {tuple(y.shape)}."
+        )
+    return y.reshape(expected)
+
+
+def _aligned_weight(weight: Tensor, terms: Tensor) -> Tensor:
+    """`weight` so that it multiplies the terms of log p."""
+    if weight.shape == terms.shape[:1]:
+        return weight.reshape(-1, *[1] * (terms.ndim - 1))
+    if _without_column(weight.shape) != _without_column(terms.shape):
+        raise ValueError(
+            f"`weight` must have shape {tuple(terms.shape[:1])}, or {tuple(terms.shape)} as `y`; got "
+            f"{tuple(weight.shape)}."
+        )
+    return weight.reshape(terms.shape)
+
+
+def _without_column(shape: torch.Size) -> torch.Size:
+    """The shape less its second dimension, where that is 1: a single column comes with its dimension or without."""
+    return shape[:1] + shape[2:] if shape[1:2] == (1,) else shape
+
+
+def _check_positive_support(prior: Prior, name: str) -> None:
+    support = prior.entry(torch.zeros(())).support
+    if getattr(support, "lower_bound", -math.inf) < 0:
+        raise ValueError(f"`{name}` needs a prior over positive numbers, such as HalfNormal; got {prior!r}.")

@@ -1,0 +1,140 @@
+"""Likelihoods of labels: Categorical and Bernoulli, per pixel too, with class weights.
+
+Letters: see `bayesuq.models.likelihoods.base`.
+"""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bayesuq.arrays import ArrayLike, as_labels, check_count
+from bayesuq.models.likelihoods.base import Likelihood, aligned
+from bayesuq.predictive import CategoricalPredictive
+
+ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
+NO_LABEL = torch.iinfo(torch.int64).min  # torch's own default, -100, would hide a wrong label
+
+
+@dataclass(frozen=True)
+class Categorical(Likelihood):
+    """Labels in {0, ..., C - 1} with probabilities softmax(f); f is (N, C, ...), y (N, ...).
+
+    Attributes:
+        class_weights: Multiplies log p(y | f) by the weight of the true class; None is 1 for all.
+        ignore_index: A label that adds nothing, such as an image's void pixels.
+    """
+
+    class_weights: tuple[float, ...] | None = None
+    ignore_index: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_weights is not None:
+            object.__setattr__(self, "class_weights", _check_class_weights(self.class_weights))
+        if self.ignore_index is not None:
+            object.__setattr__(self, "ignore_index", check_count(self.ignore_index, "ignore_index", minimum=NO_LABEL))
+
+    @property
+    def reweights_classes(self) -> bool:
+        """Whether class weights or an ignored label are set."""
+        return self.class_weights is not None or self.ignore_index is not None
+
+    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:
+        """Labels, int64."""
+        if num_outputs == 1:
+            raise ValueError(ONE_CLASS)
+        labels = as_labels(y)
+        as_labels(labels[labels != self.ignore_index], num_classes=num_outputs)
+        return labels
+
+    def align(self, f: Tensor, y: Tensor) -> Tensor:
+        """Labels of shape (N, ...)."""
+        if f.ndim > 1 and f.shape[1] == 1:
+            raise ValueError(ONE_CLASS)
+        return aligned(f, y, channels=())
+
+    def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+        """Weighted log softmax(f) at y, (N, ...)."""
+        weights = None if self.class_weights is None else f.new_tensor(self.class_weights)
+        if self.class_weights is not None and len(self.class_weights) != f.shape[1]:
+            raise ValueError(
+                f"`class_weights` must have one entry for each of {f.shape[1]} classes; got {len(self.class_weights)}."
+            )
+        ignored = NO_LABEL if self.ignore_index is None else self.ignore_index
+        return -functional.cross_entropy(f, y, weight=weights, ignore_index=ignored, reduction="none")
+
+    def distribution(self, f: Tensor) -> Any:
+        """Categorical law with event shape (...)."""
+        return dist.Categorical(logits=f.movedim(1, -1)).to_event(f.ndim - 2)
+
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
+        """The mixture of S softmaxes."""
+        return CategoricalPredictive.from_logits(f, keep_samples=keep_samples)
+
+
+@dataclass(frozen=True)
+class Bernoulli(Likelihood):
+    """Labels in {0, 1} with P(y = 1) = sigmoid(f); f is (N, 1, ...), y (N, ...) or (N, 1, ...).
+
+    log p(y | f) is minus the binary cross entropy. The predictive has two classes.
+
+    Attributes:
+        class_weights: Multiplies log p(y | f) by the weight of the true class, (of 0, of 1); None is 1 for both.
+    """
+
+    class_weights: tuple[float, float] | None = None
+
+    def __post_init__(self) -> None:
+        if self.class_weights is not None:
+            weights = _check_class_weights(self.class_weights)
+            if len(weights) != 2:
+                raise ValueError(f"`class_weights` must have two entries, for 0 and 1; got {len(weights)}.")
+            object.__setattr__(self, "class_weights", weights)
+
+    @property
+    def reweights_classes(self) -> bool:
+        """Whether class weights are set."""
+        return self.class_weights is not None
+
+    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
+        """Labels 0 and 1, int64."""
+        return as_labels(y, num_classes=2)
+
+    def align(self, f: Tensor, y: Tensor) -> Tensor:
+        """Labels of shape (N, 1, ...), in f's dtype."""
+        _check_one_output(f, dim=1)
+        return aligned(f, y, channels=(1,)).to(f.dtype)
+
+    def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+        """Weighted log p, (N, 1, ...)."""
+        terms = -functional.binary_cross_entropy_with_logits(f, y, reduction="none")
+        if self.class_weights is None:
+            return terms
+        of_zero, of_one = self.class_weights
+        return terms * (of_zero + (of_one - of_zero) * y)
+
+    def distribution(self, f: Tensor) -> Any:
+        """Bernoulli law with event shape (1, ...)."""
+        _check_one_output(f, dim=1)
+        return dist.Bernoulli(logits=f).to_event(f.ndim - 1)
+
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
+        """The mixture of S pairs (P(y = 0), P(y = 1)), (N, 2, ...)."""
+        _check_one_output(f, dim=2)
+        return CategoricalPredictive.from_logits(torch.cat([torch.zeros_like(f), f], dim=2), keep_samples=keep_samples)
+
+
+def _check_one_output(f: Tensor, dim: int) -> None:
+    if f.ndim <= dim or f.shape[dim] != 1:
+        raise ValueError(f"The network must give f of shape (N, 1, ...) for Bernoulli; got {tuple(f.shape)}.")
+
+
+def _check_class_weights(weights: Any) -> tuple[float, ...]:
+    values = tuple(float(weight) for weight in weights)
+    if len(values) < 2 or any(not math.isfinite(value) or value < 0 for value in values) or sum(values) == 0:
+        raise ValueError(f"`class_weights` must be finite, at least 0, not all 0, one for each class; got {values}.")
+    return values

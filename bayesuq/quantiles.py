@@ -1,0 +1,57 @@
+"""Quantiles of mixtures: the mixture's cdf is inverted, never the components' quantiles averaged."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+QUANTILE_STEPS = 240  # at most: 60 halvings reach float64 resolution, and Newton's steps between them halve too
+
+
+def continuous_quantile(
+    lower: Tensor, upper: Tensor, cdf_and_density: Callable[[Tensor], tuple[Tensor, Tensor]], level: float
+) -> Tensor:
+    """The root of cdf = level between `lower` and `upper`, entry by entry, by Newton's steps within a bracket.
+
+    Args:
+        lower: Below the quantile, such as the smallest of the components' quantiles.
+        upper: Above it.
+        cdf_and_density: Of the mixture at a point.
+        level: The cdf's value, in (0, 1).
+    """
+    point, move = (lower + upper) / 2, upper - lower
+    done = torch.zeros_like(lower, dtype=torch.bool)
+    for _ in range(QUANTILE_STEPS):
+        cdf, density = cdf_and_density(point)
+        excess = cdf - level
+        lower, upper = torch.where(excess < 0, point, lower), torch.where(excess < 0, upper, point)
+        newton, middle = point - excess / density, (lower + upper) / 2
+        # Between two modes the density is nearly 0: Newton's step leads far out, or creeps. Then halve the bracket.
+        usable = (newton >= lower) & (newton <= upper) & ((newton - point).abs() <= move / 2)
+        following = torch.where(usable, newton, middle)
+        done |= (excess.abs() <= 1e-15 * level) | ((following - point).abs() <= 1e-15 * point.abs())  # rounding
+        move = (following - point).abs()
+        point = torch.where(done, point, following)
+        if done.all():
+            break
+    return point
+
+
+def count_quantile(mean: Tensor, cdf: Callable[[Tensor], Tensor], level: float) -> Tensor:
+    """The smallest count whose cdf reaches `level`, entry by entry: by doubling, then by halving the bracket.
+
+    Args:
+        mean: Where to begin, at least 0.
+        cdf: Of the mixture, at counts.
+        level: In (0, 1).
+    """
+    lower, upper = torch.full_like(mean, -1.0), mean.ceil()
+    short = cdf(upper) < level
+    while short.any():
+        lower, upper = torch.where(short, upper, lower), torch.where(short, 2 * upper + 1, upper)
+        short = cdf(upper) < level
+    while bool((upper - lower > 1).any()):
+        middle = ((lower + upper) / 2).floor()
+        reached = cdf(middle) >= level
+        lower, upper = torch.where(reached, lower, middle), torch.where(reached, middle, upper)
+    return upper
