@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.infer import ELBO
 from pyro.params import param_with_module_name
@@ -30,6 +31,7 @@ from bayesuq.arrays import check_count
 from bayesuq.inference.guides import MeanFieldGuide
 from bayesuq.inference.weights import FlatPrior
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.scale_mixture import NormalScaleMixture, ScaleMixtureKernel
 
 LOG_TWO_PI = math.log(2 * math.pi)
 
@@ -39,18 +41,20 @@ class Divergence:
     """KL(q || p) between a mean-field guide and the prior, site by site in the best way there is.
 
     Normal sites: in closed form, in one kernel over the flat vector. Sites for which torch registers a closed form:
-    that one. All others: log q - log p at the draw.
+    that one. All others: log q - log p at the draw, for scale mixtures in one kernel, too.
 
     Attributes:
         prior: The prior, read from the flat vector.
         closed: Laws of the sites, not normal, that have a closed form.
         sampled: Laws of the sites that have none.
+        mixtures: The scale mixtures among these, as kernels over stretches of the flat vector.
         constant: Nats that depend neither on the guide nor on the draw.
     """
 
     prior: FlatPrior
     closed: Mapping[str, Any]
     sampled: Mapping[str, Any]
+    mixtures: tuple[tuple[ScaleMixtureKernel, slice], ...]
     constant: float
 
     @classmethod
@@ -67,7 +71,7 @@ class Divergence:
         num_normal = guide.layout.size - num_sampled - num_closed
         # Normal sites: sum of log scale_0 - 1/2; sampled ones: -log(2 pi) / 2 of log q.
         constant = -prior.log_normaliser - 0.5 * num_normal * (LOG_TWO_PI + 1) - 0.5 * num_sampled * LOG_TWO_PI
-        return cls(prior, closed, sampled, constant)
+        return cls(prior, closed, sampled, _mixtures(sampled, slices), constant)
 
     def value(self, loc: Tensor, log_scale: Tensor, scale: Tensor) -> Tensor:
         """The fused part and the constant, in nats: all of KL(q || p) where every prior is normal."""
@@ -84,7 +88,34 @@ class Divergence:
         else:
             grad_log_scale.addcmul_(scale.square(), precision, value=weight).sub_(weight)
 
-    def others(self, guide: MeanFieldGuide, noise: Tensor, theta: Mapping[str, Tensor], flat: Tensor) -> Tensor:
+    @property
+    def has_graph(self) -> bool:
+        """Whether `others` has terms beside those of the mixtures."""
+        return bool(self.closed) or any(scale_mixture(law) is None for law in self.sampled.values())
+
+    def add_mixtures(self, noise: Tensor, flat: Tensor, gradient: Tensor, weight: float = 1.0) -> Tensor:
+        """`weight` times what the scale mixtures add to `value` at a draw; the gradient along it is added in place.
+
+        Args:
+            noise: Of the draw, (R,).
+            flat: The draw, (R,).
+            gradient: Of the loss along the draw, (R,).
+            weight: A factor.
+        """
+        total = noise.new_zeros(())
+        for kernel, where in self.mixtures:
+            total += kernel.energy(flat[where], gradient[where], weight) - 0.5 * noise[where].dot(noise[where])
+        return weight * total
+
+    def others(
+        self,
+        guide: MeanFieldGuide,
+        noise: Tensor,
+        theta: Mapping[str, Tensor],
+        flat: Tensor,
+        *,
+        mixtures: bool = True,
+    ) -> Tensor:
         """What the sites that are not normal add to `value`, which is -sum log_scale for them; a function of the draw.
 
         Args:
@@ -92,6 +123,7 @@ class Divergence:
             noise: Of the draw, (R,).
             theta: The draw by site, on the sites' own support.
             flat: The draw, (R,).
+            mixtures: Whether the scale mixtures count, or `add_mixtures` adds them.
         """
         slices = guide.layout.slices()
         total = noise.new_zeros(())
@@ -100,6 +132,8 @@ class Divergence:
             for name, law in self.closed.items():
                 total = total + kl_divergence(laws[name], law) + guide.log_scale[slices[name]].sum()
         for name, law in self.sampled.items():
+            if not mixtures and scale_mixture(law) is not None:
+                continue
             total = total - 0.5 * noise[slices[name]].square().sum() - law.log_prob(theta[name])
             if name in guide.layout.transforms:
                 u = flat[slices[name]].view(theta[name].shape)
@@ -201,6 +235,27 @@ def _register(guide: MeanFieldGuide) -> None:
         raise RuntimeError(
             "Pyro's parameter store holds another guide's parameters. Call `pyro.clear_param_store()` before this fit."
         )
+
+
+def scale_mixture(law: Any) -> NormalScaleMixture | None:
+    """The scale mixture that is the law of a site's single entries, or None where it is of another family."""
+    while isinstance(law, dist.Independent):
+        law = law.base_dist
+    return law if isinstance(law, NormalScaleMixture) else None
+
+
+def _mixtures(laws: Mapping[str, Any], slices: Mapping[str, slice]) -> tuple[tuple[ScaleMixtureKernel, slice], ...]:
+    """The scale mixtures' kernels, neighbours of one law together."""
+    found: list[tuple[ScaleMixtureKernel, slice]] = []
+    for name, law in laws.items():
+        mixture = scale_mixture(law)
+        if mixture is None:
+            continue
+        kernel, where = mixture.kernel(), slices[name]
+        if found and found[-1][0] == kernel and found[-1][1].stop == where.start:
+            where = slice(found.pop()[1].start, where.stop)
+        found.append((kernel, where))
+    return tuple(found)
 
 
 def _has_closed_form(law: Any, prior: Any) -> bool:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
+from bayesuq.inference.activation_noise import ActivationNoise, Estimator, activation_noise
 from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guides import MeanFieldGuide
 from bayesuq.inference.history import History
@@ -22,7 +23,7 @@ from bayesuq.inference.optimize import Objective
 from bayesuq.inference.tempering import Tempering
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors
 from bayesuq.inference.weights import Layout, WeightPosterior
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import generator, resolve_seed
 
 VALIDATION_DRAWS = 8
@@ -44,6 +45,7 @@ class EvidenceObjective:
         num_draws: int,
         scale_rate: float,
         tempering: Tempering | None = None,
+        estimator: Estimator = "weights",
     ) -> None:
         self.model, self.guide, self.num_data = model, guide, num_data
         self.num_draws, self.scale_rate = num_draws, scale_rate
@@ -53,7 +55,10 @@ class EvidenceObjective:
         self.weights = FlatVector(guide.layout, self.loc)
         self.points = point_vectors(model, list(model.points))
         self.network = TrainingNetwork(model, {"random": self.weights, **self.points}, dropout=False)
-        self.noise, self.scale = torch.empty_like(self.loc), self.log_scale.exp()
+        self.noise, self.scale = torch.zeros_like(self.loc), self.log_scale.exp()
+        self.estimator = estimator
+        self.activations = activation_noise(estimator, self.network)
+        _check_closed_form(self.divergence, self.activations)
         self.grad_loc, self.grad_log_scale = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
         guide.loc.grad, guide.log_scale.grad = self.grad_loc, self.grad_log_scale
 
@@ -68,7 +73,7 @@ class EvidenceObjective:
             log_predictive=self.log_predictive,
             culprits=self.culprits,
             identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}, "
-            f"KL weight {self.tempering.final}",
+            f"KL weight {self.tempering.final}, estimator {self.estimator}",
             forgetting=FORGETTING,
         )
 
@@ -99,13 +104,22 @@ class EvidenceObjective:
         value = weight * self.divergence.value(self.loc, self.log_scale, self.scale)
         self.divergence.add_gradient(self.loc, self.scale, self.grad_loc, self.grad_log_scale, weight)
         for _ in range(self.num_draws):
-            self._draw(noise)
             self.weights.grad.zero_()
+            if self.activations is None:
+                self._draw(noise)
+            else:
+                self.activations.draw(batch.x, self.loc, self.scale, self.noise, noise)
             loss = self._loss_at_draw(batch, weight)
             loss.backward()
             value = value + loss.detach()
+            value += self.divergence.add_mixtures(
+                self.noise, self.weights.values, self.weights.grad, weight / self.num_draws
+            )
             self.grad_loc.add_(self.weights.grad)
-            self.grad_log_scale.addcmul_(self.weights.grad.mul_(self.noise), self.scale)
+            if self.activations is None:
+                self.grad_log_scale.addcmul_(self.weights.grad.mul_(self.noise), self.scale)
+            else:
+                self.activations.add_gradient(self.weights.grad, self.noise, self.scale, self.grad_log_scale)
         return value
 
     def slope(self, batch: Batch, noise: torch.Generator) -> Tensor:
@@ -136,9 +150,9 @@ class EvidenceObjective:
         """One draw's part of the loss: all but the fused divergence."""
         theta = self.network.theta()
         loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / (len(batch.x) * self.num_draws))
-        if self.divergence.prior.others:
+        if self.divergence.has_graph:
             flat = torch.cat([leaf.reshape(-1) for leaf in self.weights.leaves.values()])
-            others = self.divergence.others(self.guide, self.noise, theta, flat)
+            others = self.divergence.others(self.guide, self.noise, theta, flat, mixtures=False)
             loss = loss + others * (weight / self.num_draws)
         return loss
 
@@ -204,3 +218,15 @@ class VariationalPosterior(WeightPosterior):
         jacobians = Layout.of(self.model, self.model.laws).log_abs_det_jacobian(random)
         law = torch.distributions.Normal(self.loc.double(), self.log_scale.double().exp())
         return joints + jacobians - law.log_prob(random).sum(dim=1)
+
+
+def _check_closed_form(divergence: Divergence, activations: ActivationNoise | None) -> None:
+    """Refuse priors whose divergence is taken at a draw, where weights have none."""
+    if activations is None:
+        return
+    drawn = [name for name in divergence.prior.others if not name.startswith(LIKELIHOOD)]
+    if drawn:
+        raise ValueError(
+            f"{activations.option} draws no weights, and the divergence from the prior of {drawn[0]} needs a draw. Use "
+            "normal priors, or estimator='weights'."
+        )

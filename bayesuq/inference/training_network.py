@@ -80,7 +80,7 @@ class TrainingNetwork:
         _install(self.training, leaves)
         self.evaluation = share_tensors(self.training)
         for module in self.training.modules():
-            if _learns_statistics(module) or (dropout and is_dropout(module)):
+            if learns_statistics(module) or (dropout and is_dropout(module)):
                 module.train()
         self.buffers = dict(self.training.named_buffers())
 
@@ -113,7 +113,7 @@ def is_dropout(module: nn.Module) -> bool:
     return isinstance(module, DROPOUT) and module.p > 0
 
 
-def _learns_statistics(module: nn.Module) -> bool:
+def learns_statistics(module: nn.Module) -> bool:
     """Whether a layer takes statistics of its batches; one whose parameters are all frozen keeps those it has."""
     frozen = [not parameter.requires_grad for parameter in module.parameters()]
     return isinstance(module, NORMALISATION) and not (frozen and all(frozen))

@@ -18,6 +18,7 @@ from torch import nn
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
+from bayesuq.inference.activation_noise import Estimator
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.convergence import scale_slope, warn_unless_learned
 from bayesuq.inference.correlated import CorrelatedObjective, CorrelatedPosterior
@@ -48,6 +49,7 @@ def fit(
     num_draws: int = 1,
     scale_rate: float = 1.0,
     kl_weight: Weight = 1.0,
+    estimator: Estimator = "weights",
     num_epochs: int = 100,
     batch_size: int | None = None,
     learning_rate: float | None = None,
@@ -75,6 +77,10 @@ def fit(
         scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
         kl_weight: Factor on the divergence: 1 is Bayes, any other number a tempered posterior, which the report names.
             A function of the share of steps made, such as `annealed()`, changes it on the way.
+        estimator: For mean field under normal priors, where the noise of a step enters: "weights", one draw for all
+            rows; "local", the outputs of linear layers, a draw for every row, exact where a row meets a layer once;
+            "flipout", one draw that a row's own signs turn, for linear and convolution layers. They have the same
+            expected gradient; the last two are less noisy where batches are large. Prediction draws weights always.
         num_epochs: This and the following: see `bayesuq.inference.training.Training`.
         batch_size: See there. None takes 128; or all rows, for a program that does not take `num_data`.
         learning_rate: See there; of the means. None takes 0.05 for up to 500 steps, and less in proportion to
@@ -114,6 +120,8 @@ def fit(
     check_count(num_draws, "num_draws")
     check_positive(scale_rate, "scale_rate")
     is_program = _check_model_and_guide(model, guide)
+    if estimator != "weights" and (is_program or not isinstance(guide(model), MeanFieldGuide)):
+        raise ValueError(f"`estimator` {estimator!r} is for networks and the mean-field guide; leave it at 'weights'.")
     if batch_size is None:
         batch_size = len(data) if is_program and isinstance(data, Dataset) and not takes_num_data(model) else BATCH_SIZE
     if learning_rate is None:
@@ -141,9 +149,13 @@ def fit(
         return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)
     with session(model, data, training) as (model, source, validation_source):
         own: Any = guide(model)
-        kind = EvidenceObjective if isinstance(own, MeanFieldGuide) else CorrelatedObjective
         tempering = Tempering(kl_weight, num_epochs * source.num_batches)
-        evidence = kind(model, own, source.num_data, num_draws, scale_rate, tempering)
+        options = (source.num_data, num_draws, scale_rate, tempering)
+        evidence: EvidenceObjective | CorrelatedObjective = (
+            EvidenceObjective(model, own, *options, estimator)
+            if isinstance(own, MeanFieldGuide)
+            else CorrelatedObjective(model, own, *options)
+        )
         start = evidence.log_scales()
         history = minimise(evidence.objective(), source, validation_source, training)
         movement = float((evidence.log_scales() - start).abs().median())

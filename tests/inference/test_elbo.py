@@ -11,7 +11,7 @@ from pyro.infer import SVI, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 
-from bayesuq.inference.elbo import MeanFieldELBO
+from bayesuq.inference.elbo import Divergence, MeanFieldELBO
 from bayesuq.inference.guides import MeanFieldGuide, mean_field
 from bayesuq.inference.weights import Layout
 from bayesuq.models import likelihoods, networks, priors
@@ -37,6 +37,8 @@ LIKELIHOODS = [
     (likelihoods.Bernoulli(class_weights=(1.0, 3.0)), 1),
     (likelihoods.HeteroscedasticNormal(minimum_scale=0.1), 2),
     (likelihoods.Normal(scale=0.5), 1),
+    (likelihoods.StudentT(df="learned", scale=priors.HalfNormal(0.7)), 1),
+    (likelihoods.Poisson(), 1),
     *[(likelihoods.Normal(scale=scale), 1) for scale in SCALES],
 ]
 X = noise(0, 9, 2)
@@ -57,6 +59,8 @@ def model_of(prior, likelihood=None, num_outputs: int = 1, **options) -> Bayesia
 def targets(model: BayesianNetwork) -> Tensor:
     if isinstance(model.likelihood, likelihoods.Categorical | likelihoods.Bernoulli):
         return torch.arange(len(X)) % (3 if isinstance(model.likelihood, likelihoods.Categorical) else 2)
+    if isinstance(model.likelihood, likelihoods.Poisson):
+        return torch.arange(len(X)).remainder(4).double().unsqueeze(1)
     return noise(1, len(X), 1)
 
 
@@ -240,3 +244,28 @@ def test_another_guide_is_refused(guide):
 def test_the_number_of_particles_must_be_a_count(number, error):
     with pytest.raises(error, match="`num_particles`"):
         MeanFieldELBO(num_particles=number)
+
+
+MIXED = {
+    "1.weight": priors.ScaleMixture((1.0, 0.1), (0.5, 0.5)),
+    "1.bias": priors.ScaleMixture((1.0, 0.1), (0.5, 0.5)),
+    "3.weight": priors.Laplace(),
+    "3.bias": priors.ScaleMixture((2.0, 0.1, 0.01), (0.5, 0.25, 0.25)),
+}
+
+
+@pytest.mark.parametrize("prior", [priors.ScaleMixture(), MIXED], ids=["one mixture", "mixtures beside another family"])
+def test_scale_mixtures_in_one_kernel_are_what_autograd_makes_of_them(prior):
+    net = built(lambda: networks.mlp(2, (3,), 1)).double()
+    model = BayesianNetwork(net, prior, likelihoods.Normal(scale=priors.HalfNormal(1.0)))
+    guide = mean_field(model, initial_scale=0.5)
+    divergence, noise = Divergence.of(model, guide), torch.randn_like(guide.loc)
+    flat = (guide.loc + guide.log_scale.exp() * noise).detach().requires_grad_()
+    whole = divergence.others(guide, noise, guide.layout.split(flat), flat)
+    (expected,) = torch.autograd.grad(whole, flat)
+    rest = divergence.others(guide, noise, guide.layout.split(flat), flat, mixtures=False)
+    gradient = torch.autograd.grad(rest, flat)[0]
+    value = rest + divergence.add_mixtures(noise, flat.detach(), gradient)
+    torch.testing.assert_close(value, whole, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(gradient, expected, rtol=1e-12, atol=1e-12)
+    assert len(divergence.mixtures) == (1 if isinstance(prior, priors.Prior) else 2)  # neighbours of one law are one

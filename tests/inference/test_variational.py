@@ -62,6 +62,7 @@ def negative_elbo(prior, scale, data: Dataset, loc: Tensor, log_scale: Tensor) -
         *[(prior, 0.5) for prior in PRIORS],
         *[(priors.Normal(), scale) for scale in UNKNOWN_SCALES],
         (priors.Laplace(loc=-0.9), priors.Gamma(3.0, 2.0)),
+        (priors.ScaleMixture((1.0, 0.3, 0.1), (0.6, 0.3, 0.1)), priors.HalfNormal(0.7)),
         (priors.StudentT(), "learned"),
     ],
     ids=str,

@@ -1,0 +1,104 @@
+"""Sequential updating: yesterday's posterior as today's prior.
+
+    p(theta | D_1, D_2) is proportional to p(D_2 | theta) p(theta | D_1), and q_1(theta) stands for p(theta | D_1)
+
+A factorised normal q_1 becomes a normal prior of its own for every weight, so that the divergence of the next fit stays
+in closed form. What q_1 leaves out (correlations, above all) is lost at every step.
+
+Reference:
+    Nguyen et al. 2018, Variational Continual Learning, eq. (2), without coresets.
+"""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import fields, replace
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesuq.inference.laplace_posterior import LaplacePosterior
+from bayesuq.inference.mean_field import VariationalPosterior
+from bayesuq.inference.weights import Layout
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.priors import EntrywiseNormal, LogNormal, Prior
+from bayesuq.models.rules import Rule
+
+
+def updated_model(posterior: VariationalPosterior | LaplacePosterior) -> BayesianNetwork:
+    """The model whose prior is a fitted posterior, for the next data; its network starts at the posterior's means.
+
+    What the likelihood infers (a noise scale) gets a log-normal prior, what it or the network learns as point values
+    starts where it ended, and BatchNorm's statistics are those of the fit. Let a variational fit start its scales at
+    the new prior's: `guide=functools.partial(variational.mean_field, initial_scale=1.0)`.
+
+    Args:
+        posterior: From `variational.fit` with the mean-field guide, or from `laplace.fit(structure="diagonal")` of all
+            random weights.
+
+    Raises:
+        TypeError: A posterior that is no factorised normal law.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.inference import variational
+        >>> from bayesuq.models import likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=0.1))
+        >>> monday = variational.fit(model, Dataset([[0.0], [1.0]], [0.0, 1.0]), num_epochs=500, seed=0)
+        >>> tuesday = variational.fit(updated_model(monday), Dataset([[2.0]], [2.1]), num_epochs=500, seed=0)
+        >>> bool((tuesday.scale < monday.scale).all())
+        True
+    """
+    loc, scale, layout, values = _moments(posterior)
+    model = posterior.model
+    theta = layout.split(values)
+    prior: dict[Rule, Prior] = {
+        name: EntrywiseNormal(*(part[where].view(layout.shapes[name]).clone() for part in (loc, scale)))
+        for name, where in layout.slices().items()
+        if name in model.laws and not name.startswith(LIKELIHOOD)
+    }
+    likelihood = _continued(model.likelihood, theta, {name: (loc[s], scale[s]) for name, s in layout.slices().items()})
+    return BayesianNetwork(_at(model, theta, posterior.buffers), prior, likelihood, random=model.random)
+
+
+def _moments(posterior: Any) -> tuple[Tensor, Tensor, Layout, Tensor]:
+    """Means and scales on the unconstrained scale, (P,), 0 for point values; their layout; where all sites stand."""
+    if isinstance(posterior, VariationalPosterior):
+        values = torch.cat([posterior.loc, posterior.points])
+        scale = torch.cat([posterior.scale, torch.zeros_like(posterior.points)])
+        return values, scale, Layout.of(posterior.model), values
+    if isinstance(posterior, LaplacePosterior) and posterior.structure == "diagonal":
+        layout, scale = Layout.of(posterior.model), torch.zeros_like(posterior.values)
+        precisions = {name: posterior.curvature[name] + prior for name, prior in posterior.prior_precision().items()}
+        if precisions.keys() == posterior.model.laws.keys():
+            for name, where in layout.slices().items():
+                if name in precisions:
+                    scale[where] = precisions[name].rsqrt().reshape(-1).to(scale)
+            return posterior.values, scale, layout, posterior.values
+    raise TypeError(
+        "`posterior` must be a factorised normal law of all random sites, from `variational.fit` with the mean-field "
+        f"guide or `laplace.fit(structure='diagonal')`; got {type(posterior).__name__}."
+    )
+
+
+def _continued(
+    likelihood: Likelihood, theta: Mapping[str, Tensor], moments: Mapping[str, tuple[Tensor, Tensor]]
+) -> Likelihood:
+    """The likelihood with log-normal priors for what it infers, starting where it ended."""
+    options = {field.name for field in fields(likelihood)}  # type: ignore[arg-type]
+    changes: dict[str, Any] = {}
+    for name, unknown in likelihood.unknowns.items():
+        if f"initial_{name}" in options:
+            changes[f"initial_{name}"] = float(theta[LIKELIHOOD + name])
+        if unknown.prior is not None:  # its unconstrained value is its logarithm
+            changes[name] = LogNormal(*(float(moment) for moment in moments[LIKELIHOOD + name]))
+    return replace(likelihood, **changes) if changes else likelihood  # type: ignore[type-var]
+
+
+def _at(model: BayesianNetwork, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:
+    """A network of its own at these weights and buffers."""
+    net = copy.deepcopy(model.net)
+    weights = {name: value for name, value in theta.items() if not name.startswith(LIKELIHOOD)}
+    net.load_state_dict({**weights, **buffers}, strict=False)
+    return net
