@@ -1,0 +1,266 @@
+"""Hamiltonian Monte Carlo: draws from the posterior itself, by NUTS or by trajectories of plain HMC.
+
+    H(u, r) = U(u) + r^T M^-1 r / 2,   du/dt = M^-1 r,   dr/dt = -dU/du,   U(u) = -log p(theta(u), y | x) |d theta / du|
+
+Chains that ran long enough, and agree, are the reference that other methods are measured by. They need gradients over
+all rows, tens or hundreds of them for one draw: small networks and data only.
+
+Reference:
+    Hoffman & Gelman 2014, The No-U-Turn Sampler; Betancourt 2017, A Conceptual Introduction to Hamiltonian Monte Carlo;
+    Neal 1996, Bayesian Learning for Neural Networks.
+"""
+
+import sys
+import warnings
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import check_count, check_fraction, check_positive
+from bayesuq.inference.chain_methods import ChainMethod, Job, check_method, choose_method, run_chains
+from bayesuq.inference.chain_run import Chains, Plan
+from bayesuq.inference.chain_starts import Constants, Start, starting_points
+from bayesuq.inference.chains import ChainPosterior
+from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.hamiltonian import Hmc, Kernel
+from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Source
+from bayesuq.inference.nuts import Nuts
+from bayesuq.inference.optimize import ADDRESS
+from bayesuq.inference.weights import Layout
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.options import suggests_names
+from bayesuq.randomness import derive_seed, isolated, resolve_seed
+
+KernelName = Literal["nuts", "hmc"]
+NUM_STEPS = 32
+OFTEN = 0.05  # of all draws at the bound on the tree's depth
+DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
+
+
+@suggests_names
+def fit(
+    model: BayesianNetwork,
+    data: Data,
+    *,
+    num_samples: int = 1000,
+    num_warmup: int = 1000,
+    num_chains: int = 4,
+    kernel: KernelName = "nuts",
+    chain_method: ChainMethod | None = None,
+    start: Start = "prior",
+    target_acceptance: float = 0.8,
+    max_tree_depth: int = 10,
+    num_steps: int | None = None,
+    trajectory_length: float | None = None,
+    step_size: float | None = None,
+    thinning: int = 1,
+    keep_warmup_statistics: bool = True,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> "HmcPosterior":
+    """Draw from the posterior by chains of Hamiltonian Monte Carlo.
+
+    Args:
+        model: The joint density. Normalisation layers are in evaluation mode, with the buffers of `start` or the
+            network's own.
+        data: Rows to fit, or a DataLoader of them, which is read once: all rows are held in memory.
+        num_samples: Draws of each chain that are kept.
+        num_warmup: Transitions of each chain before, in which step size and scales are adapted (as Stan does).
+        num_chains: Number of chains.
+        kernel: "nuts", whose trajectories end where they would turn back; or "hmc", of `num_steps` on average.
+        chain_method: "sequential", one chain after another; "parallel", in processes of their own, with the same bits
+            (a script then needs the `if __name__ == "__main__"` guard on systems that spawn); "vectorised", all chains
+            of plain HMC in one pass, with one step size and one set of scales adapted to all of them. None takes the
+            vectorised pass for plain HMC of networks that are small enough for it to be faster, and processes where
+            they are worth their start.
+        start: "prior" begins each chain at a draw from the prior, which makes them overdispersed, as R-hat asks for; a
+            fitted posterior over weights begins each at a draw from it. Sites learned as point values stay at that
+            posterior's values.
+        target_acceptance: Mean acceptance that the step size is adapted to; closer to 1 means smaller steps.
+        max_tree_depth: NUTS makes at most 2^max_tree_depth - 1 leapfrog steps a transition.
+        num_steps: Mean number of leapfrog steps of plain HMC, whose number is drawn evenly from 1 to 2 num_steps - 1;
+            None is 32.
+        trajectory_length: Instead of it, step size times mean number of steps, in units of the adapted scales.
+        step_size: Where its adaptation begins (with num_warmup=0: the one that is used); None finds one.
+        thinning: Transitions for one kept draw.
+        keep_warmup_statistics: Whether the statistics of the warm-up are kept.
+        device: Where to compute; None is where the model is. Chains on the CPU compute on one thread each.
+        seed: Makes the fit repeatable; None draws one from torch's generator.
+        progress: Whether to show a bar for each chain; None shows it on a terminal only.
+        checkpoint: A path, or a `Checkpoint` of one, that keeps the seed; chains write files beside it, and the same
+            fit called again goes on from them and ends with the same bits.
+
+    Returns:
+        All draws, with the sampler's statistics of each.
+
+    Raises:
+        TypeError: Arguments of the wrong kind, unknown options.
+        ValueError: Data that the network or the likelihood does not take; options out of range, or that contradict each
+            other; sites learned as point values without a posterior to `start` from; a log joint that is nowhere
+            finite.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=0.5))
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> posterior = fit(model, data, num_samples=100, num_warmup=100, num_chains=2, seed=0)
+        >>> posterior.predict(data.x).num_samples, posterior.num_divergences
+        (200, 0)
+    """
+    plan = _plan(num_samples, num_warmup, thinning, step_size, target_acceptance, keep_warmup_statistics)
+    transition = _kernel(kernel, max_tree_depth, num_steps, trajectory_length)
+    check_count(num_chains, "num_chains")
+    if chain_method is not None:
+        _check_one_of("chain_method", chain_method, ChainMethod)
+    if not isinstance(model, BayesianNetwork):
+        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
+    model = model if device is None else model.to(device)
+    constants = Constants.of(model, start)
+    file = Checkpoint.of(checkpoint)
+    key = resolve_seed(seed) if file is None else file.claim(seed)
+    with isolated(derive_seed(key, DATA), device=model.device):  # which a loader may draw its order from
+        rows = _all_rows(Source(NetworkReader(model), data, batch_size=1))
+    shown = sys.stderr.isatty() if progress is None else progress
+    job = Job(model, rows, constants, transition, plan, derive_seed(key, CHAINS), {}, file, shown)
+    potential = job.potential()
+    positions = starting_points(potential, start, num_chains, derive_seed(key, STARTS))
+    job = _identified(job, positions, key)
+    together = isinstance(transition, Hmc)
+    if chain_method is None:
+        chain_method = choose_method(job, potential, positions, together=together)
+    else:
+        check_method(job, potential, chain_method, together=together)
+    chains = run_chains(job, positions, chain_method)
+    _warn(chains, max_tree_depth)
+    return _posterior(model, constants, chains)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class HmcPosterior(ChainPosterior):
+    """Chains of Hamiltonian Monte Carlo.
+
+    Attributes:
+        model: As in `ChainPosterior`, like the following.
+        draws: The flat vectors of every site, (C, D, P); sites learned as point values repeat.
+        buffers: The network's buffers, the same for all draws.
+        statistics: Of each draw, (C, D): `lp`, `energy`, `acceptance_rate`, `n_steps`, `step_size`, `diverging`; of
+            NUTS also `tree_depth`. With thinning, steps are summed, acceptances averaged, and a draw is `diverging`
+            where any of its transitions was; the rest is that of the last.
+        warmup_statistics: The same of each transition of the warm-up, (C, W); empty where it was not kept.
+        inverse_mass: Variances of the unconstrained random sites as adapted, (C, R).
+    """
+
+    inverse_mass: Tensor
+
+    @property
+    def num_divergences(self) -> int:
+        """Draws whose trajectories diverged."""
+        return int(self.statistics["diverging"].sum())
+
+
+def _plan(
+    num_samples: int,
+    num_warmup: int,
+    thinning: int,
+    step_size: float | None,
+    target_acceptance: float,
+    keep_warmup_statistics: bool,
+) -> Plan:
+    check_count(num_samples, "num_samples")
+    check_count(num_warmup, "num_warmup", minimum=0)
+    check_count(thinning, "thinning")
+    check_fraction(target_acceptance, "target_acceptance")
+    if step_size is not None:
+        check_positive(step_size, "step_size")
+    return Plan(num_samples, num_warmup, thinning, step_size, target_acceptance, keep_warmup_statistics)
+
+
+def _kernel(name: str, max_tree_depth: int, num_steps: int | None, trajectory_length: float | None) -> Kernel:
+    _check_one_of("kernel", name, KernelName)
+    check_count(max_tree_depth, "max_tree_depth")
+    if num_steps is not None:
+        check_count(num_steps, "num_steps")
+    if trajectory_length is not None:
+        check_positive(trajectory_length, "trajectory_length")
+    if name == "nuts":
+        if num_steps is not None or trajectory_length is not None:
+            raise ValueError("`num_steps` and `trajectory_length` are of kernel='hmc'; NUTS finds its own length.")
+        return Nuts(max_tree_depth)
+    if num_steps is not None and trajectory_length is not None:
+        raise ValueError("Pass `num_steps` or `trajectory_length`, not both.")
+    return Hmc(num_steps or NUM_STEPS, trajectory_length)
+
+
+def _check_one_of(name: str, value: Any, literal: Any) -> None:
+    if value not in get_args(literal):
+        known = ", ".join(repr(one) for one in get_args(literal))
+        raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
+
+
+def _all_rows(source: Source) -> Batch:
+    """All rows at once; those of a loader in the order of one pass."""
+    if source.loader is None:
+        return source.rows
+    batches = list(source.epoch(None))
+    weights = [batch.weight for batch in batches if batch.weight is not None]
+    return Batch(
+        torch.cat([batch.x for batch in batches]),
+        torch.cat([batch.y for batch in batches]),
+        torch.cat(weights) if weights else None,
+    )
+
+
+def _identified(job: Job, positions: Tensor, key: int) -> Job:
+    """With what tells this fit from others, for checkpoints."""
+    weight = {} if job.rows.weight is None else {"weight": job.rows.weight}
+    fit = {
+        "seed": key,
+        "plan": repr(job.plan),
+        "kernel": repr(job.kernel),
+        "model": ADDRESS.sub("", repr(job.model)),
+        "data": digest({"x": job.rows.x, "y": job.rows.y, **weight}),
+        "start": digest({"positions": positions, **job.constants.fixed, **job.constants.buffers}),
+    }
+    return Job(**{**vars(job), "fit": fit})
+
+
+def _warn(chains: Chains, max_tree_depth: int) -> None:
+    diverging = chains.statistics["diverging"]
+    if diverging.any():
+        warnings.warn(
+            f"{int(diverging.sum())} of {diverging.numel()} draws follow a trajectory that diverged: the chains may "
+            "have missed a part of the posterior. Raise `target_acceptance`, towards 1, or choose other priors.",
+            UserWarning,
+            stacklevel=4,
+        )
+    depths = chains.statistics.get("tree_depth")
+    if depths is not None and (depths >= max_tree_depth).double().mean() > OFTEN:
+        share = float((depths >= max_tree_depth).double().mean())
+        warnings.warn(
+            f"{share:.0%} of the trajectories had the greatest length, 2^{max_tree_depth} - 1 steps: the chains move "
+            "slowly. Raise `max_tree_depth` or `num_warmup`.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _posterior(model: BayesianNetwork, constants: Constants, chains: Chains) -> HmcPosterior:
+    """With the point values behind the random sites, as the flat vectors of all sites have them."""
+    draws = chains.draws
+    if model.points:
+        points = Layout.of(model, model.points).join(constants.fixed)
+        draws = torch.cat([draws, points.expand(*draws.shape[:2], -1)], dim=2)
+    return HmcPosterior(
+        model=model,
+        draws=draws,
+        buffers={name: value.clone() for name, value in constants.buffers.items()},
+        statistics=chains.statistics,
+        warmup_statistics=chains.warmup_statistics,
+        inverse_mass=chains.inverse_mass,
+    )
