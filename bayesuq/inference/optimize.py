@@ -1,7 +1,8 @@
 """The one minibatch loop that every optimising method uses.
 
 A method hands over an `Objective`: the leaf tensors to move, the loss of a minibatch, and what validation needs.
-The loop moves them in place by Adam (Kingma & Ba 2015, in its fused form) and returns the `History`.
+The loop moves them in place, by Adam (Kingma & Ba 2015, in its fused form) unless the method brings an optimiser of its
+own, and returns the `History`.
 """
 
 import math
@@ -40,6 +41,9 @@ class Objective:
         identity: What tells this objective from others, for checkpoints.
         forgetting: An exponent c makes Adam's decay of squared gradients 1 - t^-c at step t, so that it soon
             forgets the large ones of the beginning (Shazeer & Stern 2018, section 7.2); None leaves it at 0.999.
+        optimizer: Builds the optimiser from the objective and the learning rate; None is Adam.
+        after_step: Called after each step; what it remembers between steps must be in `buffers`.
+        rate_option: What the method calls the learning rate, for errors.
     """
 
     leaves: Mapping[str, Tensor]
@@ -50,6 +54,9 @@ class Objective:
     culprits: Callable[[Batch, torch.Generator], list[str]]
     identity: str
     forgetting: float | None = None
+    optimizer: "Callable[[Objective, float], torch.optim.Optimizer] | None" = None
+    after_step: Callable[[], None] | None = None
+    rate_option: str = "learning_rate"
 
 
 def minimise(objective: Objective, data: Source, validation: Source | None, training: Training) -> History:
@@ -77,7 +84,7 @@ class _Run:
 
     def __init__(self, objective: Objective, data: Source, validation: Source | None, training: Training) -> None:
         self.objective, self.data, self.validation, self.training = objective, data, validation, training
-        self.optimizer = adam(objective, training.learning_rate)
+        self.optimizer = (objective.optimizer or adam)(objective, training.learning_rate)
         self.noise = generator(training.key(NOISE), device=data.device)
         self.best = _Best(objective)
         self.epoch, self.batch = 0, 0
@@ -156,6 +163,8 @@ class _Run:
         if self.training.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(leaves, self.training.max_grad_norm * self.data.num_data)
         self.optimizer.step()
+        if self.objective.after_step is not None:
+            self.objective.after_step()
         self.steps.append(loss)
         self.batch += 1
         if self.batch == self.data.num_batches:
@@ -187,7 +196,7 @@ class _Run:
         where = f"The terms of {', '.join(culprits)} are not finite. " if culprits else ""
         return FloatingPointError(
             f"The loss stopped being finite at step {step} (epoch {step // self.data.num_batches}). {where}Lower "
-            "`learning_rate`, set `max_grad_norm`, or standardise the data."
+            f"`{self.objective.rate_option}`, set `max_grad_norm`, or standardise the data."
         )
 
 
