@@ -8,6 +8,8 @@ import torch
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.export import Drawn, Wanted, export
+from bayesuq.inference_data import Container
 from bayesuq.predictive import PredictiveDistribution
 
 
@@ -48,6 +50,63 @@ class Posterior(ABC):
             TypeError: Inputs that are not numbers, counts that are not whole.
             ValueError: Inputs that are not finite, of a shape that the network does not take; counts below 1.
         """
+
+    def to_arviz(
+        self,
+        x: ArrayLike | None = None,
+        y: ArrayLike | None = None,
+        *,
+        new_x: ArrayLike | None = None,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        num_prior_samples: int = 100,
+        include_weights: bool = True,
+    ) -> Container:
+        """Its draws under the names that ArviZ's users expect, for `arviz` and `xarray` to read, plot and store.
+
+        The groups are `posterior` (every site by name), `prior`, and of chains `sample_stats` and
+        `warmup_sample_stats`. With `x` and `y` also `posterior_predictive`, `log_likelihood` (of every draw and row, in
+        nats), `observed_data`, `constant_data` and `prior_predictive`; with new inputs, `predictions` and
+        `predictions_constant_data`. E[y* | x, draw] is the variable `mu` (labels: the class probabilities `p`) beside
+        the sites at `x`, and beside the predicted `y` at new inputs. The observed site is `y`.
+
+        Draws of another method than chains are independent: they stand in one chain, marked by the attribute
+        `independent_draws`, and their R-hat says nothing. O(S (P + N C)) memory.
+
+        Args:
+            x: Inputs, (N, ...): of observed rows where `y` is given, else new ones.
+            y: Their targets.
+            new_x: Further inputs without targets, (M, ...).
+            num_samples: S, as for `predict`; chains are thinned evenly and stay equally long.
+            seed: The draws are those of `predict` and `sample_weights` at the same seed.
+            num_prior_samples: Draws from the prior; 0 leaves it out.
+            include_weights: Whether the sites are told, too, and not only functions of x.
+
+        Returns:
+            `arviz.InferenceData` on ArviZ 0.x, `xarray.DataTree` on 1.x.
+
+        Raises:
+            ImportError: ArviZ or xarray cannot be imported.
+            TypeError: See `predict`; targets of another kind than the likelihood's.
+            ValueError: See `predict`; targets that do not fit `x`; no inputs where a draw is no set of weights.
+
+        Warns:
+            UserWarning: The prior is so wide that its predictive is not finite, and left out.
+        """
+        wanted = Wanted.of(
+            x,
+            y,
+            new_x=new_x,
+            num_samples=num_samples,
+            seed=seed,
+            num_prior_samples=num_prior_samples,
+            include_weights=include_weights,
+        )
+        return export(self.drawn(wanted), wanted)
+
+    @abstractmethod
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of."""
 
     @property
     @abstractmethod

@@ -1,8 +1,8 @@
 """The predictive distribution p(y* | x*, D), the one type that every measure, plot and report consumes.
 
-A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Two final
-types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S) and `GaussianPredictive` for real
-targets.
+A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Three final
+types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S), `GaussianPredictive` for real
+targets, and `bayesuq.mixture.MixturePredictive` for those of other families.
 
 Each splits its total uncertainty into an aleatoric part (the mean uncertainty of the draws, what stays when the weights
 are known) and an epistemic part (the disagreement of the draws): in nats by entropies for labels, in units of y squared
@@ -23,6 +23,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_finite, check_fraction, to_floating
+from bayesuq.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
 
 PROBABILITY_SUM_TOLERANCE = 1e-4  # and no less than the rounding of the numbers as they came: half floats are coarser
@@ -30,7 +31,6 @@ BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
 CACHE_NUMBERS = 2**16  # that fit it several times over
 ROUNDING = 1e-14  # of a sum in float64
 SMALLEST_NORMAL = torch.finfo(torch.float64).tiny
-QUANTILE_STEPS = 240  # at most: 60 halvings reach float64 resolution, and Newton's steps between them halve too
 
 
 class PredictiveDistribution(ABC):
@@ -68,6 +68,17 @@ class PredictiveDistribution(ABC):
     @abstractmethod
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Draws of y*, (num_samples, N, ...) or (num_samples, N, D)."""
+
+    @abstractmethod
+    def component_log_prob(self, y: ArrayLike) -> Tensor:
+        """log p(y | x*, draw) of each draw, in nats, (S, N, ...) for labels and (S, N) for real targets.
+
+        Its logsumexp over draws is `log_prob(y)` + log S.
+        """
+
+    @abstractmethod
+    def component_sample(self, *, seed: int | None = None) -> Tensor:
+        """One y* from each draw, in the draws' order, (S, N, ...) or (S, N, D)."""
 
     @abstractmethod
     def to(self, device: torch.device | str) -> Self:
@@ -280,8 +291,17 @@ class CategoricalPredictive(PredictiveDistribution):
         if self.draws is None:
             log_sum = self.probability_sum.gather(1, labels).squeeze(1).log_()
             return log_sum if self.num_draws == 1 else log_sum.sub_(math.log(self.num_draws))
-        kept = [draw.double().log_softmax(dim=1).gather(1, labels).squeeze(1) for draw in self.draws]
-        return torch.stack(kept).logsumexp(dim=0) - math.log(self.num_draws)
+        return self.component_log_prob(y).logsumexp(dim=0) - math.log(self.num_draws)
+
+    def component_log_prob(self, y: ArrayLike) -> Tensor:
+        """log probability of the labels under each draw, in nats, (S, N, ...).
+
+        Raises:
+            TypeError: See `log_prob`.
+            ValueError: See `log_prob`; or the draws were not kept.
+        """
+        draws, labels = self._kept_draws(), self.labels(y).unsqueeze(1)
+        return torch.stack([draw.double().log_softmax(dim=1).gather(1, labels).squeeze(1) for draw in draws])
 
     def labels(self, y: ArrayLike) -> Tensor:
         """`y` as int64 labels of shape (N, ...) on this predictive's device, or the errors that `log_prob` lists."""
@@ -307,8 +327,16 @@ class CategoricalPredictive(PredictiveDistribution):
         else:
             chosen = torch.randint(self.num_draws, (num_samples,), generator=noise, device=device)
             probs = self.draws[chosen].double().softmax(dim=2).movedim(2, -1)
-        flat = probs.reshape(-1, probs.shape[-1])
-        return torch.multinomial(flat, 1, generator=noise).reshape(num_samples, *self.entropy_sum.shape)
+        return _drawn_labels(probs, noise)
+
+    def component_sample(self, *, seed: int | None = None) -> Tensor:
+        """Labels, one from each draw, (S, N, ...), int64.
+
+        Raises:
+            ValueError: The draws were not kept.
+        """
+        noise = generator(resolve_seed(seed), device=self.probability_sum.device)
+        return _drawn_labels(self.samples.movedim(2, -1), noise)
 
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""
@@ -333,7 +361,7 @@ class CategoricalPredictive(PredictiveDistribution):
         sums = [first.probability_sum.clone(), first.entropy_sum.clone(), first.votes.clone()]
         num_draws, draws = first.num_draws, [first.draws]
         for part in remaining:
-            _check_mergeable(sums[0], part.probability_sum)
+            check_mergeable(sums[0], part.probability_sum)
             for total, addend in zip(sums, (part.probability_sum, part.entropy_sum, part.votes), strict=True):
                 total += addend
             num_draws += part.num_draws
@@ -350,7 +378,7 @@ class CategoricalPredictive(PredictiveDistribution):
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The predictive at the points of all parts, in order; each part must have the same number of draws."""
-        _check_concatenable([part.num_draws for part in parts], [part.probability_sum.shape[1:] for part in parts])
+        check_concatenable([part.num_draws for part in parts], [part.probability_sum.shape[1:] for part in parts])
         all_kept = all(part.draws is not None for part in parts)
         return cls(
             probability_sum=torch.cat([part.probability_sum for part in parts]),
@@ -456,11 +484,15 @@ class GaussianPredictive(PredictiveDistribution):
             TypeError: See `bayesuq.arrays.to_tensor`.
             ValueError: Another shape than (N, D), or (N,) for D = 1; NaN; a component of zero variance.
         """
+        # Columns first: they share the draw, so they are independent only within a component.
+        return self.component_log_prob(y).logsumexp(dim=0) - math.log(self.num_samples)
+
+    def component_log_prob(self, y: ArrayLike) -> Tensor:
+        """log density of each component, jointly over columns, (S, N), in nats; the errors are those of `log_prob`."""
         target = self.targets(y)
         variances = self._density_variances()
         components = -0.5 * ((target - self.component_means) ** 2 / variances + (2 * math.pi * variances).log())
-        # Columns first: they share the draw, so they are independent only within a component.
-        return components.sum(dim=-1).logsumexp(dim=0) - math.log(self.num_samples)
+        return components.sum(dim=-1)
 
     def cdf(self, y: ArrayLike) -> Tensor:
         """P(y* <= y) column by column, (N, D); the probability integral transform where y is the truth."""
@@ -478,24 +510,14 @@ class GaussianPredictive(PredictiveDistribution):
         level = check_fraction(level, "level")
         scales = self._density_variances().sqrt()
         components = self.component_means + scales * torch.special.ndtri(torch.full_like(scales, level))
-        lower, upper = components.amin(dim=0), components.amax(dim=0)  # a mixture's quantile lies among its components'
-        point, move = (lower + upper) / 2, upper - lower
-        done = torch.zeros_like(lower, dtype=torch.bool)
-        for _ in range(QUANTILE_STEPS):
+
+        def cdf_and_density(point: Tensor) -> tuple[Tensor, Tensor]:
             standardised = (point - self.component_means) / scales
-            excess = _normal_cdf(standardised).mean(dim=0) - level
             density = (torch.exp(-standardised.square() / 2) / scales).mean(dim=0) / math.sqrt(2 * math.pi)
-            lower, upper = torch.where(excess < 0, point, lower), torch.where(excess < 0, upper, point)
-            newton, middle = point - excess / density, (lower + upper) / 2
-            # Between two modes the density is nearly 0: Newton's step leads far out, or creeps. Then halve the bracket.
-            usable = (newton >= lower) & (newton <= upper) & ((newton - point).abs() <= move / 2)
-            following = torch.where(usable, newton, middle)
-            done |= (excess.abs() <= 1e-15 * level) | ((following - point).abs() <= 1e-15 * point.abs())  # rounding
-            move = (following - point).abs()
-            point = torch.where(done, point, following)
-            if done.all():
-                break
-        return point
+            return _normal_cdf(standardised).mean(dim=0), density
+
+        # A mixture's quantile lies among its components'.
+        return continuous_quantile(components.amin(dim=0), components.amax(dim=0), cdf_and_density, level)
 
     def targets(self, y: ArrayLike) -> Tensor:
         """`y` as float64 of shape (N, D) on this predictive's device, or the errors that `log_prob` lists."""
@@ -518,6 +540,13 @@ class GaussianPredictive(PredictiveDistribution):
         )
         return self.component_means[chosen] + self.component_variances[chosen].sqrt() * standard
 
+    def component_sample(self, *, seed: int | None = None) -> Tensor:
+        """Targets, one from each component, (S, N, D), float64; a component's own f is independent between points."""
+        device = self.component_means.device
+        noise = generator(resolve_seed(seed), device=device)
+        standard = torch.randn(self.component_means.shape, generator=noise, device=device, dtype=torch.float64)
+        return self.component_means + self.component_variances.sqrt() * standard
+
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""
         return type(self)(
@@ -533,13 +562,13 @@ class GaussianPredictive(PredictiveDistribution):
         if not collected:
             raise ValueError("A mixture must have at least one part; got none.")
         for part in collected[1:]:
-            _check_mergeable(collected[0].component_means[0], part.component_means[0])
+            check_mergeable(collected[0].component_means[0], part.component_means[0])
         return cls._joined(collected, dim=0)
 
     @classmethod
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The predictive at the points of all parts, in order; each part must have the same number of components."""
-        _check_concatenable([part.num_samples for part in parts], [part.component_means.shape[2:] for part in parts])
+        check_concatenable([part.num_samples for part in parts], [part.component_means.shape[2:] for part in parts])
         return cls._joined(parts, dim=1)
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
@@ -576,6 +605,11 @@ class GaussianPredictive(PredictiveDistribution):
                 "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
             )
         return variances
+
+
+def _drawn_labels(probs: Tensor, noise: torch.Generator) -> Tensor:
+    """Labels drawn with the probabilities in the last dimension."""
+    return torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=noise).reshape(probs.shape[:-1])
 
 
 def _normal_cdf(standardised: Tensor) -> Tensor:
@@ -653,7 +687,8 @@ def _check_sums(probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num
         raise ValueError("`entropy_sum` must be finite and at least 0.")
 
 
-def _check_mergeable(one: Tensor, other: Tensor) -> None:
+def check_mergeable(one: Tensor, other: Tensor) -> None:
+    """Raise a ValueError unless two predictives, by their state, stand at the same points."""
     if one.shape != other.shape:
         raise ValueError(
             f"Only predictives at the same points merge; got shapes {tuple(one.shape)} and {tuple(other.shape)}. "
@@ -661,7 +696,8 @@ def _check_mergeable(one: Tensor, other: Tensor) -> None:
         )
 
 
-def _check_concatenable(counts: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> None:
+def check_concatenable(counts: Sequence[int], shapes: Sequence[tuple[int, ...]]) -> None:
+    """Raise a ValueError unless predictives differ only in their points, by their draws and the shape of a point."""
     if len(set(counts)) != 1:
         raise ValueError(f"Parts must have the same number of draws, at least one part; got {sorted(set(counts))}.")
     if len(set(shapes)) != 1:

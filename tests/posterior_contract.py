@@ -25,8 +25,10 @@ from torch.utils.data import (
 )
 
 from bayesuq.data import Dataset
+from bayesuq.export import Wanted
 from bayesuq.inference import prediction, weights
 from bayesuq.inference.saved import load
+from bayesuq.inference_data import group, group_names
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
@@ -584,6 +586,43 @@ class PosteriorContract:
     def test_a_model_of_another_type_is_refused(self, model: Any) -> None:
         with pytest.raises(TypeError, match="BayesianNetwork"):
             self.posterior(model, measured())
+
+    # What it tells ArviZ
+
+    def test_arviz_is_told_of_every_draw_that_is_predicted_with(self, either: Posterior) -> None:
+        x, labels = NEW_X[:7], isinstance(draws_of(either, NEW_X[:1]), CategoricalPredictive)
+        y = torch.arange(7) % NUM_CLASSES if labels else noise(5, 7)
+        told = either.to_arviz(x, y, num_samples=NUM_DRAWS, seed=0, num_prior_samples=3)
+        terms = torch.as_tensor(group(told, "log_likelihood")["y"].values).flatten(0, 1)
+        assert terms.shape == (self.num_samples, 7)
+        wanted = Wanted.of(x, y, new_x=None, num_samples=NUM_DRAWS, seed=0, num_prior_samples=0, include_weights=False)
+        predictive = either.drawn(wanted).predict(x)
+        expected = predictive.log_prob(y) + math.log(self.num_samples)
+        torch.testing.assert_close(terms.logsumexp(dim=0), expected, rtol=1e-9, atol=1e-9)
+        function = torch.as_tensor(group(told, "posterior")["p" if labels else "mu"].values).flatten(0, 1)
+        draws = predictive.samples if labels else predictive.component_means[..., 0]
+        torch.testing.assert_close(function, draws, rtol=0, atol=0)
+        if predictive.num_samples == draws_of(either, x).num_samples:  # it has no closed form instead
+            assert_same_draws(predictive, draws_of(either, x))
+        assert (group(told, "observed_data")["y"].values == np.asarray(y)).all()
+        marks = group(told, "posterior").attrs
+        assert (marks["independent_draws"], marks["seed"]) == (not hasattr(either, "num_chains"), 0)
+        assert {"prior", "prior_predictive", "posterior_predictive"} <= set(group_names(told))
+
+    def test_arviz_is_told_of_new_inputs_and_of_the_same_weights(self, regressor: Posterior) -> None:
+        told = regressor.to_arviz(NEW_X[:5], num_samples=NUM_DRAWS, seed=0, num_prior_samples=0)
+        chains = getattr(regressor, "num_chains", 1)
+        assert group(told, "predictions")["y"].shape == (chains, self.num_samples // chains, 5)
+        assert not {"log_likelihood", "posterior_predictive", "observed_data", "prior"} & set(group_names(told))
+        if not self.rows_share_draws:
+            assert "posterior" not in group_names(told)  # a draw is a mask, and no set of weights
+            with pytest.raises(ValueError, match="Nothing of a"):
+                regressor.to_arviz(seed=0)
+            return
+        sites = getattr(regressor, "sampled", regressor).sample_weights(NUM_DRAWS, seed=0)
+        for name, draws in sites.items():
+            values = group(told, "posterior")[name].values
+            np.testing.assert_array_equal(values.reshape(draws.shape), draws.numpy())
 
     # Its file
 

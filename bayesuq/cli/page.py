@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
 
 from bayesuq.cli.figures import Picture
 from bayesuq.cli.glossary import SECTIONS, Entry, describe, explain
@@ -16,7 +17,7 @@ from bayesuq.data import Split
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.report import Report
 
-TEMPLATE = "page.html"
+TEMPLATE, STYLE = "page.html", "page.css"
 WORDS = {"nan": "undefined", "inf": "∞", "-inf": "-∞"}
 
 
@@ -74,11 +75,10 @@ class Row:
 
 def render(content: Content) -> str:
     """The whole page."""
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    template = environment.from_string(files("bayesuq.cli").joinpath(TEMPLATE).read_text(encoding="utf-8"))
     num_members = int(content.settings["num_members"])
     num_classes = len(content.split.train.y.unique()) if content.split.train.is_labelled else 0
-    return template.render(
+    return fill(
+        TEMPLATE,
         content=content,
         sections={name: rows for name in SECTIONS if (rows := _rows(content, name))},
         descriptions={name: describe(method, num_members) for name, method in content.methods.items()},
@@ -87,6 +87,13 @@ def render(content: Content) -> str:
         num_classes=num_classes,
         largest_entropy=f"{math.log(max(num_classes, 1)):.2f}",
     )
+
+
+def fill(template: str, **values: Any) -> str:
+    """A page from a template beside this file, its text escaped and its style inside."""
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    source, style = (files("bayesuq.cli").joinpath(name).read_text(encoding="utf-8") for name in (template, STYLE))
+    return environment.from_string(source).render(style=Markup(style), **values)
 
 
 def _leads(content: Content) -> dict[str, list[str]]:

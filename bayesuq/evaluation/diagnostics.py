@@ -1,21 +1,12 @@
 """The bridge to ArviZ; free of torch, and the same on ArviZ 0.22, 0.23 and 1.x."""
 
-import warnings
 from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-try:
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", FutureWarning)  # 0.23 announces 1.0, once a day
-        import arviz
-
-        IS_BEFORE_1 = int(arviz.__version__.split(".")[0]) < 1
-        if not IS_BEFORE_1:
-            from arviz_stats.base import array_stats
-except (ImportError, OSError) as error:  # 0.23 writes into the user's cache folder
-    raise ImportError(f"Diagnostics need ArviZ, which cannot be imported: {error}") from error
+from bayesuq import optional
+from bayesuq.inference_data import IS_ARVIZ_BEFORE_1
 
 FEWEST_DRAWS = 25  # fewer have no tail to fit
 ALL_EQUAL = 1e-6  # nats; float32 densities of a million weights differ by less
@@ -56,8 +47,8 @@ def pareto_k(log_ratios: ArrayLike) -> float:
 
 
 def _arviz_pareto_k(log_ratios: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    if IS_BEFORE_1:
-        _, k = arviz.psislw(log_ratios)
+    if IS_ARVIZ_BEFORE_1:
+        _, k = optional.arviz.psislw(log_ratios)
     else:  # which takes log-likelihoods, and negates them
-        _, k = array_stats.psislw(-log_ratios)
+        _, k = optional.arviz_stats.array_stats.psislw(-log_ratios)
     return float(k)

@@ -1,0 +1,144 @@
+"""`bayesuq diagnose`: how far the draws of a run's posteriors can be trusted; a page, and the draws for ArviZ."""
+
+import json
+import os
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bayesuq.cli.diagnosis import Diagnosis, diagnose
+from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, file_name, read_settings, tell, tell_warnings
+from bayesuq.cli.page import fill
+from bayesuq.cli.problem import load_split, read_standardizer, use_computer
+from bayesuq.cli.settings import DataOptions, DiagnoseOptions, PredictionOptions, UsageError
+from bayesuq.data import Dataset
+from bayesuq.evaluation.leave_one_out import Ranking, compare
+from bayesuq.inference.saved import load
+
+TEMPLATE = "diagnostics.html"
+
+
+@dataclass(frozen=True)
+class Run:
+    """A folder that holds posteriors.
+
+    Attributes:
+        folder: Of the run.
+        settings: That it was made with.
+        posteriors: Files by the name of the method.
+        losses: Of each epoch, of each network, by the name of the method.
+    """
+
+    folder: Path
+    settings: dict[str, Any]
+    posteriors: dict[str, Path]
+    losses: dict[str, list[list[float]]]
+
+    @classmethod
+    def read(cls, folder: Path) -> "Run":
+        """Find the posteriors.
+
+        Raises:
+            UsageError: No output of ours, or one without posteriors.
+        """
+        settings = read_settings(folder)
+        names = settings.get("methods") or [settings.get("method")]
+        alone = folder / POSTERIOR
+        files = {str(name): folder / "posteriors" / f"{file_name(str(name))}.safetensors" for name in names}
+        if alone.is_file():
+            files = {str(names[0]): alone}
+        if not settings or not all(path.is_file() for path in files.values()):
+            raise UsageError(f"{folder} holds no posterior; name a folder that `bayesuq fit` or `compare` wrote.")
+        fits = json.loads((folder / "run.json").read_text(encoding="utf-8"))["fits"]
+        return cls(folder, settings, files, {name: fit.get("losses", []) for name, fit in fits.items()})
+
+    def outputs(self) -> dict[str, Path]:
+        """Where the draws of each method go."""
+        if len(self.posteriors) == 1 and next(iter(self.posteriors.values())).parent == self.folder:
+            return dict.fromkeys(self.posteriors, self.folder / f"{DRAWS}.nc")
+        return {name: self.folder / DRAWS / f"{file_name(name)}.nc" for name in self.posteriors}
+
+
+def run(options: DiagnoseOptions) -> None:
+    """Draw, diagnose, write, print what was found.
+
+    Real targets stay in the units that were fitted, in which their scale is 1.
+
+    Raises:
+        UsageError: No such run, its data are not here, or there are diagnostics of it already; before anything is done.
+        ImportError: ArviZ cannot be imported.
+        OSError: The folder cannot be written.
+    """
+    use_computer(PredictionOptions(num_threads=options.num_threads))
+    found = Run.read(options.run)
+    _make_room(found, overwrite=options.overwrite)
+    split = load_split(DataOptions(data=str(found.settings["data"]), split=found.settings.get("split")))
+    standardizer = read_standardizer(next(iter(found.posteriors.values())).parent)
+    train, test = (
+        (part if standardizer is None else standardizer.transform(part)) for part in (split.train, split.test)
+    )
+    rows, new = _thinned(train, options.num_rows), _thinned(test, options.num_rows)
+
+    diagnoses: dict[str, Diagnosis] = {}
+    for name, path in found.posteriors.items():
+        one = diagnose(
+            load(path),
+            train,
+            rows,
+            new,
+            losses=found.losses.get(name, []),
+            num_samples=options.num_samples,
+            seed=int(found.settings["seed"]),
+        )
+        _write(one.data, found.outputs()[name])
+        tell_warnings(name, one.warnings)
+        tell(f"{name}: diagnosed")
+        diagnoses[name] = one
+    ranking = _rank(diagnoses)
+    text = fill(
+        TEMPLATE,
+        run=found,
+        outputs={name: path.relative_to(found.folder) for name, path in found.outputs().items()},
+        diagnoses=diagnoses,
+        ranking=ranking,
+        num_rows=len(rows),
+        num_train=len(train),
+        num_new=len(new),
+        is_standardised=standardizer is not None and not train.is_labelled,
+    )
+    (found.folder / DIAGNOSTICS).write_text(text, encoding="utf-8")
+    for name, one in diagnoses.items():
+        print(f"{name}\n{one}\n")
+    print(*([f"{ranking}\n"] if ranking else []), f"Report: {(found.folder / DIAGNOSTICS).resolve()}", sep="\n")
+
+
+def _rank(diagnoses: dict[str, Diagnosis]) -> Ranking | None:
+    """By LOO, where at least two methods have it."""
+    able = {name: one.data for name, one in diagnoses.items() if one.loo is not None}
+    return compare(able) if len(able) > 1 else None
+
+
+def _thinned(rows: Dataset, number: int) -> Dataset:
+    """At most so many rows, evenly spread."""
+    if len(rows) <= number:
+        return rows
+    return rows.rows([(2 * place + 1) * len(rows) // (2 * number) for place in range(number)])
+
+
+def _make_room(found: Run, *, overwrite: bool) -> None:
+    """Refuse to replace earlier diagnostics unasked, else take them away."""
+    places = [found.folder / name for name in (DIAGNOSTICS, DRAWS, f"{DRAWS}.nc")]
+    there = [place for place in places if place.exists()]
+    if there and not overwrite:
+        raise UsageError(f"{there[0]} is there already; pass --overwrite to replace the diagnostics of that run.")
+    for place in there:
+        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
+
+
+def _write(data: Any, path: Path) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(exist_ok=True)
+    unfinished = path.with_suffix(".part")
+    data.to_netcdf(str(unfinished))
+    os.replace(unfinished, path)
