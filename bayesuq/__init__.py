@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from bayesuq import datasets, evaluation, inference, models
     from bayesuq.data import Dataset, Split, Standardizer
     from bayesuq.inference.saved import load
+    from bayesuq.mixture import MixturePredictive
     from bayesuq.posterior import Posterior
     from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
 
@@ -20,6 +21,7 @@ _HOME = {
     "CategoricalPredictive": "bayesuq.predictive",
     "Dataset": "bayesuq.data",
     "GaussianPredictive": "bayesuq.predictive",
+    "MixturePredictive": "bayesuq.mixture",
     "Posterior": "bayesuq.posterior",
     "PredictiveDistribution": "bayesuq.predictive",
     "Split": "bayesuq.data",
@@ -32,6 +34,7 @@ __all__ = [
     "CategoricalPredictive",
     "Dataset",
     "GaussianPredictive",
+    "MixturePredictive",
     "Posterior",
     "PredictiveDistribution",
     "Split",

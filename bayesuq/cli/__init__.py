@@ -1,4 +1,4 @@
-"""The command line: `bayesuq compare | fit | evaluate | data`. Imports everything; nothing imports it.
+"""The command line: `bayesuq compare | fit | evaluate | diagnose | data`. Imports everything; nothing imports it.
 
 `main` and what it needs to parse options load no torch; the modules that do the work are handed on lazily (PEP 562).
 """
@@ -7,9 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesuq.cli import comparing, data_sets, evaluating, fitting
+    from bayesuq.cli import comparing, data_sets, diagnosing, evaluating, fitting
 
-__all__ = ["comparing", "data_sets", "evaluating", "fitting"]
+__all__ = ["comparing", "data_sets", "diagnosing", "evaluating", "fitting"]
 
 
 def __getattr__(name: str) -> Any:

@@ -7,6 +7,7 @@ from bayesuq.cli.output import Output, file_name, tell, tell_warnings
 from bayesuq.cli.paired import find_best
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
 from bayesuq.cli.settings import (
+    ChainOptions,
     DataOptions,
     MethodsOption,
     ModelOptions,
@@ -22,6 +23,7 @@ def run(
     names: MethodsOption,
     model: ModelOptions,
     training: TrainingOptions,
+    chains: ChainOptions,
     prediction: PredictionOptions,
     output: OutputOptions,
 ) -> None:
@@ -37,9 +39,9 @@ def run(
     problem = Problem.of(data.data, load_split(data), model)
     methods = read_methods(names.methods, problem)
     output_folder = Output.prepare(output)
-    settings = output_folder.write_settings(data, names, problem.options, training, prediction, output)
+    settings = output_folder.write_settings(data, names, problem.options, training, chains, prediction, output)
 
-    fitted = _fit_all(methods, problem, training, prediction, output_folder)
+    fitted = _fit_all(methods, problem, training, chains, prediction, output_folder)
     split, units = problem.split, problem.standardizer
     judged = {
         name: judge(result.posterior, split.test, split.ood, units, prediction, further=result.quality)
@@ -73,6 +75,7 @@ def _fit_all(
     methods: list[Method],
     problem: Problem,
     training: TrainingOptions,
+    chains: ChainOptions,
     prediction: PredictionOptions,
     output_folder: Output,
 ) -> dict[str, Fitted]:
@@ -83,7 +86,7 @@ def _fit_all(
     fitted: dict[str, Fitted] = {}
     # What others stand on comes first, so that it is fitted once.
     for method in sorted(methods, key=lambda method: method.kind == "temperature"):
-        fitted[method.key] = fit(method, problem, training, prediction, fitted)
+        fitted[method.key] = fit(method, problem, training, chains, prediction, fitted)
         fitted[method.key].posterior.save(posteriors / f"{file_name(method.name)}.safetensors")
         tell(f"{method.name}: fitted in {fitted[method.key].seconds:.1f} s")
         tell_warnings(method.name, fitted[method.key].warnings)

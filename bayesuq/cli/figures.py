@@ -79,7 +79,9 @@ def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[
         pictures.append(_in_and_out(judged))
     if labelled and _shows_images(data, split):
         pictures += _images(split, labelled)
-    return [*pictures, _losses(fitted)]
+    if any(result.losses for result in fitted.values()):
+        pictures.append(_losses(fitted))
+    return pictures
 
 
 def _reliability(labelled: Labelled) -> Picture:
@@ -197,8 +199,9 @@ def _images(split: Split, labelled: Labelled) -> list[Picture]:
 
 def _losses(fitted: Mapping[str, Fitted]) -> Picture:
     """Of a method that trains several networks, the mean of theirs; of one that trains none, nothing."""
-    own = {name: result.losses for name, result in fitted.items() if not result.is_scaled}
-    own = own or {name: result.losses for name, result in fitted.items()}
+    trained = {name: result for name, result in fitted.items() if result.losses}  # chains have no loss
+    own = {name: result.losses for name, result in trained.items() if not result.is_scaled}
+    own = own or {name: result.losses for name, result in trained.items()}
     curves = {name: np.mean(losses, axis=0) for name, losses in own.items()}
     ends = [f"{name} from {curve[0]:.3g} to {curve[-1]:.3g}" for name, curve in curves.items()]
     return Picture.of(

@@ -5,6 +5,7 @@ from bayesuq.cli.methods import fit, read_methods
 from bayesuq.cli.output import POSTERIOR, Output, tell, tell_warnings
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
 from bayesuq.cli.settings import (
+    ChainOptions,
     DataOptions,
     MethodOption,
     ModelOptions,
@@ -19,6 +20,7 @@ def run(
     method: MethodOption,
     model: ModelOptions,
     training: TrainingOptions,
+    chains: ChainOptions,
     prediction: PredictionOptions,
     output: OutputOptions,
 ) -> None:
@@ -34,9 +36,9 @@ def run(
     problem = Problem.of(data.data, load_split(data), model)
     (chosen,) = read_methods([method.method], problem)
     folder = Output.prepare(output)
-    settings = folder.write_settings(data, method, problem.options, training, prediction, output)
+    settings = folder.write_settings(data, method, problem.options, training, chains, prediction, output)
 
-    fitted = fit(chosen, problem, training, prediction, {})
+    fitted = fit(chosen, problem, training, chains, prediction, {})
     tell(f"{chosen.name}: fitted in {fitted.seconds:.1f} s")
     tell_warnings(chosen.name, fitted.warnings)
     fitted.posterior.save(folder.folder / POSTERIOR)

@@ -191,6 +191,16 @@ def describe(method: Method, num_members: int) -> str:
         return "A Gaussian for every weight (Bayes by Backprop); each draw is a network from it."
     if method.kind == "dropout":
         return "One network whose units are dropped at random, also when it predicts; each draw drops others."
+    if method.kind == "laplace":
+        return (
+            "A Gaussian around the most probable network, as wide as the curvature says; the network made linear there."
+        )
+    if method.kind == "swag":
+        return "A Gaussian with the moments of where stochastic gradient descent wanders around a trained network."
+    if method.kind == "sgmcmc":
+        return "Chains of weights that read a minibatch a step (SGHMC); each draw is a network that a chain was at."
+    if method.kind == "hmc":
+        return "Chains of weights by NUTS, over all rows: draws from the posterior itself where the chains agree."
     if method.kind == "ensemble":
         what = (
             ""

@@ -1,4 +1,4 @@
-"""Methods by name: `map`, `variational`, `dropout`, `ensemble[:METHOD]`, `temperature[:METHOD]`."""
+"""Methods by name: `map`, `variational`, ..., `hmc`; `ensemble[:METHOD]` and `temperature[:METHOD]` of another one."""
 
 import warnings
 from collections.abc import Callable, Mapping
@@ -7,10 +7,10 @@ from time import perf_counter
 from typing import Any
 
 from bayesuq.cli.problem import Problem
-from bayesuq.cli.settings import METHODS, PredictionOptions, TrainingOptions, UsageError
+from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.evaluation.fit_quality import evaluate_fit
 from bayesuq.evaluation.measure import Measure
-from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
+from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, sgmcmc, swag, temperature, variational
 from bayesuq.options import nearest
 from bayesuq.posterior import Posterior
 
@@ -21,7 +21,10 @@ FITS: dict[str, Callable[..., Posterior]] = {
     "map": map_estimate.fit,
     "variational": variational.fit,
     "dropout": dropout.fit,
+    "laplace": laplace.fit,
+    "swag": swag.fit,
 }
+CHAINS: dict[str, Callable[..., Posterior]] = {"sgmcmc": sgmcmc.fit, "hmc": hmc.fit}
 
 
 @dataclass(frozen=True)
@@ -48,12 +51,12 @@ class Method:
         kind, colon, rest = name.partition(":")
         if kind not in METHODS:
             raise UsageError(f"There is no method {kind!r}; {nearest(kind, list(METHODS))}.")
-        if kind in FITS:
+        if kind in FITS or kind in CHAINS:
             if colon:
                 raise UsageError(f"{kind} stands on no other method; got {name!r}.")
             return cls(name, kind)
         base = cls.of(rest if colon else "map")
-        if base.kind not in ((*FITS, "ensemble") if kind == "temperature" else FITS):
+        if base.kind not in ((*FITS, *CHAINS, "ensemble") if kind == "temperature" else FITS):
             raise UsageError(f"{kind} cannot stand on {base.name!r}; got {name!r}.")
         return cls(name, kind, base)
 
@@ -118,14 +121,15 @@ def fit(
     method: Method,
     problem: Problem,
     training: TrainingOptions,
+    chains: ChainOptions,
     prediction: PredictionOptions,
     fitted: Mapping[str, Fitted],
 ) -> Fitted:
     """Fit one method; a temperature takes what it stands on from `fitted` where it is there, by `Method.key`."""
     if method.kind != "temperature" or method.base is None:
-        alone = _timed(lambda: _fit_network(method, problem, training, prediction))
+        alone = _timed(lambda: _fit_network(method, problem, training, chains, prediction))
         return replace(alone, quality=_quality(alone.posterior, problem, prediction.seed))
-    base = fitted.get(method.base.key) or fit(method.base, problem, training, prediction, fitted)
+    base = fitted.get(method.base.key) or fit(method.base, problem, training, chains, prediction, fitted)
     held_out = problem.in_fitted_units(problem.split.val)
     scaled = _timed(
         lambda: temperature.fit(
@@ -136,7 +140,7 @@ def fit(
 
 
 def _fit_network(
-    method: Method, problem: Problem, training: TrainingOptions, prediction: PredictionOptions
+    method: Method, problem: Problem, training: TrainingOptions, chains: ChainOptions, prediction: PredictionOptions
 ) -> Posterior:
     model = problem.model(seed=prediction.seed, with_dropout=method.has_dropout)
     options: dict[str, Any] = {
@@ -148,6 +152,19 @@ def _fit_network(
     if training.learning_rate is not None:
         options["learning_rate"] = training.learning_rate
     data = problem.in_fitted_units(problem.split.train)
+    if method.kind in CHAINS:
+        # A sampler cannot learn point values: those stay where the mode has them.
+        start = map_estimate.fit(model, data, **options) if model.points else "prior"
+        return CHAINS[method.kind](
+            model,
+            data,
+            num_chains=chains.num_chains,
+            num_warmup=chains.num_warmup,
+            num_samples=chains.num_draws,
+            start=start,
+            device=prediction.device,
+            seed=prediction.seed,
+        )
     if method.base is None:
         return FITS[method.kind](model, data, **options)
     member_fit = FITS[method.base.kind]
@@ -182,4 +199,4 @@ def _losses(posterior: Any) -> tuple[tuple[float, ...], ...]:
         return tuple(loss for member in posterior.members for loss in _losses(member))
     if isinstance(posterior, temperature.TemperaturePosterior):
         return _losses(posterior.posterior)
-    return (posterior.history.loss,)
+    return (posterior.history.loss,) if hasattr(posterior, "history") else ()  # chains have none

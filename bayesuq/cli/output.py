@@ -22,7 +22,9 @@ from bayesuq.cli.settings import OutputOptions, UsageError
 SETTINGS = "settings.yaml"  # which many programs have: the first line is the mark by which a folder of ours is known
 FIRST_LINE = "# Options of a run of bayesuq, as --config takes them.\n"
 POSTERIOR = "posterior.safetensors"
-OURS = (SETTINGS, "run.json", "report.html", "report.json", "reports", "posteriors", POSTERIOR, STANDARDIZER)
+DIAGNOSTICS, DRAWS = "diagnostics.html", "inference_data"  # a file of draws, or a folder of several
+RESULTS = ("run.json", "report.html", "report.json", "reports", "posteriors", POSTERIOR, STANDARDIZER)
+OURS = (SETTINGS, *RESULTS, DIAGNOSTICS, DRAWS, f"{DRAWS}.nc")
 SHOWN = ("bayesuq", "torch", "pyro-ppl", "gpytorch", "numpy", "scikit-learn", "matplotlib")
 
 

@@ -23,6 +23,7 @@ SUMMARIES = {
     "compare": "Fit several methods to one data set and write a report that puts them side by side.",
     "fit": "Fit one method, and write its posterior and its report.",
     "evaluate": "Evaluate a saved posterior on a part of a data set.",
+    "diagnose": "Ask of the posteriors of a run how far their draws can be trusted.",
     "data": "List data sets, or fetch them from their public sources.",
 }
 
@@ -56,7 +57,7 @@ def build() -> Parser:
     )
     commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
     for command, groups in GROUPS.items():
-        own = _command_parser(SUMMARIES[command], f"bayesuq {command} [options]")
+        own = _command_parser(SUMMARIES[command], f"bayesuq {command} {_places(groups)}[options]")
         own.add_argument("--config", action="config", help="TOML or YAML file with any of these options.")
         for group in groups:
             _add(own, group)
@@ -88,13 +89,25 @@ def _add(parser: Parser, group: type) -> None:
     hints = get_type_hints(group, include_extras=True)
     for option in dataclasses.fields(group):
         name, (about,) = f"--{option.name}", hints[option.name].__metadata__
-        if about.kind is bool:
+        if about.is_place:
+            section.add_argument(option.name, metavar=option.name.upper(), type=about.kind, help=about.text)
+        elif about.kind is bool:
             section.add_argument(name, action="store_true", help=about.text)
         elif option.default is dataclasses.MISSING:
             section.add_argument(name, type=about.kind, required=True, help=f"{about.text} Required.")
         else:
             shown = "" if option.default is None else f" [{option.default}]"
             section.add_argument(name, type=about.kind, default=option.default, help=about.text + shown)
+
+
+def _places(groups: Sequence[type]) -> str:
+    """Options of a command that are given by their place, for its usage line."""
+    return "".join(
+        f"{option.name.upper()} "
+        for group in groups
+        for option in dataclasses.fields(group)
+        if get_type_hints(group, include_extras=True)[option.name].__metadata__[0].is_place
+    )
 
 
 def _load(text: str, path: str | PathLike[str] = "") -> Any:

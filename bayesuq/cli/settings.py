@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
 FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
-METHODS = ("map", "variational", "dropout", "ensemble", "temperature")
+METHODS = ("map", "variational", "dropout", "laplace", "swag", "sgmcmc", "hmc", "ensemble", "temperature")
 NetworkKind = Literal["auto", "mlp", "convnet"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
 ActivationKind = Literal["relu", "tanh", "silu", "gelu"]
@@ -28,6 +28,7 @@ class About(NamedTuple):
 
     text: str
     kind: Any
+    is_place: bool = False  # given by its place, without a name
 
 
 def _separated(convert: Callable[[str], Any], what: str) -> Callable[[Any], list[Any] | None]:
@@ -69,8 +70,8 @@ class MethodsOption:
     methods: Annotated[
         list[str],
         About(
-            "Comma-separated, of map, variational, dropout, ensemble and temperature; ensemble:METHOD is an ensemble "
-            "of another method, temperature:METHOD scales another method's logits (alone: map's).",
+            f"Comma-separated, of {', '.join(METHODS)}; ensemble:METHOD is an ensemble of another method, "
+            "temperature:METHOD scales another method's logits (alone: map's).",
             NAMES,
         ),
     ]
@@ -80,7 +81,7 @@ class MethodsOption:
 class MethodOption:
     """Which method is fitted."""
 
-    method: Annotated[str, About("map, variational, dropout, ensemble[:METHOD] or temperature[:METHOD].", str)]
+    method: Annotated[str, About(f"One of {', '.join(METHODS)}; ensemble and temperature also as KIND:METHOD.", str)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +124,15 @@ class TrainingOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ChainOptions:
+    """How long the chains of sgmcmc and hmc are."""
+
+    num_chains: Annotated[int, About("Chains of sgmcmc and hmc.", PositiveInt)] = 4
+    num_warmup: Annotated[int, About("Steps of each chain before the first draw is kept.", PositiveInt)] = 1000
+    num_draws: Annotated[int, About("Draws of each chain that are kept.", PositiveInt)] = 250
+
+
+@dataclass(frozen=True, kw_only=True)
 class PredictionOptions:
     """How predictions are made, from which random numbers, and where."""
 
@@ -148,8 +158,27 @@ class PosteriorOption:
     part: Annotated[Part, About("Part of the data set to evaluate on.", Part)] = "test"
 
 
+@dataclass(frozen=True, kw_only=True)
+class DiagnoseOptions:
+    """What is diagnosed, and from how many draws and rows."""
+
+    run: Annotated[Path, About("Folder that `bayesuq fit` or `bayesuq compare` wrote.", Path, is_place=True)]
+    num_samples: Annotated[
+        int | None,
+        About("Draws; none takes all of a posterior that stores them, 400 of others.", PositiveInt | None),
+    ] = None
+    num_rows: Annotated[int, About("Training rows, and as many test rows, that are looked at.", PositiveInt)] = 500
+    num_threads: Annotated[int, About("Of the CPU. More than one slows small networks down.", PositiveInt)] = 1
+    overwrite: Annotated[bool, About("Replace earlier diagnostics of that run.", bool)] = False
+
+
 GROUPS: dict[str, tuple[type, ...]] = {
-    "compare": (DataOptions, MethodsOption, ModelOptions, TrainingOptions, PredictionOptions, OutputOptions),
-    "fit": (DataOptions, MethodOption, ModelOptions, TrainingOptions, PredictionOptions, OutputOptions),
+    "compare": (
+        *(DataOptions, MethodsOption, ModelOptions, TrainingOptions, ChainOptions, PredictionOptions, OutputOptions),
+    ),
+    "fit": (
+        *(DataOptions, MethodOption, ModelOptions, TrainingOptions, ChainOptions, PredictionOptions, OutputOptions),
+    ),
     "evaluate": (PosteriorOption, DataOptions, PredictionOptions, OutputOptions),
+    "diagnose": (DiagnoseOptions,),
 }

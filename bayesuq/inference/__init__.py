@@ -4,9 +4,31 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesuq.inference import callbacks, dropout, ensemble, laplace, map_estimate, temperature, variational
+    from bayesuq.inference import (
+        callbacks,
+        dropout,
+        ensemble,
+        hmc,
+        laplace,
+        map_estimate,
+        sgmcmc,
+        swag,
+        temperature,
+        variational,
+    )
 
-__all__ = ["callbacks", "dropout", "ensemble", "laplace", "map_estimate", "temperature", "variational"]
+__all__ = [
+    "callbacks",
+    "dropout",
+    "ensemble",
+    "hmc",
+    "laplace",
+    "map_estimate",
+    "sgmcmc",
+    "swag",
+    "temperature",
+    "variational",
+]
 
 
 def __getattr__(name: str) -> Any:

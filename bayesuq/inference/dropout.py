@@ -9,6 +9,7 @@ Reference:
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike
 from typing import Any, Self
 
@@ -18,12 +19,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import LEARNING_RATE, fit_mode
 from bayesuq.inference.minibatches import Data
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.prior_draws import prior_of
 from bayesuq.inference.training import Callback, Schedule, Training
 from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.weights import Layout
@@ -167,6 +170,15 @@ class DropoutPosterior(Posterior):
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
         return predict_in_chunks(self.model, x, tree, parts)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: functions of x only, for a draw is a mask."""
+        return Drawn(
+            method=type(self).__name__,
+            weights={},
+            predict=partial(self.predict, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True),
+            **prior_of(self.model, Layout.of(self.model).split(self.values.unsqueeze(0)), self.buffers),
+        )
 
 
 class Masks:

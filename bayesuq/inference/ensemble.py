@@ -7,6 +7,7 @@ Reference:
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import chain
 from os import PathLike
 from typing import Any, Self
@@ -18,6 +19,7 @@ from torch.utils.data import DataLoader
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.minibatches import Data
 from bayesuq.inference.packing import move, save
@@ -231,6 +233,19 @@ class EnsemblePosterior(Posterior):
                 )
             draws.append(member.sample_weights(share, seed=derive_seed(key, m)))
         return {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of; of members that are not posteriors over weights, functions of x only."""
+        over_weights = all(isinstance(member, WeightPosterior) for member in self.members)
+        weights = self.sample_weights(wanted.num_samples, seed=wanted.seed) if over_weights else {}
+        first = self.members[0].drawn(replace(wanted, num_samples=1))
+        return Drawn(
+            method=type(self).__name__,
+            weights=weights,
+            predict=partial(self.predict, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True),
+            prior=first.prior,
+            prior_predict=first.prior_predict,
+        )
 
     def _shares(self, num_samples: int | None) -> list[tuple[int, int | None]]:
         """Which members take part, and with how many draws."""

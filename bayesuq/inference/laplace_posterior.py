@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.curvature_factors import Derivatives
 from bayesuq.inference.curvature_layers import BUDGET, Linearisation
 from bayesuq.inference.curvature_structures import STRUCTURES, NormalWeights
@@ -27,9 +28,11 @@ from bayesuq.inference.evidence import best_factors, log_evidence
 from bayesuq.inference.history import History
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, mixed, predict_in_chunks
+from bayesuq.inference.prior_draws import prior_of
 from bayesuq.inference.weights import Layout, WeightPosterior, normal_base
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.likelihoods import HeteroscedasticNormal, Normal
+from bayesuq.models.likelihoods.counts import Poisson
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import GaussianPredictive, PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator, resolve_seed
@@ -159,12 +162,34 @@ class LaplacePosterior(Posterior):
 
         O(K^2) memory a row for K outputs, all positions of a map counted, where their variance is asked for.
         """
+        return self._predict(x, num_samples, seed, keep_samples=keep_samples)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: draws of the linear network, also where `predict` has a closed form."""
+
+        def predict(x: Tensor) -> PredictiveDistribution:
+            return self._predict(x, wanted.num_samples, wanted.seed, keep_samples=True, by_draws=True)
+
+        weights = self.sampled.sample_weights(wanted.num_samples, seed=wanted.seed)
+        prior = prior_of(self.model, weights, self.buffers)
+        return Drawn(method=type(self).__name__, weights=weights, predict=predict, **prior)
+
+    def _predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        num_samples: int | None,
+        seed: int | None,
+        *,
+        keep_samples: bool,
+        by_draws: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive, in closed form where there is one and draws are not asked for."""
         indices = draw_indices(num_samples, None)
         key = resolve_seed(seed)
         linear = self._linear()
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
-            for deviations in self._groups(indices, key):
+            for deviations in self._groups(indices, key, by_draws=by_draws):
                 some = rows.split(linear.rows_at_a_time(rows, dense=self.structure == "full"))
                 done = [self._predict_rows(linear, one, deviations, keep_samples=keep_samples) for one in some]
                 yield type(done[0]).concatenate(done)
@@ -178,9 +203,11 @@ class LaplacePosterior(Posterior):
         deviations = self._deviations([index], seed)
         return layout.join({**theta, **{name: theta[name] + value[0] for name, value in deviations.items()}})
 
-    def _groups(self, indices: Sequence[int], seed: int) -> Iterator[dict[str, Tensor] | None]:
+    def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[dict[str, Tensor] | None]:
         """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""
-        if self.is_probit or isinstance(self.model.likelihood, Normal | HeteroscedasticNormal):
+        likelihood = self.model.likelihood
+        by_probit = self.is_probit and not isinstance(likelihood, StudentT | Poisson)  # a formula for labels
+        if not by_draws and (by_probit or isinstance(likelihood, Normal | HeteroscedasticNormal)):
             yield None
             return
         together = max(1, DEVIATIONS_BUDGET // self.law.layout.size)

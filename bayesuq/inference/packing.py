@@ -19,7 +19,7 @@ from bayesuq.arrays import check_device
 from bayesuq.inference.history import History
 from bayesuq.inference.programs import Program, factorised
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.likelihoods import Likelihood
+from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.records import NoRecordError, build_model, model_record
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write

@@ -8,15 +8,15 @@ A program `program(x, y=None)` samples global latents and observes the site `y`,
             return pyro.sample("y", dist.Normal(slope * x[:, 0], 0.1), obs=y)
 
 The family of `y` decides the predictive: Normal gives a GaussianPredictive, Categorical and Bernoulli a
-CategoricalPredictive. A latent of its own for each row (in the plate of `y`) has no posterior at a new row, so it is
-refused.
+CategoricalPredictive, StudentT and Poisson a MixturePredictive. A latent of its own for each row (in the plate of `y`)
+has no posterior at a new row, so it is refused.
 """
 
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from os import PathLike
 from typing import Any, Self
 
@@ -28,6 +28,7 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_device, check_finite, check_inputs
 from bayesuq.data import Dataset
+from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Batch, Data, cast_rows
@@ -43,11 +44,13 @@ from bayesuq.inference.programs import (
     private_store,
 )
 from bayesuq.inference.training import GLOBAL, Training, sources
+from bayesuq.mixture import MixturePredictive
+from bayesuq.models.likelihoods.counts import check_counts
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
 from bayesuq.randomness import derive_seed, resolve_seed
 
-FAMILIES = (dist.Normal, dist.Categorical, dist.Bernoulli)
+FAMILIES = (dist.Normal, dist.Categorical, dist.Bernoulli, dist.StudentT, dist.Poisson)
 
 
 def fit_program(
@@ -117,8 +120,10 @@ class ProgramReader:
 
     def read(self, data: Dataset) -> Batch:
         """Rows with targets in the shape of the program's own `y`; nothing is ever broadcast."""
-        if isinstance(self._family, dist.Normal):
+        if isinstance(self._family, dist.Normal | dist.StudentT | dist.Poisson):
             y = as_targets(data.y)
+            if isinstance(self._family, dist.Poisson):
+                check_counts(y)
         else:
             y = as_labels(data.y, num_classes=self._num_classes)
         shape = (len(y), *self._row_shape)
@@ -158,6 +163,9 @@ def predictive_of(law: Any, *, keep_samples: bool) -> PredictiveDistribution:
     if isinstance(base, dist.Normal):
         mean, scale = (value.expand(shape).reshape(1, shape[0], -1) for value in (base.loc, base.scale))
         return GaussianPredictive(mean=mean, noise_variance=scale.square())
+    if isinstance(base, dist.StudentT | dist.Poisson):
+        values = {name: getattr(base, name).expand(shape).reshape(1, shape[0], -1) for name in base.arg_constraints}
+        return MixturePredictive(type(base)(**values))
     if isinstance(base, dist.Categorical):
         logits = base.logits.expand(*shape, -1).movedim(-1, 1)
     else:
@@ -251,11 +259,41 @@ class ProgramPosterior(Posterior):
         indices, key = draw_indices(num_samples, None), resolve_seed(seed)
 
         def whole(batch: ArrayLike) -> list[PredictiveDistribution]:
-            rows = check_inputs(batch).to(self.device, self.example["x"].dtype)
-            check_finite(rows, f"x in {rows.dtype}")
-            return [mixed(self._parts(rows, indices, key, keep_samples=keep_samples))]
+            return [mixed(self._parts(self._rows(batch), indices, key, keep_samples=keep_samples))]
 
         return predict_batches(x, whole)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of; the prior is the program run forwards."""
+        return Drawn(
+            method=type(self).__name__,
+            weights=self.sample_weights(wanted.num_samples, seed=wanted.seed),
+            predict=partial(self.predict, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True),
+            prior=self._prior,
+            prior_predict=self._prior_predict,
+        )
+
+    def _prior(self, number: int, seed: int) -> dict[str, Tensor]:
+        """Draws of every latent from the program's prior, (S, ...)."""
+        traces = [self._run(self.example["x"], derive_seed(seed, index)) for index in range(number)]
+        return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in latent_sites(traces[0])}
+
+    def _prior_predict(self, x: Tensor, number: int, seed: int) -> PredictiveDistribution:
+        """The predictive of these draws."""
+        rows = self._rows(x)
+        laws = (self._run(rows, derive_seed(seed, index)).nodes[OBSERVED]["fn"] for index in range(number))
+        return mixed(predictive_of(law, keep_samples=True) for law in laws).to(x.device)
+
+    def _run(self, rows: Tensor, seed: int) -> Any:
+        """A trace of the program run forwards."""
+        with torch.no_grad(), self.pair.active(seed):
+            return poutine.trace(self.program).get_trace(rows)
+
+    def _rows(self, x: ArrayLike) -> Tensor:
+        """Checked inputs, as the program takes them."""
+        rows = check_inputs(x).to(self.device, self.example["x"].dtype)
+        check_finite(rows, f"x in {rows.dtype}")
+        return rows
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""

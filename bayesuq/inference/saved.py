@@ -8,12 +8,15 @@ from bayesuq.inference.correlated import CorrelatedPosterior
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.guide_posterior import GuidePosterior
+from bayesuq.inference.hmc import HmcPosterior
 from bayesuq.inference.laplace_posterior import LaplacePosterior, SampledLaplacePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.mean_field import VariationalPosterior
 from bayesuq.inference.packing import FORMAT, restore_model, unpack
 from bayesuq.inference.program_posterior import ProgramPosterior
 from bayesuq.inference.programs import GuideBuilder, Program
+from bayesuq.inference.sgmcmc import SgmcmcPosterior
+from bayesuq.inference.swag import SwagPosterior
 from bayesuq.inference.temperature import TemperaturePosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
@@ -31,6 +34,9 @@ CLASSES: dict[str, type[Posterior]] = {
         EnsemblePosterior,
         LaplacePosterior,
         SampledLaplacePosterior,
+        HmcPosterior,
+        SgmcmcPosterior,
+        SwagPosterior,
         TemperaturePosterior,
     )
 }

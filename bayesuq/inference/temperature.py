@@ -16,7 +16,7 @@ Reference:
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Self
 
@@ -26,10 +26,12 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset
+from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.minibatches import Data
 from bayesuq.inference.packing import move, read_through, save
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.likelihoods import Bernoulli, Categorical, Likelihood
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.scaled_logits import ScaledLogits
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -152,6 +154,10 @@ class TemperaturePosterior(Posterior):
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) at scaled logits: see `Posterior.predict`."""
         return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: that of the posterior, whose likelihood is scaled."""
+        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
 
 def _temperature(logits: Tensor, labels: Tensor, weight: Tensor) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -10,6 +10,7 @@ import math
 from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from os import PathLike
 from typing import Any, Self
@@ -22,8 +23,10 @@ from torch.distributions import biject_to
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.export import Drawn, Wanted, chain_facts, number_of_draws
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.prior_draws import prior_of
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
@@ -239,6 +242,18 @@ class WeightPosterior(Posterior):
         indices = draw_indices(num_samples, self.num_members)
         key = resolve_seed(seed)
         return Layout.of(self.model).split(self._draws(indices, key))
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of."""
+        number = number_of_draws(self, wanted.num_samples)
+        weights = self.sample_weights(number, seed=wanted.seed)
+        return Drawn(
+            method=type(self).__name__,
+            weights=weights,
+            predict=partial(self.predict, num_samples=number, seed=wanted.seed, keep_samples=True),
+            **prior_of(self.model, weights, self.buffers),
+            **chain_facts(self, number),
+        )
 
     def _draws(self, indices: Sequence[int], seed: int) -> Tensor:
         """Several draws, (S, P)."""

@@ -22,6 +22,7 @@ from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.report import Report, evaluate
+from bayesuq.export import Drawn
 from bayesuq.inference import map_estimate
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
@@ -328,6 +329,9 @@ def test_rows_of_another_kind_are_told_apart_by_what_the_report_says() -> None:
             return self
 
         def save(self, path: object) -> None:
+            raise NotImplementedError
+
+        def drawn(self, wanted: object) -> Drawn:
             raise NotImplementedError
 
         def predict(self, x: torch.Tensor, **_: object) -> GaussianPredictive:

@@ -5,16 +5,21 @@ from bayesuq import datasets
 from bayesuq.cli.glossary import describe
 from bayesuq.cli.methods import Fitted, Method, fit, read_methods
 from bayesuq.cli.problem import Problem
-from bayesuq.cli.settings import METHODS, ModelOptions, PredictionOptions, TrainingOptions, UsageError
+from bayesuq.cli.settings import METHODS, ChainOptions, ModelOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.inference.hmc import HmcPosterior
+from bayesuq.inference.laplace_posterior import LaplacePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.mean_field import VariationalPosterior
+from bayesuq.inference.sgmcmc import SgmcmcPosterior
+from bayesuq.inference.swag import SwagPosterior
 from bayesuq.inference.temperature import TemperaturePosterior
 
 SHORT = TrainingOptions(num_epochs=1, num_members=2)
 SMALL = ModelOptions(hidden=[4], dropout=0.3)
 PREDICTION = PredictionOptions(num_samples=3)
+CHAINS = ChainOptions(num_chains=2, num_warmup=2, num_draws=3)
 
 
 @pytest.fixture(scope="module")
@@ -73,6 +78,10 @@ def test_temperature_scaling_of_real_targets_is_refused() -> None:
         ("map", MapPosterior, None),
         ("variational", VariationalPosterior, None),
         ("dropout", DropoutPosterior, None),
+        ("laplace", LaplacePosterior, None),
+        ("swag", SwagPosterior, None),
+        ("sgmcmc", SgmcmcPosterior, None),
+        ("hmc", HmcPosterior, None),
         ("ensemble", EnsemblePosterior, MapPosterior),
         ("ensemble:dropout", EnsemblePosterior, DropoutPosterior),
         ("temperature", TemperaturePosterior, None),
@@ -80,24 +89,34 @@ def test_temperature_scaling_of_real_targets_is_refused() -> None:
 )
 @pytest.mark.filterwarnings("error")
 def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, member: type | None) -> None:
-    fitted = fit(Method.of(name), digits, SHORT, PREDICTION, {})
+    fitted = fit(Method.of(name), digits, SHORT, CHAINS, PREDICTION, {})
     assert type(fitted.posterior) is kind
     if member is not None:
         assert [type(part) for part in fitted.posterior.members] == [member] * 2
-    assert len(fitted.losses) == (2 if kind is EnsemblePosterior else 1)
+    assert len(fitted.losses) == {EnsemblePosterior: 2, SgmcmcPosterior: 0, HmcPosterior: 0}.get(kind, 1)
     assert all(len(loss) == 1 for loss in fitted.losses)
     assert fitted.seconds > 0
 
 
 def test_every_method_has_a_name_that_is_tested() -> None:
-    assert set(METHODS) == {"map", "variational", "dropout", "ensemble", "temperature"}
+    chains = {"sgmcmc", "hmc"}
+    assert set(METHODS) == {"map", "variational", "dropout", "laplace", "swag", "ensemble", "temperature"} | chains
+
+
+def test_chains_have_their_own_length_and_start_point_values_at_the_mode() -> None:
+    line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)  # its noise scale is learned
+    mode = fit(Method.of("map"), line, SHORT, CHAINS, PREDICTION, {}).posterior.sample_weights()["likelihood.scale"]
+    for name in ("sgmcmc", "hmc"):
+        chains = fit(Method.of(name), line, SHORT, CHAINS, PREDICTION, {}).posterior
+        assert chains.draws.shape[:2] == (2, 3)
+        assert torch.equal(chains.sample_weights()["likelihood.scale"], mode.expand(6))
 
 
 def test_a_temperature_scales_the_posterior_that_is_there_already(digits: Problem) -> None:
     method = Method.of("temperature:ensemble")
-    base = fit(Method.of("ensemble"), digits, SHORT, PREDICTION, {})
-    scaled = fit(method, digits, SHORT, PREDICTION, {"ensemble:map": base})
-    alone = fit(method, digits, SHORT, PREDICTION, {})
+    base = fit(Method.of("ensemble"), digits, SHORT, CHAINS, PREDICTION, {})
+    scaled = fit(method, digits, SHORT, CHAINS, PREDICTION, {"ensemble:map": base})
+    alone = fit(method, digits, SHORT, CHAINS, PREDICTION, {})
     x = digits.split.test.x[:5]
     assert torch.equal(scaled.posterior.predict(x).mean, alone.posterior.predict(x).mean)  # the same fit, made twice
     temperature = scaled.posterior.temperature
@@ -107,8 +126,8 @@ def test_a_temperature_scales_the_posterior_that_is_there_already(digits: Proble
 
 
 def test_the_temperature_is_that_of_the_validation_rows(digits: Problem) -> None:
-    base = fit(Method.of("map"), digits, TrainingOptions(num_epochs=20), PREDICTION, {})
-    scaled = fit(Method.of("temperature"), digits, SHORT, PREDICTION, {"map": base})
+    base = fit(Method.of("map"), digits, TrainingOptions(num_epochs=20), CHAINS, PREDICTION, {})
+    scaled = fit(Method.of("temperature"), digits, SHORT, CHAINS, PREDICTION, {"map": base})
     val = digits.split.val
     logits = base.posterior.predict(val.x, keep_samples=True).draws[0].double()
 
@@ -120,7 +139,7 @@ def test_the_temperature_is_that_of_the_validation_rows(digits: Problem) -> None
 
 
 def test_warnings_of_a_fit_are_kept_not_shown(digits: Problem) -> None:
-    fitted = fit(Method.of("variational"), digits, SHORT, PREDICTION, {})
+    fitted = fit(Method.of("variational"), digits, SHORT, CHAINS, PREDICTION, {})
     assert any("ELBO" in warning or "scales" in warning for warning in fitted.warnings)
     assert fitted.to_dict()["warnings"] == fitted.warnings
 
@@ -129,24 +148,26 @@ def test_the_quality_of_a_variational_fit_is_told_where_the_data_are_few_enough(
     digits: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     long = TrainingOptions(num_epochs=20, learning_rate=1e-6)
-    fitted = fit(Method.of("variational"), digits, long, PREDICTION, {})
+    fitted = fit(Method.of("variational"), digits, long, CHAINS, PREDICTION, {})
     told = {measure.name: measure for measure in fitted.quality}
     assert list(told) == ["elbo_rise", "scale_movement", "pareto_k"]
     assert told["scale_movement"].remark == "the scales were hardly learned"
     assert told["pareto_k"].value > 1  # after 20 tiny steps q is where it began, and reaches little
     monkeypatch.setattr("bayesuq.cli.methods.MOST_FORWARD_ROWS", 500 * len(digits.split.train) - 1)
-    fewer = fit(Method.of("variational"), digits, long, PREDICTION, {})
+    fewer = fit(Method.of("variational"), digits, long, CHAINS, PREDICTION, {})
     assert [measure.name for measure in fewer.quality] == ["elbo_rise", "scale_movement"]
-    assert fit(Method.of("map"), digits, SHORT, PREDICTION, {}).quality == ()
+    assert fit(Method.of("map"), digits, SHORT, CHAINS, PREDICTION, {}).quality == ()
 
 
 def test_a_fit_leaves_the_global_random_state_alone(digits: Problem) -> None:
     state = torch.get_rng_state()
-    fit(Method.of("ensemble:dropout"), digits, SHORT, PREDICTION, {})
+    fit(Method.of("ensemble:dropout"), digits, SHORT, CHAINS, PREDICTION, {})
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_losses_of_members_come_one_by_one() -> None:
     line = Problem.of("toy/linear", datasets.load("toy/linear"), ModelOptions(hidden=[]))
-    fitted: Fitted = fit(Method.of("ensemble"), line, TrainingOptions(num_epochs=3, num_members=4), PREDICTION, {})
+    fitted: Fitted = fit(
+        Method.of("ensemble"), line, TrainingOptions(num_epochs=3, num_members=4), CHAINS, PREDICTION, {}
+    )
     assert [len(loss) for loss in fitted.losses] == [3] * 4

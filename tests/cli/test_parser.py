@@ -8,6 +8,7 @@ import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
+from typing import get_type_hints
 
 import pytest
 
@@ -94,7 +95,11 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
         values |= {
             "batch_size": 3,
             "num_epochs": 2,
+            "num_rows": 7,
             "num_samples": 4,
+            "num_chains": 5,
+            "num_warmup": 6,
+            "num_draws": 8,
             "num_threads": 2,
             "seed": 1,
             "device": "meta",
@@ -210,7 +215,10 @@ def test_help_tells_of_every_option(command: str, capsys: pytest.CaptureFixture[
     assert ended.value.code == 0
     told = capsys.readouterr().out
     for group in GROUPS[command]:
-        assert all(f"--{option.name} " in told.replace("\n", " ") for option in dataclasses.fields(group))
+        hints = get_type_hints(group, include_extras=True)
+        for option in dataclasses.fields(group):
+            is_place = hints[option.name].__metadata__[0].is_place
+            assert (f" {option.name.upper()} " if is_place else f"--{option.name} ") in told.replace("\n", " ")
     assert "<" not in told  # no object's repr, such as a type's
 
 

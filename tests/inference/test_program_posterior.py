@@ -16,6 +16,7 @@ from bayesuq.evaluation.report import evaluate
 from bayesuq.inference import variational
 from bayesuq.inference.program_posterior import ProgramPosterior
 from bayesuq.inference.saved import load
+from bayesuq.mixture import MixturePredictive
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
@@ -257,6 +258,37 @@ def counts(x, y=None):
         return pyro.sample("y", dist.Poisson(rate), obs=y)
 
 
+def outliers(x, y=None):
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.StudentT(4.0, level, 0.5), obs=y)
+
+
+def waiting(x, y=None):
+    rate = pyro.sample("rate", dist.Gamma(1.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Gamma(1.0, rate), obs=y)
+
+
+def test_counts_have_their_conjugate_posterior_and_a_mixture():
+    y = torch.tensor([3, 5, 2, 4, 6, 3, 1, 4])
+    posterior = variational.fit(counts, Dataset(torch.zeros(8, 1), y), num_epochs=500, num_draws=4, seed=0)
+    predictive = posterior.predict(torch.zeros(2, 1), num_samples=2000, seed=0)
+    assert isinstance(predictive, MixturePredictive)
+    exact = (1 + 28) / (1 + 8)  # the posterior is Gamma(29, 9), whose log-normal fit has nearly its mean
+    torch.testing.assert_close(predictive.mean, torch.full((2, 1), exact).double(), rtol=0.05, atol=0)
+    torch.testing.assert_close(predictive.epistemic, torch.full((2, 1), 29 / 81).double(), rtol=0.3, atol=0)
+    assert evaluate(posterior.predict(torch.zeros(8, 1), seed=0), y)["crps"].value > 0
+
+
+def test_targets_with_outliers_give_a_mixture():
+    y = torch.cat([torch.linspace(0.5, 1.5, 30), torch.tensor([80.0])])
+    posterior = variational.fit(outliers, Dataset(torch.zeros(31, 1), y), num_epochs=400, num_draws=4, seed=0)
+    predictive = posterior.predict(torch.zeros(2, 1), num_samples=100, seed=0)
+    assert isinstance(predictive, MixturePredictive)
+    torch.testing.assert_close(predictive.mean, torch.ones(2, 1).double(), rtol=0.1, atol=0)
+
+
 def named_otherwise(x, y=None):
     level = pyro.sample("level", dist.Normal(0.0, 1.0))
     with pyro.plate("data", len(x)):
@@ -277,7 +309,8 @@ def without_num_data(x, y=None):
     [
         (local, {}, ValueError, "latents level belong to single rows"),
         (local_without_plate, {}, ValueError, "latents level belong to single rows"),
-        (counts, {}, TypeError, "observes `y` from a Poisson; predictives exist for Normal, Categorical, Bernoulli"),
+        (waiting, {}, TypeError, "observes `y` from a Gamma; predictives exist for Normal, Categorical, Bernoulli"),
+        (counts, {}, TypeError, "`y` must hold counts, whole numbers; got fractions"),
         (named_otherwise, {}, ValueError, "a site named 'y', the targets; it has level, obs"),
         (one_for_all, {}, ValueError, r"a row for each row of x; for 2 rows it has shape \(\)"),
         (without_num_data, {"batch_size": 16}, ValueError, "Minibatches need a program that takes `num_data`"),
@@ -285,7 +318,18 @@ def without_num_data(x, y=None):
         (nn.Linear(3, 1), {}, TypeError, "a Pyro program with a site `y`; got Linear"),
         ("program", {}, TypeError, "a Pyro program with a site `y`; got str"),
     ],
-    ids=["local", "local without plate", "poisson", "no y", "scalar y", "minibatch", "columns", "network", "name"],
+    ids=[
+        "local",
+        "local without plate",
+        "gamma",
+        "fractions",
+        "no y",
+        "scalar y",
+        "minibatch",
+        "columns",
+        "network",
+        "name",
+    ],
 )
 def test_what_has_no_posterior_predictive_is_refused_before_any_work(program, options, error, words):
     with pytest.raises(error, match=words):

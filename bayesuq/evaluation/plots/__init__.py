@@ -11,34 +11,58 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.classification import entropy_histogram as entropy_histogram
     from bayesuq.evaluation.plots.classification import reliability_diagram as reliability_diagram
     from bayesuq.evaluation.plots.classification import risk_coverage_curves as risk_coverage_curves
+    from bayesuq.evaluation.plots.draws import energy_plot as energy_plot
+    from bayesuq.evaluation.plots.draws import forest_plot as forest_plot
+    from bayesuq.evaluation.plots.draws import loo_pit_plot as loo_pit_plot
+    from bayesuq.evaluation.plots.draws import pair_plot as pair_plot
+    from bayesuq.evaluation.plots.draws import predictive_check_plot as predictive_check_plot
+    from bayesuq.evaluation.plots.draws import rank_plot as rank_plot
+    from bayesuq.evaluation.plots.draws import trace_plot as trace_plot
     from bayesuq.evaluation.plots.images import class_probabilities as class_probabilities
     from bayesuq.evaluation.plots.images import most_uncertain as most_uncertain
     from bayesuq.evaluation.plots.regression import interval_calibration as interval_calibration
     from bayesuq.evaluation.plots.regression import regression_bands as regression_bands
     from bayesuq.evaluation.plots.shift import shift_curves as shift_curves
+    from bayesuq.evaluation.plots.simulation import rank_histograms as rank_histograms
     from bayesuq.evaluation.plots.training import loss_curves as loss_curves
 
 _FILES = {
     "class_probabilities": "images",
+    "energy_plot": "draws",
     "entropy_histogram": "classification",
+    "forest_plot": "draws",
     "interval_calibration": "regression",
+    "loo_pit_plot": "draws",
     "loss_curves": "training",
     "most_uncertain": "images",
+    "pair_plot": "draws",
+    "predictive_check_plot": "draws",
+    "rank_plot": "draws",
+    "rank_histograms": "simulation",
     "regression_bands": "regression",
     "reliability_diagram": "classification",
     "risk_coverage_curves": "classification",
     "shift_curves": "shift",
+    "trace_plot": "draws",
 }
 __all__ = [
     "class_probabilities",
+    "energy_plot",
     "entropy_histogram",
+    "forest_plot",
     "interval_calibration",
+    "loo_pit_plot",
     "loss_curves",
     "most_uncertain",
+    "pair_plot",
+    "predictive_check_plot",
+    "rank_histograms",
+    "rank_plot",
     "regression_bands",
     "reliability_diagram",
     "risk_coverage_curves",
     "shift_curves",
+    "trace_plot",
 ]
 
 
