@@ -140,12 +140,14 @@ def seconds(records: Sequence[Record]) -> str:
     return f"{fmean(known):.1f}" if known else ""
 
 
-def of_images(records: Iterable[Record], settings: Mapping[str, images.Setting]) -> list[str]:
-    """The MNIST table: means over seeds."""
+def of_images(
+    records: Iterable[Record], settings: Mapping[str, images.Setting], part: images.Part = "test"
+) -> list[str]:
+    """The MNIST table: means over seeds; what was not measured stays empty."""
     titles = ["method", "seeds", *(title for title, _ in IMAGE_MEASURES.values()), "hours a seed"]
     lines = [row(titles), "|---" * len(titles) + "|"]
     for name, setting in settings.items():
-        key = {"method": name, "settings": digest(setting), "part": "test"}
+        key = {"method": name, "settings": digest(setting), "part": part}
         own = [record for record in records if key.items() <= record.items()]
         if own:
             cells = [_image_cell(own, measure, factor) for measure, (_, factor) in IMAGE_MEASURES.items()]
@@ -224,6 +226,9 @@ def main(folder: Path, page: Path) -> None:
     if digits:
         of_digits = images.read_settings(HERE / "settings" / "mnist.toml")
         text = replace(text, "mnist", [*of_images(digits, of_digits), footnote(digits), ""])
+        of_candidates = images.read_settings(HERE / "settings" / "mnist-candidates.toml")
+        validated = Records(folder / "mnist-val.jsonl").read()
+        text = replace(text, "mnist-val", of_images(validated, {**of_digits, **of_candidates}, "val"))
     page.write_text(text, encoding="utf-8")
 
 

@@ -47,6 +47,7 @@ class Setting:
         prior_scale: Standard deviation of the Normal prior of every weight.
         fan_in: Whether that is divided by the root of the number of a unit's inputs.
         num_steps: Of the optimiser, rounded to whole epochs: small sets see their rows more often.
+        num_epochs: Passes over the rows: small sets stop early. Of both, the longer counts.
         batch_size: Rows in a minibatch, at most.
         learning_rate: Of Adam at the start; it falls to 0 along a cosine.
         dropout: Probability of dropping a hidden unit.
@@ -59,9 +60,10 @@ class Setting:
     method: Method
     noise: Literal["heteroscedastic", "learned"]
     prior_scale: float
-    num_steps: int
     batch_size: int
     learning_rate: float
+    num_steps: int | None = None
+    num_epochs: int | None = None
     minimum_scale: float = 0.0
     dropout: float = 0.0
     num_members: int = 1
@@ -71,7 +73,10 @@ class Setting:
     num_samples: int = 1000
 
     def __post_init__(self) -> None:
-        for name in ("num_steps", "batch_size", "num_members", "num_samples"):
+        lengths = [name for name in ("num_steps", "num_epochs") if getattr(self, name) is not None]
+        if not lengths:
+            raise ValueError("A fit needs a length: give `num_steps`, `num_epochs`, or both.")
+        for name in (*lengths, "batch_size", "num_members", "num_samples"):
             check_count(getattr(self, name), name)
         for name in ("prior_scale", "learning_rate", "initial_scale"):
             check_positive(getattr(self, name), name)
@@ -83,7 +88,8 @@ class Setting:
 
     def training(self, num_rows: int, seed: int, checkpoint: Path | None = None) -> Training:
         """The options of one fit to so many rows."""
-        epochs = max(1, round(self.num_steps / ceil(num_rows / self.batch_size)))
+        steps_an_epoch = ceil(num_rows / self.batch_size)
+        epochs = max(1, self.num_epochs or 1, round((self.num_steps or 0) / steps_an_epoch))
         return Training(epochs, self.batch_size, self.learning_rate, seed=seed, checkpoint=checkpoint, progress=False)
 
 

@@ -142,7 +142,8 @@ def fit(
 def _fit_network(
     method: Method, problem: Problem, training: TrainingOptions, chains: ChainOptions, prediction: PredictionOptions
 ) -> Posterior:
-    model = problem.model(seed=prediction.seed, with_dropout=method.has_dropout)
+    is_chain = method.kind in CHAINS
+    model = problem.model(seed=prediction.seed, with_dropout=method.has_dropout, infers_noise=is_chain)
     options: dict[str, Any] = {
         "num_epochs": training.num_epochs,
         "batch_size": training.batch_size,
@@ -152,16 +153,13 @@ def _fit_network(
     if training.learning_rate is not None:
         options["learning_rate"] = training.learning_rate
     data = problem.in_fitted_units(problem.split.train)
-    if method.kind in CHAINS:
-        # A sampler cannot learn point values: those stay where the mode has them.
-        start = map_estimate.fit(model, data, **options) if model.points else "prior"
+    if is_chain:
         return CHAINS[method.kind](
             model,
             data,
             num_chains=chains.num_chains,
             num_warmup=chains.num_warmup,
             num_samples=chains.num_draws,
-            start=start,
             device=prediction.device,
             seed=prediction.seed,
         )

@@ -103,8 +103,15 @@ class Problem:
         """A part of the data as the network sees it."""
         return part if self.standardizer is None else self.standardizer.transform(part)
 
-    def model(self, *, seed: int, with_dropout: bool = False) -> BayesianNetwork:
-        """The joint density, its network at initial weights that the seed decides."""
+    def model(self, *, seed: int, with_dropout: bool = False, infers_noise: bool = False) -> BayesianNetwork:
+        """The joint density, its network at initial weights that the seed decides.
+
+        Args:
+            seed: Of the initial weights.
+            with_dropout: Whether the network has dropout layers.
+            infers_noise: Whether a noise scale is one of the unknowns, under a half-normal prior of the scale of y,
+                instead of a point value: chains cannot learn those.
+        """
         options, dropout = self.options, self.options.dropout if with_dropout else 0.0
         with isolated(seed):
             if options.network == "convnet":
@@ -114,16 +121,16 @@ class Problem:
                 net = networks.mlp(
                     self.split.train.x[0].numel(), widths, self.num_outputs, dropout, activation=options.activation
                 )
-        return BayesianNetwork(net, priors.Normal(scale=options.prior_scale), self.likelihood)
+        likelihood = self._likelihood(infers_noise=infers_noise)
+        return BayesianNetwork(net, priors.Normal(scale=options.prior_scale), likelihood)
 
-    @property
-    def likelihood(self) -> likelihoods.Likelihood:
+    def _likelihood(self, *, infers_noise: bool) -> likelihoods.Likelihood:
         """Of the targets in the units that are fitted."""
         if self.options.likelihood == "categorical":
             return likelihoods.Categorical()
         if self.options.likelihood == "heteroscedastic":
             return likelihoods.HeteroscedasticNormal()
-        return likelihoods.Normal(scale="learned")
+        return likelihoods.Normal(scale=priors.HalfNormal() if infers_noise else "learned")
 
     @property
     def num_outputs(self) -> int:

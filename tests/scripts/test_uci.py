@@ -52,7 +52,8 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def options(folder: Path, **changes: Any) -> argparse.Namespace:
     text = "\n".join(
-        f"[{name}]\n" + "\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(setting).items())
+        f"[{name}]\n"
+        + "\n".join(f"{key} = {json.dumps(value)}" for key, value in vars(setting).items() if value is not None)
         for name, setting in SHORT_SETTINGS.items()
     )
     (folder / "settings.toml").write_text(text, encoding="utf-8")
@@ -169,7 +170,6 @@ def test_the_committed_settings_have_every_method_of_the_tables() -> None:
     assert [setting.method for setting in settings.values()] == ["ensemble", "spread", "dropout", "variational"]
     assert list(settings) == ["ensemble", "spread", "dropout", "variational"]
     assert settings["ensemble"].num_members == settings["spread"].num_members == 5
-    assert settings["ensemble"].adversarial
     assert settings["ensemble"].noise == "heteroscedastic"
 
 
@@ -248,3 +248,16 @@ def test_other_settings_and_seeds_have_lines_of_their_own(folder: Path, monkeypa
     lines = Records(folder / "runs.jsonl").read()
     assert len({(line["seed"], line["settings"]) for line in lines}) == len(lines) == 3
     assert len({line["rmse"] for line in lines}) == 3
+
+
+def test_of_steps_and_epochs_the_longer_counts() -> None:
+    def epochs(**length: int) -> int:
+        setting = Setting(method="dropout", noise="learned", **{**SHORT, "num_steps": None, **length})
+        return setting.training(60, seed=0).num_epochs  # of three minibatches
+
+    assert epochs(num_steps=12) == 4
+    assert epochs(num_epochs=7) == 7
+    assert epochs(num_steps=12, num_epochs=7) == 7
+    assert epochs(num_steps=30, num_epochs=7) == 10
+    with pytest.raises(ValueError, match="needs a length"):
+        epochs()
