@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from xarray import DataArray
 
 import bayesuq as bq
 from bayesuq.evaluation.quantities import measured
@@ -119,7 +120,7 @@ def effective_sample_size(posterior: bq.Posterior, white: Tensor) -> float:
     chains = getattr(posterior, "num_chains", None)
     if chains is None:
         return float(len(white)) if len(white) > 20 else inf
-    draws = white.reshape(chains, -1, white.shape[1]).numpy()
+    draws = DataArray(white.reshape(chains, -1, white.shape[1]).numpy(), dims=("chain", "draw", "direction"))
     return float(measured("white", draws, False, None, is_independent=False).ess_bulk.min())
 
 
