@@ -154,12 +154,15 @@ def _fit_network(
         options["learning_rate"] = training.learning_rate
     data = problem.in_fitted_units(problem.split.train)
     if is_chain:
+        # A minibatch's gradient at a draw from the prior may throw a chain out of the posterior's reach.
+        start = "prior" if method.kind == "hmc" else map_estimate.fit(model, data, **options)
         return CHAINS[method.kind](
             model,
             data,
             num_chains=chains.num_chains,
             num_warmup=chains.num_warmup,
             num_samples=chains.num_draws,
+            start=start,
             device=prediction.device,
             seed=prediction.seed,
         )
