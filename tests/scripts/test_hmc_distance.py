@@ -40,3 +40,17 @@ def test_every_method_is_held_against_the_chains(folder: Path, monkeypatch: pyte
     content = options.out.read_bytes()
     main(["curve"], options)
     assert options.out.read_bytes() == content
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_digits_are_held_against_the_chains(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    short: dict[str, Any] = {"num_chains": 2, "num_warmup": 3, "num_samples": 4, "max_tree_depth": 3}
+    again = partial(hmc.fit, chain_method="sequential", **short)
+    monkeypatch.setattr(hmc_distance, "CHAINS", {**short, "chain_method": "sequential"})
+    monkeypatch.setattr(hmc_distance, "METHODS", {"MAP": partial(map_estimate.fit, num_epochs=2), "NUTS again": again})
+    options = argparse.Namespace(count=1, out=tmp_path / "lines.jsonl", work=tmp_path)
+    main(["digits"], options)
+    lines = {line["method"]: line for line in Records(options.out).read()}
+    assert lines[REFERENCE]["accuracy"] > 0.5
+    assert lines["NUTS again"]["total_variation"] < lines["MAP"]["total_variation"]
+    assert lines["NUTS again"]["agreement"] > lines["MAP"]["agreement"]
