@@ -9,7 +9,7 @@ QUANTILE_STEPS = 240  # at most: 60 halvings reach float64 resolution, and Newto
 
 
 def continuous_quantile(
-    lower: Tensor, upper: Tensor, cdf_and_density: Callable[[Tensor], tuple[Tensor, Tensor]], level: float
+    lower: Tensor, upper: Tensor, cdf_and_density: Callable[[Tensor], tuple[Tensor, Tensor]], level: float | Tensor
 ) -> Tensor:
     """The root of cdf = level between `lower` and `upper`, entry by entry, by Newton's steps within a bracket.
 
@@ -17,7 +17,7 @@ def continuous_quantile(
         lower: Below the quantile, such as the smallest of the components' quantiles.
         upper: Above it.
         cdf_and_density: Of the mixture at a point.
-        level: The cdf's value, in (0, 1).
+        level: The cdf's value, in (0, 1), for all entries or for each.
     """
     point, move = (lower + upper) / 2, upper - lower
     done = torch.zeros_like(lower, dtype=torch.bool)

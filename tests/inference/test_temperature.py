@@ -135,7 +135,7 @@ def test_vector_scaling_finds_the_slopes_and_biases_that_made_the_labels() -> No
     torch.testing.assert_close(torch.tensor(scaled.slopes).double(), slopes, atol=0.06, rtol=0)
     centred = torch.tensor(scaled.biases).double()
     torch.testing.assert_close(centred - centred.mean(), biases - biases.mean(), atol=0.06, rtol=0)
-    with pytest.raises(ValueError, match="see `slopes` and `biases`"):
+    with pytest.raises(ValueError, match="see `slopes`, `biases` and `mixing`"):
         _ = scaled.temperature
 
 
@@ -144,6 +144,70 @@ def test_vector_scaling_stays_finite_where_every_label_can_be_predicted() -> Non
     scaled = temperature.fit(member(), data, vector=True)
     assert max(scaled.slopes) < math.e**3
     assert max(map(abs, scaled.biases)) < 3
+
+
+def mixed_up(num_rows: int, strength: float, seed: int = 0) -> tuple[Dataset, Tensor]:
+    """Labels of logits in which each class takes from one other, and the matrix that says so."""
+    noise = torch.Generator().manual_seed(seed)
+    x = 3 * torch.randn(num_rows, NUM_CLASSES, generator=noise, dtype=torch.float64)
+    matrix = torch.eye(NUM_CLASSES, dtype=torch.float64) + strength * torch.eye(NUM_CLASSES).roll(1, dims=0)
+    return Dataset(x, torch.multinomial((x @ matrix.T).softmax(1), 1, generator=noise).squeeze(1)), matrix
+
+
+def test_matrix_scaling_finds_the_matrix_that_made_the_labels() -> None:
+    data, matrix = mixed_up(6_000, 0.4)
+    scaled = temperature.fit(member(), data, matrix=True, seed=0)
+    found = torch.tensor(scaled.slopes).diag() + torch.tensor(scaled.mixing)
+    # Only differences between logits count: the columns of the matrix are known up to a constant each.
+    centred = [part.double() - part.double().mean(dim=0) for part in (found, matrix)]
+    torch.testing.assert_close(*centred, atol=0.1, rtol=0)
+    expected = (data.x @ found.T.double() + torch.tensor(scaled.biases).double()).softmax(1)
+    torch.testing.assert_close(scaled.predict(data.x).mean, expected, rtol=1e-6, atol=1e-9)
+    vector = temperature.fit(member(), data, vector=True)
+    assert scaled.negative_log_likelihood[1] < vector.negative_log_likelihood[1] - 0.05
+
+
+def test_matrix_scaling_of_few_labels_that_need_none_is_nearly_vector_scaling() -> None:
+    data, fresh = mixed_up(60, 0.0)[0], mixed_up(20_000, 0.0, seed=1)[0]
+    matrix, vector = (temperature.fit(member(), data, **{name: True}, seed=0) for name in ("matrix", "vector"))
+    losses = [-float(scaled.predict(fresh.x).log_prob(fresh.y).mean()) for scaled in (matrix, vector)]
+    assert losses[0] < losses[1] + 0.01
+    assert max(abs(entry) for row in matrix.mixing for entry in row) < 0.2
+
+
+def test_matrix_scaling_depends_on_its_seed_alone() -> None:
+    data = mixed_up(200, 0.3)[0]
+    state = torch.get_rng_state()
+    one, other = (temperature.fit(mixture(0.5, 2.0), data, matrix=True, seed=3) for _ in range(2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert one.mixing == other.mixing
+
+
+def test_scalings_that_exclude_each_other_or_have_nothing_to_mix_are_refused() -> None:
+    data = labelled(50)
+    with pytest.raises(ValueError, match="`vector` and `matrix` are two scalings"):
+        temperature.fit(member(), data, vector=True, matrix=True)
+    with pytest.raises(ValueError, match="at least 5 rows"):
+        temperature.fit(member(), data.rows(range(4)), matrix=True)
+    net = networks.mlp(NUM_CLASSES, (), 1).double()
+    binary = map_estimate.fit(
+        BayesianNetwork(net, priors.Normal(), likelihoods.Bernoulli()), Dataset(data.x, data.y > 0)
+    )
+    with pytest.raises(ValueError, match="at least 2 outputs"):
+        temperature.fit(binary, Dataset(data.x, data.y > 0), matrix=True)
+    with pytest.raises(ValueError, match="as many columns as rows"):
+        ScaledLogits(likelihoods.Categorical(), (1.0,), mixing=((1.0, 2.0),))
+
+
+def test_noisy_logits_are_scaled_as_the_mean_over_their_noise() -> None:
+    net = networks.mlp(NUM_CLASSES, (8,), 2 * NUM_CLASSES)
+    data = labelled(300, 2.0)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticCategorical(8))
+    posterior = map_estimate.fit(model, data, num_epochs=3, seed=0)
+    scaled = temperature.fit(posterior, data)
+    plain, cooled = (p.predict(data.x, keep_samples=True) for p in (posterior, scaled))
+    torch.testing.assert_close(cooled.samples, (plain.draws.double() / scaled.temperature).softmax(dim=2))
+    assert scaled.temperature != pytest.approx(1.0, abs=0.02)
 
 
 def test_labels_that_leave_the_temperature_open_are_warned_of() -> None:
@@ -185,16 +249,18 @@ OPTIONS = {"num_epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "seed": 0}
 
 @pytest.mark.filterwarnings("ignore:The posterior scales:UserWarning", "ignore:The ELBO was still:UserWarning")
 @pytest.mark.parametrize("method", [map_estimate, variational, dropout, ensemble], ids=lambda method: method.__name__)
-@pytest.mark.parametrize("vector", [False, True])
-def test_every_method_can_be_scaled_and_comes_back_from_a_file(method, vector: bool, tmp_path) -> None:
+@pytest.mark.parametrize("scaling", ["temperature", "vector", "matrix"])
+def test_every_method_can_be_scaled_and_comes_back_from_a_file(method, scaling: str, tmp_path) -> None:
     net = networks.mlp(NUM_CLASSES, (8,), NUM_CLASSES, dropout=0.2)
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
     data = labelled(80)
-    scaled = temperature.fit(method.fit(model, data, **OPTIONS), data, vector=vector, seed=1, num_samples=20)
-    assert scaled.negative_log_likelihood[1] <= scaled.negative_log_likelihood[0] + vector * 0.05
+    options = {"vector": scaling == "vector", "matrix": scaling == "matrix"}
+    scaled = temperature.fit(method.fit(model, data, **OPTIONS), data, **options, seed=1, num_samples=20)
+    assert scaled.negative_log_likelihood[1] <= scaled.negative_log_likelihood[0] + 0.05 * (scaling != "temperature")
+    assert bool(scaled.mixing) == (scaling == "matrix")
     scaled.save(tmp_path / "scaled")
     again = load(tmp_path / "scaled")
-    assert (again.slopes, again.biases, again.accuracy) == (scaled.slopes, scaled.biases, scaled.accuracy)
+    assert (again.slopes, again.biases, again.mixing) == (scaled.slopes, scaled.biases, scaled.mixing)
     one, other = (posterior.predict(data.x, num_samples=20, seed=2) for posterior in (scaled, again))
     assert torch.equal(one.mean, other.mean)
     whole = scaled.predict(data.x, num_samples=20, seed=2, keep_samples=True)
@@ -223,7 +289,7 @@ def test_scaled_logits_check_their_numbers() -> None:
         ScaledLogits(likelihoods.Categorical(), (math.nan,))
     with pytest.raises(ValueError, match="`slopes` must not be empty"):
         ScaledLogits(likelihoods.Categorical(), ())
-    with pytest.raises(ValueError, match="1 or 3 entries, as f has outputs; got 2 and 1"):
+    with pytest.raises(ValueError, match="1 or 3 entries, as there are logits; got 2, 1 and 0"):
         ScaledLogits(likelihoods.Categorical(), (1.0, 2.0)).predictive(torch.zeros(1, 4, 3))
 
 

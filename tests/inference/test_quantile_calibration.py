@@ -1,0 +1,127 @@
+"""Calibrated quantiles of any posterior over a real target: exact coverage in simulation, a better score, refusals."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, TensorDataset
+
+from bayesuq.data import Dataset
+from bayesuq.evaluation.calibration import interval_coverage, regression_calibration_error
+from bayesuq.inference import ensemble, map_estimate, quantile_calibration
+from bayesuq.inference.history import History
+from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.quantile_calibration import level_map
+from bayesuq.inference.saved import load
+from bayesuq.inference_data import group_names
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.recalibrated import RecalibratedPredictive
+
+
+class Identity(nn.Module):
+    """The inputs as outputs, through one weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain = nn.Parameter(torch.ones(1, dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.gain * x
+
+
+def too_sure(scale: float = 0.5, likelihood: likelihoods.Likelihood | None = None) -> MapPosterior:
+    """N(x, scale^2), where the noise is 1 and skewed."""
+    model = BayesianNetwork(Identity(), priors.Normal(), likelihood or likelihoods.Normal(scale=scale))
+    return MapPosterior(model=model, values=torch.ones(1).double(), buffers={}, history=History((), (), 0))
+
+
+def skewed(num_rows: int, seed: int) -> Dataset:
+    noise = torch.Generator().manual_seed(seed)
+    x = torch.randn(num_rows, 1, generator=noise, dtype=torch.float64)
+    rate = -torch.rand(num_rows, 1, generator=noise, dtype=torch.float64).log()
+    return Dataset(x, x + rate - 1)
+
+
+def test_quantiles_at_the_knots_cover_new_rows_exactly() -> None:
+    num_rows, num_new, num_trials = 19, 50, 400
+    share = torch.zeros(3, dtype=torch.float64)
+    for trial in range(num_trials):
+        data = skewed(num_rows + num_new, trial)
+        held_out, new = data.rows(range(num_rows)), data.rows(range(num_rows, num_rows + num_new))
+        calibrated = quantile_calibration.fit(too_sure(), held_out, num_pieces=4)
+        predictive = calibrated.predict(new.x)
+        share += torch.stack([(new.y <= predictive.quantile(level)).double().mean() for level in (0.25, 0.5, 0.75)])
+    mean = torch.tensor([0.25, 0.5, 0.75]).double()
+    error = (mean * (1 - mean) * (1 / (num_rows + 2) + 1 / num_new) / num_trials).sqrt()
+    assert ((share / num_trials - mean).abs() < 4 * error).all()
+
+
+def test_calibration_mends_coverage_and_the_log_score() -> None:
+    held_out, new = skewed(2000, 0), skewed(5000, 1)
+    plain, calibrated = too_sure(), quantile_calibration.fit(too_sure(), held_out)
+    before, after = (posterior.predict(new.x) for posterior in (plain, calibrated))
+    assert isinstance(after, RecalibratedPredictive)
+    assert float(interval_coverage(before, new.y, 0.9)) < 0.75
+    assert float(interval_coverage(after, new.y, 0.9)) == pytest.approx(0.9, abs=4 * (0.09 / 2000) ** 0.5)
+    assert float(regression_calibration_error(after, new.y)) < 0.1 * float(regression_calibration_error(before, new.y))
+    assert float(after.log_prob(new.y).mean()) > float(before.log_prob(new.y).mean()) + 0.5
+
+
+def test_a_calibrated_posterior_is_left_nearly_as_it_was() -> None:
+    noise = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 1, generator=noise, dtype=torch.float64)
+    data = Dataset(x, x + 0.5 * torch.randn(4000, 1, generator=noise, dtype=torch.float64))
+    calibrated = quantile_calibration.fit(too_sure(0.5), data, num_pieces=10)
+    # An order statistic of n uniforms has standard deviation at most 1 / (2 sqrt n).
+    gaps = [abs(knot - level) for knot, level in zip(calibrated.knots, calibrated.levels, strict=True)]
+    assert max(gaps) < 4 / (2 * 4000**0.5)
+
+
+def test_levels_are_ranks_over_one_more_than_the_rows() -> None:
+    knots, levels = level_map(torch.tensor([0.9, 0.1, 0.5, 0.3]), 5)
+    assert knots == pytest.approx((0.0, 0.1, 0.3, 0.5, 0.9, 1.0))
+    assert levels == pytest.approx((0.0, 0.2, 0.4, 0.6, 0.8, 1.0))
+    assert level_map(torch.tensor([0.9, 0.1, 0.5, 0.3]), 1) == ((0.0, 1.0), (0.0, 1.0))
+
+
+@pytest.mark.parametrize("method", [map_estimate, ensemble], ids=lambda method: method.__name__)
+def test_it_comes_back_from_a_file(method: object, tmp_path: Path) -> None:
+    data = skewed(60, 0)
+    model = BayesianNetwork(networks.mlp(1, (6,), 2).double(), priors.Normal(), likelihoods.HeteroscedasticNormal())
+    fitted = method.fit(model, data, num_epochs=3, seed=0)  # type: ignore[attr-defined]
+    calibrated = quantile_calibration.fit(fitted, data, num_pieces=6, seed=1)
+    calibrated.save(tmp_path / "calibrated")
+    again = load(tmp_path / "calibrated")
+    one, other = (posterior.predict(data.x, seed=2) for posterior in (calibrated, again))
+    assert torch.equal(one.log_prob(data.y), other.log_prob(data.y))
+    assert torch.equal(calibrated.to("cpu").predict(data.x, seed=2).mean, one.mean)
+    assert calibrated.model is fitted.model
+    told = calibrated.to_arviz(data.x, data.y, num_samples=5, seed=0)
+    assert {"posterior", "posterior_predictive", "log_likelihood"} <= set(group_names(told))
+
+
+def test_a_loader_gives_what_its_rows_give() -> None:
+    data = skewed(50, 0)
+    loader = DataLoader(TensorDataset(data.x, data.y), batch_size=7)
+    one, other = (quantile_calibration.fit(too_sure(), rows) for rows in (data, loader))
+    assert one.knots == pytest.approx(other.knots)
+    torch.testing.assert_close(one.predict(loader).mean, other.predict(data.x).mean)
+
+
+def test_what_has_no_such_quantiles_is_refused() -> None:
+    data = skewed(40, 0)
+    with pytest.raises(ValueError, match="at most 41, one more than the held-out rows; got 50"):
+        quantile_calibration.fit(too_sure(), data, num_pieces=50)
+    with pytest.raises(ValueError, match="`num_pieces` must be at least 1"):
+        quantile_calibration.fit(too_sure(), data, num_pieces=0)
+    with pytest.raises(ValueError, match="levels of the predictive coincide"):
+        quantile_calibration.fit(too_sure(1e-6), data, num_pieces=4)
+    with pytest.raises(TypeError, match="Gaussian mixtures; got MixturePredictive"):
+        quantile_calibration.fit(too_sure(likelihood=likelihoods.StudentT(scale=1.0)), data)
+    two = Dataset(data.x.expand(-1, 2), data.y.expand(-1, 2))
+    with pytest.raises(ValueError, match="one target column; got 2"):
+        quantile_calibration.fit(too_sure(), two)
+    with pytest.raises(TypeError, match=r"must be a bayesuq\.Dataset or a DataLoader"):
+        quantile_calibration.fit(too_sure(), data.x)  # type: ignore[arg-type]
