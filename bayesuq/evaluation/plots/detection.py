@@ -1,0 +1,118 @@
+"""Pictures of detection: what refusing gains, what scores look like on both sides, and what a threshold costs."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+
+from bayesuq.arrays import check_count
+from bayesuq.evaluation.detection import RiskCoverage
+from bayesuq.evaluation.detection_tasks import Detection
+from bayesuq.evaluation.plots.panels import BLUE, GREY, PANEL_HEIGHT, VERMILLION, draw_key, flat, looks, stack_panels
+
+
+def rejection_curves(curves: Mapping[str, RiskCoverage]) -> Figure:
+    """Accuracy of the points kept against the share refused, most uncertain first; a line for each method or score.
+
+    A good uncertainty makes the line rise fast; one that says nothing leaves it level.
+
+    Args:
+        curves: Risk over coverage of right or wrong predictions, from `detection.risk_coverage` or
+            `Detection.risk_coverage`, by name.
+
+    Raises:
+        ValueError: Nothing to draw.
+
+    Example:
+        >>> from bayesuq.evaluation.detection import risk_coverage
+        >>> figure = rejection_curves({"entropy": risk_coverage([0.1, 0.2, 0.3], [False, False, True])})
+        >>> figure.axes[0].get_xlabel()
+        'share of points refused'
+    """
+    figure, ((panel,),) = stack_panels(1, levels={"accuracy of the points kept": 1.4 * PANEL_HEIGHT}, scale=2.0)
+    if not curves:
+        raise ValueError("There is nothing to draw: pass at least one method.")
+    for (name, curve), look in zip(curves.items(), looks(len(curves)), strict=True):
+        attainable = curve.attainable.cpu().numpy()
+        coverage, risk = curve.coverage.cpu().numpy()[attainable], curve.risk.cpu().numpy()[attainable]
+        panel.plot(1 - coverage, 1 - risk, linewidth=1.6, label=name, **look)
+    panel.set_xlim(-0.01, 1)
+    panel.set_ylim(top=1.002)
+    panel.set_xlabel("share of points refused")
+    draw_key(figure, panel.get_legend_handles_labels()[0])
+    return figure
+
+
+def score_histograms(
+    detection: Detection,
+    names: Sequence[str] | None = None,
+    *,
+    negative_label: str = "right, or inside",
+    positive_label: str = "wrong, or outside",
+    num_bins: int = 30,
+) -> Figure:
+    """Each score on the points to be found and on the others, a panel for each score on axes of its own.
+
+    Each histogram shows shares of its own points. The more they overlap, the nearer AUROC is to a half.
+
+    Args:
+        detection: From `evaluate_misclassification` or `evaluate_ood`.
+        names: Of the scores; None takes all.
+        negative_label: What the others are.
+        positive_label: What is to be found.
+        num_bins: Of equal width, over a score's range.
+
+    Raises:
+        KeyError: No such score.
+        TypeError: `num_bins` not a whole number.
+        ValueError: No score, fewer than one bin, no point on one side.
+    """
+    chosen = list(detection.scores) if names is None else list(names)
+    bins = check_count(num_bins, "num_bins")
+    figure, panels = stack_panels(len(chosen), levels={"share of points": PANEL_HEIGHT}, share=False)
+    found = detection.positives.cpu()
+    for name, (panel,) in zip(chosen, panels, strict=True):
+        scores = detection.scores[name].cpu()
+        sides = flat(scores[~found], f"{name} of the negatives"), flat(scores[found], f"{name} of the positives")
+        lowest, highest = min(side.min() for side in sides), max(side.max() for side in sides)
+        edges = np.linspace(lowest, highest if highest > lowest else lowest + 1, bins + 1).tolist()
+        for side, color, kind in zip(sides, (BLUE, VERMILLION), ("stepfilled", "step"), strict=True):
+            look: dict[str, Any] = {"histtype": kind} | ({"alpha": 0.5} if kind == "stepfilled" else {"linewidth": 1.6})
+            panel.hist(side, edges, weights=np.full(len(side), 1 / len(side)), color=color, **look)
+        area = detection.table.measures[name][0].value
+        panel.set_title(f"{name.replace('_', ' ')}\nAUROC {area:.3f}", fontsize="medium")
+    key = [
+        Patch(facecolor=BLUE, alpha=0.5, label=f"{negative_label} (N = {int((~found).sum()):,})"),
+        Line2D([], [], color=VERMILLION, linewidth=1.6, label=f"{positive_label} (N = {int(found.sum()):,})"),
+    ]
+    draw_key(figure, key)
+    return figure
+
+
+def roc_curves(detections: Mapping[str, Detection], score: str) -> Figure:
+    """True against false positive rate at every threshold of one score, a line for each method.
+
+    Args:
+        detections: By the name of the method.
+        score: Which one, such as "predictive_entropy".
+
+    Raises:
+        KeyError: No such score.
+        ValueError: Nothing to draw.
+    """
+    figure, ((panel,),) = stack_panels(1, levels={"true positive rate": 1.4 * PANEL_HEIGHT}, scale=1.6)
+    if not detections:
+        raise ValueError("There is nothing to draw: pass at least one method.")
+    panel.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+    for (name, detection), look in zip(detections.items(), looks(len(detections)), strict=True):
+        false_rate, true_rate = (rate.cpu().numpy() for rate in detection.roc(score))
+        area = detection.table.measures[score][0].value
+        panel.plot(false_rate, true_rate, linewidth=1.6, label=f"{name} (AUROC {area:.3f})", **look)
+    panel.set_xlim(-0.01, 1.01)
+    panel.set_ylim(-0.01, 1.01)
+    panel.set_xlabel(f"false positive rate, by {score.replace('_', ' ')}")
+    draw_key(figure, panel.get_legend_handles_labels()[0])
+    return figure

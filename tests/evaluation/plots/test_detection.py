@@ -1,0 +1,69 @@
+"""Pictures of detection show the numbers that they are given."""
+
+import io
+
+import numpy as np
+import pytest
+import torch
+
+from bayesuq.evaluation.detection_tasks import evaluate_misclassification, evaluate_ood
+from bayesuq.evaluation.plots.detection import rejection_curves, roc_curves, score_histograms
+from tests.evaluation.examples import labelled
+
+
+def drawn(figure) -> bytes:
+    file = io.BytesIO()
+    figure.savefig(file, format="png")
+    return file.getvalue()
+
+
+def test_a_rejection_curve_starts_at_the_accuracy_of_all_points() -> None:
+    predictive, y = labelled(0)
+    found = evaluate_misclassification(predictive, y)
+    figure = rejection_curves({name: found.risk_coverage(name) for name in ("margin", "mutual_information")})
+    lines = figure.axes[0].get_lines()
+    assert [line.get_label() for line in lines] == ["margin", "mutual_information"]
+    accuracy = float((predictive.mean.argmax(1) == y).double().mean())
+    for line in lines:
+        assert line.get_xdata()[-1] == pytest.approx(0.0)
+        assert line.get_ydata()[-1] == pytest.approx(accuracy)
+    assert len(drawn(figure)) > 5000
+
+
+def test_histograms_show_each_score_on_both_sides() -> None:
+    found = evaluate_ood(labelled(0)[0], labelled(8, num_points=50, sharpness=0.2)[0])
+    figure = score_histograms(found, ["margin", "mutual_information"], positive_label="letters", num_bins=10)
+    assert [axes.get_title().partition("\n")[0] for axes in figure.axes] == ["margin", "mutual information"]
+    area = found.table.measures["margin"][0].value
+    assert figure.axes[0].get_title().endswith(f"AUROC {area:.3f}")
+    texts = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert texts[1] == "letters (N = 50)"
+    assert len(score_histograms(found).axes) == len(found.scores)
+    assert len(drawn(figure)) > 5000
+
+
+def test_roc_curves_end_in_both_corners() -> None:
+    found = evaluate_misclassification(*labelled(0))
+    figure = roc_curves({"ensemble": found, "map": found}, "margin")
+    for line in figure.axes[0].get_lines()[1:]:
+        points = np.asarray(line.get_xydata())
+        assert points[0].tolist() == [0, 0]
+        assert points[-1].tolist() == [1, 1]
+        assert (np.diff(points, axis=0) >= 0).all()
+    assert len(drawn(figure)) > 5000
+
+
+def test_nothing_to_draw_is_refused() -> None:
+    found = evaluate_misclassification(*labelled(0))
+    with pytest.raises(ValueError, match="nothing to draw"):
+        rejection_curves({})
+    with pytest.raises(ValueError, match="nothing to draw"):
+        roc_curves({}, "margin")
+    with pytest.raises(ValueError, match="nothing to draw"):
+        score_histograms(found, [])
+    with pytest.raises(KeyError):
+        score_histograms(found, ["margins"])
+    right = evaluate_ood(*[labelled(0)[0]] * 2)
+    empty = type(right)(right.table, right.scores, torch.zeros_like(right.positives), 4)
+    with pytest.raises(ValueError, match="of the positives"):
+        score_histograms(empty)
