@@ -4,8 +4,8 @@ For one row with outputs f, K numbers in all,
 
     Lambda = E[ -d^2 log p(y | f) / df df^T ]  over y ~ p(y | f),   H = sum_n w_n J_n^T Lambda_n J_n,   J = df / dtheta
 
-It is the Fisher information of p(y | f), and for likelihoods of labels, of counts and for a normal one the Hessian
-itself, which does not depend on y. Lambda is handled by a root, Lambda = R R^T, so that H is a sum of squares.
+It is the Fisher information of p(y | f), and for plain likelihoods of labels, of counts and for a normal one the
+Hessian itself, which does not depend on y. Lambda is handled by a root, Lambda = R R^T, so that H is a sum of squares.
 
 Reference:
     Martens 2020, New Insights and Perspectives on the Natural Gradient Method.
@@ -17,9 +17,10 @@ from torch import Tensor
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 
-SUPPORTED = (Categorical, Bernoulli, Normal, HeteroscedasticNormal, StudentT, Poisson)
+SUPPORTED = (Categorical, Bernoulli, HeteroscedasticCategorical, Normal, HeteroscedasticNormal, StudentT, Poisson)
 
 
 def check_supported(likelihood: Likelihood) -> None:
@@ -46,6 +47,8 @@ def fisher_root(likelihood: Likelihood, f: Tensor) -> Tensor:
     f = f.double()
     if isinstance(likelihood, Categorical):
         return _softmax_root(f)
+    if isinstance(likelihood, HeteroscedasticCategorical):
+        return _noisy_softmax_root(likelihood, f)
     if isinstance(likelihood, Bernoulli):
         p = f.sigmoid()
         return (p * (1 - p)).sqrt().flatten(1).diag_embed()
@@ -73,6 +76,7 @@ def target_weights(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor 
         weight: (N,), or of y's shape, or None.
     """
     y = likelihood.align(f, y)
+    likelihood = likelihood.categorical if isinstance(likelihood, HeteroscedasticCategorical) else likelihood
     own = torch.ones(y.shape, dtype=torch.float64, device=f.device)
     if isinstance(likelihood, Categorical | Bernoulli) and likelihood.class_weights is not None:
         classes = own.new_tensor(likelihood.class_weights)
@@ -101,3 +105,18 @@ def _softmax_root(f: Tensor) -> Tensor:
     _, num_positions, num_classes = p.shape
     whole = torch.diag_embed(root.movedim(1, -1))  # (N, C, C, M, M): positions do not mix
     return whole.permute(0, 1, 3, 2, 4).reshape(len(f), num_classes * num_positions, -1)
+
+
+def _noisy_softmax_root(likelihood: HeteroscedasticCategorical, f: Tensor) -> Tensor:
+    """Columns sqrt(p_y) d log p_y / df, one for each label and position, and zeros; their squares sum to the Fisher."""
+    num_classes, num_positions = f.shape[1] // 2, f[0, 0].numel()
+    with torch.enable_grad():
+        outputs = f.detach().requires_grad_()
+        log_probs = likelihood.logits(outputs)
+        # Rows and positions do not mix, so that one sum a label has all their gradients.
+        slopes = [torch.autograd.grad(log_probs[:, k].sum(), outputs, retain_graph=True)[0] for k in range(num_classes)]
+    roots = (0.5 * log_probs.detach()).exp()
+    columns = torch.stack([roots[:, k, None] * slope for k, slope in enumerate(slopes)], dim=2)  # (N, 2 C, C, ...)
+    whole = torch.diag_embed(columns.reshape(len(f), 2 * num_classes, num_classes, num_positions))
+    whole = torch.cat([whole, torch.zeros_like(whole)], dim=2)
+    return whole.permute(0, 1, 3, 2, 4).reshape(len(f), 2 * num_classes * num_positions, -1)

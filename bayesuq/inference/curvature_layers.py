@@ -3,6 +3,10 @@
 One forward pass gives what goes into each layer, and a backward pass for each output the gradients at what comes out of
 it, for all rows at once: the Jacobian in factors (see `curvature_factors`). Weights of modules that are no linear layer
 or convolution get theirs by `torch.func`, row by row in one vectorised pass.
+
+Where only the weights of a 1 x 1 convolution are sought that the network ends in, f_t = W a_t + b at each pixel t.
+Pixels then share weights as rows do and do not mix, so that each of them is taken as a row: O(C^2) memory a pixel,
+where maps of T pixels have O(C^2 T^2).
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -46,6 +50,7 @@ class Linearisation:
         self.theta = {name: value.detach() for name, value in theta.items()}
         self.tree = share_tensors(model.net)
         self.layers = [layer for layer in _layers(self.tree, self.names) if layers is None or layer.path in layers]
+        self._is_by_pixel: bool | None = None
 
     @property
     def other_names(self) -> list[str]:
@@ -65,13 +70,22 @@ class Linearisation:
         with torch.no_grad():
             return self.model.forward(self.theta, rows, net=self.tree, buffers=self.buffers)
 
+    def is_by_pixel(self, rows: Tensor) -> bool:
+        """Whether each pixel counts as a row: the network gives what a 1 x 1 convolution gave it, the one sought."""
+        if self._is_by_pixel is None:
+            self._is_by_pixel = len(self.layers) == 1 and not self.other_names and self._ends_in(self.layers[0], rows)
+        return self._is_by_pixel
+
     def derivatives(self, rows: Tensor, root: Root | None = None) -> tuple[Tensor, Derivatives]:
         """f, (N, C, ...), and the derivatives of each row's `f.flatten()`, or of its products with columns.
 
         Args:
-            rows: (N, ...).
-            root: From f to the columns, (N, K, R); None takes the outputs themselves.
+            rows: (N, ...); where each pixel counts as a row, the derivatives are of N H W of them.
+            root: From f, (N, C, ...) or that of pixels (N H W, C), to the columns, (N, K, R); None takes the outputs
+                themselves.
         """
+        if self.is_by_pixel(rows):
+            return self._pixel_derivatives(rows, root)
         f, uses = self._run(rows, self.layers)
         with torch.enable_grad():
             flat = f.flatten(1)
@@ -91,6 +105,10 @@ class Linearisation:
             dense: Whether Jacobians are written out; those of layers that act at several positions always may be.
         """
         f, uses = self._run(rows[:1], self.layers)
+        if self.is_by_pixel(rows):
+            num_columns, num_classes = self.layers[0].num_columns, f.shape[1]
+            of_pixel = num_columns + num_classes**2 * (num_columns if dense else 2)
+            return max(1, BUDGET // (of_pixel * f[0, 0].numel()))
         num_outputs = f.numel()
         numbers = num_outputs**2
         for layer in self.layers:
@@ -100,6 +118,29 @@ class Linearisation:
                 numbers += num_outputs * layer.shape[0] * layer.num_columns
         numbers += num_outputs * sum(self.theta[name].numel() for name in self.other_names)
         return max(1, BUDGET // numbers)
+
+    def _ends_in(self, layer: Layer, rows: Tensor) -> bool:
+        """Whether that layer acts pixel by pixel, and the network gives its outputs as they are."""
+        module = self.tree.get_submodule(layer.path)
+        if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.stride != (1, 1):
+            return False
+        seen: list[tuple[Tensor, int]] = []
+        handle = module.register_forward_hook(lambda _module, _args, output: seen.append((output, output._version)))
+        try:
+            f = self.forward(rows[:1])
+        finally:
+            handle.remove()
+        # The very tensor, used once, and nothing written into it since.
+        return module.padding == (0, 0) and len(seen) == 1 and f is seen[0][0] and f._version == seen[0][1]
+
+    def _pixel_derivatives(self, rows: Tensor, root: Root | None) -> tuple[Tensor, Derivatives]:
+        f, uses = self._run(rows, self.layers)
+        ((layer, ((x, _),)),) = uses.items()
+        module = self.tree.get_submodule(layer.path)
+        inputs = _positions_of_inputs(layer, module, x).double().flatten(0, 1).unsqueeze(1)
+        by_pixel = as_rows(f.detach())
+        columns = torch.eye(f.shape[1]).to(f).expand(len(by_pixel), -1, -1) if root is None else root(by_pixel)
+        return f.detach(), Derivatives({layer: Factors(inputs, columns.mT.unsqueeze(2).double())}, {})
 
     def _run(self, rows: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, dict[Layer, list[tuple[Tensor, Tensor]]]]:
         """f with its graph, and what went into each layer and came out of it, use by use."""
@@ -170,6 +211,18 @@ class Linearisation:
             (mine - other).abs().max() <= AGREEMENT * other.abs().max()
             for mine, other in zip(found.values(), expected, strict=True)
         )
+
+
+def as_rows(maps: Tensor) -> Tensor:
+    """(N, C, H, W) as (N H W, C)."""
+    return maps.movedim(1, -1).flatten(0, -2)
+
+
+def as_outputs(flat: Tensor, shape: torch.Size) -> Tensor:
+    """Numbers of rows (..., N, K) or of pixels (..., N H W, C) as (..., N, C, ...), f's shape."""
+    if flat.shape[-2] == shape[0] and flat.shape[-1] == shape[1:].numel():
+        return flat.reshape(*flat.shape[:-2], *shape)
+    return flat.reshape(*flat.shape[:-2], shape[0], *shape[2:], shape[1]).movedim(-1, 1 - len(shape))
 
 
 def _layers(tree: nn.Module, names: Sequence[str]) -> list[Layer]:

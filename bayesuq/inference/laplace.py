@@ -24,7 +24,7 @@ from torch import Tensor
 
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.curvature import check_supported, fisher_root, output_weights
-from bayesuq.inference.curvature_layers import Linearisation
+from bayesuq.inference.curvature_layers import Linearisation, as_rows
 from bayesuq.inference.curvature_structures import STRUCTURES
 from bayesuq.inference.laplace_posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
@@ -223,12 +223,14 @@ def _sums_of(linear: Linearisation, batch: Batch, structure: str) -> tuple[float
     likelihood = linear.model.likelihood_given(linear.theta)
     f = linear.forward(batch.x)
     weights = output_weights(likelihood, f, batch.y, batch.weight)
+    if linear.is_by_pixel(batch.x):
+        weights = as_rows(weights.view(f.shape))
     of_row = weights.mean(dim=1)
     shares = (weights / of_row.unsqueeze(1)).nan_to_num(0.0)  # of the outputs in their row's weight
 
     def root(f: Tensor) -> Tensor:
         return shares.sqrt().unsqueeze(2) * fisher_root(likelihood, f)
 
-    f, derivatives = linear.derivatives(batch.x, root)
+    _, derivatives = linear.derivatives(batch.x, root)
     log_likelihood = float(likelihood.log_prob(f, batch.y, batch.weight).double().sum())
     return log_likelihood, STRUCTURES[structure].sums(derivatives, of_row, linear.names)

@@ -22,7 +22,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.curvature_factors import Derivatives
-from bayesuq.inference.curvature_layers import BUDGET, Linearisation
+from bayesuq.inference.curvature_layers import BUDGET, Linearisation, as_outputs
 from bayesuq.inference.curvature_structures import STRUCTURES, NormalWeights
 from bayesuq.inference.evidence import best_factors, log_evidence
 from bayesuq.inference.history import History
@@ -32,6 +32,7 @@ from bayesuq.inference.prior_draws import prior_of
 from bayesuq.inference.weights import Layout, WeightPosterior, normal_base
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.counts import Poisson
+from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import GaussianPredictive, PredictiveDistribution
@@ -206,7 +207,7 @@ class LaplacePosterior(Posterior):
     def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[dict[str, Tensor] | None]:
         """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""
         likelihood = self.model.likelihood
-        by_probit = self.is_probit and not isinstance(likelihood, StudentT | Poisson)  # a formula for labels
+        by_probit = self.is_probit and not isinstance(likelihood, StudentT | Poisson | HeteroscedasticCategorical)
         if not by_draws and (by_probit or isinstance(likelihood, Normal | HeteroscedasticNormal)):
             yield None
             return
@@ -243,17 +244,20 @@ class LaplacePosterior(Posterior):
 
     def _draws(self, f: Tensor, derivatives: Derivatives, deviations: Mapping[str, Tensor]) -> Iterator[Tensor]:
         """Draws of the linear network's outputs, (S, N, C, ...), some at a time."""
-        together = max(1, BUDGET // (len(f) * derivatives.width()))
+        num_rows = (
+            next(len(factors.inputs) for factors in derivatives.layers.values()) if derivatives.layers else len(f)
+        )
+        together = max(1, BUDGET // (num_rows * derivatives.width()))
         parts = {name: value.split(together) for name, value in deviations.items()}
         for group in zip(*parts.values(), strict=True):
             pushed = derivatives.pushed(dict(zip(parts, group, strict=True)))
-            yield f + pushed.reshape(-1, *f.shape)
+            yield f + as_outputs(pushed, f.shape)
 
     def _probit(self, f: Tensor, derivatives: Derivatives) -> Tensor:
         """f* / sqrt(1 + pi/8 diag(J Sigma J^T)), (N, C, ...); real targets stay as they are."""
         if isinstance(self.model.likelihood, Normal | HeteroscedasticNormal):
             return f
-        variance = self._variance(derivatives).view(f.shape)
+        variance = as_outputs(self._variance(derivatives), f.shape)
         return (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)
 
     def _widened(self, at_mode: GaussianPredictive, derivatives: Derivatives) -> GaussianPredictive:

@@ -1,21 +1,28 @@
 """Plain networks, with no probability in them. Any `torch.nn.Module` of the user's does as well.
 
-Their outputs f are what a likelihood takes: (N, C) for C classes or columns. Dropout layers act only where a method
-says so (`inference.dropout` above all); elsewhere they are the identity.
+Their outputs f are what a likelihood takes: (N, C) for C classes or columns, (N, C, H, W) for those of pixels. Dropout
+layers act only where a method says so (`inference.dropout` above all); elsewhere they are the identity.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
 from bayesuq.arrays import check_count, check_probability
 
 Activation = Literal["relu", "tanh", "silu", "gelu"]
+Norm = Literal["batch", "group"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU}
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "batch": nn.BatchNorm2d,
+    "group": lambda channels: nn.GroupNorm(math.gcd(8, channels), channels),
+}
 
 
 @dataclass(frozen=True)
@@ -140,6 +147,108 @@ def convnet(
         "batch_norm": batch_norm,
     }
     return Network(*layers, recipe=Recipe("convnet", arguments))
+
+
+class UNet(nn.Module):
+    """Encoder, bottom and decoder joined by skips; see `unet`.
+
+    Attributes:
+        recipe: The call that built it.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        widths: Sequence[int],
+        block: Callable[..., nn.Module],
+        recipe: Recipe,
+    ) -> None:
+        super().__init__()
+        self.recipe = recipe
+        levels = range(len(widths) - 1)
+        before = [in_channels, *widths]
+        self.encoder = nn.ModuleList(block(before[level], widths[level], level) for level in levels)
+        self.pool = nn.MaxPool2d(2, ceil_mode=True)  # an odd row or column goes on alone, and is cropped on the way up
+        self.bottom = block(widths[-2], widths[-1], len(widths) - 1)
+        self.up = nn.ModuleList(nn.ConvTranspose2d(widths[level + 1], widths[level], 2, stride=2) for level in levels)
+        self.decoder = nn.ModuleList(block(2 * widths[level], widths[level], level) for level in levels)
+        self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)  # last, as the rule "last_layer" wants it
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        skips = []
+        for block in self.encoder:
+            skips.append(block(x))
+            x = self.pool(skips[-1])
+        x = self.bottom(x)
+        for level in reversed(range(len(skips))):
+            skip = skips[level]
+            x = self.up[level](x)[..., : skip.shape[-2], : skip.shape[-1]]
+            x = self.decoder[level](torch.cat([skip, x], dim=1))
+        return self.head(x)
+
+
+def unet(
+    in_channels: int,
+    out_channels: int,
+    *,
+    depth: int = 4,
+    width: int = 32,
+    dropout: float = 0.0,
+    norm: Norm | None = "batch",
+) -> UNet:
+    """A U-Net (Ronneberger, Fischer & Brox 2015) that keeps an image's height and width, whatever they are.
+
+    Each level has two 3 x 3 convolutions, and half the resolution and twice the channels of the one above; skips carry
+    each level of the encoder to the decoder. Unlike the paper's, convolutions are padded. Whole channels are dropped
+    where Bayesian SegNet (Kendall, Badrinarayanan & Cipolla 2017, section 4: the central layers) has its dropout: after
+    the blocks of the deeper half of the levels, in encoder and decoder, and after the bottom.
+
+    Args:
+        in_channels: Channels of the images, of any height and width.
+        out_channels: Outputs for each pixel: one for each class, or 1 for Bernoulli.
+        depth: Times that the resolution is halved.
+        width: Channels of the first level.
+        dropout: Probability of dropping a channel, in [0, 1); 0 adds no dropout layers.
+        norm: After each 3 x 3 convolution: "batch" for BatchNorm, which wants batches of several images; "group" for
+            GroupNorm (Wu & He 2018) in at most 8 groups, which does not; or None.
+
+    Returns:
+        A network from (N, in_channels, H, W) to (N, out_channels, H, W), whose last layer is a 1 x 1 convolution.
+
+    Raises:
+        TypeError: Sizes that are not whole numbers.
+        ValueError: Sizes below 1, `dropout` outside [0, 1), an unknown `norm`.
+
+    Example:
+        >>> unet(3, 11, depth=2, width=8)(torch.zeros(2, 3, 15, 20)).shape
+        torch.Size([2, 11, 15, 20])
+    """
+    in_channels, out_channels = check_count(in_channels, "in_channels"), check_count(out_channels, "out_channels")
+    depth, width = check_count(depth, "depth"), check_count(width, "width")
+    dropout = check_probability(dropout, "dropout")
+    if norm is not None and norm not in _NORMS:
+        raise ValueError(f"`norm` must be one of {', '.join(_NORMS)}, or None; got {norm!r}.")
+    arguments = {
+        "in_channels": in_channels,
+        "out_channels": out_channels,
+        "depth": depth,
+        "width": width,
+        "dropout": dropout,
+        "norm": norm,
+    }
+
+    def block(before: int, after: int, level: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for channels in (before, after):
+            layers.append(nn.Conv2d(channels, after, kernel_size=3, padding=1))
+            layers += [] if norm is None else [_NORMS[norm](after)]
+            layers.append(nn.ReLU())
+        return nn.Sequential(*layers, *([nn.Dropout2d(dropout)] if dropout and 2 * level >= depth else []))
+
+    widths = [width * 2**level for level in range(depth + 1)]
+    return UNet(in_channels, out_channels, widths, block, Recipe("unet", arguments))
 
 
 def _activation(name: str) -> nn.Module:

@@ -1,0 +1,92 @@
+"""The figures of a report on segmented images, told in words: maps, calibration, overlap with errors, quality."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+from bayesuq.cli.figures import Picture, loss_picture
+from bayesuq.cli.judging import Judged
+from bayesuq.cli.methods import Fitted
+from bayesuq.data import Split
+from bayesuq.datasets import IGNORED
+from bayesuq.evaluation.overlap import SCORES
+from bayesuq.evaluation.plots import classification, segmentation
+from bayesuq.evaluation.segmentation_report import SegmentationResult
+from bayesuq.predictive import CategoricalPredictive
+
+Results = dict[str, SegmentationResult]
+
+
+def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[str, Fitted]) -> list[Picture]:
+    """All figures, of methods whose targets have a label for every pixel.
+
+    Args:
+        data: Name of the data set.
+        split: Its parts.
+        judged: What was predicted of its test images, by method.
+        fitted: How each method was fitted.
+    """
+    results = {name: result.segmentation for name, result in judged.items() if result.segmentation is not None}
+    pictures = [_maps(data, split, name, result) for name, result in judged.items()]
+    pictures += [_reliability(results), *(_overlap(results, score) for score in SCORES[:2]), _quality(results)]
+    return [*pictures, loss_picture(fitted)] if any(result.losses for result in fitted.values()) else pictures
+
+
+def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
+    predictive, y = judged.predictive, judged.y
+    if not isinstance(predictive, CategoricalPredictive):
+        raise TypeError(f"Maps need labels; got {type(predictive).__name__}.")
+    figure = segmentation.segmentation_maps(predictive, _images_of(split, y), y, ignore_index=IGNORED.get(data))
+    return Picture.of(
+        figure,
+        f"Where is it wrong, and where is it unsure? ({name})",
+        "Test images, their true and predicted classes, and the pixels that are wrong. Total uncertainty is the sum of "
+        "the aleatoric part, of what nobody could know, and the epistemic part, of what the method does not know yet. "
+        "An uncertainty is of use where it lies on the errors. Colours of uncertainties compare within the picture.",
+        f"{name}: {len(y)} test images with truth, prediction, errors and three maps of uncertainty.",
+    )
+
+
+def _images_of(split: Split, y: Tensor) -> Tensor:
+    """The test images with these labels."""
+    places = [int((split.test.y == labels).flatten(1).all(dim=1).nonzero()[0]) for labels in y]
+    return split.test.x[torch.tensor(places)]
+
+
+def _reliability(results: Results) -> Picture:
+    curves = {name: result.pixels.pooled.reliability for name, result in results.items()}
+    gaps = [f"{name} {float(curve.expected_calibration_error):.3f}" for name, curve in curves.items()]
+    return Picture.of(
+        classification.reliability_diagram(curves),
+        "Does confidence come true?",
+        "Each dot is a group of test pixels predicted with about the same confidence; its height is the share of them "
+        "that was right. On the diagonal the two agree; below it the method is too sure, above it not sure enough.",
+        f"Reliability diagrams over pixels, one a method. Expected calibration error: {', '.join(gaps)}.",
+    )
+
+
+def _overlap(results: Results, score: str) -> Picture:
+    counts = {name: result.overlaps[score] for name, result in results.items()}
+    best = [f"{name} {float(each.test_maximum):.3f}" for name, each in counts.items()]
+    words = score.replace("_", " ")
+    return Picture.of(
+        segmentation.overlap_curves(counts),
+        f"Do uncertain pixels find the wrong ones? ({words})",
+        f"Pixels whose {words} is above a threshold are called uncertain, and held against those that are wrong: 1 "
+        "where the two sets are the same. Only what lies above both other lines says something.",
+        f"Overlap against the threshold, one panel for each method. At its best: {', '.join(best)}.",
+    )
+
+
+def _quality(results: Results) -> Picture:
+    dots = {
+        name: (result.image_uncertainty["predictive_entropy"], result.image_dice) for name, result in results.items()
+    }
+    return Picture.of(
+        segmentation.quality_scatter(dots),
+        "Does it know which images went wrong?",
+        "Each dot is a test image: how well it was segmented, against how unsure the method says it is on average. "
+        "Dots on a line that falls mean that bad segmentations are known without the truth.",
+        f"Dice against mean predictive entropy of each test image, one panel for each method: {', '.join(results)}.",
+    )

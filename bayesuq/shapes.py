@@ -1,0 +1,92 @@
+"""Images to segment, drawn by code: discs and squares whose borders have noisy labels, and an object never trained on.
+
+Of a pixel at signed distance d inside an object, the label is the object's with probability sigmoid(d / BORDER), drawn
+for each pixel by itself: how sure one can be at a border is known, and no amount of data makes it more. The image is
+blurred alike. The unfamiliar object, a disc of a colour that no other pixel has, is in `.ood` only.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Dataset, Split
+from bayesuq.randomness import generator
+
+BACKGROUND, DISC, SQUARE, UNFAMILIAR = range(4)
+CLASS_NAMES = ("background", "disc", "square", "unfamiliar")
+SIDE = 48  # pixels
+BORDER = 1.0  # pixels over which a label turns from one class to the other
+COLOURS = ((0.25, 0.25, 0.25), (0.75, 0.25, 0.25), (0.25, 0.25, 0.75), (0.25, 0.9, 0.25))  # by class
+NOISE = 0.05  # of the image, in each colour
+NUM_TRAIN, NUM_VAL, NUM_TEST, NUM_OOD = 200, 40, 60, 20
+
+
+@dataclass(frozen=True, eq=False)
+class Scene:
+    """N images with what is known of them.
+
+    Attributes:
+        x: Colours in [0, 1], (N, 3, H, W).
+        probs: The true law of each pixel's label, (N, 4, H, W).
+        y: Labels, (N, H, W).
+    """
+
+    x: Tensor
+    probs: Tensor
+    y: Tensor
+
+
+def split(seed: int) -> Split:
+    """Training, validation and test images; `.ood` has the unfamiliar object in each, its pixels labelled 3."""
+    parts = [
+        draw(number, seed=seed, part=part, unfamiliar=part == 3)
+        for part, number in enumerate((NUM_TRAIN, NUM_VAL, NUM_TEST, NUM_OOD))
+    ]
+    train, val, test, ood = (Dataset(scene.x, scene.y) for scene in parts)
+    return Split(train=train, val=val, test=test, ood=ood)
+
+
+def draw(number: int, *, seed: int, part: int = 0, unfamiliar: bool = False) -> Scene:
+    """So many images, each with a disc and a square, and where asked for with an unfamiliar object over them."""
+    noise = generator(seed, part)
+    rows, columns = torch.meshgrid(torch.arange(SIDE), torch.arange(SIDE), indexing="ij")
+    inside = [_disc(*_place(number, noise), rows, columns), _square(*_place(number, noise), rows, columns, noise)]
+    covered = [torch.sigmoid(distance / BORDER) for distance in inside]
+    if unfamiliar:
+        covered.append(torch.sigmoid(_disc(*_place(number, noise), rows, columns) / BORDER))
+    else:
+        covered.append(torch.zeros_like(covered[0]))
+    probs = _stacked(covered)
+    image = torch.einsum("nkhw,kc->nchw", probs, torch.tensor(COLOURS))
+    x = (image + NOISE * torch.randn(image.shape, generator=noise)).clamp(0, 1)
+    y = torch.multinomial(probs.movedim(1, -1).reshape(-1, len(CLASS_NAMES)), 1, generator=noise)
+    return Scene(x=x, probs=probs, y=y.view(number, SIDE, SIDE))
+
+
+def _place(number: int, noise: torch.Generator) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows and columns of centres, and sizes, each (N, 1, 1), in pixels."""
+    uniform = torch.rand(3, number, 1, 1, generator=noise)
+    return 8 + (SIDE - 16) * uniform[0], 8 + (SIDE - 16) * uniform[1], 5 + 4 * uniform[2]
+
+
+def _disc(row: Tensor, column: Tensor, radius: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """Signed distance from its border, positive inside."""
+    return radius - ((rows - row).square() + (columns - column).square()).sqrt()
+
+
+def _square(row: Tensor, column: Tensor, half: Tensor, rows: Tensor, columns: Tensor, noise: torch.Generator) -> Tensor:
+    """Likewise, of one that is turned by some angle."""
+    angle = torch.pi / 2 * torch.rand(row.shape, generator=noise)
+    down, right = rows - row, columns - column
+    turned = down * angle.cos() - right * angle.sin(), down * angle.sin() + right * angle.cos()
+    return half - torch.maximum(turned[0].abs(), turned[1].abs())
+
+
+def _stacked(covered: list[Tensor]) -> Tensor:
+    """The law of labels, (N, 1 + K, H, W), of K objects each of which lies over those before it."""
+    left, probs = torch.ones_like(covered[0]), []
+    for share in reversed(covered):
+        probs.append(left * share)
+        left = left * (1 - share)
+    return torch.stack([left, *reversed(probs)], dim=1)

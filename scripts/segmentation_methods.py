@@ -1,0 +1,140 @@
+"""The methods of the segmentation table: how each is fitted to the images of a set, with one network and training."""
+
+import tomllib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
+from os import PathLike
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, TensorDataset
+
+import bayesuq as bq
+from bayesuq.inference import (
+    dropout,
+    ensemble,
+    laplace,
+    local_temperature,
+    map_estimate,
+    swag,
+    temperature,
+    variational,
+)
+from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+from bayesuq.posterior import Posterior
+from bayesuq.randomness import derive_seed, isolated
+
+DROPOUT = 0.5  # of the central layers, as in Bayesian SegNet
+NUM_MEMBERS = 5
+HELD_OUT_DRAWS = 10  # of a mixture whose temperatures are fitted: all draws of the validation images are in memory
+ON_MAP = ("temperature", "local-temperature", "laplace")  # fitted to the network of `map`
+METHODS = ("map", *ON_MAP, "dropout", "ensemble", "variational", "swag", "ensemble-temperature")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Setting:
+    """What holds for all methods of a data set.
+
+    Attributes:
+        likelihood: Of a pixel's label.
+        network: Options of `networks.unet`.
+        training: Of every fit: epochs, batch size, learning rate.
+        augments: Whether training images are turned and flipped.
+        num_classes: C; a Bernoulli has two.
+        ignore_index: The label of void pixels.
+        num_samples: Draws of a prediction, where there is no end of them.
+    """
+
+    likelihood: Literal["bernoulli", "categorical"]
+    network: Mapping[str, Any]
+    training: Mapping[str, Any]
+    augments: bool = False
+    num_classes: int = 2
+    ignore_index: int | None = None
+    num_samples: int = 50
+
+
+def read_settings(path: str | PathLike[str]) -> dict[str, Setting]:
+    """By data set, from a TOML file."""
+    return {name: Setting(**table) for name, table in tomllib.loads(Path(path).read_text(encoding="utf-8")).items()}
+
+
+def model(setting: Setting, in_channels: int, *, seed: int, with_dropout: bool = False) -> BayesianNetwork:
+    """A U-Net of new weights under N(0, 1) priors."""
+    is_binary = setting.likelihood == "bernoulli"
+    with isolated(seed):
+        net = networks.unet(
+            in_channels,
+            1 if is_binary else setting.num_classes,
+            dropout=DROPOUT if with_dropout else 0.0,
+            **setting.network,
+        )
+    likelihood = likelihoods.Bernoulli() if is_binary else likelihoods.Categorical(ignore_index=setting.ignore_index)
+    return BayesianNetwork(net, priors.Normal(scale=1.0), likelihood)
+
+
+def training_data(setting: Setting, train: bq.Dataset) -> bq.Dataset | DataLoader[Any]:
+    """The training images, turned and flipped anew in each epoch where the setting says so, masks with images."""
+    if not setting.augments:
+        return train
+    rows = TensorDataset(train.x, train.y)
+    size = int(setting.training["batch_size"])
+    return DataLoader(rows, batch_size=size, shuffle=True, drop_last=len(train) > size, collate_fn=augmented)
+
+
+def augmented(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    """A batch of images (N, channels, H, W) and labels (N, H, W), each flipped left to right or not, at random.
+
+    By hand what `docs/guide/data.md` shows with a library: one flip is all that road scenes allow.
+    """
+    x, y = (torch.stack(parts) for parts in zip(*rows, strict=True))
+    flips = torch.rand(len(x)) < 0.5
+    x[flips], y[flips] = x[flips].flip(-1), y[flips].flip(-1)
+    return x, y
+
+
+def fit(method: str, setting: Setting, split: bq.Split, seed: int, mode: MapPosterior | None) -> Posterior:
+    """One posterior of one set.
+
+    Args:
+        method: One of `METHODS`.
+        setting: Of the set.
+        split: Its images.
+        seed: Of everything.
+        mode: The network of `map` under the same seed, for those of `ON_MAP`.
+
+    Raises:
+        ValueError: No such method, or no mode where one is needed.
+    """
+    if method in ON_MAP and mode is None:
+        raise ValueError(f"{method} stands on the network of map; fit that first.")
+    options = dict(setting.training) | {"seed": seed}
+    chosen = model(setting, split.train.x.shape[1], seed=derive_seed(seed, 0), with_dropout=method == "dropout")
+    data = training_data(setting, split.train)
+    fits: dict[str, Callable[[], Posterior]] = {
+        "map": lambda: map_estimate.fit(chosen, data, **options),
+        "temperature": lambda: temperature.fit(_given(mode), split.val, seed=seed),
+        "local-temperature": lambda: local_temperature.fit(_given(mode), split.val, num_epochs=30, seed=seed),
+        "laplace": lambda: laplace.fit(
+            chosen, split.train, mode=_given(mode), subset="last_layer", batch_size=4, seed=seed
+        ),
+        "dropout": lambda: dropout.fit(chosen, data, **options),
+        "ensemble": lambda: ensemble.fit(chosen, data, num_members=NUM_MEMBERS, **options),
+        "variational": lambda: variational.fit(chosen, data, **options),
+        "swag": partial(swag.fit, chosen, data, **options),
+    }
+    if method == "ensemble-temperature":
+        return temperature.fit(fits["ensemble"](), split.val, num_samples=HELD_OUT_DRAWS, seed=seed)
+    if method not in fits:
+        raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {method!r}.")
+    return fits[method]()
+
+
+def _given(mode: MapPosterior | None) -> MapPosterior:
+    if mode is None:
+        raise ValueError("There is no network of map to stand on.")
+    return mode

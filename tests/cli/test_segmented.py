@@ -1,0 +1,82 @@
+"""`bayesuq compare`, `fit` and `evaluate` on images with a label for every pixel."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+
+from bayesuq import datasets, shapes
+from bayesuq.cli.main import main
+from bayesuq.cli.problem import Problem
+from bayesuq.cli.settings import ModelOptions
+from bayesuq.data import Dataset, Split
+from bayesuq.inference.saved import load
+from bayesuq.models import likelihoods
+from tests.inference.examples import SHORT_FIT
+
+pytestmark = pytest.mark.filterwarnings(*SHORT_FIT, "ignore:The held-out labels do not say:UserWarning")
+VOID = datasets.IGNORED["camvid"]
+SHORT = ["--num_epochs", "1", "--batch_size", "4", "--num_samples", "3"]
+
+
+def scenes(*, void: bool = True) -> Split:
+    """Small images with three classes and, at one edge, void pixels."""
+    parts = []
+    for k in range(3):
+        scene = shapes.draw(5, seed=k)
+        x, y = scene.x[..., 10:26, 10:26].contiguous(), scene.y[:, 10:26, 10:26].clone()
+        y[:, 0] = VOID if void else 0
+        parts.append(Dataset(x, y))
+    return Split(*parts)
+
+
+@pytest.fixture
+def camvid(monkeypatch: pytest.MonkeyPatch) -> Split:
+    split = scenes()
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: split)
+    return split
+
+
+@pytest.mark.slow
+def test_methods_are_compared_by_their_maps(camvid: Split, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    assert main(["compare", "--data", "camvid", "--methods", "map,temperature,laplace", "--out", str(out), *SHORT]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    for words in (
+        "Where is it wrong, and where is it unsure? (laplace)",
+        "Do uncertain pixels find the wrong ones? (mutual information)",
+        "Does it know which images went wrong?",
+        "Intersection over union",
+        "Was it trained long enough?",
+    ):
+        assert words in page
+    report = json.loads((out / "reports" / "laplace.json").read_text())
+    found = {measure["name"]: measure for measure in report["measures"]}
+    assert "chosen on other images" in found["predictive_entropy_overlap"]["remark"]
+    posterior = load(out / "posteriors" / "map.safetensors")
+    said = posterior.predict(camvid.test.x).mean.argmax(dim=1)
+    kept = camvid.test.y != VOID
+    expected = float((said == camvid.test.y)[kept].double().mean())
+    alone = json.loads((out / "reports" / "map.json").read_text())["measures"]
+    assert next(m["value"] for m in alone if m["name"] == "pixel_accuracy") == pytest.approx(expected)
+
+
+@pytest.mark.usefixtures("camvid")
+def test_a_fit_is_evaluated_on_another_part(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["fit", "--data", "camvid", "--method", "map", "--out", str(tmp_path / "fit"), *SHORT]) == 0
+    posterior = str(tmp_path / "fit" / "posterior.safetensors")
+    capsys.readouterr()
+    out = str(tmp_path / "evaluated")
+    assert main(["evaluate", "--posterior", posterior, "--data", "camvid", "--part", "val", "--out", out]) == 0
+    assert "chosen on these very images" in capsys.readouterr().out
+
+
+def test_void_pixels_are_no_class() -> None:
+    problem = Problem.of("camvid", scenes(), ModelOptions())
+    model = problem.model(seed=0)
+    assert problem.options.network == "unet"
+    assert model.likelihood == likelihoods.Categorical(ignore_index=VOID)
+    assert problem.num_outputs == 3
+    assert model.net(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
+    assert Problem.of("shapes", scenes(void=False), ModelOptions()).ignore_index is None

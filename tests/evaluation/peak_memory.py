@@ -1,0 +1,39 @@
+"""Run by `test_segmentation_report`: evaluate images with so many draws, and print by how many bytes memory rose."""
+
+import sys
+from functools import partial
+from pathlib import Path
+
+import torch
+
+from bayesuq.data import Dataset
+from bayesuq.evaluation.segmentation_report import evaluate_segmentation, predictions
+from bayesuq.inference import variational
+from bayesuq.inference.mean_field import VariationalPosterior
+from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+
+
+def fitted() -> VariationalPosterior:
+    torch.manual_seed(0)
+    model = BayesianNetwork(networks.unet(3, 11, depth=2, width=4), priors.Normal(), likelihoods.Categorical())
+    few = Dataset(torch.rand(2, 3, 32, 32), torch.randint(11, (2, 32, 32)))
+    return variational.fit(model, few, num_epochs=1, batch_size=2, seed=0)
+
+
+def peak() -> int:
+    """Of this process's own memory, in bytes; `getrusage` would begin at that of the process that started it."""
+    (line,) = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
+    return 1024 * int(line.split()[1])
+
+
+def main(num_draws: int, num_images: int) -> None:
+    posterior = fitted()
+    x, y = torch.rand(num_images, 3, 120, 160), torch.randint(11, (num_images, 120, 160))
+    predict = partial(posterior.predict, num_samples=num_draws, seed=0)
+    before = peak()
+    evaluate_segmentation(predictions(predict, x, y, batch_size=4))
+    sys.stdout.write(f"{peak() - before}\n")
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]))

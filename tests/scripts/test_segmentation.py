@@ -1,0 +1,128 @@
+"""The segmentation table: each method has a line, a stopped command goes on, masks turn with their images."""
+
+import argparse
+from pathlib import Path
+
+import pytest
+import torch
+
+import bayesuq as bq
+import scripts.segmentation as segmentation
+from bayesuq import shapes
+from scripts.recording import Records
+from scripts.segmentation_methods import METHODS, Setting, augmented, fit, model, read_settings, training_data
+from tests.inference.examples import SHORT_FIT
+
+pytestmark = pytest.mark.filterwarnings(
+    *SHORT_FIT, "ignore:The held-out labels do not say:UserWarning", "ignore:SWAG:UserWarning"
+)
+TINY = """
+[shapes]
+likelihood = "categorical"
+num_classes = 3
+ignore_index = 2
+augments = true
+num_samples = 3
+[shapes.network]
+depth = 1
+width = 2
+[shapes.training]
+num_epochs = 2
+batch_size = 2
+learning_rate = 0.01
+"""
+
+
+def tiny() -> bq.Split:
+    train, val, test = (shapes.draw(number, seed=number) for number in (4, 3, 3))
+    crop = slice(16, 32)
+    return bq.Split(*(bq.Dataset(s.x[..., crop, crop], s.y[:, crop, crop]) for s in (train, val, test)))
+
+
+def options(folder: Path, methods: str) -> argparse.Namespace:
+    (folder / "settings.toml").write_text(TINY, encoding="utf-8")
+    return argparse.Namespace(
+        data="shapes",
+        methods=methods,
+        settings=folder / "settings.toml",
+        num_seeds=1,
+        batch_size=2,
+        num_threads=1,
+        work=folder / "work",
+        out=folder / "lines.jsonl",
+    )
+
+
+@pytest.mark.slow
+def test_every_method_has_a_line_and_none_is_run_twice(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(bq.datasets, "load", lambda _: tiny())
+    chosen = options(tmp_path, ",".join(reversed(METHODS)))
+    segmentation.main(chosen)
+    lines = Records(chosen.out).read()
+    assert [line["method"] for line in lines] == list(METHODS)
+    for line in lines:
+        assert line["num_images"] == 3
+        assert line["seconds"] > 0
+        assert 0 <= line["measures"]["pixel_accuracy"][0] <= 1
+        assert "chosen on other images" in line["measures"]["mutual_information_overlap"][2]
+        assert (chosen.work / "figures").is_dir()
+    by_method = {line["method"]: line["measures"]["mutual_information"][0] for line in lines}
+    assert by_method["map"] == by_method["temperature"] == by_method["local-temperature"] == 0
+    assert min(by_method[name] for name in ("laplace", "dropout", "ensemble", "variational", "swag")) > 0
+    capsys.readouterr()
+    segmentation.main(chosen)
+    assert capsys.readouterr().out == ""
+    assert Records(chosen.out).read() == lines
+
+
+def test_a_posterior_that_is_on_the_disk_is_not_fitted_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bq.datasets, "load", lambda _: tiny())
+    chosen = options(tmp_path, "map")
+    segmentation.main(chosen)
+    chosen.out.unlink()
+    monkeypatch.setattr(segmentation, "fit", None)
+    segmentation.main(chosen)
+    assert Records(chosen.out).read()[0]["seconds"] is None
+
+
+def test_masks_turn_with_their_images() -> None:
+    torch.manual_seed(0)
+    labels = torch.randint(3, (64, 4, 5))
+    x, y = augmented([(label.float().unsqueeze(0), label) for label in labels])
+    assert torch.equal(x[:, 0], y.float())
+    turned = (y != labels).flatten(1).any(dim=1)
+    assert torch.equal(y[turned], labels[turned].flip(-1))
+    assert 16 < int(turned.sum()) < 48
+
+
+def test_a_loader_of_turned_images_depends_on_the_seed_of_the_fit_alone() -> None:
+    setting, split = read_tiny(), tiny()
+    fits = [fit("map", setting, split, seed, None) for seed in (0, 0, 1)]
+    assert torch.equal(fits[0].values, fits[1].values)  # type: ignore[attr-defined]
+    assert not torch.equal(fits[0].values, fits[2].values)  # type: ignore[attr-defined]
+    assert isinstance(training_data(setting, split.train), torch.utils.data.DataLoader)
+
+
+def read_tiny() -> Setting:
+    training = {"num_epochs": 1, "batch_size": 2, "learning_rate": 0.01}
+    return Setting(
+        likelihood="categorical", num_classes=3, augments=True, network={"depth": 1, "width": 2}, training=training
+    )
+
+
+def test_the_settings_that_are_committed_make_models() -> None:
+    settings = read_settings(segmentation.SETTINGS)
+    assert set(settings) == {"membrane", "camvid", "shapes"}
+    for setting in settings.values():
+        net = model(setting, 3, seed=0, with_dropout=True).net
+        expected = 1 if setting.likelihood == "bernoulli" else setting.num_classes
+        assert net(torch.zeros(1, 3, 32, 32)).shape[1] == expected
+
+
+def test_what_stands_on_the_map_needs_one() -> None:
+    with pytest.raises(ValueError, match="stands on the network of map"):
+        fit("laplace", read_tiny(), tiny(), 0, None)
+    with pytest.raises(ValueError, match="`method` must be one of"):
+        fit("hmc", read_tiny(), tiny(), 0, None)
