@@ -1,0 +1,239 @@
+"""Exact Gaussian-process regression: the log marginal likelihood, its maximum, and the posterior in closed form.
+
+    f(x*) | D ~ N(m* + k*^T S^-1 (y - m), k** - k*^T S^-1 k*),   S = K + noise
+
+Reference:
+    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 2.2 and chapter 5.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import OptimizeResult, minimize
+from torch import Tensor
+
+from bayesuq.inference.conjugate_gradients import iterated_solve
+from bayesuq.inference.gp_algebra import NotPositiveDefiniteError, solve, stable_cholesky
+from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.gp_posterior import GpPosterior
+from bayesuq.inference.history import History
+from bayesuq.inference.marginal_likelihood import (
+    MarginalLikelihood,
+    Observations,
+    hyperparameters_of,
+    noise_scale,
+    uses_cholesky,
+)
+from bayesuq.models.gp.combined import CoregionalisedKernel
+from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+
+FLAT = 1e-5  # nats a data point and unit of a hyperparameter: the slope at which an optimum is reached
+FORBIDDEN = 1e25  # what an optimiser is told of hyperparameters without a Cholesky factor
+
+
+def fit_exact(
+    model: GaussianProcess, data: Observations, *, num_restarts: int, max_iterations: int, seed: int, kind: str
+) -> "ExactGpPosterior":
+    """The posterior at the hyperparameters of the largest log marginal likelihood over all starts."""
+    prior = model.build(data.x, len(data.y))
+    vector = hyperparameters_of(model, prior, data)
+    evidence = MarginalLikelihood(model, prior, data)
+    history = maximise(evidence, vector, num_restarts=num_restarts, max_iterations=max_iterations, seed=seed)
+    with torch.no_grad():
+        value = float(evidence())
+    return condition(model, prior, data, value, history, kind)
+
+
+def condition(
+    model: GaussianProcess, prior: FunctionPrior, data: Observations, value: float, history: History, kind: str
+) -> "ExactGpPosterior":
+    """The posterior at the hyperparameters that the process has."""
+    with torch.no_grad():
+        noise = data.noise_variance(noise_scale(model, prior, data)).expand(len(data.y), -1).clone()
+    return ExactGpPosterior(
+        model=model,
+        hyperparameters=prior.state(),
+        x=data.x,
+        y=data.y,
+        noise=noise,
+        log_marginal_likelihood=value,
+        history=history,
+        approximation=kind,
+    )
+
+
+def maximise(
+    evidence: MarginalLikelihood, vector: HyperparameterVector, *, num_restarts: int, max_iterations: int, seed: int
+) -> History:
+    """Put the hyperparameters at the best of the maxima that L-BFGS finds, and tell how it got there.
+
+    Raises:
+        NotPositiveDefiniteError: No start has a Cholesky factor.
+
+    Warns:
+        UserWarning: The best run was stopped before it converged.
+    """
+    num_data = evidence.data.y.numel()
+    if not vector.leaves:
+        return History((-float(evidence().detach()) / num_data,), (), 0)
+    best: OptimizeResult | None = None
+    course: list[float] = []
+    failure: NotPositiveDefiniteError | None = None
+    for number in range(num_restarts):
+        vector.begin(number, seed)
+        losses: list[float] = []
+        try:
+            found = _climb(evidence, vector, max_iterations, losses, num_data)
+        except NotPositiveDefiniteError as error:
+            failure = error
+            continue
+        if best is None or found.fun < best.fun:
+            best, course = found, losses
+    if best is None:
+        raise failure or NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
+    if best.nit >= max_iterations:
+        warnings.warn(
+            f"The hyperparameters had not converged after {max_iterations} iterations: the largest slope is "
+            f"{np.abs(best.jac).max():.1e} nats a data point. Raise `max_iterations`.",
+            UserWarning,
+            stacklevel=4,
+        )
+    vector.put(torch.as_tensor(best.x, device=evidence.data.x.device))
+    return History(tuple(course), (), len(course) - 1)
+
+
+def _climb(
+    evidence: MarginalLikelihood, vector: HyperparameterVector, max_iterations: int, losses: list[float], num_data: int
+) -> OptimizeResult:
+    """L-BFGS from where the hyperparameters are; the loss is per data point, in nats."""
+    device = evidence.data.x.device
+    first = True
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal first
+        vector.put(torch.as_tensor(values, device=device))
+        try:
+            value = -(evidence() + vector.log_penalty()) / num_data
+        except NotPositiveDefiniteError:
+            if first:
+                raise
+            return FORBIDDEN, np.zeros_like(values)
+        first = False
+        value.backward()
+        return value.item(), vector.gradient().cpu().numpy()
+
+    def note(intermediate_result: OptimizeResult) -> None:
+        losses.append(float(intermediate_result.fun))
+
+    options = {"maxiter": max_iterations, "maxfun": 4 * max_iterations, "ftol": 1e-9, "gtol": FLAT, "maxcor": 20}
+    start = vector.flat().cpu().numpy()
+    minimise: Any = minimize  # whose types know no bounds beside a callback
+    return minimise(
+        loss, start, jac=True, method="L-BFGS-B", bounds=vector.bounds(), callback=note, options=options
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ExactGpPosterior(GpPosterior):
+    """The exact posterior over functions, at point values of the hyperparameters.
+
+    Attributes:
+        model: The prior over functions and the likelihood.
+        hyperparameters: As GPyTorch's modules store them, by name, float64.
+        x: Inputs that it was fitted to, (N, ...).
+        y: Their targets, (C, N).
+        noise: Noise variances of these, (C, N), in units of y squared.
+        log_marginal_likelihood: log p(y | x) at these hyperparameters, in nats.
+        history: The course of L-BFGS: a loss for each iteration of the best run.
+        approximation: "exact", or "dirichlet" for labels.
+    """
+
+    model: GaussianProcess
+    hyperparameters: Mapping[str, Tensor]
+    x: Tensor
+    y: Tensor
+    noise: Tensor
+    log_marginal_likelihood: float
+    history: History
+    approximation: str = "exact"
+
+    def __post_init__(self) -> None:
+        _ = self.prior  # refuses another model's hyperparameters
+
+    def __repr__(self) -> str:
+        return f"ExactGpPosterior({self.approximation}, {self.solver}, {len(self.x)} rows, on {self.device})"
+
+    @cached_property
+    def prior(self) -> FunctionPrior:
+        """The built process at the fitted hyperparameters."""
+        built = self.model.build(self.x, len(self.y)).load(dict(self.hyperparameters))
+        return built.requires_grad_(False)
+
+    @property
+    def row_shape(self) -> torch.Size:
+        """Of one row of inputs."""
+        return self.x.shape[1:]
+
+    @property
+    def width(self) -> int:
+        """Numbers that predicting one row holds in memory: covariances with all rows, their solves, and a margin."""
+        return 4 * self.y.numel()
+
+    @property
+    def solver(self) -> str:
+        """How S^-1 is applied, as its size decides."""
+        return "Cholesky" if uses_cholesky(self._column) else "conjugate gradients"
+
+    @property
+    def _column(self) -> Tensor:
+        """The targets as exact inference sees them: coregionalised outputs make one long column."""
+        return self.y.reshape(1, -1) if isinstance(self.prior.kernel, CoregionalisedKernel) else self.y
+
+    @cached_property
+    def _solved(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Features (N, K), the factor of S (by conjugate gradients: S itself), and S^-1 (y - m)."""
+        with torch.no_grad():
+            features = self.prior.features(self.x)
+            covariance, residual = self.prior.covariance(features), self.y - self.prior.mean_at(features)
+            residual, noise = (part.reshape(self._column.shape) for part in (residual, self.noise))
+            if len(covariance) == 1 and bool((noise == noise[:1]).all()):
+                noise = noise[:1]  # one factor serves all outputs
+            covariance = covariance + torch.diag_embed(noise)
+            if not uses_cholesky(residual):
+                return features, covariance, iterated_solve(covariance, residual.unsqueeze(-1)).squeeze(-1)
+            factor = stable_cholesky(covariance)
+            return features, factor, solve(factor, residual)
+
+    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of f at rows (N, ...), (C, N) each."""
+        with torch.no_grad():
+            features = self.prior.features(x)
+            mean, left, right = self._halves(features)
+            variance = (self.prior.variance(features) - (left * right).sum(dim=1)).clamp(min=0)
+        shape = (len(self.y), len(x))
+        same = variance.numel() == mean.numel()
+        return mean.reshape(shape), variance.reshape(shape) if same else variance.expand(shape)
+
+    def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and covariances of f: see `GpPosterior.joint`."""
+        with torch.no_grad():
+            features = self.prior.features(x)
+            mean, left, right = self._halves(features)
+            return mean, self.prior.covariance(features) - left.mT @ right
+
+    def _halves(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Posterior means (C, N*), and two parts (C or 1, N, N*) whose product is k*^T S^-1 k*."""
+        own, root, alpha = self._solved
+        cross = self.prior.covariance(own, features)
+        prior_mean = self.prior.mean_at(features).reshape(len(alpha), -1)
+        mean = prior_mean + (alpha.unsqueeze(1) @ cross).squeeze(1)
+        cross = cross.expand(len(root), -1, -1)
+        if not uses_cholesky(alpha):
+            return mean, cross, iterated_solve(root, cross)
+        half = torch.linalg.solve_triangular(root, cross, upper=False)
+        return mean, half, half

@@ -1,0 +1,142 @@
+"""The posterior of a sparse variational Gaussian process: a normal law over f at M inducing points.
+
+q(f(x)) = N(m(x) + a^T mean, k(x, x) - a^T a + a^T S a),   a = L^-1 k(Z, x),   L L^T = k(Z, Z)
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bayesuq.inference.gp_algebra import stable_cholesky
+from bayesuq.inference.gp_data import Units
+from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.gp_posterior import GpPosterior
+from bayesuq.inference.history import History
+from bayesuq.inference.inducing import inducing_points, some_rows
+from bayesuq.inference.minibatches import Source
+from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+
+JITTER = 1e-8  # of the prior variance at an inducing point: clusters may lie close together
+
+
+class SparseProcess:
+    """The process, its inducing points, and where features fall among them.
+
+    Attributes:
+        model: As given.
+        prior: As built; its parameters move.
+        vector: Of its hyperparameters.
+        inducing: Z in features, (M, K).
+    """
+
+    def __init__(
+        self, model: GaussianProcess, prior: FunctionPrior, inducing: Tensor, vector: HyperparameterVector | None = None
+    ) -> None:
+        self.model, self.prior, self.inducing, self.vector = model, prior, inducing, vector
+
+    @classmethod
+    def start(
+        cls, model: GaussianProcess, source: Source, num_outputs: int, num_inducing: int, seed: int
+    ) -> "SparseProcess":
+        """With hyperparameters in the data's units, and inducing points among the data."""
+        rows = some_rows(source, seed)
+        prior = model.build(rows.x, num_outputs)
+        with torch.no_grad():
+            features = prior.features(rows.x)
+        units = Units.of(model, features, rows.y, num_outputs)
+        vector = HyperparameterVector(prior, units)
+        inducing = inducing_points(features, units.inputs, num_inducing, seed)
+        return cls(model, prior, inducing.requires_grad_(), vector)
+
+    def factor(self) -> Tensor:
+        """L, (C or 1, M, M)."""
+        covariance = self.prior.covariance(self.inducing)
+        size = covariance.diagonal(dim1=1, dim2=2).detach()
+        return stable_cholesky(covariance + torch.diag_embed(JITTER * size))
+
+    def project(self, features: Tensor) -> Tensor:
+        """a = L^-1 k(Z, x), (C or 1, M, N)."""
+        cross = self.prior.covariance(self.inducing, features)
+        return torch.linalg.solve_triangular(self.factor(), cross, upper=False)
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SparseGpPosterior(GpPosterior):
+    """A normal law over the functions' values at inducing points, at point values of the hyperparameters.
+
+    Attributes:
+        model: The prior over functions and the likelihood.
+        hyperparameters: As GPyTorch's modules store them, by name, float64.
+        inducing_points: Z, (M, D), for a deep kernel in its features.
+        inducing_mean: Of the whitened values, (C, M).
+        inducing_scale: The lower Cholesky factor of their covariance, (C, M, M).
+        example: The first row of the data, (1, ...), for its shape.
+        history: How the fit went: minus the ELBO per data point.
+    """
+
+    model: GaussianProcess
+    hyperparameters: Mapping[str, Tensor]
+    inducing_points: Tensor
+    inducing_mean: Tensor
+    inducing_scale: Tensor
+    example: Tensor
+    history: History
+
+    def __post_init__(self) -> None:
+        _ = self.prior  # refuses another model's hyperparameters
+
+    def __repr__(self) -> str:
+        return f"SparseGpPosterior({len(self.inducing_points)} inducing points, on {self.device})"
+
+    @property
+    def approximation(self) -> str:
+        """The name by which `gp.fit` knows it."""
+        return "sparse"
+
+    @cached_property
+    def prior(self) -> FunctionPrior:
+        """The built process at the fitted hyperparameters."""
+        built = self.model.build(self.example, len(self.inducing_mean)).load(dict(self.hyperparameters))
+        return built.requires_grad_(False)
+
+    @cached_property
+    def _process(self) -> tuple[SparseProcess, Tensor]:
+        process = SparseProcess(self.model, self.prior, self.inducing_points)
+        with torch.no_grad():
+            return process, process.factor()
+
+    @property
+    def row_shape(self) -> torch.Size:
+        """Of one row of inputs."""
+        return self.example.shape[1:]
+
+    @property
+    def width(self) -> int:
+        """Numbers that predicting one row holds in memory."""
+        return 4 * self.inducing_mean.numel() + self.example.numel()
+
+    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of f at rows (N, ...), (C, N) each."""
+        with torch.no_grad():
+            features = self.prior.features(x)
+            a, mean, spread = self._parts(features)
+            variance = self.prior.variance(features) - a.square().sum(dim=1) + spread.square().sum(dim=1)
+            return mean, variance.clamp(min=0)
+
+    def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and covariances of f: see `GpPosterior.joint`."""
+        with torch.no_grad():
+            features = self.prior.features(x)
+            a, mean, spread = self._parts(features)
+            return mean, self.prior.covariance(features) - a.mT @ a + spread.mT @ spread
+
+    def _parts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """a (C or 1, M, N), the means (C, N), and S^(T/2) a, (C, M, N)."""
+        process, factor = self._process
+        cross = self.prior.covariance(process.inducing, features)
+        a = torch.linalg.solve_triangular(factor, cross, upper=False)
+        mean = self.prior.mean_at(features) + (self.inducing_mean.unsqueeze(1) @ a).squeeze(1)
+        return a, mean, self.inducing_scale.mT @ a

@@ -1,0 +1,81 @@
+"""Gaussian processes: priors over functions, f ~ GP(mean, kernel), with a likelihood, and no data in them yet.
+
+Kernels and means are specifications, plain frozen values: the width of the data and the number of outputs are learned
+when a fit builds GPyTorch's modules from them. `bayesuq.inference.gp.fit` does.
+
+Names are handed on lazily (PEP 562).
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bayesuq.models.gp.combined import Coregionalised as Coregionalised
+    from bayesuq.models.gp.combined import Deep as Deep
+    from bayesuq.models.gp.combined import Product as Product
+    from bayesuq.models.gp.combined import Scale as Scale
+    from bayesuq.models.gp.combined import Sum as Sum
+    from bayesuq.models.gp.hyperparameters import Hyperparameter as Hyperparameter
+    from bayesuq.models.gp.kernels import RBF as RBF
+    from bayesuq.models.gp.kernels import Kernel as Kernel
+    from bayesuq.models.gp.kernels import Linear as Linear
+    from bayesuq.models.gp.kernels import Matern as Matern
+    from bayesuq.models.gp.kernels import Periodic as Periodic
+    from bayesuq.models.gp.kernels import RationalQuadratic as RationalQuadratic
+    from bayesuq.models.gp.kernels import SpectralMixture as SpectralMixture
+    from bayesuq.models.gp.means import ConstantMean as ConstantMean
+    from bayesuq.models.gp.means import LinearMean as LinearMean
+    from bayesuq.models.gp.means import Mean as Mean
+    from bayesuq.models.gp.means import ZeroMean as ZeroMean
+    from bayesuq.models.gp.process import GaussianProcess as GaussianProcess
+
+_FILES = {
+    "ConstantMean": "means",
+    "Coregionalised": "combined",
+    "Deep": "combined",
+    "GaussianProcess": "process",
+    "Hyperparameter": "hyperparameters",
+    "Kernel": "kernels",
+    "Linear": "kernels",
+    "LinearMean": "means",
+    "Matern": "kernels",
+    "Mean": "means",
+    "Periodic": "kernels",
+    "Product": "combined",
+    "RBF": "kernels",
+    "RationalQuadratic": "kernels",
+    "Scale": "combined",
+    "SpectralMixture": "kernels",
+    "Sum": "combined",
+    "ZeroMean": "means",
+}
+__all__ = [  # noqa: RUF022 - in the order of `sorted`, as in the other packages
+    "ConstantMean",
+    "Coregionalised",
+    "Deep",
+    "GaussianProcess",
+    "Hyperparameter",
+    "Kernel",
+    "Linear",
+    "LinearMean",
+    "Matern",
+    "Mean",
+    "Periodic",
+    "Product",
+    "RBF",
+    "RationalQuadratic",
+    "Scale",
+    "SpectralMixture",
+    "Sum",
+    "ZeroMean",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _FILES:
+        return getattr(import_module(f"bayesuq.models.gp.{_FILES[name]}"), name)
+    raise AttributeError(f"module 'bayesuq.models.gp' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,195 @@
+"""Kernels made of kernels: scaled, added, multiplied, behind a network, and over several correlated outputs."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import gpytorch
+import torch
+from torch import Tensor, nn
+
+from bayesuq.arrays import check_count
+from bayesuq.models.gp.hyperparameters import Value, check_value, declare, log_positive
+from bayesuq.models.gp.kernels import COMBINED, Built, Kernel
+
+
+@dataclass(frozen=True)
+class Scale(Kernel):
+    """variance * k(x, x').
+
+    Attributes:
+        kernel: k.
+        variance: In units of y squared.
+    """
+
+    kernel: Kernel
+    variance: Value = "learned"
+
+    def __post_init__(self) -> None:
+        _check_kernels(self.kernel)
+        check_value(self.variance, "variance")
+
+    def build(self, num_inputs: int, batch: torch.Size) -> Built:
+        """See `Kernel.build`."""
+        inner = self.kernel.build(num_inputs, batch)
+        built = gpytorch.kernels.ScaleKernel(inner, outputscale_constraint=log_positive(), batch_shape=batch)
+        declare(built, "outputscale", self.variance, "targets")
+        return built
+
+
+@dataclass(frozen=True)
+class Sum(Kernel):
+    """k_1(x, x') + k_2(x, x') + ...: functions that are sums.
+
+    Attributes:
+        kernels: The parts, at least one.
+    """
+
+    kernels: tuple[Kernel, ...]
+
+    def __post_init__(self) -> None:
+        _check_kernels(*self.kernels)
+
+    def build(self, num_inputs: int, batch: torch.Size) -> Built:
+        """See `Kernel.build`."""
+        return gpytorch.kernels.AdditiveKernel(*(kernel.build(num_inputs, batch) for kernel in self.kernels))
+
+
+@dataclass(frozen=True)
+class Product(Kernel):
+    """k_1(x, x') k_2(x, x') ...: alike only where all of them say so.
+
+    Attributes:
+        kernels: The factors, at least one.
+    """
+
+    kernels: tuple[Kernel, ...]
+
+    def __post_init__(self) -> None:
+        _check_kernels(*self.kernels)
+
+    def build(self, num_inputs: int, batch: torch.Size) -> Built:
+        """See `Kernel.build`."""
+        return gpytorch.kernels.ProductKernel(*(kernel.build(num_inputs, batch) for kernel in self.kernels))
+
+
+COMBINED.update(Sum=Sum, Product=Product)
+
+
+@dataclass(frozen=True, eq=False)
+class Deep(Kernel):
+    """k(g(x), g(x')) with a network g: a kernel on features that are learned with its hyperparameters.
+
+    The network's weights are point values; with many of them and few rows the marginal likelihood overfits as a
+    likelihood does. Normalisation layers stay in evaluation mode, dropout layers are the identity.
+
+    Attributes:
+        net: Maps inputs (N, ...) to features (N, K); it stays as it was.
+        kernel: On the features.
+
+    Reference:
+        Wilson et al. 2016, Deep Kernel Learning.
+    """
+
+    net: nn.Module
+    kernel: Kernel
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.net, nn.Module):
+            raise TypeError(f"`net` must be a torch.nn.Module; got {type(self.net).__name__}.")
+        _check_kernels(self.kernel)
+
+    def build(self, num_inputs: int, batch: torch.Size) -> Built:
+        """See `Kernel.build`; `num_inputs` counts the features."""
+        return DeepKernel(copy.deepcopy(self.net).double().eval(), self.kernel.build(num_inputs, batch))
+
+    def num_features(self, x: Tensor) -> int:
+        """K at these inputs, (N, ...).
+
+        Raises:
+            ValueError: The network does not take them, or gives something else than (N, K).
+        """
+        with torch.no_grad():
+            net = copy.deepcopy(self.net).to(x.device, x.dtype).eval()
+            try:
+                features = net(x[:2])
+            except (RuntimeError, IndexError) as error:
+                raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
+        if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x[:2]):
+            raise ValueError("A deep kernel's network must map x (N, ...) to features (N, K).")
+        return features.shape[1]
+
+
+class DeepKernel(gpytorch.kernels.Kernel):
+    """GPyTorch's kernel of features; whoever evaluates it passes the features, which it makes by `features`."""
+
+    def __init__(self, net: nn.Module, kernel: Built) -> None:
+        super().__init__(batch_shape=kernel.batch_shape)
+        self.net, self.kernel = net, kernel
+
+    def features(self, x: Tensor) -> Tensor:
+        """g(x), (N, K)."""
+        return self.net(x)
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Any:
+        """The kernel of features, as GPyTorch calls it."""
+        return self.kernel(x1, x2, diag=diag, **params)
+
+
+@dataclass(frozen=True)
+class Coregionalised(Kernel):
+    """cov(f_c(x), f_d(x')) = B_cd k(x, x'): outputs that are correlated, of one kernel.
+
+    B = W W^T + diag v, learned, with W of `rank` columns. For exact inference: rows count C-fold, O((N C)^3) time.
+
+    Attributes:
+        kernel: k, without a scale of its own: B has it.
+        rank: Columns of W.
+
+    Reference:
+        Bonilla, Chai & Williams 2008, Multi-task Gaussian Process Prediction.
+    """
+
+    kernel: Kernel
+    rank: int = 1
+
+    def __post_init__(self) -> None:
+        _check_kernels(self.kernel)
+        check_count(self.rank, "rank")
+
+    def build(self, num_inputs: int, batch: torch.Size) -> Built:
+        """See `Kernel.build`; here `batch` has all C outputs, which B needs to know."""
+        return CoregionalisedKernel(self.kernel.build(num_inputs, torch.Size([1])), batch[0], self.rank)
+
+
+class CoregionalisedKernel(gpytorch.kernels.Kernel):
+    """The kernel of rows, beside the covariance of outputs."""
+
+    def __init__(self, kernel: Built, num_outputs: int, rank: int) -> None:
+        super().__init__(batch_shape=torch.Size([1]))
+        self.kernel = kernel
+        self.outputs = gpytorch.kernels.IndexKernel(
+            num_tasks=num_outputs, rank=rank, var_constraint=log_positive(), batch_shape=torch.Size([])
+        )
+        with torch.no_grad():  # no random start: a rise in each output alike, and as much of its own
+            self.outputs.covar_factor.copy_(torch.linspace(0.5, 1.0, num_outputs)[:, None] ** torch.arange(1, rank + 1))
+            self.outputs.raw_var.fill_(-0.7)
+
+    def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Any:
+        """The kernel of rows, as GPyTorch calls it."""
+        return self.kernel(x1, x2, diag=diag, **params)
+
+    def output_covariance(self) -> Tensor:
+        """B, (C, C), in units of y squared."""
+        factor = self.outputs.covar_factor
+        return factor @ factor.mT + torch.diag_embed(self.outputs.var)
+
+
+def _check_kernels(*kernels: Any) -> None:
+    for kernel in kernels:
+        if isinstance(kernel, Deep | Coregionalised):
+            name = type(kernel).__name__
+            raise ValueError(f"{name} must stand outermost: {name}(..., Scale(RBF()) + ...), and not within a kernel.")
+    if not kernels or not all(isinstance(kernel, Kernel) for kernel in kernels):
+        kinds = ", ".join(type(kernel).__name__ for kernel in kernels) or "none"
+        raise TypeError(f"A kernel is made of kernels of bayesuq.models.gp; got {kinds}.")

@@ -1,0 +1,206 @@
+"""The Gaussian process: a prior over functions times a likelihood, and the GPyTorch modules that it is built into."""
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import gpytorch
+import torch
+from torch import Tensor, nn
+
+from bayesuq.arrays import check_count
+from bayesuq.models.gp.combined import Coregionalised, CoregionalisedKernel, Deep, DeepKernel, Scale
+from bayesuq.models.gp.hyperparameters import Hyperparameter, tell
+from bayesuq.models.gp.kernels import Kernel, Matern
+from bayesuq.models.gp.means import ConstantMean, Mean, ZeroMean
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
+
+CONSTRAINT = "_constraint."  # in the names of GPyTorch's bounds, which are no state of ours
+
+
+@dataclass(frozen=True, eq=False)
+class GaussianProcess:
+    """f_c ~ GP(mean, kernel) for each output c, and y ~ p(y | f(x)); without data.
+
+    Attributes:
+        kernel: One of `bayesuq.models.gp`, or a gpytorch.kernels.Kernel of your own, whose hyperparameters start where
+            they are; None is `Scale(Matern(2.5))` with a lengthscale for each input.
+        mean: None is `ConstantMean` for real targets and `ZeroMean` for others.
+        likelihood: None is `Normal` with a learned noise scale.
+        num_outputs: C, for labels of which the data may not show all; None takes it from the targets.
+        shares_kernel: Whether outputs share their hyperparameters, which is as many times faster; None does so for
+            classes.
+
+    Example:
+        >>> from bayesuq.models import gp
+        >>> gp.GaussianProcess(gp.Scale(gp.RBF()) + gp.Linear())
+        GaussianProcess(Sum(kernels=(Scale(kernel=RBF(...), ...), Linear(...))), ConstantMean(), Normal(...))
+    """
+
+    kernel: Any = None
+    mean: Any = None
+    likelihood: Any = None
+    num_outputs: int | None = None
+    shares_kernel: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Fill in the defaults, and refuse parts of another kind.
+
+        Raises:
+            TypeError: Parts of another kind.
+            ValueError: A number of outputs below 1.
+        """
+        likelihood = Normal() if self.likelihood is None else self.likelihood
+        if not isinstance(likelihood, Likelihood):
+            raise TypeError(f"`likelihood` must be one of bayesuq.models.likelihoods; got {_kind(likelihood)}.")
+        of_real_targets = isinstance(likelihood, Normal | HeteroscedasticNormal)
+        kernel = Scale(Matern()) if self.kernel is None else self.kernel
+        if not isinstance(kernel, Kernel | gpytorch.kernels.Kernel):
+            raise TypeError(f"`kernel` must be one of bayesuq.models.gp or of gpytorch.kernels; got {_kind(kernel)}.")
+        mean = self.mean if self.mean is not None else ConstantMean() if of_real_targets else ZeroMean()
+        if not isinstance(mean, Mean):
+            raise TypeError(f"`mean` must be one of bayesuq.models.gp's means; got {_kind(mean)}.")
+        if self.num_outputs is not None:
+            check_count(self.num_outputs, "num_outputs")
+        for name, value in {"kernel": kernel, "mean": mean, "likelihood": likelihood}.items():
+            object.__setattr__(self, name, value)
+
+    def __repr__(self) -> str:
+        return f"GaussianProcess({self.kernel!r}, {self.mean!r}, {self.likelihood!r})"
+
+    def outputs_for(self, y: Tensor) -> int:
+        """C for these targets, (N, D) or (N,).
+
+        Raises:
+            ValueError: Targets of a single class.
+        """
+        if self.num_outputs is not None:
+            return self.num_outputs
+        if isinstance(self.likelihood, Bernoulli):
+            return 1
+        if isinstance(self.likelihood, HeteroscedasticNormal):
+            return 2 * (y.shape[1] if y.ndim > 1 else 1)
+        if not y.is_floating_point() and isinstance(self.likelihood, Categorical):
+            return max(2, int(y.max()) + 1)
+        return y.shape[1] if y.ndim > 1 else 1
+
+    def build(self, x: Tensor, num_outputs: int) -> "FunctionPrior":
+        """The modules for inputs like these, in float64, where x is.
+
+        Args:
+            x: Some inputs, (N, D), for a deep kernel (N, ...).
+            num_outputs: C.
+
+        Raises:
+            ValueError: Inputs that the kernel does not take.
+        """
+        return FunctionPrior(self, x, num_outputs).double().to(x.device)
+
+
+class FunctionPrior(nn.Module):
+    """f ~ GP(mean, kernel) for C outputs, with the likelihood's unknowns beside it; all of float64.
+
+    Leading dimensions are those of outputs: C where each has a kernel of its own, 1 where one serves all.
+
+    Attributes:
+        num_outputs: C.
+    """
+
+    def __init__(self, process: GaussianProcess, x: Tensor, num_outputs: int) -> None:
+        super().__init__()
+        self.num_outputs = num_outputs
+        width = _num_inputs(process.kernel, x)
+        shared = process.shares_kernel
+        if shared is None:
+            shared = isinstance(process.likelihood, Categorical)
+        outputs, one = torch.Size([num_outputs]), torch.Size([1])
+        if isinstance(process.kernel, Kernel):
+            needs_all = not shared or isinstance(process.kernel, Coregionalised)
+            self.kernel = process.kernel.build(width, outputs if needs_all else one)
+        else:
+            self.kernel = copy.deepcopy(process.kernel)
+        self.mean = process.mean.build(width, outputs)
+        self.log_unknowns = nn.ParameterDict()
+        self._register(process.likelihood)
+
+    def _register(self, likelihood: Likelihood) -> None:
+        """The likelihood's unknown parameters, as logarithms."""
+        for name, unknown in likelihood.unknowns.items():
+            self.log_unknowns[name] = nn.Parameter(torch.tensor(unknown.initial, dtype=torch.float64).log())
+            tell(self.log_unknowns, name, Hyperparameter(unknown.prior, "noise" if name == "scale" else "none"))
+
+    def features(self, x: Tensor) -> Tensor:
+        """What the kernel looks at, (N, K): the inputs themselves, but for a deep kernel."""
+        return self.kernel.features(x) if isinstance(self.kernel, DeepKernel) else x
+
+    def lazy(self, x1: Tensor, x2: Tensor | None = None) -> Any:
+        """Covariances of f between features, GPyTorch's lazy (C or 1, N1, N2), in units of f squared."""
+        kernel = self.kernel
+        inner = kernel.kernel if isinstance(kernel, DeepKernel | CoregionalisedKernel) else kernel
+        return inner(x1) if x2 is None else inner(x1, x2)
+
+    def covariance(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
+        """The same as one tensor; of coregionalised outputs, rows of all outputs together, (1, C N1, C N2)."""
+        dense = self.lazy(x1, x2).to_dense()
+        dense = dense if dense.ndim == 3 else dense.unsqueeze(0)
+        if isinstance(self.kernel, CoregionalisedKernel):
+            return torch.kron(self.kernel.output_covariance(), dense[0]).unsqueeze(0)
+        return dense
+
+    def variance(self, x: Tensor) -> Tensor:
+        """Prior variances of f at features, (C or 1, N); of coregionalised outputs (1, C N)."""
+        kernel = self.kernel
+        inner = kernel.kernel if isinstance(kernel, DeepKernel | CoregionalisedKernel) else kernel
+        diagonal = inner(x, diag=True)
+        diagonal = diagonal if diagonal.ndim == 2 else diagonal.unsqueeze(0)
+        if isinstance(kernel, CoregionalisedKernel):
+            return torch.kron(kernel.output_covariance().diagonal(), diagonal[0]).unsqueeze(0)
+        return diagonal
+
+    def mean_at(self, x: Tensor) -> Tensor:
+        """Prior means of f at features, (C, N)."""
+        return self.mean(x).expand(self.num_outputs, len(x))
+
+    def unknowns(self) -> dict[str, Tensor]:
+        """The likelihood's unknowns on their own support, ()."""
+        return {name: value.exp() for name, value in self.log_unknowns.items()}
+
+    def state(self) -> dict[str, Tensor]:
+        """Copies of all parameters and of a network's buffers, by name."""
+        return {name: v.detach().clone() for name, v in self.state_dict().items() if CONSTRAINT not in name}
+
+    def load(self, state: dict[str, Tensor]) -> "FunctionPrior":
+        """Take over what `state` gave, strictly.
+
+        Raises:
+            ValueError: Other names or shapes than this process has.
+        """
+        own = self.state()
+        differing = sorted(
+            name for name in own.keys() | state.keys()
+            if name not in own or name not in state or own[name].shape != state[name].shape
+        )  # fmt: skip
+        if differing:
+            raise ValueError(
+                f"The model is not the file's: {len(differing)} hyperparameters differ, the first is {differing[0]!r}."
+            )
+        self.load_state_dict(state, strict=False)
+        return self
+
+
+def _num_inputs(kernel: Any, x: Tensor) -> int:
+    """What the kernel looks at has this many columns."""
+    if isinstance(kernel, Deep):
+        return kernel.num_features(x)
+    if x.ndim != 2:
+        raise ValueError(
+            f"The kernel does not take `x` of shape {tuple(x.shape)}: rows must be vectors. Flatten them, or put a "
+            "network before the kernel: Deep(net, kernel)."
+        )
+    return x.shape[1]
+
+
+def _kind(value: Any) -> str:
+    return type(value).__name__

@@ -1,0 +1,85 @@
+"""Gaussian processes as JSON and back, by allow-listed names: see `bayesuq.models.records`.
+
+A kernel of GPyTorch's, or a network of the user's own in a deep kernel, has no record: the process is passed to
+`bayesuq.load` again.
+"""
+
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from typing import Any
+
+import gpytorch
+import torch
+from torch import nn
+
+from bayesuq.models.gp.combined import Coregionalised, Deep, Product, Scale, Sum
+from bayesuq.models.gp.kernels import RBF, Linear, Matern, Periodic, RationalQuadratic, SpectralMixture
+from bayesuq.models.gp.means import ConstantMean, LinearMean, ZeroMean
+from bayesuq.models.gp.process import GaussianProcess
+from bayesuq.models.networks import Recipe
+from bayesuq.models.records import BUILDERS, PARTS, NoRecordError
+from bayesuq.randomness import isolated
+
+KERNELS = (RBF, Matern, RationalQuadratic, Periodic, Linear, SpectralMixture, Scale, Sum, Product, Deep, Coregionalised)
+MEANS = (ZeroMean, ConstantMean, LinearMean)
+ALLOWED: dict[str, type] = PARTS | {f"gp.{kind.__name__}": kind for kind in (*KERNELS, *MEANS)}
+NAMES = {kind: name for name, kind in ALLOWED.items()}
+
+
+def process_record(model: GaussianProcess) -> dict[str, Any]:
+    """The record of a process, plain JSON data.
+
+    Raises:
+        NoRecordError: A part of the user's own.
+    """
+    return {item.name: _record(getattr(model, item.name)) for item in fields(model)}
+
+
+def build_process(record: Mapping[str, Any]) -> GaussianProcess:
+    """The process that a record describes.
+
+    Raises:
+        ValueError: A record of another form, or with a name that is not on the lists.
+    """
+    try:
+        return GaussianProcess(**{name: _built(value) for name, value in record.items()})
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(
+            f"The file describes a process that this version of bayesuq cannot build: {error!r}."
+        ) from error
+
+
+def _record(value: Any) -> Any:
+    if isinstance(value, nn.Module) and not isinstance(value, gpytorch.kernels.Kernel):
+        return _network_record(value)
+    if is_dataclass(value) and not isinstance(value, type):
+        if type(value) not in NAMES:
+            raise NoRecordError(f"{type(value).__name__} is not one of bayesuq's parts of a process")
+        return {"part": NAMES[type(value)]} | {item.name: _record(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, tuple):
+        return [_record(item) for item in value]
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise NoRecordError(f"{type(value).__name__} is not one of bayesuq's parts of a process")
+
+
+def _network_record(net: nn.Module) -> dict[str, Any]:
+    recipe = getattr(net, "recipe", None)
+    if not isinstance(recipe, Recipe) or recipe.builder not in BUILDERS:
+        raise NoRecordError(f"{type(net).__name__} was not built by bayesuq")
+    with torch.device("meta"):
+        unchanged = BUILDERS[recipe.builder](**recipe.arguments)
+    if repr(unchanged) != repr(net):
+        raise NoRecordError("the network was changed after it was built")
+    return {"net": recipe.builder, "arguments": dict(recipe.arguments)}
+
+
+def _built(record: Any) -> Any:
+    if isinstance(record, list):
+        return tuple(_built(item) for item in record)
+    if not isinstance(record, Mapping):
+        return record
+    if "net" in record and "part" not in record:
+        with isolated(0):
+            return BUILDERS[record["net"]](**record["arguments"])
+    return ALLOWED[record["part"]](**{name: _built(value) for name, value in record.items() if name != "part"})
