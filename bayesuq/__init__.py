@@ -8,12 +8,13 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesuq import datasets, evaluation, inference, models
+    from bayesuq import conformal, datasets, evaluation, inference, models
     from bayesuq.data import Dataset, Split, Standardizer
     from bayesuq.inference.saved import load
     from bayesuq.mixture import MixturePredictive
     from bayesuq.posterior import Posterior
     from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+    from bayesuq.recalibrated import RecalibratedPredictive
 
 __version__ = version("bayesuq")
 
@@ -24,11 +25,12 @@ _HOME = {
     "MixturePredictive": "bayesuq.mixture",
     "Posterior": "bayesuq.posterior",
     "PredictiveDistribution": "bayesuq.predictive",
+    "RecalibratedPredictive": "bayesuq.recalibrated",
     "Split": "bayesuq.data",
     "Standardizer": "bayesuq.data",
     "load": "bayesuq.inference.saved",
 }
-_MODULES = ("datasets", "evaluation", "inference", "models")
+_MODULES = ("conformal", "datasets", "evaluation", "inference", "models")
 
 __all__ = [
     "CategoricalPredictive",
@@ -37,8 +39,10 @@ __all__ = [
     "MixturePredictive",
     "Posterior",
     "PredictiveDistribution",
+    "RecalibratedPredictive",
     "Split",
     "Standardizer",
+    "conformal",
     "datasets",
     "evaluation",
     "inference",

@@ -4,6 +4,7 @@
 |---|---|---|
 | `digits` | scikit-learn's 1,797 digits, (N, 64) in [0, 1]; labels 0 to 9 | 70/10/20 %, stratified |
 | `digits-0to8` | the same without nines, labels 0 to 8 | likewise; `.ood` holds all 180 nines |
+| `shapes` | drawn, (N, 3, 48, 48) in [0, 1]; labels (N, 48, 48), 0 to 2 | 200/40/60; `.ood` with an object 3 |
 | `toy/linear` | x ~ U(-2, 2), y = 1 + 2 x + N(0, 0.5²) | 100/25/1,000 |
 | `toy/sine-gap` | x ~ U([-3, -1] and [1, 3]), y = sin(2 x) + N(0, 0.1²) | 200/50/1,000; `.ood` in the gap |
 | `toy/heteroscedastic` | x ~ U(-3, 3), y = 2 sin(x) + N(0, exp(x - 3)): the log variance is linear | 400/100/1,000 |
@@ -38,6 +39,7 @@ from platformdirs import user_cache_path
 from sklearn.datasets import load_digits
 from torch import Tensor
 
+from bayesuq import shapes
 from bayesuq.archive import pixels, read_arrays, real_numbers, whole_numbers
 from bayesuq.arrays import check_count
 from bayesuq.data import Dataset, Split, Truth, split_dataset, split_last_tenth
@@ -49,6 +51,7 @@ NUM_TOY_TEST = 1000
 NUM_TOY_OOD = 500
 NUM_IMAGE_VAL = 5000
 NUM_CO2_TEST = 120  # months
+IGNORED = {"camvid": 11}  # labels of void pixels: the likelihood's and the measures' `ignore_index`
 
 Regions = tuple[tuple[float, float], ...]
 
@@ -59,8 +62,8 @@ def load(name: str, *, split: int | None = None, seed: int = 0) -> Split:
     Args:
         name: One of `available()`; the module's docstring says what each holds.
         split: Which published split of a `uci/` set, counted from 0; None is the first. Other sets have none.
-        seed: Of the division of `digits`, of the draws of a toy set, and of the validation rows of a `uci/` set; the
-            other sets are divided in one way only.
+        seed: Of the division of `digits`, of the draws of `shapes` and of a toy set, and of the validation rows of a
+            `uci/` set; the other sets are divided in one way only.
 
     Returns:
         Training, validation and test data; `.ood` and `.truth` where the set has them. The labels of `.ood` are of its
@@ -207,6 +210,7 @@ def _place(fractions: Tensor, regions: Regions) -> Tensor:
 _BUILT_IN: dict[str, Callable[[int], Split]] = {
     "digits": partial(_split_digits, num_known=10),
     "digits-0to8": partial(_split_digits, num_known=9),
+    "shapes": shapes.split,
     "toy/linear": _Law(
         Truth(mean=lambda x: 1 + 2 * x, scale=lambda x: torch.full_like(x, 0.5)),
         regions=((-2, 2),),

@@ -360,12 +360,14 @@ class CategoricalPredictive(PredictiveDistribution):
             raise ValueError("A mixture must have at least one part; got none.")
         sums = [first.probability_sum.clone(), first.entropy_sum.clone(), first.votes.clone()]
         num_draws, draws = first.num_draws, [first.draws]
+        del first  # so that no part is held while another is made
         for part in remaining:
             check_mergeable(sums[0], part.probability_sum)
             for total, addend in zip(sums, (part.probability_sum, part.entropy_sum, part.votes), strict=True):
                 total += addend
             num_draws += part.num_draws
             draws.append(part.draws)
+            del part, addend
         kept = [draw for draw in draws if draw is not None]
         return cls(
             probability_sum=sums[0],

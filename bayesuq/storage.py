@@ -88,6 +88,7 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
             header = json.loads((file.metadata() or {})[HEADER])
             if not isinstance(header, dict):
                 raise ValueError("its header is no mapping")
-            return header, {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - it is no mapping
+            # Copies, because a sum over memory that is not aligned, as in the file, can differ in its last bit.
+            return header, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, KeyError, ValueError, RecursionError) as error:
         raise ValueError(f"{os.fspath(path)!r} is not a complete file written by bayesuq: {error!r}.") from error

@@ -17,22 +17,25 @@ ALLOWED: dict[str, set[str]] = {
     TOP: {TOP},
     "models": {"models", "arrays", "predictive", "mixture", "randomness"},
     "inference": {
-        *("inference", "models", "posterior", "predictive", "mixture", "data", "export"),
+        *("inference", "models", "posterior", "predictive", "mixture", "recalibrated", "data", "export"),
         *("arrays", "options", "randomness", "storage"),
     },
-    "evaluation": {"evaluation", "arrays", "predictive", "mixture", "randomness", "inference_data", "optional"},
+    "evaluation": {
+        *("evaluation", "arrays", "predictive", "mixture", "recalibrated", "randomness", "inference_data", "optional"),
+    },
     EVERYTHING: {TOP, "models", "inference", "evaluation", "cli"},
 }
 ALSO_ALLOWED = {"bayesuq.evaluation.simulation": {"posterior"}}
 METHODS = {
     *("map_estimate", "variational", "dropout", "ensemble", "laplace", "swag", "sgmcmc", "microcanonical", "ivon"),
-    *("hmc", "gp", "temperature", "confidence"),
+    *("hmc", "gp", "temperature", "local_temperature", "confidence"),
 }
 STANDS_ON = {
     "laplace": {"map_estimate"},
     "ensemble": {"map_estimate"},
     "dropout": {"map_estimate"},
     "swag": {"map_estimate"},
+    "confidence": {"map_estimate"},  # the auxiliary network is a mode
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
     "gp": {"hmc"},

@@ -13,7 +13,7 @@ from scipy import stats
 from bayesuq import datasets
 from bayesuq.datasets import available, load
 
-BUILT_IN = ("digits", "digits-0to8", "toy/linear", "toy/sine-gap", "toy/heteroscedastic", "toy/cubic")
+BUILT_IN = ("digits", "digits-0to8", "shapes", "toy/linear", "toy/sine-gap", "toy/heteroscedastic", "toy/cubic")
 UCI = {"boston": (506, 20), "concrete": (1030, 20), "energy": (768, 20), "power-plant": (9568, 20)} | {
     "protein": (45730, 5),
     "yacht": (308, 20),

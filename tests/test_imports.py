@@ -16,6 +16,7 @@ FACES = [
     *(
         "bayesuq",
         "bayesuq.models",
+        "bayesuq.models.gp",
         "bayesuq.models.likelihoods",
         "bayesuq.inference",
         "bayesuq.evaluation",

@@ -1,6 +1,6 @@
 """`bayesuq compare`: several methods on one data set, side by side in one page that needs no other file."""
 
-from bayesuq.cli import figures, page
+from bayesuq.cli import figures, map_figures, page
 from bayesuq.cli.judging import judge
 from bayesuq.cli.methods import Fitted, Method, fit, read_methods
 from bayesuq.cli.output import Output, file_name, tell, tell_warnings
@@ -44,7 +44,16 @@ def run(
     fitted = _fit_all(methods, problem, training, chains, prediction, output_folder)
     split, units = problem.split, problem.standardizer
     judged = {
-        name: judge(result.posterior, split.test, split.ood, units, prediction, further=result.quality)
+        name: judge(
+            result.posterior,
+            split.test,
+            split.ood,
+            units,
+            prediction,
+            further=result.quality,
+            validation=split.val,
+            ignore_index=problem.ignore_index,
+        )
         for name, result in fitted.items()
     }
     reports = output_folder.folder / "reports"
@@ -61,7 +70,7 @@ def run(
             fitted=fitted,
             reports={name: result.report for name, result in judged.items()},
             best=find_best(judged),
-            pictures=figures.draw(data.data, split, judged, fitted),
+            pictures=(map_figures.draw if problem.is_map else figures.draw)(data.data, split, judged, fitted),
             settings=settings,
             circumstances=circumstances,
         )

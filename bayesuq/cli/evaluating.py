@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from bayesuq import datasets
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, read_settings, tell
 from bayesuq.cli.problem import load_split, read_standardizer, use_computer
@@ -37,7 +38,15 @@ def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOpt
 
     part = {"train": split.train, "val": split.val, "test": split.test}[posterior.part]
     standardizer = None if part.is_labelled else standardizer
-    judged = judge(loaded, part, split.ood, standardizer, prediction)
+    judged = judge(
+        loaded,
+        part,
+        split.ood,
+        standardizer,
+        prediction,
+        validation=None if posterior.part == "val" else split.val,
+        ignore_index=datasets.IGNORED.get(data.data),
+    )
     judged.report.save(folder.folder / "report.json")
     folder.write_run(settings, folder.circumstances(prediction.device), {})
     units = (

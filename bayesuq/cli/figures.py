@@ -80,7 +80,7 @@ def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[
     if labelled and _shows_images(data, split):
         pictures += _images(split, labelled)
     if any(result.losses for result in fitted.values()):
-        pictures.append(_losses(fitted))
+        pictures.append(loss_picture(fitted))
     return pictures
 
 
@@ -197,7 +197,7 @@ def _images(split: Split, labelled: Labelled) -> list[Picture]:
     return pictures
 
 
-def _losses(fitted: Mapping[str, Fitted]) -> Picture:
+def loss_picture(fitted: Mapping[str, Fitted]) -> Picture:
     """Of a method that trains several networks, the mean of theirs; of one that trains none, nothing."""
     trained = {name: result for name, result in fitted.items() if result.losses}  # chains have no loss
     own = {name: result.losses for name, result in trained.items() if not result.is_scaled}

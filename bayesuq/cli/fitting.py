@@ -45,7 +45,16 @@ def run(
     write_standardizer(problem.standardizer, folder.folder)
 
     split, units = problem.split, problem.standardizer
-    judged = judge(fitted.posterior, split.test, split.ood, units, prediction, further=fitted.quality)
+    judged = judge(
+        fitted.posterior,
+        split.test,
+        split.ood,
+        units,
+        prediction,
+        further=fitted.quality,
+        validation=split.val,
+        ignore_index=problem.ignore_index,
+    )
     judged.report.save(folder.folder / "report.json")
     folder.write_run(settings, folder.circumstances(prediction.device), {chosen.name: fitted.to_dict()})
     print(f"{chosen.name} on {problem.name}, test rows: {judged.report}")

@@ -35,6 +35,42 @@ class Entry:
 
 MEASURES: dict[str, Entry] = {
     "accuracy": Entry(PREDICTIONS, "Accuracy", "Share of rows whose most probable class is the true one.", LARGER),
+    "pixel_accuracy": Entry(PREDICTIONS, "Pixel accuracy", "Share of pixels whose class is the true one.", LARGER),
+    "intersection_over_union": Entry(
+        PREDICTIONS,
+        "Intersection over union",
+        "Pixels that truth and prediction share, over those of either: mean over classes, or the foreground's.",
+        LARGER,
+    ),
+    "dice": Entry(
+        PREDICTIONS,
+        "Dice",
+        "Twice the pixels that truth and prediction share, over those of both: mean over classes, or the foreground's.",
+        LARGER,
+    ),
+    "predictive_entropy_overlap": Entry(
+        UNCERTAINTY,
+        "Overlap with errors, entropy",
+        "Whether the pixels of large entropy are the wrong ones: 1 is exactly those. Compare it with the floor below.",
+        LARGER,
+    ),
+    "mutual_information_overlap": Entry(
+        UNCERTAINTY, "Overlap with errors, mutual information", "Likewise, of the epistemic part alone.", LARGER
+    ),
+    "maximum_probability_overlap": Entry(
+        UNCERTAINTY, "Overlap with errors, probability", "Likewise, by the largest probability of a pixel.", LARGER
+    ),
+    "overlap_floor": Entry(
+        UNCERTAINTY,
+        "Floor of the overlap",
+        "What an uncertainty without information reaches: all pixels are uncertain.",
+    ),
+    "patch_accuracy_against_uncertainty": Entry(
+        UNCERTAINTY,
+        "Patches, accuracy against uncertainty",
+        "Share of patches of 4 x 4 pixels that are right and sure, or wrong and unsure.",
+        LARGER,
+    ),
     "root_mean_squared_error": Entry(
         PREDICTIONS,
         "Root mean squared error",
@@ -201,6 +237,8 @@ def describe(method: Method, num_members: int) -> str:
         return "Chains of weights that read a minibatch a step (SGHMC); each draw is a network that a chain was at."
     if method.kind == "hmc":
         return "Chains of weights by NUTS, over all rows: draws from the posterior itself where the chains agree."
+    if method.kind == "gp":
+        return "A Gaussian process in place of the network: exact for numbers of few rows, else by inducing points."
     if method.kind == "ensemble":
         what = (
             ""

@@ -10,7 +10,7 @@ from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.evaluation.fit_quality import evaluate_fit
 from bayesuq.evaluation.measure import Measure
-from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, sgmcmc, swag, temperature, variational
+from bayesuq.inference import dropout, ensemble, gp, hmc, laplace, map_estimate, sgmcmc, swag, temperature, variational
 from bayesuq.options import nearest
 from bayesuq.posterior import Posterior
 
@@ -51,7 +51,7 @@ class Method:
         kind, colon, rest = name.partition(":")
         if kind not in METHODS:
             raise UsageError(f"There is no method {kind!r}; {nearest(kind, list(METHODS))}.")
-        if kind in FITS or kind in CHAINS:
+        if kind in FITS or kind in CHAINS or kind == "gp":
             if colon:
                 raise UsageError(f"{kind} stands on no other method; got {name!r}.")
             return cls(name, kind)
@@ -83,6 +83,8 @@ def read_methods(names: list[str], problem: Problem) -> list[Method]:
         raise UsageError(f"Name at least one method, and none twice; got {', '.join(names) or 'none'}.")
     if not problem.split.train.is_labelled and any(method.kind == "temperature" for method in methods):
         raise UsageError(f"Temperature scaling is for labels; {problem.name} has real targets.")
+    if problem.is_map and any(method.kind == "gp" for method in methods):
+        raise UsageError(f"A Gaussian process has no function for every pixel, as {problem.name} needs; leave out gp.")
     return methods
 
 
@@ -142,6 +144,8 @@ def fit(
 def _fit_network(
     method: Method, problem: Problem, training: TrainingOptions, chains: ChainOptions, prediction: PredictionOptions
 ) -> Posterior:
+    if method.kind == "gp":
+        return _fit_process(problem, training, prediction)
     is_chain = method.kind in CHAINS
     model = problem.model(seed=prediction.seed, with_dropout=method.has_dropout, infers_noise=is_chain)
     options: dict[str, Any] = {
@@ -166,10 +170,27 @@ def _fit_network(
             device=prediction.device,
             seed=prediction.seed,
         )
+    if method.kind == "laplace" and problem.is_map:
+        options["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
     if method.base is None:
         return FITS[method.kind](model, data, **options)
     member_fit = FITS[method.base.kind]
     return ensemble.fit(model, data, num_members=training.num_members, member_fit=member_fit, **options)
+
+
+def _fit_process(problem: Problem, training: TrainingOptions, prediction: PredictionOptions) -> Posterior:
+    """A Gaussian process in the network's place; of images, on the features of that network."""
+    data = problem.in_fitted_units(problem.split.train)
+    options: dict[str, Any] = {"device": prediction.device, "seed": prediction.seed}
+    if training.learning_rate is not None:
+        options["learning_rate"] = training.learning_rate
+    return gp.fit(
+        problem.process(seed=prediction.seed),
+        data,
+        num_epochs=training.num_epochs,
+        batch_size=training.batch_size,
+        **options,
+    )
 
 
 def _quality(posterior: Posterior, problem: Problem, seed: int) -> tuple[Measure, ...]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 
 from bayesuq.cli.glossary import LARGER, SMALLER, explain
 from bayesuq.cli.judging import Judged
-from bayesuq.evaluation import standard_errors, weighted
+from bayesuq.evaluation import bootstrap, standard_errors, weighted
 from bayesuq.evaluation.comparison import compare_predictives
 
 NUM_ERRORS = 2.0  # standard errors that a difference must exceed
@@ -35,6 +35,10 @@ def find_best(judged: Mapping[str, Judged]) -> dict[str, str]:
 
 def differences(one: Judged, other: Judged) -> dict[str, Difference]:
     """One minus the other, by measure: those of a report, and how well each tells points of another kind."""
+    if one.segmentation is not None and other.segmentation is not None:
+        mine, theirs = one.segmentation.measures, other.segmentation.measures
+        gaps = {name: bootstrap.paired_difference(mine[name][0], theirs[name][0]) for name in mine}
+        return {name: (gap.value, gap.standard_error) for name, gap in gaps.items()}
     compared = compare_predictives(one.predictive, other.predictive, one.y)
     found = {
         difference.name: (difference.value, difference.standard_error)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from bayesuq import datasets
 from bayesuq.arrays import check_device
@@ -12,11 +13,15 @@ from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, U
 from bayesuq.data import Dataset, Split, Standardizer
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.gp.combined import Deep, Scale
+from bayesuq.models.gp.kernels import Matern
+from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.randomness import isolated
 from bayesuq.sources import SOURCES
 from bayesuq.storage import read, write
 
 LABEL_WIDTHS, NUMBER_WIDTHS = [100, 100], [50]
+UNET_DEPTH, UNET_WIDTH = 3, 16
 STANDARDIZER = "standardizer.safetensors"  # beside the posterior that was fitted in its units
 
 
@@ -79,16 +84,21 @@ class Problem:
             UsageError: A likelihood or network that does not go with the data.
         """
         train = split.train
-        if train.y.ndim != (1 if train.is_labelled else 2):
-            raise UsageError(f"{name} has a label for every pixel, for which the command line has no network.")
-        if train.is_labelled != (options.likelihood == "categorical") and options.likelihood != "auto":
-            kind = "labels, which need categorical" if train.is_labelled else "real targets: normal or heteroscedastic"
+        is_map = train.is_labelled and train.y.ndim > 1
+        if is_map != (options.network == "unet") and options.network != "auto":
+            kind = (
+                "a label for every pixel, which needs a unet" if is_map else "no label for every pixel, as a unet needs"
+            )
+            raise UsageError(f"The network {options.network} does not go with {name}, which has {kind}.")
+        if options.likelihood == ("normal" if train.is_labelled else "categorical"):
+            others = "labels: categorical" if train.is_labelled else "real targets: normal"
+            kind = f"{others} or heteroscedastic"
             raise UsageError(f"The likelihood {options.likelihood} does not go with {name}, which has {kind}.")
         if options.network == "convnet" and train.x.ndim != 4:
             raise UsageError(f"A convnet takes images; {name} has inputs of shape {tuple(train.x.shape)}.")
         widths = LABEL_WIDTHS if train.is_labelled else NUMBER_WIDTHS
         choice = ModelOptions(
-            network="convnet" if train.x.ndim == 4 else "mlp",
+            network="unet" if is_map else "convnet" if train.x.ndim == 4 else "mlp",
             likelihood="categorical" if train.is_labelled else "normal",
         )
         resolved = replace(
@@ -114,7 +124,12 @@ class Problem:
         """
         options, dropout = self.options, self.options.dropout if with_dropout else 0.0
         with isolated(seed):
-            if options.network == "convnet":
+            if options.network == "unet":
+                channels = self.split.train.x.shape[1]
+                net: nn.Module = networks.unet(
+                    channels, self.num_outputs, depth=UNET_DEPTH, width=UNET_WIDTH, dropout=dropout
+                )
+            elif options.network == "convnet":
                 net = networks.convnet(self.split.train.x.shape[1], self.num_outputs, dropout)
             else:
                 widths = options.hidden or []
@@ -124,20 +139,42 @@ class Problem:
         likelihood = self._likelihood(infers_noise=infers_noise)
         return BayesianNetwork(net, priors.Normal(scale=options.prior_scale), likelihood)
 
+    def process(self, *, seed: int) -> GaussianProcess:
+        """The prior over functions in place of a network's; for images, of the network's outputs as features."""
+        likelihood, number = self._likelihood(infers_noise=False), self.num_outputs
+        if self.split.train.x.ndim == 2:
+            return GaussianProcess(likelihood=likelihood, num_outputs=number)
+        kernel = Deep(self.model(seed=seed).net, Scale(Matern()))
+        return GaussianProcess(kernel, likelihood=likelihood, num_outputs=number)
+
     def _likelihood(self, *, infers_noise: bool) -> likelihoods.Likelihood:
         """Of the targets in the units that are fitted."""
         if self.options.likelihood == "categorical":
-            return likelihoods.Categorical()
+            return likelihoods.Categorical(ignore_index=self.ignore_index)
         if self.options.likelihood == "heteroscedastic":
-            return likelihoods.HeteroscedasticNormal()
+            of_labels = self.split.train.is_labelled
+            noisy = likelihoods.HeteroscedasticCategorical(ignore_index=self.ignore_index)
+            return noisy if of_labels else likelihoods.HeteroscedasticNormal()
         return likelihoods.Normal(scale=priors.HalfNormal() if infers_noise else "learned")
+
+    @property
+    def is_map(self) -> bool:
+        """Whether there is a label for every pixel."""
+        return self.split.train.is_labelled and self.split.train.y.ndim > 1
+
+    @property
+    def ignore_index(self) -> int | None:
+        """The label of void pixels, where the set has one."""
+        return datasets.IGNORED.get(self.name)
 
     @property
     def num_outputs(self) -> int:
         """Classes, or target columns: twice as many where the noise is an output too."""
+        each = 2 if self.options.likelihood == "heteroscedastic" else 1
         if self.split.train.is_labelled:
-            return 1 + max(int(part.y.max()) for part in (self.split.train, self.split.val, self.split.test))
-        return self.split.train.y.shape[1] * (2 if self.options.likelihood == "heteroscedastic" else 1)
+            parts = (self.split.train, self.split.val, self.split.test)
+            return each * (1 + max(int(part.y[part.y != self.ignore_index].max()) for part in parts))
+        return each * self.split.train.y.shape[1]
 
 
 def write_standardizer(standardizer: Standardizer | None, folder: Path) -> None:

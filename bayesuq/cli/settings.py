@@ -12,8 +12,8 @@ from typing import Annotated, Any, Literal, NamedTuple
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
 FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
-METHODS = ("map", "variational", "dropout", "laplace", "swag", "sgmcmc", "hmc", "ensemble", "temperature")
-NetworkKind = Literal["auto", "mlp", "convnet"]
+METHODS = ("map", "variational", "dropout", "laplace", "swag", "sgmcmc", "hmc", "gp", "ensemble", "temperature")
+NetworkKind = Literal["auto", "mlp", "convnet", "unet"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
 ActivationKind = Literal["relu", "tanh", "silu", "gelu"]
 Part = Literal["train", "val", "test"]
@@ -88,7 +88,9 @@ class MethodOption:
 class ModelOptions:
     """The network, its prior and the likelihood."""
 
-    network: Annotated[NetworkKind, About("auto: convnet for images, mlp for anything else.", NetworkKind)] = "auto"
+    network: Annotated[
+        NetworkKind, About("auto: unet for a label a pixel, convnet for other images, else mlp.", NetworkKind)
+    ] = "auto"
     hidden: Annotated[
         list[int] | None,
         About("Widths of an mlp's hidden layers, as 100,100. Default: 100,100 for labels, 50 for numbers.", WIDTHS),
@@ -105,7 +107,7 @@ class ModelOptions:
         LikelihoodKind,
         About(
             "auto: categorical for labels; for numbers normal, whose one noise scale is learned. heteroscedastic: the "
-            "noise depends on the input.",
+            "noise depends on the input; of labels, the noise of their logits.",
             LikelihoodKind,
         ),
     ] = "auto"

@@ -7,8 +7,9 @@ from typing import Literal
 
 from bayesuq.mixture import MixturePredictive
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.recalibrated import RecalibratedPredictive
 
-RealPredictive = GaussianPredictive | MixturePredictive
+RealPredictive = GaussianPredictive | MixturePredictive | RecalibratedPredictive
 
 
 def check_categorical(predictive: object, remedy: str) -> None:

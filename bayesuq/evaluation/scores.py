@@ -19,11 +19,13 @@ from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, 
 from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_real
 from bayesuq.mixture import MixturePredictive
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+from bayesuq.recalibrated import RecalibratedPredictive
 
 FOR_LABELS = "Of real targets take `root_mean_squared_error`, `negative_log_likelihood` or `crps`."
 FOR_REAL_TARGETS = "Of labels take `accuracy`, `negative_log_likelihood` or `brier_score`."
 TIES_BELOW = 0.51  # a half, and what the probabilities of a row may sum to above 1
 CRPS_DRAWS = 1000  # of y, where the score has no closed form
+CRPS_QUANTILES = 200  # likewise, where levels were recalibrated
 DRAWN_NUMBERS = 2**22  # float64 at a time: 32 megabytes
 BLOCK_NUMBERS = 2**15  # of float64 at a time: a quarter of a megabyte, which stays in a processor's cache
 
@@ -147,7 +149,8 @@ def crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
 
     A point forecast's is its absolute error. Of Gaussians it is exact, by Grimit et al. (2006), eq. (5), in O(S^2 N D)
     time; memory beyond the predictive's own is O(N D). Other families have no closed form: theirs is `sample_crps` of
-    1,000 draws with a fixed seed, unbiased, with an error of some 3 % of a point's value that falls as 1 / sqrt(N).
+    1,000 draws with a fixed seed, unbiased, with an error of some 3 % of a point's value that falls as 1 / sqrt(N). Of
+    recalibrated quantiles it is that of 200 evenly spread ones, off by less than .1 %.
 
     Args:
         predictive: Of real targets, at N points.
@@ -174,6 +177,9 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     target = predictive.targets(y)
     if isinstance(predictive, MixturePredictive):
         return _crps_by_draws(predictive, target)
+    if isinstance(predictive, RecalibratedPredictive):
+        levels = [(k + 0.5) / CRPS_QUANTILES for k in range(CRPS_QUANTILES)]
+        return pointwise_sample_crps(torch.stack([predictive.quantile(level) for level in levels]), target, fair=False)
     variances = predictive.component_variances
     if (variances == 0).any():
         raise ValueError("A component has zero variance. Give the likelihood a noise scale above 0.")

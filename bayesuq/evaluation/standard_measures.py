@@ -17,6 +17,7 @@ from bayesuq.evaluation.calibration import pointwise_coverage
 from bayesuq.evaluation.kinds import RealPredictive, check_known, is_discrete
 from bayesuq.evaluation.scores import (
     CRPS_DRAWS,
+    CRPS_QUANTILES,
     central_interval,
     pointwise_accuracy,
     pointwise_brier_score,
@@ -27,6 +28,7 @@ from bayesuq.evaluation.scores import (
 )
 from bayesuq.evaluation.weighted import Weighted
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.recalibrated import RecalibratedPredictive
 
 COVERAGE_LEVEL = 0.9
 CALIBRATION_ERROR = "expected_calibration_error"
@@ -133,6 +135,8 @@ def _of_real_targets(predictive: RealPredictive, y: ArrayLike, log_loss: Tensor)
 
 
 def _by_draws(predictive: RealPredictive) -> str:
+    if isinstance(predictive, RecalibratedPredictive):
+        return f"from {CRPS_QUANTILES} quantiles"
     return "" if isinstance(predictive, GaussianPredictive) else f"fair, from {CRPS_DRAWS} draws of y"
 
 

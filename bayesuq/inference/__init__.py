@@ -6,11 +6,15 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bayesuq.inference import (
         callbacks,
+        confidence,
         dropout,
         ensemble,
+        gp,
         hmc,
         laplace,
+        local_temperature,
         map_estimate,
+        quantile_calibration,
         sgmcmc,
         swag,
         temperature,
@@ -19,11 +23,15 @@ if TYPE_CHECKING:
 
 __all__ = [
     "callbacks",
+    "confidence",
     "dropout",
     "ensemble",
+    "gp",
     "hmc",
     "laplace",
+    "local_temperature",
     "map_estimate",
+    "quantile_calibration",
     "sgmcmc",
     "swag",
     "temperature",

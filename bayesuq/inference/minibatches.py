@@ -12,7 +12,7 @@ from bayesuq.arrays import check_finite
 from bayesuq.data import Dataset
 from bayesuq.inference.checkpoint import digest
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.randomness import generator
+from bayesuq.randomness import generator, isolated
 
 Data = Dataset | DataLoader[Any]
 
@@ -148,6 +148,27 @@ class Source:
 def count_batches(data: Data, batch_size: int) -> int:
     """Minibatches in an epoch."""
     return len(data) if isinstance(data, DataLoader) else math.ceil(len(data) / batch_size)
+
+
+def in_memory(data: Data, seed: int) -> Dataset:
+    """All rows of a Dataset or a loader, in its order; what a loader draws depends on the seed alone.
+
+    Raises:
+        TypeError: Neither of them.
+        ValueError: An empty loader.
+    """
+    if isinstance(data, Dataset):
+        return data
+    if not isinstance(data, DataLoader):
+        raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.")
+    with isolated(seed):
+        parts = [_as_dataset(batch) for batch in data]
+    if not parts:
+        raise ValueError("`data` must not be empty; the loader gave no batch.")
+    whole = parts[0]
+    for part in parts[1:]:
+        whole = whole.concatenate(part)
+    return whole
 
 
 def probe(model: BayesianNetwork, x: Tensor) -> Tensor:

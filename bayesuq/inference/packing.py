@@ -91,7 +91,7 @@ def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
     tensors: dict[str, Tensor] = {}
     for item in fields(posterior):  # type: ignore[arg-type]
         value = getattr(posterior, item.name)
-        if isinstance(value, BayesianNetwork):
+        if isinstance(value, BayesianNetwork) or item.name == "model":  # a network's, or a process's
             kind: dict[str, Any] = {"kind": "model"}
         elif isinstance(value, Tensor):
             kind = {"kind": "tensor"}

@@ -103,7 +103,9 @@ def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
     """The mixture of the predictives of draws, one after another."""
     draws = iter(draws)
     first = next(draws)
-    return type(first).mixture(chain([first], draws))
+    kind, parts = type(first), chain([first], draws)
+    del first  # held no longer than the mixture needs it
+    return kind.mixture(parts)
 
 
 def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:

@@ -4,10 +4,10 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bayesuq.models import likelihoods, networks, priors
+    from bayesuq.models import gp, likelihoods, networks, priors
     from bayesuq.models.bnn import BayesianNetwork
 
-__all__ = ["BayesianNetwork", "likelihoods", "networks", "priors"]
+__all__ = ["BayesianNetwork", "gp", "likelihoods", "networks", "priors"]
 
 
 def __getattr__(name: str) -> Any:

@@ -40,6 +40,7 @@ PARTS: dict[str, type] = (
             likelihoods.Bernoulli,
             likelihoods.Normal,
             likelihoods.HeteroscedasticNormal,
+            likelihoods.HeteroscedasticCategorical,
             likelihoods.StudentT,
             likelihoods.Poisson,
         )
@@ -47,9 +48,23 @@ PARTS: dict[str, type] = (
     | {"scaled_logits.ScaledLogits": scaled_logits.ScaledLogits}
 )
 NAMES: dict[type, str] = {kind: name for name, kind in PARTS.items()}
-BUILDERS: dict[str, Callable[..., nn.Module]] = {"mlp": networks.mlp, "convnet": networks.convnet}
+BUILDERS: dict[str, Callable[..., nn.Module]] = {
+    "mlp": networks.mlp,
+    "convnet": networks.convnet,
+    "unet": networks.unet,
+}
 LAYERS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind for kind in (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d, nn.BatchNorm1d, nn.BatchNorm2d)
+    kind.__name__: kind
+    for kind in (
+        nn.Linear,
+        nn.Conv1d,
+        nn.Conv2d,
+        nn.Conv3d,
+        nn.ConvTranspose2d,
+        nn.BatchNorm1d,
+        nn.BatchNorm2d,
+        nn.GroupNorm,
+    )
 }
 
 

@@ -1,4 +1,4 @@
-"""A classification likelihood read at scaled outputs: what temperature and vector scaling make of one."""
+"""A likelihood of labels read at scaled logits: what temperature, vector and matrix scaling make of one."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -8,20 +8,23 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, check_finite_number
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.predictive import PredictiveDistribution
 
 
 @dataclass(frozen=True)
 class ScaledLogits(Likelihood):
-    """`base` at slopes * f + biases.
+    """`base` at slopes * f + mixing f + biases.
 
-    One slope 1 / T and bias 0 is temperature scaling; a slope and a bias for each class is vector scaling. Every
-    draw's f is scaled, before the draws are mixed.
+    One slope 1 / T and bias 0 is temperature scaling; a slope and a bias for each class is vector scaling; with mixing
+    it is matrix scaling. Every draw's f is scaled, before the draws are mixed. Of HeteroscedasticCategorical, whose f
+    are no logits, those of the mean over its noise are scaled.
 
     Attributes:
         base: The likelihood that takes the scaled f.
         slopes: One for all outputs, or one for each.
         biases: Likewise, in nats.
+        mixing: What each output (row) takes of each other one (column), C rows of C numbers; none is 0.
 
     Reference:
         Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
@@ -30,15 +33,20 @@ class ScaledLogits(Likelihood):
     base: Likelihood
     slopes: tuple[float, ...]
     biases: tuple[float, ...] = (0.0,)
+    mixing: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, Categorical | Bernoulli | ScaledLogits):
+        if not isinstance(self.base, Categorical | Bernoulli | HeteroscedasticCategorical | ScaledLogits):
             raise TypeError(f"`base` must be a likelihood of labels; got {type(self.base).__name__}.")
         for name in ("slopes", "biases"):
             values = tuple(check_finite_number(value, name) for value in getattr(self, name))
             if not values:
                 raise ValueError(f"`{name}` must not be empty.")
             object.__setattr__(self, name, values)
+        rows = tuple(tuple(check_finite_number(value, "mixing") for value in row) for row in self.mixing)
+        if {len(row) for row in rows} - {len(rows)}:
+            raise ValueError(f"`mixing` must have as many columns as rows; got rows of {[len(row) for row in rows]}.")
+        object.__setattr__(self, "mixing", rows)
 
     @property
     def reweights_classes(self) -> bool:
@@ -55,26 +63,46 @@ class ScaledLogits(Likelihood):
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """The base's at the scaled f."""
-        return self.base.elementwise_log_prob(self.scaled(f, dim=1), y)
+        return self._of_logits.elementwise_log_prob(self.scaled(f, dim=1), y)
 
     def distribution(self, f: Tensor) -> Any:
         """The base's at the scaled f."""
-        return self.base.distribution(self.scaled(f, dim=1))
+        return self._of_logits.distribution(self.scaled(f, dim=1))
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> PredictiveDistribution:
         """The base's at the scaled f."""
-        return self.base.predictive(self.scaled(f, dim=2), keep_samples=keep_samples)
+        return self._of_logits.predictive(self.scaled(f, dim=2), keep_samples=keep_samples)
 
     def scaled(self, f: Tensor, dim: int) -> Tensor:
-        """slopes * f + biases along the outputs' dimension.
+        """slopes * f + mixing f + biases along the outputs' dimension, of what the base makes of f.
 
         Raises:
-            ValueError: Another number of outputs than slopes or biases.
+            ValueError: Another number of outputs than slopes, biases or rows of mixing.
         """
-        if {len(self.slopes), len(self.biases)} - {1, f.shape[dim]}:
+        if isinstance(self.base, ScaledLogits):
+            f = self.base.scaled(f, dim)  # the inner scaling was there when this one was chosen
+        elif isinstance(self.base, HeteroscedasticCategorical):
+            f = self.base.logits(f, dim)
+        sizes = {len(self.slopes), len(self.biases), len(self.mixing) or 1}
+        if sizes - {1, f.shape[dim]}:
             raise ValueError(
-                f"`slopes` and `biases` must have 1 or {f.shape[dim]} entries, as f has outputs; got "
-                f"{len(self.slopes)} and {len(self.biases)}."
+                f"`slopes`, `biases` and `mixing` must have 1 or {f.shape[dim]} entries, as there are logits; got "
+                f"{len(self.slopes)}, {len(self.biases)} and {len(self.mixing)}."
             )
-        shape = (-1, *[1] * (f.ndim - dim - 1))
-        return f * f.new_tensor(self.slopes).reshape(shape) + f.new_tensor(self.biases).reshape(shape)
+        return affine(f, dim, f.new_tensor(self.slopes), f.new_tensor(self.biases), f.new_tensor(self.mixing))
+
+    @property
+    def _of_logits(self) -> Likelihood:
+        """What takes the scaled logits."""
+        if isinstance(self.base, ScaledLogits):
+            return self.base._of_logits
+        return self.base.categorical if isinstance(self.base, HeteroscedasticCategorical) else self.base
+
+
+def affine(f: Tensor, dim: int, slopes: Tensor, biases: Tensor, mixing: Tensor) -> Tensor:
+    """slopes * f + mixing f + biases along dimension `dim`; `mixing` is (C, C), or of no numbers."""
+    shape = (-1, *[1] * (f.ndim - dim - 1))
+    scaled = f * slopes.reshape(shape) + biases.reshape(shape)
+    if mixing.numel() == 0:
+        return scaled
+    return scaled + (f.movedim(dim, -1) @ mixing.T).movedim(-1, dim)

@@ -6,13 +6,16 @@ from bayesuq.cli.glossary import describe
 from bayesuq.cli.methods import Fitted, Method, fit, read_methods
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, ModelOptions, PredictionOptions, TrainingOptions, UsageError
+from bayesuq.data import Dataset, Split
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.inference.exact_gp import ExactGpPosterior
 from bayesuq.inference.hmc import HmcPosterior
 from bayesuq.inference.laplace_posterior import LaplacePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.mean_field import VariationalPosterior
 from bayesuq.inference.sgmcmc import SgmcmcPosterior
+from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior
 from bayesuq.inference.swag import SwagPosterior
 from bayesuq.inference.temperature import TemperaturePosterior
 
@@ -82,6 +85,7 @@ def test_temperature_scaling_of_real_targets_is_refused() -> None:
         ("swag", SwagPosterior, None),
         ("sgmcmc", SgmcmcPosterior, None),
         ("hmc", HmcPosterior, None),
+        ("gp", SparseGpPosterior, None),
         ("ensemble", EnsemblePosterior, MapPosterior),
         ("ensemble:dropout", EnsemblePosterior, DropoutPosterior),
         ("temperature", TemperaturePosterior, None),
@@ -100,7 +104,23 @@ def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, membe
 
 def test_every_method_has_a_name_that_is_tested() -> None:
     chains = {"sgmcmc", "hmc"}
-    assert set(METHODS) == {"map", "variational", "dropout", "laplace", "swag", "ensemble", "temperature"} | chains
+    assert (
+        set(METHODS) == {"map", "variational", "dropout", "laplace", "swag", "gp", "ensemble", "temperature"} | chains
+    )
+
+
+def test_a_process_is_exact_for_few_real_targets_and_stands_on_features_for_images() -> None:
+    line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)
+    assert isinstance(fit(Method.of("gp"), line, SHORT, CHAINS, PREDICTION, {}).posterior, ExactGpPosterior)
+    x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
+    part = Dataset(x, torch.arange(20) % 2)
+    images = Problem.of("images", Split(part, part, part), SMALL)
+    posterior = fit(Method.of("gp"), images, SHORT, CHAINS, PREDICTION, {}).posterior
+    assert posterior.predict(x, num_samples=3).mean.shape == (20, 2)
+    assert any(name.startswith("kernel.net.") for name in posterior.hyperparameters)
+    maps = Problem.of("maps", Split(*[Dataset(x, torch.zeros(20, 8, 8, dtype=torch.int64))] * 3), SMALL)
+    with pytest.raises(UsageError, match="no function for every pixel"):
+        read_methods(["gp"], maps)
 
 
 def test_chains_have_their_own_length_and_infer_the_noise(digits: Problem) -> None:

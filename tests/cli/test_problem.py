@@ -51,6 +51,13 @@ def test_images_get_a_convnet_unless_an_mlp_is_asked_for() -> None:
         assert problem.model(seed=0).net(problem.split.test.x).shape == (6, 3)
 
 
+def test_labels_get_noise_in_their_logits_where_it_is_asked_for() -> None:
+    problem = Problem.of("digits", datasets.load("digits"), ModelOptions(likelihood="heteroscedastic"))
+    model = problem.model(seed=0)
+    assert isinstance(model.likelihood, likelihoods.HeteroscedasticCategorical)
+    assert model.net(problem.split.train.x[:2]).shape == (2, 20)
+
+
 @pytest.mark.parametrize(
     ("likelihood", "kind", "num_outputs"),
     [("auto", likelihoods.Normal, 1), ("heteroscedastic", likelihoods.HeteroscedasticNormal, 2)],
@@ -67,7 +74,8 @@ def test_numbers_get_a_likelihood_of_numbers_in_standard_units(likelihood: str, 
 @pytest.mark.parametrize(
     ("split", "options", "message"),
     [
-        (images(per_pixel=True), {}, "a label for every pixel"),
+        (images(per_pixel=True), {"network": "convnet"}, "has a label for every pixel, which needs a unet"),
+        (images(), {"network": "unet"}, "has no label for every pixel, as a unet needs"),
         (images(), {"likelihood": "normal"}, "The likelihood normal does not go with it, which has labels"),
         (datasets.load("toy/linear"), {"likelihood": "categorical"}, "categorical does not go with it, which has real"),
         (datasets.load("toy/linear"), {"network": "convnet"}, "A convnet takes images; it has inputs of shape"),

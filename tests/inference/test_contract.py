@@ -9,13 +9,30 @@ import torch
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal
 from torch.utils.data import DataLoader, TensorDataset
 
-from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, sgmcmc, swag, variational
+from bayesuq.inference import (
+    confidence,
+    dropout,
+    ensemble,
+    gp,
+    hmc,
+    laplace,
+    local_temperature,
+    map_estimate,
+    sgmcmc,
+    swag,
+    variational,
+)
 from bayesuq.inference.guides import autoguide
+from bayesuq.inference.saved import load
+from bayesuq.models import gp as processes
+from bayesuq.models import likelihoods, priors
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import GaussianPredictive
 from tests.inference.examples import SHORT_FIT, labelled, measured
 from tests.posterior_contract import (
     NEW_X,
+    NUM_CLASSES,
     NUM_DRAWS,
     EndlessPosteriorContract,
     PosteriorContract,
@@ -292,3 +309,129 @@ class TestSgld(TestSgmcmc):
 
     def test_options_out_of_range_are_refused(self) -> None:
         """The sampler's own, above."""
+
+
+class NoisyLabelsContract(PosteriorContract):
+    """Labels whose logits have noise of their own: two outputs a class."""
+
+    def classification(self) -> BayesianNetwork:
+        net = self.network(2 * NUM_CLASSES)
+        return BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticCategorical(8))
+
+
+class TestMapOfNoisyLabels(NoisyLabelsContract):
+    fit = map_estimate.fit
+    num_members = default_num_samples = 1
+
+
+class TestLaplaceOfNoisyLabels(NoisyLabelsContract, LinearisedContract):
+    fit = laplace.fit
+
+
+def confident(model: Any, data: Any, **options: Any) -> Posterior:
+    """A mode with a confidence, where there are labels to have it of."""
+    posterior = map_estimate.fit(model, data, **options)
+    if isinstance(model.likelihood, likelihoods.Normal):
+        return posterior
+    device = options.get("device")
+    return confidence.fit(posterior, data, hidden=(4,), num_epochs=1, num_fine_tuning_epochs=1, device=device, seed=0)
+
+
+class TestConfidence(PosteriorContract):
+    fit = confident
+    num_members = default_num_samples = 1
+
+    def test_a_seed_makes_the_fit_repeatable_and_leaves_the_global_generator(self) -> None:
+        before = torch.get_rng_state()
+        one, same, other = (
+            tensors_of(self.posterior(self.classification(), labelled(), seed=seed)) for seed in (1, 1, 2)
+        )
+        assert torch.equal(torch.get_rng_state(), before)
+        assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+        assert not all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
+
+
+def locally_scaled(model: Any, data: Any, **options: Any) -> Posterior:
+    """A mode read at local temperatures, where there are labels to have them of."""
+    posterior = map_estimate.fit(model, data, **options)
+    if isinstance(model.likelihood, likelihoods.Normal) or isinstance(data, DataLoader):
+        return posterior
+    return local_temperature.fit(posterior, data, hidden=4, num_epochs=1, seed=0)
+
+
+class TestLocalTemperature(TestConfidence):
+    fit = locally_scaled
+
+
+class ProcessContract(LinearisedContract):
+    """Of functions instead of networks: no weights, no buffers, and always float64; a prior for every method."""
+
+    options: ClassVar = EndlessPosteriorContract.options | {"num_inducing": 16, "num_restarts": 1}
+    rows_share_draws = False
+
+    test_a_network_that_vmap_cannot_follow_gives_the_same = None
+    test_a_float64_network_computes_in_float64 = None
+    test_fitting_leaves_the_network_and_the_data_as_they_were = None
+    test_batch_norm_learns_its_statistics_in_the_fit_and_never_when_predicting = None
+    test_predictions_use_the_statistics_of_the_fit = None
+    test_frozen_parameters_are_constants = None
+    test_batch_norm_and_frozen_parameters_come_back = None
+    test_a_network_of_the_users_own_is_passed_when_loading = None
+    test_weights_that_overflow_are_refused = None
+    test_real_data_that_do_not_fit_the_model_are_refused = None
+
+    def regression(self, net: Any = None) -> Any:  # noqa: ARG002 - there is none
+        return processes.GaussianProcess(processes.Scale(processes.RBF()), likelihood=likelihoods.Normal(scale=0.2))
+
+    def classification(self) -> Any:
+        return processes.GaussianProcess(likelihood=likelihoods.Categorical(), num_outputs=NUM_CLASSES)
+
+    @pytest.mark.parametrize("model", [torch.nn.Linear(3, 1), None, "rbf"], ids=str)
+    def test_a_model_of_another_type_is_refused(self, model: Any) -> None:
+        with pytest.raises(TypeError, match=r"must be a bayesuq\.models\.gp\.GaussianProcess"):
+            self.posterior(model, measured())
+
+    @pytest.mark.parametrize(
+        ("x", "error", "says"),
+        [
+            (NEW_X[0], ValueError, r"reshape\(1, -1\)"),
+            (NEW_X[:0], ValueError, "must not be empty"),
+            (NEW_X[:, :2], ValueError, r"does not take `x` of shape \(130, 2\)"),
+            (torch.full((5, 3), torch.nan), ValueError, "5 of 5 rows"),
+            ([["a"]], TypeError, "numbers"),
+            (measured(), TypeError, "got a Dataset. Pass its `.x`"),
+            (DataLoader(NEW_X[:, :2], batch_size=7), ValueError, r"does not take `x` of shape \(7, 2\)"),
+        ],
+    )
+    def test_inputs_that_the_network_does_not_take_are_refused(
+        self, regressor: Posterior, x: Any, error: type[Exception], says: str
+    ) -> None:
+        with pytest.raises(error, match=says):
+            draws_of(regressor, x)
+
+    def test_predicting_leaves_the_posterior_and_the_inputs_as_they_were(self, either: Posterior) -> None:
+        before, x = [tensor.clone() for tensor in tensors_of(either)], NEW_X.clone()
+        draws_of(either, x)
+        assert torch.equal(x, NEW_X)
+        for tensor, old in zip(tensors_of(either), before, strict=True):
+            assert torch.equal(tensor, old)
+
+    def test_a_saved_posterior_predicts_the_same_to_the_bit(self, either: Posterior, tmp_path: Any) -> None:
+        either.save(tmp_path / "posterior.safetensors")
+        loaded = load(tmp_path / "posterior.safetensors")
+        assert type(loaded) is type(either)
+        assert loaded.model.kernel == either.model.kernel
+        assert all(torch.equal(a, b) for a, b in zip(tensors_of(loaded), tensors_of(either), strict=True))
+        one, other = (draws_of(p, NEW_X) for p in (loaded, either))
+        assert_same_draws(one, other)
+
+
+class TestGp(ProcessContract):
+    """Real targets by exact inference, labels by sparse."""
+
+    fit = gp.fit
+    test_options_out_of_range_are_refused = None  # its own tests have them
+
+
+class TestSparseGp(ProcessContract):
+    fit = partial(gp.fit, approximation="sparse")

@@ -16,12 +16,18 @@ from torch import nn
 import bayesuq
 from bayesuq.data import Dataset
 from bayesuq.inference import (
+    confidence,
     dropout,
     ensemble,
+    exact_gp,
     hmc,
     laplace_posterior,
+    local_temperature,
     map_estimate,
+    quantile_calibration,
+    sampled_gp,
     sgmcmc,
+    sparse_gp_posterior,
     swag,
     temperature,
     variational,
@@ -353,7 +359,24 @@ def test_a_missing_file_is_told(path):
 
 
 def test_every_posterior_of_the_package_can_be_loaded():
-    modules = (dropout, ensemble, hmc, laplace_posterior, map_estimate, sgmcmc, swag, temperature, variational)
+    modules = (
+        *(
+            dropout,
+            ensemble,
+            exact_gp,
+            hmc,
+            laplace_posterior,
+            local_temperature,
+            map_estimate,
+            sgmcmc,
+            sparse_gp_posterior,
+            sampled_gp,
+            swag,
+            temperature,
+            variational,
+        ),
+        *(quantile_calibration, confidence),
+    )
     kinds = {value for module in modules for value in vars(module).values() if isinstance(value, type)}
     posteriors = {kind for kind in kinds if issubclass(kind, bayesuq.Posterior) and dataclasses.is_dataclass(kind)}
     posteriors -= {ChainPosterior}  # what samplers' posteriors extend; none is of that class itself

@@ -18,6 +18,7 @@ from torch.nn import functional
 
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.likelihoods.noisy_logits import base_noise
 from tests.models import formulas
 
 N = 5  # rows of a batch
@@ -116,6 +117,16 @@ def void_is_nothing(f: Tensor, y: Tensor, _theta: object, void: int, weights: tu
     return torch.where(y == void, 0.0, terms)
 
 
+def noisy_categorical(f: Tensor, y: Tensor, num_noise_draws: int) -> Tensor:
+    mean, scale = f[:, : f.shape[1] // 2], f[:, f.shape[1] // 2 :].exp().sqrt()
+    shape = (1, -1, *[1] * (f.ndim - 2))
+    probs = [
+        formulas.categorical(mean + scale * torch.tensor(eps).reshape(shape), y).exp()
+        for eps in base_noise(num_noise_draws, mean.shape[1])
+    ]
+    return torch.log(sum(probs) / num_noise_draws)
+
+
 def heteroscedastic(f: Tensor, y: Tensor, floor: float) -> Tensor:
     columns = f.shape[1] // 2
     return formulas.normal(y, f[:, :columns], (f[:, columns:].exp() + floor**2).sqrt())
@@ -149,6 +160,14 @@ LIKELIHOODS = {
         3,
         lambda f, y, _: void_is_nothing(f, y, _, 3, CLASS_WEIGHTS),
         4,
+        pixels=True,
+    ),
+    "noisy logits": Case(likelihoods.HeteroscedasticCategorical(8), 4, lambda f, y, _: noisy_categorical(f, y, 8), 2),
+    "noisy logits of pixels, class weights": Case(
+        likelihoods.HeteroscedasticCategorical(8, (0.3, 1.7)),
+        4,
+        lambda f, y, _: class_weighted(noisy_categorical(f, y, 8), y, (0.3, 1.7)),
+        2,
         pixels=True,
     ),
     "bernoulli": Case(likelihoods.Bernoulli(), 1, lambda f, y, _: formulas.bernoulli(f[:, 0], y), 2),

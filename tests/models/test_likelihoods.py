@@ -12,6 +12,7 @@ from bayesuq.models import priors
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.models import formulas
@@ -150,6 +151,9 @@ CASES = {
     "student columns": Case(StudentT(torch.tensor(2.0).double(), torch.tensor(0.7).double()), (3,)),
     "poisson": Case(Poisson(), (1,)),
     "poisson columns": Case(Poisson(), (3,)),
+    "noisy logits": Case(HeteroscedasticCategorical(8), (6,), 3),
+    "weighted noisy logits": Case(HeteroscedasticCategorical(32, CLASS_WEIGHTS, ignore_index=2), (6,), 3),
+    "noisy logits of pixels": Case(HeteroscedasticCategorical(32, CLASS_WEIGHTS, ignore_index=2), (6, 2, 4), 3),
     "heteroscedastic": Case(HeteroscedasticNormal(), (2,)),
     "heteroscedastic columns": Case(HeteroscedasticNormal(0.1), (6,)),
 }

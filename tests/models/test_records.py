@@ -29,7 +29,15 @@ LABELS = [
     likelihoods.Categorical((0.1, 1.0, 2.5), ignore_index=255),
     likelihoods.Categorical(torch.tensor([0.5, 1.0, 2.0]), ignore_index=-1),
     ScaledLogits(likelihoods.Categorical(ignore_index=3), (0.5,)),
+    ScaledLogits(
+        likelihoods.Categorical(), (0.5, 1.0, 2.0), (0.0,), ((0.0, 0.1, 0.2), (0.3, 0.0, -0.4), (0.5, 0.6, 0.0))
+    ),
     ScaledLogits(ScaledLogits(likelihoods.Categorical(), (0.5, 1.0, 2.0), (0.1, 0.2, 0.3)), (2.0,)),
+]
+NOISY = [
+    likelihoods.HeteroscedasticCategorical(),
+    likelihoods.HeteroscedasticCategorical(8, (0.1, 2.5), ignore_index=255, minimum_scale=0.1),
+    ScaledLogits(ScaledLogits(likelihoods.HeteroscedasticCategorical(16), (0.5,)), (2.0, 1.0), (0.3,)),
 ]
 BINARY = [likelihoods.Bernoulli(), likelihoods.Bernoulli((0.3, 1.7))]
 REAL = [
@@ -98,10 +106,10 @@ def test_every_prior_and_rule_survives_the_record(prior: Any, random: Any) -> No
     assert_same_model(round_trip(model), model, inputs(model, 3), torch.tensor([0, 1, 1, 0, 1]))
 
 
-@pytest.mark.parametrize("likelihood", LABELS + BINARY + REAL, ids=str)
+@pytest.mark.parametrize("likelihood", LABELS + NOISY + BINARY + REAL, ids=str)
 def test_every_likelihood_survives_the_record(likelihood: likelihoods.Likelihood) -> None:
-    outputs = 3 if likelihood in LABELS else 1 if likelihood in BINARY else 2
-    y = torch.tensor([0, 1, 1, 0, 1]) if likelihood in LABELS + BINARY else torch.randn(5, outputs)
+    outputs = 3 if likelihood in LABELS else 4 if likelihood in NOISY else 1 if likelihood in BINARY else 2
+    y = torch.tensor([0, 1, 1, 0, 1]) if likelihood in LABELS + NOISY + BINARY else torch.randn(5, outputs)
     if isinstance(likelihood, likelihoods.HeteroscedasticNormal):
         y = y[:, :1]
     model = model_of(linear(outputs), likelihood=likelihood)
@@ -155,10 +163,10 @@ def test_every_part_that_a_record_may_name_is_recorded_here() -> None:
 
     for prior in PRIORS:
         collect(model_record(model_of(prior=prior)))
-    for likelihood in LABELS + BINARY + REAL:
+    for likelihood in LABELS + NOISY + BINARY + REAL:
         collect(model_record(model_of(likelihood=likelihood)))
     assert parts == set(PARTS)
-    assert set(BUILDERS) == {"mlp", "convnet"}
+    assert set(BUILDERS) == {"mlp", "convnet", "unet"}
 
 
 def test_recording_and_building_leave_the_global_state_and_the_model() -> None:

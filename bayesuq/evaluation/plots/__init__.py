@@ -11,6 +11,9 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.classification import entropy_histogram as entropy_histogram
     from bayesuq.evaluation.plots.classification import reliability_diagram as reliability_diagram
     from bayesuq.evaluation.plots.classification import risk_coverage_curves as risk_coverage_curves
+    from bayesuq.evaluation.plots.detection import rejection_curves as rejection_curves
+    from bayesuq.evaluation.plots.detection import roc_curves as roc_curves
+    from bayesuq.evaluation.plots.detection import score_histograms as score_histograms
     from bayesuq.evaluation.plots.draws import energy_plot as energy_plot
     from bayesuq.evaluation.plots.draws import forest_plot as forest_plot
     from bayesuq.evaluation.plots.draws import loo_pit_plot as loo_pit_plot
@@ -20,8 +23,12 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.draws import trace_plot as trace_plot
     from bayesuq.evaluation.plots.images import class_probabilities as class_probabilities
     from bayesuq.evaluation.plots.images import most_uncertain as most_uncertain
+    from bayesuq.evaluation.plots.parts import uncertainty_by_size as uncertainty_by_size
     from bayesuq.evaluation.plots.regression import interval_calibration as interval_calibration
     from bayesuq.evaluation.plots.regression import regression_bands as regression_bands
+    from bayesuq.evaluation.plots.segmentation import overlap_curves as overlap_curves
+    from bayesuq.evaluation.plots.segmentation import quality_scatter as quality_scatter
+    from bayesuq.evaluation.plots.segmentation import segmentation_maps as segmentation_maps
     from bayesuq.evaluation.plots.shift import shift_curves as shift_curves
     from bayesuq.evaluation.plots.simulation import rank_histograms as rank_histograms
     from bayesuq.evaluation.plots.training import loss_curves as loss_curves
@@ -35,15 +42,22 @@ _FILES = {
     "loo_pit_plot": "draws",
     "loss_curves": "training",
     "most_uncertain": "images",
+    "overlap_curves": "segmentation",
     "pair_plot": "draws",
     "predictive_check_plot": "draws",
+    "quality_scatter": "segmentation",
     "rank_plot": "draws",
     "rank_histograms": "simulation",
     "regression_bands": "regression",
+    "rejection_curves": "detection",
     "reliability_diagram": "classification",
     "risk_coverage_curves": "classification",
+    "roc_curves": "detection",
+    "score_histograms": "detection",
+    "segmentation_maps": "segmentation",
     "shift_curves": "shift",
     "trace_plot": "draws",
+    "uncertainty_by_size": "parts",
 }
 __all__ = [
     "class_probabilities",
@@ -54,15 +68,22 @@ __all__ = [
     "loo_pit_plot",
     "loss_curves",
     "most_uncertain",
+    "overlap_curves",
     "pair_plot",
     "predictive_check_plot",
+    "quality_scatter",
     "rank_histograms",
     "rank_plot",
     "regression_bands",
+    "rejection_curves",
     "reliability_diagram",
     "risk_coverage_curves",
+    "roc_curves",
+    "score_histograms",
+    "segmentation_maps",
     "shift_curves",
     "trace_plot",
+    "uncertainty_by_size",
 ]
 
 

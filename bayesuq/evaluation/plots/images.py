@@ -37,7 +37,7 @@ def class_probabilities(
         TypeError: Not numbers.
         ValueError: No method; no images of that shape; not as many as predicted.
     """
-    pixels = _pictures(images)
+    pixels = as_pictures(images)
     if not predictives:
         raise ValueError("There is nothing to draw: pass at least one method.")
     for name, predictive in predictives.items():
@@ -88,7 +88,7 @@ def most_uncertain(
         TypeError: Not numbers; `number` not a whole number.
         ValueError: No images of that shape; not as many scores or labels; scores that are not finite.
     """
-    pixels, values = _pictures(images), flat(scores, "scores")
+    pixels, values = as_pictures(images), flat(scores, "scores")
     labels = as_labels(predicted).flatten().tolist()
     truth = labels if y is None else as_labels(y).flatten().tolist()
     if not len(pixels) == len(values) == len(labels) == len(truth):
@@ -110,8 +110,8 @@ def most_uncertain(
     return figure
 
 
-def _pictures(images: ArrayLike) -> np.ndarray:
-    """(N, H, W) or (N, H, W, 3), scaled to [0, 1] over all of them."""
+def as_pictures(images: ArrayLike) -> np.ndarray:
+    """Images as `class_probabilities` takes them as (N, H, W) or (N, H, W, 3), scaled to [0, 1] over all of them."""
     tensor = to_tensor(images, "images").double()
     check_finite(tensor, "images")
     side = round(tensor.shape[-1] ** 0.5)

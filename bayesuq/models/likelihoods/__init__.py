@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from bayesuq.models.likelihoods.counts import Poisson as Poisson
     from bayesuq.models.likelihoods.labels import Bernoulli as Bernoulli
     from bayesuq.models.likelihoods.labels import Categorical as Categorical
+    from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical as HeteroscedasticCategorical
     from bayesuq.models.likelihoods.real import HeteroscedasticNormal as HeteroscedasticNormal
     from bayesuq.models.likelihoods.real import Normal as Normal
     from bayesuq.models.likelihoods.real import StudentT as StudentT
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 _FILES = {
     "Bernoulli": "labels",
     "Categorical": "labels",
+    "HeteroscedasticCategorical": "noisy_logits",
     "HeteroscedasticNormal": "real",
     "Likelihood": "base",
     "Normal": "real",
@@ -33,6 +35,7 @@ _FILES = {
 __all__ = [
     "Bernoulli",
     "Categorical",
+    "HeteroscedasticCategorical",
     "HeteroscedasticNormal",
     "Likelihood",
     "Normal",
