@@ -1,4 +1,4 @@
-"""The tables of `docs/results.md`, made from the lines that `scripts/uci.py` and `scripts/mnist.py` have written.
+"""The tables of `docs/results.md`, made from the lines of JSON that the other scripts have written.
 
 A value is the mean over splits with its standard error; published standard deviations are divided by the root of the
 number of splits first. Ours is below a published value where the difference, on the worse side, is more than 1.645
@@ -8,14 +8,15 @@ standard errors of both in quadrature (one-sided, 95 %); else it is not below.
 import argparse
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from math import hypot, isnan, nan, sqrt
 from pathlib import Path
-from statistics import fmean, stdev
-from typing import Any, Self
+from statistics import fmean
+from typing import Any
 
 from scripts import mnist_methods as images
+from scripts.further_tables import of_distances
 from scripts.recording import Record, Records, digest
+from scripts.tables import Mean, row
 from scripts.uci_methods import Setting, read_settings
 
 HERE = Path(__file__).parent
@@ -32,26 +33,6 @@ IMAGE_MEASURES = {  # of MNIST, and what they are multiplied by
     "auroc_epistemic": ("mutual information", 1.0),
 }
 MEASURES = {"rmse": ("RMSE", 1), "log_likelihood": ("log-likelihood", -1)}  # and the sign of what is worse
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean with its standard error; NaN where that is not known."""
-
-    value: float
-    error: float
-
-    @classmethod
-    def of(cls, values: Sequence[float]) -> Self:
-        """Over splits; one split has no error, NaN."""
-        return cls(fmean(values), stdev(values) / sqrt(len(values)) if len(values) > 1 else nan)
-
-    def __str__(self) -> str:
-        return f"{self.value:.2f}" if isnan(self.error) else f"{self.value:.2f} ± {self.error:.2f}"
-
-    def is_below(self, other: "Mean", worse: int) -> bool:
-        """Whether it is worse, one-sided at 95 %; `worse` is 1 where large is worse, and -1 where small is."""
-        return worse * (self.value - other.value) > ONE_SIDED * hypot(self.error, other.error)
 
 
 def select(
@@ -95,6 +76,11 @@ def beside_published(source: Mapping[str, Any], found: Mapping[tuple[str, str], 
     return [f"`{source['method']}` beside {source['label']}:", "", *lines, ""] if len(lines) > 2 else []
 
 
+def is_below(ours: Mean, theirs: Mean, worse: int) -> bool:
+    """Whether ours is worse, one-sided at 95 %; `worse` is 1 where large is worse, and -1 where small is."""
+    return worse * (ours.value - theirs.value) > ONE_SIDED * hypot(ours.error, theirs.error)
+
+
 def below(pairs: Mapping[str, tuple[Mean, Mean | None]]) -> str:
     """Names of the measures in which ours is below; empty where an error is not known."""
     names = []
@@ -102,7 +88,7 @@ def below(pairs: Mapping[str, tuple[Mean, Mean | None]]) -> str:
         if theirs is None or isnan(theirs.error) or isnan(ours.error):
             return ""
         title, worse = MEASURES[measure]
-        names += [title] if ours.is_below(theirs, worse) else []
+        names += [title] if is_below(ours, theirs, worse) else []
     return ", ".join(names) or "nothing"
 
 
@@ -160,8 +146,7 @@ def _image_cell(records: Sequence[Record], measure: str, factor: float) -> str:
     values = [factor * record[measure] for record in records if record.get(measure) is not None]
     if not values:
         return ""
-    found = Mean.of(values)
-    return f"{found.value:.3f}" if isnan(found.error) else f"{found.value:.3f} ± {found.error:.3f}"
+    return Mean.of(values).rounded(3)
 
 
 def candidates(found: Mapping[tuple[str, str], Sequence[Record]], names: Iterable[str]) -> list[str]:
@@ -177,11 +162,6 @@ def candidates(found: Mapping[tuple[str, str], Sequence[Record]], names: Iterabl
         ]
         lines.append(row([name, *both]))
     return [*lines, ""]
-
-
-def row(cells: Sequence[str]) -> str:
-    """A line of a table."""
-    return f"| {' | '.join(cells)} |"
 
 
 def footnote(records: Iterable[Record]) -> str:
@@ -229,6 +209,9 @@ def main(folder: Path, page: Path) -> None:
         of_candidates = images.read_settings(HERE / "settings" / "mnist-candidates.toml")
         validated = Records(folder / "mnist-val.jsonl").read()
         text = replace(text, "mnist-val", of_images(validated, {**of_digits, **of_candidates}, "val"))
+    distances = Records(folder / "hmc-distance.jsonl").read()
+    if distances:
+        text = replace(text, "hmc-distance", of_distances(distances))
     page.write_text(text, encoding="utf-8")
 
 

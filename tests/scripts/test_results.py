@@ -9,8 +9,10 @@ import pytest
 
 from scripts import mnist_methods as images
 from scripts import results
+from scripts.further_tables import of_distances
 from scripts.recording import Record, Records, digest
-from scripts.results import Mean, beside_published, mean, published, replace, select
+from scripts.results import beside_published, is_below, mean, published, replace, select
+from scripts.tables import Mean, field, table
 from scripts.uci_methods import Setting
 
 SETTING = Setting(
@@ -50,7 +52,7 @@ def test_a_mean_has_the_standard_error_of_a_sample() -> None:
     ],
 )
 def test_below_is_more_than_one_sided_chance(ours: Any, theirs: Any, worse: int, below: bool) -> None:
-    assert Mean(*ours).is_below(Mean(*theirs), worse) is below
+    assert is_below(Mean(*ours), Mean(*theirs), worse) is below
 
 
 def test_a_published_deviation_becomes_a_standard_error() -> None:
@@ -158,7 +160,35 @@ def test_the_page_holds_what_the_command_makes_of_the_committed_lines(tmp_path: 
 
 
 def test_no_line_is_of_a_fit_that_was_judged_twice() -> None:
-    for file in (results.PAGE.parent / "results").glob("uci*.jsonl"):
-        names = ("data", "method", "setting", "settings", "part", "split", "division", "seed")
-        keys = [tuple(record[name] for name in names) for record in Records(file).read()]
+    for name in ("uci.jsonl", "uci-val.jsonl"):
+        file = results.PAGE.parent / "results" / name
+        fields = ("data", "method", "setting", "settings", "part", "split", "division", "seed")
+        keys = [tuple(record[one] for one in fields) for record in Records(file).read()]
         assert len(keys) == len(set(keys))
+
+
+def test_a_table_has_a_row_for_each_key_with_the_mean_of_its_lines() -> None:
+    lines: list[Record] = [
+        {"method": "a", "auroc": {"entropy": 0.5}},
+        {"method": "b", "auroc": {"entropy": 0.25}, "width": 2.0},
+        {"method": "a", "auroc": {"entropy": 0.7}},
+    ]
+    columns = {"AUROC, %": (field("auroc.entropy", 100), 1), "width": (field("width"), 0), "no": (field("a.b"), 1)}
+    assert table(lines, ["method"], columns) == [
+        "| method | AUROC, % | width | no |",
+        "|---|---|---|---|",
+        "| a | 60.0 ± 10.0 |  |  |",
+        "| b | 25.0 | 2 |  |",
+        "",
+    ]
+
+
+def test_chains_that_do_not_agree_are_shown_as_failed() -> None:
+    told = {"split": 0, "least_ess": 100.0, "num_steps": 10.0, "seconds": 60.0}
+    right = {"data": "a", "method": "NUTS", "share_converged": 0.96, "worst_r_hat": 1.04, **told}
+    lines: list[Record] = [
+        right,
+        {**right, "data": "b", "share_converged": 0.94},
+        {**right, "data": "c", "worst_r_hat": 1.06},
+    ]
+    assert [line.rsplit("|", 2)[1].strip() for line in of_distances(lines)[2:5]] == ["yes", "**no**", "**no**"]
