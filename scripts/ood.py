@@ -1,4 +1,4 @@
-"""Out of distribution: MNIST against Fashion-MNIST and back, a perceptron and a convolutional network, seven methods.
+"""Out of distribution: MNIST against Fashion-MNIST and back, a perceptron and a convolutional network, eight methods.
 
 A line of JSON for each direction, network, seed and method, with AUROC of every uncertainty and the width of the
 posterior, which AUROC follows. Lines that are there are skipped; a fit that was stopped goes on from its checkpoint. At

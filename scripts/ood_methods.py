@@ -9,14 +9,15 @@ from typing import Any, Literal
 import torch
 
 import bayesuq as bq
-from bayesuq.inference import dropout, ensemble, laplace, map_estimate, swag, temperature, variational
+from bayesuq.inference import dropout, ensemble, gp, laplace, map_estimate, swag, temperature, variational
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+from bayesuq.models.gp import Deep, GaussianProcess, Matern, Scale
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, isolated
 
 NetworkKind = Literal["mlp", "convnet"]
 NETWORKS: tuple[NetworkKind, ...] = ("mlp", "convnet")
-METHODS = ("map", "temperature", "dropout", "ensemble", "variational", "swag", "laplace")
+METHODS = ("map", "temperature", "dropout", "ensemble", "variational", "swag", "laplace", "gp")
 STANDS_ON_MAP = ("temperature", "swag", "laplace")
 NUM_WIDTH_DRAWS = 30  # of a weight, for its scale: to an eighth
 
@@ -33,6 +34,7 @@ class Setting:
         batch_size: Images in a minibatch.
         hidden: Widths of the perceptron.
         channels: Of the convolutional network.
+        num_inducing: Points of a Gaussian process on the network's outputs as features.
         num_samples: Draws of a prediction, where there is no end of them.
     """
 
@@ -43,6 +45,7 @@ class Setting:
     batch_size: int = 128
     hidden: Sequence[int] = (400, 400)
     channels: Sequence[int] = field(default=(32, 64))
+    num_inducing: int = 100
     num_samples: int = 100
 
     def model(self, kind: NetworkKind, seed: int) -> BayesianNetwork:
@@ -91,6 +94,9 @@ def fit(
     if method == "swag":
         return swag.fit(_mode(mode).model, split.train, mode=_mode(mode), **options)
     model = setting.model(kind, derive_seed(seed, 0))
+    if method == "gp":
+        process = GaussianProcess(Deep(model.net, Scale(Matern())), likelihood=model.likelihood, num_outputs=10)
+        return gp.fit(process, split.train, num_inducing=setting.num_inducing, **options)
     if method == "ensemble":
         return ensemble.fit(model, split.train, num_members=setting.num_members, **options)
     fits: dict[str, Any] = {"map": map_estimate.fit, "dropout": dropout.fit, "variational": variational.fit}
