@@ -15,6 +15,7 @@ from bayesuq.models.gp.kernels import Kernel, Matern
 from bayesuq.models.gp.means import ConstantMean, Mean, ZeroMean
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
 
 CONSTRAINT = "_constraint."  # in the names of GPyTorch's bounds, which are no state of ours
@@ -82,8 +83,9 @@ class GaussianProcess:
             return 1
         if isinstance(self.likelihood, HeteroscedasticNormal):
             return 2 * (y.shape[1] if y.ndim > 1 else 1)
-        if not y.is_floating_point() and isinstance(self.likelihood, Categorical):
-            return max(2, int(y.max()) + 1)
+        if not y.is_floating_point() and isinstance(self.likelihood, Categorical | HeteroscedasticCategorical):
+            each = 2 if isinstance(self.likelihood, HeteroscedasticCategorical) else 1  # log variances of logits, too
+            return each * max(2, int(y.max()) + 1)
         return y.shape[1] if y.ndim > 1 else 1
 
     def build(self, x: Tensor, num_outputs: int) -> "FunctionPrior":
