@@ -1,6 +1,6 @@
 """Uncertainty-error overlap: is what the map calls uncertain what the segmentation got wrong? By Jungo & Reyes (2019).
 
-    U = {u > t},   E = {prediction != truth},   overlap(t) = 2 |E and U| / (|E| + |U|),   1 where both are empty
+    U = {u > t},   E = {prediction != truth},   overlap(t) = 2 #(E and U) / (#E + #U),   1 where both are empty
 
 image by image, then the mean over images. One threshold t serves all images of a method. It is chosen where the truth
 may be looked at, on validation images (`best_threshold`); the published tables take the maximum over the test images
@@ -8,7 +8,7 @@ instead (`test_maximum`), which flatters. Two controls stand beside it: the floo
 
     floor = 2 e / (1 + e)   at error rate e,
 
-and the same map with its pixels shuffled within the image, whose expected overlap is 2 |U| e / (|E| + |U|), never above
+and the same map with its pixels shuffled within the image, whose expected overlap is 2 #U e / (#E + #U), never above
 the floor: an overlap near them says nothing.
 
 Reference:
@@ -104,7 +104,7 @@ class OverlapCounts:
 
     @property
     def overlap(self) -> Tensor:
-        """2 |E and U| / (|E| + |U|) of each image, (N, T); 1 where both are empty."""
+        """2 #(E and U) / (#E + #U) of each image, (N, T); 1 where both are empty."""
         return _dice(self.uncertain_errors, self.errors.unsqueeze(1) + self.uncertain)
 
     @property
@@ -119,12 +119,12 @@ class OverlapCounts:
 
     @property
     def recall(self) -> Tensor:
-        """|E and U| / |E| of each image, (N, T); NaN where nothing is wrong."""
+        """#(E and U) / #E of each image, (N, T); NaN where nothing is wrong."""
         return self.uncertain_errors.double() / self.errors.unsqueeze(1)
 
     @property
     def precision(self) -> Tensor:
-        """|E and U| / |U| of each image, (N, T); NaN where nothing is uncertain."""
+        """#(E and U) / #U of each image, (N, T); NaN where nothing is uncertain."""
         return self.uncertain_errors.double() / self.uncertain
 
     @property
@@ -134,7 +134,7 @@ class OverlapCounts:
 
     @property
     def shuffled(self) -> Tensor:
-        """Expected overlap of each image's map with its pixels shuffled, (N, T): |U| stays, and hits |U| |E| / n of E.
+        """Expected overlap of each image's map with its pixels shuffled, (N, T): #U stays, and hits #U #E / n of E.
 
         Exact over all shuffles, so that none is drawn.
         """

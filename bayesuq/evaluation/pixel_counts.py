@@ -182,12 +182,12 @@ class PixelCounts:
 
     @property
     def class_intersection_over_union(self) -> Tensor:
-        """|truth and predicted| / |truth or predicted| of each class, (..., C); NaN where the class is in neither."""
+        """#(truth and predicted) / #(truth or predicted) of each class, (..., C); NaN where the class is in neither."""
         return self._hits.double() / (self.confusion.sum(dim=-1) + self.confusion.sum(dim=-2) - self._hits)
 
     @property
     def class_dice(self) -> Tensor:
-        """2 |truth and predicted| / (|truth| + |predicted|) of each class, (..., C); NaN where it is in neither."""
+        """2 #(truth and predicted) / (#truth + #predicted) of each class, (..., C); NaN where it is in neither."""
         return 2 * self._hits.double() / (self.confusion.sum(dim=-1) + self.confusion.sum(dim=-2))
 
     @property

@@ -22,7 +22,7 @@ from bayesuq.predictive import CategoricalPredictive
 def intersection_over_union(
     predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None
 ) -> Tensor:
-    """|truth and predicted| / |truth or predicted|, the mean over the classes that are in either.
+    """#(truth and predicted) / #(truth or predicted), the mean over the classes that are in either.
 
     Of two classes it is that of class 1 alone, the foreground; `PixelCounts.class_intersection_over_union` has each.
 
@@ -47,7 +47,7 @@ def intersection_over_union(
 
 
 def dice(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None) -> Tensor:
-    """2 |truth and predicted| / (|truth| + |predicted|), otherwise as `intersection_over_union`."""
+    """2 #(truth and predicted) / (#truth + #predicted), otherwise as `intersection_over_union`."""
     return PixelCounts.of(predictive, y, ignore_index=ignore_index).pooled.dice
 
 
@@ -67,7 +67,7 @@ def pixel_accuracy(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_in
 def uncertainty_error_overlap(
     uncertainty: ArrayLike, errors: ArrayLike, threshold: float, *, labelled: ArrayLike | None = None
 ) -> Tensor:
-    """Dice of uncertain pixels, U = {u > threshold}, and wrong ones, E, image by image: 2 |E and U| / (|E| + |U|).
+    """Dice of uncertain pixels, U = {u > threshold}, and wrong ones, E, image by image: 2 #(E and U) / (#E + #U).
 
     An image where both are empty has 1. A map that says nothing has about 2 e / (1 + e) at error rate e where all is
     called uncertain: see `bayesuq.evaluation.overlap` for that floor, and for the choice of the threshold.

@@ -23,6 +23,7 @@ from bayesuq.inference.gp_hyperparameters import HyperparameterVector
 from bayesuq.inference.gp_posterior import GpPosterior
 from bayesuq.inference.history import History
 from bayesuq.inference.marginal_likelihood import (
+    Evidence,
     MarginalLikelihood,
     Observations,
     hyperparameters_of,
@@ -68,7 +69,7 @@ def condition(
 
 
 def maximise(
-    evidence: MarginalLikelihood, vector: HyperparameterVector, *, num_restarts: int, max_iterations: int, seed: int
+    evidence: Evidence, vector: HyperparameterVector, *, num_restarts: int, max_iterations: int, seed: int
 ) -> History:
     """Put the hyperparameters at the best of the maxima that L-BFGS finds, and tell how it got there.
 
@@ -93,7 +94,7 @@ def maximise(
             failure = error
             continue
         if best is None or found.fun < best.fun:
-            best, course = found, losses
+            best, course = found, losses or [float(found.fun)]  # a start may be a maximum
     if best is None:
         raise failure or NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
     if best.nit >= max_iterations:
@@ -108,7 +109,7 @@ def maximise(
 
 
 def _climb(
-    evidence: MarginalLikelihood, vector: HyperparameterVector, max_iterations: int, losses: list[float], num_data: int
+    evidence: Evidence, vector: HyperparameterVector, max_iterations: int, losses: list[float], num_data: int
 ) -> OptimizeResult:
     """L-BFGS from where the hyperparameters are; the loss is per data point, in nats."""
     device = evidence.data.x.device

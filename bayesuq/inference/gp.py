@@ -19,6 +19,7 @@ import torch
 from bayesuq.arrays import check_count, check_device, check_positive, check_probability
 from bayesuq.data import Dataset
 from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.inference.collapsed_gp import fit_collapsed
 from bayesuq.inference.dirichlet import dirichlet_observations
 from bayesuq.inference.exact_gp import ExactGpPosterior, fit_exact
 from bayesuq.inference.gp_data import ProcessReader, all_rows
@@ -36,7 +37,7 @@ from bayesuq.options import suggests_names
 
 __all__ = ["ExactGpPosterior", "SampledGpPosterior", "SparseGpPosterior", "fit"]
 
-Approximation = Literal["exact", "sparse", "dirichlet"]
+Approximation = Literal["exact", "collapsed", "sparse", "dirichlet"]
 Inference = Literal["optimise", "sample"]
 EXACT_LIMIT = 4_000  # rows up to which None means exact: minutes of one core
 BATCH_SIZE = 1024
@@ -76,19 +77,21 @@ def fit(
     Args:
         model: The prior over functions, and the likelihood.
         data: Rows to fit, or a DataLoader of them, which exact inference reads once. All is computed in float64.
-        approximation: "exact", for normal noise; "sparse", for any likelihood and number of rows;
-            "dirichlet", for classes, by exact regression on transformed labels. None is exact for normal noise and up
-            to 4,000 rows in memory, else sparse; the posterior's `approximation` tells. Exact inference has a Cholesky
-            factor up to 10,000 rows, and conjugate gradients beyond, whose marginal likelihood is an estimate.
+        approximation: "exact", for normal noise; "collapsed", inducing points for normal noise, from all rows at once
+            by L-BFGS; "sparse", inducing points for any likelihood and number of rows, by minibatches; "dirichlet",
+            for classes, by exact regression on transformed labels. None is exact for normal noise and up to 4,000 rows
+            in memory, else sparse; the posterior's `approximation` tells. Exact inference has a Cholesky factor up to
+            10,000 rows, and conjugate gradients beyond, whose marginal likelihood is an estimate.
         hyperparameters: "optimise" finds the point of the largest marginal likelihood (times the density of what has a
             prior); "sample", with exact inference, draws them by NUTS, those without a prior under a weak one in the
             data's units.
         num_restarts: Exact: runs of L-BFGS from different lengthscales and noises, of which the best one is kept.
-        max_iterations: Exact: of L-BFGS, for each run.
+            Collapsed: these on 1,000 rows, to start from.
+        max_iterations: Exact and collapsed: of L-BFGS, for each run.
         num_samples: Sampled hyperparameters: kept draws of each chain.
         num_warmup: Sampled hyperparameters: transitions of each chain before.
         num_chains: Sampled hyperparameters: chains, one after another; each starts at a draw from the prior.
-        num_inducing: Sparse: M, at most; fewer where fewer rows differ. They start at k-means' centres.
+        num_inducing: Sparse and collapsed: M, at most; fewer where fewer rows differ. They start at k-means' centres.
         natural_rate: Sparse: step size of the natural gradients that move q, at the start; it falls as the learning
             rate does. 0 moves q by Adam. None is 0.1 for all of bayesuq's likelihoods but heteroscedastic
             ones with a floor or of classes, else 0.
@@ -166,6 +169,15 @@ def fit(
         posterior = fit_sampled(model, observed, sampling, seed=key, progress=progress, checkpoint=file)
         _warn_of_divergences(posterior)
         return posterior
+    if kind == "collapsed":
+        return fit_collapsed(
+            model,
+            observed,
+            num_inducing=num_inducing,
+            num_restarts=num_restarts,
+            max_iterations=max_iterations,
+            seed=key,
+        )
     return fit_exact(model, observed, num_restarts=num_restarts, max_iterations=max_iterations, seed=key, kind=kind)
 
 
@@ -183,9 +195,9 @@ def _approximation(model: GaussianProcess, data: Any, wanted: str | None, hyperp
         return "exact"
     if wanted == "dirichlet" and not isinstance(model.likelihood, Categorical):
         raise ValueError(f"Dirichlet classification needs a Categorical likelihood; got {model.likelihood!r}.")
-    if wanted == "exact" and not is_normal:
+    if wanted in ("exact", "collapsed") and not is_normal:
         raise ValueError(
-            f"Exact inference needs normal noise, and the likelihood is {model.likelihood!r}. Pass "
+            f"{wanted.capitalize()} inference needs normal noise, and the likelihood is {model.likelihood!r}. Pass "
             "approximation='sparse'" + (" or 'dirichlet'." if isinstance(model.likelihood, Categorical) else ".")
         )
     if wanted is not None:

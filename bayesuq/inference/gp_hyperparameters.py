@@ -88,6 +88,11 @@ class HyperparameterVector:
         """The leaves' tensors."""
         return [leaf.value for leaf in self.leaves]
 
+    def append(self, name: str, value: nn.Parameter) -> None:
+        """Take in a parameter of no module, such as inducing points: without prior, bounds or further starts."""
+        self.leaves.append(Leaf(name, value, nn.Module(), name, None))
+        self.start[name] = value.detach().clone()
+
     def begin(self, number: int, seed: int) -> None:
         """Put the leaves at start number `number`; from the fourth on they are random."""
         noise = generator(seed, number)

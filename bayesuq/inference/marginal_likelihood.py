@@ -10,7 +10,7 @@ Reference:
 
 import math
 from dataclasses import dataclass
-from typing import Self
+from typing import Protocol, Self
 
 import torch
 from torch import Tensor
@@ -59,6 +59,12 @@ class Observations:
             raise ValueError("`weight` must be above 0 for at least one row.")
         return cls(rows.x[kept], rows.y[kept].mT.contiguous(), weight[kept])
 
+    def rows(self, chosen: Tensor) -> "Observations":
+        """Some of the rows, by index."""
+        weight = None if self.weight is None else self.weight[chosen]
+        noise = None if self.noise is None else self.noise[:, chosen]
+        return Observations(self.x[chosen], self.y[:, chosen], weight, noise)
+
     def noise_variance(self, scale: Tensor) -> Tensor:
         """Of each number, (1, N) or (C, N), at the likelihood's noise scale."""
         if self.noise is not None:
@@ -77,6 +83,17 @@ class Observations:
 def uses_cholesky(residual: Tensor) -> bool:
     """Whether N is small enough for a factor, (C, N) being given; a longer one takes conjugate gradients."""
     return residual.shape[1] <= CHOLESKY_LIMIT
+
+
+class Evidence(Protocol):
+    """What hyperparameters are chosen by: log p(y | x, hyperparameters), or a bound of it, in nats."""
+
+    @property
+    def data(self) -> Observations:
+        """What is conditioned on."""
+
+    def __call__(self) -> Tensor:
+        """In nats, 0-d."""
 
 
 class MarginalLikelihood:

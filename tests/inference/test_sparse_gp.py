@@ -56,6 +56,54 @@ def test_the_bound_of_few_inducing_points_is_titsias_bound() -> None:
     assert -30 * posterior.history.loss[1] == pytest.approx(bound, abs=1e-4)
 
 
+def test_the_collapsed_q_is_the_optimum_of_the_bound_by_minibatches() -> None:
+    posterior = fit(known(), DATA, approximation="collapsed", num_inducing=8, seed=0)
+    prior, z = posterior.prior, posterior.inducing_points
+    gram, cross, inner = prior.covariance(X)[0], prior.covariance(z, X)[0], prior.covariance(z)[0]
+    nystrom = cross.T @ torch.linalg.solve(inner, cross)
+    law = torch.distributions.MultivariateNormal(torch.zeros(30, dtype=X.dtype), nystrom + 0.04 * torch.eye(30))
+    bound = float(law.log_prob(Y) - (gram - nystrom).trace() / (2 * 0.04))  # Titsias 2009, eq. (9)
+    assert -30 * posterior.history.loss[-1] == pytest.approx(bound, abs=1e-3)
+    weights = torch.linalg.solve(inner + cross @ cross.T / 0.04, cross @ Y / 0.04)
+    torch.testing.assert_close(posterior.marginals(X)[0][0], cross.T @ weights, rtol=1e-4, atol=1e-5)
+    # L-BFGS moves the inducing points too: no bound at the clusters' centres is better.
+    still = fit(known(), DATA, approximation="sparse", num_inducing=8, natural_rate=1, num_epochs=2, **STILL)
+    assert posterior.history.loss[-1] < still.history.loss[1]
+
+
+def test_a_collapsed_fit_with_inducing_points_at_all_inputs_is_exact() -> None:
+    model = gp.GaussianProcess(gp.Scale(gp.RBF()))
+    weighted = Dataset(X, Y, torch.rand(30, generator=torch.Generator().manual_seed(0)) + 0.5)
+    for data in (DATA, weighted):
+        exact = fit(model, data, approximation="exact", seed=0)
+        collapsed = fit(model, data, approximation="collapsed", num_inducing=30, seed=0)
+        assert -30 * collapsed.history.loss[-1] == pytest.approx(exact.log_marginal_likelihood, abs=2e-3)
+        ours, theirs = collapsed.predict(X), exact.predict(X)
+        torch.testing.assert_close(ours.mean, theirs.mean, rtol=0, atol=2e-3)
+        torch.testing.assert_close(ours.total, theirs.total, rtol=2e-2, atol=0)
+
+
+def test_collapsed_outputs_share_inducing_points_and_keep_their_own_means() -> None:
+    both = Dataset(X, torch.stack([Y, -2 * Y], dim=1))
+    posterior = fit(gp.GaussianProcess(gp.Scale(gp.RBF())), both, approximation="collapsed", num_inducing=15, seed=0)
+    mean = posterior.predict(X).mean
+    assert mean.shape == (30, 2)
+    assert torch.corrcoef(mean.T)[0, 1] < -0.99
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (gp.GaussianProcess(likelihood=likelihoods.Bernoulli()), "Collapsed inference needs normal noise"),
+        (gp.GaussianProcess(gp.Deep(torch.nn.Linear(2, 1), gp.RBF())), "does not take a Deep kernel"),
+    ],
+)
+def test_collapsed_fits_are_refused_where_they_have_no_closed_form(model: gp.GaussianProcess, message: str) -> None:
+    data = DATA if isinstance(model.likelihood, likelihoods.Normal) else Dataset(X, (Y > 0).long())
+    with pytest.raises(ValueError, match=message):
+        fit(model, data, approximation="collapsed")
+
+
 def test_adam_and_natural_gradients_reach_the_same_q() -> None:
     model = known(likelihoods.Bernoulli())
     data = Dataset(X, (Y > 0).long())

@@ -1,0 +1,150 @@
+"""Sparse Gaussian-process regression with all rows at once: q is taken out in closed form, and L-BFGS does the rest.
+
+With normal noise of variance lambda_n, whitened a_n = L^-1 k(Z, x_n), L L^T = k(Z, Z), and r = y - m(x), the best q(v) at
+M inducing points is
+
+    N(B^-1 sum_n a_n r_n / lambda_n, B^-1),   B = I + sum_n a_n a_n^T / lambda_n,
+
+and what is left to maximise over hyperparameters and inducing points is a bound of the log marginal likelihood,
+
+    log N(y; m, A^T A + Lambda) - sum_n (k(x_n, x_n) - a_n^T a_n) / (2 lambda_n),   A = (a_1, ..., a_N).
+
+O(N M^2) time and O(N M) memory. Hyperparameters start at the exact optimum on a part of the rows, where restarts cost
+little.
+
+Reference:
+    Titsias 2009, Variational Learning of Inducing Variables in Sparse Gaussian Processes, eq. (9) and (10).
+"""
+
+import warnings
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesuq.inference.exact_gp import maximise
+from bayesuq.inference.gp_algebra import LOG_TWO_PI
+from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.history import History
+from bayesuq.inference.inducing import inducing_points
+from bayesuq.inference.marginal_likelihood import (
+    MarginalLikelihood,
+    Observations,
+    hyperparameters_of,
+    noise_scale,
+)
+from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior, SparseProcess
+from bayesuq.models.gp.combined import Coregionalised, Deep
+from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+from bayesuq.randomness import derive_seed, generator
+
+START_ROWS = 1_000  # that an exact fit finds the start on
+
+
+def fit_collapsed(
+    model: GaussianProcess,
+    data: Observations,
+    *,
+    num_inducing: int,
+    num_restarts: int,
+    max_iterations: int,
+    seed: int,
+) -> SparseGpPosterior:
+    """The sparse posterior at the hyperparameters and inducing points of the largest bound."""
+    if isinstance(model.kernel, Coregionalised | Deep):
+        raise ValueError(
+            f"`approximation='collapsed'` does not take a {type(model.kernel).__name__} kernel; pass "
+            "approximation='sparse' for a deep one, 'exact' for a coregionalised one."
+        )
+    prior = model.build(data.x, len(data.y))
+    vector = hyperparameters_of(model, prior, data)
+    _start(model, prior, data, vector, num_restarts=num_restarts, max_iterations=max_iterations, seed=seed)
+    with torch.no_grad():
+        features = prior.features(data.x)
+    places = inducing_points(features, features.std(dim=0).clamp(min=1e-300), num_inducing, derive_seed(seed, 1))
+    inducing = nn.Parameter(places)
+    bound = CollapsedBound(SparseProcess(model, prior, inducing, vector), data)
+    vector.start = {leaf.name: leaf.value.detach().clone() for leaf in vector.leaves}
+    vector.append("inducing points", inducing)
+    history = maximise(bound, vector, num_restarts=1, max_iterations=max_iterations, seed=seed)
+    return bound.posterior(history)
+
+
+def _start(
+    model: GaussianProcess,
+    prior: FunctionPrior,
+    data: Observations,
+    vector: HyperparameterVector,
+    *,
+    num_restarts: int,
+    max_iterations: int,
+    seed: int,
+) -> None:
+    """Put the hyperparameters at their exact optimum on some rows."""
+    chosen = torch.randperm(len(data.x), generator=generator(seed))[:START_ROWS].to(data.x.device)
+    evidence = MarginalLikelihood(model, prior, data.rows(chosen))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # a start need not have converged
+        maximise(evidence, vector, num_restarts=num_restarts, max_iterations=max_iterations, seed=seed)
+
+
+@dataclass(frozen=True, eq=False)
+class CollapsedBound:
+    """The bound at where the hyperparameters and inducing points are.
+
+    Attributes:
+        process: What is fitted.
+        data: What is conditioned on.
+    """
+
+    process: SparseProcess
+    data: Observations
+
+    def __call__(self) -> Tensor:
+        """In nats, 0-d."""
+        features, a, residual, noise, scale = self._parts()
+        root, pull = _solved(a, residual, noise)
+        left = self.process.prior.variance(features) - a.square().sum(dim=1)  # (C or 1, N)
+        repeats = len(residual)
+        log_det = 2 * root.diagonal(dim1=1, dim2=2).log().sum() * (repeats / len(root))
+        squares = (residual.square() / noise).sum() - pull.square().sum()
+        trace = (left / noise).expand(repeats, -1).sum()
+        log_noise = noise.log().expand(repeats, -1).sum()
+        whole = residual.numel() * LOG_TWO_PI + log_noise + log_det + squares + trace
+        return -0.5 * whole + self.data.log_normaliser(scale)
+
+    def posterior(self, history: History) -> SparseGpPosterior:
+        """The best q, as a value of its own."""
+        with torch.no_grad():
+            _, a, residual, noise, _ = self._parts()
+            root, pull = _solved(a, residual, noise)
+            inverse = torch.cholesky_inverse(root)
+            mean = torch.linalg.solve_triangular(root.mT, pull.unsqueeze(-1), upper=True).squeeze(-1)
+            scale = torch.linalg.cholesky(inverse).expand(len(residual), -1, -1)
+        keep: dict[str, Any] = {"memory_format": torch.contiguous_format}
+        return SparseGpPosterior(
+            model=self.process.model,
+            hyperparameters=self.process.prior.state(),
+            inducing_points=self.process.inducing.detach().clone(**keep),
+            inducing_mean=mean.clone(**keep),
+            inducing_scale=scale.clone(**keep),
+            example=self.data.x[:1].clone(),
+            history=history,
+        )
+
+    def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Features, a (C or 1, M, N), residuals (C, N), noise variances (C or 1, N), and the noise scale."""
+        prior, scale = self.process.prior, noise_scale(self.process.model, self.process.prior, self.data)
+        features = prior.features(self.data.x)
+        residual = self.data.y - prior.mean_at(features)
+        return features, self.process.project(features), residual, self.data.noise_variance(scale), scale
+
+
+def _solved(a: Tensor, residual: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The factor of B, (C or 1, M, M), and root^-1 sum_n a_n r_n / lambda_n, (C, M)."""
+    scaled = a / noise.sqrt().unsqueeze(1)
+    eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+    root = torch.linalg.cholesky(eye + scaled @ scaled.mT)  # its eigenvalues are at least 1
+    pull = scaled @ (residual / noise.sqrt()).unsqueeze(-1)
+    return root, torch.linalg.solve_triangular(root, pull, upper=False).squeeze(-1)
