@@ -1,7 +1,7 @@
 """Sparse Gaussian-process regression with all rows at once: q is taken out in closed form, and L-BFGS does the rest.
 
-With normal noise of variance lambda_n, whitened a_n = L^-1 k(Z, x_n), L L^T = k(Z, Z), and r = y - m(x), the best q(v) at
-M inducing points is
+With normal noise of variance lambda_n, whitened a_n = L^-1 k(Z, x_n), L L^T = k(Z, Z), and r = y - m(x), the best q(v)
+at M inducing points is
 
     N(B^-1 sum_n a_n r_n / lambda_n, B^-1),   B = I + sum_n a_n a_n^T / lambda_n,
 
