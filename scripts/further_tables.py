@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 
 from scripts.recording import Record
-from scripts.tables import field, row, table
+from scripts.tables import Cell, field, row, table
 
 REFERENCE = "NUTS"
 R_HAT, WORST_R_HAT, SHARE = 1.01, 1.05, 0.95  # of predictions: what the chains should reach
@@ -32,6 +32,52 @@ def of_distances(records: Iterable[Record]) -> list[str]:
         shown = {t: c for t, c in columns.items() if any(c[0](line) is not None for line in own)}
         found += ["", f"{data}:", "", *table(own, ["method"], shown)[:-1]]
     return [*found, ""]
+
+
+def of_maps(records: Iterable[Record]) -> list[str]:
+    """Segmentation, a table a data set: how right, how calibrated, and whether the map lies on the errors."""
+    lines = list(records)
+    columns = {
+        "Dice": (_measure("dice"), 3),
+        "IoU": (_measure("intersection_over_union"), 3),
+        "NLL, nats": (_measure("negative_log_likelihood"), 3),
+        "ECE": (_measure("expected_calibration_error"), 4),
+        "overlap: entropy": (_measure("predictive_entropy_overlap"), 3),
+        "shuffled": (_measure("predictive_entropy_overlap_shuffled"), 3),
+        "mutual information": (_measure("mutual_information_overlap", only_drawn=True), 3),
+        "maximum probability": (_measure("maximum_probability_overlap"), 3),
+        "floor": (_measure("overlap_floor"), 3),
+        "minutes": (field("seconds", 1 / 60), 1),
+    }
+    found = []
+    for data in dict.fromkeys(line["data"] for line in lines):
+        own = [line for line in lines if line["data"] == data]
+        found += [f"{data}, {own[0]['num_images']} test images:", "", *table(own, ["method"], columns)]
+    return found
+
+
+def _measure(name: str, *, only_drawn: bool = False) -> Cell:
+    """The value of a measure; one that compares draws is left out where there is one."""
+
+    def read(record: Record) -> float | None:
+        if only_drawn and record["num_draws"] == 1:
+            return None
+        value: float | None = record["measures"][name][0]
+        return value
+
+    return read
+
+
+def of_other_inputs(records: Iterable[Record]) -> list[str]:
+    """Inputs of another kind: a row for each direction, network and method, means over seeds."""
+    columns = {
+        "error, %": (field("error", 100.0), 2),
+        "maximum probability": (field("auroc.maximum_probability"), 3),
+        "entropy": (field("auroc.predictive_entropy"), 3),
+        "mutual information": (field("auroc.mutual_information"), 3),
+        "posterior width": (field("width"), 4),
+    }
+    return table(records, ["data", "network", "method"], columns)
 
 
 def converged(line: Record) -> bool:

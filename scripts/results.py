@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from scripts import mnist_methods as images
-from scripts.further_tables import of_distances
+from scripts.further_tables import of_distances, of_maps, of_other_inputs
 from scripts.recording import Record, Records, digest
 from scripts.tables import Mean, row
 from scripts.uci_methods import Setting, read_settings
@@ -33,6 +33,7 @@ IMAGE_MEASURES = {  # of MNIST, and what they are multiplied by
     "auroc_epistemic": ("mutual information", 1.0),
 }
 MEASURES = {"rmse": ("RMSE", 1), "log_likelihood": ("log-likelihood", -1)}  # and the sign of what is worse
+FURTHER = {"hmc-distance": of_distances, "segmentation": of_maps, "ood": of_other_inputs}  # by file and mark
 
 
 def select(
@@ -209,9 +210,10 @@ def main(folder: Path, page: Path) -> None:
         of_candidates = images.read_settings(HERE / "settings" / "mnist-candidates.toml")
         validated = Records(folder / "mnist-val.jsonl").read()
         text = replace(text, "mnist-val", of_images(validated, {**of_digits, **of_candidates}, "val"))
-    distances = Records(folder / "hmc-distance.jsonl").read()
-    if distances:
-        text = replace(text, "hmc-distance", of_distances(distances))
+    for name, make in FURTHER.items():
+        lines = Records(folder / f"{name}.jsonl").read()
+        if lines:
+            text = replace(text, name, make(lines))
     page.write_text(text, encoding="utf-8")
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from scripts import mnist_methods as images
 from scripts import results
-from scripts.further_tables import of_distances
+from scripts.further_tables import of_distances, of_maps, of_other_inputs
 from scripts.recording import Record, Records, digest
 from scripts.results import beside_published, is_below, mean, published, replace, select
 from scripts.tables import Mean, field, table
@@ -192,3 +192,28 @@ def test_chains_that_do_not_agree_are_shown_as_failed() -> None:
         {**right, "data": "c", "worst_r_hat": 1.06},
     ]
     assert [line.rsplit("|", 2)[1].strip() for line in of_distances(lines)[2:5]] == ["yes", "**no**", "**no**"]
+
+
+def test_maps_have_a_table_a_set_and_no_mutual_information_of_one_draw() -> None:
+    names = (
+        "dice",
+        "intersection_over_union",
+        "negative_log_likelihood",
+        "expected_calibration_error",
+        "overlap_floor",
+    )
+    overlaps = [f"{score}_overlap" for score in ("predictive_entropy", "mutual_information", "maximum_probability")]
+    measures = {name: [0.5, 0.1, ""] for name in (*names, *overlaps, "predictive_entropy_overlap_shuffled")}
+    one = {"data": "a", "method": "map", "num_draws": 1, "num_images": 5, "seconds": 60.0, "measures": measures}
+    text = of_maps([one, {**one, "method": "ensemble", "num_draws": 5}])
+    assert text[0] == "a, 5 test images:"
+    single, several = (line.split("|") for line in text[4:6])
+    assert [cell.strip() for cell in (single[8], several[8])] == ["", "0.500"]
+    assert single[-2].strip() == "1.0"
+
+
+def test_other_inputs_have_a_row_a_direction_network_and_method() -> None:
+    areas = {"maximum_probability": 0.9, "predictive_entropy": 0.91}
+    one = {"data": "mnist", "network": "mlp", "method": "map", "error": 0.02, "auroc": areas, "width": None}
+    text = of_other_inputs([one, {**one, "error": 0.04}])
+    assert text[2] == "| mnist | mlp | map | 3.00 ± 1.00 | 0.900 ± 0.000 | 0.910 ± 0.000 |  |  |"
