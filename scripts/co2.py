@@ -57,7 +57,8 @@ def main(out: Path, seed: int, max_iterations: int, num_restarts: int) -> None:
     last = split.refit.x[:, 0] > float(split.refit.x.max()) - SHOWN + 10
     past = (split.refit.x[last, 0], split.refit.y[last, 0])
     figure = plots.regression_bands(predictives, split.test.x, data=past, truth=split.test.y)
-    figure.supxlabel("year")
+    figure.set_size_inches(10, 5)
+    figure.supxlabel("year", fontsize="medium")
     figure.axes[0].set_ylabel("CO2, ppm")
     out.mkdir(parents=True, exist_ok=True)
     path = out / "co2.png"
