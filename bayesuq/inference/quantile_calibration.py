@@ -61,6 +61,7 @@ def fit(
             levels are 0, 1 or the same: such a predictive must be mended first.
 
     Example:
+        >>> from bayesuq.data import Dataset
         >>> from bayesuq.inference import map_estimate
         >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
         >>> model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=1.0))
