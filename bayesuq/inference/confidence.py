@@ -16,7 +16,7 @@ import copy
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -29,11 +29,11 @@ from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import fit_mode
 from bayesuq.inference.minibatches import Data, in_memory
-from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import ACTIVATION_BUDGET, activations_per_row, cast_inputs, in_order
 from bayesuq.inference.training import Callback, Schedule, Training
 from bayesuq.inference.training_network import DROPOUT, NORMALISATION
 from bayesuq.inference.weights import Layout, WeightPosterior
+from bayesuq.inference.wrapping import WrappingPosterior
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
@@ -157,7 +157,7 @@ def fit(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ConfidencePosterior(Posterior):
+class ConfidencePosterior(WrappingPosterior):
     """A posterior over labels, beside a network that tells how far to trust each prediction.
 
     Attributes:
@@ -175,24 +175,6 @@ class ConfidencePosterior(Posterior):
     head: Mapping[str, Tensor]
     history: History
     fine_tuning_history: History
-
-    @property
-    def model(self) -> BayesianNetwork:
-        """The joint density of the posterior."""
-        return self.posterior.model  # type: ignore[attr-defined]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.posterior.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     def predict(
         self,

@@ -18,8 +18,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +27,8 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike, check_count, check_inputs, check_positive
 from bayesuq.data import Dataset
 from bayesuq.export import Drawn, Wanted
-from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import DEFAULT_NUM_SAMPLES, predict_batches
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.inference.wrapping import WrappingPosterior
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
@@ -119,7 +117,7 @@ def fit(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class LocalTemperaturePosterior(Posterior):
+class LocalTemperaturePosterior(WrappingPosterior):
     """A posterior read at logits that are divided by a temperature for each pixel.
 
     Attributes:
@@ -131,24 +129,6 @@ class LocalTemperaturePosterior(Posterior):
     posterior: Posterior
     weights: Mapping[str, Tensor]
     negative_log_likelihood: tuple[float, float]
-
-    @property
-    def model(self) -> BayesianNetwork:
-        """The joint density of the posterior."""
-        return self.posterior.model  # type: ignore[attr-defined]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.posterior.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     def predict(
         self,

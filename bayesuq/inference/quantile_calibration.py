@@ -15,18 +15,15 @@ Reference:
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
-import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.minibatches import Data, in_memory
-from bayesuq.inference.packing import move, save
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.inference.wrapping import WrappingPosterior
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import GaussianPredictive
@@ -85,7 +82,7 @@ def fit(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class QuantileCalibratedPosterior(Posterior):
+class QuantileCalibratedPosterior(WrappingPosterior):
     """A posterior whose predictive's quantiles are calibrated.
 
     Attributes:
@@ -97,24 +94,6 @@ class QuantileCalibratedPosterior(Posterior):
     posterior: Posterior
     knots: tuple[float, ...]
     levels: tuple[float, ...]
-
-    @property
-    def model(self) -> BayesianNetwork:
-        """The joint density, as it was fitted."""
-        return self.posterior.model  # type: ignore[attr-defined]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.posterior.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     def predict(
         self,

@@ -15,8 +15,7 @@ Reference:
 """
 
 from dataclasses import dataclass, replace
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,8 +24,9 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.minibatches import Data, in_memory
-from bayesuq.inference.packing import move, read_through, save
+from bayesuq.inference.packing import read_through
 from bayesuq.inference.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
+from bayesuq.inference.wrapping import WrappingPosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
@@ -98,7 +98,7 @@ def fit(
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class TemperaturePosterior(Posterior):
+class TemperaturePosterior(WrappingPosterior):
     """A posterior read at scaled logits.
 
     Attributes:
@@ -129,24 +129,6 @@ class TemperaturePosterior(Posterior):
                 "Vector and matrix scaling have a slope and a bias for each class: see `slopes`, `biases` and `mixing`."
             )
         return 1 / self.slopes[0]
-
-    @property
-    def model(self) -> BayesianNetwork:
-        """The joint density, with the scaled likelihood."""
-        return self.posterior.model  # type: ignore[attr-defined]
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.posterior.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     def predict(
         self,
