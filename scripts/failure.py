@@ -22,6 +22,7 @@ from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, isolated
 from scripts.recording import Record, Records, digest, versions
+from scripts.tables import Mean
 
 SETTINGS = Path(__file__).parent / "settings" / "failure.toml"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "failure.jsonl"
@@ -114,9 +115,8 @@ def table(lines: list[Record]) -> str:
         own = [line for line in lines if line["score"] == score]
         cells = []
         for name, theirs in zip(("error", *MEASURES), (None, *published), strict=True):
-            values = torch.tensor([line[name] for line in own], dtype=torch.float64)
-            error = f" ± {float(values.std()) / len(values) ** 0.5:.2f}" if len(values) > 1 else ""
-            cells.append(f"{float(values.mean()):.2f}{error}" + ("" if theirs is None else f" ({theirs})"))
+            ours = str(Mean.of([line[name] for line in own]))
+            cells.append(ours if theirs is None else f"{ours} ({theirs})")
         rows.append(f"{score:20}" + "".join(f"{cell:>22}" for cell in cells))
     return "\n".join([*rows, "In brackets: Corbiere et al. 2019, Table 1."])
 

@@ -19,6 +19,7 @@ from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed
 from scripts.ood_methods import METHODS, NETWORKS, STANDS_ON_MAP, NetworkKind, fit, posterior_width, read_settings
 from scripts.recording import Record, Records, digest, versions
+from scripts.tables import Mean
 
 SETTINGS = Path(__file__).parent / "settings" / "ood.toml"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "ood.jsonl"
@@ -74,9 +75,7 @@ def mode_file(work: Path, data: str, kind: str, seed: int, settings: str) -> Pat
 
 def mean_and_error(values: list[float]) -> str:
     """Over seeds."""
-    tensor = torch.tensor(values, dtype=torch.float64)
-    error = f" ± {float(tensor.std()) / len(tensor) ** 0.5:.4f}" if len(tensor) > 1 else ""
-    return f"{float(tensor.mean()):.4f}{error}"
+    return Mean.of(values).rounded(4)
 
 
 def table(lines: list[Record]) -> str:

@@ -6,7 +6,6 @@ beside. Lines that are there are skipped: call the same command again to go on.
 """
 
 import argparse
-import math
 from pathlib import Path
 from time import process_time
 from typing import Any
@@ -19,6 +18,7 @@ from bayesuq.evaluation.scores import crps, root_mean_squared_error
 from bayesuq.inference import gp as inference
 from bayesuq.models import gp
 from scripts.recording import Record, Records, versions
+from scripts.tables import Mean
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "uci-gp.jsonl"
 EXACT, COLLAPSED = ("energy", "yacht"), ("power-plant", "protein")
@@ -57,12 +57,7 @@ def judge(name: str, split: int, kind: str, options: argparse.Namespace) -> Reco
 
 def summarise(records: list[Record]) -> str:
     """Mean over splits, and its standard error, of each measure."""
-    cells = []
-    for name in MEASURES:
-        values = torch.tensor([record[name] for record in records], dtype=torch.float64)
-        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        cells.append(f"{name} {float(values.mean()):.3f} +- {error:.3f}")
-    return ", ".join(cells)
+    return ", ".join(f"{name} {Mean.of([record[name] for record in records]).rounded(3)}" for name in MEASURES)
 
 
 def main(names: list[str], options: argparse.Namespace) -> None:
@@ -78,7 +73,7 @@ def main(names: list[str], options: argparse.Namespace) -> None:
             if not records.has(split=split, **setting):
                 measured = judge(name, split, kind, options)
                 records.append({**setting, "split": split, **measured, "versions": versions()})
-                print(f"{name}, split {split}: {summarise([measured]).replace(' +- nan', '')}", flush=True)
+                print(f"{name}, split {split}: {summarise([measured])}", flush=True)
         done = [record for record in records.read() if all(record.get(key) == value for key, value in setting.items())]
         print(f"{name}, {kind}, {len(done)} splits: {summarise(done)}", flush=True)
 

@@ -22,10 +22,10 @@ from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.collapsed_gp import fit_collapsed
 from bayesuq.inference.dirichlet import dirichlet_observations
 from bayesuq.inference.exact_gp import ExactGpPosterior, fit_exact
-from bayesuq.inference.gp_data import ProcessReader, all_rows
+from bayesuq.inference.gp_data import ProcessReader
 from bayesuq.inference.gp_sampling import Sampling, fit_sampled
 from bayesuq.inference.marginal_likelihood import Observations
-from bayesuq.inference.minibatches import Data, count_batches
+from bayesuq.inference.minibatches import Data, all_rows, count_batches
 from bayesuq.inference.sampled_gp import SampledGpPosterior
 from bayesuq.inference.sparse_gp import fit_sparse
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Dataset
-from bayesuq.inference.minibatches import Batch, Source, cast_rows
+from bayesuq.inference.minibatches import Batch, cast_rows
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
@@ -49,19 +49,6 @@ class ProcessReader:
             )
         y = self.model.likelihood.targets(data.y, num_outputs=self.num_outputs)
         return cast_rows(data, y, self.device, torch.float64)
-
-
-def all_rows(source: Source) -> Batch:
-    """All rows at once; those of a loader in the order of one pass."""
-    if source.loader is None:
-        return source.rows
-    batches = list(source.epoch(None))
-    weights = [batch.weight for batch in batches if batch.weight is not None]
-    return Batch(
-        torch.cat([batch.x for batch in batches]),
-        torch.cat([batch.y for batch in batches]),
-        torch.cat(weights) if weights else None,
-    )
 
 
 @dataclass(frozen=True, eq=False)

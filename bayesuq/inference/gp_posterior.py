@@ -37,6 +37,7 @@ class GpPosterior(Posterior):
     """A posterior over C functions, at given hyperparameters."""
 
     model: GaussianProcess
+    hyperparameters: Mapping[str, Tensor]
 
     @property
     @abstractmethod
@@ -64,12 +65,8 @@ class GpPosterior(Posterior):
     @property
     def device(self) -> torch.device:
         """Where it computes."""
-        return self._state()["device"]
-
-    def _state(self) -> dict[str, Any]:
-        tensors: Mapping[str, Tensor] = getattr(self, "hyperparameters")  # noqa: B009 - a field of each final class
-        some = next(iter(tensors.values()), None)
-        return {"device": torch.device("cpu") if some is None else some.device}
+        some = next(iter(self.hyperparameters.values()), None)
+        return torch.device("cpu") if some is None else some.device
 
     @property
     def likelihood(self) -> Likelihood:

@@ -26,7 +26,7 @@ from bayesuq.inference.chain_starts import Constants, Start, starting_points
 from bayesuq.inference.chains import ChainPosterior
 from bayesuq.inference.checkpoint import Checkpoint, digest
 from bayesuq.inference.hamiltonian import Hmc, Kernel
-from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Source
+from bayesuq.inference.minibatches import Data, NetworkReader, Source, all_rows
 from bayesuq.inference.nuts import Nuts
 from bayesuq.inference.optimize import ADDRESS
 from bayesuq.inference.weights import Layout
@@ -125,7 +125,7 @@ def fit(
     file = Checkpoint.of(checkpoint)
     key = resolve_seed(seed) if file is None else file.claim(seed)
     with isolated(derive_seed(key, DATA), device=model.device):  # which a loader may draw its order from
-        rows = _all_rows(Source(NetworkReader(model), data, batch_size=1))
+        rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
     shown = sys.stderr.isatty() if progress is None else progress
     job = Job(model, rows, constants, transition, plan, derive_seed(key, CHAINS), {}, file, shown)
     potential = job.potential()
@@ -201,19 +201,6 @@ def _check_one_of(name: str, value: Any, literal: Any) -> None:
     if value not in get_args(literal):
         known = ", ".join(repr(one) for one in get_args(literal))
         raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
-
-
-def _all_rows(source: Source) -> Batch:
-    """All rows at once; those of a loader in the order of one pass."""
-    if source.loader is None:
-        return source.rows
-    batches = list(source.epoch(None))
-    weights = [batch.weight for batch in batches if batch.weight is not None]
-    return Batch(
-        torch.cat([batch.x for batch in batches]),
-        torch.cat([batch.y for batch in batches]),
-        torch.cat(weights) if weights else None,
-    )
 
 
 def _identified(job: Job, positions: Tensor, key: int) -> Job:

@@ -4,8 +4,7 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from bayesuq.inference.gp_data import all_rows
-from bayesuq.inference.minibatches import Batch, Source
+from bayesuq.inference.minibatches import Batch, Source, all_rows
 from bayesuq.randomness import derive_seed, generator
 
 LOOKED_AT = 20_000  # rows that are clustered, and that units are learned from

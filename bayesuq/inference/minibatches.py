@@ -145,6 +145,19 @@ class Source:
         return upper.amax(dim=0) - lower.amin(dim=0)
 
 
+def all_rows(source: Source) -> Batch:
+    """All rows at once; those of a loader in the order of one pass."""
+    if source.loader is None:
+        return source.rows
+    batches = list(source.epoch(None))
+    weights = [batch.weight for batch in batches if batch.weight is not None]
+    return Batch(
+        torch.cat([batch.x for batch in batches]),
+        torch.cat([batch.y for batch in batches]),
+        torch.cat(weights) if weights else None,
+    )
+
+
 def count_batches(data: Data, batch_size: int) -> int:
     """Minibatches in an epoch."""
     return len(data) if isinstance(data, DataLoader) else math.ceil(len(data) / batch_size)

@@ -135,7 +135,7 @@ class SampledGpPosterior(Posterior):
         told = {}
         for name, draws in self.hyperparameters.items():
             chosen = draws.flatten(0, 1)[indices]
-            told[name.replace("raw_", "").replace("log_unknowns.", "likelihood.")] = leaves[name].support_of(chosen)
+            told[_site(name)] = leaves[name].support_of(chosen)
         return told
 
     def drawn(self, wanted: Wanted) -> Drawn:
@@ -165,8 +165,7 @@ class SampledGpPosterior(Posterior):
         for index in range(number):
             vector.draw_prior(derive_seed(seed, index))
             for leaf in vector.leaves:
-                name = leaf.name.replace("raw_", "").replace("log_unknowns.", "likelihood.")
-                told.setdefault(name, []).append(leaf.natural().detach().clone())
+                told.setdefault(_site(leaf.name), []).append(leaf.natural().detach().clone())
         return {name: torch.stack(values) for name, values in told.items()}
 
     def _prior_predict(self, x: Tensor, number: int, seed: int) -> PredictiveDistribution:
@@ -183,3 +182,8 @@ class SampledGpPosterior(Posterior):
                 f = draw_jointly(mean, covariance, 1, derive_seed(seed, index, 1), len(self.y))
                 parts.append(self.model.likelihood.given(prior.unknowns()).predictive(f).to(x.device))
         return mixed(parts)
+
+
+def _site(name: str) -> str:
+    """The name that a user knows a hyperparameter by, of that in the built process."""
+    return name.replace("raw_", "").replace("log_unknowns.", "likelihood.")
