@@ -21,18 +21,12 @@ from bayesuq.inference import confidence, dropout
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, isolated
+from scripts.further_tables import of_failures
 from scripts.recording import Record, Records, digest, versions
-from scripts.tables import Mean
 
 SETTINGS = Path(__file__).parent / "settings" / "failure.toml"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "failure.jsonl"
 PIXEL_MEAN, PIXEL_SCALE = 0.1307, 0.3081
-MEASURES = ("fpr95", "aupr_error", "aupr_success", "auroc")
-PUBLISHED = {
-    "maximum probability": (14.87, 37.70, 99.94, 97.13),
-    "MC dropout": (15.15, 38.22, 99.94, 97.15),
-    "ConfidNet": (11.79, 57.37, 99.95, 97.83),
-}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,19 +102,6 @@ def measured(scores: Tensor, wrong: Tensor) -> Record:
     return {name: 100 * float(value) for name, value in found.items()}
 
 
-def table(lines: list[Record]) -> str:
-    """Mean and standard error over seeds beside the published numbers."""
-    rows = [f"{'':20}" + "".join(f"{name:>22}" for name in ("error %", *MEASURES))]
-    for score, published in PUBLISHED.items():
-        own = [line for line in lines if line["score"] == score]
-        cells = []
-        for name, theirs in zip(("error", *MEASURES), (None, *published), strict=True):
-            ours = str(Mean.of([line[name] for line in own]))
-            cells.append(ours if theirs is None else f"{ours} ({theirs})")
-        rows.append(f"{score:20}" + "".join(f"{cell:>22}" for cell in cells))
-    return "\n".join([*rows, "In brackets: Corbiere et al. 2019, Table 1."])
-
-
 def main(options: argparse.Namespace) -> None:
     """Every seed in turn, and the table."""
     setting = Setting(**tomllib.loads(options.settings.read_text(encoding="utf-8")))
@@ -133,7 +114,7 @@ def main(options: argparse.Namespace) -> None:
             key: Record = {"seed": seed, "settings": name, "versions": versions()}
             records.append(*({"score": score, **measured(*pair), **key} for score, pair in found.items()))
         print(f"seed {seed} is there", flush=True)
-    print(table([line for line in records.read() if line["settings"] == name]))
+    print("\n".join(of_failures(line for line in records.read() if line["settings"] == name)))
 
 
 if __name__ == "__main__":

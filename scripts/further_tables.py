@@ -1,11 +1,18 @@
-"""Tables of `docs/results.md` that stand beside no paper's: distance from HMC, maps, and inputs of another kind."""
+"""Tables of `docs/results.md` beyond UCI and MNIST: distance from HMC, processes, failures, other inputs, and maps."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 
 from scripts.recording import Record
-from scripts.tables import Cell, field, row, table
+from scripts.tables import Cell, Mean, field, row, table
 
 REFERENCE = "NUTS"
+OTHER = {"mnist": "Fashion-MNIST", "fashion_mnist": "MNIST", "digits-0to8": "nines"}
+BESIDE = ("ensemble", "dropout", "variational")  # networks beside a Gaussian process
+CORBIERE = {  # et al. 2019, table 1, MLP on MNIST: FPR95, AUPR-error, AUPR-success, AUROC
+    "maximum probability": (14.87, 37.70, 99.94, 97.13),
+    "MC dropout": (15.15, 38.22, 99.94, 97.15),
+    "ConfidNet": (11.79, 57.37, 99.95, 97.83),
+}
 R_HAT, WORST_R_HAT, SHARE = 1.01, 1.05, 0.95  # of predictions: what the chains should reach
 
 
@@ -69,15 +76,76 @@ def _measure(name: str, *, only_drawn: bool = False) -> Cell:
 
 
 def of_other_inputs(records: Iterable[Record]) -> list[str]:
-    """Inputs of another kind: a row for each direction, network and method, means over seeds."""
+    """Inputs of another kind, a table a direction: a row for each network and method, means over seeds."""
+    lines = list(records)
     columns = {
         "error, %": (field("error", 100.0), 2),
-        "maximum probability": (field("auroc.maximum_probability"), 3),
+        "NLL, nats": (field("negative_log_likelihood"), 3),
+        "AUROC: maximum probability": (field("auroc.maximum_probability"), 3),
         "entropy": (field("auroc.predictive_entropy"), 3),
         "mutual information": (field("auroc.mutual_information"), 3),
         "posterior width": (field("width"), 4),
     }
-    return table(records, ["data", "network", "method"], columns)
+    found = []
+    for data in dict.fromkeys(line["data"] for line in lines):
+        own = [line for line in lines if line["data"] == data]
+        seeds = len({line["seed"] for line in own})
+        told = f"Fitted to `{data}`, told from {OTHER[data]}; {seeds} seed{'s' if seeds > 1 else ''}:"
+        found += [told, "", *table(own, ["network", "method"], columns)]
+        for network in dict.fromkeys(line["network"] for line in own if line["method"] == "ensemble"):
+            less = paired([line for line in own if line["network"] == network], "ensemble", "map")
+            found += [f"Entropy of the ensemble less that of one {network}, AUROC by seed: {less.rounded(4)}.", ""]
+    return found
+
+
+def paired(lines: Iterable[Record], one: str, other: str) -> Mean:
+    """The AUROC of entropy of one method less that of another one, over the seeds that both have."""
+    of: dict[str, dict[int, float]] = {one: {}, other: {}}
+    for line in lines:
+        if line["method"] in of:
+            of[line["method"]][line["seed"]] = line["auroc"]["predictive_entropy"]
+    return Mean.of([of[one][seed] - of[other][seed] for seed in sorted(of[one].keys() & of[other].keys())])
+
+
+def of_failures(records: Iterable[Record]) -> list[str]:
+    """Failure prediction: each score over seeds, with the published numbers in the row below."""
+    lines = list(records)
+    shown = {"FPR95": "fpr95", "AUPR-error": "aupr_error", "AUPR-success": "aupr_success", "AUROC": "auroc"}
+    found = [row(["score, %", "seeds", "error", *shown]), "|---" * (3 + len(shown)) + "|"]
+    for score, published in CORBIERE.items():
+        own = [line for line in lines if line["score"] == score]
+        if own:
+            means = [Mean.of([line[name] for line in own]) for name in ("error", *shown.values())]
+            found.append(row([score, str(len(own)), *map(str, means)]))
+            found.append(row(["published", "5", "", *(f"{value:.2f}" for value in published)]))
+    return [*found, ""]
+
+
+def of_processes(records: Iterable[Record], networks: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
+    """Gaussian processes on the UCI splits, beside networks: a table a set.
+
+    Args:
+        records: Lines of the processes.
+        networks: Lines of the networks, by set and method.
+    """
+    columns = {
+        "RMSE": (field("rmse"), 3),
+        "log-likelihood": (field("log_likelihood"), 3),
+        "CRPS": (field("crps"), 3),
+        "coverage of 95 %": (field("coverage_of_95"), 3),
+        "seconds a split": (field("cpu_seconds"), 0),
+    }
+    groups: dict[str, dict[str, list[Record]]] = {}
+    for line in records:
+        renamed = {**line, "log_likelihood": -line["nlpd"], "coverage_of_95": line["coverage"]}
+        groups.setdefault(line["data"], {}).setdefault(line["method"], []).append(renamed)
+    found = []
+    for data, methods in groups.items():
+        for name in BESIDE:
+            methods[name] = [{**line, "cpu_seconds": line["seconds"]} for line in networks.get((data, name), [])]
+        shown = [{**line, "splits": len(own)} for own in methods.values() for line in own]
+        found += [f"`{data}`:", "", *table(shown, ["method", "splits"], columns)]
+    return found
 
 
 def converged(line: Record) -> bool:

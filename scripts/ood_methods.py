@@ -1,4 +1,8 @@
-"""The methods of the out-of-distribution table: one setting each, two networks, and the width of each posterior."""
+"""The methods of the out-of-distribution table: one setting each, two networks, and the width of each posterior.
+
+Two are Gaussian processes: `svgp` on the pixels, without a network, and `deep-kernel` on the outputs of a network that
+is learned with it.
+"""
 
 import tomllib
 from collections.abc import Sequence
@@ -7,18 +11,20 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+from torch import nn
 
 import bayesuq as bq
 from bayesuq.inference import dropout, ensemble, gp, laplace, map_estimate, swag, temperature, variational
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
-from bayesuq.models.gp import Deep, GaussianProcess, Matern, Scale
+from bayesuq.models.gp import RBF, Deep, GaussianProcess, Matern, Scale
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, isolated
 
 NetworkKind = Literal["mlp", "convnet"]
 NETWORKS: tuple[NetworkKind, ...] = ("mlp", "convnet")
-METHODS = ("map", "temperature", "dropout", "ensemble", "variational", "swag", "laplace", "gp")
+METHODS = ("map", "temperature", "dropout", "ensemble", "variational", "swag", "laplace", "svgp", "deep-kernel")
 STANDS_ON_MAP = ("temperature", "swag", "laplace")
+WITHOUT_NETWORK = ("svgp",)
 NUM_WIDTH_DRAWS = 30  # of a weight, for its scale: to an eighth
 
 
@@ -34,7 +40,7 @@ class Setting:
         batch_size: Images in a minibatch.
         hidden: Widths of the perceptron.
         channels: Of the convolutional network.
-        num_inducing: Points of a Gaussian process on the network's outputs as features.
+        num_inducing: Points of a Gaussian process.
         num_samples: Draws of a prediction, where there is no end of them.
     """
 
@@ -48,14 +54,15 @@ class Setting:
     num_inducing: int = 100
     num_samples: int = 100
 
-    def model(self, kind: NetworkKind, seed: int) -> BayesianNetwork:
-        """The network at initial weights that the seed decides."""
+    def model(self, kind: NetworkKind, data: bq.Dataset, seed: int) -> BayesianNetwork:
+        """The network for these images and labels, at initial weights that the seed decides."""
+        row, num_classes = data.x[0], int(data.y.max()) + 1
         with isolated(seed):
             if kind == "mlp":
-                net = networks.mlp(28 * 28, self.hidden, 10, self.dropout)
+                net = networks.mlp(row.numel(), self.hidden, num_classes, self.dropout)
             else:
                 first, second = self.channels
-                net = networks.convnet(1, 10, self.dropout, channels=(first, second))
+                net = networks.convnet(len(row), num_classes, self.dropout, channels=(first, second))
         return BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
 
 
@@ -93,14 +100,20 @@ def fit(
     }
     if method == "swag":
         return swag.fit(_mode(mode).model, split.train, mode=_mode(mode), **options)
-    model = setting.model(kind, derive_seed(seed, 0))
-    if method == "gp":
-        process = GaussianProcess(Deep(model.net, Scale(Matern())), likelihood=model.likelihood, num_outputs=10)
+    model = setting.model(kind, split.train, derive_seed(seed, 0))
+    if method in ("svgp", "deep-kernel"):
+        kernel = Deep(model.net, Scale(Matern())) if method == "deep-kernel" else on_pixels()
+        process = GaussianProcess(kernel, likelihood=model.likelihood, num_outputs=int(split.train.y.max()) + 1)
         return gp.fit(process, split.train, num_inducing=setting.num_inducing, **options)
     if method == "ensemble":
         return ensemble.fit(model, split.train, num_members=setting.num_members, **options)
     fits: dict[str, Any] = {"map": map_estimate.fit, "dropout": dropout.fit, "variational": variational.fit}
     return fits[method](model, split.train, **options)
+
+
+def on_pixels() -> Deep:
+    """A kernel on images of any shape: one lengthscale for all pixels."""
+    return Deep(nn.Flatten(), Scale(RBF(per_input=False)))
 
 
 def posterior_width(posterior: Posterior, seed: int) -> float | None:

@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from scripts import mnist_methods as images
-from scripts.further_tables import of_distances, of_maps, of_other_inputs
+from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes
 from scripts.recording import Record, Records, digest
 from scripts.tables import Mean, row
 from scripts.uci_methods import Setting, read_settings
@@ -33,7 +33,12 @@ IMAGE_MEASURES = {  # of MNIST, and what they are multiplied by
     "auroc_epistemic": ("mutual information", 1.0),
 }
 MEASURES = {"rmse": ("RMSE", 1), "log_likelihood": ("log-likelihood", -1)}  # and the sign of what is worse
-FURTHER = {"hmc-distance": of_distances, "segmentation": of_maps, "ood": of_other_inputs}  # by file and mark
+FURTHER = {  # by file and mark
+    "hmc-distance": of_distances,
+    "failure": of_failures,
+    "ood": of_other_inputs,
+    "segmentation": of_maps,
+}
 
 
 def select(
@@ -210,6 +215,9 @@ def main(folder: Path, page: Path) -> None:
         of_candidates = images.read_settings(HERE / "settings" / "mnist-candidates.toml")
         validated = Records(folder / "mnist-val.jsonl").read()
         text = replace(text, "mnist-val", of_images(validated, {**of_digits, **of_candidates}, "val"))
+    processes = Records(folder / "uci-gp.jsonl").read()
+    if processes:
+        text = replace(text, "uci-gp", of_processes(processes, tests))
     for name, make in FURTHER.items():
         lines = Records(folder / f"{name}.jsonl").read()
         if lines:

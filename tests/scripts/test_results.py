@@ -9,7 +9,7 @@ import pytest
 
 from scripts import mnist_methods as images
 from scripts import results
-from scripts.further_tables import of_distances, of_maps, of_other_inputs
+from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes
 from scripts.recording import Record, Records, digest
 from scripts.results import beside_published, is_below, mean, published, replace, select
 from scripts.tables import Mean, field, table
@@ -212,8 +212,32 @@ def test_maps_have_a_table_a_set_and_no_mutual_information_of_one_draw() -> None
     assert single[-2].strip() == "1.0"
 
 
-def test_other_inputs_have_a_row_a_direction_network_and_method() -> None:
+def test_other_inputs_have_a_table_a_direction_and_the_paired_difference_below_it() -> None:
     areas = {"maximum_probability": 0.9, "predictive_entropy": 0.91}
-    one = {"data": "mnist", "network": "mlp", "method": "map", "error": 0.02, "auroc": areas, "width": None}
-    text = of_other_inputs([one, {**one, "error": 0.04}])
-    assert text[2] == "| mnist | mlp | map | 3.00 ± 1.00 | 0.900 ± 0.000 | 0.910 ± 0.000 |  |  |"
+    of_map: Record = {"data": "mnist", "network": "mlp", "method": "map", "auroc": areas, "width": None}
+    of_map |= {"error": 0.02, "negative_log_likelihood": 0.1, "seed": 0}
+    better = {**of_map, "method": "ensemble", "auroc": {name: area + 0.02 for name, area in areas.items()}}
+    backwards = {**of_map, "data": "fashion_mnist"}
+    text = of_other_inputs([of_map, {**of_map, "error": 0.04, "seed": 1}, better, {**better, "seed": 1}, backwards])
+    assert text[0] == "Fitted to `mnist`, told from Fashion-MNIST; 2 seeds:"
+    assert text[4] == "| mlp | map | 3.00 ± 1.00 | 0.100 ± 0.000 | 0.900 ± 0.000 | 0.910 ± 0.000 |  |  |"
+    assert "Entropy of the ensemble less that of one mlp, AUROC by seed: 0.0200 ± 0.0000." in text
+    assert text.count("Fitted to `fashion_mnist`, told from MNIST; 1 seed:") == 1
+    assert sum(line.startswith("Entropy of") for line in text) == 1  # there is no ensemble in the other direction
+
+
+def test_failures_stand_above_the_published_numbers() -> None:
+    one: Record = {"score": "ConfidNet", "error": 1.5, "fpr95": 10.0, "aupr_error": 50.0, "aupr_success": 99.9}
+    text = of_failures([{**one, "auroc": 97.0}, {**one, "auroc": 98.0}])
+    assert text[2] == "| ConfidNet | 2 | 1.50 ± 0.00 | 10.00 ± 0.00 | 50.00 ± 0.00 | 99.90 ± 0.00 | 97.50 ± 0.50 |"
+    assert text[3] == "| published | 5 |  | 11.79 | 57.37 | 99.95 | 97.83 |"
+
+
+def test_processes_stand_above_the_networks_of_their_set() -> None:
+    one: Record = {"data": "boston", "method": "exact", "rmse": 2.0, "nlpd": 2.5, "crps": 1.0, "coverage": 0.95}
+    networks = {("boston", "dropout"): [line(0), line(1)], ("yacht", "dropout"): [line(0)]}
+    text = of_processes([{**one, "cpu_seconds": 3.0}], networks)
+    assert text[0] == "`boston`:"
+    assert text[4] == "| exact | 1 | 2.000 | -2.500 | 1.000 | 0.950 | 3 |"
+    assert text[5] == "| dropout | 2 | 3.000 ± 0.000 | -2.500 ± 0.000 | 1.500 ± 0.000 |  | 2 ± 0 |"
+    assert len(text) == 7  # yacht has no process
