@@ -19,7 +19,9 @@ R_HAT, WORST_R_HAT, SHARE = 1.01, 1.05, 0.95  # of predictions: what the chains 
 def of_distances(records: Iterable[Record]) -> list[str]:
     """The chains first, and whether they have converged; then each method beside them."""
     lines = list(records)
+    order = list(dict.fromkeys(line["data"] for line in lines))
     chains = [line for line in lines if line["method"] == REFERENCE]
+    chains.sort(key=lambda line: (order.index(line["data"]), line["split"]))
     found = [row(["set", "split", "share below 1.01", "largest R-hat", "least ESS", "steps", "minutes", "converged"])]
     found += ["|---" * 8 + "|"]
     for line in chains:
@@ -140,7 +142,7 @@ def of_processes(records: Iterable[Record], networks: Mapping[tuple[str, str], S
         renamed = {**line, "log_likelihood": -line["nlpd"], "coverage_of_95": line["coverage"]}
         groups.setdefault(line["data"], {}).setdefault(line["method"], []).append(renamed)
     found = []
-    for data, methods in groups.items():
+    for data, methods in sorted(groups.items()):
         for name in BESIDE:
             methods[name] = [{**line, "cpu_seconds": line["seconds"]} for line in networks.get((data, name), [])]
         shown = [{**line, "splits": len(own)} for own in methods.values() for line in own]

@@ -9,6 +9,7 @@ from typing import Self
 from scripts.recording import Record
 
 Cell = Callable[[Record], float | None]
+LARGE = 1e6
 
 
 @dataclass(frozen=True)
@@ -27,9 +28,10 @@ class Mean:
         return self.rounded(2)
 
     def rounded(self, digits: int) -> str:
-        """With so many digits behind the point."""
-        value = f"{self.value:.{digits}f}"
-        return value if isnan(self.error) else f"{value} ± {self.error:.{digits}f}"
+        """With so many digits behind the point; beyond a million two digits and a power of ten."""
+        shown = f".{digits}f" if abs(self.value) < LARGE else ".1e"
+        value = f"{self.value:{shown}}"
+        return value if isnan(self.error) else f"{value} ± {self.error:{shown}}"
 
 
 def row(cells: Sequence[str]) -> str:

@@ -39,6 +39,11 @@ def test_a_mean_has_the_standard_error_of_a_sample() -> None:
     assert found.error == pytest.approx((14 / 3) ** 0.5 / 2)  # squares 4 + 1 + 0 + 9 over n - 1 = 3
 
 
+def test_a_mean_beyond_a_million_is_a_power_of_ten() -> None:
+    assert Mean(999_999.0, 0.5).rounded(1) == "999999.0 ± 0.5"
+    assert Mean(-2.34e21, 1.26e20).rounded(3) == "-2.3e+21 ± 1.3e+20"
+
+
 @pytest.mark.parametrize(
     ("ours", "theirs", "worse", "below"),
     [
