@@ -8,13 +8,13 @@ import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from itertools import islice
+from itertools import chain, islice
 
 import torch
 from torch import Tensor
 
 from bayesuq.inference.map_estimate import ModeObjective
-from bayesuq.inference.minibatches import Source
+from bayesuq.inference.minibatches import Batch, Source
 from bayesuq.inference.optimize import Objective
 from bayesuq.inference.stability import largest_curvature
 from bayesuq.inference.training_network import NORMALISATION, is_dropout
@@ -22,6 +22,9 @@ from bayesuq.inference.weights import Layout
 
 STABLE_SHARE = 0.1  # of the largest stable rate
 MOST_BATCHES = 64  # that the noise of a minibatch's gradient is measured on
+TRIAL_STEPS = 256  # of a rate, before it is taken
+LOST = 0.1  # nats a data point that SGD may lose in a trial, on average, and still be near the mode
+MOST_HALVINGS = 40
 
 
 class Moments:
@@ -133,14 +136,37 @@ class SgdIterates:
     def default_rate(self, source: Source, seed: int) -> float:
         """The rate at which the iterates' spread is nearest to the posterior's, if that is small enough for the theory.
 
-        Which supposes that no direction is crossed in less than some steps: it is at most a tenth of what is stable.
+        Which supposes that no direction is crossed in less than some steps: it is at most a tenth of what is stable. It
+        also supposes one curvature and one noise. Where labels are fitted with certainty both are next to nothing at
+        the mode and large around it, so that a rate has a trial: it is halved until SGD stays near the mode, and once
+        more, for the steps that the trial has not seen.
 
         Raises:
             RuntimeError: See `largest_curvature`.
         """
         noise = torch.Generator(source.device).manual_seed(seed)
         stable = 2 * (1 + self.momentum) / max(self._largest_curvature(source, noise), 1e-300)
-        return min(STABLE_SHARE * stable, (1 - self.momentum) * self._nearest_rate(source, seed))
+        rate = min(STABLE_SHARE * stable, (1 - self.momentum) * self._nearest_rate(source, seed))
+        if not math.isfinite(rate) or self._stays(rate, source, seed):
+            return rate
+        halved = (rate * 0.5**number for number in range(1, MOST_HALVINGS))
+        return next((0.5 * smaller for smaller in halved if self._stays(smaller, source, seed)), rate)
+
+    def _stays(self, rate: float, source: Source, seed: int) -> bool:
+        """Whether SGD at this rate stays near the mode, by its loss on minibatches beside the mode's on the same."""
+        start, buffers = self.flat(), {name: value.clone() for name, value in self.mode.network.buffers.items()}
+        nothing = torch.Generator(source.device)
+        at_mode = [float(self.mode.loss_and_grads(batch, nothing)) for batch in _trial(source, seed)]
+        optimizer, lost = self._sgd(self.mode.objective(), rate), 0.0
+        for batch, before in zip(_trial(source, seed), at_mode, strict=True):
+            lost += (float(self.mode.loss_and_grads(batch, nothing)) - before) / source.num_data
+            if not lost <= LOST * TRIAL_STEPS:  # or is not a number
+                break
+            optimizer.step()
+        self.move_to(start)
+        for name, value in buffers.items():
+            self.mode.network.buffers[name].copy_(value)
+        return lost <= LOST * TRIAL_STEPS
 
     def _nearest_rate(self, source: Source, seed: int) -> float:
         """2 P / (N E|g - E g|^2) for gradients g of the loss per data point on a minibatch (Mandt 2017, theorem 1).
@@ -197,3 +223,9 @@ class SgdIterates:
         finally:
             for layer, mode in zip(layers, modes, strict=True):
                 layer.train(mode)
+
+
+def _trial(source: Source, seed: int) -> Iterator[Batch]:
+    """The minibatches of a trial: of one epoch after another."""
+    epochs = (source.shuffled_epoch(seed, epoch) for epoch in range(TRIAL_STEPS))  # of one minibatch at least
+    return islice(chain.from_iterable(epochs), TRIAL_STEPS)

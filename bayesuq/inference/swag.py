@@ -12,6 +12,7 @@ Reference:
 """
 
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
@@ -22,7 +23,7 @@ from torch import Tensor
 from bayesuq.arrays import check_count, check_fraction, check_positive, check_probability
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
-from bayesuq.inference.iterates import SgdIterates
+from bayesuq.inference.iterates import LOST, SgdIterates
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective, fit_mode
 from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.optimize import minimise
@@ -69,7 +70,8 @@ def fit(
         swa_share: Share of the epochs, the last ones, that SGD makes; a fraction in (0, 1).
         swa_learning_rate: SGD's constant rate, for the loss per data point. The width of the law is proportional to it.
             None takes the rate at which SGD's stationary law is nearest to the posterior (Mandt et al. 2017, theorem
-            1), measured at the mode, but at most a tenth of the largest stable one.
+            1), measured at the mode, but at most a tenth of the largest stable one; it is halved until SGD stays near
+            the mode in a trial, and once more.
         momentum: SGD's, in [0, 1).
         collect_every: Steps between two collected iterates; None is an epoch, or fewer where that would give less than
             `rank` of them.
@@ -132,6 +134,8 @@ def fit(
         sgd = SgdIterates(_objective_at(model, mode, source), every=every, rank=rank, momentum=momentum)
         rate = sgd.default_rate(source, training.key(RATE)) if swa_learning_rate is None else swa_learning_rate
         history = minimise(sgd.objective(), source, None, replace(second, learning_rate=_checked_rate(rate)))
+        if mode is not None:
+            _warn_if_lost(mode.history.loss[-1], history.loss[-1], rate)
         return _posterior(model, sgd, source, scale, history if mode is None else _joined(mode.history, history))
 
 
@@ -153,6 +157,17 @@ def _checked_rate(rate: float) -> float:
     if not math.isfinite(rate):
         raise ValueError("The loss is flat at the mode, so that no rate follows from it. Pass `swa_learning_rate`.")
     return rate
+
+
+def _warn_if_lost(at_mode: float, loss: float, rate: float) -> None:
+    """Say that SGD has left the mode, by the mean loss of the last epoch of each, in nats a data point."""
+    if loss > at_mode + LOST:
+        warnings.warn(
+            f"SGD has left the mode: its loss is {loss:.3g} nats a data point, the mode's {at_mode:.3g}. Pass a "
+            f"`swa_learning_rate` below {rate:.2g}.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _interval(num_steps: int, num_batches: int, rank: int, collect_every: int | None) -> int:

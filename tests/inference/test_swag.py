@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
+from bayesuq import datasets
 from bayesuq.data import Dataset
-from bayesuq.inference import ensemble, map_estimate, optimize, swag
+from bayesuq.evaluation.scores import accuracy
+from bayesuq.inference import ensemble, iterates, map_estimate, optimize, swag
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
 from bayesuq.inference.iterates import SgdIterates
@@ -112,6 +114,41 @@ def test_the_default_rate_is_a_tenth_of_the_largest_stable_one_where_mandts_is_m
     source = Source(NetworkReader(model), Dataset(data.x, data.y * 1e-3), 16)  # hardly any noise
     sgd = SgdIterates(ModeObjective(model, len(data)), every=1, rank=0, momentum=momentum)
     assert sgd.default_rate(source, 0) == pytest.approx(0.1 * 2 * (1 + momentum) / 30.0**2, rel=1e-6)
+
+
+@pytest.fixture(scope="module")
+def certain():
+    """A classifier that fits its labels with certainty, where the loss is flat at the mode and steep around it."""
+    split = datasets.load("digits")
+    net = built(lambda: networks.mlp(64, (50,), 10))
+    model = BayesianNetwork(net, priors.Normal(scale=3.0), likelihoods.Categorical())
+    options = {"batch_size": 32, "seed": 0, "progress": False}
+    mode = map_estimate.fit(model, split.train, num_epochs=60, learning_rate=0.01, **options)
+    return split, {"model": model, "data": split.train, "mode": mode, "num_epochs": 4, "rank": 4, **options}
+
+
+def test_the_default_rate_stays_at_a_mode_that_is_flat_and_steep_around(certain):
+    split, options = certain
+    posterior = swag.fit(**options)
+    assert posterior.history.loss[-1] < options["mode"].history.loss[-1] + iterates.LOST
+    assert accuracy(posterior.predict(split.test.x, num_samples=10, seed=0), split.test.y) > 0.95
+
+
+def test_the_rate_of_the_theory_leaves_such_a_mode_and_says_so(certain, monkeypatch):
+    monkeypatch.setattr(SgdIterates, "_stays", lambda *_: True)
+    with pytest.warns(UserWarning, match=r"SGD has left the mode: its loss is .* Pass a `swa_learning_rate` below 0\."):
+        swag.fit(**certain[1])
+
+
+def test_a_trial_leaves_the_weights_where_they_were(certain):
+    _, options = certain
+    model, data = options["model"], options["data"]
+    sgd = SgdIterates(ModeObjective(model, len(data)), every=1, rank=0, momentum=0.9)
+    sgd.move_to(options["mode"].values)
+    before, source = sgd.flat().clone(), Source(NetworkReader(model), data, 32)
+    rate = sgd.default_rate(source, 0)
+    assert torch.equal(sgd.flat(), before)
+    assert sgd.default_rate(source, 0) == rate
 
 
 def test_the_default_rate_leaves_the_statistics_of_batches_alone():
