@@ -6,6 +6,7 @@ Each takes a module's dotted name and its source, and gives one line for every v
 import ast
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 TOP = "top"  # the files directly in bayesuq/
@@ -41,8 +42,9 @@ STANDS_ON = {
     "gp": {"hmc"},
     "vectorised": {"map_estimate"},  # the ensemble's members in one pass
     "iterates": {"map_estimate"},  # the steps of swag
-    "saved": METHODS,  # reads what any method wrote
 }
+# Who may load a module by name, and in which function: reading saved posteriors, from its own list of modules.
+LOADERS = {"bayesuq.inference.saved": "_module"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 PROCESSES = {("joblib", "Parallel"), ("joblib", "delayed")}  # which read nothing from a file
 NO = ast.Constant(False)
@@ -60,6 +62,13 @@ class Import:
     inside_function: str | None  # its name, dotted if the function is not at the top of the module
 
 
+@cache
+def parsed(source: str) -> ast.Module:
+    """The tree of a module, which every rule looks at."""
+    return ast.parse(source)
+
+
+@cache
 def imports(source: str) -> list[Import]:
     """Every import statement, wherever it stands."""
     found: list[Import] = []
@@ -84,7 +93,7 @@ def imports(source: str) -> list[Import]:
             for child in ast.iter_child_nodes(node):
                 visit(child, for_types, scope, function)
 
-    visit(ast.parse(source), False, (), None)
+    visit(parsed(source), False, (), None)
     return found
 
 
@@ -160,10 +169,11 @@ def names_from_elsewhere(module: str, source: str, sources: Mapping[str, str], p
     return found
 
 
+@cache
 def defined(source: str) -> set[str]:
     """Names that a module binds at its top level other than by importing them."""
     names: set[str] = set()
-    for node in ast.parse(source).body:
+    for node in parsed(source).body:
         if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             names.add(node.name)
         elif not isinstance(node, ast.Import | ast.ImportFrom):
@@ -173,17 +183,17 @@ def defined(source: str) -> set[str]:
 
 
 def imports_inside_functions(module: str, source: str) -> list[str]:
-    """Imports in a function's body, and modules loaded by name, other than by a module's lazy `__getattr__`."""
+    """Imports in a function's body, and modules loaded by name, other than by a lazy `__getattr__` and `LOADERS`."""
     found = [
         f"{module}:{imported.line} imports {imported.module} inside {imported.inside_function}"
         for imported in imports(source)
         if imported.inside_function not in (None, "__getattr__")
     ]
-    tree = ast.parse(source)
+    tree = parsed(source)
     lazy = {
         id(inner)
         for node in tree.body
-        if isinstance(node, ast.FunctionDef) and node.name == "__getattr__"
+        if isinstance(node, ast.FunctionDef) and node.name in ("__getattr__", LOADERS.get(module))
         for inner in ast.walk(node)
     }
     found += [
@@ -196,7 +206,7 @@ def imports_inside_functions(module: str, source: str) -> list[str]:
 
 def forbidden_statements(module: str, source: str) -> list[str]:
     """Bare asserts, printing, unpickling in any guise, running text, and matplotlib outside of plots."""
-    tree = ast.parse(source)
+    tree = parsed(source)
     found = [f"{module}:{node.lineno} asserts" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
     for imported in imports(source):
         root = imported.module.split(".")[0]

@@ -7,8 +7,13 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
+import torch
 
 import bayesuq
+from bayesuq.data import Dataset
+from bayesuq.inference import map_estimate
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
 from tests import import_rules as rules
 
 SOURCES, PACKAGES = rules.read(Path(bayesuq.__file__).parent)
@@ -152,7 +157,7 @@ def test_the_rule_of_direction_can_fail(module: str, source: str, allowed: bool)
         ("temperature", "from bayesuq.inference.ensemble import fit", False),
         ("swag", "from bayesuq.inference import weights", True),
         ("weights", "from bayesuq.inference import hmc", False),
-        ("saved", "from bayesuq.inference.hmc import Posterior", True),
+        ("saved", "from bayesuq.inference.hmc import Posterior", False),  # by name, when a file needs it
     ],
 )
 def test_the_rule_of_methods_can_fail(method: str, source: str, allowed: bool) -> None:
@@ -196,6 +201,19 @@ def test_the_rule_of_definitions_can_fail(source: str, allowed: bool) -> None:
 )
 def test_the_rule_of_functions_can_fail(source: str, allowed: bool) -> None:
     assert (rules.imports_inside_functions("bayesuq.data", source) == []) == allowed
+
+
+@pytest.mark.parametrize(
+    ("source", "allowed"),
+    [
+        ("def _module(name):\n    return import_module(name)", True),
+        ("def _module(name):\n    import torch", False),
+        ("def load(name):\n    return import_module(name)", False),
+        ("f = import_module('torch')", False),
+    ],
+)
+def test_reading_posteriors_loads_modules_by_name_in_one_place(source: str, allowed: bool) -> None:
+    assert (rules.imports_inside_functions("bayesuq.inference.saved", source) == []) == allowed
 
 
 @pytest.mark.parametrize(
@@ -259,24 +277,51 @@ def test_every_module_that_a_face_names_is_the_module(face: str) -> None:
             assert getattr(package, name) is import_module(f"{face}.{name}")
 
 
-@pytest.mark.parametrize("face", FACES)
-def test_importing_a_face_loads_neither_torch_nor_pyro_nor_matplotlib(face: str) -> None:
-    code = (
-        f"import sys, {face}\n"
-        "loaded = {'torch', 'pyro', 'gpytorch', 'matplotlib', 'arviz', 'sklearn'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+HEAVY = {"torch", "pyro", "gpytorch", "matplotlib", "matplotlib.pyplot", "arviz", "sklearn"}
+
+
+def loaded_by(statements: list[str], *arguments: str, on_warning: str) -> list[list[str]]:
+    """What of `HEAVY` each of some statements loads, of a process that runs one after the other."""
+    code = "\n".join(
+        ["import sys", "from importlib import import_module", "before = set(sys.modules)"]
+        + [
+            f"{line}\nprint(*sorted({HEAVY!r} & set(sys.modules) - before))\nbefore = set(sys.modules)"
+            for line in statements
+        ]
     )
-    finished = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True, check=False)
+    command = [sys.executable, "-W", on_warning, "-c", code, *arguments]
+    finished = subprocess.run(command, capture_output=True, text=True, check=False)
     assert finished.returncode == 0, finished.stderr
+    return [line.split() for line in finished.stdout.splitlines()]
+
+
+def test_importing_a_face_loads_neither_torch_nor_pyro_nor_matplotlib() -> None:
+    found = loaded_by([f"import {face}" for face in FACES], on_warning="error")
+    assert dict(zip(FACES, found, strict=True)) == {face: [] for face in FACES}
 
 
 @pytest.mark.slow
-def test_using_models_and_inference_loads_no_plotting() -> None:
-    code = (
-        "import sys, bayesuq as bq\n"
-        "bq.models.BayesianNetwork, bq.inference.variational.fit, bq.evaluation.scores\n"
-        "loaded = {'matplotlib', 'arviz'} & set(sys.modules)\n"
-        "sys.exit(f'loaded {loaded}' if loaded else 0)"
+def test_what_is_heavy_is_loaded_by_those_that_need_it(tmp_path: Path) -> None:
+    """Plotting by plots, without pyplot's global state; GPyTorch by Gaussian processes."""
+    net = networks.mlp(2, (3,), 1)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(0.1))
+    map_estimate.fit(model, Dataset(torch.zeros(4, 2), torch.zeros(4, 1)), num_epochs=1, seed=0).save(tmp_path / "map")
+    ours = loaded_by(
+        [
+            "import bayesuq as bq",
+            "bq.load(sys.argv[1]).predict([[0.0, 0.0]])",
+            "bq.models.BayesianNetwork, bq.evaluation.report.evaluate, bq.conformal",
+            "[getattr(bq.inference, name) for name in bq.inference.__all__ if name != 'gp']",
+            "bq.evaluation.plots.loss_curves({'a': [1.0, 0.5]}).savefig('/dev/null', format='png')",
+            "from bayesuq.cli import comparing, diagnosing, evaluating, fitting, methods, settings",
+            "[methods.Method.of(name) for name in settings.METHODS]",
+            "bq.inference.gp.fit",
+        ],
+        str(tmp_path / "map"),
+        on_warning="default",  # GPyTorch warns of itself
     )
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert finished.returncode == 0, finished.stderr
+    *inference, drawing, _, _, _ = map(set, ours)
+    assert not {"matplotlib", "arviz"} & set.union(*inference)
+    assert "matplotlib" in drawing
+    assert "matplotlib.pyplot" not in drawing
+    assert ["gpytorch" in names for names in ours] == [False] * (len(ours) - 1) + [True]

@@ -17,15 +17,16 @@ Reference:
 """
 
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inference.exact_gp import maximise
+from bayesuq.inference.evaluations import Evaluations
 from bayesuq.inference.gp_algebra import LOG_TWO_PI
 from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.gp_search import Search, maximise
 from bayesuq.inference.history import History
 from bayesuq.inference.inducing import inducing_points
 from bayesuq.inference.marginal_likelihood import (
@@ -36,20 +37,14 @@ from bayesuq.inference.marginal_likelihood import (
 )
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.models.gp.combined import Coregionalised, Deep
-from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.randomness import derive_seed, generator
 
 START_ROWS = 1_000  # that an exact fit finds the start on
 
 
 def fit_collapsed(
-    model: GaussianProcess,
-    data: Observations,
-    *,
-    num_inducing: int,
-    num_restarts: int,
-    max_iterations: int,
-    seed: int,
+    model: GaussianProcess, data: Observations, search: Search, *, num_inducing: int
 ) -> SparseGpPosterior:
     """The sparse posterior at the hyperparameters and inducing points of the largest bound."""
     if isinstance(model.kernel, Coregionalised | Deep):
@@ -59,34 +54,29 @@ def fit_collapsed(
         )
     prior = model.build(data.x, len(data.y))
     vector = hyperparameters_of(model, prior, data)
-    _start(model, prior, data, vector, num_restarts=num_restarts, max_iterations=max_iterations, seed=seed)
+    record = search.record(data, vector)
+    _start(MarginalLikelihood(model, prior, _some(data, search.seed)), vector, search, record)
     with torch.no_grad():
         features = prior.features(data.x)
-    places = inducing_points(features, features.std(dim=0).clamp(min=1e-300), num_inducing, derive_seed(seed, 1))
+    places = inducing_points(features, features.std(dim=0).clamp(min=1e-300), num_inducing, derive_seed(search.seed, 1))
     inducing = nn.Parameter(places)
     bound = CollapsedBound(SparseProcess(model, prior, inducing, vector), data)
     vector.start = {leaf.name: leaf.value.detach().clone() for leaf in vector.leaves}
     vector.append("inducing points", inducing)
-    history = maximise(bound, vector, num_restarts=1, max_iterations=max_iterations, seed=seed)
+    history = maximise(bound, vector, replace(search, num_restarts=1), record, name="all rows")
     return bound.posterior(history)
 
 
-def _start(
-    model: GaussianProcess,
-    prior: FunctionPrior,
-    data: Observations,
-    vector: HyperparameterVector,
-    *,
-    num_restarts: int,
-    max_iterations: int,
-    seed: int,
-) -> None:
+def _some(data: Observations, seed: int) -> Observations:
+    """The rows that the start is found on."""
+    return data.rows(torch.randperm(len(data.x), generator=generator(seed))[:START_ROWS].to(data.x.device))
+
+
+def _start(evidence: MarginalLikelihood, vector: HyperparameterVector, search: Search, record: Evaluations) -> None:
     """Put the hyperparameters at their exact optimum on some rows."""
-    chosen = torch.randperm(len(data.x), generator=generator(seed))[:START_ROWS].to(data.x.device)
-    evidence = MarginalLikelihood(model, prior, data.rows(chosen))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a start need not have converged
-        maximise(evidence, vector, num_restarts=num_restarts, max_iterations=max_iterations, seed=seed)
+        maximise(evidence, vector, search, record, name="some rows")
 
 
 @dataclass(frozen=True, eq=False)

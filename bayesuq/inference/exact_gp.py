@@ -6,24 +6,19 @@ Reference:
     Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 2.2 and chapter 5.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
-import numpy as np
 import torch
-from scipy.optimize import OptimizeResult, minimize
 from torch import Tensor
 
 from bayesuq.inference.conjugate_gradients import iterated_solve
-from bayesuq.inference.gp_algebra import NotPositiveDefiniteError, solve, stable_cholesky
-from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.gp_algebra import solve, stable_cholesky
 from bayesuq.inference.gp_posterior import GpPosterior
+from bayesuq.inference.gp_search import Search, maximise
 from bayesuq.inference.history import History
 from bayesuq.inference.marginal_likelihood import (
-    Evidence,
     MarginalLikelihood,
     Observations,
     hyperparameters_of,
@@ -33,18 +28,13 @@ from bayesuq.inference.marginal_likelihood import (
 from bayesuq.models.gp.combined import CoregionalisedKernel
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 
-FLAT = 1e-5  # nats a data point and unit of a hyperparameter: the slope at which an optimum is reached
-FORBIDDEN = 1e25  # what an optimiser is told of hyperparameters without a Cholesky factor
 
-
-def fit_exact(
-    model: GaussianProcess, data: Observations, *, num_restarts: int, max_iterations: int, seed: int, kind: str
-) -> "ExactGpPosterior":
+def fit_exact(model: GaussianProcess, data: Observations, search: Search, *, kind: str) -> "ExactGpPosterior":
     """The posterior at the hyperparameters of the largest log marginal likelihood over all starts."""
     prior = model.build(data.x, len(data.y))
     vector = hyperparameters_of(model, prior, data)
     evidence = MarginalLikelihood(model, prior, data)
-    history = maximise(evidence, vector, num_restarts=num_restarts, max_iterations=max_iterations, seed=seed)
+    history = maximise(evidence, vector, search, search.record(data, vector))
     with torch.no_grad():
         value = float(evidence())
     return condition(model, prior, data, value, history, kind)
@@ -66,77 +56,6 @@ def condition(
         history=history,
         approximation=kind,
     )
-
-
-def maximise(
-    evidence: Evidence, vector: HyperparameterVector, *, num_restarts: int, max_iterations: int, seed: int
-) -> History:
-    """Put the hyperparameters at the best of the maxima that L-BFGS finds, and tell how it got there.
-
-    Raises:
-        NotPositiveDefiniteError: No start has a Cholesky factor.
-
-    Warns:
-        UserWarning: The best run was stopped before it converged.
-    """
-    num_data = evidence.data.y.numel()
-    if not vector.leaves:
-        return History((-float(evidence().detach()) / num_data,), (), 0)
-    best: OptimizeResult | None = None
-    course: list[float] = []
-    failure: NotPositiveDefiniteError | None = None
-    for number in range(num_restarts):
-        vector.begin(number, seed)
-        losses: list[float] = []
-        try:
-            found = _climb(evidence, vector, max_iterations, losses, num_data)
-        except NotPositiveDefiniteError as error:
-            failure = error
-            continue
-        if best is None or found.fun < best.fun:
-            best, course = found, losses or [float(found.fun)]  # a start may be a maximum
-    if best is None:
-        raise failure or NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
-    if best.nit >= max_iterations:
-        warnings.warn(
-            f"The hyperparameters had not converged after {max_iterations} iterations: the largest slope is "
-            f"{np.abs(best.jac).max():.1e} nats a data point. Raise `max_iterations`.",
-            UserWarning,
-            stacklevel=4,
-        )
-    vector.put(torch.as_tensor(best.x, device=evidence.data.x.device))
-    return History(tuple(course), (), len(course) - 1)
-
-
-def _climb(
-    evidence: Evidence, vector: HyperparameterVector, max_iterations: int, losses: list[float], num_data: int
-) -> OptimizeResult:
-    """L-BFGS from where the hyperparameters are; the loss is per data point, in nats."""
-    device = evidence.data.x.device
-    first = True
-
-    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
-        nonlocal first
-        vector.put(torch.as_tensor(values, device=device))
-        try:
-            value = -(evidence() + vector.log_penalty()) / num_data
-        except NotPositiveDefiniteError:
-            if first:
-                raise
-            return FORBIDDEN, np.zeros_like(values)
-        first = False
-        value.backward()
-        return value.item(), vector.gradient().cpu().numpy()
-
-    def note(intermediate_result: OptimizeResult) -> None:
-        losses.append(float(intermediate_result.fun))
-
-    options = {"maxiter": max_iterations, "maxfun": 4 * max_iterations, "ftol": 1e-9, "gtol": FLAT, "maxcor": 20}
-    start = vector.flat().cpu().numpy()
-    minimise: Any = minimize  # whose types know no bounds beside a callback
-    return minimise(
-        loss, start, jac=True, method="L-BFGS-B", bounds=vector.bounds(), callback=note, options=options
-    )  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

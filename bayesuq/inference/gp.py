@@ -4,8 +4,8 @@ A prior over functions f ~ GP(m, k) meets normal noise in closed form; any other
 normal law over the values at M inducing points. GPyTorch has the kernels.
 
 Reference:
-    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning; Hensman, Matthews & Ghahramani 2015, Scalable
-    Variational Gaussian Process Classification; Milios et al. 2018, Dirichlet-based Gaussian Processes for Large-scale
+    Rasmussen & Williams 2006, Gaussian Workers for Machine Learning; Hensman, Matthews & Ghahramani 2015, Scalable
+    Variational Gaussian Process Classification; Milios et al. 2018, Dirichlet-based Gaussian Workers for Large-scale
     Calibrated Classification.
 """
 
@@ -15,17 +15,21 @@ from os import PathLike
 from typing import Any, Literal, get_args
 
 import torch
+from torch.distributed import ProcessGroup
 
 from bayesuq.arrays import check_count, check_device, check_positive, check_probability
 from bayesuq.data import Dataset
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.collapsed_gp import fit_collapsed
+from bayesuq.inference.data_parallel import Workers
 from bayesuq.inference.dirichlet import dirichlet_observations
 from bayesuq.inference.exact_gp import ExactGpPosterior, fit_exact
 from bayesuq.inference.gp_data import ProcessReader
 from bayesuq.inference.gp_sampling import Sampling, fit_sampled
+from bayesuq.inference.gp_search import Search
 from bayesuq.inference.marginal_likelihood import Observations
 from bayesuq.inference.minibatches import Data, all_rows, count_batches
+from bayesuq.inference.optimize import ADDRESS
 from bayesuq.inference.sampled_gp import SampledGpPosterior
 from bayesuq.inference.sparse_gp import fit_sparse
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior
@@ -71,6 +75,7 @@ def fit(
     progress: bool | None = None,
     callbacks: Sequence[Callback] = (),
     checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    data_parallel: bool | ProcessGroup = False,
 ) -> ExactGpPosterior | SparseGpPosterior | SampledGpPosterior:
     """Fit a Gaussian process.
 
@@ -107,7 +112,12 @@ def fit(
         seed: Makes the fit repeatable; None draws one from torch's generator.
         progress: See there.
         callbacks: See there.
-        checkpoint: See there.
+        checkpoint: See there. Fits by L-BFGS write down what it was told, an evaluation being a step; chains have a
+            file each beside it.
+        data_parallel: Sparse: whether the processes of `torch.distributed` (or those of a group) fit one posterior
+            together. Each calls this with rows of its own in `data`, and of its own in `validation`, and all get the
+            same posterior. Inducing points and units come from the first process: divide the rows at random. The
+            `batch_size` is that of each process, and all must have equally many minibatches.
 
     Returns:
         An `ExactGpPosterior`, a `SparseGpPosterior`, or a `SampledGpPosterior` of sampled hyperparameters.
@@ -141,6 +151,9 @@ def fit(
         check_probability(natural_rate, "natural_rate")
     place = torch.device("cpu") if device is None else check_device(device)
     kind = _approximation(model, data, approximation, hyperparameters)
+    if hyperparameters == "sample" and checkpoint is not None:
+        checkpoint = Checkpoint.of(checkpoint)
+        seed = checkpoint.claim(seed) if checkpoint is not None else seed  # each chain has a file of its own
     if learning_rate is None:
         learning_rate = _default_rate(data, num_epochs, batch_size)
     training = Training(
@@ -159,26 +172,25 @@ def fit(
     )
     if kind == "sparse":
         options: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
-        return fit_sparse(model, data, training, place, **options)
-    sampled = hyperparameters == "sample"
-    observed = _observations(model, data, training, kind, keeps_checkpoint=sampled)
-    key = training.key(QUALITY)
-    if sampled:
+        workers = Workers.of(data_parallel, place)
+        if workers.are_several and checkpoint is not None:
+            raise ValueError("`checkpoint` is for one process; a data-parallel fit writes none.")
+        return fit_sparse(model, data, training, place, workers=workers, **options)
+    if data_parallel is not False:
+        raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
+    observed = _observations(model, data, training, kind)
+    key, file = training.key(QUALITY), Checkpoint.of(training.checkpoint)
+    if hyperparameters == "sample":
         sampling = Sampling(num_samples, num_warmup, num_chains)
-        file = Checkpoint.of(training.checkpoint)
         posterior = fit_sampled(model, observed, sampling, seed=key, progress=progress, checkpoint=file)
         _warn_of_divergences(posterior)
         return posterior
+    told = {"seed": training.seed, "model": ADDRESS.sub("", repr(model)), "approximation": kind}
+    told |= {"num_inducing": num_inducing} if kind == "collapsed" else {}
+    search = Search(num_restarts, max_iterations, key, file, told)
     if kind == "collapsed":
-        return fit_collapsed(
-            model,
-            observed,
-            num_inducing=num_inducing,
-            num_restarts=num_restarts,
-            max_iterations=max_iterations,
-            seed=key,
-        )
-    return fit_exact(model, observed, num_restarts=num_restarts, max_iterations=max_iterations, seed=key, kind=kind)
+        return fit_collapsed(model, observed, search, num_inducing=num_inducing)
+    return fit_exact(model, observed, search, kind=kind)
 
 
 def _approximation(model: GaussianProcess, data: Any, wanted: str | None, hyperparameters: str) -> str:
@@ -205,13 +217,10 @@ def _approximation(model: GaussianProcess, data: Any, wanted: str | None, hyperp
     return "exact" if is_normal and isinstance(data, Dataset) and len(data) <= EXACT_LIMIT else "sparse"
 
 
-def _observations(
-    model: GaussianProcess, data: Data, training: Training, kind: str, *, keeps_checkpoint: bool
-) -> Observations:
+def _observations(model: GaussianProcess, data: Data, training: Training, kind: str) -> Observations:
     """All rows at once; options that only a minibatch loop has are refused."""
-    for name in ("validation",) if keeps_checkpoint else ("validation", "checkpoint"):
-        if getattr(training, name) is not None:
-            raise ValueError(f"`{name}` is for sparse fits; exact inference makes no steps over minibatches.")
+    if training.validation is not None:
+        raise ValueError("`validation` is for sparse fits; exact inference makes no steps over minibatches.")
     if training.callbacks:
         raise ValueError("`callbacks` are for sparse fits; exact inference makes no steps over minibatches.")
     reader = ProcessReader(model, torch.device("cpu" if training.device is None else training.device))

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bayesuq.data import Dataset
 from bayesuq.inference.minibatches import Batch, cast_rows
+from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
@@ -69,9 +70,14 @@ class Units:
 
     @classmethod
     def of(cls, model: GaussianProcess, features: Tensor, y: Tensor, num_outputs: int) -> "Units":
-        """Of features (N, K) and targets."""
+        """Of features (N, K) and targets.
+
+        A network's outputs start next to 0 and grow to some units within some steps, as logits do. Lengthscales in
+        units of their first spread would be left behind, and all rows be far from each other: it counts as 1 at least.
+        """
         spread = features.std(dim=0, correction=0)
         spread = torch.where(spread > 1e-12 * features.abs().amax(dim=0), spread, 1.0)
+        spread = spread.clamp(min=1.0) if isinstance(model.kernel, Deep) else spread
         square = features.square().mean(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
         ones = torch.ones(num_outputs, dtype=torch.float64, device=features.device)
         units = cls(spread, torch.where(square > 1e-300, square, 1.0), 0 * ones, ones)

@@ -81,6 +81,10 @@ class GpPosterior(Posterior):
         """Write it to one file: see `Posterior.save`."""
         save_process(self, self.model, path)
 
+    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
+        """Write a posterior that stands on this one, with the process."""
+        save_process(outer, self.model, path)
+
     def predict(
         self,
         x: "ArrayLike | DataLoader[Any]",

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
+from torch import Tensor
+
 from bayesuq.inference.packing import FORMAT, pack
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.gp.records import build_process, process_record
@@ -30,16 +32,15 @@ def save_process(posterior: Posterior, model: GaussianProcess, path: str | PathL
     write(path, header, tensors)
 
 
-def restore_process(header: Mapping[str, Any], model: object) -> GaussianProcess:
-    """The process of a file, or the user's own.
+def restore_process(
+    header: Mapping[str, Any], _tensors: Mapping[str, Tensor], model: GaussianProcess | None
+) -> GaussianProcess:
+    """The process of a file, or the user's own; it has no weights in the file.
 
     Raises:
-        TypeError: A model of another kind.
         ValueError: No record, and no process given.
     """
     if model is not None:
-        if not isinstance(model, GaussianProcess):
-            raise TypeError(f"`model` must be a GaussianProcess, as in the file; got {type(model).__name__}.")
         return model
     if header["process"] is None:
         raise ValueError("The file's process has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")

@@ -126,7 +126,8 @@ class Source:
         if self.loader is not None:
             yield from (self.reader.read(_as_dataset(item)) for item in self.loader)
             return
-        order = torch.arange(self.num_data) if noise is None else torch.randperm(self.num_data, generator=noise)
+        number = len(self.rows.x)  # of this process, where several have rows
+        order = torch.arange(number) if noise is None else torch.randperm(number, generator=noise)
         order = order.to(self.device)
         sizes = [len(part) for part in order.tensor_split(self.num_batches)]
         for first in range(0, self.num_batches, GATHERED_BATCHES):

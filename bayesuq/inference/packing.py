@@ -41,10 +41,10 @@ def move(posterior: PosteriorT, device: torch.device | str) -> PosteriorT:
 
 
 def read_through(posterior: PosteriorT, change: Callable[[Likelihood], Likelihood]) -> PosteriorT:
-    """The same posterior, with another likelihood over the same network outputs, its members included."""
+    """The same posterior, its members included, with another likelihood over the same outputs or functions."""
 
     def changed(value: Any) -> Any:
-        if isinstance(value, BayesianNetwork):
+        if hasattr(value, "with_likelihood"):
             return value.with_likelihood(change(value.likelihood))
         if isinstance(value, Posterior):
             return read_through(value, change)

@@ -90,6 +90,10 @@ class SampledGpPosterior(Posterior):
         """Write it to one file: see `Posterior.save`."""
         save_process(self, self.model, path)
 
+    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
+        """Write a posterior that stands on this one, with the process."""
+        save_process(outer, self.model, path)
+
     @cached_property
     def _kept(self) -> dict[int, ExactGpPosterior]:
         return {}

@@ -1,66 +1,63 @@
 """Reading saved posteriors."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
 from os import PathLike, fspath
+from types import ModuleType
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
-from bayesuq.inference.confidence import ConfidencePosterior
-from bayesuq.inference.correlated import CorrelatedPosterior
-from bayesuq.inference.dropout import DropoutPosterior
-from bayesuq.inference.ensemble import EnsemblePosterior
-from bayesuq.inference.exact_gp import ExactGpPosterior
-from bayesuq.inference.gp_saved import restore_process
-from bayesuq.inference.guide_posterior import GuidePosterior
-from bayesuq.inference.hmc import HmcPosterior
-from bayesuq.inference.laplace_posterior import LaplacePosterior, SampledLaplacePosterior
-from bayesuq.inference.local_temperature import LocalTemperaturePosterior
-from bayesuq.inference.map_estimate import MapPosterior
-from bayesuq.inference.mean_field import VariationalPosterior
 from bayesuq.inference.packing import FORMAT, restore_model, unpack
-from bayesuq.inference.program_posterior import ProgramPosterior
 from bayesuq.inference.programs import GuideBuilder, Program
-from bayesuq.inference.quantile_calibration import QuantileCalibratedPosterior
-from bayesuq.inference.sampled_gp import SampledGpPosterior
-from bayesuq.inference.sgmcmc import SgmcmcPosterior
-from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior
-from bayesuq.inference.swag import SwagPosterior
-from bayesuq.inference.temperature import TemperaturePosterior
+from bayesuq.models import gp
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read
 
-CLASSES: dict[str, type[Posterior]] = {
-    kind.__name__: kind
-    for kind in (
-        MapPosterior,
-        VariationalPosterior,
-        CorrelatedPosterior,
-        GuidePosterior,
-        ProgramPosterior,
-        DropoutPosterior,
-        EnsemblePosterior,
-        LaplacePosterior,
-        SampledLaplacePosterior,
-        HmcPosterior,
-        SgmcmcPosterior,
-        SwagPosterior,
-        TemperaturePosterior,
-        LocalTemperaturePosterior,
-        QuantileCalibratedPosterior,
-        ConfidencePosterior,
-        ExactGpPosterior,
-        SparseGpPosterior,
-        SampledGpPosterior,
-    )
+# Where each class is defined, below bayesuq.inference. A file can name these classes, and nothing else.
+HOMES = {
+    "MapPosterior": "map_estimate",
+    "VariationalPosterior": "mean_field",
+    "CorrelatedPosterior": "correlated",
+    "GuidePosterior": "guide_posterior",
+    "ProgramPosterior": "program_posterior",
+    "DropoutPosterior": "dropout",
+    "EnsemblePosterior": "ensemble",
+    "LaplacePosterior": "laplace_posterior",
+    "SampledLaplacePosterior": "laplace_posterior",
+    "HmcPosterior": "hmc",
+    "SgmcmcPosterior": "sgmcmc",
+    "SwagPosterior": "swag",
+    "TemperaturePosterior": "temperature",
+    "LocalTemperaturePosterior": "local_temperature",
+    "QuantileCalibratedPosterior": "quantile_calibration",
+    "ConfidencePosterior": "confidence",
+    "ExactGpPosterior": "exact_gp",
+    "SparseGpPosterior": "sparse_gp_posterior",
+    "SampledGpPosterior": "sampled_gp",
 }
+
+
+class PosteriorClasses(Mapping[str, type[Posterior]]):
+    """The classes of `HOMES` by name, each imported when it is asked for: a network's file needs no GPyTorch."""
+
+    def __getitem__(self, name: str) -> type[Posterior]:
+        return getattr(_module(HOMES[name]), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(HOMES)
+
+    def __len__(self) -> int:
+        return len(HOMES)
+
+
+CLASSES = PosteriorClasses()
 
 
 def load(
     path: str | PathLike[str],
-    model: BayesianNetwork | GaussianProcess | Program | None = None,
+    model: "BayesianNetwork | gp.GaussianProcess | Program | None" = None,
     guide: GuideBuilder | None = None,
 ) -> Posterior:
     """The posterior that `posterior.save(path)` wrote, on the CPU.
@@ -85,35 +82,32 @@ def load(
         >>> posterior.save("digits.safetensors")                         # doctest: +SKIP
         >>> bq.load("digits.safetensors").predict(x, num_samples=100)    # doctest: +SKIP
     """
-    if model is not None and not callable(model) and not isinstance(model, GaussianProcess):
-        raise TypeError(
-            f"`model` must be a bayesuq.models.BayesianNetwork or a Pyro program; got {type(model).__name__}."
-        )
     if guide is not None and (isinstance(guide, nn.Module) or not callable(guide)):
         raise TypeError(f"`guide` must be a function from the model to a Pyro guide; got {type(guide).__name__}.")
     header, tensors = read(path)
     if header.get("format") != FORMAT:
         raise ValueError(f"The file has format {header.get('format')!r}; this version of bayesuq reads {FORMAT}.")
+    _check_kind(header, model)
+    try:
+        restore: Callable[..., Any] = _module("gp_saved").restore_process if "process" in header else restore_model
+        given = {"model": restore(header, tensors, model), "guide": guide}
+        return unpack(header["posterior"], tensors, given, CLASSES)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
+
+
+def _check_kind(header: Mapping[str, Any], model: object) -> None:
+    """Refuse a model of another kind than the file's."""
     if "process" in header:
-        return _load_process(path, header, tensors, model)
-    if isinstance(model, GaussianProcess):
-        raise TypeError("`model` is a GaussianProcess, and the file's is none.")
-    if model is not None and isinstance(model, BayesianNetwork) != (header.get("sites") is not None):
-        wanted = "a Pyro program" if header.get("sites") is None else "a bayesuq.models.BayesianNetwork"
+        wanted, fits = "a GaussianProcess", model is None or isinstance(model, gp.GaussianProcess)
+    elif header.get("sites") is None:
+        wanted, fits = "a Pyro program", model is None or (callable(model) and not isinstance(model, BayesianNetwork))
+    else:
+        wanted, fits = "a bayesuq.models.BayesianNetwork", model is None or isinstance(model, BayesianNetwork)
+    if not fits:
         raise TypeError(f"`model` must be {wanted}, as in the file; got {type(model).__name__}.")
-    try:
-        given = {"model": restore_model(header, tensors, model), "guide": guide}
-        return unpack(header["posterior"], tensors, given, CLASSES)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
 
 
-def _load_process(
-    path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: object
-) -> Posterior:
-    """A posterior over functions."""
-    given = {"model": restore_process(header, model), "guide": None}
-    try:
-        return unpack(header["posterior"], tensors, given, CLASSES)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
-        raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
+def _module(name: str) -> ModuleType:
+    """A module of inference that this file names."""
+    return import_module(f"bayesuq.inference.{name}")

@@ -14,12 +14,13 @@ References:
 
 import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bayesuq.inference.evaluations import Evaluation, Evaluations, Recall, Result
 from bayesuq.models.scaled_logits import affine
 from bayesuq.randomness import generator
 
@@ -77,8 +78,8 @@ class Scaling:
         return float(held_out.loss(logits)), float((weight * correct).sum() / weight.sum())
 
 
-def temperature_scaling(held_out: HeldOut) -> Scaling:
-    """One slope 1 / T; log T is searched where T lies in [0.01, 100]."""
+def temperature_scaling(held_out: HeldOut, record: Evaluations) -> Scaling:
+    """One slope 1 / T; log T is searched where T lies in [0.01, 100], and the search is recorded."""
     log_slope = torch.zeros(1, dtype=torch.float64, device=held_out.logits.device)
 
     def slope() -> Tensor:
@@ -87,7 +88,7 @@ def temperature_scaling(held_out: HeldOut) -> Scaling:
     def loss() -> Tensor:
         return held_out.loss(held_out.logits * slope())
 
-    _minimise([log_slope], loss)
+    _minimise([log_slope], loss, record, "temperature")
     settled = float(loss()) * float(held_out.weight.sum()) < SETTLED
     if settled or abs(float(log_slope)) >= LARGEST_LOG_TEMPERATURE:
         warnings.warn(
@@ -99,15 +100,15 @@ def temperature_scaling(held_out: HeldOut) -> Scaling:
     return Scaling(slopes=(float(slope()),))
 
 
-def vector_scaling(held_out: HeldOut) -> Scaling:
+def vector_scaling(held_out: HeldOut, record: Evaluations) -> Scaling:
     """A slope and a bias for each class, the mode under standard normal priors on log slopes and biases.
 
     Without a prior they would run away as soon as some slopes and biases predict every held-out label.
     """
-    return _by_class(held_out, width=None)
+    return _by_class(held_out, None, record, "vector")
 
 
-def matrix_scaling(held_out: HeldOut, *, seed: int) -> Scaling:
+def matrix_scaling(held_out: HeldOut, record: Evaluations, *, seed: int) -> Scaling:
     """As `vector_scaling`, and each logit takes a share of each other one, under N(0, width^2) priors.
 
     The width is the one of `WIDTHS` that predicts labels left out of the fit best, over five folds of the rows.
@@ -122,20 +123,25 @@ def matrix_scaling(held_out: HeldOut, *, seed: int) -> Scaling:
         raise ValueError(f"Matrix scaling needs at least {NUM_FOLDS} rows to choose by; got {num_rows}.")
     order = torch.randperm(num_rows, generator=generator(seed)).to(held_out.logits.device)
     folds = order.tensor_split(NUM_FOLDS)
-    losses = {width: sum(_loss_left_out(held_out, folds, k, width) for k in range(NUM_FOLDS)) for width in WIDTHS}
-    return _by_class(held_out, width=min(losses, key=lambda width: losses[width]))
+    losses = {
+        width: sum(_loss_left_out(held_out, folds, k, width, record) for k in range(NUM_FOLDS)) for width in WIDTHS
+    }
+    return _by_class(held_out, min(losses, key=lambda width: losses[width]), record, "matrix")
 
 
-def _loss_left_out(held_out: HeldOut, folds: tuple[Tensor, ...], number: int, width: float) -> float:
+def _loss_left_out(
+    held_out: HeldOut, folds: tuple[Tensor, ...], number: int, width: float, record: Evaluations
+) -> float:
     """Sum over one fold of the negative log likelihood, of the matrix that the others choose."""
     left_out = held_out.rows(folds[number])
     others = held_out.rows(torch.cat([fold for k, fold in enumerate(folds) if k != number]))
     if not (left_out.weight.sum() > 0 and others.weight.sum() > 0):
         return 0.0  # all of it ignored
-    return _by_class(others, width).scores(left_out)[0] * float(left_out.weight.sum())
+    scaling = _by_class(others, width, record, f"width {width}, fold {number}")
+    return scaling.scores(left_out)[0] * float(left_out.weight.sum())
 
 
-def _by_class(held_out: HeldOut, width: float | None) -> Scaling:
+def _by_class(held_out: HeldOut, width: float | None, record: Evaluations, name: str) -> Scaling:
     """The mode of slopes, biases and, where their prior has a width, off-diagonal entries."""
     num_outputs = held_out.logits.shape[2]
     log_slopes = held_out.logits.new_zeros(num_outputs)
@@ -154,28 +160,58 @@ def _by_class(held_out: HeldOut, width: float | None) -> Scaling:
         logits = affine(held_out.logits, 2, log_slopes.exp(), biases, mixing())
         return held_out.loss(logits) + 0.5 * squares / held_out.weight.sum()
 
-    _minimise([log_slopes, biases, *([] if width is None else [entries])], energy)
+    _minimise([log_slopes, biases, *([] if width is None else [entries])], energy, record, name)
     rows = () if width is None else tuple(tuple(row) for row in mixing().tolist())
     return Scaling(tuple(log_slopes.exp().tolist()), tuple(biases.tolist()), rows)
 
 
-def _minimise(parameters: list[Tensor], loss: Callable[[], Tensor]) -> None:
-    """Move the parameters to the minimum of a smooth loss of few of them, in place, by L-BFGS."""
+def _minimise(parameters: list[Tensor], loss: Callable[[], Tensor], record: Evaluations, name: str) -> None:
+    """Move the parameters to the minimum of a smooth loss of few of them, in place, by L-BFGS.
+
+    Args:
+        parameters: Where the search begins.
+        loss: At where they are, 0-d.
+        record: Of the evaluations.
+        name: That this search has there.
+    """
+
+    def compute() -> Evaluation:
+        value = loss()
+        return value.detach(), _flat(torch.autograd.grad(value, parameters))
+
+    def run(recall: Recall) -> Result:
+        optimizer = torch.optim.LBFGS(
+            parameters,
+            max_iter=MAX_ITERATIONS,
+            tolerance_grad=1e-9,
+            tolerance_change=1e-12,
+            line_search_fn="strong_wolfe",
+        )
+
+        def closure() -> Tensor:
+            value, gradient = recall(_flat(parameters), compute)
+            for parameter, part in zip(parameters, _parts(gradient, parameters), strict=True):
+                parameter.grad = part
+            return value
+
+        optimizer.step(closure)
+        return {"place": _flat(parameters)}
+
     for parameter in parameters:
         parameter.requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        parameters, max_iter=MAX_ITERATIONS, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
-    )
+    found = record.search(name, run)["place"]
+    for parameter, part in zip(parameters, _parts(found, parameters), strict=True):
+        parameter.requires_grad_(False).copy_(part)
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        value = loss()
-        value.backward()
-        return value
 
-    optimizer.step(closure)
-    for parameter in parameters:
-        parameter.requires_grad_(False)
+def _flat(tensors: Sequence[Tensor]) -> Tensor:
+    return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
+
+
+def _parts(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
+    """The inverse, each with memory of its own."""
+    sizes = [tensor.numel() for tensor in like]
+    return [part.view_as(each).to(each, copy=True) for part, each in zip(flat.split(sizes), like, strict=True)]
 
 
 def _log_mixture(logits: Tensor) -> Tensor:

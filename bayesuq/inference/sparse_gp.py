@@ -22,12 +22,13 @@ Reference:
 import torch
 from torch import Tensor
 
+from bayesuq.inference.data_parallel import Workers
 from bayesuq.inference.expectations import expected_log_prob, has_curvature, log_predictive, softmax_curvature
 from bayesuq.inference.gp_algebra import stable_cholesky
 from bayesuq.inference.gp_data import ProcessReader
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Batch, Data
-from bayesuq.inference.optimize import Objective, adam, minimise
+from bayesuq.inference.minibatches import Batch, Data, Source
+from bayesuq.inference.optimize import ADDRESS, Objective, adam, minimise
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.inference.training import QUALITY, Training, sources
 from bayesuq.models.gp.combined import Coregionalised
@@ -48,16 +49,46 @@ def fit_sparse(
     num_inducing: int,
     num_draws: int,
     natural_rate: float | None,
+    workers: Workers,
 ) -> "SparseGpPosterior":
     """Fit q, the inducing points and the hyperparameters; the options are those of `gp.fit`."""
     if isinstance(model.kernel, Coregionalised):
         raise ValueError("A coregionalised kernel is for exact inference; pass approximation='exact'.")
     reader = ProcessReader(model, device)
+    training = workers.training(training)
     with sources(reader, data, training) as (source, validation):
+        options = f"{model!r} {num_inducing} {num_draws} {natural_rate}"
+        _meet(workers, source, validation, training, options)
+        reader.num_outputs = max(workers.numbers(reader.num_outputs))
         process = SparseProcess.start(model, source, reader.num_outputs, num_inducing, training.key(QUALITY))
-        evidence = SparseObjective(process, source.num_data, num_draws=num_draws, natural_rate=natural_rate)
-        history = minimise(evidence.objective(), source, validation, training)
-        return evidence.posterior(source.rows.x[:1].clone(), history)
+        _start_together(process, workers)
+        evidence = SparseObjective(
+            process, source.num_data, num_draws=num_draws, natural_rate=natural_rate, workers=workers
+        )
+        watched = None if validation is None else workers.whole(validation)
+        history = minimise(evidence.objective(), workers.whole(source), watched, training)
+        return evidence.posterior(workers.of_first(source.rows.x[:1].clone()), history)
+
+
+def _meet(workers: Workers, source: Source, validation: Source | None, training: Training, options: str) -> None:
+    """Refuse what would make processes wait for each other in vain."""
+    if not workers.are_several:
+        return
+    batches = {
+        "minibatches in an epoch": source.num_batches,
+        "minibatches of `validation`": 0 if validation is None else validation.num_batches,
+    }
+    shared = ("num_epochs", "learning_rate", "schedule", "max_grad_norm", "patience")
+    told = [f"{name} {getattr(training, name)}" for name in shared]
+    workers.agree(batches, ADDRESS.sub("", " ".join([*told, options])))
+
+
+def _start_together(process: SparseProcess, workers: Workers) -> None:
+    """Inducing points and hyperparameters as the first process has them, in its units."""
+    process.inducing = workers.of_first(process.inducing.detach()).requires_grad_()
+    with torch.no_grad():
+        for leaf in process.vector.leaves if process.vector else []:
+            leaf.value.copy_(workers.of_first(leaf.value))
 
 
 class SparseObjective:
@@ -67,10 +98,21 @@ class SparseObjective:
         process: What is fitted.
         mean: Of q(v), (C, M).
         root: By Adam: the Cholesky factor of S, lower, (C, M, M). By natural gradients: that of its inverse.
+        num_data: Rows of this process.
+        workers: Processes that add up their parts of the ELBO; what belongs to no row is divided among them equally.
     """
 
-    def __init__(self, process: SparseProcess, num_data: int, *, num_draws: int, natural_rate: float | None) -> None:
+    def __init__(
+        self,
+        process: SparseProcess,
+        num_data: int,
+        *,
+        num_draws: int,
+        natural_rate: float | None,
+        workers: Workers | None = None,
+    ) -> None:
         self.process, self.num_data, self.num_draws = process, num_data, num_draws
+        self.workers = Workers() if workers is None else workers
         likelihood = process.model.likelihood
         self.rate = (NATURAL_RATE if has_curvature(likelihood) else 0.0) if natural_rate is None else natural_rate
         self.is_natural = self.rate > 0
@@ -146,13 +188,19 @@ class SparseObjective:
             variance.retain_grad()
         scale = self.num_data / len(batch.x)
         expected = scale * expected_log_prob(self._likelihood(), mean, variance, *batch[1:], noise, self.num_draws)
-        loss = self.divergence() - expected - self._penalty()
+        loss = (self.divergence() - self._penalty()) / self.workers.size - expected
         loss.backward()
         for leaf in self._leaves():
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        sums: tuple[Tensor, ...] = ()
         if self.is_natural and mean.grad is not None and variance.grad is not None:
-            self._update = self._direction(a.detach(), -mean.grad.mT, self._slope(batch, mean, variance, noise).mT)
-        return loss.detach()
+            sums = self._direction(a.detach(), -mean.grad.mT, self._slope(batch, mean, variance, noise).mT)
+        loss = loss.detach()
+        self.workers.add_up(loss, *[leaf.grad for leaf in self._leaves() if leaf.grad is not None], *sums)
+        if sums:
+            eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+            self._update = (eye + sums[0], sums[1])
+        return loss
 
     def _slope(self, batch: Batch, mean: Tensor, variance: Tensor, noise: torch.Generator) -> Tensor:
         """d ELBO / d variance at the rows, (B, C), but for the divergence."""
@@ -166,11 +214,13 @@ class SparseObjective:
             return slope * (self.num_data / len(batch.x))
 
     def _direction(self, a: Tensor, h: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
-        """Where the natural gradient points: the precision (C, M, M) and its product with the mean (C, M)."""
+        """Where the natural gradient points: the precision but for I, (C, M, M), and its product with the mean, (C, M).
+
+        Both are sums over rows.
+        """
         g = g.clamp(max=0)  # a likelihood that is not log-concave would take the precision out of its cone
-        eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
         weighted = a * (-2 * g).unsqueeze(1)
-        precision = eye + weighted @ a.mT
+        precision = weighted @ a.mT
         pull = h - 2 * g * (self.mean.unsqueeze(1) @ a).squeeze(1)
         return precision, (a @ pull.unsqueeze(-1)).squeeze(-1)
 
@@ -187,19 +237,24 @@ class SparseObjective:
         self.mean.copy_(torch.cholesky_solve(torch.lerp(old, shift, rate).unsqueeze(-1), self.root).squeeze(-1))
 
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
-        """log p(y | x) of each row, (B,), in nats."""
+        """log p(y | x) of each row, (B,), in nats; of several processes the sum over all their rows, (1,)."""
         _, mean, variance = self.marginals(batch.x)
-        return log_predictive(self._likelihood(), mean, variance, batch.y, batch.weight, noise)
+        found = log_predictive(self._likelihood(), mean, variance, batch.y, batch.weight, noise)
+        if not self.workers.are_several:
+            return found
+        total = found.sum().reshape(1)
+        self.workers.add_up(total)
+        return total
 
     def posterior(self, example: Tensor, history: History) -> "SparseGpPosterior":
         """What is fitted so far, as a value of its own."""
         with torch.no_grad():
-            root = self.root.tril()
+            root, places = self.root.tril(), self.process.places()
             scale = torch.linalg.cholesky(torch.cholesky_inverse(root)) if self.is_natural else root
         return SparseGpPosterior(
             model=self.process.model,
             hyperparameters=self.process.prior.state(),
-            inducing_points=self.process.inducing.detach().clone(memory_format=torch.contiguous_format),
+            inducing_points=places.detach().clone(memory_format=torch.contiguous_format),
             inducing_mean=self.mean.detach().clone(memory_format=torch.contiguous_format),
             inducing_scale=scale.detach().clone(memory_format=torch.contiguous_format),
             example=example,

@@ -17,6 +17,7 @@ from bayesuq.inference.gp_posterior import GpPosterior
 from bayesuq.inference.history import History
 from bayesuq.inference.inducing import inducing_points, some_rows
 from bayesuq.inference.minibatches import Source
+from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 
 JITTER = 1e-8  # of the prior variance at an inducing point: clusters may lie close together
@@ -28,14 +29,23 @@ class SparseProcess:
     Attributes:
         model: As given.
         prior: As built; its parameters move.
-        vector: Of its hyperparameters.
-        inducing: Z in features, (M, K).
+        inducing: Z, as features (M, K), or as inputs (M, ...).
+        vector: Of the prior's hyperparameters.
+        are_inputs: Whether Z are inputs. While a deep kernel is fitted they are, so that they stay among the data
+            wherever its network moves the features of both.
     """
 
     def __init__(
-        self, model: GaussianProcess, prior: FunctionPrior, inducing: Tensor, vector: HyperparameterVector | None = None
+        self,
+        model: GaussianProcess,
+        prior: FunctionPrior,
+        inducing: Tensor,
+        vector: HyperparameterVector | None = None,
+        *,
+        are_inputs: bool = False,
     ) -> None:
         self.model, self.prior, self.inducing, self.vector = model, prior, inducing, vector
+        self.are_inputs = are_inputs
 
     @classmethod
     def start(
@@ -48,19 +58,27 @@ class SparseProcess:
             features = prior.features(rows.x)
         units = Units.of(model, features, rows.y, num_outputs)
         vector = HyperparameterVector(prior, units)
-        inducing = inducing_points(features, units.inputs, num_inducing, seed)
-        return cls(model, prior, inducing.requires_grad_(), vector)
+        inducing, is_deep = inducing_points(features, units.inputs, num_inducing, seed), isinstance(model.kernel, Deep)
+        if is_deep:
+            nearest = torch.cdist(inducing / units.inputs, features / units.inputs).argmin(dim=1).unique()
+            inducing = rows.x[nearest].clone()
+        return cls(model, prior, inducing.requires_grad_(), vector, are_inputs=is_deep)
 
-    def factor(self) -> Tensor:
-        """L, (C or 1, M, M)."""
-        covariance = self.prior.covariance(self.inducing)
+    def places(self) -> Tensor:
+        """Z as features, (M, K)."""
+        return self.prior.features(self.inducing) if self.are_inputs else self.inducing
+
+    def factor(self, places: Tensor) -> Tensor:
+        """L at Z as features, (C or 1, M, M)."""
+        covariance = self.prior.covariance(places)
         size = covariance.diagonal(dim1=1, dim2=2).detach()
         return stable_cholesky(covariance + torch.diag_embed(JITTER * size))
 
     def project(self, features: Tensor) -> Tensor:
         """a = L^-1 k(Z, x), (C or 1, M, N)."""
-        cross = self.prior.covariance(self.inducing, features)
-        return torch.linalg.solve_triangular(self.factor(), cross, upper=False)
+        places = self.places()
+        cross = self.prior.covariance(places, features)
+        return torch.linalg.solve_triangular(self.factor(places), cross, upper=False)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -106,7 +124,7 @@ class SparseGpPosterior(GpPosterior):
     def _process(self) -> tuple[SparseProcess, Tensor]:
         process = SparseProcess(self.model, self.prior, self.inducing_points)
         with torch.no_grad():
-            return process, process.factor()
+            return process, process.factor(self.inducing_points)
 
     @property
     def row_shape(self) -> torch.Size:

@@ -15,6 +15,7 @@ Reference:
 """
 
 from dataclasses import dataclass, replace
+from os import PathLike
 from typing import Any
 
 import torch
@@ -23,11 +24,12 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset
 from bayesuq.export import Drawn, Wanted
+from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.evaluations import Evaluations
 from bayesuq.inference.minibatches import Data, in_memory
 from bayesuq.inference.packing import read_through
 from bayesuq.inference.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
 from bayesuq.inference.wrapping import WrappingPosterior
-from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
@@ -47,6 +49,7 @@ def fit(
     matrix: bool = False,
     num_samples: int | None = None,
     seed: int | None = None,
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
 ) -> "TemperaturePosterior":
     """Choose the temperature that gives held-out labels the highest probability.
 
@@ -57,13 +60,17 @@ def fit(
         matrix: Whether each logit also takes a share of each other one; C^2 numbers, for a thousand labels and more.
         num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many.
         seed: Of the draws, and of the folds that a matrix is chosen by.
+        checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes, an evaluation of the loss being
+            a step; the same fit called again draws the same logits, goes on from there and ends with the same bits.
+            Where the file is there and `seed` is None, its seed is taken.
 
     Returns:
         The same posterior, read at scaled logits.
 
     Raises:
         TypeError: A posterior over real targets, unknown options.
-        ValueError: Data that the posterior does not take; both `vector` and `matrix`; a matrix of one output.
+        ValueError: Data that the posterior does not take; both `vector` and `matrix`; a matrix of one output; a
+            checkpoint of another fit, or no whole one.
 
     Warns:
         UserWarning: No held-out label is in doubt, or the best temperature lies outside [0.01, 100].
@@ -80,14 +87,17 @@ def fit(
     likelihood = _likelihood(posterior)
     if vector and matrix:
         raise ValueError("`vector` and `matrix` are two scalings; choose one.")
-    key = resolve_seed(seed)
+    file = Checkpoint.of(checkpoint)
+    key = resolve_seed(file.seed() if file is not None and seed is None else seed)
     rows = in_memory(data, key)
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
     held_out = _held_out(likelihood, predictive, rows)
+    kind = "matrix" if matrix else "vector" if vector else "temperature"
+    record = Evaluations(file, {"seed": key, "scaling": kind, "data": digest(vars(held_out))})
     if matrix:
-        scaling = matrix_scaling(held_out, seed=key)
+        scaling = matrix_scaling(held_out, record, seed=key)
     else:
-        scaling = vector_scaling(held_out) if vector else temperature_scaling(held_out)
+        scaling = vector_scaling(held_out, record) if vector else temperature_scaling(held_out, record)
     before, after = Scaling().scores(held_out), scaling.scores(held_out)
     return TemperaturePosterior(
         posterior=read_through(posterior, lambda base: ScaledLogits(base, **vars(scaling))),
@@ -148,7 +158,8 @@ class TemperaturePosterior(WrappingPosterior):
 
 def _likelihood(posterior: Posterior) -> Likelihood:
     model = getattr(posterior, "model", None)
-    likelihood = model.likelihood if isinstance(model, BayesianNetwork) else None
+    # Of a network, or of a process, whose class is not named here: it would bring in GPyTorch.
+    likelihood = getattr(model, "likelihood", None) if hasattr(model, "with_likelihood") else None
     if not isinstance(likelihood, Categorical | Bernoulli | HeteroscedasticCategorical | ScaledLogits):
         raise TypeError(
             f"Temperature scaling needs a fitted posterior over labels; got {type(posterior).__name__} with the "

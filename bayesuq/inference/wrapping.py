@@ -31,4 +31,8 @@ class WrappingPosterior(Posterior):
 
     def save(self, path: "str | PathLike[str]") -> None:
         """Write it to one file: see `Posterior.save`."""
-        save(self, path)
+        getattr(self.posterior, "save_around", save)(self, path)  # a process has a file of its own kind
+
+    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
+        """Write a posterior that stands on this one."""
+        getattr(self.posterior, "save_around", save)(outer, path)

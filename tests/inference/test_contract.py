@@ -1,7 +1,7 @@
 """Every method's posterior keeps the promises of `tests.posterior_contract`."""
 
 import math
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar
 
 import pytest
@@ -9,6 +9,7 @@ import torch
 from pyro.infer.autoguide import AutoLowRankMultivariateNormal
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesuq.data import Dataset
 from bayesuq.inference import (
     confidence,
     dropout,
@@ -18,6 +19,7 @@ from bayesuq.inference import (
     laplace,
     local_temperature,
     map_estimate,
+    prediction,
     sgmcmc,
     swag,
     variational,
@@ -240,7 +242,14 @@ class TestSgmcmc(PosteriorContract):
         "batch_size": 16,
         "seed": 1,
     }
+    long: ClassVar = {"num_warmup": 400, "num_samples": 40, "step_size": 0.05, "start": "network"}
     num_members = default_num_samples = 8
+
+    @classmethod
+    @cache
+    def learned(cls) -> Posterior:
+        self = cls()
+        return self.posterior(self.classification(), labelled(), **self.long)
 
     def test_the_fit_has_seen_the_data(self) -> None:
         data, model = labelled(), self.classification()
@@ -264,12 +273,11 @@ class TestSgmcmc(PosteriorContract):
         data = labelled()
         loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, shuffle=shuffle)
         before = torch.get_rng_state()
-        options = {"num_warmup": 400, "num_samples": 40, "step_size": 0.05, "start": "network"}
-        fits = [self.posterior(self.classification(), loader, **options) for _ in range(2)]
+        fits = [self.posterior(self.classification(), loader) for _ in range(2)]
+        loaded = self.posterior(self.classification(), loader, **self.long)
         assert torch.equal(torch.get_rng_state(), before)
         assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
-        in_memory = self.posterior(self.classification(), data, **options)
-        scores = [p.predict(data.x).log_prob(data.y).mean() for p in (fits[0], in_memory)]
+        scores = [p.predict(data.x).log_prob(data.y).mean() for p in (loaded, self.learned())]
         assert abs(scores[0] - scores[1]) < 0.1  # nats; the orders of the batches differ
 
     @pytest.mark.parametrize(
@@ -386,6 +394,14 @@ class ProcessContract(LinearisedContract):
     def classification(self) -> Any:
         return processes.GaussianProcess(likelihood=likelihoods.Categorical(), num_outputs=NUM_CLASSES)
 
+    @pytest.mark.parametrize("activations", [1, 700, 2**40])
+    def test_chunks_of_any_size_give_the_same_draws(
+        self, either: Posterior, monkeypatch: pytest.MonkeyPatch, activations: int
+    ) -> None:
+        whole = draws_of(either, NEW_X)
+        monkeypatch.setattr(prediction, "ACTIVATION_BUDGET", activations)
+        assert_same_draws(draws_of(either, NEW_X), whole, rtol=1e-9, atol=1e-9)
+
     @pytest.mark.parametrize("model", [torch.nn.Linear(3, 1), None, "rbf"], ids=str)
     def test_a_model_of_another_type_is_refused(self, model: Any) -> None:
         with pytest.raises(TypeError, match=r"must be a bayesuq\.models\.gp\.GaussianProcess"):
@@ -435,3 +451,88 @@ class TestGp(ProcessContract):
 
 class TestSparseGp(ProcessContract):
     fit = partial(gp.fit, approximation="sparse")
+
+
+def of_labels(model: Any, data: Any, **options: Any) -> Posterior:
+    """Dirichlet classification of labels; real targets have exact inference of their own."""
+    has_labels = isinstance(getattr(model, "likelihood", None), likelihoods.Categorical)
+    return gp.fit(model, data, approximation="dirichlet" if has_labels else "exact", **options)
+
+
+class TestDirichletGp(ProcessContract):
+    """Draws of labels from exact inference, whose fit has three starts that no seed changes."""
+
+    fit = of_labels
+    test_options_out_of_range_are_refused = None  # the tests of gp have them
+    test_the_draws_disagree_unless_there_is_one = None  # of real targets, as of TestGp
+    test_the_noise_is_the_likelihoods = None
+    test_fewer_draws_are_the_first_of_more = None
+
+    @pytest.fixture
+    def either(self) -> Posterior:
+        return self.fitted("classification")
+
+    @pytest.fixture
+    def regressor(self) -> Posterior:
+        return self.fitted("classification")
+
+    def test_the_fit_has_seen_the_data(self) -> None:
+        data = labelled()
+        other = self.posterior(self.classification(), Dataset(data.x, (data.y + 1) % NUM_CLASSES))
+        score = [p.predict(data.x, seed=0).log_prob(data.y).mean() for p in (other, self.fitted("classification"))]
+        assert score[1] > max(score[0], -math.log(NUM_CLASSES)) + 0.3
+
+    def test_a_seed_makes_the_fit_repeatable_and_leaves_the_global_generator(self) -> None:
+        before = torch.get_rng_state()
+        fits = [tensors_of(self.posterior(self.classification(), labelled(), seed=seed)) for seed in (1, 1, 2)]
+        assert torch.equal(torch.get_rng_state(), before)
+        assert all(torch.equal(a, b) and torch.equal(a, c) for a, b, c in zip(*fits, strict=True))
+
+
+@pytest.mark.filterwarnings("ignore:.* draws follow a trajectory that diverged:UserWarning")
+class TestSampledGp(ProcessContract):
+    """Chains that are far too short, of a method for real targets, which labels are taken as."""
+
+    fit = gp.fit
+    options: ClassVar = {
+        "hyperparameters": "sample",
+        "num_samples": 2,
+        "num_warmup": 3,
+        "num_chains": 2,
+        "seed": 1,
+    }
+    num_members = default_num_samples = 4
+    rows_share_draws = True  # a draw has hyperparameters that ArviZ is told of
+    test_options_out_of_range_are_refused = None
+    test_the_likelihood_decides_the_kind_of_predictive = None  # one likelihood
+    test_labels_that_do_not_fit_the_model_are_refused = None
+    test_fewer_draws_are_the_first_of_more = None  # of stored draws they are a thinning
+    test_the_predictive_tells_its_number_of_draws = PosteriorContract.test_the_predictive_tells_its_number_of_draws
+    test_a_seed_repeats_the_draws_and_another_one_changes_them = (
+        PosteriorContract.test_a_seed_repeats_the_draws_and_another_one_changes_them
+    )
+
+    @pytest.fixture
+    def either(self) -> Posterior:
+        return self.fitted("regression")
+
+    def classification(self) -> Any:
+        return self.regression()
+
+    def test_the_fit_has_seen_the_data(self) -> None:
+        data = measured()
+        other = self.posterior(self.regression(), Dataset(data.x, -data.y))
+        score = [p.predict(data.x).log_prob(data.y).mean() for p in (other, self.fitted("regression"))]
+        assert score[1] > score[0] + 0.3
+
+    @pytest.mark.parametrize("shuffle", [True, False])
+    def test_a_loader_fits_as_data_in_memory_do(self, shuffle: bool) -> None:
+        data = measured()
+        loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, shuffle=shuffle)
+        before = torch.get_rng_state()
+        one, same = (tensors_of(self.posterior(self.regression(), loader)) for _ in range(2))
+        assert torch.equal(torch.get_rng_state(), before)
+        assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
+        in_memory = tensors_of(self.fitted("regression"))
+        # Sums over rows in another order differ in their last bits.
+        assert all(torch.equal(a, b) for a, b in zip(one, in_memory, strict=True)) == (not shuffle)

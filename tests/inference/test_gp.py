@@ -19,6 +19,7 @@ from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observatio
 from bayesuq.inference.saved import load
 from bayesuq.models import gp, likelihoods, networks, priors
 from tests.inference.examples import built, labelled, measured, noise
+from tests.posterior_contract import tensors_of
 
 X, NEW_X = noise(0, 20, 2), noise(1, 9, 2)
 Y = torch.sin(X.sum(dim=1)) + 0.1 * noise(2, 20)
@@ -361,7 +362,7 @@ def test_a_singular_covariance_blames_the_noise(monkeypatch: pytest.MonkeyPatch)
         (known(), DATA, {"num_inducing": 0}, ValueError, "`num_inducing` must be at least 1"),
         (known(), DATA, {"natural_rate": 1.5}, ValueError, "`natural_rate` must lie in"),
         (known(), DATA, {"validation": DATA}, ValueError, "`validation` is for sparse fits"),
-        (known(), DATA, {"checkpoint": "file"}, ValueError, "`checkpoint` is for sparse fits"),
+        (known(), DATA, {"checkpoint": 3}, TypeError, "`checkpoint` must be a path"),
         (known(), DATA, {"callbacks": [print]}, ValueError, "`callbacks` are for sparse fits"),
         (known(), DATA, {"num_restart": 1}, TypeError, "did you mean 'num_restarts'"),
         (known(), Dataset(noise(0, 5, 2, 3), noise(1, 5)), {}, ValueError, "does not take `x` of shape"),
@@ -407,3 +408,52 @@ def test_the_course_of_the_fit_falls() -> None:
     history = fit(gp.GaussianProcess(), DATA, seed=0).history
     assert all(after <= before + 1e-9 for before, after in zip(history.loss, history.loss[1:], strict=False))
     assert np.isfinite(history.loss).all()
+
+
+# On an accelerator
+
+DEVICE_CASES: dict[str, tuple[gp.GaussianProcess, Dataset, dict[str, Any]]] = {
+    "exact": (gp.GaussianProcess(), DATA, {"num_restarts": 2}),
+    "collapsed": (gp.GaussianProcess(), DATA, {"approximation": "collapsed", "num_inducing": 5, "num_restarts": 1}),
+    "sparse": (gp.GaussianProcess(), DATA, {"approximation": "sparse", "num_inducing": 5, "num_epochs": 3}),
+    "sparse classes": (
+        gp.GaussianProcess(likelihood=CLASSES),
+        labelled(num_features=2),
+        {"num_inducing": 5, "num_epochs": 3},
+    ),
+    "dirichlet": (gp.GaussianProcess(likelihood=CLASSES), labelled(num_features=2), {"approximation": "dirichlet"}),
+    "sampled": (
+        known(kernel=gp.Scale(gp.RBF(lengthscale=0.8))),
+        DATA,
+        {"hyperparameters": "sample", "num_samples": 3, "num_warmup": 5, "num_chains": 1},
+    ),
+}
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("case", DEVICE_CASES)
+def test_a_fit_on_a_gpu_stays_there_and_is_that_of_the_cpu(case: str) -> None:
+    model, data, options = DEVICE_CASES[case]
+    there = fit(model, data, device="cuda", seed=0, **options)
+    assert there.device.type == "cuda"
+    assert all(tensor.is_cuda for tensor in there.hyperparameters.values())
+    if "classes" in case:  # draws of another generator
+        assert torch.isfinite(there.predict(NEW_X, num_samples=5, seed=0).mean).all()
+        return
+    here = fit(model, data, seed=0, **options)
+    if case == "dirichlet":
+        one, other = (posterior.marginals(NEW_X.to(posterior.device))[0].cpu() for posterior in (there, here))
+    else:
+        one, other = (posterior.predict(NEW_X).mean.cpu() for posterior in (there, here))
+    # L-BFGS stops where slopes are below 1e-5 nats a data point, from where rounding leads it.
+    torch.testing.assert_close(one, other, rtol=1e-2, atol=1e-2)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("approximation", ["exact", "collapsed", "sparse"])
+def test_a_checkpoint_of_a_gpu_ends_with_the_same_bits(approximation: str, tmp_path: Any) -> None:
+    options = {"approximation": approximation, "num_inducing": 5, "num_epochs": 3, "device": "cuda", "seed": 0}
+    first, again = (fit(gp.GaussianProcess(), DATA, checkpoint=tmp_path / "file", **options) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(tensors_of(first), tensors_of(again), strict=True))

@@ -111,6 +111,8 @@ def test_chains_that_were_stopped_go_on_from_their_files(tmp_path: Any) -> None:
     fit(model, DATA, checkpoint=tmp_path / "file", **SHORT)
     again = fit(model, DATA, checkpoint=tmp_path / "file", **SHORT)
     assert_same_draws(again.predict(NEW_X), whole.predict(NEW_X))
+    without_seed = fit(model, DATA, checkpoint=tmp_path / "file", **{**SHORT, "seed": None})  # takes the file's
+    assert_same_draws(without_seed.predict(NEW_X), whole.predict(NEW_X))
 
 
 @pytest.mark.parametrize(

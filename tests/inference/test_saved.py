@@ -33,7 +33,7 @@ from bayesuq.inference import (
     variational,
 )
 from bayesuq.inference.chains import ChainPosterior
-from bayesuq.inference.saved import CLASSES, load
+from bayesuq.inference.saved import CLASSES, HOMES, load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, built, labelled, measured, noise
@@ -381,3 +381,5 @@ def test_every_posterior_of_the_package_can_be_loaded():
     posteriors = {kind for kind in kinds if issubclass(kind, bayesuq.Posterior) and dataclasses.is_dataclass(kind)}
     posteriors -= {ChainPosterior}  # what samplers' posteriors extend; none is of that class itself
     assert set(CLASSES.values()) == posteriors
+    assert all(CLASSES[name].__module__ == f"bayesuq.inference.{home}" for name, home in HOMES.items())
+    assert all(kind.__name__ == name for name, kind in CLASSES.items())

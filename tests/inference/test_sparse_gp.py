@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesuq import datasets
 from bayesuq.data import Dataset
+from bayesuq.evaluation.scores import accuracy
 from bayesuq.inference import expectations
 from bayesuq.inference.gp import fit
 from bayesuq.inference.inducing import inducing_points
@@ -312,6 +314,23 @@ def test_a_deep_kernel_takes_images_and_a_loader() -> None:
         posterior.predict(images, seed=0).mean.argmax(dim=1) == labels
     ).double().mean() > 0.8  # chance gives half, with an error of .06
     assert not torch.equal(posterior.hyperparameters["kernel.net.1.weight"], net[1].weight.double())
+
+
+@pytest.mark.parametrize("learning_rate", [0.01, 0.03])
+def test_inducing_points_stay_among_the_data_while_a_network_moves_the_features(learning_rate: float) -> None:
+    """Left behind in features, or far apart in lengthscales, they are none, and all labels are guessed."""
+    split = datasets.load("digits")
+    net = built(lambda: networks.mlp(64, (100, 100), 10))
+    model = gp.GaussianProcess(gp.Deep(net, gp.Scale(gp.Matern())), likelihood=likelihoods.Categorical())
+    options = {"num_inducing": 30, "num_epochs": 10, "batch_size": 50, "progress": False, "seed": 0}
+    posterior = fit(model, split.train.rows(range(400)), approximation="sparse", learning_rate=learning_rate, **options)
+    right = accuracy(posterior.predict(split.test.x, num_samples=20, seed=0), split.test.y)
+    assert right > 0.9  # guessing gives a tenth
+    assert posterior.inducing_points.shape == (30, 10)
+    with torch.no_grad():
+        features = posterior.prior.features(split.train.x[:400].double())
+    apart = torch.cdist(posterior.inducing_points, features).amin(dim=1)
+    assert apart.median() < features.std(dim=0).norm()
 
 
 # How it runs

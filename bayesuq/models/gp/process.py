@@ -1,7 +1,7 @@
 """The Gaussian process: a prior over functions times a likelihood, and the GPyTorch modules that it is built into."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import gpytorch
@@ -88,6 +88,15 @@ class GaussianProcess:
             return each * max(2, int(y.max()) + 1)
         return y.shape[1] if y.ndim > 1 else 1
 
+    @property
+    def shares(self) -> bool:
+        """Whether outputs share their hyperparameters, the likelihood asked where nothing else was said."""
+        return isinstance(self.likelihood, Categorical) if self.shares_kernel is None else self.shares_kernel
+
+    def with_likelihood(self, likelihood: Likelihood) -> "GaussianProcess":
+        """The same prior over functions under another likelihood."""
+        return replace(self, likelihood=likelihood, shares_kernel=self.shares)
+
     def build(self, x: Tensor, num_outputs: int) -> "FunctionPrior":
         """The modules for inputs like these, in float64, where x is.
 
@@ -114,12 +123,9 @@ class FunctionPrior(nn.Module):
         super().__init__()
         self.num_outputs = num_outputs
         width = _num_inputs(process.kernel, x)
-        shared = process.shares_kernel
-        if shared is None:
-            shared = isinstance(process.likelihood, Categorical)
         outputs, one = torch.Size([num_outputs]), torch.Size([1])
         if isinstance(process.kernel, Kernel):
-            needs_all = not shared or isinstance(process.kernel, Coregionalised)
+            needs_all = not process.shares or isinstance(process.kernel, Coregionalised)
             self.kernel = process.kernel.build(width, outputs if needs_all else one)
         else:
             self.kernel = copy.deepcopy(process.kernel)

@@ -1,0 +1,150 @@
+"""Where the hyperparameters of a Gaussian process are best: L-BFGS on the log marginal likelihood, from several starts.
+
+Reference:
+    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 5.4; Byrd, Lu, Nocedal & Zhu 1995, A
+    Limited Memory Algorithm for Bound Constrained Optimization.
+"""
+
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from scipy.optimize import OptimizeResult, minimize
+
+from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.evaluations import Evaluation, Evaluations, Recall, Result
+from bayesuq.inference.gp_algebra import NotPositiveDefiniteError
+from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.history import History
+from bayesuq.inference.marginal_likelihood import Evidence, Observations
+
+FLAT = 1e-5  # nats a data point and unit of a hyperparameter: the slope at which an optimum is reached
+FORBIDDEN = 1e25  # what an optimiser is told of hyperparameters without a Cholesky factor
+
+
+@dataclass(frozen=True)
+class Search:
+    """How long is searched, and where it is written down.
+
+    Attributes:
+        num_restarts: Runs of L-BFGS from different starts.
+        max_iterations: Of each.
+        seed: Of the starts.
+        checkpoint: File of the evaluations; None writes none.
+        told: What tells this fit from others, data and options of the search aside.
+    """
+
+    num_restarts: int
+    max_iterations: int
+    seed: int
+    checkpoint: Checkpoint | None = None
+    told: Mapping[str, Any] = field(default_factory=dict)
+
+    def record(self, data: Observations, vector: HyperparameterVector) -> Evaluations:
+        """The evaluations of the fit to these data from these first hyperparameters.
+
+        Raises:
+            OSError: The checkpoint cannot be written.
+            ValueError: The checkpoint is truncated, of another kind, or of another fit.
+        """
+        if self.checkpoint is None:
+            return Evaluations(None, {})
+        own = {
+            "num_restarts": self.num_restarts,
+            "max_iterations": self.max_iterations,
+            "data": digest(vars(data)),
+            "start": digest(vector.start),
+        }
+        return Evaluations(self.checkpoint, {**self.told, **own})
+
+
+def maximise(
+    evidence: Evidence, vector: HyperparameterVector, search: Search, record: Evaluations, *, name: str = "all rows"
+) -> History:
+    """Leave the hyperparameters where the evidence, times the density of their priors, is the largest of all runs.
+
+    Args:
+        evidence: What is maximised.
+        vector: What it is maximised over.
+        search: How.
+        record: Of the evaluations.
+        name: That this call has there.
+
+    Raises:
+        NotPositiveDefiniteError: No start has a Cholesky factor.
+
+    Warns:
+        UserWarning: The best run was stopped before it converged.
+    """
+    num_data = evidence.data.y.numel()
+    if not vector.leaves:
+        return History((-float(evidence().detach()) / num_data,), (), 0)
+    best: Result | None = None
+    failure: NotPositiveDefiniteError | None = None
+    for number in range(search.num_restarts):
+        vector.begin(number, search.seed)
+        climb = partial(_climb, evidence, vector, search.max_iterations)
+        try:
+            found = record.search(f"{name}, start {number}", climb)
+        except NotPositiveDefiniteError as error:
+            failure = error
+            continue
+        if best is None or found["loss"] < best["loss"]:
+            best = found
+    if best is None:
+        raise failure or NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
+    if best["num_iterations"] >= search.max_iterations:
+        warnings.warn(
+            f"The hyperparameters had not converged after {search.max_iterations} iterations: the largest slope is "
+            f"{float(best['slope']):.1e} nats a data point. Raise `max_iterations`.",
+            UserWarning,
+            stacklevel=4,
+        )
+    vector.put(best["place"].to(evidence.data.x.device))
+    course = best["course"].tolist() or [float(best["loss"])]  # a start may be a maximum
+    return History(tuple(course), (), len(course) - 1)
+
+
+def _climb(evidence: Evidence, vector: HyperparameterVector, max_iterations: int, recall: Recall) -> Result:
+    """L-BFGS from where the hyperparameters are; the loss is per data point, in nats."""
+    course: list[float] = []
+    first = True
+
+    def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
+        nonlocal first
+        at = torch.as_tensor(values)
+
+        def compute() -> Evaluation:
+            try:
+                return _evaluate(evidence, vector, at)
+            except NotPositiveDefiniteError:
+                if first:
+                    raise
+                return at.new_tensor(FORBIDDEN), torch.zeros_like(at)
+
+        value, gradient = recall(at, compute)
+        first = False  # whether it was computed or recalled
+        return value.item(), gradient.numpy()
+
+    def note(intermediate_result: OptimizeResult) -> None:
+        course.append(float(intermediate_result.fun))
+
+    options = {"maxiter": max_iterations, "maxfun": 4 * max_iterations, "ftol": 1e-9, "gtol": FLAT, "maxcor": 20}
+    start = vector.flat().cpu().numpy()
+    search: Any = minimize  # whose types know no bounds beside a callback
+    found = search(loss, start, jac=True, method="L-BFGS-B", bounds=vector.bounds(), callback=note, options=options)
+    facts = {"loss": found.fun, "slope": np.abs(found.jac).max(), "num_iterations": found.nit, "course": course}
+    told = {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.items()}
+    return told | {"place": torch.tensor(found.x)}
+
+
+def _evaluate(evidence: Evidence, vector: HyperparameterVector, at: torch.Tensor) -> Evaluation:
+    """The loss and its gradient, on the CPU."""
+    vector.put(at.to(evidence.data.x.device))
+    value = -(evidence() + vector.log_penalty()) / evidence.data.y.numel()
+    value.backward()
+    return value.detach().cpu(), vector.gradient().cpu()
