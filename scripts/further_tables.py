@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
+from scripts.ood_methods import METHODS
 from scripts.recording import Record
 from scripts.tables import Cell, Mean, field, row, table
 
@@ -90,7 +91,7 @@ def of_other_inputs(records: Iterable[Record]) -> list[str]:
     }
     found = []
     for data in dict.fromkeys(line["data"] for line in lines):
-        own = [line for line in lines if line["data"] == data]
+        own = sorted((line for line in lines if line["data"] == data), key=_place)
         seeds = len({line["seed"] for line in own})
         told = f"Fitted to `{data}`, told from {OTHER[data]}; {seeds} seed{'s' if seeds > 1 else ''}:"
         found += [told, "", *table(own, ["network", "method"], columns)]
@@ -98,6 +99,11 @@ def of_other_inputs(records: Iterable[Record]) -> list[str]:
             less = paired([line for line in own if line["network"] == network], "ensemble", "map")
             found += [f"Entropy of the ensemble less that of one {network}, AUROC by seed: {less.rounded(4)}.", ""]
     return found
+
+
+def _place(line: Record) -> tuple[str, int]:
+    """Of a line in its table: a network's together, methods in the order of their settings."""
+    return line["network"], METHODS.index(line["method"])
 
 
 def paired(lines: Iterable[Record], one: str, other: str) -> Mean:

@@ -37,7 +37,7 @@ DEEP: dict[str, Any] = {
     "batch_size": 256,
     "learning_rate": 0.003,
 }  # by .val of split 0
-HIDDEN = (50, 50)
+HIDDEN = (100, 100)
 MEASURES = ("rmse", "nlpd", "coverage", "crps")
 LEVEL = 0.95
 
