@@ -1,13 +1,16 @@
 """`bayesuq compare`: several methods on one data set, side by side in one page that needs no other file."""
 
+from pathlib import Path
+
 from bayesuq.cli import figures, map_figures, page
-from bayesuq.cli.judging import judge
+from bayesuq.cli.judging import judge_fit
 from bayesuq.cli.methods import Fitted, Method, fit, read_methods
-from bayesuq.cli.output import Output, file_name, tell, tell_warnings
+from bayesuq.cli.output import Output, file_name, prepare_checkpoints, tell, tell_warnings
 from bayesuq.cli.paired import find_best
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
 from bayesuq.cli.settings import (
     ChainOptions,
+    CheckpointOption,
     DataOptions,
     MethodsOption,
     ModelOptions,
@@ -25,6 +28,7 @@ def run(
     training: TrainingOptions,
     chains: ChainOptions,
     prediction: PredictionOptions,
+    checkpoints: CheckpointOption,
     output: OutputOptions,
 ) -> None:
     """Fit each method, evaluate it on the test rows, write all, print the measures side by side.
@@ -38,24 +42,12 @@ def run(
     use_computer(prediction)
     problem = Problem.of(data.data, load_split(data), model)
     methods = read_methods(names.methods, problem)
-    output_folder = Output.prepare(output)
+    output_folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
     settings = output_folder.write_settings(data, names, problem.options, training, chains, prediction, output)
 
-    fitted = _fit_all(methods, problem, training, chains, prediction, output_folder)
-    split, units = problem.split, problem.standardizer
-    judged = {
-        name: judge(
-            result.posterior,
-            split.test,
-            split.ood,
-            units,
-            prediction,
-            further=result.quality,
-            validation=split.val,
-            ignore_index=problem.ignore_index,
-        )
-        for name, result in fitted.items()
-    }
+    where = prepare_checkpoints(checkpoints)
+    fitted = _fit_all(methods, problem, training, chains, prediction, output_folder, where)
+    judged = {name: judge_fit(result, problem, prediction) for name, result in fitted.items()}
     reports = output_folder.folder / "reports"
     reports.mkdir()
     for name, result in judged.items():
@@ -65,12 +57,12 @@ def run(
     text = page.render(
         page.Content(
             data=data.data,
-            split=split,
+            split=problem.split,
             methods={method.name: method for method in methods},
             fitted=fitted,
             reports={name: result.report for name, result in judged.items()},
             best=find_best(judged),
-            pictures=(map_figures.draw if problem.is_map else figures.draw)(data.data, split, judged, fitted),
+            pictures=(map_figures.draw if problem.is_map else figures.draw)(data.data, problem.split, judged, fitted),
             settings=settings,
             circumstances=circumstances,
         )
@@ -87,6 +79,7 @@ def _fit_all(
     chains: ChainOptions,
     prediction: PredictionOptions,
     output_folder: Output,
+    checkpoints: Path | None,
 ) -> dict[str, Fitted]:
     """Each posterior is on the disk as soon as it is fitted."""
     posteriors = output_folder.folder / "posteriors"
@@ -94,8 +87,8 @@ def _fit_all(
     write_standardizer(problem.standardizer, posteriors)
     fitted: dict[str, Fitted] = {}
     # What others stand on comes first, so that it is fitted once.
-    for method in sorted(methods, key=lambda method: method.kind == "temperature"):
-        fitted[method.key] = fit(method, problem, training, chains, prediction, fitted)
+    for method in sorted(methods, key=lambda method: method.wraps):
+        fitted[method.key] = fit(method, problem, training, chains, prediction, fitted, checkpoints)
         fitted[method.key].posterior.save(posteriors / f"{file_name(method.name)}.safetensors")
         tell(f"{method.name}: fitted in {fitted[method.key].seconds:.1f} s")
         tell_warnings(method.name, fitted[method.key].warnings)

@@ -70,7 +70,8 @@ def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[
     real: Real = {n: (p, y) for n, (p, y) in predicted.items() if isinstance(p, GaussianPredictive)}
     pictures = []
     if labelled:
-        pictures += [_reliability(labelled), _risk_coverage(labelled)]
+        confidences = {name: result.confidence for name, result in judged.items() if result.confidence is not None}
+        pictures += [_reliability(labelled), _risk_coverage(labelled, confidences)]
     if real and split.test.x.ndim == 2 and split.test.x.shape[1] == 1:
         pictures.append(_bands(split, judged))
     if real:
@@ -97,18 +98,21 @@ def _reliability(labelled: Labelled) -> Picture:
     )
 
 
-def _risk_coverage(labelled: Labelled) -> Picture:
+def _risk_coverage(labelled: Labelled, confidences: Mapping[str, Tensor]) -> Picture:
     wrong = {name: scores.pointwise_accuracy(*pair) == 0 for name, pair in labelled.items()}
-    curves = {name: detection.risk_coverage(labelled[name][0].total, wrong[name]) for name in labelled}
+    unsure = {name: 1 - confidences[name] if name in confidences else labelled[name][0].total for name in labelled}
+    curves = {name: detection.risk_coverage(unsure[name], wrong[name]) for name in labelled}
     risks = {name: (float(curve.risk[-1]), float(curve.risk[len(curve.risk) // 2])) for name, curve in curves.items()}
     rates = [
         f"{name} {every:.3f} of all rows and {half:.3f} of the surer half" for name, (every, half) in risks.items()
     ]
+    learned = f" (of {', '.join(confidences)}: of smallest learned confidence)" if confidences else ""
     return Picture.of(
         classification.risk_coverage_curves(curves),
         "What if it may refuse to answer?",
-        "From right to left, ever more of the rows of largest predictive entropy are refused. The height is the error "
-        "rate among those that are still answered: the lower and the faster to fall, the better the uncertainty.",
+        f"From right to left, ever more of the rows of largest predictive entropy{learned} are refused. The height is "
+        "the error rate among those that are still answered: the lower and the faster to fall, the better the "
+        "uncertainty.",
         f"Error rate against the share of rows answered, a line for each method. Error rates: {'; '.join(rates)}.",
     )
 

@@ -1,11 +1,12 @@
 """`bayesuq fit`: one method on one data set; its posterior, its report and its settings in a folder."""
 
-from bayesuq.cli.judging import judge
+from bayesuq.cli.judging import judge_fit
 from bayesuq.cli.methods import fit, read_methods
-from bayesuq.cli.output import POSTERIOR, Output, tell, tell_warnings
+from bayesuq.cli.output import POSTERIOR, Output, prepare_checkpoints, tell, tell_warnings
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
 from bayesuq.cli.settings import (
     ChainOptions,
+    CheckpointOption,
     DataOptions,
     MethodOption,
     ModelOptions,
@@ -22,6 +23,7 @@ def run(
     training: TrainingOptions,
     chains: ChainOptions,
     prediction: PredictionOptions,
+    checkpoints: CheckpointOption,
     output: OutputOptions,
 ) -> None:
     """Fit, evaluate on the test rows, write, print the report.
@@ -35,26 +37,16 @@ def run(
     use_computer(prediction)
     problem = Problem.of(data.data, load_split(data), model)
     (chosen,) = read_methods([method.method], problem)
-    folder = Output.prepare(output)
+    folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
     settings = folder.write_settings(data, method, problem.options, training, chains, prediction, output)
 
-    fitted = fit(chosen, problem, training, chains, prediction, {})
+    fitted = fit(chosen, problem, training, chains, prediction, {}, prepare_checkpoints(checkpoints))
     tell(f"{chosen.name}: fitted in {fitted.seconds:.1f} s")
     tell_warnings(chosen.name, fitted.warnings)
     fitted.posterior.save(folder.folder / POSTERIOR)
     write_standardizer(problem.standardizer, folder.folder)
 
-    split, units = problem.split, problem.standardizer
-    judged = judge(
-        fitted.posterior,
-        split.test,
-        split.ood,
-        units,
-        prediction,
-        further=fitted.quality,
-        validation=split.val,
-        ignore_index=problem.ignore_index,
-    )
+    judged = judge_fit(fitted, problem, prediction)
     judged.report.save(folder.folder / "report.json")
     folder.write_run(settings, folder.circumstances(prediction.device), {chosen.name: fitted.to_dict()})
     print(f"{chosen.name} on {problem.name}, test rows: {judged.report}")

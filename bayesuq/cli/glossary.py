@@ -4,16 +4,17 @@ from dataclasses import dataclass
 
 from bayesuq.cli.methods import Method
 
-PREDICTIONS, CALIBRATION, UNCERTAINTY, OOD, FIT, FURTHER = (
+PREDICTIONS, CALIBRATION, UNCERTAINTY, ERRORS, OOD, FIT, FURTHER = (
     "Are the predictions good?",
     "Do its probabilities come true?",
     "How unsure is it, and why?",
+    "Does it notice its own errors?",
     "Does it notice data of another kind?",
     "Did the fit come to its end?",
     "Further measures",
 )
 LARGER, SMALLER = "Larger is better.", "Smaller is better."
-SECTIONS = (PREDICTIONS, CALIBRATION, UNCERTAINTY, OOD, FIT, FURTHER)
+SECTIONS = (PREDICTIONS, CALIBRATION, UNCERTAINTY, ERRORS, OOD, FIT, FURTHER)
 
 
 @dataclass(frozen=True)
@@ -149,14 +150,14 @@ MEASURES: dict[str, Entry] = {
         "How far the draws disagree on the mean, which is what the model does not know yet. 0 for one network.",
     ),
     "misclassification_auroc": Entry(
-        UNCERTAINTY,
-        "Error detection, AUROC",
+        ERRORS,
+        "Predictive entropy, AUROC",
         "Chance that a wrong prediction is less sure (by its entropy) than a right one: 0.5 is a coin, 1 perfect.",
         LARGER,
     ),
     "aurc": Entry(
-        UNCERTAINTY,
-        "Area under risk-coverage",
+        ERRORS,
+        "Predictive entropy, area under risk-coverage",
         "Error rate of the rows that are kept when the least sure are refused, averaged over how many are kept.",
         SMALLER,
     ),
@@ -184,21 +185,47 @@ MEASURES: dict[str, Entry] = {
     ),
 }
 
-DETECTION: dict[str, tuple[str, str, str]] = {
-    "auroc": (
-        "AUROC",
-        "Chance that a row of another kind gets a larger {score} than a test row: 0.5 is a coin, 1 perfect.",
-        LARGER,
+# By what is sought, and then by the end of a measure's name: what it is called, and what it says of the score.
+DETECTION: dict[str, tuple[str, dict[str, tuple[str, str, str]]]] = {
+    "ood_": (
+        OOD,
+        {
+            "auroc": (
+                "AUROC",
+                "Chance that a row of another kind gets a larger {score} than a test row: 0.5 is a coin, 1 perfect.",
+                LARGER,
+            ),
+            "average_precision": (
+                "average precision",
+                "Share of the other kind among the rows of largest {score}, averaged over thresholds.",
+                LARGER,
+            ),
+            "false_positive_rate": (
+                "false positive rate",
+                "Share of test rows above the {score} that 95 % of the other kind exceed: false alarms.",
+                SMALLER,
+            ),
+        },
     ),
-    "average_precision": (
-        "average precision",
-        "Share of the other kind among the rows of largest {score}, averaged over thresholds.",
-        LARGER,
-    ),
-    "false_positive_rate": (
-        "false positive rate",
-        "Share of test rows above the {score} that 95 % of the other kind exceed: false alarms.",
-        SMALLER,
+    "error_": (
+        ERRORS,
+        {
+            "auroc": (
+                "AUROC",
+                "Chance that a wrong prediction has a smaller {score} than a right one: 0.5 is a coin, 1 perfect.",
+                LARGER,
+            ),
+            "average_precision": (
+                "average precision",
+                "Share of wrong predictions among those of smallest {score}, averaged over thresholds.",
+                LARGER,
+            ),
+            "false_positive_rate": (
+                "false positive rate",
+                "Share of right predictions below the {score} that 95 % of the wrong ones stay under: false alarms.",
+                SMALLER,
+            ),
+        },
     ),
 }
 
@@ -212,10 +239,11 @@ def explain(name: str) -> Entry:
     """
     if name in MEASURES:
         return MEASURES[name]
-    for kind, (title, text, better) in DETECTION.items():
-        if name.startswith("ood_") and name.endswith(f"_{kind}"):
-            score = name.removeprefix("ood_").removesuffix(f"_{kind}").replace("_", " ")
-            return Entry(OOD, f"{score.capitalize()}, {title}", text.format(score=score), better)
+    for sought, (section, kinds) in DETECTION.items():
+        for kind, (title, text, better) in kinds.items():
+            if name.startswith(sought) and name.endswith(f"_{kind}"):
+                score = name.removeprefix(sought).removesuffix(f"_{kind}").replace("_", " ")
+                return Entry(section, f"{score.capitalize()}, {title}", text.format(score=score), better)
     return Entry(FURTHER, name.replace("_", " ").capitalize())
 
 
@@ -247,6 +275,11 @@ def describe(method: Method, num_members: int) -> str:
         )
         return f"{num_members} networks trained from different starts; their disagreement is the uncertainty.{what}"
     base = "map" if method.base is None else method.base.name
+    if method.kind == "confidence":
+        return (
+            f"{base}, beside a second network that has learned from training and validation rows how probable it makes "
+            "the true class (ConfidNet). The predictions are the same; the learned confidence says which to trust."
+        )
     return (
         f"{base}, with the logits of its draws divided by one number, the temperature, that fits the validation rows."
     )

@@ -1,24 +1,44 @@
-"""What is measured of every posterior: its report on test data, and how well it tells data of another kind."""
+"""What is measured of every posterior: its report on test data, and what its uncertainty finds.
+
+It should find the errors of the posterior itself, and data of another kind.
+"""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
+from bayesuq.cli.methods import Fitted
+from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.evaluation import uncertainty
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.report import Report, evaluate, evaluate_detection
+from bayesuq.evaluation.scores import pointwise_accuracy
 from bayesuq.evaluation.segmentation_report import SegmentationResult, evaluate_segmentation, predictions
+from bayesuq.inference.confidence import ConfidencePosterior
 from bayesuq.inference.temperature import TemperaturePosterior
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
 
 IMAGES_AT_A_TIME = 4
 NUM_SHOWN = 3  # images in a picture
+
+
+@dataclass(frozen=True, eq=False)
+class Sought:
+    """What is to be found among some points, and scores that should find it.
+
+    Attributes:
+        scores: Of each point, larger where it is expected, (N,), by name.
+        positives: Whether each point is it, (N,), boolean.
+    """
+
+    scores: dict[str, Tensor]
+    positives: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +50,8 @@ class Judged:
         y: The truth there.
         ood: At points of another kind; None where the data have none.
         report: All measures.
+        confidence: What a method with a network for it says of the test points: the estimated probability of the true
+            class, (N,).
         segmentation: What was counted, where there is a label for every pixel; the predictive and the truth are then
             those of a few images, and `ood` is not there.
     """
@@ -38,21 +60,38 @@ class Judged:
     y: Tensor
     ood: PredictiveDistribution | None
     report: Report
+    confidence: Tensor | None = None
     segmentation: SegmentationResult | None = None
 
     @property
-    def detection_scores(self) -> dict[str, Tensor]:
-        """By name, a score of each test point and then of each point of another kind, larger where more uncertain."""
-        if self.ood is None:
-            return {}
-        inside, outside = _scores(self.predictive), _scores(self.ood)
-        return {name: torch.cat([inside[name], outside[name]]) for name in inside}
+    def sought(self) -> dict[str, Sought]:
+        """Errors among the test points, of labels; points of another kind among them and the test points."""
+        found = {}
+        if isinstance(self.predictive, CategoricalPredictive) and self.segmentation is None:
+            scores = {"maximum_probability": uncertainty.maximum_probability(self.predictive)}
+            if self.confidence is not None:
+                scores["learned_confidence"] = 1 - self.confidence
+            found["error"] = Sought(scores, pointwise_accuracy(self.predictive, self.y) == 0)
+        if self.ood is not None:
+            inside, outside = _scores(self.predictive), _scores(self.ood)
+            is_outside = torch.arange(len(self.y) + len(self.ood.mean)) >= len(self.y)
+            found["ood"] = Sought({name: torch.cat([inside[name], outside[name]]) for name in inside}, is_outside)
+        return found
 
-    @property
-    def is_ood(self) -> Tensor:
-        """Whether each of the points of `detection_scores` is of another kind."""
-        num_ood = 0 if self.ood is None else len(self.ood.mean)
-        return torch.arange(len(self.y) + num_ood) >= len(self.y)
+
+def judge_fit(fitted: Fitted, problem: Problem, options: PredictionOptions) -> Judged:
+    """Predict and measure on the test rows of the problem that was fitted."""
+    split = problem.split
+    return judge(
+        fitted.posterior,
+        split.test,
+        split.ood,
+        problem.standardizer,
+        options,
+        further=fitted.quality,
+        validation=split.val,
+        ignore_index=problem.ignore_index,
+    )
 
 
 def judge(
@@ -88,9 +127,11 @@ def judge(
         return predictive if standardizer is None else standardizer.inverse(predictive)
 
     predictive = predict(data)
-    judged = Judged(predictive, data.y, None if ood is None else predict(ood), evaluate(predictive, data.y))
-    measures = [*_temperature(posterior), *_detection(judged), *further]
-    return Judged(judged.predictive, judged.y, judged.ood, judged.report.extended(measures))
+    confidence = posterior.confidence(data.x) if isinstance(posterior, ConfidencePosterior) else None
+    outside = None if ood is None else predict(ood)
+    judged = Judged(predictive, data.y, outside, evaluate(predictive, data.y), confidence)
+    measures = [*_temperature(posterior), *_found(judged), *further]
+    return replace(judged, report=judged.report.extended(measures))
 
 
 def _judge_maps(
@@ -111,7 +152,7 @@ def _judge_maps(
     result = counted(data, None if validation is None else counted(validation, None))
     shown = data.rows(torch.arange(0, len(data), max(1, -(-len(data) // NUM_SHOWN))))
     report = result.report.extended([*_temperature(posterior), *further])
-    return Judged(predict(shown.x), shown.y, None, report, result)
+    return Judged(predict(shown.x), shown.y, None, report, segmentation=result)
 
 
 def _temperature(posterior: Posterior) -> list[Measure]:
@@ -120,11 +161,12 @@ def _temperature(posterior: Posterior) -> list[Measure]:
     return [Measure("temperature", posterior.temperature, None, "", "fitted on the validation rows")]
 
 
-def _detection(judged: Judged) -> list[Measure]:
+def _found(judged: Judged) -> list[Measure]:
     return [
         measure
-        for name, scores in judged.detection_scores.items()
-        for measure in evaluate_detection(scores, judged.is_ood, name=f"ood_{name}")
+        for what, sought in judged.sought.items()
+        for name, scores in sought.scores.items()
+        for measure in evaluate_detection(scores, sought.positives, name=f"{what}_{name}")
     ]
 
 

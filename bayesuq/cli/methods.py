@@ -1,20 +1,39 @@
-"""Methods by name: `map`, `variational`, ..., `hmc`; `ensemble[:METHOD]` and `temperature[:METHOD]` of another one."""
+"""Methods by name: `map`, `variational`, ...; and `ensemble`, `temperature` and `confidence`, of `map` or `:METHOD`.
+
+The last two are fitted to the posterior of the method that they stand on, which stays as it is.
+"""
 
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+from bayesuq import inference
+from bayesuq.cli.output import file_name
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.evaluation.fit_quality import evaluate_fit
 from bayesuq.evaluation.measure import Measure
-from bayesuq.inference import dropout, ensemble, gp, hmc, laplace, map_estimate, sgmcmc, swag, temperature, variational
+from bayesuq.inference import (
+    confidence,
+    dropout,
+    ensemble,
+    hmc,
+    laplace,
+    map_estimate,
+    sgmcmc,
+    swag,
+    temperature,
+    variational,
+)
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.options import nearest
 from bayesuq.posterior import Posterior
 
 NUM_RATIOS = 500  # draws that tell whether a Gaussian reaches the posterior: k-hat to about 0.1
+CHECKPOINT_SECONDS = 60.0  # between two writes
 MOST_FORWARD_ROWS = 5_000_000  # a matter of seconds; on larger data the reach is not looked at
 
 FITS: dict[str, Callable[..., Posterior]] = {
@@ -24,6 +43,7 @@ FITS: dict[str, Callable[..., Posterior]] = {
     "laplace": laplace.fit,
     "swag": swag.fit,
 }
+WRAPPERS = ("temperature", "confidence")  # of a posterior that is fitted already
 CHAINS: dict[str, Callable[..., Posterior]] = {"sgmcmc": sgmcmc.fit, "hmc": hmc.fit}
 
 
@@ -34,7 +54,7 @@ class Method:
     Attributes:
         name: As the user wrote it.
         kind: One of `METHODS`.
-        base: The members of an ensemble, or what a temperature scales; None for the others.
+        base: The members of an ensemble, or what a temperature or a confidence is of; None for the others.
     """
 
     name: str
@@ -56,7 +76,7 @@ class Method:
                 raise UsageError(f"{kind} stands on no other method; got {name!r}.")
             return cls(name, kind)
         base = cls.of(rest if colon else "map")
-        if base.kind not in ((*FITS, *CHAINS, "ensemble") if kind == "temperature" else FITS):
+        if base.kind not in ((*FITS, *CHAINS, "ensemble") if kind in WRAPPERS else FITS):
             raise UsageError(f"{kind} cannot stand on {base.name!r}; got {name!r}.")
         return cls(name, kind, base)
 
@@ -64,6 +84,11 @@ class Method:
     def key(self) -> str:
         """The same for names that mean the same, `temperature` and `temperature:map`."""
         return self.kind if self.base is None else f"{self.kind}:{self.base.key}"
+
+    @property
+    def wraps(self) -> bool:
+        """Whether it is fitted to the posterior of another method."""
+        return self.kind in WRAPPERS
 
     @property
     def has_dropout(self) -> bool:
@@ -81,10 +106,14 @@ def read_methods(names: list[str], problem: Problem) -> list[Method]:
     keys = [method.key for method in methods]
     if not methods or len(set(keys)) < len(keys):
         raise UsageError(f"Name at least one method, and none twice; got {', '.join(names) or 'none'}.")
-    if not problem.split.train.is_labelled and any(method.kind == "temperature" for method in methods):
-        raise UsageError(f"Temperature scaling is for labels; {problem.name} has real targets.")
-    if problem.is_map and any(method.kind == "gp" for method in methods):
+    kinds = {method.kind for method in methods}
+    for kind, what in (("temperature", "Temperature scaling"), ("confidence", "A confidence")):
+        if kind in kinds and not problem.split.train.is_labelled:
+            raise UsageError(f"{what} is for labels; {problem.name} has real targets.")
+    if problem.is_map and "gp" in kinds:
         raise UsageError(f"A Gaussian process has no function for every pixel, as {problem.name} needs; leave out gp.")
+    if problem.is_map and "confidence" in kinds:
+        raise UsageError(f"A confidence is of one label a row; {problem.name} has one for every pixel.")
     return methods
 
 
@@ -126,26 +155,66 @@ def fit(
     chains: ChainOptions,
     prediction: PredictionOptions,
     fitted: Mapping[str, Fitted],
+    checkpoints: Path | None = None,
 ) -> Fitted:
-    """Fit one method; a temperature takes what it stands on from `fitted` where it is there, by `Method.key`."""
-    if method.kind != "temperature" or method.base is None:
-        alone = _timed(lambda: _fit_network(method, problem, training, chains, prediction))
+    """Fit one method.
+
+    Args:
+        method: Which.
+        problem: To what.
+        training: How long.
+        chains: How long, of chains.
+        prediction: Seed, device, and draws of what a temperature or a confidence is of.
+        fitted: What these stand on, by `Method.key`; fitted first where it is not there.
+        checkpoints: A folder where each fit has a file, from which it goes on.
+    """
+    if not method.wraps or method.base is None:
+        file = _checkpoint(method, checkpoints)
+        alone = _timed(lambda: _fit_network(method, problem, training, chains, prediction, file))
         return replace(alone, quality=_quality(alone.posterior, problem, prediction.seed))
-    base = fitted.get(method.base.key) or fit(method.base, problem, training, chains, prediction, fitted)
-    held_out = problem.in_fitted_units(problem.split.val)
-    scaled = _timed(
-        lambda: temperature.fit(
-            base.posterior, held_out, num_samples=prediction.num_samples, seed=prediction.seed
-        )
+    base = fitted.get(method.base.key) or fit(
+        method.base, problem, training, chains, prediction, fitted, checkpoints
     )  # fmt: skip
-    return Fitted(scaled.posterior, base.seconds + scaled.seconds, base.warnings + scaled.warnings)
+    own = _timed(lambda: _wrap(base.posterior, method, problem, training, prediction, checkpoints))
+    return Fitted(own.posterior, base.seconds + own.seconds, base.warnings + own.warnings)
+
+
+def _wrap(
+    posterior: Posterior,
+    method: Method,
+    problem: Problem,
+    training: TrainingOptions,
+    prediction: PredictionOptions,
+    checkpoints: Path | None,
+) -> Posterior:
+    """A temperature is of held-out rows; a confidence learns from all rows that are not tested on."""
+    options: dict[str, Any] = {
+        "num_samples": prediction.num_samples,
+        "seed": prediction.seed,
+        "checkpoint": _checkpoint(method, checkpoints),
+    }
+    if method.kind == "temperature":
+        return temperature.fit(posterior, problem.in_fitted_units(problem.split.val), **options)
+    rows = problem.in_fitted_units(problem.split.refit)
+    return confidence.fit(
+        posterior, rows, num_epochs=training.num_epochs, batch_size=training.batch_size, **options
+    )  # fmt: skip
+
+
+def _checkpoint(method: Method, folder: Path | None) -> Checkpoint | None:
+    return None if folder is None else Checkpoint(folder / file_name(method.key), every_seconds=CHECKPOINT_SECONDS)
 
 
 def _fit_network(
-    method: Method, problem: Problem, training: TrainingOptions, chains: ChainOptions, prediction: PredictionOptions
+    method: Method,
+    problem: Problem,
+    training: TrainingOptions,
+    chains: ChainOptions,
+    prediction: PredictionOptions,
+    checkpoint: Checkpoint | None,
 ) -> Posterior:
     if method.kind == "gp":
-        return _fit_process(problem, training, prediction)
+        return _fit_process(problem, training, prediction, checkpoint)
     is_chain = method.kind in CHAINS
     model = problem.model(seed=prediction.seed, with_dropout=method.has_dropout, infers_noise=is_chain)
     options: dict[str, Any] = {
@@ -153,13 +222,15 @@ def _fit_network(
         "batch_size": training.batch_size,
         "device": prediction.device,
         "seed": prediction.seed,
+        "checkpoint": checkpoint,
     }
     if training.learning_rate is not None:
         options["learning_rate"] = training.learning_rate
     data = problem.in_fitted_units(problem.split.train)
     if is_chain:
         # A minibatch's gradient at a draw from the prior may throw a chain out of the posterior's reach.
-        start = "prior" if method.kind == "hmc" else map_estimate.fit(model, data, **options)
+        first = options | {"checkpoint": None if checkpoint is None else checkpoint.of_part("start")}
+        start = "prior" if method.kind == "hmc" else map_estimate.fit(model, data, **first)
         return CHAINS[method.kind](
             model,
             data,
@@ -169,6 +240,7 @@ def _fit_network(
             start=start,
             device=prediction.device,
             seed=prediction.seed,
+            checkpoint=checkpoint,
         )
     if method.kind == "laplace" and problem.is_map:
         options["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
@@ -178,17 +250,20 @@ def _fit_network(
     return ensemble.fit(model, data, num_members=training.num_members, member_fit=member_fit, **options)
 
 
-def _fit_process(problem: Problem, training: TrainingOptions, prediction: PredictionOptions) -> Posterior:
+def _fit_process(
+    problem: Problem, training: TrainingOptions, prediction: PredictionOptions, checkpoint: Checkpoint | None
+) -> Posterior:
     """A Gaussian process in the network's place; of images, on the features of that network."""
     data = problem.in_fitted_units(problem.split.train)
     options: dict[str, Any] = {"device": prediction.device, "seed": prediction.seed}
     if training.learning_rate is not None:
         options["learning_rate"] = training.learning_rate
-    return gp.fit(
+    return inference.gp.fit(  # imported here, with GPyTorch
         problem.process(seed=prediction.seed),
         data,
         num_epochs=training.num_epochs,
         batch_size=training.batch_size,
+        checkpoint=checkpoint,
         **options,
     )
 

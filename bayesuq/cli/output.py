@@ -17,13 +17,14 @@ import torch
 import yaml
 
 from bayesuq.cli.problem import STANDARDIZER
-from bayesuq.cli.settings import OutputOptions, UsageError
+from bayesuq.cli.settings import CheckpointOption, OutputOptions, UsageError
 
 SETTINGS = "settings.yaml"  # which many programs have: the first line is the mark by which a folder of ours is known
 FIRST_LINE = "# Options of a run of bayesuq, as --config takes them.\n"
 POSTERIOR = "posterior.safetensors"
 DIAGNOSTICS, DRAWS = "diagnostics.html", "inference_data"  # a file of draws, or a folder of several
-RESULTS = ("run.json", "report.html", "report.json", "reports", "posteriors", POSTERIOR, STANDARDIZER)
+RUN = "run.json"  # written last
+RESULTS = (RUN, "report.html", "report.json", "reports", "posteriors", POSTERIOR, STANDARDIZER)
 OURS = (SETTINGS, *RESULTS, DIAGNOSTICS, DRAWS, f"{DRAWS}.nc")
 SHOWN = ("bayesuq", "torch", "pyro-ppl", "gpytorch", "numpy", "scikit-learn", "matplotlib")
 
@@ -41,8 +42,12 @@ class Output:
     begin: float
 
     @classmethod
-    def prepare(cls, options: OutputOptions) -> Self:
+    def prepare(cls, options: OutputOptions, *, resumes: bool = False) -> Self:
         """Make the folder.
+
+        Args:
+            options: Where, and whether to overwrite.
+            resumes: Whether a run that did not come to its end may be replaced: its fits lie elsewhere.
 
         Raises:
             UsageError: It holds something, and is not to be overwritten or is no earlier output.
@@ -52,7 +57,7 @@ class Output:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not _is_ours(folder / SETTINGS):
                 raise UsageError(f"{folder} is there and is no output of bayesuq; name another folder.")
-            if not options.overwrite:
+            if not options.overwrite and not (resumes and not (folder / RUN).exists()):
                 raise UsageError(f"{folder} holds earlier results; pass --overwrite to replace them.")
             for name in OURS:  # by name: what a user has put there stays
                 path = folder / name
@@ -72,7 +77,7 @@ class Output:
         """Write what was asked for, where it was done, and how each fit went, as strict JSON."""
         content = {"settings": settings, "circumstances": circumstances, "fits": fits}
         text = json.dumps(content, indent=1, allow_nan=False)
-        (self.folder / "run.json").write_text(text + "\n", encoding="utf-8")
+        (self.folder / RUN).write_text(text + "\n", encoding="utf-8")
 
     def circumstances(self, device: str | None) -> dict[str, str]:
         """Where, when and with what the work was done, and how long it took, as text by name."""
@@ -83,6 +88,17 @@ class Output:
             "Python": platform.python_version(),
             **{name: version(name) for name in SHOWN},
         }
+
+
+def prepare_checkpoints(option: CheckpointOption) -> Path | None:
+    """Make the folder of checkpoints, if there is to be one.
+
+    Raises:
+        OSError: It cannot be made.
+    """
+    if option.checkpoint is not None:
+        option.checkpoint.mkdir(parents=True, exist_ok=True)
+    return option.checkpoint
 
 
 def file_name(method: str) -> str:

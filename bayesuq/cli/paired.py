@@ -7,7 +7,7 @@ difference is therefore far below what the two standard errors in a table sugges
 from collections.abc import Callable, Mapping
 
 from bayesuq.cli.glossary import LARGER, SMALLER, explain
-from bayesuq.cli.judging import Judged
+from bayesuq.cli.judging import Judged, Sought
 from bayesuq.evaluation import bootstrap, standard_errors, weighted
 from bayesuq.evaluation.comparison import compare_predictives
 
@@ -28,13 +28,13 @@ def find_best(judged: Mapping[str, Judged]) -> dict[str, str]:
     """
     names = list(judged)
     pairs = {(a, b): differences(judged[a], judged[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
-    measures = next(iter(pairs.values()), {})
+    measures = [name for name in next(iter(pairs.values()), {}) if all(name in gaps for gaps in pairs.values())]
     found = {measure: _leader(measure, judged, pairs) for measure in measures}
     return {measure: name for measure, name in found.items() if name is not None}
 
 
 def differences(one: Judged, other: Judged) -> dict[str, Difference]:
-    """One minus the other, by measure: those of a report, and how well each tells points of another kind."""
+    """One minus the other, by measure: those of a report, and how well each finds errors and points of another kind."""
     if one.segmentation is not None and other.segmentation is not None:
         mine, theirs = one.segmentation.measures, other.segmentation.measures
         gaps = {name: bootstrap.paired_difference(mine[name][0], theirs[name][0]) for name in mine}
@@ -45,11 +45,20 @@ def differences(one: Judged, other: Judged) -> dict[str, Difference]:
         for difference in compared.differences
         if difference.standard_error is not None
     }
-    others = other.detection_scores
-    for name, scores in one.detection_scores.items():
+    return found | {
+        f"{what}_{name}": gap
+        for what, sought in one.sought.items()
+        for name, gap in _differences_found(sought, other.sought[what]).items()
+    }
+
+
+def _differences_found(one: Sought, other: Sought) -> dict[str, Difference]:
+    """In how well the scores that both have find what is sought."""
+    found = {}
+    for name in (name for name in one.scores if name in other.scores):
         for kind, measure in (("auroc", weighted.auroc), ("average_precision", weighted.average_precision)):
-            gap = measure(scores, one.is_ood) - measure(others[name], one.is_ood)
-            found[f"ood_{name}_{kind}"] = float(gap.value), float(standard_errors.by_derivative(gap))
+            gap = measure(one.scores[name], one.positives) - measure(other.scores[name], other.positives)
+            found[f"{name}_{kind}"] = float(gap.value), float(standard_errors.by_derivative(gap))
     return found
 
 

@@ -11,11 +11,8 @@ from bayesuq import datasets
 from bayesuq.arrays import check_device
 from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, UsageError
 from bayesuq.data import Dataset, Split, Standardizer
-from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models import gp, likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.gp.combined import Deep, Scale
-from bayesuq.models.gp.kernels import Matern
-from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.randomness import isolated
 from bayesuq.sources import SOURCES
 from bayesuq.storage import read, write
@@ -139,13 +136,13 @@ class Problem:
         likelihood = self._likelihood(infers_noise=infers_noise)
         return BayesianNetwork(net, priors.Normal(scale=options.prior_scale), likelihood)
 
-    def process(self, *, seed: int) -> GaussianProcess:
+    def process(self, *, seed: int) -> "gp.GaussianProcess":
         """The prior over functions in place of a network's; for images, of the network's outputs as features."""
         likelihood, number = self._likelihood(infers_noise=False), self.num_outputs
         if self.split.train.x.ndim == 2:
-            return GaussianProcess(likelihood=likelihood, num_outputs=number)
-        kernel = Deep(self.model(seed=seed).net, Scale(Matern()))
-        return GaussianProcess(kernel, likelihood=likelihood, num_outputs=number)
+            return gp.GaussianProcess(likelihood=likelihood, num_outputs=number)
+        kernel = gp.Deep(self.model(seed=seed).net, gp.Scale(gp.Matern()))
+        return gp.GaussianProcess(kernel, likelihood=likelihood, num_outputs=number)
 
     def _likelihood(self, *, infers_noise: bool) -> likelihoods.Likelihood:
         """Of the targets in the units that are fitted."""

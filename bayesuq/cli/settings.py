@@ -12,7 +12,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
 FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
-METHODS = ("map", "variational", "dropout", "laplace", "swag", "sgmcmc", "hmc", "gp", "ensemble", "temperature")
+METHODS = (
+    *("map", "variational", "dropout", "laplace", "swag", "sgmcmc", "hmc", "gp"),
+    *("ensemble", "temperature", "confidence"),  # which stand on another one
+)
 NetworkKind = Literal["auto", "mlp", "convnet", "unet"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
 ActivationKind = Literal["relu", "tanh", "silu", "gelu"]
@@ -71,7 +74,8 @@ class MethodsOption:
         list[str],
         About(
             f"Comma-separated, of {', '.join(METHODS)}; ensemble:METHOD is an ensemble of another method, "
-            "temperature:METHOD scales another method's logits (alone: map's).",
+            "temperature:METHOD scales another method's logits, confidence:METHOD learns where it is wrong (alone: of "
+            "map).",
             NAMES,
         ),
     ]
@@ -81,7 +85,7 @@ class MethodsOption:
 class MethodOption:
     """Which method is fitted."""
 
-    method: Annotated[str, About(f"One of {', '.join(METHODS)}; ensemble and temperature also as KIND:METHOD.", str)]
+    method: Annotated[str, About(f"One of {', '.join(METHODS)}; the last three also as KIND:METHOD.", str)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -123,6 +127,20 @@ class TrainingOptions:
         float | None, About("Of Adam, at the start; none leaves it to each method.", FinitePositive | None)
     ] = None
     num_members: Annotated[int, About("Members of an ensemble.", PositiveInt)] = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointOption:
+    """What a fit that was stopped goes on from."""
+
+    checkpoint: Annotated[
+        Path | None,
+        About(
+            "Folder that fits are written to as they go; it is made. After a stop, the same command goes on from there "
+            "and ends with the same bits.",
+            Path | None,
+        ),
+    ] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -176,10 +194,12 @@ class DiagnoseOptions:
 
 GROUPS: dict[str, tuple[type, ...]] = {
     "compare": (
-        *(DataOptions, MethodsOption, ModelOptions, TrainingOptions, ChainOptions, PredictionOptions, OutputOptions),
+        *(DataOptions, MethodsOption, ModelOptions, TrainingOptions, ChainOptions, PredictionOptions),
+        *(CheckpointOption, OutputOptions),
     ),
     "fit": (
-        *(DataOptions, MethodOption, ModelOptions, TrainingOptions, ChainOptions, PredictionOptions, OutputOptions),
+        *(DataOptions, MethodOption, ModelOptions, TrainingOptions, ChainOptions, PredictionOptions),
+        *(CheckpointOption, OutputOptions),
     ),
     "evaluate": (PosteriorOption, DataOptions, PredictionOptions, OutputOptions),
     "diagnose": (DiagnoseOptions,),

@@ -7,6 +7,8 @@ from bayesuq.cli.methods import Fitted, Method, fit, read_methods
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, ModelOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.data import Dataset, Split
+from bayesuq.inference import confidence
+from bayesuq.inference.confidence import ConfidencePosterior
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.exact_gp import ExactGpPosterior
@@ -27,7 +29,9 @@ CHAINS = ChainOptions(num_chains=2, num_warmup=2, num_draws=3)
 
 @pytest.fixture(scope="module")
 def digits() -> Problem:
-    return Problem.of("digits", datasets.load("digits"), SMALL)
+    split = datasets.load("digits")
+    few = torch.arange(180)  # as many as the smallest part has
+    return Problem.of("digits", Split(*(part.rows(few) for part in (split.train, split.val, split.test))), SMALL)
 
 
 @pytest.mark.parametrize(
@@ -40,6 +44,8 @@ def digits() -> Problem:
         ("temperature", "temperature:map", False),
         ("temperature:ensemble", "temperature:ensemble:map", False),
         ("temperature:ensemble:dropout", "temperature:ensemble:dropout", True),
+        ("confidence", "confidence:map", False),
+        ("confidence:dropout", "confidence:dropout", True),
     ],
 )
 def test_names_say_what_stands_on_what(name: str, key: str, has_dropout: bool) -> None:
@@ -57,6 +63,8 @@ def test_names_say_what_stands_on_what(name: str, key: str, has_dropout: bool) -
         (["ensemble:ensemble"], "ensemble cannot stand on 'ensemble'"),
         (["ensemble:temperature"], "ensemble cannot stand on 'temperature'"),
         (["temperature:temperature"], "temperature cannot stand on 'temperature'"),
+        (["confidence:temperature"], "confidence cannot stand on 'temperature'"),
+        (["temperature:confidence"], "temperature cannot stand on 'confidence'"),
         (["temperature:"], "There is no method ''"),
         (["temperature:../../etc"], r"There is no method '\.\./\.\./etc'"),
         ([], "Name at least one method"),
@@ -69,10 +77,11 @@ def test_names_of_no_method_are_refused(digits: Problem, names: list[str], messa
         read_methods(names, digits)
 
 
-def test_temperature_scaling_of_real_targets_is_refused() -> None:
+@pytest.mark.parametrize(("name", "what"), [("temperature", "Temperature scaling"), ("confidence:map", "A confidence")])
+def test_what_is_of_labels_is_refused_of_real_targets(name: str, what: str) -> None:
     line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)
-    with pytest.raises(UsageError, match="Temperature scaling is for labels; toy/linear has real targets"):
-        read_methods(["map", "temperature"], line)
+    with pytest.raises(UsageError, match=f"{what} is for labels; toy/linear has real targets"):
+        read_methods(["map", name], line)
 
 
 @pytest.mark.parametrize(
@@ -89,6 +98,10 @@ def test_temperature_scaling_of_real_targets_is_refused() -> None:
         ("ensemble", EnsemblePosterior, MapPosterior),
         ("ensemble:dropout", EnsemblePosterior, DropoutPosterior),
         ("temperature", TemperaturePosterior, None),
+        ("confidence", ConfidencePosterior, None),
+        ("confidence:sgmcmc", ConfidencePosterior, None),
+        ("confidence:laplace", ConfidencePosterior, None),
+        ("confidence:ensemble:dropout", ConfidencePosterior, None),
     ],
 )
 @pytest.mark.filterwarnings("error")
@@ -105,7 +118,8 @@ def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, membe
 def test_every_method_has_a_name_that_is_tested() -> None:
     chains = {"sgmcmc", "hmc"}
     assert (
-        set(METHODS) == {"map", "variational", "dropout", "laplace", "swag", "gp", "ensemble", "temperature"} | chains
+        set(METHODS)
+        == {"map", "variational", "dropout", "laplace", "swag", "gp", "ensemble", "temperature", "confidence"} | chains
     )
 
 
@@ -119,8 +133,12 @@ def test_a_process_is_exact_for_few_real_targets_and_stands_on_features_for_imag
     assert posterior.predict(x, num_samples=3).mean.shape == (20, 2)
     assert any(name.startswith("kernel.net.") for name in posterior.hyperparameters)
     maps = Problem.of("maps", Split(*[Dataset(x, torch.zeros(20, 8, 8, dtype=torch.int64))] * 3), SMALL)
-    with pytest.raises(UsageError, match="no function for every pixel"):
-        read_methods(["gp"], maps)
+    for name, says in (
+        ("gp", "no function for every pixel"),
+        ("confidence", "one label a row; maps has one for every"),
+    ):
+        with pytest.raises(UsageError, match=says):
+            read_methods([name], maps)
 
 
 def test_chains_have_their_own_length_and_infer_the_noise(digits: Problem) -> None:
@@ -159,6 +177,18 @@ def test_the_temperature_is_that_of_the_validation_rows(digits: Problem) -> None
 
     best = scaled.posterior.temperature
     assert loss(best) < min(loss(best * 1.02), loss(best / 1.02))
+
+
+def test_a_confidence_learns_from_training_and_validation_rows_and_leaves_the_predictions(digits: Problem) -> None:
+    base = fit(Method.of("map"), digits, SHORT, CHAINS, PREDICTION, {})
+    learned = fit(Method.of("confidence"), digits, SHORT, CHAINS, PREDICTION, {"map": base})
+    expected = confidence.fit(base.posterior, digits.split.refit, num_epochs=1, num_samples=3, seed=0)
+    x = digits.split.test.x
+    assert torch.equal(learned.posterior.confidence(x), expected.confidence(x))
+    assert torch.equal(learned.posterior.predict(x).mean, base.posterior.predict(x).mean)
+    fewer = confidence.fit(base.posterior, digits.split.train, num_epochs=1, num_samples=3, seed=0)
+    assert not torch.equal(fewer.confidence(x), expected.confidence(x))
+    assert learned.seconds > base.seconds
 
 
 def test_warnings_of_a_fit_are_kept_not_shown(digits: Problem) -> None:

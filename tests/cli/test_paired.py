@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -15,15 +16,21 @@ def noise(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
 
 
-def judge(predictive: PredictiveDistribution, y: torch.Tensor, ood: PredictiveDistribution | None = None) -> Judged:
+def judge(
+    predictive: PredictiveDistribution,
+    y: torch.Tensor,
+    ood: PredictiveDistribution | None = None,
+    confidence: torch.Tensor | None = None,
+) -> Judged:
     """As the commands do, of predictions made by hand."""
-    judged = Judged(predictive, y, ood, evaluate(predictive, y))
+    judged = Judged(predictive, y, ood, evaluate(predictive, y), confidence)
     measures = [
         measure
-        for name, scores in judged.detection_scores.items()
-        for measure in evaluate_detection(scores, judged.is_ood, name=f"ood_{name}")
+        for what, sought in judged.sought.items()
+        for name, scores in sought.scores.items()
+        for measure in evaluate_detection(scores, sought.positives, name=f"{what}_{name}")
     ]
-    return Judged(predictive, y, ood, judged.report.extended(measures))
+    return replace(judged, report=judged.report.extended(measures))
 
 
 def gaussian(mean: torch.Tensor) -> GaussianPredictive:
@@ -69,11 +76,27 @@ def test_the_better_detector_is_found_and_its_difference_has_the_standard_error_
     found = find_best({"blind": blind, "sees": sees})
     assert found["ood_mutual_information_auroc"] == found["ood_mutual_information_average_precision"] == "sees"
     gap, error = differences(sees, blind)["ood_mutual_information_auroc"]
-    areas = [auroc(one.detection_scores["mutual_information"], one.is_ood) for one in (sees, blind)]
+    sought = [one.sought["ood"] for one in (sees, blind)]
+    areas = [auroc(each.scores["mutual_information"], each.positives) for each in sought]
     assert gap == pytest.approx(float(areas[0] - areas[1]))
     # The perfect one has no error of its own, so that of the difference is the other's (DeLong's divides by n - 1).
-    expected = standard_errors.of_auroc(blind.detection_scores["mutual_information"], blind.is_ood)
+    expected = standard_errors.of_auroc(sought[1].scores["mutual_information"], sought[1].positives)
     assert error == pytest.approx(float(expected), rel=0.02)
+
+
+def test_a_learned_confidence_is_compared_where_every_method_has_one() -> None:
+    y = torch.arange(60) % 3
+    predictive = CategoricalPredictive.from_logits(noise(1, 60, 3))
+    right = (predictive.mean.argmax(dim=1) == y).double()
+    knows, guesses = (judge(predictive, y, confidence=value) for value in (right, torch.full((60,), 0.5)))
+    assert knows.report["error_learned_confidence_auroc"].value == 1
+    assert guesses.report["error_learned_confidence_auroc"].value == 0.5
+    found = find_best({"guesses": guesses, "knows": knows})
+    assert found["error_learned_confidence_auroc"] == "knows"
+    without = {"guesses": guesses, "knows": knows, "without": judge(predictive, y)}
+    assert "error_learned_confidence_auroc" not in find_best(without)
+    shown = (1 - predictive.mean.max(dim=1).values, right == 0)
+    assert without["without"].report["error_maximum_probability_auroc"].value == pytest.approx(float(auroc(*shown)))
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,7 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
             "seed": 1,
             "device": "meta",
             "part": "val",
+            "checkpoint": "state",
         }
         values |= {"network": "mlp", "activation": "tanh", "dropout": 0.5, "prior_scale": 2, "likelihood": "normal"}
         path = tmp_path / f"{command}.yaml"

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from bayesuq import datasets, shapes
+from bayesuq.cli import problem
 from bayesuq.cli.main import main
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import ModelOptions
@@ -35,6 +36,7 @@ def scenes(*, void: bool = True) -> Split:
 def camvid(monkeypatch: pytest.MonkeyPatch) -> Split:
     split = scenes()
     monkeypatch.setattr(datasets, "load", lambda *_, **__: split)
+    monkeypatch.setattr(problem, "UNET_WIDTH", 4)
     return split
 
 
@@ -73,10 +75,10 @@ def test_a_fit_is_evaluated_on_another_part(tmp_path: Path, capsys: pytest.Captu
 
 
 def test_void_pixels_are_no_class() -> None:
-    problem = Problem.of("camvid", scenes(), ModelOptions())
-    model = problem.model(seed=0)
-    assert problem.options.network == "unet"
+    camvid = Problem.of("camvid", scenes(), ModelOptions())
+    model = camvid.model(seed=0)
+    assert camvid.options.network == "unet"
     assert model.likelihood == likelihoods.Categorical(ignore_index=VOID)
-    assert problem.num_outputs == 3
+    assert camvid.num_outputs == 3
     assert model.net(torch.zeros(1, 3, 16, 16)).shape == (1, 3, 16, 16)
     assert Problem.of("shapes", scenes(void=False), ModelOptions()).ignore_index is None

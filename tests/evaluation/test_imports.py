@@ -1,5 +1,3 @@
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -22,15 +20,3 @@ def test_every_module_is_handed_on() -> None:
         assert getattr(bayesuq.evaluation, name).__name__ == f"bayesuq.evaluation.{name}"
     with pytest.raises(AttributeError, match="no attribute 'metrics'"):
         _ = bayesuq.evaluation.metrics
-
-
-@pytest.mark.slow
-def test_importing_the_package_loads_neither_torch_nor_matplotlib() -> None:
-    code = (
-        "import sys, bayesuq as bq\n"
-        "bq.evaluation\n"
-        "assert not {'torch', 'pyro', 'matplotlib'} & set(sys.modules)\n"
-        "assert bq.evaluation.report.evaluate.__name__ == 'evaluate'\n"
-        "assert 'matplotlib' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)

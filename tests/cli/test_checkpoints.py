@@ -1,0 +1,109 @@
+"""`--checkpoint`: a command that was stopped, and is called again, ends with the bits of one that was not."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from bayesuq.cli.main import main
+from bayesuq.cli.settings import METHODS
+from bayesuq.inference.checkpoint import Checkpoint
+from tests.inference.examples import SHORT_FIT
+
+pytestmark = pytest.mark.filterwarnings(*SHORT_FIT)
+
+SHORT = ["--num_epochs", "2", "--hidden", "4", "--num_members", "2", "--num_samples", "3"]
+CHAINS = ["--num_chains", "2", "--num_warmup", "6", "--num_draws", "3"]
+LABELS = ["--data", "digits-0to8", "--batch_size", "512"]  # three steps an epoch
+NUMBERS = ["--data", "toy/linear", *CHAINS]
+
+# Of each method: its data, and after how many writes it is stopped.
+CASES = {
+    "map": (LABELS, 3),
+    "variational": (LABELS, 4),
+    "dropout": (LABELS, 5),
+    "laplace": (LABELS, 3),
+    "swag": (LABELS, 8),
+    "sgmcmc": (NUMBERS, 7),
+    "hmc": (NUMBERS, 7),
+    "gp": (NUMBERS, 5),
+    "ensemble": (LABELS, 6),
+    "temperature": (LABELS, 12),
+    "confidence": (LABELS, 20),
+}
+
+
+@dataclass
+class Writer:
+    """Checkpoints are written at every step: to which files, and after how many more the process is interrupted."""
+
+    written: list[str] = field(default_factory=list)
+    stops_after: int | None = None
+
+    def note(self, name: str) -> None:
+        self.written.append(name)
+        if self.stops_after is not None and len(self.written) >= self.stops_after:
+            self.written, self.stops_after = [], None
+            raise KeyboardInterrupt
+
+
+@pytest.fixture
+def writer(monkeypatch: pytest.MonkeyPatch) -> Writer:
+    noted, save = Writer(), Checkpoint.save
+
+    def saved(self: Checkpoint, *what: Any) -> None:
+        save(self, *what)
+        noted.note(self.path.name)
+
+    monkeypatch.setattr("bayesuq.cli.methods.CHECKPOINT_SECONDS", 1e-9)
+    monkeypatch.setattr(Checkpoint, "save", saved)
+    return noted
+
+
+def test_every_method_is_stopped() -> None:
+    assert set(CASES) == set(METHODS)
+
+
+@pytest.mark.parametrize("method", CASES)
+def test_a_stopped_fit_is_saved_with_the_same_bits(method: str, tmp_path: Path, writer: Writer) -> None:
+    data, moment = CASES[method]
+    command = ["fit", "--method", method, *data, *SHORT]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    command += ["--out", str(tmp_path / "run"), "--checkpoint", str(tmp_path / "state")]
+    writer.stops_after = moment
+    assert main(command) == 130
+    assert not (tmp_path / "run" / "posterior.safetensors").exists()
+    assert main(command) == 0  # the same, without --overwrite
+    whole, resumed = (tmp_path / name / "posterior.safetensors" for name in ("whole", "run"))
+    assert whole.read_bytes() == resumed.read_bytes()
+    assert main(command) == 2  # now there are results
+
+
+def test_a_stopped_comparison_goes_on_in_the_method_that_it_was_in(tmp_path: Path, writer: Writer) -> None:
+    command = ["compare", "--methods", "temperature,map,ensemble", *LABELS, *SHORT]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    command += ["--out", str(tmp_path / "run"), "--checkpoint", str(tmp_path / "run" / "state")]
+    writer.stops_after = 12
+    assert main(command) == 130
+    assert [path.name for path in (tmp_path / "run" / "posteriors").iterdir()] == ["map.safetensors"]
+    assert main(command) == 0
+    assert writer.written.count("map") <= 1  # it was finished
+    assert 0 < writer.written.count("ensemble-map.members") < 6  # of six steps
+    files = sorted(path.name for path in (tmp_path / "run" / "posteriors").iterdir())
+    assert files == ["ensemble.safetensors", "map.safetensors", "temperature.safetensors"]
+    for name in files:
+        whole, resumed = (tmp_path / run / "posteriors" / name for run in ("whole", "run"))
+        assert whole.read_bytes() == resumed.read_bytes()
+
+
+def test_other_options_do_not_go_on_from_it_and_the_settings_do_not_name_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--method", "map", *LABELS, *SHORT, "--checkpoint", str(tmp_path / "state")]
+    assert main([*command, "--out", str(tmp_path / "one")]) == 0
+    assert "checkpoint" not in yaml.safe_load((tmp_path / "one" / "settings.yaml").read_text())
+    capsys.readouterr()
+    assert main([*command, "--seed", "1", "--out", str(tmp_path / "other")]) == 1
+    assert "belongs to another fit: its seed is 0, this one's 1" in capsys.readouterr().err
