@@ -94,9 +94,12 @@ def prepare_checkpoints(option: CheckpointOption) -> Path | None:
     """Make the folder of checkpoints, if there is to be one.
 
     Raises:
+        UsageError: It is a file.
         OSError: It cannot be made.
     """
     if option.checkpoint is not None:
+        if option.checkpoint.is_file():
+            raise UsageError(f"--checkpoint is a folder, with a file for each fit; {option.checkpoint} is a file.")
         option.checkpoint.mkdir(parents=True, exist_ok=True)
     return option.checkpoint
 

@@ -107,3 +107,10 @@ def test_other_options_do_not_go_on_from_it_and_the_settings_do_not_name_it(
     capsys.readouterr()
     assert main([*command, "--seed", "1", "--out", str(tmp_path / "other")]) == 1
     assert "belongs to another fit: its seed is 0, this one's 1" in capsys.readouterr().err
+
+
+def test_a_file_is_no_folder_of_checkpoints(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "state").touch()
+    command = ["fit", "--method", "map", *LABELS, *SHORT, "--checkpoint", str(tmp_path / "state")]
+    assert main([*command, "--out", str(tmp_path / "one")]) == 2
+    assert "--checkpoint is a folder, with a file for each fit" in capsys.readouterr().err
