@@ -30,8 +30,12 @@ from scripts.ood_methods import (
 from scripts.recording import Record, Records, digest, versions
 
 SETTINGS = Path(__file__).parent / "settings"
-IMAGES, DIGITS = SETTINGS / "ood.toml", SETTINGS / "ood-digits.toml"
-SETTINGS_OF = {"mnist": IMAGES, "fashion_mnist": IMAGES, "digits-0to8": DIGITS}
+SETTINGS_OF = {  # by set and network; digits are rows of pixels
+    **{(data, "mlp"): SETTINGS / "ood.toml" for data in ("mnist", "fashion_mnist")},
+    **{(data, "convnet"): SETTINGS / "ood-convnet.toml" for data in ("mnist", "fashion_mnist")},
+    ("digits-0to8", "mlp"): SETTINGS / "ood-digits.toml",
+}
+SETS = list(dict.fromkeys(data for data, _ in SETTINGS_OF))
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "ood.jsonl"
 
 
@@ -56,7 +60,7 @@ def judge(posterior: Posterior, split: bq.Split, num_samples: int, seed: int) ->
 
 def run(method: str, data: str, kind: NetworkKind, split: bq.Split, seed: int, options: argparse.Namespace) -> None:
     """Fit and judge one method, if it has no line yet."""
-    settings, records = read_settings(options.settings or SETTINGS_OF[data]), Records(options.out)
+    settings, records = read_settings(options.settings or SETTINGS_OF[data, kind]), Records(options.out)
     on_map = method in STANDS_ON_MAP
     chosen = digest({name: digest(settings[name]) for name in (method, "map")} if on_map else settings[method])
     network = "none" if method in WITHOUT_NETWORK else kind
@@ -86,20 +90,22 @@ def main(options: argparse.Namespace) -> None:
     """Every direction, network, seed and method in turn, and the table."""
     options.work.mkdir(parents=True, exist_ok=True)
     for data in options.data:
-        split, methods = bq.datasets.load(data), list(read_settings(options.settings or SETTINGS_OF[data]))
-        kinds = options.networks if split.train.x.ndim == 4 else ["mlp"]  # digits are rows of pixels
+        split = bq.datasets.load(data)
         for seed in range(options.num_seeds):
-            for kind in kinds:
-                for method in methods:
+            for kind in options.networks:
+                file = SETTINGS_OF.get((data, kind))
+                for method in read_settings(options.settings or file) if file else ():
                     run(method, data, kind, split, seed, options)
     print("\n".join(of_other_inputs(Records(options.out).read())))
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", nargs="+", choices=SETTINGS_OF, default=list(SETTINGS_OF), help="fitted to")
+    parser.add_argument("--data", nargs="+", choices=SETS, default=SETS, help="fitted to")
     parser.add_argument("--networks", nargs="+", choices=NETWORKS, default=NETWORKS)
-    parser.add_argument("--settings", type=Path, help="TOML file with a table a method; default: that of the data")
+    parser.add_argument(
+        "--settings", type=Path, help="TOML file with a table a method; default: that of data and network"
+    )
     parser.add_argument("--num-seeds", type=int, default=3)
     parser.add_argument("--num-threads", type=int, default=1)
     parser.add_argument("--out", type=Path, default=RESULTS, help="file of JSON lines")

@@ -14,7 +14,7 @@ import scripts.failure as failure
 import scripts.ood as ood
 from bayesuq.inference import map_estimate
 from scripts.further_tables import CORBIERE, paired
-from scripts.ood_methods import METHODS, Setting, posterior_width, read_settings
+from scripts.ood_methods import METHODS, WITHOUT_NETWORK, Setting, posterior_width, read_settings
 from scripts.recording import Records
 from tests.inference.examples import SHORT_FIT
 
@@ -170,7 +170,9 @@ def test_the_paired_difference_is_by_seed() -> None:
 
 
 def test_the_committed_settings_have_every_method() -> None:
-    assert {tuple(read_settings(path)) for path in ood.SETTINGS_OF.values()} == {METHODS}
+    for (_, network), path in ood.SETTINGS_OF.items():
+        without = WITHOUT_NETWORK if network == "convnet" else ()  # the perceptron's run has had them
+        assert list(read_settings(path)) == [name for name in METHODS if name not in without]
     model = Setting(hidden=(2,)).model("mlp", few_rows(), 0)
     assert posterior_width(map_estimate.fit(model, few_rows(), num_epochs=1), 0) is None
 
