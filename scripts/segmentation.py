@@ -1,8 +1,8 @@
 """Segmentation with uncertainty: every method on `membrane`, `camvid` or `shapes`, judged where its maps are wrong.
 
-A line of JSON for each method and seed; lines that are there are skipped, and fitted posteriors are kept in a folder,
-so that the command can be stopped and called again. Measures are exact over all labelled pixels, their errors over
-images; the thresholds of the overlap are chosen on the validation images.
+A line of JSON for each method and seed; lines that are there are skipped, fitted posteriors are kept in a folder, and a
+fit that was stopped goes on from its checkpoint: call the same command again. Measures are exact over all labelled
+pixels, their errors over images; the thresholds of the overlap are chosen on the validation images.
 """
 
 import argparse
@@ -16,11 +16,10 @@ import torch
 import bayesuq as bq
 from bayesuq.evaluation import plots
 from bayesuq.evaluation.segmentation_report import SegmentationResult, evaluate_segmentation, predictions
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed
 from scripts.recording import Record, Records, digest, versions
-from scripts.segmentation_methods import METHODS, ON_MAP, Setting, fit, read_settings
+from scripts.segmentation_methods import METHODS, STANDS_ON, Setting, fit, read_settings
 
 SETTINGS = Path(__file__).parent / "settings" / "segmentation.toml"
 DOCS = Path(__file__).parents[1] / "docs"
@@ -56,24 +55,43 @@ def run(method: str, setting: Setting, split: bq.Split, seed: int, options: argp
     key: Record = {"data": options.data, "method": method, "seed": seed, "settings": digest(setting)}
     if records.has(**key):
         return
-    name = "-".join(map(str, key.values()))
-    file, begin = options.work / f"{name}.safetensors", perf_counter()
-    mode = bq.load(options.work / f"{name.replace(method, 'map', 1)}.safetensors") if method in ON_MAP else None
-    seconds = None
-    if not file.exists():
-        options.work.mkdir(parents=True, exist_ok=True)
-        fit(method, setting, split, seed, mode if isinstance(mode, MapPosterior) else None).save(file)
-        seconds = perf_counter() - begin
-    posterior = bq.load(file)
+    posterior, seconds = fitted(key, setting, split, options.work)
     result = evaluated(posterior, split, setting, derive_seed(seed, 1), options.batch_size)
     print(f"{method}, seed {seed}\n{result.report}\n", flush=True)
-    draw(posterior, split, setting, derive_seed(seed, 1), options.work / "figures" / f"{name}.png")
+    draw(
+        posterior,
+        split,
+        setting,
+        derive_seed(seed, 1),
+        options.work / "figures" / posterior_file(Path(), key).with_suffix(".png"),
+    )
     measures = {
         measure.name: [measure.value if math.isfinite(measure.value) else None, measure.standard_error, measure.remark]
         for measure in result.report.measures
     }
     found = {"measures": measures, "num_images": len(split.test), "num_draws": result.report.num_samples}
     records.append({**key, **found, "seconds": seconds, "versions": versions()})
+
+
+def fitted(key: Record, setting: Setting, split: bq.Split, folder: Path) -> tuple[Posterior, float | None]:
+    """The posterior of a line, from its file where it is there, and the seconds that an unbroken fit took."""
+    file, seconds = posterior_file(folder, key), None
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        base = STANDS_ON.get(key["method"])
+        given = None if base is None else bq.load(posterior_file(folder, {**key, "method": base}))
+        checkpoint, begin = file.with_suffix(".checkpoint"), perf_counter()
+        resumed = any(folder.glob(f"{checkpoint.name}*"))
+        fit(key["method"], setting, split, key["seed"], given, checkpoint).save(file)
+        seconds = None if resumed else perf_counter() - begin
+        for part in folder.glob(f"{checkpoint.name}*"):
+            part.unlink()
+    return bq.load(file), seconds
+
+
+def posterior_file(folder: Path, key: Record) -> Path:
+    """Where the fitted posterior of a line is kept."""
+    return folder / f"{'-'.join(map(str, key.values()))}.safetensors"
 
 
 def main(options: argparse.Namespace) -> None:

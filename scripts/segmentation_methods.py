@@ -3,7 +3,6 @@
 import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 from os import PathLike
 from pathlib import Path
 from typing import Any, Literal
@@ -23,7 +22,6 @@ from bayesuq.inference import (
     temperature,
     variational,
 )
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, isolated
@@ -31,8 +29,9 @@ from bayesuq.randomness import derive_seed, isolated
 DROPOUT = 0.5  # of the central layers, as in Bayesian SegNet
 NUM_MEMBERS = 5
 HELD_OUT_DRAWS = 10  # of a mixture whose temperatures are fitted: all draws of the validation images are in memory
-ON_MAP = ("temperature", "local-temperature", "laplace")  # fitted to the network of `map`
-METHODS = ("map", *ON_MAP, "dropout", "ensemble", "variational", "swag", "ensemble-temperature")
+ON_MAP = ("temperature", "local-temperature", "laplace", "swag")
+METHODS = ("map", *ON_MAP, "dropout", "variational", "ensemble", "ensemble-temperature")
+STANDS_ON = {**dict.fromkeys(ON_MAP, "map"), "ensemble-temperature": "ensemble"}  # the fitted posterior of another one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +96,9 @@ def augmented(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return x, y
 
 
-def fit(method: str, setting: Setting, split: bq.Split, seed: int, mode: MapPosterior | None) -> Posterior:
+def fit(
+    method: str, setting: Setting, split: bq.Split, seed: int, base: Posterior | None, checkpoint: Path | None = None
+) -> Posterior:
     """One posterior of one set.
 
     Args:
@@ -105,36 +106,29 @@ def fit(method: str, setting: Setting, split: bq.Split, seed: int, mode: MapPost
         setting: Of the set.
         split: Its images.
         seed: Of everything.
-        mode: The network of `map` under the same seed, for those of `ON_MAP`.
+        base: What `STANDS_ON` names, under the same seed.
+        checkpoint: File from which a stopped fit goes on.
 
     Raises:
-        ValueError: No such method, or no mode where one is needed.
+        ValueError: No such method, or nothing to stand on where it must.
     """
-    if method in ON_MAP and mode is None:
-        raise ValueError(f"{method} stands on the network of map; fit that first.")
-    options = dict(setting.training) | {"seed": seed}
+    if method in STANDS_ON and base is None:
+        raise ValueError(f"{method} stands on {STANDS_ON[method]}; fit that first.")
+    given: Any = base
+    options = dict(setting.training) | {"seed": seed, "checkpoint": checkpoint}
     chosen = model(setting, split.train.x.shape[1], seed=derive_seed(seed, 0), with_dropout=method == "dropout")
     data = training_data(setting, split.train)
     fits: dict[str, Callable[[], Posterior]] = {
         "map": lambda: map_estimate.fit(chosen, data, **options),
-        "temperature": lambda: temperature.fit(_given(mode), split.val, seed=seed),
-        "local-temperature": lambda: local_temperature.fit(_given(mode), split.val, num_epochs=30, seed=seed),
-        "laplace": lambda: laplace.fit(
-            chosen, split.train, mode=_given(mode), subset="last_layer", batch_size=4, seed=seed
-        ),
+        "temperature": lambda: temperature.fit(given, split.val, seed=seed),
+        "local-temperature": lambda: local_temperature.fit(given, split.val, num_epochs=30, seed=seed),
+        "laplace": lambda: laplace.fit(chosen, split.train, mode=given, subset="last_layer", batch_size=4, seed=seed),
+        "swag": lambda: swag.fit(chosen, data, mode=given, **options),
         "dropout": lambda: dropout.fit(chosen, data, **options),
-        "ensemble": lambda: ensemble.fit(chosen, data, num_members=NUM_MEMBERS, **options),
         "variational": lambda: variational.fit(chosen, data, **options),
-        "swag": partial(swag.fit, chosen, data, **options),
+        "ensemble": lambda: ensemble.fit(chosen, data, num_members=NUM_MEMBERS, **options),
+        "ensemble-temperature": lambda: temperature.fit(given, split.val, num_samples=HELD_OUT_DRAWS, seed=seed),
     }
-    if method == "ensemble-temperature":
-        return temperature.fit(fits["ensemble"](), split.val, num_samples=HELD_OUT_DRAWS, seed=seed)
     if method not in fits:
         raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {method!r}.")
     return fits[method]()
-
-
-def _given(mode: MapPosterior | None) -> MapPosterior:
-    if mode is None:
-        raise ValueError("There is no network of map to stand on.")
-    return mode

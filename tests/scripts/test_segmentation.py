@@ -9,6 +9,7 @@ import torch
 import bayesuq as bq
 import scripts.segmentation as segmentation
 from bayesuq import shapes
+from bayesuq.inference import ensemble
 from scripts.recording import Records
 from scripts.segmentation_methods import METHODS, Setting, augmented, fit, model, read_settings, training_data
 from tests.inference.examples import SHORT_FIT
@@ -87,6 +88,24 @@ def test_a_posterior_that_is_on_the_disk_is_not_fitted_again(tmp_path: Path, mon
     assert Records(chosen.out).read()[0]["seconds"] is None
 
 
+def test_a_stopped_fit_goes_on_from_its_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bq.datasets, "load", lambda _: tiny())
+    for name in ("whole", "stopped"):
+        (tmp_path / name).mkdir()
+    whole, stopped = options(tmp_path / "whole", "ensemble"), options(tmp_path / "stopped", "ensemble")
+    segmentation.main(whole)
+    with monkeypatch.context() as patch:
+        patch.setattr(ensemble.EnsemblePosterior, "save", None)
+        with pytest.raises(TypeError, match="not callable"):
+            segmentation.main(stopped)
+    assert {path.suffixes[0] for path in stopped.work.iterdir()} == {".checkpoint"}
+    segmentation.main(stopped)
+    (one,), (other,) = (Records(run.out).read() for run in (whole, stopped))
+    assert one["measures"] == other["measures"]
+    assert other["seconds"] is None
+    assert {path.suffix for path in stopped.work.iterdir()} == {"", ".safetensors"}
+
+
 def test_masks_turn_with_their_images() -> None:
     torch.manual_seed(0)
     labels = torch.randint(3, (64, 4, 5))
@@ -122,7 +141,9 @@ def test_the_settings_that_are_committed_make_models() -> None:
 
 
 def test_what_stands_on_the_map_needs_one() -> None:
-    with pytest.raises(ValueError, match="stands on the network of map"):
+    with pytest.raises(ValueError, match="stands on map; fit that first"):
         fit("laplace", read_tiny(), tiny(), 0, None)
+    with pytest.raises(ValueError, match="stands on ensemble; fit that first"):
+        fit("ensemble-temperature", read_tiny(), tiny(), 0, None)
     with pytest.raises(ValueError, match="`method` must be one of"):
         fit("hmc", read_tiny(), tiny(), 0, None)
