@@ -93,7 +93,7 @@ def augmented(rows: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     x, y = (torch.stack(parts) for parts in zip(*rows, strict=True))
     flips = torch.rand(len(x)) < 0.5
     x[flips], y[flips] = x[flips].flip(-1), y[flips].flip(-1)
-    return x, y
+    return x.contiguous(memory_format=torch.channels_last), y  # a fifth faster where channels are few
 
 
 def fit(
