@@ -37,6 +37,7 @@ STANDS_ON = {
     "dropout": {"map_estimate"},
     "swag": {"map_estimate"},
     "confidence": {"map_estimate"},  # the auxiliary network is a mode
+    "true_class": {"map_estimate"},
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
     "gp": {"hmc"},

@@ -5,15 +5,15 @@ network c(x) in (0, 1) learns it from inputs, by squared loss on rows whose labe
 
     loss = (1 / N) sum_n (c(x_n) - p(y_n | x_n, D))^2
 
-in two stages: a head on the classifier's last features, which stay as they are; then the head together with a copy of
-the layers below, at a smaller step. The posterior itself never changes, nor does its predictive.
+in two stages: a head on the classifier's last features, under its dropout masks where it has some; then the head
+together with a copy of the layers below, without dropout and at a smaller step. The posterior itself never changes, nor
+does its predictive.
 
 Reference:
     Corbiere et al. 2019, Addressing Failure Prediction by Learning Model Confidence, section 2.
 """
 
-import copy
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any
@@ -29,16 +29,15 @@ from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import fit_mode
 from bayesuq.inference.minibatches import Data, in_memory
-from bayesuq.inference.prediction import ACTIVATION_BUDGET, activations_per_row, cast_inputs, in_order
 from bayesuq.inference.training import Callback, Schedule, Training
-from bayesuq.inference.training_network import DROPOUT, NORMALISATION
-from bayesuq.inference.weights import Layout, WeightPosterior
+from bayesuq.inference.true_class import features_of, in_chunks, masked_loader, network_of, with_targets
+from bayesuq.inference.weights import Layout
 from bayesuq.inference.wrapping import WrappingPosterior
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
 
 HIDDEN = (400, 400, 400, 400)  # as in the paper's MNIST experiments
@@ -71,6 +70,7 @@ def fit(
     """Learn the true class probability of a fitted posterior.
 
     Rows on which the posterior is never wrong teach nothing: where it fits its training rows perfectly, give it others.
+    Dropout layers act in the first stage, which takes longer for it, and under a mask a classifier is wrong more often.
 
     Args:
         posterior: A fitted posterior over labels, one a row, that has weights; it stays as it is. Features are those of
@@ -114,13 +114,10 @@ def fit(
     file = Checkpoint.of(checkpoint)
     key = resolve_seed(seed) if file is None else file.claim(seed)
     posterior = posterior if device is None else posterior.to(device)
-    features = feature_network(posterior, derive_seed(key, 0))
-    train, watched = (
-        None if rows is None else _with_targets(posterior, rows, num_samples, derive_seed(key, 1))
-        for rows in (data, validation)
-    )
-    if train is None:
-        raise TypeError("`data` must be a bayesuq.Dataset or a DataLoader; got None.")
+    net = network_of(posterior, derive_seed(key, 0))
+    rows = in_memory(data, derive_seed(key, 1))
+    train = with_targets(posterior, rows, num_samples, derive_seed(key, 1))
+    watched = None if validation is None else with_targets(posterior, validation, num_samples, derive_seed(key, 1))
     training = Training(
         num_epochs=num_epochs,
         batch_size=batch_size,
@@ -134,8 +131,10 @@ def fit(
         callbacks=callbacks,
         checkpoint=None if file is None else file.of_part("head"),
     )
+    features = features_of(net)
+    loader = masked_loader(posterior, net, train, rows.y, training.batch_size)
     model = posterior.model  # type: ignore[attr-defined]
-    head, history = _fit_head(model, features, train, training, hidden, derive_seed(key, 3))
+    head, history = _fit_head(model, features, train, loader, training, hidden, derive_seed(key, 3))
     tuned = None
     if num_fine_tuning_epochs:
         second = replace(
@@ -202,7 +201,7 @@ class ConfidencePosterior(WrappingPosterior):
         """
         net = self._network()
         with torch.no_grad():
-            found = [net(rows).double().squeeze(1) for rows in _chunks(self.model, x)]
+            found = [net(rows).double().squeeze(1) for rows in in_chunks(self.model, x)]
         if not found:
             raise ValueError("`x` must not be empty; the loader gave no batch.")
         whole = torch.cat(found)
@@ -214,7 +213,7 @@ class ConfidencePosterior(WrappingPosterior):
 
     def _network(self) -> nn.Module:
         """From inputs to the estimated probability, (N, 1)."""
-        features = _stripped(self.model.net)
+        features = features_of(self.model.net)
         num_features = next(iter(self.head.values())).shape[1]
         with torch.device("meta"):  # without drawing weights
             head = networks.mlp(num_features, self.hidden, 1)
@@ -223,80 +222,28 @@ class ConfidencePosterior(WrappingPosterior):
         return nn.Sequential(features, head, nn.Sigmoid()).eval()
 
 
-def feature_network(posterior: Posterior, seed: int) -> nn.Module:
-    """The posterior's network up to its last layer, without dropout, at the weights of one of its members.
-
-    Args:
-        posterior: With weights, or with another one inside that has.
-        seed: Of the draw, where it has no members.
-
-    Raises:
-        TypeError: A posterior without weights.
-    """
-    members = getattr(posterior, "members", ())
-    inner = members[0] if members else getattr(posterior, "posterior", None)
-    if inner is not None:
-        return feature_network(inner, seed)
-    model = getattr(posterior, "model", None)
-    if not isinstance(model, BayesianNetwork) or not hasattr(posterior, "buffers"):
-        raise TypeError(f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}.")
-    values = getattr(posterior, "values", None)
-    if isinstance(values, Tensor):
-        theta = Layout.of(model).split(values)
-    elif isinstance(posterior, WeightPosterior):
-        theta = {name: value[0] for name, value in posterior.sample_weights(1, seed=seed).items()}
-    else:
-        raise TypeError(f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}.")
-    net = copy.deepcopy(model.net)
-    names = net.state_dict().keys()
-    known = {name: value.detach() for name, value in {**theta, **posterior.buffers}.items() if name in names}
-    net.load_state_dict(known, strict=False)
-    return _stripped(net)
-
-
-def _stripped(net: nn.Module) -> nn.Module:
-    """A copy whose last layer and dropout layers hand their inputs on, and whose normalisation stays as it is."""
-    own = copy.deepcopy(net).eval()
-    layers = [path for path, module in own.named_modules() if any(True for _ in module.parameters(recurse=False))]
-    if layers[-1] == "":  # a single layer: its inputs are the features
-        return nn.Identity()
-    own.set_submodule(layers[-1], nn.Identity())
-    for path, module in list(own.named_modules()):
-        if isinstance(module, DROPOUT):
-            own.set_submodule(path, nn.Identity())
-        if isinstance(module, NORMALISATION):
-            module.requires_grad_(False)
-    return own
-
-
-def _with_targets(posterior: Posterior, data: Data, num_samples: int | None, seed: int) -> Dataset:
-    """Rows with their true class probabilities, (N, 1), in place of their labels."""
-    rows = in_memory(data, seed)
-    predictive = posterior.predict(rows.x, num_samples=num_samples, seed=seed)
-    if not isinstance(predictive, CategoricalPredictive):
-        raise TypeError(f"A confidence is of a posterior over labels; got {type(predictive).__name__}.")
-    if predictive.mean.ndim != 2:
-        raise ValueError(f"A confidence needs one label a row; got {tuple(predictive.mean.shape)} probabilities.")
-    dtype = posterior.model.dtype  # type: ignore[attr-defined]
-    true_probs = predictive.mean.gather(1, predictive.labels(rows.y).unsqueeze(1)).to(dtype)
-    return Dataset(rows.x, true_probs, rows.weight)
-
-
 def _fit_head(
-    model: BayesianNetwork, features: nn.Module, data: Dataset, training: Training, hidden: Sequence[int], seed: int
+    model: BayesianNetwork,
+    features: nn.Module,
+    data: Dataset,
+    loader: DataLoader[Any] | None,
+    training: Training,
+    hidden: Sequence[int],
+    seed: int,
 ) -> tuple[nn.Module, History]:
-    """The first stage: features are computed once."""
+    """The first stage, on the minibatches of the loader; without one, on features that are computed once."""
 
     def at(rows: Dataset) -> Dataset:
         with torch.no_grad():
-            found = [features(part).flatten(1) for part in _chunks(model, rows.x)]
+            found = [features(part).flatten(1) for part in in_chunks(model, rows.x)]
         return Dataset(torch.cat(found), rows.y.to(found[0].device), rows.weight)
 
-    inner = at(data)
+    inner = at(data) if loader is None else at(data.rows([0]))
     with isolated(seed):
         head = networks.mlp(inner.x.shape[1], hidden, 1).to(inner.x)
     watched = at(training.validation) if isinstance(training.validation, Dataset) else None
-    return head, _fit_squares(nn.Sequential(head, nn.Sigmoid()), inner, replace(training, validation=watched))
+    net = nn.Sequential(head, nn.Sigmoid())
+    return head, _fit_squares(net, loader or inner, replace(training, validation=watched))
 
 
 def _fine_tune(net: nn.Sequential, data: Dataset, training: Training) -> History:
@@ -304,22 +251,12 @@ def _fine_tune(net: nn.Sequential, data: Dataset, training: Training) -> History
     return _fit_squares(nn.Sequential(*net, nn.Sigmoid()), data, training)
 
 
-def _fit_squares(net: nn.Sequential, data: Dataset, training: Training) -> History:
+def _fit_squares(net: nn.Sequential, data: Data, training: Training) -> History:
     """Move a network's own weights to the least mean squared distance of its outputs from the targets."""
     likelihood = likelihoods.Normal(scale=LOSS_SCALE)
     fitted = fit_mode(BayesianNetwork(net, priors.Normal(scale=PRIOR_SCALE), likelihood), data, training)
     net.load_state_dict(Layout.of(fitted.model).split(fitted.values), strict=False)
     return fitted.history
-
-
-def _chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Tensor]:
-    """Checked rows, as many at a time as memory takes."""
-    if isinstance(x, Dataset):
-        raise TypeError("`x` must be inputs, or a DataLoader of them; got a Dataset. Pass its `.x`.")
-    batches = in_order(x) if isinstance(x, DataLoader) else [x]
-    for batch in batches:
-        rows = cast_inputs(model, batch[0] if isinstance(x, DataLoader) and isinstance(batch, list | tuple) else batch)
-        yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, model.net)))
 
 
 def _tensors(net: nn.Module) -> dict[str, Tensor]:

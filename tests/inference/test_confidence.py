@@ -12,11 +12,13 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.evaluation.detection_tasks import evaluate_misclassification
-from bayesuq.inference import confidence, dropout, ensemble, map_estimate, temperature, variational
+from bayesuq.inference import confidence, dropout, ensemble, laplace, map_estimate, temperature, variational
 from bayesuq.inference.checkpoint import Checkpoint
-from bayesuq.inference.confidence import ConfidencePosterior, feature_network
+from bayesuq.inference.confidence import ConfidencePosterior
+from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.saved import load
 from bayesuq.inference.training import Progress
+from bayesuq.inference.true_class import features_of, masked_loader, network_of, with_targets
 from bayesuq.inference.weights import Layout
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -91,7 +93,7 @@ def test_the_posterior_and_its_predictive_stay_as_they_were(fitted: Posterior) -
 
 def test_the_first_stage_leaves_the_features_and_the_second_moves_them(fitted: Posterior) -> None:
     data = rings(100, 0)
-    original = feature_network(fitted, 0).state_dict()
+    original = features_of(network_of(fitted, 0)).state_dict()
     first = confidence.fit(fitted, data, **{**BRIEF, "num_fine_tuning_epochs": 0})
     both = confidence.fit(fitted, data, **BRIEF)
     assert all(torch.equal(value, original[name]) for name, value in first.features.items())
@@ -122,13 +124,59 @@ def test_features_are_the_inputs_of_the_last_layer(fitted: Posterior) -> None:
     x = rings(9, 0).x
     theta = features_at(fitted)
     expected = (x @ theta["1.weight"].T + theta["1.bias"]).relu()
-    torch.testing.assert_close(feature_network(fitted, 0)(x), expected)
+    torch.testing.assert_close(features_of(network_of(fitted, 0))(x), expected)
 
 
-def test_dropout_and_batch_statistics_are_off_in_both_stages() -> None:
+def with_dropout(data: Dataset) -> MapPosterior:
+    posterior = classifier(data, dropout=0.5)
+    assert isinstance(posterior, MapPosterior)
+    return posterior
+
+
+def test_features_and_targets_of_a_mode_are_those_of_the_same_masks() -> None:
+    data = rings(64, 0)
+    posterior = with_dropout(data)
+    theta = features_at(posterior)
+    rows = Dataset(data.x, data.y, torch.arange(64.0) + 1)  # weights tell which row is which
+    net = network_of(posterior, 0)
+    loader = masked_loader(posterior, net, with_targets(posterior, rows, 3, 0), rows.y, 16)
+    assert loader is not None
+    whole = (data.x @ theta["1.weight"].T + theta["1.bias"]).relu()
+    epochs = [list(loader) for _ in range(2)]
+    for features, targets, weight in epochs[0]:
+        places = weight.long() - 1
+        outputs = features @ theta["4.weight"].T + theta["4.bias"]
+        torch.testing.assert_close(targets, outputs.softmax(dim=1).gather(1, data.y[places, None]))
+        dropped = features == 0
+        torch.testing.assert_close(features[~dropped], 2 * whole[places][~dropped])
+        assert 0.3 < float(dropped[whole[places] > 0].float().mean()) < 0.7
+    first, second = (torch.cat([batch[1] for batch in epoch])[:, 0] for epoch in epochs)
+    order, other = (torch.cat([batch[2] for batch in epoch]).argsort() for epoch in epochs)
+    assert not torch.equal(order, other)
+    assert float((first[order] - second[other]).abs().max()) > 0.01
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+@pytest.mark.parametrize("method", [dropout, ensemble, laplace, variational], ids=lambda method: method.__name__)
+def test_targets_of_a_mixture_are_its_own_whatever_the_masks_of_the_features(method: Any) -> None:
+    data = rings(64, 0)
+    mixture = method.fit(with_dropout(data).model, data, num_epochs=2, seed=0)
+    train = with_targets(mixture, data, 5, 0)
+    loader = masked_loader(mixture, network_of(mixture, 0), train, data.y, 64)
+    assert loader is not None
+    ((_, targets),) = loader
+    torch.testing.assert_close(targets.sort(dim=0).values, train.y.sort(dim=0).values)
+
+
+def test_a_network_without_dropout_needs_no_loader(fitted: Posterior) -> None:
+    data = rings(10, 0)
+    assert masked_loader(fitted, network_of(fitted, 0), with_targets(fitted, data, None, 0), data.y, 5) is None
+
+
+def test_fine_tuning_is_without_dropout_and_batch_statistics_stay() -> None:
     data = rings(100, 0)
     posterior = classifier(data, dropout=0.5, batch_norm=True)
-    net = feature_network(posterior, 0)
+    net = features_of(network_of(posterior, 0))
     assert not any(isinstance(module, nn.Dropout) for module in net.modules())
     before = {name: value for name, value in net.state_dict().items() if "running" in name or "tracked" in name}
     found = confidence.fit(posterior, data, **BRIEF)
@@ -197,8 +245,10 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("after", [2, 4])
-def test_a_stopped_fit_goes_on_and_ends_with_the_same_bits(fitted: Posterior, tmp_path: Path, after: int) -> None:
-    data = rings(100, 0)
+@pytest.mark.parametrize("is_masked", [False, True])
+def test_a_stopped_fit_goes_on_and_ends_with_the_same_bits(tmp_path: Path, after: int, is_masked: bool) -> None:
+    data = rings(300, 0)
+    fitted = classifier(data, dropout=0.5 if is_masked else 0.0)
     whole = confidence.fit(fitted, data, **BRIEF)
     seen: list[int] = []
 
