@@ -18,13 +18,13 @@ Reference:
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Self
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_finite, check_finite_number, to_floating, to_tensor
+from bayesuq.evaluation.image_counts import ImageCounts
 from bayesuq.evaluation.kinds import check_categorical
 from bayesuq.evaluation.scores import FOR_LABELS
 from bayesuq.evaluation.uncertainty import maximum_probability, mutual_information, predictive_entropy
@@ -73,34 +73,20 @@ def fractions(predictive: CategoricalPredictive, score: str) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class OverlapCounts:
+class OverlapCounts(ImageCounts):
     """How uncertain and wrong pixels meet, image by image, at each of T thresholds.
 
     Attributes:
-        thresholds: Rising, (T,), float64.
         uncertain: Pixels above each threshold, int64, (N, T).
         uncertain_errors: Of these, those predicted wrong, int64, (N, T).
         errors: Pixels predicted wrong, int64, (N,).
         pixels: Labelled pixels, int64, (N,).
     """
 
-    thresholds: Tensor
     uncertain: Tensor
     uncertain_errors: Tensor
     errors: Tensor
     pixels: Tensor
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The images of all parts.
-
-        Raises:
-            ValueError: No part, or other thresholds.
-        """
-        if not parts or any(not part.thresholds.equal(parts[0].thresholds) for part in parts):
-            raise ValueError("Parts must have the same thresholds, and be at least one.")
-        names = ("uncertain", "uncertain_errors", "errors", "pixels")
-        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     @property
     def overlap(self) -> Tensor:

@@ -18,38 +18,25 @@ from torch import Tensor
 from torch.nn import functional
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction, to_floating, to_tensor
+from bayesuq.evaluation.image_counts import ImageCounts
 from bayesuq.evaluation.overlap import PUBLISHED_THRESHOLDS, check_thresholds
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class PatchCounts:
+class PatchCounts(ImageCounts):
     """Patches of N images at each of T thresholds, int64, (N, T).
 
     Attributes:
-        thresholds: Rising, (T,), float64.
         accurate_certain: Most pixels right, and sure.
         accurate_uncertain: Most pixels right, and unsure.
         inaccurate_certain: Most pixels wrong, and sure: what must not be.
         inaccurate_uncertain: Most pixels wrong, and unsure.
     """
 
-    thresholds: Tensor
     accurate_certain: Tensor
     accurate_uncertain: Tensor
     inaccurate_certain: Tensor
     inaccurate_uncertain: Tensor
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The images of all parts.
-
-        Raises:
-            ValueError: No part, or other thresholds.
-        """
-        if not parts or any(not part.thresholds.equal(parts[0].thresholds) for part in parts):
-            raise ValueError("Parts must have the same thresholds, and be at least one.")
-        names = ("accurate_certain", "accurate_uncertain", "inaccurate_certain", "inaccurate_uncertain")
-        return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
 
     def weighted(self, weights: Tensor) -> Self:
         """Of all images together, each as often as its weight says, (R, N); counts are then (R, T), float64."""
