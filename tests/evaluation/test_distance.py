@@ -48,10 +48,10 @@ def test_of_normals_that_are_wider(ratio: float) -> None:
     assert float(wasserstein(one, other)) == pytest.approx(0.3 * (ratio - 1) * math.sqrt(2 / math.pi), rel=RULE)
 
 
-@pytest.mark.parametrize(("num_one", "num_other"), [(2, 3), (40, 1000)])
+@pytest.mark.parametrize(("num_one", "num_other"), [(2, 3), (40, 600)])
 def test_of_mixtures_against_a_fine_grid(num_one: int, num_other: int) -> None:
     one, other = mixture(0, num_one), mixture(1, num_other)
-    grid = torch.linspace(-20, 20, 8_001, dtype=torch.float64)
+    grid = torch.linspace(-20, 20, 4_001, dtype=torch.float64)
     densities, masses = [], []
     for predictive in (one, other):
         means, scales = predictive.component_means[..., 0], predictive.component_variances[..., 0].sqrt()
