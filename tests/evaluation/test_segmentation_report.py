@@ -1,6 +1,7 @@
 """All measures of segmentation in one call: as the single functions have them, streamed, with the image as the unit."""
 
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -125,12 +126,22 @@ def test_predictions_come_a_few_images_at_a_time() -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux")
 def test_memory_does_not_grow_with_the_draws() -> None:
-    """Beyond what a process has before it begins, 30 draws take less than 1.2 times the memory of 2."""
+    """Beyond what a process has before it begins, 30 draws take less than 1.2 times the memory of 2.
+
+    What glibc keeps of freed memory differs by a quarter from run to run; with every larger block mapped and returned
+    on its own the peak is that of the tensors, within 1 %.
+    """
     script = Path(__file__).with_name("peak_memory.py")
+    returned = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
     def rise(num_draws: int) -> int:
         done = subprocess.run(
-            [sys.executable, script, str(num_draws), "4"], check=True, capture_output=True, text=True, timeout=120
+            [sys.executable, script, str(num_draws), "4"],
+            check=True,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            env={**os.environ, "OMP_NUM_THREADS": "1", **returned},
         )
         return int(done.stdout)
 
