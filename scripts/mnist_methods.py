@@ -38,6 +38,7 @@ class Setting:
         dropout: Probability of dropping a hidden unit.
         num_members: Of an ensemble.
         initial_scale: Of a mean-field posterior, as a share of the prior's.
+        scale_rate: Rate at which its log scales learn, over that of the means.
         num_samples: Draws of a prediction, where there is no end of them.
     """
 
@@ -50,6 +51,7 @@ class Setting:
     dropout: float = 0.0
     num_members: int = 5
     initial_scale: float = 0.05
+    scale_rate: float = 1.0
     num_samples: int = 100
 
     def __post_init__(self) -> None:
@@ -57,7 +59,7 @@ class Setting:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {self.method!r}.")
         for name in ("num_epochs", "batch_size", "num_members", "num_samples"):
             check_count(getattr(self, name), name)
-        for name in ("learning_rate", "initial_scale"):
+        for name in ("learning_rate", "initial_scale", "scale_rate"):
             check_positive(getattr(self, name), name)
         check_probability(self.dropout, "dropout")
 
@@ -117,6 +119,7 @@ def fit(setting: Setting, images: Images, seed: int, checkpoint: Path, callbacks
     options: dict[str, Any] = {}
     if setting.method == "variational":
         options["guide"] = partial(variational.mean_field, initial_scale=setting.initial_scale)
+        options["scale_rate"] = setting.scale_rate
     if setting.method == "ensemble":
         options["num_members"] = setting.num_members
     return METHODS[setting.method](
