@@ -9,13 +9,12 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
-from typing import Any
 
 import torch
 
 from bayesuq.inference.training import Progress
 from scripts.mnist_methods import Images, Setting, fit, measures, read_settings
-from scripts.recording import Records, digest, versions
+from scripts.recording import Record, Records, digest, versions
 
 SETTINGS = Path(__file__).parent / "settings" / "mnist.toml"
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "mnist.jsonl"
@@ -24,33 +23,39 @@ RESULTS = Path(__file__).parents[1] / "docs" / "results" / "mnist.jsonl"
 def run(name: str, setting: Setting, images: Images, seed: int, options: argparse.Namespace) -> None:
     """Fit one method from one seed, if it has no line yet."""
     records = Records(options.out)
-    key: dict[str, Any] = {"method": name, "part": options.part, "seed": seed, "settings": digest(setting)}
+    key = key_of(name, setting, options.part, seed)
     if records.has(**key):
         print(f"{name}, seed {seed}: is there", flush=True)
         return
-    file = options.work / "-".join(map(str, key.values()))
+    file = posterior_file(options.work, key)
+    checkpoint = file.with_suffix(".checkpoint")
 
     def tell(progress: Progress) -> None:
         seen = "" if progress.validation_loss is None else f", validation {progress.validation_loss:.4f}"
         told = f"loss {progress.loss:.4f}{seen} nats after {progress.seconds:.0f} s"
         print(f"{name}, seed {seed}, epoch {progress.epoch}: {told}", flush=True)
 
-    resumed, begin = file.exists(), perf_counter()
-    posterior = fit(setting, images, seed, file, [tell])
+    resumed, begin = checkpoint.exists(), perf_counter()
+    posterior = fit(setting, images, seed, checkpoint, [tell])
     seconds = None if resumed else perf_counter() - begin
-    posterior.save(posterior_file(options.work, name, options.part, seed))
+    posterior.save(file)
     found = measures(setting, posterior, images, seed)
     size = {"num_train": len(images.train), "num_judged": len(images.judged)}
     how = {"seconds": seconds, "threads": torch.get_num_threads(), "versions": versions()}
     records.append({**key, **found, **size, **how})
-    for part in file.parent.glob(f"{file.name}*"):
+    for part in file.parent.glob(f"{checkpoint.name}*"):
         part.unlink()
     print(f"{name}, seed {seed}: error {100 * found['error']:.2f} %", flush=True)
 
 
-def posterior_file(folder: Path, name: str, part: str, seed: int) -> Path:
-    """Where a fitted posterior is kept."""
-    return folder / f"{name}-{part}-{seed}.safetensors"
+def key_of(name: str, setting: Setting, part: str, seed: int) -> Record:
+    """What makes one line: other settings are another line."""
+    return {"method": name, "part": part, "seed": seed, "settings": digest(setting)}
+
+
+def posterior_file(folder: Path, key: Record) -> Path:
+    """Where the fitted posterior of a line is kept."""
+    return folder / f"{'-'.join(map(str, key.values()))}.safetensors"
 
 
 def main(methods: Sequence[str] | None, options: argparse.Namespace) -> None:

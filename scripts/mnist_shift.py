@@ -19,7 +19,7 @@ from bayesuq.evaluation import plots
 from bayesuq.evaluation.calibration import expected_calibration_error
 from bayesuq.evaluation.scores import accuracy, brier_score, negative_log_likelihood
 from bayesuq.randomness import derive_seed, generator
-from scripts.mnist import SETTINGS, posterior_file
+from scripts.mnist import SETTINGS, key_of, posterior_file
 from scripts.mnist_methods import Images, read_settings
 from scripts.recording import Records, digest, versions
 
@@ -89,15 +89,17 @@ def picture(records: list[dict[str, Any]], out: Path) -> None:
 def main(options: argparse.Namespace) -> None:
     """Every seed and method that was fitted, and the picture of all lines."""
     records, images = Records(options.out), Images.load("test").judged
+    settings = read_settings(options.settings)
     for seed in range(options.num_seeds):
-        for name, setting in read_settings(options.settings).items():
-            file = posterior_file(options.work, name, "test", seed)
+        for name, setting in settings.items():
+            file = posterior_file(options.work, key_of(name, setting, "test", seed))
             key = {"method": name, "seed": seed, "settings": digest(setting), "num_samples": NUM_SAMPLES}
             if file.exists() and not records.has(**key):
                 found = measures(bq.load(file), images, derive_seed(seed, 4))
                 records.append({**key, "shift": found, "num_judged": len(images), "versions": versions()})
                 print(f"{name}, seed {seed}: done", flush=True)
-    if lines := records.read():
+    wanted = {(name, digest(setting)) for name, setting in settings.items()}
+    if lines := [line for line in records.read() if (line["method"], line["settings"]) in wanted]:
         picture(lines, options.figure)
         print(f"Picture: {options.figure.resolve()}")
 

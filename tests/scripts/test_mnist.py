@@ -99,7 +99,7 @@ def test_every_method_has_a_line_for_each_seed_and_a_second_call_adds_none(folde
         assert all(len(member["loss"]) == 2 and member["validation_loss"] == [] for member in line["curve"])
     assert {line["auroc_epistemic"] for line in lines if line["method"] == "map"} == {0.5}  # one network has none
     assert len({line["error"] + line["negative_log_likelihood"] for line in lines}) == len(lines)
-    kept = {f"{name}-test-{seed}.safetensors" for name in METHODS for seed in (0, 1)}
+    kept = {f"{line['method']}-test-{line['seed']}-{line['settings']}.safetensors" for line in lines}
     assert {file.name for file in (folder / "work").iterdir()} == kept  # the posteriors, and no checkpoint
     content = (folder / "runs.jsonl").read_bytes()
     main(None, options(folder, num_seeds=2))

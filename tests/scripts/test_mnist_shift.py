@@ -11,6 +11,7 @@ from matplotlib.image import imread
 import scripts.mnist_shift as mnist_shift
 from bayesuq.inference.saved import load
 from scripts import mnist
+from scripts.mnist_methods import read_settings
 from scripts.mnist_shift import AMOUNTS, MEASURES, NOISE, ROTATION, main, noisy, rotated
 from scripts.recording import Records
 from tests.inference.examples import SHORT_FIT
@@ -57,7 +58,24 @@ def test_every_fitted_posterior_has_a_line_and_a_second_call_adds_none(
     for kind in (ROTATION, NOISE):  # no shift is the table's own row
         assert shift[kind]["error"][0] == pytest.approx(fitted["error"])
         assert shift[kind]["NLL, nats"][0] == pytest.approx(fitted["negative_log_likelihood"], rel=1e-5)
-    assert load(mnist.posterior_file(folder / "work", "map", "test", 0)).num_members == 1
+    setting = read_settings(folder / "settings.toml")["map"]
+    assert load(mnist.posterior_file(folder / "work", mnist.key_of("map", setting, "test", 0))).num_members == 1
     assert imread(folder / "new" / "shift.png")[..., :3].std() > 0.02
     main(given)
     assert Records(folder / "shift.jsonl").read() == lines
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+def test_what_other_settings_gave_is_not_drawn(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mnist.main(["map", "dropout"], options(folder))
+    monkeypatch.setattr(mnist_shift, "Images", mnist.Images)
+    again: dict[str, Any] = {"settings": folder / "settings.toml", "num_seeds": 1, "work": folder / "work"}
+    given = argparse.Namespace(**again, out=folder / "shift.jsonl", figure=folder / "shift.png")
+    main(given)
+    drawn: list[list[str]] = []
+    monkeypatch.setattr(mnist_shift, "picture", lambda lines, _: drawn.append([line["method"] for line in lines]))
+    settings = (folder / "settings.toml").read_text()
+    (folder / "settings.toml").write_text(settings.replace("dropout = 0.2", "dropout = 0.3"))
+    main(given)
+    assert drawn == [["map"]]
+    assert len(Records(folder / "shift.jsonl").read()) == 2  # the old posterior is not taken for the new one
