@@ -5,7 +5,7 @@ minibatches carries it, and where it has been is a sketch of the posterior (Mand
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from itertools import chain, islice
@@ -23,7 +23,7 @@ from bayesuq.inference.weights import Layout
 STABLE_SHARE = 0.1  # of the largest stable rate
 MOST_BATCHES = 64  # that the noise of a minibatch's gradient is measured on
 TRIAL_STEPS = 256  # of a rate, before it is taken
-LOST = 0.1  # nats a data point that SGD may lose in a trial, on average, and still be near the mode
+LOST = 0.1  # nats a label that SGD may lose in a trial, on average, and still be near the mode
 MOST_HALVINGS = 40
 
 
@@ -147,26 +147,31 @@ class SgdIterates:
         noise = torch.Generator(source.device).manual_seed(seed)
         stable = 2 * (1 + self.momentum) / max(self._largest_curvature(source, noise), 1e-300)
         rate = min(STABLE_SHARE * stable, (1 - self.momentum) * self._nearest_rate(source, seed))
-        if not math.isfinite(rate) or self._stays(rate, source, seed):
+        if not math.isfinite(rate):
+            return rate
+        with self._statistics_kept():
+            at_mode = [self._loss(batch, source) for batch in _trial(source, seed)]
+        if self._stays(rate, source, seed, at_mode):
             return rate
         halved = (rate * 0.5**number for number in range(1, MOST_HALVINGS))
-        return next((0.5 * smaller for smaller in halved if self._stays(smaller, source, seed)), rate)
+        return next((0.5 * smaller for smaller in halved if self._stays(smaller, source, seed, at_mode)), rate)
 
-    def _stays(self, rate: float, source: Source, seed: int) -> bool:
+    def _stays(self, rate: float, source: Source, seed: int, at_mode: Sequence[float]) -> bool:
         """Whether SGD at this rate stays near the mode, by its loss on minibatches beside the mode's on the same."""
-        start, buffers = self.flat(), {name: value.clone() for name, value in self.mode.network.buffers.items()}
-        nothing = torch.Generator(source.device)
-        at_mode = [float(self.mode.loss_and_grads(batch, nothing)) for batch in _trial(source, seed)]
-        optimizer, lost = self._sgd(self.mode.objective(), rate), 0.0
-        for batch, before in zip(_trial(source, seed), at_mode, strict=True):
-            lost += (float(self.mode.loss_and_grads(batch, nothing)) - before) / source.num_data
-            if not lost <= LOST * TRIAL_STEPS:  # or is not a number
-                break
-            optimizer.step()
+        start, optimizer, lost = self.flat(), self._sgd(self.mode.objective(), rate), 0.0
+        with self._statistics_kept():
+            for batch, before in zip(_trial(source, seed), at_mode, strict=True):
+                lost += self._loss(batch, source) - before
+                if not lost <= LOST * TRIAL_STEPS:  # or is not a number
+                    break
+                optimizer.step()
         self.move_to(start)
-        for name, value in buffers.items():
-            self.mode.network.buffers[name].copy_(value)
         return lost <= LOST * TRIAL_STEPS
+
+    def _loss(self, batch: Batch, source: Source) -> float:
+        """Nats a label, from one minibatch; its gradients stay."""
+        nothing = torch.Generator(source.device)  # a mode's loss has no noise of its own
+        return float(self.mode.loss_and_grads(batch, nothing)) / (source.num_data * source.num_labels)
 
     def _nearest_rate(self, source: Source, seed: int) -> float:
         """2 P / (N E|g - E g|^2) for gradients g of the loss per data point on a minibatch (Mandt 2017, theorem 1).
@@ -174,17 +179,14 @@ class SgdIterates:
         There the stationary law of SGD without momentum has the smallest Kullback-Leibler divergence to the posterior.
         """
         count, mean, squares = 0, torch.zeros_like(self.moments.mean), 0.0
-        buffers = {name: value.clone() for name, value in self.mode.network.buffers.items()}
-        nothing = torch.Generator(source.device)  # a mode's loss has no noise of its own
-        for batch in islice(source.shuffled_epoch(seed, 0), MOST_BATCHES):
-            self.mode.loss_and_grads(batch, nothing)
-            gradient = torch.cat([vector.grad.double() for vector in self.mode.vectors.values()]) / source.num_data
-            count += 1
-            deviation = gradient - mean
-            mean += deviation / count
-            squares += float(deviation.dot(gradient - mean))
-        for name, value in buffers.items():
-            self.mode.network.buffers[name].copy_(value)
+        with self._statistics_kept():
+            for batch in islice(source.shuffled_epoch(seed, 0), MOST_BATCHES):
+                self._loss(batch, source)
+                gradient = torch.cat([vector.grad.double() for vector in self.mode.vectors.values()]) / source.num_data
+                count += 1
+                deviation = gradient - mean
+                mean += deviation / count
+                squares += float(deviation.dot(gradient - mean))
         return 2 * len(mean) * (count - 1) / (source.num_data * squares) if squares > 0 else math.inf
 
     def _largest_curvature(self, source: Source, noise: torch.Generator) -> float:
@@ -210,6 +212,14 @@ class SgdIterates:
         self.steps += 1
         if int(self.steps) % self.every == 0:
             self.moments.add(self.flat())
+
+    @contextmanager
+    def _statistics_kept(self) -> Iterator[None]:
+        """Those of normalisation layers are afterwards as they were."""
+        before = {name: value.clone() for name, value in self.mode.network.buffers.items()}
+        yield
+        for name, value in before.items():
+            self.mode.network.buffers[name].copy_(value)
 
     @contextmanager
     def _dropout_off(self) -> Iterator[None]:

@@ -94,7 +94,14 @@ def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype
 
 
 class Source:
-    """Minibatches of checked data, in a new order each epoch (a DataLoader keeps its own)."""
+    """Minibatches of checked data, in a new order each epoch (a DataLoader keeps its own).
+
+    Attributes:
+        rows: All of a Dataset, the first minibatch of a DataLoader.
+        num_data: N.
+        num_labels: Of a row: 1, or its target's columns or pixels.
+        num_batches: In an epoch.
+    """
 
     def __init__(self, reader: Reader, data: Data, batch_size: int) -> None:
         """Check the data, before any work.
@@ -110,6 +117,7 @@ class Source:
         first = data if isinstance(data, Dataset) else _as_dataset(next(iter(data)))
         self.rows = reader.open(first)
         self.num_data = len(data) if isinstance(data, Dataset) else _loader_size(data)
+        self.num_labels = self.rows.y[0].numel()
         self.num_batches = count_batches(data, batch_size)
 
     def shuffled_epoch(self, seed: int, number: int) -> Iterator[Batch]:

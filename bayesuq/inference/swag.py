@@ -135,7 +135,7 @@ def fit(
         rate = sgd.default_rate(source, training.key(RATE)) if swa_learning_rate is None else swa_learning_rate
         history = minimise(sgd.objective(), source, None, replace(second, learning_rate=_checked_rate(rate)))
         if mode is not None:
-            _warn_if_lost(mode.history.loss[-1], history.loss[-1], rate)
+            _warn_if_lost(mode.history.loss[-1], history.loss[-1], source.num_labels, rate)
         return _posterior(model, sgd, source, scale, history if mode is None else _joined(mode.history, history))
 
 
@@ -159,9 +159,9 @@ def _checked_rate(rate: float) -> float:
     return rate
 
 
-def _warn_if_lost(at_mode: float, loss: float, rate: float) -> None:
+def _warn_if_lost(at_mode: float, loss: float, num_labels: int, rate: float) -> None:
     """Say that SGD has left the mode, by the mean loss of the last epoch of each, in nats a data point."""
-    if loss > at_mode + LOST:
+    if loss > at_mode + LOST * num_labels:
         warnings.warn(
             f"SGD has left the mode: its loss is {loss:.3g} nats a data point, the mode's {at_mode:.3g}. Pass a "
             f"`swa_learning_rate` below {rate:.2g}.",

@@ -134,6 +134,25 @@ def test_the_default_rate_stays_at_a_mode_that_is_flat_and_steep_around(certain)
     assert accuracy(posterior.predict(split.test.x, num_samples=10, seed=0), split.test.y) > 0.95
 
 
+def test_the_trial_of_a_rate_counts_the_labels_of_images():
+    net = built(lambda: nn.Sequential(nn.Conv2d(1, 8, 3, padding=1), nn.Tanh(), nn.Conv2d(8, 3, 1)))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    x = noise(0, 16, 1, 16, 16).float()
+    images = Dataset(x, (x[:, 0] + noise(1, 16, 16, 16) > 0).long())  # labels that no network fits with certainty
+    options = {"batch_size": 4, "seed": 0, "progress": False}
+    mode = map_estimate.fit(model, images, num_epochs=40, learning_rate=0.02, **options)
+    source = Source(NetworkReader(model), images, 4)
+    sgd = SgdIterates(ModeObjective(model, len(images)), every=1, rank=0, momentum=0.9)
+    sgd.move_to(mode.values)
+    at_mode = [mode.history.loss[-1] / 256] * iterates.TRIAL_STEPS
+    rate = next(rate for rate in 0.5 ** np.arange(20) if sgd._stays(rate, source, 0, at_mode))
+    posterior = swag.fit(
+        model, images, mode=mode, swa_learning_rate=float(rate), num_epochs=128, swa_share=0.5, **options
+    )
+    lost = posterior.history.loss[-1] - mode.history.loss[-1]
+    assert iterates.LOST < lost < 256 * iterates.LOST  # nats an image of 256 pixels; and nobody warned
+
+
 def test_the_rate_of_the_theory_leaves_such_a_mode_and_says_so(certain, monkeypatch):
     monkeypatch.setattr(SgdIterates, "_stays", lambda *_: True)
     with pytest.warns(UserWarning, match=r"SGD has left the mode: its loss is .* Pass a `swa_learning_rate` below 0\."):
