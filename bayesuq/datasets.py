@@ -27,7 +27,7 @@ References:
 import difflib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import pairwise
@@ -52,6 +52,23 @@ NUM_TOY_OOD = 500
 NUM_IMAGE_VAL = 5000
 NUM_CO2_TEST = 120  # months
 IGNORED = {"camvid": 11}  # labels of void pixels: the likelihood's and the measures' `ignore_index`
+CLASS_NAMES: Mapping[str, Sequence[str]] = {  # of pixels
+    "camvid": (
+        "sky",
+        "building",
+        "pole",
+        "road",
+        "pavement",
+        "tree",
+        "sign",
+        "fence",
+        "car",
+        "pedestrian",
+        "bicyclist",
+    ),
+    "membrane": ("interior", "membrane"),
+    "shapes": shapes.CLASS_NAMES[: shapes.UNFAMILIAR],
+}
 
 Regions = tuple[tuple[float, float], ...]
 

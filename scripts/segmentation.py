@@ -14,6 +14,7 @@ from time import perf_counter
 import torch
 
 import bayesuq as bq
+from bayesuq.datasets import CLASS_NAMES
 from bayesuq.evaluation import plots
 from bayesuq.evaluation.segmentation_report import SegmentationResult, evaluate_segmentation, predictions
 from bayesuq.posterior import Posterior
@@ -39,12 +40,18 @@ def evaluated(
     return result(split.test, result(split.val, None))
 
 
-def draw(posterior: Posterior, split: bq.Split, setting: Setting, seed: int, out: Path) -> None:
-    """A few test images with their maps."""
+def draw(data: str, posterior: Posterior, split: bq.Split, setting: Setting, seed: int, out: Path) -> None:
+    """A few test images of a data set with their maps."""
     x, y = split.test.x[:: max(1, len(split.test) // NUM_SHOWN)], split.test.y[:: max(1, len(split.test) // NUM_SHOWN)]
     x, y = x[:NUM_SHOWN], y[:NUM_SHOWN]
     predictive = posterior.predict(x, num_samples=setting.num_samples, seed=seed)
-    figure = plots.segmentation_maps(predictive, x, y, ignore_index=setting.ignore_index)  # type: ignore[arg-type]
+    figure = plots.segmentation_maps(
+        predictive,  # type: ignore[arg-type]
+        x,
+        y,
+        names=CLASS_NAMES[data],
+        ignore_index=setting.ignore_index,
+    )
     out.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(out, dpi=110)
 
@@ -59,6 +66,7 @@ def run(method: str, setting: Setting, split: bq.Split, seed: int, options: argp
     result = evaluated(posterior, split, setting, derive_seed(seed, 1), options.batch_size)
     print(f"{method}, seed {seed}\n{result.report}\n", flush=True)
     draw(
+        options.data,
         posterior,
         split,
         setting,

@@ -11,7 +11,7 @@ import torch
 from scipy import stats
 
 from bayesuq import datasets
-from bayesuq.datasets import available, load
+from bayesuq.datasets import CLASS_NAMES, available, load
 
 BUILT_IN = ("digits", "digits-0to8", "shapes", "toy/linear", "toy/sine-gap", "toy/heteroscedastic", "toy/cubic")
 UCI = {"boston": (506, 20), "concrete": (1030, 20), "energy": (768, 20), "power-plant": (9568, 20)} | {
@@ -593,6 +593,10 @@ def test_real_camvid_has_its_frames_and_labels():
         assert part.y.shape[1:] == (120, 160)
         assert 0 <= part.x.min() < part.x.max() <= 1
         assert part.y.unique().tolist() == list(range(12))
+    with np.load(Path(os.environ["BAYESUQ_DATA"]) / "segmentation/camvid_120x160.npz") as file:
+        published = [str(name).lower() for name in file["class_names"]]
+    named = [name.replace("sign", "signsymbol") for name in CLASS_NAMES["camvid"]]
+    assert named == published[:11]
 
 
 @needs("membrane")

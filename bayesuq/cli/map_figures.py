@@ -9,7 +9,7 @@ from bayesuq.cli.figures import Picture, loss_picture
 from bayesuq.cli.judging import Judged
 from bayesuq.cli.methods import Fitted
 from bayesuq.data import Split
-from bayesuq.datasets import IGNORED
+from bayesuq.datasets import CLASS_NAMES, IGNORED
 from bayesuq.evaluation.overlap import SCORES
 from bayesuq.evaluation.plots import classification, segmentation
 from bayesuq.evaluation.segmentation_report import SegmentationResult
@@ -37,7 +37,9 @@ def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
     predictive, y = judged.predictive, judged.y
     if not isinstance(predictive, CategoricalPredictive):
         raise TypeError(f"Maps need labels; got {type(predictive).__name__}.")
-    figure = segmentation.segmentation_maps(predictive, _images_of(split, y), y, ignore_index=IGNORED.get(data))
+    figure = segmentation.segmentation_maps(
+        predictive, _images_of(split, y), y, names=CLASS_NAMES.get(data), ignore_index=IGNORED.get(data)
+    )
     return Picture.of(
         figure,
         f"Where is it wrong, and where is it unsure? ({name})",
