@@ -25,7 +25,7 @@ ONE_SIDED = 1.645  # the normal quantile of 95 %
 NUM_SPLITS = {"protein": 5}  # published; 20 for the others
 SETS = ("boston", "concrete", "energy", "yacht", "power-plant", "protein")
 IMAGE_MEASURES = {  # of MNIST, and what they are multiplied by
-    "error": ("test error, %", 100.0),
+    "error": ("error, %", 100.0),
     "negative_log_likelihood": ("NLL, nats", 1.0),
     "expected_calibration_error": ("ECE", 1.0),
     "median_scale": ("median posterior scale", 1.0),
