@@ -3,11 +3,11 @@
     print(evaluate_misclassification(predictive, y))
     print(evaluate_ood(posterior.predict(test.x), posterior.predict(ood.x)))
 
-Every score of the predictive, and any of the caller's own, is held against the same positives; the result prints as a
-table, joins a report, and is what `plots.detection` draws.
+Every score of the predictive, or those that are named, and any of the caller's own, are held against the same
+positives; the result prints as a table, joins a report, and is what `plots.detection` draws.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,13 +18,34 @@ from bayesuq.arrays import ArrayLike, check_finite, to_tensor
 from bayesuq.evaluation.detection import RiskCoverage, risk_coverage
 from bayesuq.evaluation.kinds import check_categorical, check_known
 from bayesuq.evaluation.measure import Measure
-from bayesuq.evaluation.score_table import DISAGREEMENTS, ScoreTable, score_table, uncertainty_scores
+from bayesuq.evaluation.score_table import ScoreTable, score_table
 from bayesuq.evaluation.scores import FOR_LABELS, top_label
-from bayesuq.evaluation.uncertainty import aleatoric_variance, epistemic_variance, predictive_variance
+from bayesuq.evaluation.uncertainty import (
+    aleatoric_variance,
+    epistemic_variance,
+    expected_entropy,
+    margin,
+    maximum_probability,
+    mutual_information,
+    predictive_entropy,
+    predictive_variance,
+    variation_ratio,
+)
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
 
 Score = Callable[[Any], Tensor]
-FROM_DRAWS = {*(score.__name__ for score in DISAGREEMENTS), "epistemic_variance"}
+OF_LABELS = (
+    maximum_probability,
+    margin,
+    predictive_entropy,
+    expected_entropy,
+    mutual_information,
+    variation_ratio,
+    predictive_variance,
+    epistemic_variance,
+)
+OF_REAL = (predictive_variance, aleatoric_variance, epistemic_variance)
+FROM_DRAWS = {"mutual_information", "variation_ratio", "epistemic_variance"}  # 0 everywhere for one draw
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +104,7 @@ def evaluate_misclassification(
     predictive: CategoricalPredictive,
     y: ArrayLike,
     *,
-    scores: Mapping[str, ArrayLike | Score] | None = None,
+    scores: Sequence[str | Score] | Mapping[str, ArrayLike | Score] | None = None,
     seed: int = 0,
 ) -> Detection:
     """How well each uncertainty picks out the model's own errors.
@@ -91,14 +112,15 @@ def evaluate_misclassification(
     Args:
         predictive: Of labels, at N points.
         y: Labels, (N, ...).
-        scores: Further ones by name: values of the points, (N, ...), larger where an error is expected, or a function
-            of the predictive that gives them. A confidence is turned round: 1 - confidence.
+        scores: Those to judge, names of `standard_scores` or functions of the predictive; or, in a mapping, further
+            ones beside all of them by name: values of the points, (N, ...), larger where an error is expected, or a
+            function that gives them. A confidence is turned round: 1 - confidence.
         seed: Of the bootstrap of the false positive rates.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers; scores that are not.
-        ValueError: `y` of another shape, or outside the classes; a score of another shape, or NaN, or with the name of
-            one that is there.
+        ValueError: `y` of another shape, or outside the classes; a score that is unknown, of another shape, or NaN, or
+            with the name of one that is there.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]]))
@@ -108,9 +130,8 @@ def evaluate_misclassification(
     """
     check_categorical(predictive, FOR_LABELS)
     wrong = ~top_label(predictive, y)[1]
-    all_scores = standard_scores(predictive)
-    for name, score in (scores or {}).items():
-        _check_new(name, all_scores)
+    all_scores, own = _asked(scores, standard_scores(predictive))
+    for name, score in own.items():
         all_scores[name] = _values(name, score(predictive) if callable(score) else score, wrong)
     table = score_table(all_scores, wrong, what="errors", seed=seed)
     return Detection(table, all_scores, wrong, predictive.num_samples)
@@ -120,7 +141,7 @@ def evaluate_ood(
     inside: PredictiveDistribution,
     outside: PredictiveDistribution,
     *,
-    scores: Mapping[str, tuple[ArrayLike, ArrayLike] | Score] | None = None,
+    scores: Sequence[str | Score] | Mapping[str, tuple[ArrayLike, ArrayLike] | Score] | None = None,
     seed: int = 0,
 ) -> Detection:
     """How well each uncertainty tells inputs of another kind, the positives, from those like the training data.
@@ -128,14 +149,15 @@ def evaluate_ood(
     Args:
         inside: At inputs like the training data, of labels or real targets.
         outside: At inputs of another kind, of the same posterior, with as many draws.
-        scores: Further ones by name: values inside and outside, larger where an input of another kind is expected, or
-            a function of a predictive that gives them.
+        scores: Those to judge, names of `standard_scores` or functions of a predictive; or, in a mapping, further ones
+            beside all of them by name: values inside and outside, larger where an input of another kind is expected,
+            or a function that gives them.
         seed: Of the bootstrap of the false positive rates.
 
     Raises:
         TypeError: Predictives of different kinds; scores that are not numbers.
-        ValueError: Another number of draws, classes or columns; a score of another shape, or NaN, or with the name of
-            one that is there.
+        ValueError: Another number of draws, classes or columns; a score that is unknown, of another shape, or NaN, or
+            with the name of one that is there.
 
     Example:
         >>> inside = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1], [0.2, 0.8]]]))
@@ -149,11 +171,11 @@ def evaluate_ood(
             f"{type(inside).__name__} and {type(outside).__name__}."
         )
     both = type(inside).concatenate([inside, outside])  # draws and classes must agree
-    all_scores = standard_scores(both)
-    is_outside = torch.zeros_like(next(iter(all_scores.values())), dtype=torch.bool)
+    known = standard_scores(both)
+    is_outside = torch.zeros_like(next(iter(known.values())), dtype=torch.bool)
     is_outside[len(inside.mean) :] = True
-    for name, score in (scores or {}).items():
-        _check_new(name, all_scores)
+    all_scores, own = _asked(scores, known)
+    for name, score in own.items():
         values = (score(inside), score(outside)) if callable(score) else score
         sides = (_values(name, v, is_outside[rows]) for v, rows in zip(values, _halves(len(inside.mean)), strict=True))
         all_scores[name] = torch.cat(list(sides))
@@ -169,11 +191,9 @@ def standard_scores(predictive: PredictiveDistribution) -> dict[str, Tensor]:
     """
     known = check_known(predictive)
     if isinstance(known, CategoricalPredictive):
-        found = uncertainty_scores(known) | {"predictive_variance": predictive_variance(known)}
-        comparable = known.num_samples > 1 and known.draws is not None
-        return found | ({"epistemic_variance": epistemic_variance(known)} if comparable else {})
-    of_real = (predictive_variance, aleatoric_variance, epistemic_variance)
-    found = {score.__name__: score(known).mean(dim=1) for score in of_real}
+        absent = FROM_DRAWS if known.num_samples == 1 else set() if known.draws is not None else {"epistemic_variance"}
+        return {score.__name__: score(known) for score in OF_LABELS if score.__name__ not in absent}
+    found = {score.__name__: score(known).mean(dim=1) for score in OF_REAL}
     return {name: values for name, values in found.items() if name not in FROM_DRAWS or bool((values > 0).any())}
 
 
@@ -210,9 +230,20 @@ def _halves(size: int) -> tuple[slice, slice]:
     return slice(size), slice(size, None)
 
 
-def _check_new(name: str, known: Mapping[str, Tensor]) -> None:
-    if name in known:
-        raise ValueError(f"`scores` must have new names; {name!r} is there. There are {', '.join(known)}.")
+def _asked(scores: Any, known: dict[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
+    """The predictive's own scores that are to be judged, and those that the caller brings."""
+    if scores is None or isinstance(scores, Mapping):
+        own = scores or {}
+        if taken := [name for name in own if name in known]:
+            raise ValueError(f"`scores` must have new names; {taken[0]!r} is there. There are {', '.join(known)}.")
+        return known, own
+    listed = [scores] if isinstance(scores, str) or callable(scores) else scores
+    by_name = {getattr(score, "__name__", score): score for score in listed}
+    for name, score in by_name.items():
+        if name not in known and not callable(score):
+            raise ValueError(f"`scores` must be among {', '.join(known)}, or functions; got {name!r}.")
+    chosen = {name: known[name] for name in by_name if name in known}
+    return chosen, {name: score for name, score in by_name.items() if name not in known}
 
 
 def _values(name: str, values: ArrayLike, like: Tensor) -> Tensor:

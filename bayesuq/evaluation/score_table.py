@@ -1,15 +1,10 @@
-"""Which uncertainty finds what it should? All scores of a predictive side by side, each with its standard error.
-
-print(misclassification_table(predictive, y))
-print(out_of_distribution_table(inside, outside))
-"""
+"""Which score finds what it should? Several side by side, each with its standard errors."""
 
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
@@ -17,27 +12,7 @@ from bayesuq.evaluation import standard_errors
 from bayesuq.evaluation.detection import aurc
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.report import evaluate_detection
-from bayesuq.evaluation.scores import top_label
 from bayesuq.evaluation.tables import aligned, in_line
-from bayesuq.evaluation.uncertainty import (
-    expected_entropy,
-    margin,
-    maximum_probability,
-    mutual_information,
-    predictive_entropy,
-    variation_ratio,
-)
-from bayesuq.predictive import CategoricalPredictive
-
-SCORES = (
-    maximum_probability,
-    margin,
-    predictive_entropy,
-    expected_entropy,
-    mutual_information,
-    variation_ratio,
-)
-DISAGREEMENTS = {mutual_information, variation_ratio}  # 0 everywhere for one draw
 
 
 @dataclass(frozen=True)
@@ -99,50 +74,6 @@ def score_table(scores: Mapping[str, ArrayLike], positives: ArrayLike, *, what: 
     told = f"{int(flags.sum())} of {flags.numel()} values are {what}"
     measures = {name: _measures(values, flags, seed) for name, values in scores.items()}
     return ScoreTable(measures, len(flags), told)
-
-
-def misclassification_table(predictive: CategoricalPredictive, y: ArrayLike, *, seed: int = 0) -> ScoreTable:
-    """How well each uncertainty picks out the model's own errors; see `score_table`.
-
-    Args:
-        predictive: Of labels, at N points.
-        y: Labels, (N, ...).
-        seed: Of the bootstrap.
-
-    Raises:
-        TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or outside the classes.
-    """
-    return score_table(uncertainty_scores(predictive), ~top_label(predictive, y)[1], what="errors", seed=seed)
-
-
-def out_of_distribution_table(
-    inside: CategoricalPredictive, outside: CategoricalPredictive, *, seed: int = 0
-) -> ScoreTable:
-    """How well each uncertainty tells inputs of another kind from those like the training data; see `score_table`.
-
-    Args:
-        inside: At inputs like the training data.
-        outside: At inputs of another kind, the positives, with as many draws.
-        seed: Of the bootstrap.
-
-    Raises:
-        TypeError: Not a CategoricalPredictive.
-        ValueError: Another number of draws or classes.
-    """
-    both = uncertainty_scores(type(inside).concatenate([inside, outside]))
-    is_outside = torch.zeros_like(both["predictive_entropy"], dtype=torch.bool)
-    is_outside[len(inside.total) :] = True
-    return score_table(both, is_outside, what="out of distribution", seed=seed)
-
-
-def uncertainty_scores(predictive: CategoricalPredictive) -> dict[str, Tensor]:
-    """Each score of `uncertainty` by its name, (N, ...); of one draw those alone that need no second."""
-    return {
-        score.__name__: score(predictive)
-        for score in SCORES
-        if predictive.num_samples > 1 or score not in DISAGREEMENTS
-    }
 
 
 def _measures(scores: ArrayLike, positives: Tensor, seed: int) -> tuple[Measure, ...]:

@@ -5,7 +5,13 @@ import torch
 from sklearn.metrics import roc_curve as sklearn_roc_curve
 
 from bayesuq.evaluation.detection import aurc, auroc, average_precision, false_positive_rate_at
-from bayesuq.evaluation.detection_tasks import evaluate_misclassification, evaluate_ood, roc_curve, standard_scores
+from bayesuq.evaluation.detection_tasks import (
+    FROM_DRAWS,
+    evaluate_misclassification,
+    evaluate_ood,
+    roc_curve,
+    standard_scores,
+)
 from bayesuq.evaluation.report import evaluate
 from bayesuq.evaluation.uncertainty import mutual_information, predictive_variance
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
@@ -41,6 +47,22 @@ def test_a_score_of_ones_own_is_values_or_a_function() -> None:
     assert areas["gini"] == areas["predictive_variance"]
 
 
+def test_listed_scores_are_judged_alone() -> None:
+    (predictive, y), outside = labelled(0), labelled(8, num_points=50)[0]
+
+    def gini(predictive: CategoricalPredictive) -> torch.Tensor:
+        return predictive_variance(predictive)
+
+    every, wanted = evaluate_misclassification(predictive, y), ["margin", mutual_information, gini]
+    found = evaluate_misclassification(predictive, y, scores=wanted)
+    assert list(found.scores) == ["margin", "mutual_information", "gini"]
+    assert found.table.measures["mutual_information"] == every.table.measures["mutual_information"]
+    assert found.table.measures["gini"] == every.table.measures["predictive_variance"]
+    assert "mutual_information: from S = " in str(found)
+    assert list(evaluate_ood(predictive, outside, scores=wanted).scores) == ["margin", "mutual_information", "gini"]
+    assert list(evaluate_misclassification(predictive, y, scores="margin").scores) == ["margin"]
+
+
 def test_inputs_of_another_kind_are_the_positives() -> None:
     inside, outside = labelled(0, sharpness=3.0)[0], labelled(8, num_points=50, sharpness=0.3)[0]
     values = noise(1, 200), noise(2, 50)
@@ -61,6 +83,10 @@ def test_of_real_targets_variances_are_the_scores() -> None:
     assert found.table.measures["aleatoric_variance"][0].value == 0.5  # the same noise
     one = GaussianPredictive(mean=inside.component_means[:1], noise_variance=inside.noise_variance[:1])
     assert "epistemic_variance" not in standard_scores(one)
+
+
+def test_of_one_draw_what_compares_draws_is_left_out() -> None:
+    assert set(standard_scores(labelled(0)[0])) - set(standard_scores(labelled(0, num_draws=1)[0])) == FROM_DRAWS
 
 
 def test_the_draws_are_printed_beside_what_compares_them() -> None:
@@ -115,6 +141,9 @@ def test_pixels_are_points_and_images_the_unit() -> None:
     found = evaluate_misclassification(CategoricalPredictive.from_logits(logits), y)
     assert found.scores["margin"].shape == (12, 5, 6)
     assert found.table.num_points == 12
+    assert "of 360 values are errors" in found.table.positives
+    errors = [measure.standard_error for measure in found.table.measures["margin"]]
+    assert all(error is not None and error > 0 for error in errors)
 
 
 def test_what_cannot_be_scored_is_refused() -> None:
@@ -125,6 +154,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
         evaluate_ood(predictive, real)
     with pytest.raises(ValueError, match="number of draws"):
         evaluate_ood(predictive, labelled(0, num_draws=3)[0])
+    with pytest.raises(ValueError, match=r"among maximum_probability, margin, .*, or functions; got 'entropy'"):
+        evaluate_misclassification(predictive, y, scores=["margin", "entropy"])
+    with pytest.raises(ValueError, match="at least one score"):
+        evaluate_ood(predictive, predictive, scores=[])
     with pytest.raises(ValueError, match="'margin' is there"):
         evaluate_misclassification(predictive, y, scores={"margin": y.double()})
     with pytest.raises(ValueError, match=r"'own' must have shape \(200,\); got \(3,\)"):
