@@ -48,7 +48,9 @@ class Report:
         raise KeyError(f"no measure {name!r}; there are {', '.join(measure.name for measure in self.measures)}")
 
     def __str__(self) -> str:
-        head = f"{self.num_points} points, {self.num_samples} draws (value ± standard error)"
+        head = (
+            f"{self.num_points} points, {self.num_samples} draw{'s' * (self.num_samples != 1)} (value ± standard error)"
+        )
         if not self.measures:
             return head
         values, errors, units = zip(*(measure.cells for measure in self.measures), strict=True)

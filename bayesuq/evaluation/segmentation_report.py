@@ -4,7 +4,8 @@
     result = evaluate_segmentation(batches, ignore_index=11, validation=on_validation_images)
     print(result.report)
 
-Memory is that of one batch, whatever the number of images and draws. The image is the unit of every standard error.
+or `evaluate_segmentation(predictive, y)` of a few images. Batches take the memory of one, whatever the number of images
+and draws. The image is the unit of every standard error.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -126,7 +127,8 @@ class SegmentationResult:
 
 
 def evaluate_segmentation(
-    batches: Batches,
+    batches: PredictiveDistribution | Batches,
+    y: ArrayLike | None = None,
     *,
     ignore_index: int | None = None,
     validation: SegmentationResult | None = None,
@@ -139,7 +141,8 @@ def evaluate_segmentation(
 
     Args:
         batches: Predictives of labels over the pixels of some images, each with its truth, (N, H, W), one after the
-            other; see `predictions`.
+            other, see `predictions`; or one predictive.
+        y: The truth of one predictive, (N, H, W).
         ignore_index: The label of void pixels, which count nowhere.
         validation: The result on other images, on which the thresholds of the overlap are chosen. None chooses them on
             these images, which flatters, and the report says so.
@@ -150,13 +153,14 @@ def evaluate_segmentation(
         seed: Of the bootstrap over images that gives the standard errors.
 
     Raises:
-        TypeError: Predictives of real targets; labels that are not whole numbers.
+        TypeError: Predictives of real targets; labels that are not whole numbers; one predictive without `y`, or `y`
+            beside batches.
         ValueError: No batch; labels that do not fit; a `validation` of other thresholds.
 
     Example:
         >>> probs = torch.tensor([0.9, 0.1]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 4, 4)  # one draw, two images
         >>> predictive = bq.CategoricalPredictive.from_probs(probs)
-        >>> result = evaluate_segmentation([(predictive, torch.zeros(2, 4, 4))])
+        >>> result = evaluate_segmentation(predictive, torch.zeros(2, 4, 4))
         >>> print(result.report["expected_calibration_error"])
         expected_calibration_error 0.1 ± 0 fraction
     """
@@ -164,9 +168,9 @@ def evaluate_segmentation(
     overlaps: dict[str, list[OverlapCounts]] = {score: [] for score in SCORES}
     patches: list[PatchCounts] = []
     num_samples = 0
-    for predictive, y in batches:
-        pixels.append(PixelCounts.of(predictive, y, ignore_index=ignore_index, num_bins=num_bins))  # type: ignore[arg-type]
-        labels, mask = labelled(predictive, y, ignore_index=ignore_index)  # type: ignore[arg-type]
+    for predictive, truth in _pairs(batches, y):
+        pixels.append(PixelCounts.of(predictive, truth, ignore_index=ignore_index, num_bins=num_bins))  # type: ignore[arg-type]
+        labels, mask = labelled(predictive, truth, ignore_index=ignore_index)  # type: ignore[arg-type]
         errors = predictive.mean.argmax(dim=1) != labels
         for score in SCORES:
             values = fractions(predictive, score)  # type: ignore[arg-type]
@@ -212,6 +216,16 @@ def predictions(
     size = check_count(batch_size, "batch_size")
     for some, truth in zip(images.split(size), labels.split(size), strict=True):
         yield predict(some), truth
+
+
+def _pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Batches:
+    if isinstance(batches, PredictiveDistribution):
+        if y is None:
+            raise TypeError("Of one predictive `y` is needed, the labels of its pixels, (N, H, W).")
+        return [(batches, y)]
+    if y is not None:
+        raise TypeError("Batches bring their labels with them; `y` belongs to one predictive.")
+    return batches
 
 
 def _measure(name: str, value: Tensor, error: Tensor | None, unit: str, remark: str) -> Measure:

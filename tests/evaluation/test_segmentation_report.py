@@ -119,7 +119,7 @@ def test_predictions_come_a_few_images_at_a_time() -> None:
 
     streamed = evaluate_segmentation(predictions(predict, torch.arange(5), y, batch_size=2), ignore_index=VOID)
     assert seen == [2, 2, 1]
-    whole = evaluate_segmentation([(predictive, y)], ignore_index=VOID)
+    whole = evaluate_segmentation(predictive, y, ignore_index=VOID)
     assert torch.equal(streamed.pixels.confusion, whole.pixels.confusion)
 
 
@@ -154,6 +154,8 @@ def test_memory_does_not_grow_with_the_draws() -> None:
     ("call", "error", "message"),
     [
         (lambda: evaluate_segmentation([]), ValueError, "at least one batch"),
+        (lambda: evaluate_segmentation(segmented(0)[0]), TypeError, "`y` is needed"),
+        (lambda: evaluate_segmentation([segmented(0)], segmented(0)[1]), TypeError, "`y` belongs to one predictive"),
         (lambda: result(validation=result(thresholds=(0.33,))).report, ValueError, "`threshold` must be one of"),
         (lambda: list(predictions(lambda x: x, torch.zeros(2), [0])), ValueError, "as many rows"),
         (
