@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from scripts.ood_methods import METHODS
+from scripts import ood_methods, segmentation_methods
 from scripts.recording import Record
 from scripts.tables import Cell, Mean, field, row, table
 
@@ -62,6 +62,7 @@ def of_maps(records: Iterable[Record]) -> list[str]:
     found = []
     for data in dict.fromkeys(line["data"] for line in lines):
         own = [line for line in lines if line["data"] == data]
+        own.sort(key=lambda line: segmentation_methods.METHODS.index(line["method"]))
         found += [f"{data}, {own[0]['num_images']} test images:", "", *table(own, ["method"], columns)]
     return found
 
@@ -103,7 +104,7 @@ def of_other_inputs(records: Iterable[Record]) -> list[str]:
 
 def _place(line: Record) -> tuple[str, int]:
     """Of a line in its table: a network's together, methods in the order of their settings."""
-    return line["network"], METHODS.index(line["method"])
+    return line["network"], ood_methods.METHODS.index(line["method"])
 
 
 def paired(lines: Iterable[Record], one: str, other: str) -> Mean:
