@@ -1,4 +1,4 @@
-"""HeteroscedasticCategorical through the methods: one predictive type, both uncertainties, saved and loaded."""
+"""The heteroscedastic likelihoods through the methods: one predictive type, both uncertainties, saved and loaded."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, sgm
 from bayesuq.inference.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.inference.examples import SHORT_FIT, built
 
 METHODS = {
@@ -57,6 +57,27 @@ def test_every_method_gives_labels_with_both_uncertainties(name: str, tmp_path: 
     assert torch.equal(again.mean, predictive.mean)
     scaled = temperature.fit(posterior, flipped(300, 2), num_samples=10, seed=0)
     assert 0.3 < scaled.temperature < 3
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+@pytest.mark.parametrize("name", METHODS)
+def test_every_method_gives_targets_with_both_uncertainties(name: str) -> None:
+    noise = torch.Generator().manual_seed(0)
+    x = torch.randn(400, 2, generator=noise)
+    scale = torch.where(x[:, 1] > 0, 1.0, 0.1)
+    y = x[:, 0] + scale * torch.randn(400, generator=noise)
+    net = built(lambda: networks.mlp(2, (16,), 2, dropout=0.1))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticNormal())
+    posterior = METHODS[name](model, Dataset(x, y), num_epochs=60, learning_rate=1e-2, seed=0)
+    inside = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
+    predictive = posterior.predict(torch.cat([inside, 10 * inside]), num_samples=10, seed=1)
+    assert isinstance(predictive, GaussianPredictive)
+    noisy, quiet = predictive.aleatoric[:2, 0]
+    assert 0.5 < noisy.sqrt() < 1.6  # 1
+    assert quiet.sqrt() < 0.5  # 0.1
+    assert bool((predictive.epistemic > 0).all()) == (name != "map")
+    if name != "map":  # what the model does not know grows away from the data
+        assert float(predictive.epistemic[2:].mean()) > 2 * float(predictive.epistemic[:2].mean())
 
 
 @pytest.mark.filterwarnings(*SHORT_CHAINS)
