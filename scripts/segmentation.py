@@ -42,13 +42,13 @@ def evaluated(
 
 def draw(data: str, posterior: Posterior, split: bq.Split, setting: Setting, seed: int, out: Path) -> None:
     """A few test images of a data set with their maps."""
-    x, y = split.test.x[:: max(1, len(split.test) // NUM_SHOWN)], split.test.y[:: max(1, len(split.test) // NUM_SHOWN)]
-    x, y = x[:NUM_SHOWN], y[:NUM_SHOWN]
-    predictive = posterior.predict(x, num_samples=setting.num_samples, seed=seed)
+    step = max(1, len(split.test) // NUM_SHOWN)
+    shown = split.test.rows(range(0, len(split.test), step)[:NUM_SHOWN])
+    predictive = posterior.predict(shown.x, num_samples=setting.num_samples, seed=seed)
     figure = plots.segmentation_maps(
         predictive,  # type: ignore[arg-type]
-        x,
-        y,
+        shown.x,
+        shown.y,
         names=CLASS_NAMES[data],
         ignore_index=setting.ignore_index,
     )

@@ -20,6 +20,7 @@ from bayesuq.evaluation.kinds import check_categorical, check_known
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.score_table import ScoreTable, score_table
 from bayesuq.evaluation.scores import FOR_LABELS, top_label
+from bayesuq.evaluation.tables import counted
 from bayesuq.evaluation.uncertainty import (
     aleatoric_variance,
     epistemic_variance,
@@ -45,6 +46,7 @@ OF_LABELS = (
     epistemic_variance,
 )
 OF_REAL = (predictive_variance, aleatoric_variance, epistemic_variance)
+STANDARD = {*OF_LABELS, *OF_REAL}
 FROM_DRAWS = {"mutual_information", "variation_ratio", "epistemic_variance"}  # 0 everywhere for one draw
 
 
@@ -67,7 +69,7 @@ class Detection:
     def __str__(self) -> str:
         needy = [name for name in self.scores if name in FROM_DRAWS]
         if not needy or self.num_draws == 1:  # a Gaussian process has an epistemic variance without draws
-            return f"{self.table}\nfrom S = {self.num_draws} draw{'s' if self.num_draws > 1 else ''}"
+            return f"{self.table}\nfrom S = {counted(self.num_draws, 'draw')}"
         return f"{self.table}\n{', '.join(needy)}: from S = {self.num_draws} draws, too small by about 1 / S on average"
 
     @property
@@ -119,8 +121,8 @@ def evaluate_misclassification(
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers; scores that are not.
-        ValueError: `y` of another shape, or outside the classes; a score that is unknown, of another shape, or NaN, or
-            with the name of one that is there.
+        ValueError: `y` of another shape, or outside the classes; a score that is unknown, of another shape, or NaN,
+            without a name, or with the name of one that is there.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1], [0.8, 0.2], [0.6, 0.4]]]))
@@ -156,8 +158,8 @@ def evaluate_ood(
 
     Raises:
         TypeError: Predictives of different kinds; scores that are not numbers.
-        ValueError: Another number of draws, classes or columns; a score that is unknown, of another shape, or NaN, or
-            with the name of one that is there.
+        ValueError: Another number of draws, classes or columns; a score that is unknown, of another shape, or NaN,
+            without a name, or with the name of one that is there.
 
     Example:
         >>> inside = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1], [0.2, 0.8]]]))
@@ -191,7 +193,9 @@ def standard_scores(predictive: PredictiveDistribution) -> dict[str, Tensor]:
     """
     known = check_known(predictive)
     if isinstance(known, CategoricalPredictive):
-        absent = FROM_DRAWS if known.num_samples == 1 else set() if known.draws is not None else {"epistemic_variance"}
+        absent = FROM_DRAWS if known.num_samples == 1 else set()
+        if known.draws is None:
+            absent = absent | {"epistemic_variance"}
         return {score.__name__: score(known) for score in OF_LABELS if score.__name__ not in absent}
     found = {score.__name__: score(known).mean(dim=1) for score in OF_REAL}
     return {name: values for name, values in found.items() if name not in FROM_DRAWS or bool((values > 0).any())}
@@ -233,17 +237,20 @@ def _halves(size: int) -> tuple[slice, slice]:
 def _asked(scores: Any, known: dict[str, Tensor]) -> tuple[dict[str, Tensor], Mapping[str, Any]]:
     """The predictive's own scores that are to be judged, and those that the caller brings."""
     if scores is None or isinstance(scores, Mapping):
-        own = scores or {}
-        if taken := [name for name in own if name in known]:
-            raise ValueError(f"`scores` must have new names; {taken[0]!r} is there. There are {', '.join(known)}.")
-        return known, own
-    listed = [scores] if isinstance(scores, str) or callable(scores) else scores
-    by_name = {getattr(score, "__name__", score): score for score in listed}
-    for name, score in by_name.items():
-        if name not in known and not callable(score):
-            raise ValueError(f"`scores` must be among {', '.join(known)}, or functions; got {name!r}.")
-    chosen = {name: known[name] for name in by_name if name in known}
-    return chosen, {name: score for name, score in by_name.items() if name not in known}
+        chosen, own = known, scores or {}
+    else:
+        listed = [scores] if isinstance(scores, str) or callable(scores) else scores
+        functions = [score for score in listed if callable(score) and score not in STANDARD]
+        own = {getattr(score, "__name__", "<lambda>"): score for score in functions}
+        if len(own) < len(functions) or "<lambda>" in own:
+            raise ValueError("Functions in `scores` must have names, each its own; give them some in a mapping.")
+        names = [getattr(score, "__name__", score) for score in listed if score not in functions]
+        if unknown := [name for name in names if name not in known]:
+            raise ValueError(f"`scores` must be among {', '.join(known)}, or functions; got {unknown[0]!r}.")
+        chosen = {name: known[name] for name in names}
+    if taken := [name for name in own if name in known]:
+        raise ValueError(f"`scores` must have new names; {taken[0]!r} is there. There are {', '.join(known)}.")
+    return chosen, own
 
 
 def _values(name: str, values: ArrayLike, like: Tensor) -> Tensor:

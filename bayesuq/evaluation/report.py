@@ -18,7 +18,7 @@ from bayesuq.evaluation.comparison import Comparison, compare_measures
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.standard_measures import standard_measures
-from bayesuq.evaluation.tables import aligned, in_line
+from bayesuq.evaluation.tables import aligned, counted, in_line
 from bayesuq.predictive import PredictiveDistribution
 
 SCHEMA = "bayesuq report, version 1"
@@ -48,9 +48,7 @@ class Report:
         raise KeyError(f"no measure {name!r}; there are {', '.join(measure.name for measure in self.measures)}")
 
     def __str__(self) -> str:
-        head = (
-            f"{self.num_points} points, {self.num_samples} draw{'s' * (self.num_samples != 1)} (value ± standard error)"
-        )
+        head = f"{self.num_points} points, {counted(self.num_samples, 'draw')} (value ± standard error)"
         if not self.measures:
             return head
         values, errors, units = zip(*(measure.cells for measure in self.measures), strict=True)

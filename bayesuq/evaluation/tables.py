@@ -20,6 +20,11 @@ def rounded(value: float, error: float | None) -> tuple[str, str]:
     return f"{value:.{decimals}f}{suffix}", f"{error:.{decimals}f}{suffix}"
 
 
+def counted(number: int, noun: str) -> str:
+    """The number with its noun, in the plural unless it is 1."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
 def value_cells(value: float, error: float | None, unit: str, remark: str) -> tuple[str, str, str]:
     """Value, standard error, and unit with remark, as printed."""
     number, spread = rounded(value, error)

@@ -17,6 +17,8 @@ from bayesuq.evaluation.uncertainty import mutual_information, predictive_varian
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise
 
+NAMES = ["maximum_probability", "margin", "predictive_entropy", "expected_entropy", "mutual_information"]
+NAMES += ["variation_ratio"]
 MEASURES = (auroc, average_precision, false_positive_rate_at, aurc)
 
 
@@ -25,14 +27,19 @@ def test_every_score_is_held_against_the_errors_by_every_measure() -> None:
     wrong = predictive.mean.argmax(dim=1) != y
     found = evaluate_misclassification(predictive, y)
     assert torch.equal(found.positives, wrong)
+    assert found.table.num_points == 200
+    assert found.table.positives == f"{int(wrong.sum())} of 200 values are errors"
     assert {"maximum_probability", "margin", "predictive_entropy", "mutual_information", "expected_entropy"} < set(
         found.scores
     )
     assert {"predictive_variance", "epistemic_variance"} < set(found.scores)
+    assert list(found.scores)[:6] == NAMES
     for name, scores in found.scores.items():
         values = [measure.value for measure in found.table.measures[name]]
         assert values == pytest.approx([float(measure(scores, wrong)) for measure in MEASURES])
-        assert all(measure.standard_error is not None for measure in found.table.measures[name])
+        auc, precision, rate, risk = (measure.standard_error for measure in found.table.measures[name])
+        assert auc and precision and risk and min(auc, precision, risk) > 0
+        assert rate is not None and rate >= 0  # a rate of 1 stays 1
     torch.testing.assert_close(found.scores["mutual_information"], mutual_information(predictive))
 
 
@@ -68,6 +75,7 @@ def test_inputs_of_another_kind_are_the_positives() -> None:
     values = noise(1, 200), noise(2, 50)
     found = evaluate_ood(inside, outside, scores={"own": values, "total": lambda predictive: predictive.total})
     assert int(found.positives.sum()) == 50
+    assert found.table.positives == "50 of 250 values are out of distribution"
     is_outside = torch.arange(250) >= 200
     assert found.table.measures["own"][0].value == pytest.approx(float(auroc(torch.cat(values), is_outside)))
     assert found.table.measures["total"] == found.table.measures["predictive_entropy"]
@@ -86,6 +94,7 @@ def test_of_real_targets_variances_are_the_scores() -> None:
 
 
 def test_of_one_draw_what_compares_draws_is_left_out() -> None:
+    assert list(standard_scores(labelled(0, num_draws=1)[0]))[:4] == NAMES[:4]
     assert set(standard_scores(labelled(0)[0])) - set(standard_scores(labelled(0, num_draws=1)[0])) == FROM_DRAWS
 
 
@@ -148,6 +157,11 @@ def test_pixels_are_points_and_images_the_unit() -> None:
 
 def test_what_cannot_be_scored_is_refused() -> None:
     (predictive, y), (real, _) = labelled(0), measured(0)
+
+    def namesake(predictive: CategoricalPredictive) -> torch.Tensor:
+        return predictive.total
+
+    namesake.__name__ = "margin"
     with pytest.raises(TypeError, match="must be a CategoricalPredictive"):
         evaluate_misclassification(real, y)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="same kind; got CategoricalPredictive and GaussianPredictive"):
@@ -156,6 +170,10 @@ def test_what_cannot_be_scored_is_refused() -> None:
         evaluate_ood(predictive, labelled(0, num_draws=3)[0])
     with pytest.raises(ValueError, match=r"among maximum_probability, margin, .*, or functions; got 'entropy'"):
         evaluate_misclassification(predictive, y, scores=["margin", "entropy"])
+    with pytest.raises(ValueError, match="names, each its own"):
+        evaluate_misclassification(predictive, y, scores=["margin", lambda predictive: predictive.total])
+    with pytest.raises(ValueError, match="'margin' is there"):
+        evaluate_misclassification(predictive, y, scores=[namesake])
     with pytest.raises(ValueError, match="at least one score"):
         evaluate_ood(predictive, predictive, scores=[])
     with pytest.raises(ValueError, match="'margin' is there"):
