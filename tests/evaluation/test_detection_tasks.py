@@ -38,8 +38,10 @@ def test_every_score_is_held_against_the_errors_by_every_measure() -> None:
         values = [measure.value for measure in found.table.measures[name]]
         assert values == pytest.approx([float(measure(scores, wrong)) for measure in MEASURES])
         auc, precision, rate, risk = (measure.standard_error for measure in found.table.measures[name])
-        assert auc and precision and risk and min(auc, precision, risk) > 0
-        assert rate is not None and rate >= 0  # a rate of 1 stays 1
+        assert all((auc, precision, risk))
+        assert min(auc, precision, risk) > 0
+        assert rate is not None
+        assert rate >= 0  # a rate of 1 stays 1
     torch.testing.assert_close(found.scores["mutual_information"], mutual_information(predictive))
 
 
