@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Independent, Poisson, StudentT
 
 from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite, check_fraction
-from bayesuq.predictive import PredictiveDistribution, check_concatenable, check_mergeable
+from bayesuq.predictive import PredictiveDistribution, check_concatenable, check_mergeable, over_columns
 from bayesuq.quantiles import continuous_quantile, count_quantile
 from bayesuq.randomness import isolated, resolve_seed
 
@@ -112,25 +112,30 @@ class MixturePredictive(PredictiveDistribution):
         """Var[y*] by the law of total variance, (N, D), in units of y squared."""
         return self.aleatoric + self.epistemic
 
-    def log_prob(self, y: ArrayLike) -> Tensor:
+    def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density or log probability of the mixture, jointly over columns, (N,), in nats.
+
+        Args:
+            y: Targets, (N, D), or (N,) for D = 1.
+            observed: Which of them are known, boolean, (N, D); see `GaussianPredictive.log_prob`. What stands in place
+                of the others must lie in the support too.
 
         Raises:
             TypeError: See `bayesuq.arrays.to_tensor`.
             ValueError: Another shape than (N, D), or (N,) for D = 1; NaN; a value outside the family's support.
         """
         # Columns first: they share the draw, so they are independent only within a component.
-        return self.component_log_prob(y).logsumexp(dim=0) - math.log(self.num_samples)
+        return self.component_log_prob(y, observed=observed).logsumexp(dim=0) - math.log(self.num_samples)
 
-    def component_log_prob(self, y: ArrayLike) -> Tensor:
-        """log density of each component, jointly over columns, (S, N), in nats; the errors are those of `log_prob`."""
+    def component_log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density of each component, jointly over columns, (S, N), in nats; see `log_prob` for the rest."""
         target = self.targets(y)
         if not self.components.support.check(target).all():
             raise ValueError(
                 f"`y` must lie in the support of {type(self.components).__name__}, {self.components.support}; got "
                 f"values from {float(target.min()):g} to {float(target.max()):g}."
             )
-        return self.components.log_prob(target).sum(dim=-1)
+        return over_columns(self.components.log_prob(target), observed)
 
     def cdf(self, y: ArrayLike) -> Tensor:
         """P(y* <= y) column by column, (N, D).

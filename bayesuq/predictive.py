@@ -479,22 +479,27 @@ class GaussianPredictive(PredictiveDistribution):
         """Var[y*] by the law of total variance, (N, D), in units of y squared."""
         return self.aleatoric + self.epistemic
 
-    def log_prob(self, y: ArrayLike) -> Tensor:
+    def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density of the mixture, jointly over columns, (N,), in nats (per unit of y).
+
+        Args:
+            y: Targets, (N, D), or (N,) for D = 1.
+            observed: Which of them are known, boolean, (N, D): the density is that of these, the others integrated out
+                whatever stands in `y`; log 1 in a row without any. None is all.
 
         Raises:
             TypeError: See `bayesuq.arrays.to_tensor`.
             ValueError: Another shape than (N, D), or (N,) for D = 1; NaN; a component of zero variance.
         """
         # Columns first: they share the draw, so they are independent only within a component.
-        return self.component_log_prob(y).logsumexp(dim=0) - math.log(self.num_samples)
+        return self.component_log_prob(y, observed=observed).logsumexp(dim=0) - math.log(self.num_samples)
 
-    def component_log_prob(self, y: ArrayLike) -> Tensor:
-        """log density of each component, jointly over columns, (S, N), in nats; the errors are those of `log_prob`."""
+    def component_log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density of each component, jointly over columns, (S, N), in nats; see `log_prob` for the rest."""
         target = self.targets(y)
         variances = self._density_variances()
         components = -0.5 * ((target - self.component_means) ** 2 / variances + (2 * math.pi * variances).log())
-        return components.sum(dim=-1)
+        return over_columns(components, observed)
 
     def cdf(self, y: ArrayLike) -> Tensor:
         """P(y* <= y) column by column, (N, D); the probability integral transform where y is the truth."""
@@ -687,6 +692,11 @@ def _check_sums(probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num
         raise ValueError(f"`votes` must sum to {num_draws}, the draws, over classes.")
     if not (entropy_sum.isfinite() & (entropy_sum >= -1e-6)).all():  # rounding may leave a little below 0
         raise ValueError("`entropy_sum` must be finite and at least 0.")
+
+
+def over_columns(log_probs: Tensor, observed: Tensor | None) -> Tensor:
+    """Sum over the last dimension of what is observed, (N, D), of independent columns' log densities, (S, N, D)."""
+    return (log_probs if observed is None else torch.where(observed, log_probs, 0.0)).sum(dim=-1)
 
 
 def check_mergeable(one: Tensor, other: Tensor) -> None:

@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction
-from bayesuq.predictive import GaussianPredictive, PredictiveDistribution
+from bayesuq.predictive import GaussianPredictive, PredictiveDistribution, over_columns
 from bayesuq.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
 
@@ -90,13 +90,13 @@ class RecalibratedPredictive(PredictiveDistribution):
         """Var[y*], (N, 1), in units of y squared."""
         return self.aleatoric + self.epistemic
 
-    def log_prob(self, y: ArrayLike) -> Tensor:
-        """log density, (N,), in nats (per unit of y); see `GaussianPredictive.log_prob` for the errors."""
-        return self.base.log_prob(y) + self._log_weight(y)
+    def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density, (N,), in nats (per unit of y); see `GaussianPredictive.log_prob` for the rest."""
+        return over_columns((self.base.log_prob(y) + self._log_weight(y)).unsqueeze(-1), observed)
 
-    def component_log_prob(self, y: ArrayLike) -> Tensor:
+    def component_log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log of each component's part of the density, times S, (S, N): a part need not integrate to 1 / S."""
-        return self.base.component_log_prob(y) + self._log_weight(y)
+        return over_columns((self.base.component_log_prob(y) + self._log_weight(y)).unsqueeze(-1), observed)
 
     def cdf(self, y: ArrayLike) -> Tensor:
         """P(y* <= y), (N, 1)."""

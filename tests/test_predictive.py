@@ -7,7 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.distributions import StudentT
 
+from bayesuq.mixture import MixturePredictive
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
 from tests.predictive_contract import NUM_DRAWS, NUM_POINTS, ROUNDING, Components, PredictiveContract
 
@@ -234,6 +236,24 @@ class TestGaussianByHand:
         double = GaussianPredictive(mean=torch.ones(1, 1, 1, dtype=torch.float64), noise_variance=1.0)
         assert half.log_prob(torch.tensor([2])) == double.log_prob([2.0])
         assert half.merge(double).num_samples == 2
+
+
+@pytest.mark.parametrize("build", ["gaussian", "student"])
+def test_columns_that_are_not_observed_are_integrated_out(build: str) -> None:
+    """Row by row the density is that of a predictive of the observed columns alone; of none it is 1."""
+    means, variances = gaussian(0, 5, 3, 2), gaussian(1, 5, 3, 2).square() + 0.1
+
+    def predictive(columns: list[int]) -> GaussianPredictive | MixturePredictive:
+        mean, variance = means[..., columns], variances[..., columns]
+        if build == "gaussian":
+            return GaussianPredictive(mean=mean, noise_variance=variance)
+        return MixturePredictive(StudentT(torch.tensor(5.0).double(), mean, variance.sqrt()))
+
+    y, observed = gaussian(2, 3, 2), torch.tensor([[True, True], [False, True], [False, False]])
+    found = predictive([0, 1]).log_prob(y, observed=observed)
+    torch.testing.assert_close(found[0], predictive([0, 1]).log_prob(y)[0])
+    torch.testing.assert_close(found[1], predictive([1]).log_prob(y[:, 1:])[1])
+    assert found[2] == 0.0
 
 
 class TestCategoricalByHand:
