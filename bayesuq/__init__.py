@@ -3,61 +3,32 @@
 Names are handed on lazily (PEP 562), so that `import bayesuq` loads neither torch nor Pyro.
 """
 
-from importlib import import_module
 from importlib.metadata import version
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq import conformal, datasets, evaluation, inference, models
-    from bayesuq.data import Dataset, Split, Standardizer
-    from bayesuq.inference.saved import load
-    from bayesuq.mixture import MixturePredictive
-    from bayesuq.posterior import Posterior
-    from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
-    from bayesuq.recalibrated import RecalibratedPredictive
+    from bayesuq import conformal as conformal
+    from bayesuq import data as data
+    from bayesuq import datasets as datasets
+    from bayesuq import evaluation as evaluation
+    from bayesuq import inference as inference
+    from bayesuq import mixture as mixture
+    from bayesuq import models as models
+    from bayesuq import posterior as posterior
+    from bayesuq import predictive as predictive
+    from bayesuq import recalibrated as recalibrated
+    from bayesuq.data import Dataset as Dataset
+    from bayesuq.data import Split as Split
+    from bayesuq.data import Standardizer as Standardizer
+    from bayesuq.inference.saved import load as load
+    from bayesuq.mixture import MixturePredictive as MixturePredictive
+    from bayesuq.posterior import Posterior as Posterior
+    from bayesuq.predictive import CategoricalPredictive as CategoricalPredictive
+    from bayesuq.predictive import GaussianPredictive as GaussianPredictive
+    from bayesuq.predictive import PredictiveDistribution as PredictiveDistribution
+    from bayesuq.recalibrated import RecalibratedPredictive as RecalibratedPredictive
 
 __version__ = version("bayesuq")
-
-_HOME = {
-    "CategoricalPredictive": "bayesuq.predictive",
-    "Dataset": "bayesuq.data",
-    "GaussianPredictive": "bayesuq.predictive",
-    "MixturePredictive": "bayesuq.mixture",
-    "Posterior": "bayesuq.posterior",
-    "PredictiveDistribution": "bayesuq.predictive",
-    "RecalibratedPredictive": "bayesuq.recalibrated",
-    "Split": "bayesuq.data",
-    "Standardizer": "bayesuq.data",
-    "load": "bayesuq.inference.saved",
-}
-_MODULES = ("conformal", "datasets", "evaluation", "inference", "models")
-
-__all__ = [
-    "CategoricalPredictive",
-    "Dataset",
-    "GaussianPredictive",
-    "MixturePredictive",
-    "Posterior",
-    "PredictiveDistribution",
-    "RecalibratedPredictive",
-    "Split",
-    "Standardizer",
-    "conformal",
-    "datasets",
-    "evaluation",
-    "inference",
-    "load",
-    "models",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _HOME:
-        return getattr(import_module(_HOME[name]), name)
-    if name in _MODULES:
-        return import_module(f"bayesuq.{name}")
-    raise AttributeError(f"module 'bayesuq' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -44,8 +44,8 @@ STANDS_ON = {
     "vectorised": {"map_estimate"},  # the ensemble's members in one pass
     "iterates": {"map_estimate"},  # the steps of swag
 }
-# Who may load a module by name, and in which function: reading saved posteriors, from its own list of modules.
-LOADERS = {"bayesuq.inference.saved": "_module"}
+# Who may load a module by name, and in which function: faces, and reading saved posteriors, from lists of their own.
+LOADERS = {"bayesuq.inference.saved": "_module", "bayesuq.faces": "lazy"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 PROCESSES = {("joblib", "Parallel"), ("joblib", "delayed")}  # which read nothing from a file
 NO = ast.Constant(False)
@@ -129,7 +129,7 @@ def wrong_directions(module: str, source: str, sources: Mapping[str, str], packa
         if parts[0] == "scripts" or (_is_command_line(target) and not _is_command_line(module)):
             found.append(f"{module}:{imported.line} imports {target}, which nothing imports")
             continue
-        if parts[0] != "bayesuq" or (own == FACE and imported.for_types_only):
+        if parts[0] != "bayesuq" or (own == FACE and (imported.for_types_only or target == "bayesuq.faces")):
             continue
         allowed = ALLOWED.get(own, set()) | ALSO_ALLOWED.get(module, set())
         reached = {layer(target, packages), parts[1] if len(parts) > 1 else ""}

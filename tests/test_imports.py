@@ -1,5 +1,6 @@
 """The house of DESIGN.md: who imports whom, what no module does, and faces that load nothing until they are asked."""
 
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -11,6 +12,7 @@ import torch
 
 import bayesuq
 from bayesuq.data import Dataset
+from bayesuq.faces import lazy
 from bayesuq.inference import map_estimate
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -125,6 +127,7 @@ GUARD = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
         ("bayesuq.models", "from bayesuq.models.bnn import BayesianNetwork", False),
         ("bayesuq", GUARD + "from bayesuq import models", True),
         ("bayesuq", "from bayesuq import models", False),
+        ("bayesuq", "from bayesuq.faces import lazy", True),
         ("bayesuq.cli.comparing", "from bayesuq.inference import hmc\nfrom bayesuq.evaluation import scores", True),
         ("bayesuq.cli.main", "import bayesuq.cli as commands", True),
         ("bayesuq.cli.main", "from bayesuq.cli import comparing", True),
@@ -325,3 +328,42 @@ def test_what_is_heavy_is_loaded_by_those_that_need_it(tmp_path: Path) -> None:
     assert "matplotlib" in drawing
     assert "matplotlib.pyplot" not in drawing
     assert ["gpytorch" in names for names in ours] == [False] * (len(ours) - 1) + [True]
+
+
+def documented_names() -> list[str]:
+    """Every name that the README and the pages write as `bq.name`, sorted."""
+    root = Path(__file__).parents[1]
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    written = re.compile(r"\bbq((?:\.[A-Za-z_]\w*)+)")
+    found = {match.group(1)[1:] for page in pages for match in written.finditer(page.read_text())}
+    return sorted(found)
+
+
+def test_every_name_that_the_pages_write_is_there_whatever_was_used_first() -> None:
+    """Each is asked for in a process that has imported nothing but `bayesuq`."""
+    names = documented_names()
+    assert len(names) > 20
+    code = (
+        "import os, sys\nfrom functools import reduce\n"
+        "import gpytorch, matplotlib.figure, pooch, pyro, scipy.stats, sklearn.model_selection, torch, xarray\n"
+        "for name in sys.argv[1:]:\n"
+        "    child = os.fork()\n"
+        "    if child == 0:\n"
+        "        import bayesuq\n"
+        "        try:\n"
+        "            reduce(getattr, name.split('.'), bayesuq)\n"
+        "        except AttributeError as error:\n"
+        "            print(name, error, flush=True)\n"
+        "        os._exit(0)\n"
+        "    os.waitpid(child, 0)\n"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", code, *names], capture_output=True, text=True, check=False
+    )
+    assert finished.returncode == 0, finished.stderr
+    assert finished.stdout == ""
+
+
+def test_a_face_without_its_source_says_so() -> None:
+    with pytest.raises(ImportError, match="with its source"):
+        lazy("builtins")

@@ -3,20 +3,15 @@
 `main` and what it needs to parse options load no torch; the modules that do the work are handed on lazily (PEP 562).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.cli import comparing, data_sets, diagnosing, evaluating, fitting
+    from bayesuq.cli import comparing as comparing
+    from bayesuq.cli import data_sets as data_sets
+    from bayesuq.cli import diagnosing as diagnosing
+    from bayesuq.cli import evaluating as evaluating
+    from bayesuq.cli import fitting as fitting
 
-__all__ = ["comparing", "data_sets", "diagnosing", "evaluating", "fitting"]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return import_module(f"bayesuq.cli.{name}")
-    raise AttributeError(f"module 'bayesuq.cli' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

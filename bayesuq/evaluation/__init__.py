@@ -3,86 +3,42 @@
 Every measure takes p(y* | x*, D) and y, and asks not how they came about. Modules are handed on lazily (PEP 562).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.evaluation import (
-        binning,
-        bootstrap,
-        calibration,
-        comparison,
-        convergence,
-        decomposition,
-        detection,
-        detection_tasks,
-        diagnostics,
-        distance,
-        fit_quality,
-        leave_one_out,
-        measure,
-        overlap,
-        patches,
-        pixel_counts,
-        plots,
-        predictive_checks,
-        quantities,
-        ranking,
-        report,
-        score_table,
-        scores,
-        segmentation,
-        segmentation_report,
-        simulation,
-        standard_errors,
-        standard_measures,
-        states,
-        uncertainty,
-        weighted,
-        worst_entries,
-    )
+    from bayesuq.evaluation import binning as binning
+    from bayesuq.evaluation import bootstrap as bootstrap
+    from bayesuq.evaluation import calibration as calibration
+    from bayesuq.evaluation import comparison as comparison
+    from bayesuq.evaluation import convergence as convergence
+    from bayesuq.evaluation import decomposition as decomposition
+    from bayesuq.evaluation import detection as detection
+    from bayesuq.evaluation import detection_tasks as detection_tasks
+    from bayesuq.evaluation import diagnostics as diagnostics
+    from bayesuq.evaluation import distance as distance
+    from bayesuq.evaluation import fit_quality as fit_quality
+    from bayesuq.evaluation import leave_one_out as leave_one_out
+    from bayesuq.evaluation import measure as measure
+    from bayesuq.evaluation import overlap as overlap
+    from bayesuq.evaluation import patches as patches
+    from bayesuq.evaluation import pixel_counts as pixel_counts
+    from bayesuq.evaluation import plots as plots
+    from bayesuq.evaluation import predictive_checks as predictive_checks
+    from bayesuq.evaluation import quantities as quantities
+    from bayesuq.evaluation import ranking as ranking
+    from bayesuq.evaluation import report as report
+    from bayesuq.evaluation import score_table as score_table
+    from bayesuq.evaluation import scores as scores
+    from bayesuq.evaluation import segmentation as segmentation
+    from bayesuq.evaluation import segmentation_report as segmentation_report
+    from bayesuq.evaluation import simulation as simulation
+    from bayesuq.evaluation import standard_errors as standard_errors
+    from bayesuq.evaluation import standard_measures as standard_measures
+    from bayesuq.evaluation import states as states
+    from bayesuq.evaluation import uncertainty as uncertainty
+    from bayesuq.evaluation import weighted as weighted
+    from bayesuq.evaluation import worst_entries as worst_entries
 
-__all__ = [
-    "binning",
-    "bootstrap",
-    "calibration",
-    "comparison",
-    "convergence",
-    "decomposition",
-    "detection",
-    "detection_tasks",
-    "diagnostics",
-    "distance",
-    "fit_quality",
-    "leave_one_out",
-    "measure",
-    "overlap",
-    "patches",
-    "pixel_counts",
-    "plots",
-    "predictive_checks",
-    "quantities",
-    "ranking",
-    "report",
-    "score_table",
-    "scores",
-    "segmentation",
-    "segmentation_report",
-    "simulation",
-    "standard_errors",
-    "standard_measures",
-    "states",
-    "uncertainty",
-    "weighted",
-    "worst_entries",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return import_module(f"bayesuq.evaluation.{name}")
-    raise AttributeError(f"module 'bayesuq.evaluation' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -1,49 +1,24 @@
 """Inference: each module's `fit(model, data, *, ...)` returns a posterior approximation with the same `predict`."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.inference import (
-        callbacks,
-        confidence,
-        dropout,
-        ensemble,
-        gp,
-        hmc,
-        laplace,
-        local_temperature,
-        map_estimate,
-        quantile_calibration,
-        sgmcmc,
-        swag,
-        temperature,
-        variational,
-    )
+    from bayesuq.inference import callbacks as callbacks
+    from bayesuq.inference import confidence as confidence
+    from bayesuq.inference import dropout as dropout
+    from bayesuq.inference import ensemble as ensemble
+    from bayesuq.inference import gp as gp
+    from bayesuq.inference import hmc as hmc
+    from bayesuq.inference import laplace as laplace
+    from bayesuq.inference import local_temperature as local_temperature
+    from bayesuq.inference import map_estimate as map_estimate
+    from bayesuq.inference import quantile_calibration as quantile_calibration
+    from bayesuq.inference import sequential as sequential
+    from bayesuq.inference import sgmcmc as sgmcmc
+    from bayesuq.inference import swag as swag
+    from bayesuq.inference import temperature as temperature
+    from bayesuq.inference import variational as variational
 
-__all__ = [
-    "callbacks",
-    "confidence",
-    "dropout",
-    "ensemble",
-    "gp",
-    "hmc",
-    "laplace",
-    "local_temperature",
-    "map_estimate",
-    "quantile_calibration",
-    "sgmcmc",
-    "swag",
-    "temperature",
-    "variational",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return import_module(f"bayesuq.inference.{name}")
-    raise AttributeError(f"module 'bayesuq.inference' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

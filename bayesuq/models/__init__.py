@@ -1,22 +1,14 @@
 """Probability models: networks, priors, likelihoods, and their product, the Bayesian network."""
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.models import gp, likelihoods, networks, priors
-    from bayesuq.models.bnn import BayesianNetwork
+    from bayesuq.models import gp as gp
+    from bayesuq.models import likelihoods as likelihoods
+    from bayesuq.models import networks as networks
+    from bayesuq.models import priors as priors
+    from bayesuq.models.bnn import BayesianNetwork as BayesianNetwork
 
-__all__ = ["BayesianNetwork", "gp", "likelihoods", "networks", "priors"]
-
-
-def __getattr__(name: str) -> Any:
-    if name == "BayesianNetwork":
-        return import_module("bayesuq.models.bnn").BayesianNetwork
-    if name in __all__:
-        return import_module(f"bayesuq.models.{name}")
-    raise AttributeError(f"module 'bayesuq.models' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

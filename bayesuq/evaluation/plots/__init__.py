@@ -4,8 +4,9 @@ Each function returns a `matplotlib.figure.Figure` of its own, made without pypl
 save it by `figure.savefig(path)`. Methods are small multiples on shared axes, or lines in one. Handed on lazily.
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.evaluation.plots.classification import entropy_histogram as entropy_histogram
@@ -33,65 +34,4 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.simulation import rank_histograms as rank_histograms
     from bayesuq.evaluation.plots.training import loss_curves as loss_curves
 
-_FILES = {
-    "class_probabilities": "images",
-    "energy_plot": "draws",
-    "entropy_histogram": "classification",
-    "forest_plot": "draws",
-    "interval_calibration": "regression",
-    "loo_pit_plot": "draws",
-    "loss_curves": "training",
-    "most_uncertain": "images",
-    "overlap_curves": "segmentation",
-    "pair_plot": "draws",
-    "predictive_check_plot": "draws",
-    "quality_scatter": "segmentation",
-    "rank_plot": "draws",
-    "rank_histograms": "simulation",
-    "regression_bands": "regression",
-    "rejection_curves": "detection",
-    "reliability_diagram": "classification",
-    "risk_coverage_curves": "classification",
-    "roc_curves": "detection",
-    "score_histograms": "detection",
-    "segmentation_maps": "segmentation",
-    "shift_curves": "shift",
-    "trace_plot": "draws",
-    "uncertainty_by_size": "parts",
-}
-__all__ = [
-    "class_probabilities",
-    "energy_plot",
-    "entropy_histogram",
-    "forest_plot",
-    "interval_calibration",
-    "loo_pit_plot",
-    "loss_curves",
-    "most_uncertain",
-    "overlap_curves",
-    "pair_plot",
-    "predictive_check_plot",
-    "quality_scatter",
-    "rank_histograms",
-    "rank_plot",
-    "regression_bands",
-    "rejection_curves",
-    "reliability_diagram",
-    "risk_coverage_curves",
-    "roc_curves",
-    "score_histograms",
-    "segmentation_maps",
-    "shift_curves",
-    "trace_plot",
-    "uncertainty_by_size",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FILES:
-        return getattr(import_module(f"bayesuq.evaluation.plots.{_FILES[name]}"), name)
-    raise AttributeError(f"module 'bayesuq.evaluation.plots' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

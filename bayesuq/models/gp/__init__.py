@@ -6,8 +6,9 @@ when a fit builds GPyTorch's modules from them. `bayesuq.inference.gp.fit` does.
 Names are handed on lazily (PEP 562).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.models.gp.combined import Coregionalised as Coregionalised
@@ -29,53 +30,4 @@ if TYPE_CHECKING:
     from bayesuq.models.gp.means import ZeroMean as ZeroMean
     from bayesuq.models.gp.process import GaussianProcess as GaussianProcess
 
-_FILES = {
-    "ConstantMean": "means",
-    "Coregionalised": "combined",
-    "Deep": "combined",
-    "GaussianProcess": "process",
-    "Hyperparameter": "hyperparameters",
-    "Kernel": "kernels",
-    "Linear": "kernels",
-    "LinearMean": "means",
-    "Matern": "kernels",
-    "Mean": "means",
-    "Periodic": "kernels",
-    "Product": "combined",
-    "RBF": "kernels",
-    "RationalQuadratic": "kernels",
-    "Scale": "combined",
-    "SpectralMixture": "kernels",
-    "Sum": "combined",
-    "ZeroMean": "means",
-}
-__all__ = [  # noqa: RUF022 - in the order of `sorted`, as in the other packages
-    "ConstantMean",
-    "Coregionalised",
-    "Deep",
-    "GaussianProcess",
-    "Hyperparameter",
-    "Kernel",
-    "Linear",
-    "LinearMean",
-    "Matern",
-    "Mean",
-    "Periodic",
-    "Product",
-    "RBF",
-    "RationalQuadratic",
-    "Scale",
-    "SpectralMixture",
-    "Sum",
-    "ZeroMean",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FILES:
-        return getattr(import_module(f"bayesuq.models.gp.{_FILES[name]}"), name)
-    raise AttributeError(f"module 'bayesuq.models.gp' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -7,8 +7,9 @@ a class) multiply log p(y | f) and act in training only: `distribution` and `pre
 Names are handed on lazily (PEP 562).
 """
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.models.likelihoods.base import Likelihood as Likelihood
@@ -21,35 +22,4 @@ if TYPE_CHECKING:
     from bayesuq.models.likelihoods.real import Normal as Normal
     from bayesuq.models.likelihoods.real import StudentT as StudentT
 
-_FILES = {
-    "Bernoulli": "labels",
-    "Categorical": "labels",
-    "HeteroscedasticCategorical": "noisy_logits",
-    "HeteroscedasticNormal": "real",
-    "Likelihood": "base",
-    "Normal": "real",
-    "Poisson": "counts",
-    "StudentT": "real",
-    "Unknown": "base",
-}
-__all__ = [
-    "Bernoulli",
-    "Categorical",
-    "HeteroscedasticCategorical",
-    "HeteroscedasticNormal",
-    "Likelihood",
-    "Normal",
-    "Poisson",
-    "StudentT",
-    "Unknown",
-]
-
-
-def __getattr__(name: str) -> Any:
-    if name in _FILES:
-        return getattr(import_module(f"bayesuq.models.likelihoods.{_FILES[name]}"), name)
-    raise AttributeError(f"module 'bayesuq.models.likelihoods' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -1,0 +1,49 @@
+"""Faces: `__init__` files that hand names on lazily (PEP 562), so that a package loads no more than is asked of it.
+
+A face names each thing once, in its imports under `if TYPE_CHECKING:`. Type checkers and editors read them there, and
+so does `lazy`, which makes of them the face's `__getattr__`, `__dir__` and `__all__`.
+"""
+
+import ast
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+
+def lazy(face: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+    """The `__getattr__`, `__dir__` and `__all__` of a face.
+
+    Args:
+        face: The dotted name of the package, which is being imported.
+
+    Raises:
+        ImportError: The package comes without its source, in which the names stand.
+    """
+    homes = _homes(face)
+
+    def get(name: str) -> Any:
+        if name not in homes:
+            raise AttributeError(f"module {face!r} has no attribute {name!r}")
+        home = homes[name]
+        return import_module(f"{face}.{name}") if home == face else getattr(import_module(home), name)
+
+    def names() -> list[str]:
+        return [*homes]
+
+    return get, names, sorted(homes)
+
+
+def _homes(face: str) -> dict[str, str]:
+    """The module that each name of a face is imported from; the face itself where the name is one of its modules."""
+    spec = sys.modules[face].__spec__
+    source = getattr(getattr(spec, "loader", None), "get_source", lambda _name: None)(face)
+    if source is None:
+        raise ImportError(f"{face} must be installed with its source, which says what it hands on")
+    for_types = [node for node in ast.parse(source).body if isinstance(node, ast.If) and _is_guard(node.test)]
+    found = [imported for node in for_types for imported in node.body if isinstance(imported, ast.ImportFrom)]
+    return {alias.name: str(imported.module) for imported in found for alias in imported.names}
+
+
+def _is_guard(test: ast.expr) -> bool:
+    return isinstance(test, ast.Name) and test.id == "TYPE_CHECKING"
