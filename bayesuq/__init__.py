@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayesuq import posterior as posterior
     from bayesuq import predictive as predictive
     from bayesuq import recalibrated as recalibrated
+    from bayesuq.data import Batch as Batch
     from bayesuq.data import Dataset as Dataset
     from bayesuq.data import Split as Split
     from bayesuq.data import Standardizer as Standardizer

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Self, TypeVar
+from typing import NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -23,6 +23,14 @@ from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
 
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
+
+
+class Batch(NamedTuple):
+    """Some rows: inputs, (B, ...), their targets, and their weights or None."""
+
+    x: Tensor
+    y: Tensor
+    weight: Tensor | None = None
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)

@@ -15,11 +15,11 @@ import torch
 from joblib import Parallel, delayed
 from torch import Tensor
 
+from bayesuq.data import Batch
 from bayesuq.inference.chain_run import Chains, Plan, Watch, run
 from bayesuq.inference.chain_starts import Constants
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.hamiltonian import Kernel
-from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.potential import NetworkPotential
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed

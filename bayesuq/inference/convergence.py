@@ -16,7 +16,8 @@ from itertools import islice
 import torch
 from torch import Tensor
 
-from bayesuq.inference.minibatches import Batch, Source
+from bayesuq.data import Batch
+from bayesuq.inference.minibatches import Source
 from bayesuq.randomness import generator
 
 MIN_GRADIENTS, MAX_GRADIENTS = 8, 64

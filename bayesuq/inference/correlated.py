@@ -22,11 +22,12 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
+from bayesuq.data import Batch
 from bayesuq.inference.guides import CorrelatedGuide, FullRankGuide, LowRankGuide
 from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints
 from bayesuq.inference.mean_field import FORGETTING, VALIDATION_DRAWS
-from bayesuq.inference.minibatches import Batch, Data
+from bayesuq.inference.minibatches import Data
 from bayesuq.inference.optimize import Objective
 from bayesuq.inference.tempering import Tempering
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bayesuq.data import Batch
 from bayesuq.inference.marginal_likelihood import Observations
-from bayesuq.inference.minibatches import Batch
 
 CONCENTRATION = 0.01  # of a class that a row does not have; the paper's choice
 

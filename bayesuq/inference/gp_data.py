@@ -5,8 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from bayesuq.data import Dataset
-from bayesuq.inference.minibatches import Batch, cast_rows
+from bayesuq.data import Batch, Dataset
+from bayesuq.inference.minibatches import cast_rows
 from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.labels import Categorical

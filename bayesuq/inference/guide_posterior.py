@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_count
+from bayesuq.data import Batch
 from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints
-from bayesuq.inference.minibatches import Batch, Data
+from bayesuq.inference.minibatches import Data
 from bayesuq.inference.optimize import minimise
 from bayesuq.inference.programs import GuideBuilder
 from bayesuq.inference.training import GLOBAL, Training, session

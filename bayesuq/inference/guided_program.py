@@ -16,7 +16,7 @@ from pyro import poutine
 from pyro.infer import Trace_ELBO
 from torch import Tensor
 
-from bayesuq.inference.minibatches import Batch
+from bayesuq.data import Batch
 from bayesuq.inference.optimize import Objective
 from bayesuq.inference.programs import (
     GuideBuilder,

@@ -4,7 +4,8 @@ import torch
 from sklearn.cluster import MiniBatchKMeans
 from torch import Tensor
 
-from bayesuq.inference.minibatches import Batch, Source, all_rows
+from bayesuq.data import Batch
+from bayesuq.inference.minibatches import Source, all_rows
 from bayesuq.randomness import derive_seed, generator
 
 LOOKED_AT = 20_000  # rows that are clustered, and that units are learned from

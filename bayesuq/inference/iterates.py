@@ -13,8 +13,9 @@ from itertools import chain, islice
 import torch
 from torch import Tensor
 
+from bayesuq.data import Batch
 from bayesuq.inference.map_estimate import ModeObjective
-from bayesuq.inference.minibatches import Batch, Source
+from bayesuq.inference.minibatches import Source
 from bayesuq.inference.optimize import Objective
 from bayesuq.inference.stability import largest_curvature
 from bayesuq.inference.training_network import NORMALISATION, is_dropout

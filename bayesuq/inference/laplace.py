@@ -22,13 +22,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
+from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.curvature import check_supported, fisher_root, output_weights
 from bayesuq.inference.curvature_layers import Linearisation, as_rows
 from bayesuq.inference.curvature_structures import STRUCTURES
 from bayesuq.inference.laplace_posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
-from bayesuq.inference.minibatches import Batch, Data, Source
+from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.training import Callback, Schedule, Training, session
 from bayesuq.inference.weights import Layout, normal_base
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork

@@ -13,9 +13,10 @@ from os import PathLike
 import torch
 from torch import Tensor
 
+from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Batch, Data
+from bayesuq.inference.minibatches import Data
 from bayesuq.inference.optimize import Objective, minimise
 from bayesuq.inference.training import Callback, Schedule, Training, session
 from bayesuq.inference.training_network import TrainingNetwork, point_vectors

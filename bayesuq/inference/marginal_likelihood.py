@@ -15,11 +15,11 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from bayesuq.data import Batch
 from bayesuq.inference.conjugate_gradients import estimated_log_marginal
 from bayesuq.inference.gp_algebra import log_marginal
 from bayesuq.inference.gp_data import Units
 from bayesuq.inference.gp_hyperparameters import HyperparameterVector
-from bayesuq.inference.minibatches import Batch
 from bayesuq.models.gp.combined import CoregionalisedKernel
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 

@@ -13,12 +13,13 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
+from bayesuq.data import Batch
 from bayesuq.inference.activation_noise import ActivationNoise, Estimator, activation_noise
 from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guides import MeanFieldGuide
 from bayesuq.inference.history import History
 from bayesuq.inference.importance import log_joints
-from bayesuq.inference.minibatches import Batch, Data
+from bayesuq.inference.minibatches import Data
 from bayesuq.inference.optimize import Objective
 from bayesuq.inference.tempering import Tempering
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork, point_vectors

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from bayesuq.inference.minibatches import Batch
+from bayesuq.data import Batch
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork
 from bayesuq.inference.weights import FlatPrior, Layout
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors

@@ -2,14 +2,14 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_finite
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference.checkpoint import digest
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator, isolated
@@ -17,14 +17,6 @@ from bayesuq.randomness import generator, isolated
 Data = Dataset | DataLoader[Any]
 
 GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
-
-
-class Batch(NamedTuple):
-    """Some rows: inputs (B, ...), targets, and weights or None."""
-
-    x: Tensor
-    y: Tensor
-    weight: Tensor | None
 
 
 class Reader(Protocol):

@@ -16,9 +16,10 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint, below, digest, named, random_states, set_random_states
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Batch, Source
+from bayesuq.inference.minibatches import Source
 from bayesuq.inference.training import NOISE, SHUFFLE, VALIDATION, Progress, Training
 from bayesuq.randomness import generator, isolated
 

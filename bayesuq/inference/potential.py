@@ -14,7 +14,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from bayesuq.inference.minibatches import Batch
+from bayesuq.data import Batch
 from bayesuq.inference.perceptrons import forward_together, is_perceptron
 from bayesuq.inference.prediction import activations_per_row
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork

@@ -27,11 +27,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_device, check_finite, check_inputs
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Batch, Data, cast_rows
+from bayesuq.inference.minibatches import Data, cast_rows
 from bayesuq.inference.optimize import minimise
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, mixed, predict_batches

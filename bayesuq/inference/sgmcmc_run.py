@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint, below, named, random_states, set_random_states
 from bayesuq.inference.langevin import Chains, Kernel
 from bayesuq.inference.minibatch_potential import MinibatchPotential
-from bayesuq.inference.minibatches import Batch, Source
+from bayesuq.inference.minibatches import Source
 from bayesuq.inference.stability import largest_curvature
 from bayesuq.randomness import generator
 

@@ -22,12 +22,13 @@ Reference:
 import torch
 from torch import Tensor
 
+from bayesuq.data import Batch
 from bayesuq.inference.data_parallel import Workers
 from bayesuq.inference.expectations import expected_log_prob, has_curvature, log_predictive, softmax_curvature
 from bayesuq.inference.gp_algebra import stable_cholesky
 from bayesuq.inference.gp_data import ProcessReader
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Batch, Data, Source
+from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.optimize import ADDRESS, Objective, adam, minimise
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.inference.training import QUALITY, Training, sources

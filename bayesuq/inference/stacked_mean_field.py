@@ -9,12 +9,12 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guides import MeanFieldGuide, mean_field
 from bayesuq.inference.history import History
 from bayesuq.inference.mean_field import FORGETTING, VariationalPosterior
-from bayesuq.inference.minibatches import Batch, NetworkReader, Source
+from bayesuq.inference.minibatches import NetworkReader, Source
 from bayesuq.inference.optimize import Objective, minimise
 from bayesuq.inference.training import NOISE, Training, session
 from bayesuq.inference.training_network import point_vectors

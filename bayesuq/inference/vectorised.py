@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import ADVERSARIAL_SHARE, SCALE_RATE, MapPosterior
-from bayesuq.inference.minibatches import Batch, Data, NetworkReader, Source
+from bayesuq.inference.minibatches import Data, NetworkReader, Source
 from bayesuq.inference.optimize import Objective, minimise
 from bayesuq.inference.stacked_dropout import with_stacked_dropout
 from bayesuq.inference.training import GLOBAL, SHUFFLE, Training, session

@@ -7,11 +7,10 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference import variational
 from bayesuq.inference.guides import mean_field
 from bayesuq.inference.mean_field import EvidenceObjective
-from bayesuq.inference.minibatches import Batch
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator

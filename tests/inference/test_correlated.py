@@ -7,11 +7,11 @@ import torch
 from pyro import poutine
 from torch import nn
 
+from bayesuq.data import Batch
 from bayesuq.inference import variational
 from bayesuq.inference.correlated import CorrelatedObjective, CorrelatedPosterior
 from bayesuq.inference.elbo import Divergence
 from bayesuq.inference.guides import FullRankGuide, LowRankGuide, full_rank, low_rank, mean_field
-from bayesuq.inference.minibatches import Batch
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator

@@ -10,12 +10,11 @@ from pyro.infer import autoguide as pyro_guides
 from torch import nn
 from torch.distributions import transform_to
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference import variational
 from bayesuq.inference.guide_posterior import GuidePosterior
 from bayesuq.inference.guided_program import GuidedProgram
 from bayesuq.inference.guides import autoguide
-from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork

@@ -4,9 +4,8 @@ import pytest
 import torch
 from torch import nn
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference import potential as potential_module
-from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.perceptrons import is_perceptron
 from bayesuq.inference.potential import NetworkPotential
 from bayesuq.inference.weights import Layout

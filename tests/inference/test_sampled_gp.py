@@ -7,12 +7,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference.dirichlet import CONCENTRATION, dirichlet_observations
 from bayesuq.inference.gp import fit
 from bayesuq.inference.gp_sampling import HyperparameterPotential
 from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of
-from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.saved import load
 from bayesuq.inference_data import group
 from bayesuq.models import gp, likelihoods, priors

@@ -10,12 +10,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference import map_estimate, sgmcmc, sgmcmc_run
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.langevin import Chains, Sghmc, Sgld
 from bayesuq.inference.minibatch_potential import MinibatchPotential
-from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.sgmcmc_run import Plan
 from bayesuq.inference.weights import Layout
 from bayesuq.models import likelihoods, networks, priors

@@ -10,12 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq import datasets
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.evaluation.scores import accuracy
 from bayesuq.inference import expectations
 from bayesuq.inference.gp import fit
 from bayesuq.inference.inducing import inducing_points
-from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.sparse_gp import SparseObjective
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.inference.training import Progress

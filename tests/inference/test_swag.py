@@ -9,14 +9,14 @@ import torch
 from torch import nn
 
 from bayesuq import datasets
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.evaluation.scores import accuracy
 from bayesuq.inference import ensemble, iterates, map_estimate, optimize, swag
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
 from bayesuq.inference.iterates import SgdIterates
 from bayesuq.inference.map_estimate import ModeObjective
-from bayesuq.inference.minibatches import Batch, NetworkReader, Source
+from bayesuq.inference.minibatches import NetworkReader, Source
 from bayesuq.inference.saved import load
 from bayesuq.inference.weights import Layout
 from bayesuq.models import likelihoods, networks, priors

@@ -6,12 +6,12 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 
+from bayesuq.data import Batch
 from bayesuq.evaluation.fit_quality import evaluate_fit
 from bayesuq.inference import variational
 from bayesuq.inference.correlated import CorrelatedObjective
 from bayesuq.inference.guides import full_rank, mean_field
 from bayesuq.inference.mean_field import EvidenceObjective
-from bayesuq.inference.minibatches import Batch
 from bayesuq.inference.tempering import Tempering, annealed
 from bayesuq.randomness import generator
 from tests.inference.examples import SHORT_FIT, Conjugate, measured
