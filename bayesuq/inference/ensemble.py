@@ -6,7 +6,7 @@ Reference:
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import chain
 from os import PathLike
@@ -27,6 +27,7 @@ from bayesuq.inference.prediction import draw_indices
 from bayesuq.inference.training import Callback, Schedule, Training
 from bayesuq.inference.vectorised import fit_modes, is_faster, is_possible
 from bayesuq.inference.weights import WeightPosterior
+from bayesuq.models.agreement import differ_in_start_only
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -167,11 +168,11 @@ def _resampled(data: Data, seed: int) -> Dataset:
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class EnsemblePosterior(Posterior):
-    """The equal mixture of posteriors of one model.
+    """The equal mixture of posteriors.
 
     Attributes:
-        model: The joint density.
-        members: The members' posteriors.
+        model: The first member's joint density.
+        members: The members' posteriors, each of its own model: its frozen parameters, its buffers, its likelihood.
     """
 
     model: BayesianNetwork
@@ -179,9 +180,16 @@ class EnsemblePosterior(Posterior):
 
     @classmethod
     def of(cls, members: Sequence[Any]) -> Self:
-        """The mixture of fitted members, whose models differ in the weights they started from only."""
-        model = members[0].model
-        return cls(model=model, members=tuple(replace(member, model=model) for member in members))
+        """The mixture of fitted members.
+
+        Members whose models differ only in the weights that their fits started from share the first one's.
+
+        Raises:
+            ValueError: No member.
+        """
+        if not members:
+            raise ValueError("An ensemble needs at least one member; got none.")
+        return cls(model=members[0].model, members=tuple(_sharing(member, members[0].model) for member in members))
 
     @property
     def device(self) -> torch.device:
@@ -222,6 +230,7 @@ class EnsemblePosterior(Posterior):
 
         Raises:
             TypeError: Members that are not posteriors over weights.
+            ValueError: Members of networks with other parameters.
         """
         key = resolve_seed(seed)
         draws = []
@@ -232,6 +241,9 @@ class EnsemblePosterior(Posterior):
                     f"A {type(member).__name__} is not a posterior over weights; it draws masks or functions."
                 )
             draws.append(member.sample_weights(share, seed=derive_seed(key, m)))
+        shapes = [{name: value.shape[1:] for name, value in draw.items()} for draw in draws]
+        if any(other != shapes[0] for other in shapes):
+            raise ValueError("The members' sites differ in names or shapes. Take draws of each of `members`.")
         return {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
 
     def drawn(self, wanted: Wanted) -> Drawn:
@@ -256,3 +268,12 @@ class EnsemblePosterior(Posterior):
         if num_samples < count:
             return [(m, 1) for m in draw_indices(num_samples, count)]
         return [(m, num_samples // count + (m < num_samples % count)) for m in range(count)]
+
+
+def _sharing(member: Any, model: BayesianNetwork) -> Any:
+    """The member on another's model, where that reads its weights as its own does."""
+    own = getattr(member, "model", None)
+    is_field = any(item.name == "model" for item in fields(member))
+    if is_field and isinstance(own, BayesianNetwork) and differ_in_start_only(own, model):
+        return replace(member, model=model)
+    return member

@@ -8,6 +8,7 @@ methods.
 import copy
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, fields
 from os import PathLike
 from typing import Any, TypeVar
@@ -18,9 +19,10 @@ from torch import Tensor, nn
 from bayesuq.arrays import check_device
 from bayesuq.inference.history import History
 from bayesuq.inference.programs import Program, factorised
+from bayesuq.models.agreement import differ_in_start_only, have_same_laws
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.models.records import NoRecordError, build_model, model_record
+from bayesuq.models.records import NoRecordError, build_model, laws_record, model_around, model_record
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write
 
@@ -56,7 +58,7 @@ def read_through(posterior: PosteriorT, change: Callable[[Likelihood], Likelihoo
 def save(posterior: Posterior, path: str | PathLike[str]) -> None:
     """Write a posterior to one file: see `Posterior.save`."""
     model: BayesianNetwork | None = getattr(posterior, "model", None)
-    body, tensors = pack(posterior)
+    body, tensors = pack(posterior, model)
     header: dict[str, Any] = {"format": FORMAT, "model": None, "sites": None, "posterior": body}
     if model is not None:
         try:
@@ -85,14 +87,25 @@ def _passed(body: Mapping[str, Any]) -> set[str]:
     return names
 
 
-def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Its class, fields and plain values as JSON data, and its tensors by name; the model aside."""
+def pack(posterior: Posterior, shared: object = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Its class, fields and plain values as JSON data, and its tensors by name; the shared model aside.
+
+    Args:
+        posterior: To pack.
+        shared: The model that the file holds once. A member's that differs from it in more than the weights that its
+            fit started from is packed with the member; None leaves all models aside.
+
+    Raises:
+        ValueError: A member's own prior or likelihood that cannot be recorded.
+    """
     body: dict[str, Any] = {"class": type(posterior).__name__, "fields": {}}
     tensors: dict[str, Tensor] = {}
+    kind: dict[str, Any]
     for item in fields(posterior):  # type: ignore[arg-type]
         value = getattr(posterior, item.name)
         if isinstance(value, BayesianNetwork) or item.name == "model":  # a network's, or a process's
-            kind: dict[str, Any] = {"kind": "model"}
+            kind, inner_tensors = _pack_model(value, shared)
+            tensors |= {f"{item.name}.{name}": tensor for name, tensor in inner_tensors.items()}
         elif isinstance(value, Tensor):
             kind = {"kind": "tensor"}
             tensors[item.name] = value
@@ -100,13 +113,13 @@ def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
             kind = {"kind": "tensors", "names": list(value)}
             tensors |= {f"{item.name}.{name}": tensor for name, tensor in value.items()}
         elif isinstance(value, Posterior):
-            inner_body, inner_tensors = pack(value)
+            inner_body, inner_tensors = pack(value, shared)
             kind = {"kind": "posterior", "posterior": inner_body}
             tensors |= {f"{item.name}.{name}": tensor for name, tensor in inner_tensors.items()}
         elif isinstance(value, History):
             kind = {"kind": "history", "value": asdict(value)}
         elif isinstance(value, tuple) and value and isinstance(value[0], Posterior):
-            packed = [pack(member) for member in value]
+            packed = [pack(member, shared) for member in value]
             kind = {"kind": "members", "members": [member for member, _ in packed]}
             tensors |= {f"{item.name}.{m}.{k}": v for m, (_, inner) in enumerate(packed) for k, v in inner.items()}
         elif callable(value):
@@ -116,6 +129,24 @@ def pack(posterior: Posterior) -> tuple[dict[str, Any], dict[str, Tensor]]:
             kind = {"kind": "value", "value": value}
         body["fields"][item.name] = kind
     return body, tensors
+
+
+def _pack_model(model: object, shared: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Nothing of the shared model; all of another."""
+    if not isinstance(model, BayesianNetwork) or not isinstance(shared, BayesianNetwork):
+        return {"kind": "model"}, {}
+    if differ_in_start_only(model, shared):
+        return {"kind": "model"}, {}
+    kind: dict[str, Any] = {"kind": "own model", "model": None, "laws": None, "sites": _sites(model)}
+    with suppress(NoRecordError):
+        kind["laws"] = laws_record(model)
+        kind["model"] = model_record(model)
+    if kind["laws"] is None and not have_same_laws(model, shared):
+        raise ValueError(
+            "A member's prior or likelihood is of your own and not that of the first member, so that no file can hold "
+            "both. Save the members one by one."
+        )
+    return kind, dict(model.net.state_dict())
 
 
 def unpack(
@@ -144,6 +175,9 @@ def unpack(
     for name, entry in body["fields"].items():
         if entry["kind"] == "model":
             values[name] = given["model"]
+        elif entry["kind"] == "own model":
+            own = {f"model.{inner}": tensor for inner, tensor in _below(tensors, f"{name}.").items()}
+            values[name] = restore_model(entry, own, None if entry["model"] else given["model"])
         elif entry["kind"] == "tensor":
             values[name] = tensors[name]
         elif entry["kind"] == "tensors":
@@ -193,7 +227,12 @@ def restore_model(
     _check_same(built.net, state)
     net = copy.deepcopy(built.net)
     net.load_state_dict(state)
-    restored = BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
+    laws = header.get("laws")  # of a member's own
+    restored = (
+        BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
+        if laws is None
+        else model_around(net, laws)
+    )
     if _sites(restored) != header["sites"]:  # the flat vectors would be read wrongly
         raise ValueError(
             f"The model is not the file's: which sites are random or learned differs. It has {_sites(restored)}, the "

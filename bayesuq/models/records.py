@@ -87,14 +87,25 @@ def model_record(model: BayesianNetwork) -> dict[str, Any]:
     if _layout(unchanged) != _layout(model.net):
         raise NoRecordError("the network was changed after it was built")
     frozen = [name for name, parameter in model.net.named_parameters() if not parameter.requires_grad]
+    return {
+        "net": {"builder": recipe.builder, "arguments": dict(recipe.arguments), "frozen": frozen},
+        **laws_record(model),
+        "dtype": str(model.dtype).removeprefix("torch."),
+    }
+
+
+def laws_record(model: BayesianNetwork) -> dict[str, Any]:
+    """The record of all of a model but its network.
+
+    Raises:
+        NoRecordError: A prior or likelihood class, or a rule, that is not bayesuq's.
+    """
     prior = model.prior
     rules = [[_rule(rule), _part(value)] for rule, value in prior.items()] if isinstance(prior, Mapping) else None
     return {
-        "net": {"builder": recipe.builder, "arguments": dict(recipe.arguments), "frozen": frozen},
         "prior": _part(prior) if rules is None else rules,
         "likelihood": _part(model.likelihood),
         "random": _rule(model.random),
-        "dtype": str(model.dtype).removeprefix("torch."),
     }
 
 
@@ -111,13 +122,20 @@ def build_model(record: Mapping[str, Any]) -> BayesianNetwork:
         frozen = set(record["net"]["frozen"])
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name not in frozen)
-        prior = record["prior"]
-        built = (
-            {_built_rule(rule): _built(value) for rule, value in prior} if isinstance(prior, list) else _built(prior)
-        )
-        return BayesianNetwork(net, built, _built(record["likelihood"]), random=_built_rule(record["random"]))
+        return model_around(net, record)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The file describes a model that this version of bayesuq cannot build: {error!r}.") from error
+
+
+def model_around(net: nn.Module, record: Mapping[str, Any]) -> BayesianNetwork:
+    """The model that `laws_record` describes, of a network.
+
+    Raises:
+        KeyError, TypeError, AttributeError: A record of another form, or with a name that is not on the lists.
+    """
+    prior = record["prior"]
+    built = {_built_rule(rule): _built(value) for rule, value in prior} if isinstance(prior, list) else _built(prior)
+    return BayesianNetwork(net, built, _built(record["likelihood"]), random=_built_rule(record["random"]))
 
 
 def _layout(net: nn.Module) -> tuple[str, list[str]]:

@@ -10,9 +10,10 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ensemble, map_estimate, variational
+from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.minibatches import NetworkReader, Source
+from bayesuq.inference.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import GaussianPredictive
@@ -84,6 +85,92 @@ def test_a_mixture_of_gaussian_posteriors_adds_the_variance_within_and_between()
     # Equal halves N(-1, 1/4) and N(1, 1/4) have mean 0, variance 5/4 and fourth moment 1 + 6/4 + 3/16.
     assert abs(float(predictive.mean)) < 4.5 * (0.25 / 8000) ** 0.5
     assert abs(float(predictive.epistemic) - 1.25) < 4.5 * ((43 / 16 - 1.25**2) / 8000) ** 0.5
+
+
+# Members of models of their own
+
+
+class OnFeatures(nn.Module):
+    """A head on a frozen layer, with a buffer."""
+
+    def __init__(self, shift: float):
+        super().__init__()
+        self.features, self.head = nn.Linear(3, 4), nn.Linear(4, 1)
+        self.features.requires_grad_(False)
+        self.register_buffer("shift", torch.tensor([shift]))
+
+    def forward(self, x):
+        return self.head(self.features(x).tanh()) + self.shift
+
+
+def members_of_their_own() -> list[map_estimate.MapPosterior]:
+    """Fits of other frozen features, other buffers and other noise, each."""
+    models = [
+        BayesianNetwork(built(partial(OnFeatures, seed), seed), priors.Normal(), likelihoods.Normal(scale=0.1 + seed))
+        for seed in range(3)
+    ]
+    return [map_estimate.fit(model, measured(), **OPTIONS) for model in models]
+
+
+def test_members_keep_their_own_frozen_weights_buffers_and_likelihood(tmp_path):
+    members, x = members_of_their_own(), noise(4, 5, 3)
+    posterior = EnsemblePosterior.of(members)
+    expected = [member.predict(x) for member in members]
+    for found in (posterior, posterior.to("cpu")):
+        predictive = found.predict(x)
+        for number, alone in enumerate(expected):
+            assert torch.equal(predictive.component_means[number], alone.component_means[0])
+        torch.testing.assert_close(predictive.aleatoric, torch.stack([one.aleatoric for one in expected]).mean(dim=0))
+    with pytest.warns(UserWarning, match="was not built by bayesuq"):
+        posterior.save(tmp_path / "posterior")
+    again = load(tmp_path / "posterior", model=members[0].model)
+    assert torch.equal(again.predict(x).component_means, posterior.predict(x).component_means)
+    assert torch.equal(again.predict(x).noise_variance, posterior.predict(x).noise_variance)
+    assert [member.model.likelihood for member in again.members] == [member.model.likelihood for member in members]
+
+
+def test_members_of_several_networks_are_a_mixture_and_a_file(tmp_path):
+    data, x = measured(), noise(4, 5, 3).float()
+    likelihood = likelihoods.Normal(scale=0.2)
+    nets = [built(lambda width=width: networks.mlp(3, (width,), 1)) for width in (4, 7)]
+    members = [map_estimate.fit(BayesianNetwork(net, priors.Normal(), likelihood), data, **OPTIONS) for net in nets]
+    posterior = EnsemblePosterior.of(members)
+    expected = torch.cat([member.predict(x).component_means for member in members])
+    assert torch.equal(posterior.predict(x).component_means, expected)
+    posterior.save(tmp_path / "posterior")
+    assert torch.equal(load(tmp_path / "posterior").predict(x).component_means, expected)
+    with pytest.raises(ValueError, match="The members' sites differ in names or shapes"):
+        posterior.sample_weights()
+
+
+def test_members_that_differ_in_their_start_only_share_one_model():
+    posterior = ensemble.fit(mlp_model(), measured(), num_members=2, vectorised=False, **OPTIONS)
+    assert all(member.model is posterior.model for member in posterior.members)
+
+
+def test_wrapped_members_keep_what_they_are_wrapped_in(tmp_path):
+    members = [
+        temperature.fit(
+            map_estimate.fit(
+                BayesianNetwork(networks.mlp(3, (4,), 3), priors.Normal(), likelihoods.Categorical()),
+                labelled(),
+                **OPTIONS,
+            ),
+            labelled(seed=seed),
+            seed=0,
+        )
+        for seed in (0, 5)
+    ]
+    posterior, x = EnsemblePosterior.of(members), noise(4, 5, 3).float()
+    expected = torch.stack([member.predict(x).mean for member in members]).mean(dim=0)
+    torch.testing.assert_close(posterior.predict(x).mean, expected, rtol=1e-12, atol=1e-12)
+    posterior.save(tmp_path / "posterior")
+    torch.testing.assert_close(load(tmp_path / "posterior").predict(x).mean, expected, rtol=1e-12, atol=1e-12)
+
+
+def test_an_ensemble_of_nothing_is_refused():
+    with pytest.raises(ValueError, match="at least one member; got none"):
+        EnsemblePosterior.of([])
 
 
 # Which members take part
