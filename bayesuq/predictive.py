@@ -16,13 +16,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_finite, check_fraction, to_floating
+from bayesuq.probability_sums import ProbabilitySum
 from bayesuq.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
 
@@ -120,8 +121,11 @@ class CategoricalPredictive(PredictiveDistribution):
     Attributes:
         probability_sum: Sum over draws of p, float64, (N, C, ...).
         entropy_sum: Sum over draws of H[p] in nats, float64, (N, ...).
-        votes: Number of draws whose most probable class this is, int64, (N, C, ...).
+        votes: Number of draws whose most probable class this is, int64, (N, C, ...); of equal ones it is the first.
+        num_draws: S.
         draws: The draws' log probabilities up to a constant, (S, N, C, ...), where they were kept, else None.
+        small_log_sum: The log of `probability_sum`, (N, C, ...), where an entry of it is too small for a float64 and
+            not 0, else None; `log_probability_sum` is there always.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
@@ -134,6 +138,7 @@ class CategoricalPredictive(PredictiveDistribution):
     votes: Tensor
     num_draws: int
     draws: Tensor | None = None
+    small_log_sum: Tensor | None = None
 
     @classmethod
     def from_logits(cls, logits: ArrayLike, *, keep_samples: bool = True) -> Self:
@@ -188,7 +193,15 @@ class CategoricalPredictive(PredictiveDistribution):
         )
 
     @classmethod
-    def from_sums(cls, *, probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num_draws: int) -> Self:
+    def from_sums(
+        cls,
+        *,
+        probability_sum: Tensor,
+        entropy_sum: Tensor,
+        votes: Tensor,
+        num_draws: int,
+        small_log_sum: Tensor | None = None,
+    ) -> Self:
         """From a streamed state; the arguments are the attributes of the class.
 
         Raises:
@@ -202,34 +215,53 @@ class CategoricalPredictive(PredictiveDistribution):
             )
         _check_classes(probability_sum, "probability_sum", dim=1)
         _check_sums(probability_sum, entropy_sum, votes, num_draws)
+        if small_log_sum is not None:
+            _check_log_sum(small_log_sum, probability_sum)
         return cls(
             probability_sum=probability_sum.double(),
             entropy_sum=entropy_sum.double(),
             votes=votes.long(),
             num_draws=num_draws,
+            small_log_sum=None if small_log_sum is None else small_log_sum.double(),
         )
 
     @classmethod
     def _from_logits(cls, logits: Tensor, *, keep_samples: bool) -> Self:
         shape = logits.shape[1:]
-        probability_sum = torch.zeros(shape, dtype=torch.float64, device=logits.device)
+        running = ProbabilitySum(torch.zeros(shape, dtype=torch.float64, device=logits.device))
         entropy_sum = torch.zeros(shape[:1] + shape[2:], dtype=torch.float64, device=logits.device)
         votes = torch.zeros(shape, dtype=torch.int64, device=logits.device)
         # A few draws at a time: float64 copies of all would take S times the memory of the state.
         for block in logits.split(max(1, BLOCK_NUMBERS // shape.numel())):
             log_probs = block.double().log_softmax(dim=2)
             probs = log_probs.exp()
-            probability_sum += probs.sum(dim=0)
+            running.add(ProbabilitySum.of_draws(probs, log_probs))
             entropy_sum -= torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=(0, 2))
-            winners = block.argmax(dim=2).movedim(0, 1)
+            winners = probs.argmax(dim=2).movedim(
+                0, 1
+            )  # not of logits, whose order rounding may take from probabilities
             votes.scatter_add_(1, winners, torch.ones_like(winners))
-        return cls(
-            probability_sum=probability_sum,
+        return cls._of(
+            running,
             entropy_sum=entropy_sum,
             votes=votes,
             num_draws=len(logits),
             draws=logits if keep_samples else None,
         )
+
+    @classmethod
+    def _of(cls, running: ProbabilitySum, **rest: Any) -> Self:
+        settled = running.settled()
+        return cls(probability_sum=settled.value, small_log_sum=settled.log, **rest)
+
+    @property
+    def _sum(self) -> ProbabilitySum:
+        return ProbabilitySum(self.probability_sum, self.small_log_sum)
+
+    @property
+    def log_probability_sum(self) -> Tensor:
+        """log of the sum over draws of p, float64, (N, C, ...); -inf only where every draw says 0."""
+        return self._sum.full_log()
 
     @property
     def num_samples(self) -> int:
@@ -289,7 +321,10 @@ class CategoricalPredictive(PredictiveDistribution):
         """
         labels = self.labels(y).unsqueeze(1)
         if self.draws is None:
-            log_sum = self.probability_sum.gather(1, labels).squeeze(1).log_()
+            if self.small_log_sum is None:
+                log_sum = self.probability_sum.gather(1, labels).squeeze(1).log_()
+            else:
+                log_sum = self.small_log_sum.gather(1, labels).squeeze(1)
             return log_sum if self.num_draws == 1 else log_sum.sub_(math.log(self.num_draws))
         return self.component_log_prob(y).logsumexp(dim=0) - math.log(self.num_draws)
 
@@ -346,6 +381,7 @@ class CategoricalPredictive(PredictiveDistribution):
             votes=self.votes.to(device),
             num_draws=self.num_draws,
             draws=None if self.draws is None else self.draws.to(device),
+            small_log_sum=None if self.small_log_sum is None else self.small_log_sum.to(device),
         )
 
     @classmethod
@@ -358,21 +394,23 @@ class CategoricalPredictive(PredictiveDistribution):
         first = next(remaining, None)
         if first is None:
             raise ValueError("A mixture must have at least one part; got none.")
-        sums = [first.probability_sum.clone(), first.entropy_sum.clone(), first.votes.clone()]
+        running = ProbabilitySum(first.probability_sum.clone(), first.small_log_sum)
+        entropy_sum, votes = first.entropy_sum.clone(), first.votes.clone()
         num_draws, draws = first.num_draws, [first.draws]
         del first  # so that no part is held while another is made
         for part in remaining:
-            check_mergeable(sums[0], part.probability_sum)
-            for total, addend in zip(sums, (part.probability_sum, part.entropy_sum, part.votes), strict=True):
-                total += addend
+            check_mergeable(running.value, part.probability_sum)
+            running.add(part._sum)
+            entropy_sum += part.entropy_sum
+            votes += part.votes
             num_draws += part.num_draws
             draws.append(part.draws)
-            del part, addend
+            del part
         kept = [draw for draw in draws if draw is not None]
-        return cls(
-            probability_sum=sums[0],
-            entropy_sum=sums[1],
-            votes=sums[2],
+        return cls._of(
+            running,
+            entropy_sum=entropy_sum,
+            votes=votes,
             num_draws=num_draws,
             draws=torch.cat(kept) if len(kept) == len(draws) else None,
         )
@@ -382,8 +420,8 @@ class CategoricalPredictive(PredictiveDistribution):
         """The predictive at the points of all parts, in order; each part must have the same number of draws."""
         check_concatenable([part.num_draws for part in parts], [part.probability_sum.shape[1:] for part in parts])
         all_kept = all(part.draws is not None for part in parts)
-        return cls(
-            probability_sum=torch.cat([part.probability_sum for part in parts]),
+        return cls._of(
+            ProbabilitySum.concatenate([part._sum for part in parts]),
             entropy_sum=torch.cat([part.entropy_sum for part in parts]),
             votes=torch.cat([part.votes for part in parts]),
             num_draws=parts[0].num_draws,
@@ -645,7 +683,7 @@ def _sums_of_probabilities(block: Tensor, *, positive: bool) -> tuple[Tensor, ..
         probs = probs / size
     logs = (probs if positive else probs.clamp(min=SMALLEST_NORMAL)).log()  # 0 log 0 = 0
     entropy = -logs.mul_(probs).sum(dim=(0, 2))
-    is_largest = block == block.amax(dim=2, keepdim=True)
+    is_largest = probs == probs.amax(dim=2, keepdim=True)  # after the division, which may make two equal
     votes = is_largest.sum(dim=0)
     if int(votes.sum()) > entropy.numel() * len(block):  # a tie goes to the first class
         first = is_largest.to(torch.uint8).argmax(dim=2, keepdim=True)
@@ -697,6 +735,13 @@ def _check_sums(probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num
 def over_columns(log_probs: Tensor, observed: Tensor | None) -> Tensor:
     """Sum over the last dimension of what is observed, (N, D), of independent columns' log densities, (S, N, D)."""
     return (log_probs if observed is None else torch.where(observed, log_probs, 0.0)).sum(dim=-1)
+
+
+def _check_log_sum(small_log_sum: Tensor, probability_sum: Tensor) -> None:
+    if small_log_sum.shape != probability_sum.shape or not torch.allclose(
+        small_log_sum.double().exp(), probability_sum.double(), rtol=1e-6, atol=1e-250
+    ):
+        raise ValueError("`small_log_sum` must be the log of `probability_sum`, of its shape (N, C, ...).")
 
 
 def check_mergeable(one: Tensor, other: Tensor) -> None:

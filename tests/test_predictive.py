@@ -274,12 +274,12 @@ class TestCategoricalByHand:
         assert predictive.mean[0, 0].item() == pytest.approx(p)
         assert predictive.total.item() == pytest.approx(-p * math.log(p) - (1 - p) * math.log(1 - p))
 
-    def test_improbable_labels_stay_finite_where_draws_are_kept(self) -> None:
+    def test_improbable_labels_stay_finite(self) -> None:
         logits = torch.tensor([[[0.0, -2000.0]], [[0.0, -2000.0]]])
         kept = CategoricalPredictive.from_logits(logits, keep_samples=True)
         streamed = CategoricalPredictive.from_logits(logits, keep_samples=False)
         assert kept.log_prob([1]).item() == pytest.approx(-2000.0)
-        assert streamed.log_prob([1]).item() == -math.inf  # exp(-2000) is no float64; never NaN
+        assert streamed.log_prob([1]).item() == pytest.approx(-2000.0)  # exp(-2000) is no float64
         for predictive in (kept, streamed):
             assert predictive.total.item() == 0.0
             assert predictive.log_prob([0]).item() == 0.0

@@ -113,14 +113,15 @@ def pointwise_accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tenso
 def top_label(predictive: CategoricalPredictive, y: ArrayLike) -> tuple[Tensor, Tensor]:
     """The largest probability of the mean, float64, and whether its class is the label, boolean, each (N, ...)."""
     check_categorical(predictive, FOR_LABELS)
-    labels, sums = predictive.labels(y), predictive.probability_sum
-    largest = sums.amax(dim=1)
-    right = sums.gather(1, labels.unsqueeze(1)).squeeze(1) == largest
+    labels, sums, num_draws = predictive.labels(y), predictive.probability_sum, predictive.num_samples
+    largest = sums.amax(dim=1) / num_draws
+    # Of the mean, as its argmax is: dividing may make two sums equal.
+    right = sums.gather(1, labels.unsqueeze(1)).squeeze(1) / num_draws == largest
     # Finding the class takes four times as long as its probability, and only half the sum or less can have an equal.
-    tied = right & (largest < TIES_BELOW * predictive.num_samples)
-    right[tied] = sums.movedim(1, -1)[tied].argmax(dim=-1) == labels[tied]
+    tied = right & (largest < TIES_BELOW)
+    right[tied] = (sums.movedim(1, -1)[tied] / num_draws).argmax(dim=-1) == labels[tied]
     # Rounding of a streamed sum may leave a probability a hair above 1.
-    return (largest / predictive.num_samples).clamp(max=1.0), right
+    return largest.clamp(max=1.0), right
 
 
 def root_mean_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
