@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from bayesuq.data import Split as Split
     from bayesuq.data import Standardizer as Standardizer
     from bayesuq.inference.saved import load as load
+    from bayesuq.loaders import Loader as Loader
     from bayesuq.mixture import MixturePredictive as MixturePredictive
     from bayesuq.posterior import Posterior as Posterior
     from bayesuq.predictive import CategoricalPredictive as CategoricalPredictive

@@ -113,25 +113,33 @@ class Dataset:
             chosen = chosen.long()  # torch takes bytes for a mask
         return type(self)(self.x[chosen], self.y[chosen], None if self.weight is None else self.weight[chosen])
 
-    def concatenate(self, other: Self) -> Self:
-        """The rows of both, on the device of the first; a missing weight counts as 1.
+    def reweighted(self, factor: Tensor) -> Self:
+        """The same rows, the weight of each multiplied by a factor, (N,)."""
+        factor = factor.to(self.x.device)
+        if self.weight is None:
+            return type(self)(self.x, self.y, factor)
+        return type(self)(self.x, self.y, self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1)))
+
+    def concatenate(self, *others: Self) -> Self:
+        """The rows of all, on the device of the first; a missing weight counts as 1.
 
         Raises:
             ValueError: Inputs or targets of different shape or kind.
         """
-        if self.x.shape[1:] != other.x.shape[1:] or self.y.shape[1:] != other.y.shape[1:]:
-            raise ValueError(
-                f"Only data of the same shape concatenate; got x {tuple(self.x.shape)} and {tuple(other.x.shape)}, y "
-                f"{tuple(self.y.shape)} and {tuple(other.y.shape)}."
-            )
-        if self.is_labelled != other.is_labelled:
-            raise ValueError("Labels and real targets do not concatenate.")
+        parts = [self, *(other.to(self.x.device) for other in others)]
+        for other in others:
+            if self.x.shape[1:] != other.x.shape[1:] or self.y.shape[1:] != other.y.shape[1:]:
+                raise ValueError(
+                    f"Only data of the same shape concatenate; got x {tuple(self.x.shape)} and {tuple(other.x.shape)}, "
+                    f"y {tuple(self.y.shape)} and {tuple(other.y.shape)}."
+                )
+            if self.is_labelled != other.is_labelled:
+                raise ValueError("Labels and real targets do not concatenate.")
         weight = None
-        other = other.to(self.x.device)
-        if self.weight is not None or other.weight is not None:
-            per_target = any(part.weight is not None and part.weight.ndim == part.y.ndim for part in (self, other))
-            weight = torch.cat([_weight_or_one(part, per_target=per_target) for part in (self, other)])
-        return type(self)(torch.cat([self.x, other.x]), torch.cat([self.y, other.y]), weight)
+        if any(part.weight is not None for part in parts):
+            per_target = any(part.weight is not None and part.weight.ndim == part.y.ndim for part in parts)
+            weight = torch.cat([_weight_or_one(part, per_target=per_target) for part in parts])
+        return type(self)(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]), weight)
 
     def to(self, device: torch.device | str) -> Self:
         """The same data on another device."""

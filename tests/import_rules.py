@@ -18,7 +18,7 @@ ALLOWED: dict[str, set[str]] = {
     TOP: {TOP},
     "models": {"models", "arrays", "predictive", "mixture", "randomness"},
     "inference": {
-        *("inference", "models", "posterior", "predictive", "mixture", "recalibrated", "data", "export"),
+        *("inference", "models", "posterior", "predictive", "mixture", "recalibrated", "data", "export", "loaders"),
         *("arrays", "options", "randomness", "storage"),
     },
     "evaluation": {

@@ -33,6 +33,7 @@ from bayesuq.inference.training import Callback, Schedule, Training
 from bayesuq.inference.true_class import features_of, in_chunks, masked_loader, network_of, with_targets
 from bayesuq.inference.weights import Layout
 from bayesuq.inference.wrapping import WrappingPosterior
+from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
@@ -205,7 +206,7 @@ class ConfidencePosterior(WrappingPosterior):
         if not found:
             raise ValueError("`x` must not be empty; the loader gave no batch.")
         whole = torch.cat(found)
-        return whole if isinstance(x, DataLoader) else whole.to(x.device if isinstance(x, Tensor) else "cpu")
+        return whole if Loader.of(x) is not None else whole.to(x.device if isinstance(x, Tensor) else "cpu")
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior."""

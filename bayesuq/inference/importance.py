@@ -27,7 +27,7 @@ def log_joints(
     with torch.no_grad():
         draws = [dict(zip(theta, values, strict=True)) for values in zip(*theta.values(), strict=True)]
         total = torch.stack([model.log_prior(draw) for draw in draws]).double()
-        for batch in source.epoch(None):
+        for batch in source.complete():
             terms = [
                 model.likelihood_given(draw).log_prob(
                     model.forward(draw, batch.x, net=tree, buffers=buffers), batch.y, batch.weight

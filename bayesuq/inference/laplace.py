@@ -187,7 +187,7 @@ def _around(
     linear = Linearisation(model, theta, mode.buffers, names)
     sums: dict[str, Tensor] = {}
     log_likelihood = 0.0
-    for batch in source.epoch(None):
+    for batch in source.complete():
         if not sums:
             linear.probe(batch.x[:2])
             if structure == "kronecker" and not linear.layers:

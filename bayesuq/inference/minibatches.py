@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
@@ -11,10 +11,11 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import check_finite
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.checkpoint import digest
+from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator, isolated
 
-Data = Dataset | DataLoader[Any]
+Data = Dataset | DataLoader[Any] | Loader
 
 GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
 
@@ -102,19 +103,25 @@ class Source:
             TypeError: Neither a Dataset nor a DataLoader; targets of the wrong kind.
             ValueError: Shapes or values that the network or the likelihood does not take.
         """
-        if not isinstance(data, Dataset | DataLoader):
-            raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.")
+        check_data(data)
         self.reader, self.device = reader, reader.device
-        self.loader = data if isinstance(data, DataLoader) else None
-        first = data if isinstance(data, Dataset) else _as_dataset(next(iter(data)))
+        self.batches = Loader.of(data)
+        self.loader = None if self.batches is None else self.batches.loader
+        first = self.batches.first() if self.batches is not None else cast(Dataset, data)
         self.rows = reader.open(first)
-        self.num_data = len(data) if isinstance(data, Dataset) else _loader_size(data)
+        self.num_data = len(first) if self.batches is None else self.batches.num_rows
         self.num_labels = self.rows.y[0].numel()
-        self.num_batches = count_batches(data, batch_size)
+        self.num_batches = count_batches(data if self.batches is None else self.batches, batch_size)
 
     def shuffled_epoch(self, seed: int, number: int) -> Iterator[Batch]:
         """The minibatches of one epoch, in an order that depends on the seed and its number alone."""
         return self.epoch(generator(seed, number))
+
+    def complete(self) -> Iterator[Batch]:
+        """Every row once and in order, whatever a loader's sampler does in training."""
+        if self.batches is None:
+            return self.epoch(None)
+        return map(self.reader.read, self.batches.complete())
 
     def identity(self) -> str:
         """What tells these data from others: a digest of the rows; of a loader, their number alone."""
@@ -122,9 +129,9 @@ class Source:
         return f"{self.num_data} rows in {self.num_batches} batches, {digest(rows)}"
 
     def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
-        """The minibatches of one epoch; in the order of the rows where `noise` is None."""
-        if self.loader is not None:
-            yield from (self.reader.read(_as_dataset(item)) for item in self.loader)
+        """The minibatches of one epoch; in the order of the rows where `noise` is None, of a loader in its own."""
+        if self.batches is not None:
+            yield from map(self.reader.read, self.batches)
             return
         number = len(self.rows.x)  # of this process, where several have rows
         order = torch.arange(number) if noise is None else torch.randperm(number, generator=noise)
@@ -140,17 +147,17 @@ class Source:
 
     def input_range(self) -> Tensor:
         """Largest minus smallest value of each input over all rows, of the shape of one row."""
-        rows = [self.rows.x] if self.loader is None else (batch.x for batch in self.epoch(None))
+        rows = [self.rows.x] if self.loader is None else (batch.x for batch in self.complete())
         extremes = [(x.amin(dim=0), x.amax(dim=0)) for x in rows]
         lower, upper = (torch.stack(values) for values in zip(*extremes, strict=True))
         return upper.amax(dim=0) - lower.amin(dim=0)
 
 
 def all_rows(source: Source) -> Batch:
-    """All rows at once; those of a loader in the order of one pass."""
+    """All rows at once, in their order."""
     if source.loader is None:
         return source.rows
-    batches = list(source.epoch(None))
+    batches = list(source.complete())
     weights = [batch.weight for batch in batches if batch.weight is not None]
     return Batch(
         torch.cat([batch.x for batch in batches]),
@@ -161,7 +168,8 @@ def all_rows(source: Source) -> Batch:
 
 def count_batches(data: Data, batch_size: int) -> int:
     """Minibatches in an epoch."""
-    return len(data) if isinstance(data, DataLoader) else math.ceil(len(data) / batch_size)
+    loader = Loader.of(data)
+    return math.ceil(len(data) / batch_size) if loader is None else len(loader)
 
 
 def in_memory(data: Data, seed: int) -> Dataset:
@@ -171,18 +179,15 @@ def in_memory(data: Data, seed: int) -> Dataset:
         TypeError: Neither of them.
         ValueError: An empty loader.
     """
-    if isinstance(data, Dataset):
-        return data
-    if not isinstance(data, DataLoader):
-        raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.")
+    check_data(data)
+    batches = Loader.of(data)
+    if batches is None:
+        return cast(Dataset, data)
     with isolated(seed):
-        parts = [_as_dataset(batch) for batch in data]
+        parts = list(batches.complete())
     if not parts:
         raise ValueError("`data` must not be empty; the loader gave no batch.")
-    whole = parts[0]
-    for part in parts[1:]:
-        whole = whole.concatenate(part)
-    return whole
+    return parts[0].concatenate(*parts[1:])
 
 
 def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
@@ -201,17 +206,3 @@ def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
         shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}.")
     return f
-
-
-def _as_dataset(item: Any) -> Dataset:
-    if not isinstance(item, list | tuple) or not 2 <= len(item) <= 3:
-        raise TypeError("A DataLoader for `fit` must give batches (x, y) or (x, y, weight).")
-    return Dataset(*item)
-
-
-def _loader_size(loader: DataLoader[Any]) -> int:
-    """Rows that one pass over a loader visits."""
-    try:
-        return len(loader.sampler)  # type: ignore[arg-type]
-    except TypeError as error:
-        raise TypeError("The DataLoader's dataset must have a length: the likelihood is scaled by it.") from error

@@ -290,7 +290,7 @@ def _validation_loss(objective: Objective, validation: Source, training: Trainin
     noise = generator(training.key(VALIDATION), device=validation.device)  # the same draws every epoch
     # A loader may draw from the global generators, which training goes on drawing from.
     with torch.no_grad(), isolated(training.key(VALIDATION), device=validation.device):
-        total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.epoch(None))
+        total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.complete())
     return -total / validation.num_data
 
 

@@ -1,21 +1,20 @@
 """Which draws a prediction takes, and how its rows go through memory: in chunks whose size changes no result."""
 
-import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, RandomSampler, SubsetRandomSampler, WeightedRandomSampler
+from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_inputs
 from bayesuq.data import Dataset
+from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import PredictiveDistribution
 
 DEFAULT_NUM_SAMPLES = 100
-SHUFFLES = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 ACTIVATION_BUDGET = 2**26  # numbers that a chunk of rows may hold in activations: 256 MiB in float32
 
 Parts = Callable[[Tensor, int, int], Iterable[PredictiveDistribution]]
@@ -84,19 +83,30 @@ def predict_batches(
     """
     done: list[PredictiveDistribution] = []
     with torch.no_grad():
-        if isinstance(x, Dataset):
-            raise TypeError("`x` must be inputs, or a DataLoader of them; got a Dataset. Pass its `.x`.")
-        if isinstance(x, DataLoader):
-            for batch in in_order(x):
-                done.extend(predict(batch[0] if isinstance(batch, list | tuple) else batch))
-        else:
-            done.extend(predict(x))
+        for inputs in batches_of(x):
+            done.extend(predict(inputs))
     if not done:
         raise ValueError("`x` must not be empty; the loader gave no batch.")
     whole = done[0] if len(done) == 1 else type(done[0]).concatenate(done)
-    if isinstance(x, DataLoader):
+    if Loader.of(x) is not None:
         return whole
     return whole.to(x.device if isinstance(x, Tensor) else "cpu")
+
+
+def batches_of(x: "ArrayLike | DataLoader[Any] | Loader") -> Iterator[ArrayLike]:
+    """The inputs of each batch of a loader, in order, or all at once.
+
+    Raises:
+        TypeError: A Dataset, whose targets would not be used; items that have to be read by a function.
+        ValueError: A loader that shuffles.
+    """
+    if isinstance(x, Dataset):
+        raise TypeError("`x` must be inputs, or a DataLoader of them; got a Dataset. Pass its `.x`.")
+    loader = Loader.of(x)
+    if loader is not None:
+        yield from loader.inputs()
+    else:
+        yield cast(ArrayLike, x)
 
 
 def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
@@ -106,17 +116,6 @@ def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
     kind, parts = type(first), chain([first], draws)
     del first  # held no longer than the mixture needs it
     return kind.mixture(parts)
-
-
-def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
-    """The loader, with a generator of its own: each pass takes a seed for the workers from it."""
-    if isinstance(loader.sampler, SHUFFLES) or isinstance(getattr(loader.batch_sampler, "sampler", None), SHUFFLES):
-        raise ValueError(
-            "`predict` needs a loader that keeps the order of its rows; this one shuffles. Pass shuffle=False."
-        )
-    own = copy.copy(loader)
-    own.generator = torch.Generator()
-    return own
 
 
 def cast_inputs(model: BayesianNetwork, x: ArrayLike) -> Tensor:

@@ -15,10 +15,10 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Rows
 
 from bayesuq.arrays import ArrayLike
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.minibatches import Data, in_memory
-from bayesuq.inference.prediction import ACTIVATION_BUDGET, activations_per_row, cast_inputs, in_order
+from bayesuq.inference.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of, cast_inputs
 from bayesuq.inference.training_network import DROPOUT, NORMALISATION, is_dropout
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -137,7 +137,7 @@ class _MaskedRows(Rows[Any]):
         return len(self.data)
 
     @torch.no_grad()
-    def __getitems__(self, places: list[int]) -> tuple[Tensor, ...]:
+    def __getitems__(self, places: list[int]) -> Batch:
         chosen = self.data.rows(places)
         x = cast_inputs(self.model, chosen.x)
         key = int(torch.randint(2**62, ()))
@@ -148,8 +148,7 @@ class _MaskedRows(Rows[Any]):
             with isolated(key, device=x.device):  # the same masks
                 outputs = self.network(x)
             targets = true_class_probs(self.model.likelihood.predictive(outputs.unsqueeze(0)), self.labels[places])
-        found = (features, targets.to(features))
-        return found if chosen.weight is None else (*found, chosen.weight)
+        return Batch(features, targets.to(features), chosen.weight)
 
 
 def _as_it_is(batch: Any) -> Any:
@@ -158,9 +157,6 @@ def _as_it_is(batch: Any) -> Any:
 
 def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Tensor]:
     """Checked rows, as many at a time as memory takes."""
-    if isinstance(x, Dataset):
-        raise TypeError("`x` must be inputs, or a DataLoader of them; got a Dataset. Pass its `.x`.")
-    batches = in_order(x) if isinstance(x, DataLoader) else [x]
-    for batch in batches:
-        rows = cast_inputs(model, batch[0] if isinstance(x, DataLoader) and isinstance(batch, list | tuple) else batch)
+    for batch in batches_of(x):
+        rows = cast_inputs(model, batch)
         yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, model.net)))

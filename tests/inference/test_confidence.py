@@ -164,7 +164,7 @@ def test_targets_of_a_mixture_are_its_own_whatever_the_masks_of_the_features(met
     train = with_targets(mixture, data, 5, 0)
     loader = masked_loader(mixture, network_of(mixture, 0), train, data.y, 64)
     assert loader is not None
-    ((_, targets),) = loader
+    ((_, targets, _),) = loader
     torch.testing.assert_close(targets.sort(dim=0).values, train.y.sort(dim=0).values)
 
 

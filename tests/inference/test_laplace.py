@@ -9,11 +9,12 @@ from torch import Tensor, nn
 from torch.func import jacrev
 from torch.utils.data import DataLoader, TensorDataset
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference import curvature_layers, dropout, ensemble, laplace, laplace_posterior, map_estimate, temperature
 from bayesuq.inference.laplace_posterior import LaplacePosterior
 from bayesuq.inference.saved import load
 from bayesuq.inference.weights import Layout
+from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import Conjugate, built, expectation, labelled, measured, noise, recorded_steps
@@ -186,6 +187,7 @@ def test_batches_and_chunks_change_nothing(structure, num_outputs, monkeypatch):
     mode = mode_of(model, data, 20)
     whole = fit(model, data, structure=structure, mode=mode, batch_size=len(data))
     loader = DataLoader(TensorDataset(data.x, data.y, data.weight), batch_size=7, shuffle=True)
+    loader = Loader(loader, batch=lambda item: Batch(*item))
     variants = [
         fit(model, data, structure=structure, mode=mode, batch_size=5),
         fit(model, loader, structure=structure, mode=mode),

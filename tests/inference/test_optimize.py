@@ -8,10 +8,11 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference import dropout, map_estimate, variational
 from bayesuq.inference.minibatches import NetworkReader, Source
 from bayesuq.inference.training import Progress
+from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
@@ -84,6 +85,7 @@ def test_weights_travel_with_their_rows():
     for batch in Source(NetworkReader(linear_model()), data, 8).epoch(generator(0)):
         assert torch.equal(batch.weight, batch.x.flatten())
     loader = DataLoader(TensorDataset(data.x, data.y, data.weight), batch_size=8, shuffle=True)
+    loader = Loader(loader, batch=lambda item: Batch(*item))
     for batch in Source(NetworkReader(linear_model()), loader, 99).epoch(generator(0)):
         assert torch.equal(batch.weight, batch.x.flatten())
 
