@@ -5,6 +5,7 @@ Reference:
     Ensembles, section 2.4 and algorithm 1.
 """
 
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -25,10 +26,13 @@ from bayesuq.inference.minibatches import Data
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices
 from bayesuq.inference.training import Callback, Schedule, Training
+from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.vectorised import fit_modes, is_faster, is_possible
 from bayesuq.inference.weights import WeightPosterior
 from bayesuq.models.agreement import differ_in_start_only
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.freshness import not_fresh
+from bayesuq.models.initialisation import Initialise
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
@@ -45,6 +49,7 @@ def fit(
     bootstrap: bool = False,
     vectorised: bool | None = None,
     member_fit: Callable[..., Posterior] = map_estimate.fit,
+    initialise: Initialise | None = None,
     num_epochs: int = 100,
     batch_size: int = 128,
     learning_rate: float | None = None,
@@ -58,10 +63,10 @@ def fit(
     callbacks: Sequence[Callback] = (),
     checkpoint: Checkpoint | str | PathLike[str] | None = None,
 ) -> "EnsemblePosterior":
-    """Fit M members, each from freshly initialised weights.
+    """Fit M members, each from initial weights of its own.
 
     Args:
-        model: The joint density; its network's own weights are not used.
+        model: The joint density; its network's own weights are not used, unless `initialise` says so.
         data: Rows to fit, or a DataLoader of them.
         num_members: M.
         adversarial: See `map_estimate.fit`; a `member_fit` of another kind must have the option too.
@@ -70,6 +75,12 @@ def fit(
             where it is faster: modes of small networks without dropout and BatchNorm, watched by no validation,
             callback or gradient clipping.
         member_fit: Any method's `fit`; `functools.partial` gives it options of its own.
+        initialise: What each member starts from: "reset", all layers initialised anew by their own `reset_parameters`;
+            "last_layer", the network's own weights under a last layer initialised anew, as for a pretrained network;
+            "keep", the network's own weights, so that only the order of the data, the bootstrap and random layers tell
+            members apart; or a function from a copy of the network and a seed to the network, for parts with an
+            initialisation of their own, such as adapters that start at 0. None resets, and warns where the network's
+            own weights do not look fresh. Frozen parameters always stay.
         num_epochs: This and the following are passed to every member: see `bayesuq.inference.training.Training`.
         batch_size: See there.
         learning_rate: See there; None leaves it to `member_fit`.
@@ -91,6 +102,10 @@ def fit(
         ValueError: Data that the network or the likelihood does not take; options out of range; a module whose weights
             nothing initialises.
         FloatingPointError: The loss stopped being finite.
+
+    Warns:
+        UserWarning: Weights that look trained, or initialised in a way of their own, are reset without being asked to;
+            members that start alike and see the same minibatches.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -119,9 +134,15 @@ def fit(
     if learning_rate is not None:
         shared["learning_rate"] = learning_rate
     seeds = [derive_seed(key, number, 1) for number in range(num_members)]
-    models = [model.reinitialise(derive_seed(key, number, 0)) for number in range(num_members)]
+    start: Initialise = "reset" if initialise is None else initialise
+    models = [model.reinitialise(derive_seed(key, number, 0), start) for number in range(num_members)]
+    if initialise is None:
+        _warn_if_trained(model, models)
+    if initialise == "keep" and member_fit is map_estimate.fit and not bootstrap:
+        _warn_if_alike(model, data, batch_size)
     rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
-    if _train_together(model, data, shared, member_fit, vectorised=vectorised):
+    stackable = not callable(initialise) or all(differ_in_start_only(models[0], other) for other in models[1:])
+    if stackable and _train_together(models[0], data, shared, member_fit, vectorised=vectorised):
         shared = {"learning_rate": map_estimate.LEARNING_RATE, **shared}
         trainings = [Training(**shared, seed=seed) for seed in seeds]
         if file is not None:
@@ -134,6 +155,32 @@ def fit(
         own_file = {} if file is None else {"checkpoint": file.of_part(f"member-{number}")}
         members.append(member_fit(one, own, seed=seed, **shared, **own_file))
     return EnsemblePosterior.of(members)
+
+
+def _warn_if_trained(model: BayesianNetwork, resets: Sequence[BayesianNetwork]) -> None:
+    """Say that weights are dropped that somebody may have meant to keep."""
+    names = not_fresh(model.net, [reset.net for reset in resets])
+    if names:
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        warnings.warn(
+            f"Members start from layers reset anew, not from the network's own weights, of which {listed} look trained "
+            "or initialised in a way of their own. Pass `initialise`: 'last_layer' or 'keep' to start from them, a "
+            "function of (net, seed) for an initialisation of your own, or 'reset' if this is meant.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_if_alike(model: BayesianNetwork, data: Data, batch_size: int) -> None:
+    """Say that all members will be one network."""
+    in_one_step = isinstance(data, Dataset) and isinstance(batch_size, int) and len(data) <= batch_size
+    if in_one_step and not any(is_dropout(module) for module in model.net.modules()):
+        warnings.warn(
+            "Members that keep the network's own weights and see all rows in each step are all the same. Pass "
+            "`bootstrap=True`, a smaller `batch_size`, or initialise='last_layer'.",
+            UserWarning,
+            stacklevel=4,
+        )
 
 
 def _train_together(

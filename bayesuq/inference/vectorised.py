@@ -19,6 +19,7 @@ from bayesuq.inference.stacked_dropout import with_stacked_dropout
 from bayesuq.inference.training import GLOBAL, SHUFFLE, Training, session
 from bayesuq.inference.training_network import is_dropout, point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout
+from bayesuq.models.attention import has_attention
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.randomness import generator
 
@@ -45,12 +46,18 @@ def is_possible(model: BayesianNetwork, data: Data, training: Training) -> bool:
 
 
 def _follows(model: BayesianNetwork, data: Dataset) -> bool:
-    """Whether vmap can follow the network: not where it branches on values, or cannot take the data at all."""
+    """Whether vmap can follow the network and its derivative: not where it branches on values.
+
+    Nor where it has torch's attention, or cannot take the data at all.
+    """
+    if has_attention(model.net):
+        return False  # vmap has no rules for its fused kernels
     x = data.x[:1].to(model.device, model.dtype)
-    twice = {name: torch.stack([value, value]) for name, value in model.initial().items()}
+    twice = {name: torch.stack([value, value]).requires_grad_() for name, value in model.initial().items()}
     try:
-        with torch.no_grad():
-            torch.func.vmap(lambda theta: model.forward(theta, x, net=share_tensors(model.net)))(twice)
+        with torch.enable_grad():
+            f = torch.func.vmap(lambda theta: model.forward(theta, x, net=share_tensors(model.net)))(twice)
+            torch.autograd.grad(f.sum(), list(twice.values()), allow_unused=True)
     except (RuntimeError, IndexError):
         return False
     return True

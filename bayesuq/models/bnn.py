@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesuq.arrays import check_device
-from bayesuq.models.initialisation import reinitialised
+from bayesuq.models.initialisation import Initialise, started
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
@@ -241,15 +241,20 @@ class BayesianNetwork:
         """The same network and prior under another likelihood."""
         return BayesianNetwork(self.net, self.prior, likelihood, random=self.random)
 
-    def reinitialise(self, seed: int) -> "BayesianNetwork":
-        """The same model with freshly initialised weights, each layer by its own `reset_parameters`.
+    def reinitialise(self, seed: int, initialise: Initialise = "reset") -> "BayesianNetwork":
+        """The same model at other initial weights, by default each layer's by its own `reset_parameters`.
 
         Frozen parameters stay as they are.
 
+        Args:
+            seed: Of what is drawn.
+            initialise: See `bayesuq.models.initialisation.started`.
+
         Raises:
-            ValueError: A trainable parameter that no layer's `reset_parameters` reaches.
+            TypeError: See there.
+            ValueError: A trainable parameter that no layer's `reset_parameters` reaches; see there.
         """
-        net = reinitialised(self.net, seed).to(self.device)
+        net = started(self.net, seed, initialise).to(self.device)
         return BayesianNetwork(net, self.prior, self.likelihood, random=self.random)
 
 

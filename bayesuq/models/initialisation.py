@@ -1,13 +1,80 @@
-"""Fresh initial weights for a network, each layer by its own rule: what the members of an ensemble start from."""
+"""Initial weights for a network: what the members of an ensemble start from."""
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Literal, get_args
 
 import torch
 from torch import nn
 
-from bayesuq.models.rules import trainable_parameters
+from bayesuq.models.rules import LAST_LAYER, matching_names, trainable_parameters
 from bayesuq.randomness import isolated
+
+NamedStart = Literal["reset", "last_layer", "keep"]
+Initialise = NamedStart | Callable[[nn.Module, int], nn.Module]
+
+
+def started(net: nn.Module, seed: int, initialise: Initialise = "reset") -> nn.Module:
+    """A copy of a network, on the CPU, at weights to start a fit from.
+
+    Args:
+        net: The network.
+        seed: Of what is drawn.
+        initialise: "reset" initialises every layer by its own `reset_parameters` (see `reinitialised`); "last_layer"
+            the last one that has trainable parameters, and keeps the rest; "keep" keeps all. Or a function from a copy
+            of the network, its own to change, and the seed to the network; torch's global generator, of which it may
+            draw, is seeded and put back.
+
+    Raises:
+        TypeError: Another kind of option; a function that does not give a module.
+        ValueError: Another word; a trainable parameter that no `reset_parameters` reaches; a network of other
+            parameters than before.
+    """
+    if isinstance(initialise, str):
+        if initialise not in get_args(NamedStart):
+            known = ", ".join(repr(word) for word in get_args(NamedStart))
+            raise ValueError(f"`initialise` must be one of {known}, or a function of (net, seed); got {initialise!r}.")
+        if initialise == "keep":
+            return copy.deepcopy(net).cpu()
+        return reinitialised(net, seed) if initialise == "reset" else _with_fresh_last_layer(net, seed)
+    if isinstance(initialise, nn.Module) or not callable(initialise):
+        raise TypeError(
+            f"`initialise` must be a word or a function of (net, seed) to a net; got {type(initialise).__name__}."
+        )
+    with isolated(seed):
+        fresh = initialise(copy.deepcopy(net).cpu(), seed)
+    if not isinstance(fresh, nn.Module):
+        raise TypeError(f"`initialise` must return the network, a torch.nn.Module; got {type(fresh).__name__}.")
+    expected, found = (
+        {name: (tuple(value.shape), value.dtype) for name, value in trainable_parameters(one).items()}
+        for one in (net, fresh)
+    )
+    if expected != found:
+        differing = sorted(n for n in expected.keys() | found.keys() if expected.get(n) != found.get(n))
+        raise ValueError(f"`initialise` must keep the trainable parameters; {', '.join(differing)} differ.")
+    return fresh
+
+
+def _with_fresh_last_layer(net: nn.Module, seed: int) -> nn.Module:
+    """A copy of a network, on the CPU, only the last layer that has trainable parameters initialised anew."""
+    fresh = copy.deepcopy(net).cpu()
+    named = trainable_parameters(fresh)
+    names = matching_names(fresh, LAST_LAYER)
+    last = {id(named[name]) for name in names}
+    owner = next(m for m in fresh.modules() if last & {id(parameter) for parameter in m.parameters(recurse=False)})
+    reset = _reset_of(owner)
+    if reset is None:
+        raise ValueError(
+            f"The last layer, {type(owner).__name__} with {', '.join(names)}, has no `reset_parameters`. Define it, or "
+            "pass `initialise`: 'keep', or a function of (net, seed) that initialises and returns the network."
+        )
+    frozen = [(parameter, parameter.clone()) for parameter in fresh.parameters() if id(parameter) not in last]
+    with isolated(seed):
+        reset()
+    with torch.no_grad():
+        for parameter, value in frozen:
+            parameter.copy_(value)
+    return fresh
 
 
 def reinitialised(net: nn.Module, seed: int) -> nn.Module:
@@ -27,7 +94,8 @@ def reinitialised(net: nn.Module, seed: int) -> nn.Module:
     if left:
         raise ValueError(
             f"Members need an initialisation of their own, but no layer resets {', '.join(left)}. Define "
-            "`reset_parameters(self)` in the module that owns it."
+            "`reset_parameters(self)` in the module that owns it, or pass `initialise`: 'last_layer' or 'keep' start "
+            "from the network's own weights; a function of (net, seed) initialises and returns the network."
         )
     with torch.no_grad():
         for parameter, value in frozen:
@@ -39,11 +107,17 @@ def _reset(net: nn.Module) -> set[int]:
     """Initialise every layer that can be and is to be trained; the ids of the parameters reached."""
     reached: set[int] = set()
     for module in _parts_first(net, set()):
-        reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
-        if callable(reset) and any(parameter.requires_grad for parameter in module.parameters()):
+        reset = _reset_of(module)
+        if reset is not None and any(parameter.requires_grad for parameter in module.parameters()):
             reset()
             reached |= {id(parameter) for parameter in module.parameters()}
     return reached
+
+
+def _reset_of(module: nn.Module) -> Callable[[], object] | None:
+    """How a module initialises itself, if it does."""
+    reset = getattr(module, "reset_parameters", None) or getattr(module, "_reset_parameters", None)
+    return reset if callable(reset) else None
 
 
 def _parts_first(module: nn.Module, seen: set[int]) -> Iterator[nn.Module]:

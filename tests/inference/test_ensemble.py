@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
+from bayesuq.inference import dropout, ensemble, map_estimate, swag, temperature, variational
 from bayesuq.inference.ensemble import EnsemblePosterior
 from bayesuq.inference.minibatches import NetworkReader, Source
 from bayesuq.inference.saved import load
@@ -18,6 +18,7 @@ from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import GaussianPredictive
 from tests.inference.examples import SHORT_FIT, built, labelled, measured, noise
+from tests.zoo.pretrained import ConvNext, VisionTransformer, adapted, start_adapters
 
 ORIGIN = torch.zeros(1, 1)
 OPTIONS = {"num_epochs": 2, "batch_size": 16, "learning_rate": 1e-2, "seed": 0}
@@ -358,6 +359,77 @@ def test_members_keep_their_own_learning_rate_unless_one_is_given():
         options = {**OPTIONS, "learning_rate": rate}
         ensemble.fit(mlp_model(), measured(), num_members=1, member_fit=member_fit, **options)
     assert given == [None, 0.5]
+
+
+# What members start from
+
+
+def starts_of(posterior: EnsemblePosterior) -> list[dict[str, Tensor]]:
+    return [{name: value[0] for name, value in member.sample_weights().items()} for member in posterior.members]
+
+
+PRETRAINED = {"vision transformer": VisionTransformer, "convolutions": ConvNext}
+FROZEN_STEPS = {"num_members": 2, "num_epochs": 1, "batch_size": 8, "learning_rate": 1e-9, "seed": 0}
+
+
+@pytest.mark.parametrize("build", PRETRAINED.values(), ids=PRETRAINED)
+@pytest.mark.parametrize("initialise", ["last_layer", "keep"])
+@pytest.mark.parametrize("vectorised", [None, False])
+def test_pretrained_networks_become_members(build, initialise, vectorised):
+    model = BayesianNetwork(built(build), priors.Normal(), likelihoods.Categorical())
+    data = Dataset(noise(0, 20, 1, 4, 4), torch.arange(20) % 3)
+    with pytest.raises(ValueError, match="no layer resets"):
+        ensemble.fit(model, data, **FROZEN_STEPS)
+    posterior = ensemble.fit(model, data, initialise=initialise, vectorised=vectorised, **FROZEN_STEPS)
+    first, second = starts_of(posterior)
+    for name, own in model.initial().items():
+        close = torch.allclose(first[name], own, atol=1e-6)
+        assert close == torch.allclose(first[name], second[name], atol=1e-6)
+        assert close == (initialise == "keep" or not name.startswith("head"))
+
+
+@pytest.mark.parametrize("member_fit", [map_estimate.fit, partial(swag.fit, rank=2, swa_learning_rate=1e-9)])
+def test_a_function_starts_members_of_any_method(member_fit):
+    model = BayesianNetwork(built(adapted), priors.Normal(), likelihoods.Categorical())
+    data = labelled()
+    options = {"num_members": 2, "num_epochs": 2, "batch_size": 16, "learning_rate": 1e-9, "seed": 0}
+    with pytest.warns(UserWarning, match=r"of which .*lora_B\.weight.* look trained"):
+        ensemble.fit(model, data, member_fit=member_fit, **options)
+    posterior = ensemble.fit(model, data, initialise=start_adapters, member_fit=member_fit, **options)
+    plain = map_estimate.fit(model, data, num_epochs=1, learning_rate=1e-12, seed=0).predict(data.x).mean
+    for member in posterior.members:  # adapters that start at nothing
+        torch.testing.assert_close(member.predict(data.x, num_samples=1, seed=0).mean, plain, rtol=1e-4, atol=1e-4)
+    first, second = starts_of(posterior)
+    assert not torch.equal(first["0.lora_A.weight"], second["0.lora_A.weight"])
+
+
+def test_members_that_a_function_gives_other_constants_keep_them():
+    def initialise(net: nn.Module, _seed: int) -> nn.Module:
+        nn.init.normal_(net.features.weight)
+        return net
+
+    model = BayesianNetwork(OnFeatures(0.0), priors.Normal(), likelihoods.Normal(scale=0.1))
+    posterior = ensemble.fit(model, measured(), num_members=2, initialise=initialise, **OPTIONS)
+    first, second = (member.model.net.features.weight for member in posterior.members)
+    assert not torch.equal(first, second)
+
+
+def test_a_trained_network_is_reset_with_a_word_unless_that_is_asked_for():
+    model = mlp_model()
+    with torch.no_grad():
+        model.net[1].weight.mul_(20)
+    with pytest.warns(UserWarning, match=r"of which 1\.weight look trained .* 'last_layer' or 'keep'") as record:
+        silent = ensemble.fit(model, measured(), num_members=3, **OPTIONS)
+    assert record[0].filename == __file__
+    asked = ensemble.fit(model, measured(), num_members=3, initialise="reset", **OPTIONS)
+    for one, other in zip(silent.members, asked.members, strict=True):
+        assert torch.equal(one.values, other.values)
+
+
+def test_members_that_nothing_tells_apart_are_told():
+    with pytest.warns(UserWarning, match="all the same. Pass `bootstrap=True`"):
+        ensemble.fit(mlp_model(), measured(), initialise="keep", **{**OPTIONS, "batch_size": 99})
+    ensemble.fit(mlp_model(), measured(), initialise="keep", bootstrap=True, **{**OPTIONS, "batch_size": 99})
 
 
 # Bootstrap

@@ -1,3 +1,4 @@
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -6,8 +7,10 @@ from torch import Tensor, nn
 
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.initialisation import reinitialised
+from bayesuq.models.freshness import not_fresh
+from bayesuq.models.initialisation import reinitialised, started
 from bayesuq.randomness import isolated
+from tests.zoo.pretrained import ConvNext, VisionTransformer, adapted, start_adapters
 
 
 class Attention(nn.Module):
@@ -132,3 +135,78 @@ def test_a_module_may_reset_its_own_parameters_or_freeze_them() -> None:
     frozen = Bare()
     frozen.gain.requires_grad_(False)
     assert torch.equal(reinitialised(frozen, 0).gain, torch.ones(3))
+
+
+# Other starts than fresh weights
+
+
+@pytest.mark.parametrize("build", [VisionTransformer, ConvNext], ids=lambda build: build.__name__)
+def test_what_nothing_resets_can_be_kept_under_a_fresh_last_layer(build: Callable[[], nn.Module]) -> None:
+    net = build()
+    with pytest.raises(ValueError, match=r"no layer resets .*`initialise`: 'last_layer' or 'keep' start"):
+        started(net, 0)
+    assert_same(state(started(net, 0, "keep")), state(net))
+    first, again, other = (state(started(net, seed, "last_layer")) for seed in (5, 5, 6))
+    assert_same(first, again)
+    for name, value in state(net).items():
+        assert torch.equal(first[name], value) == torch.equal(first[name], other[name]) == (not name.startswith("head"))
+    assert first["head.weight"].abs().max() <= net.head.in_features**-0.5
+
+
+def test_a_function_initialises_a_copy_under_the_seed() -> None:
+    net = adapted()
+    before, found = state(net), torch.get_rng_state()
+    first, again, other = (started(net, seed, start_adapters) for seed in (5, 5, 6))
+    assert torch.equal(torch.get_rng_state(), found)
+    assert_same(state(net), before)
+    assert_same(state(first), state(again))
+    x = torch.randn(7, 3)
+    for one in (first, other):
+        torch.testing.assert_close(one(x), net(x), rtol=0.0, atol=0.0)  # adapters start at nothing
+        assert not torch.equal(one[0].lora_A.weight, net[0].lora_A.weight)
+    assert not torch.equal(first[0].lora_A.weight, other[0].lora_A.weight)
+
+
+@pytest.mark.parametrize(
+    ("initialise", "error", "says"),
+    [
+        ("fresh", ValueError, "must be one of 'reset', 'last_layer', 'keep', or a function of .* got 'fresh'"),
+        (nn.Linear(1, 1), TypeError, "a word or a function of .*; got Linear"),
+        (lambda net, _: net.state_dict(), TypeError, "must return the network, a torch.nn.Module; got OrderedDict"),
+        (lambda net, _: net.append(nn.Linear(2, 2)), ValueError, r"must keep .*; 2\.bias, 2\.weight differ"),
+        (lambda net, _: net.double(), ValueError, r"must keep .*; 0\.bias, 0\.weight differ"),
+    ],
+)
+def test_other_starts_are_refused(initialise: object, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=says):
+        started(nn.Sequential(nn.Linear(2, 2), nn.Tanh()), 0, initialise)  # type: ignore[arg-type]
+
+
+def test_a_last_layer_that_nothing_resets_is_named() -> None:
+    net = Bare()
+    net.first.requires_grad_(False)
+    with pytest.raises(ValueError, match=r"The last layer, Bare with gain, has no `reset_parameters`.* 'keep', or a"):
+        started(net, 0, "last_layer")
+
+
+@pytest.mark.parametrize("num_resets", [1, 5])
+@pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)
+def test_fresh_weights_look_fresh(build: Callable[[], nn.Module], num_resets: int) -> None:
+    for seed in range(3):
+        with isolated(seed):
+            net = build()
+        assert not_fresh(net, [reinitialised(net, 10 + other) for other in range(num_resets)]) == []
+
+
+def test_weights_that_are_not_fresh_are_named() -> None:
+    def names(net: nn.Module, change: Callable[[nn.Module], object], num_resets: int = 5) -> list[str]:
+        with torch.no_grad():
+            change(net)
+        return not_fresh(net, [reinitialised(net, other) for other in range(num_resets)])
+
+    net = nn.Sequential(nn.Linear(20, 30), nn.BatchNorm1d(30), nn.Linear(30, 5))
+    assert names(copy.deepcopy(net), lambda net: net[0].weight.mul_(1.5), 1) == ["0.weight"]
+    assert names(copy.deepcopy(net), lambda net: net[0].weight.mul_(0.4)) == ["0.weight"]
+    assert names(copy.deepcopy(net), lambda net: net[1].bias.add_(1e-3)) == ["1.bias"]
+    assert names(copy.deepcopy(net), lambda net: nn.init.kaiming_normal_(net[0].weight)) == ["0.weight"]
+    assert {"0.lora_B.weight", "2.lora_B.weight"} <= set(names(adapted(), lambda _: None))
