@@ -57,8 +57,10 @@ def _constants(module: nn.Module) -> dict[str, Any]:
     """What a module has besides its parts and the values of its trainable parameters."""
     held = {name: value for name, value in vars(module).items() if name not in ("_parameters", "_modules")}
     for name, parameter in module._parameters.items():
-        trains = parameter is not None and parameter.requires_grad
-        held[f"parameter {name}"] = tuple(parameter.shape) if trains else parameter
+        if parameter is not None and parameter.requires_grad:
+            held[f"parameter {name}"] = tuple(parameter.shape)
+        else:
+            held[f"parameter {name}"] = parameter
     return held
 
 
