@@ -101,10 +101,12 @@ class TestGaussianContract(PredictiveContract):
         # more than 6 scales away.
         axis = torch.arange(-18.0, 18.0, 0.1, dtype=torch.float64)
         grid = torch.cartesian_prod(*[axis] * self.num_columns).reshape(-1, self.num_columns)
+        first, covariance = predictive.at(slice(0, 1)), predictive.function_covariance
         everywhere = GaussianPredictive(
-            mean=predictive.component_means[:, :1].expand(-1, len(grid), -1),
-            noise_variance=predictive.noise_variance[:, :1],
-            function_variance=predictive.function_variance[:, :1],
+            mean=first.component_means.expand(-1, len(grid), -1),
+            noise_variance=first.noise_variance,
+            function_variance=first.function_variance if covariance is None else None,
+            function_covariance=first.function_covariance,
         )
         return everywhere.log_prob(grid).exp().sum() * 0.1**self.num_columns
 
@@ -116,6 +118,8 @@ class TestGaussianContract(PredictiveContract):
         return torch.stack([of_mean, of_variance])
 
     def epistemic_of_one_draw(self, components: Components) -> Tensor | float:
+        if "function_covariance" in components:
+            return components["function_covariance"][0].diagonal(dim1=1, dim2=2)
         return components["function_variance"][0] if self.function_scale else 0.0
 
     def test_quantile_inverts_cdf(self, predictive: GaussianPredictive) -> None:
@@ -154,6 +158,16 @@ class TestGaussianProcessContract(TestGaussianContract):
 class TestGaussianProcessOfTwoColumnsContract(TestGaussianContract):
     num_columns = 2
     function_scale = 0.5
+
+
+class TestCorrelatedColumnsContract(TestGaussianContract):
+    num_columns = 2
+
+    def components(self, num_draws: int = NUM_DRAWS, num_points: int = NUM_POINTS) -> Components:
+        root = 0.7 * gaussian(3, NUM_DRAWS, NUM_POINTS, 2, 2)
+        return super().components(num_draws, num_points) | {
+            "function_covariance": (root @ root.mT)[:num_draws, :num_points].clone()
+        }
 
 
 class TestGaussianByHand:

@@ -141,16 +141,9 @@ def _check_real(
 
 def _densities(predictive: GaussianPredictive, nodes: Tensor) -> Tensor:
     """p at each node, (L, N, 1), per unit of y."""
-    inverse_scales = predictive.component_variances.rsqrt()
+    means, inverse_scales = predictive.component_means, predictive.component_variances.rsqrt()
     found = [
-        (y - predictive.component_means)
-        .mul_(inverse_scales)
-        .square_()
-        .mul_(-0.5)
-        .exp_()
-        .mul_(inverse_scales)
-        .mean(dim=0)
-        for y in nodes
+        (y - means).mul_(inverse_scales).square_().mul_(-0.5).exp_().mul_(inverse_scales).mean(dim=0) for y in nodes
     ]
     return torch.stack(found) / math.sqrt(2 * math.pi)
 

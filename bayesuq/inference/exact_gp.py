@@ -13,6 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from bayesuq.covariances import positive_part
 from bayesuq.inference.conjugate_gradients import iterated_solve
 from bayesuq.inference.gp_algebra import solve, stable_cholesky
 from bayesuq.inference.gp_posterior import GpPosterior
@@ -138,6 +139,22 @@ class ExactGpPosterior(GpPosterior):
         shape = (len(self.y), len(x))
         same = variance.numel() == mean.numel()
         return mean.reshape(shape), variance.reshape(shape) if same else variance.expand(shape)
+
+    def coupled(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Means (N, C) and covariances (N, C, C) of coregionalised outputs at each row: see `GpPosterior.coupled`."""
+        kernel = self.prior.kernel
+        if not isinstance(kernel, CoregionalisedKernel):
+            return None
+        with torch.no_grad():
+            features = self.prior.features(x)
+            shape = (len(self.y), len(x))
+            mean, left, right = self._halves(features)
+            left, right = (part.reshape(-1, *shape) for part in (left, right))
+            # k(x, x) B: the variances of an output are its entry of B's diagonal times the kernel's.
+            between = kernel.output_covariance()
+            rows = self.prior.variance(features).reshape(shape)[0] / between[0, 0]
+            covariance = rows[:, None, None] * between - torch.einsum("mcn,mdn->ncd", left, right)
+        return mean.reshape(shape).mT, positive_part(covariance)
 
     def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and covariances of f: see `GpPosterior.joint`."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_inputs
+from bayesuq.covariances import correlated
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference import prediction
 from bayesuq.inference.gp_algebra import stable_cholesky
@@ -57,6 +58,10 @@ class GpPosterior(Posterior):
     @abstractmethod
     def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of f at rows (N, ...), (C, N) each."""
+
+    @abstractmethod
+    def coupled(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Means (N, C) and covariances (N, C, C) of the outputs at each row, if coregionalised; else None."""
 
     @abstractmethod
     def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -105,24 +110,29 @@ class GpPosterior(Posterior):
             nonlocal start
             rows = self.cast(batch)
             for part in rows.split(max(1, prediction.ACTIVATION_BUDGET // self.width)):
-                mean, variance = (each.mT for each in self.marginals(part))  # (N, C)
+                mean, variance = self.coupled(part) or self._apart(part)
                 yield self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
                 start += len(part)
 
         return predict_batches(x, chunks)
 
+    def _apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of independent outputs at each row, (N, C) each."""
+        mean, variance = self.marginals(x)
+        return mean.mT, variance.mT
+
     def _predictive(
         self, mean: Tensor, variance: Tensor, number: int, place: tuple[int, int], *, keep_samples: bool
     ) -> PredictiveDistribution:
-        """Of rows from number `place[1]` on, from the marginals of f, (N, C) each."""
-        likelihood = self.likelihood
+        """Of rows from number `place[1]` on, from the mean of f, (N, C), and its variances (N, C) or covariances."""
+        likelihood, coupled = self.likelihood, variance.ndim == 3
         if isinstance(likelihood, Normal):
             noise = likelihood.predictive(mean.unsqueeze(0)).noise_variance
-            return GaussianPredictive(
-                mean=mean.unsqueeze(0), noise_variance=noise, function_variance=variance.unsqueeze(0)
-            )
+            own = {"function_covariance" if coupled else "function_variance": variance.unsqueeze(0)}
+            return GaussianPredictive(mean=mean.unsqueeze(0), noise_variance=noise, **own)
         draws = _noise(number, len(mean), mean.shape[1], *place, device=mean.device)
-        draws.mul_(variance.sqrt()).add_(mean)
+        draws = correlated(draws, variance) if coupled else draws.mul_(variance.sqrt())
+        draws.add_(mean)
         return likelihood.predictive(draws, keep_samples=keep_samples)
 
     def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:

@@ -261,11 +261,13 @@ class LaplacePosterior(Posterior):
         return (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)
 
     def _widened(self, at_mode: GaussianPredictive, derivatives: Derivatives) -> GaussianPredictive:
-        """The predictive at the mode with the variance of f, whose first columns are the means."""
+        """The predictive at the mode with the covariance of f, whose first columns are the means."""
+        num_columns = at_mode.component_means.shape[2]
+        covariance = self.law.output_covariance(derivatives)[:, :num_columns, :num_columns]
         return GaussianPredictive(
             mean=at_mode.component_means,
             noise_variance=at_mode.noise_variance,
-            function_variance=self._variance(derivatives)[:, : at_mode.component_means.shape[2]].unsqueeze(0),
+            function_covariance=covariance.unsqueeze(0),
         )
 
     def _variance(self, derivatives: Derivatives) -> Tensor:

@@ -144,6 +144,10 @@ class SparseGpPosterior(GpPosterior):
             variance = self.prior.variance(features) - a.square().sum(dim=1) + spread.square().sum(dim=1)
             return mean, variance.clamp(min=0)
 
+    def coupled(self, x: Tensor) -> None:  # noqa: ARG002 - outputs are independent here
+        """None: see `GpPosterior.coupled`."""
+        return
+
     def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and covariances of f: see `GpPosterior.joint`."""
         with torch.no_grad():

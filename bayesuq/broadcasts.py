@@ -1,0 +1,31 @@
+"""Tensors that are kept as small as they came: a number for all rows, or one a draw, takes no more than that.
+
+A tensor of n dimensions is kept as its core: of the same number of dimensions, with size 1 wherever it is constant.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def core(value: Tensor, num_dims: int) -> Tensor:
+    """The core of a tensor that broadcasts to `num_dims` dimensions."""
+    value = value.reshape(*[1] * (num_dims - value.ndim), *value.shape)
+    for dim, (size, stride) in enumerate(zip(value.shape, value.stride(), strict=True)):
+        if stride == 0 and size > 1:
+            value = value.narrow(dim, 0, 1)
+    return value
+
+
+def joined(cores: Sequence[Tensor], sizes: Sequence[int], dim: int) -> Tensor:
+    """The core of the tensors one after another in dimension `dim`, where they have the given sizes."""
+    first = cores[0]
+    if all(each.shape[dim] == 1 and torch.equal(each, first) for each in cores):
+        return first
+    common = list(torch.broadcast_shapes(*[_at_size(each.shape, dim, 1) for each in cores]))
+    return torch.cat([each.expand(_at_size(common, dim, size)) for each, size in zip(cores, sizes, strict=True)], dim)
+
+
+def _at_size(shape: Sequence[int], dim: int, size: int) -> list[int]:
+    return [*shape[:dim], size, *shape[dim + 1 :]]
