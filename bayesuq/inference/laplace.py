@@ -14,6 +14,7 @@ Reference:
     Predictions of Bayesian Neural Nets via Local Linearization; Daxberger et al. 2021, Laplace Redux.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -33,6 +34,7 @@ from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.training import Callback, Schedule, Training, session
 from bayesuq.inference.weights import Layout, normal_base
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.precision import full_precision
 from bayesuq.models.rules import LAST_LAYER, matching_names
 from bayesuq.options import suggests_names
 
@@ -100,7 +102,8 @@ def fit(
         FloatingPointError: The loss stopped being finite.
 
     Warns:
-        UserWarning: The evidence has no best factor within [1e-8, 1e8].
+        UserWarning: The evidence has no best factor within [1e-8, 1e8]; linear layers that a Kronecker structure leaves
+            out.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -173,6 +176,7 @@ def _check_model(model: BayesianNetwork, names: Sequence[str], structure: str) -
         )
 
 
+@full_precision()
 def _around(
     model: BayesianNetwork, mode: MapPosterior, source: Source, structure: str, names: Sequence[str]
 ) -> LaplacePosterior:
@@ -189,12 +193,9 @@ def _around(
     log_likelihood = 0.0
     for batch in source.complete():
         if not sums:
-            linear.probe(batch.x[:2])
-            if structure == "kronecker" and not linear.layers:
-                raise ValueError(
-                    "A Kronecker structure needs a linear layer or a plain convolution with random weights; none has "
-                    "any. Pass structure='diagonal'."
-                )
+            left = linear.probe(batch.x[:2])
+            if structure == "kronecker":
+                _check_layers(linear, left)
         for part in _chunks(batch, linear.rows_at_a_time(batch.x, dense=structure == "full")):
             terms, found = _sums_of(linear, part, structure)
             log_likelihood += terms
@@ -211,6 +212,18 @@ def _around(
         log_likelihood=log_likelihood,
         prior_factors=(1.0,) * len(names),
     )
+
+
+def _check_layers(linear: Linearisation, left: Sequence[str]) -> None:
+    """Refuse a Kronecker structure without a layer, and tell of layers that are left out of it."""
+    why = f"the gradients of {', '.join(left)} do not factor: other parts use their weights too, or mix their rows"
+    if not linear.layers:
+        raise ValueError(
+            "A Kronecker structure needs a linear layer or a plain convolution with random weights; none has any"
+            f"{f' ({why})' if left else ''}. Pass structure='diagonal'."
+        )
+    if left:
+        warnings.warn(f"In the Kronecker structure {why}. They get a diagonal curvature.", UserWarning, stacklevel=6)
 
 
 def _chunks(batch: Batch, size: int) -> Iterator[Batch]:

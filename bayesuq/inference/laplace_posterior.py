@@ -34,6 +34,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.models.precision import full_precision
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import GaussianPredictive, PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator, resolve_seed
@@ -175,6 +176,7 @@ class LaplacePosterior(Posterior):
         prior = prior_of(self.model, weights, self.buffers)
         return Drawn(method=type(self).__name__, weights=weights, predict=predict, **prior)
 
+    @full_precision()
     def _predict(
         self,
         x: "ArrayLike | DataLoader[Any]",
@@ -215,6 +217,7 @@ class LaplacePosterior(Posterior):
         for first in range(0, len(indices), together):
             yield self._deviations(indices[first : first + together], seed)
 
+    @full_precision()
     def _deviations(self, indices: Sequence[int], seed: int) -> dict[str, Tensor]:
         """Draws of the parameters' distances from the mode, (S, *shape), in the model's dtype."""
         size = self.law.layout.size

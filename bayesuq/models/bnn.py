@@ -21,6 +21,7 @@ from torch.func import functional_call
 from bayesuq.arrays import check_device
 from bayesuq.models.initialisation import Initialise, started
 from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.precision import raised
 from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
 from bayesuq.randomness import isolated
@@ -136,7 +137,8 @@ class BayesianNetwork:
         values = {name: theta[name] for name in self._weights}
         if buffers:
             values.update(buffers)
-        return functional_call(self.net if net is None else net, values, (x,))
+        f = functional_call(self.net if net is None else net, values, (x,))
+        return raised(f, self.dtype) if isinstance(f, Tensor) else f
 
     def likelihood_given(self, theta: Mapping[str, Tensor]) -> Likelihood:
         """The likelihood with its unknowns at theta's values."""
