@@ -31,7 +31,6 @@ from bayesuq.inference.nuts import Nuts
 from bayesuq.inference.optimize import ADDRESS
 from bayesuq.inference.weights import Layout
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.precision import full_precision
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
 
@@ -42,7 +41,6 @@ DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
 
 
 @suggests_names
-@full_precision()  # differences of energies decide
 def fit(
     model: BayesianNetwork,
     data: Data,
