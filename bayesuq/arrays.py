@@ -3,6 +3,7 @@
 Every check stands here once; the code behind the door trusts its tensors.
 """
 
+import warnings
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -94,13 +95,17 @@ def check_finite(tensor: Tensor, name: str) -> None:
 
 
 def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
-    """Network inputs: floating, finite, (N, ...) with at least one row and at least two dimensions.
+    """Network inputs: finite, (N, ...) with at least one row and at least two dimensions.
+
+    Whole numbers become int64 and stay whole, since no float holds all of them: a network may take them for places in a
+    table. Bytes and booleans, which are pixels and flags, become float32, their scale unchanged.
 
     Raises:
         TypeError: See `to_tensor`.
         ValueError: One-dimensional, empty or not finite.
     """
-    x = to_floating(value, name)
+    x = to_tensor(value, name)
+    x = to_floating(x, name) if x.is_floating_point() or x.dtype in (torch.bool, torch.uint8) else x.long()
     if x.ndim < 2:
         raise ValueError(
             f"`{name}` must have shape (N, D) or (N, channels, ...); got {tuple(x.shape)}. "
@@ -110,6 +115,33 @@ def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
         raise ValueError(f"`{name}` must not be empty; got shape {tuple(x.shape)}.")
     check_finite(x, name)
     return x
+
+
+def as_real(x: Tensor, device: torch.device, dtype: torch.dtype, name: str = "x") -> Tensor:
+    """Checked inputs as real numbers of a dtype, on a device.
+
+    Raises:
+        ValueError: Values that are not finite in that dtype.
+
+    Warns:
+        UserWarning: Whole numbers that the dtype does not hold.
+    """
+    real = x.to(device, dtype)
+    if x.is_floating_point():
+        check_finite(real, f"{name} in {dtype}")
+        return real
+    largest = int(2 / torch.finfo(dtype).eps)  # up to which every whole number is held
+    low, high = x.aminmax()
+    if low < -largest or high > largest:
+        changed = int((real.to(x.device, torch.int64) != x).reshape(len(x), -1).any(dim=1).sum())
+        if changed:
+            warnings.warn(
+                f"{changed} of {len(x)} rows of whole-number `{name}` change in {dtype}, which holds whole numbers up "
+                f"to {largest}. Subtract what is common to all, or make the network float64 by `net.double()`.",
+                UserWarning,
+                stacklevel=2,
+            )
+    return real
 
 
 def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:

@@ -38,7 +38,7 @@ class Dataset:
     """N inputs with their targets.
 
     Attributes:
-        x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so).
+        x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so); whole numbers are int64.
         y: Real targets (N, D), or int64 labels (N, ...): the dtype that comes in decides.
         weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
 
@@ -56,7 +56,8 @@ class Dataset:
         """Check and convert.
 
         Args:
-            x: Inputs, (N, D) or (N, channels, ...); integers and booleans are cast, their scale unchanged.
+            x: Inputs, (N, D) or (N, channels, ...). Whole numbers stay whole until a network asks for floats; bytes and
+                booleans become float32, their scale unchanged.
             y: Targets: floats (N, D), (N,) being taken as D = 1; whole numbers and booleans are labels (N, ...).
             weight: (N,), or of y's shape.
 
@@ -135,6 +136,11 @@ class Dataset:
                 )
             if self.is_labelled != other.is_labelled:
                 raise ValueError("Labels and real targets do not concatenate.")
+            if self.x.is_floating_point() != other.x.is_floating_point():  # float32 would not hold all whole numbers
+                raise ValueError(
+                    f"Whole-number and real inputs do not concatenate; got x of {self.x.dtype} and {other.x.dtype}. "
+                    "Make both real, as by `x.double()`."
+                )
         weight = None
         if any(part.weight is not None for part in parts):
             per_target = any(part.weight is not None and part.weight.ndim == part.y.ndim for part in parts)
@@ -286,7 +292,8 @@ class Standardizer:
             )
         if dataset.is_labelled != (self.y_loc is None):
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
-        x = (dataset.x - self.x_loc.to(dataset.x)) / self.x_scale.to(dataset.x)
+        given = dataset.x if dataset.x.is_floating_point() else dataset.x.double()  # whole numbers of any size
+        x = (given - self.x_loc.to(given)) / self.x_scale.to(given)
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
         self._check_columns(tuple(dataset.y.shape[1:]), "y")

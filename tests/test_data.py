@@ -50,10 +50,12 @@ def test_whole_numbers_are_labels(dtype):
     np.testing.assert_array_equal(data.y, labels)
 
 
-def test_integer_and_boolean_inputs_are_cast_with_their_scale_unchanged():
+def test_bytes_and_booleans_are_cast_with_their_scale_unchanged_and_whole_numbers_stay_whole():
     assert Dataset(np.array([[255], [0]], dtype=np.uint8), [0.0, 1.0]).x.flatten().tolist() == [255.0, 0.0]
     assert Dataset([[True], [False]], [0.0, 1.0]).x.flatten().tolist() == [1.0, 0.0]
-    assert Dataset([[3], [4]], [0.0, 1.0]).x.dtype == torch.float32
+    whole = Dataset(np.array([[3], [-(2**53) - 1]], dtype=np.int64), [0.0, 1.0]).x
+    assert whole.dtype == torch.int64
+    assert whole.flatten().tolist() == [3, -(2**53) - 1]
 
 
 def test_images_keep_their_shape_and_pixel_labels_theirs():
