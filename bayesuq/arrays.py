@@ -79,7 +79,10 @@ def to_floating(value: ArrayLike, name: str) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
-def check_finite(tensor: Tensor, name: str) -> None:
+OVERFLOW = "They overflow: give them in a larger unit, as bayesuq.Standardizer does."
+
+
+def check_finite(tensor: Tensor, name: str, remedy: str = "Drop or impute them.") -> None:
     """Raise a ValueError that counts and locates the rows of `tensor` with NaN or infinite entries."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
@@ -90,7 +93,7 @@ def check_finite(tensor: Tensor, name: str) -> None:
     first = int(rows.nonzero()[0])
     raise ValueError(
         f"`{name}` must be finite; {int(rows.sum())} of {len(rows)} rows hold NaN or infinite values, the first is row "
-        f"{first}. Drop or impute them."
+        f"{first}. {remedy}"
     )
 
 
@@ -128,7 +131,7 @@ def as_real(x: Tensor, device: torch.device, dtype: torch.dtype, name: str = "x"
     """
     real = x.to(device, dtype)
     if x.is_floating_point():
-        check_finite(real, f"{name} in {dtype}")
+        check_finite(real, f"{name} in {dtype}", OVERFLOW)
         return real
     largest = int(2 / torch.finfo(dtype).eps)  # up to which every whole number is held
     low, high = x.aminmax()
@@ -179,7 +182,7 @@ def as_targets(y: ArrayLike) -> Tensor:
         targets = targets.unsqueeze(-1)
     if targets.ndim != 2:
         raise ValueError(f"`y` must have shape (N, D) or (N,); got {tuple(targets.shape)}.")
-    check_finite(targets, "y")
+    check_finite(targets, "y", "Leave these rows out; to fit with missing targets, give them weight 0 in a Dataset.")
     return targets
 
 

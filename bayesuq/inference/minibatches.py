@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import as_real, check_finite
+from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.checkpoint import digest
 from bayesuq.inference.network_inputs import cast_inputs, refusal, takes_whole_numbers
@@ -89,10 +89,10 @@ def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype
     """
     x = as_real(data.x, device, dtype) if x is None else x
     y = y.to(device, dtype) if y.is_floating_point() else y.to(device)
-    check_finite(y, f"y in {dtype}")
+    check_finite(y, f"y in {dtype}", OVERFLOW)
     weight = None if data.weight is None else data.weight.to(device, dtype)
     if weight is not None:
-        check_finite(weight, f"weight in {dtype}")
+        check_finite(weight, f"weight in {dtype}", OVERFLOW)
     return Batch(x, y, weight)
 
 
