@@ -89,6 +89,14 @@ class Checkpoint:
         """
         return int(self._read()[0]["fit"]["seed"]) if self.path.exists() else None
 
+    def told(self) -> Mapping[str, Any]:
+        """What the file says tells its fit from others; nothing where there is none yet.
+
+        Raises:
+            ValueError: Another kind of file.
+        """
+        return self._read()[0]["fit"] if self.path.exists() else {}
+
     def load(self, fit: Mapping[str, Any]) -> State | None:
         """The state in the file, None where there is none yet.
 
