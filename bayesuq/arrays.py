@@ -68,9 +68,19 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         array = array.astype(np.int64)  # torch has few operations on wide unsigned integers
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+    if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_ReadOnly(array)))
+
+
+class _ReadOnly:
+    """A read-only array, such as a memory map, as torch takes it without a copy or a warning: nothing here writes."""
+
+    def __init__(self, array: "np.ndarray[Any, Any]") -> None:
+        self._array = array  # which owns the memory
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
 def to_floating(value: ArrayLike, name: str) -> Tensor:

@@ -12,6 +12,7 @@ from torch import nn
 
 from bayesuq.data import Dataset, Split, Standardizer, split_dataset, split_last_tenth
 from bayesuq.inference import laplace, map_estimate
+from bayesuq.inference.minibatches import NetworkReader, Source
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
@@ -555,3 +556,24 @@ def test_weights_of_pixels_come_with_a_channel_or_without():
     x, y, weight = torch.rand(3, 1, 4, 5, 6), torch.zeros(3, 4, 5, 6, dtype=torch.int64), torch.rand(3, 4, 5, 6)
     assert torch.equal(Dataset(x, y, weight.unsqueeze(1)).weight, weight)
     assert torch.equal(Dataset(x, y.unsqueeze(1), weight).weight, weight.unsqueeze(1))
+
+
+def test_a_memory_map_is_read_where_it_lies(tmp_path):
+    for name, values in (("x", np.ones((50, 3), dtype=np.float32)), ("y", np.ones((50, 1), dtype=np.float32))):
+        np.save(tmp_path / f"{name}.npy", values)
+    x, y = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("x", "y"))
+    data = Dataset(x, y)
+    assert (data.x.data_ptr(), data.y.data_ptr()) == (x.ctypes.data, y.ctypes.data)
+    model = BayesianNetwork(networks.mlp(3, (), 1), priors.Normal(), likelihoods.Normal(scale=0.5))
+    source = Source(NetworkReader(model), data, 10)
+    assert source.rows.x.data_ptr() == x.ctypes.data
+    map_estimate.fit(model, data, num_epochs=1, seed=0, checkpoint=tmp_path / "checkpoint").predict(x)
+
+
+def test_many_parts_are_joined_in_one_go(monkeypatch):
+    parts = [Dataset(torch.full((2, 3), float(number)), torch.zeros(2), torch.ones(2)) for number in range(50)]
+    calls = []
+    monkeypatch.setattr(torch, "cat", lambda tensors, cat=torch.cat: calls.append(len(tensors)) or cat(tensors))
+    whole = parts[0].concatenate(*parts[1:])
+    assert calls == [50, 50, 50]
+    assert whole.x[:, 0].tolist() == [float(number) for number in range(50) for _ in range(2)]
