@@ -120,6 +120,28 @@ class Linearisation:
         }
         return f.detach(), Derivatives(found, others)
 
+    def gradient(self, rows: Tensor, energy: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Of a number, a function of f, in the parameters sought, (*shape), float64.
+
+        Args:
+            rows: (N, ...).
+            energy: From f, (N, C, ...), to the number, 0-d.
+        """
+        with torch.enable_grad():
+            theta = {name: value.detach().requires_grad_(name in self.names) for name, value in self.theta.items()}
+            total = energy(self.model.forward(theta, rows, net=self.tree, buffers=self.buffers))
+            parts = torch.autograd.grad(total, [theta[name] for name in self.names], materialize_grads=True)
+        return {name: part.double() for name, part in zip(self.names, parts, strict=True)}
+
+    def as_derivatives(self, vectors: Mapping[str, Tensor]) -> Derivatives:
+        """Numbers for each parameter sought, (*shape), as the derivatives of the one output of one row."""
+        layers = {}
+        for layer in self.layers:
+            matrix = layer.join({name: vectors[name] for name in layer.names()})
+            unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+            layers[layer] = Factors(matrix.unsqueeze(0), unit.unsqueeze(0).unsqueeze(0))
+        return Derivatives(layers, {name: vectors[name].unsqueeze(0).unsqueeze(0) for name in self.other_names})
+
     def rows_at_a_time(self, rows: Tensor, *, dense: bool) -> int:
         """So many that their derivatives fit the budget.
 

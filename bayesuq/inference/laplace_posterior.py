@@ -147,6 +147,13 @@ class LaplacePosterior(Posterior):
         prior = _precisions(self.model, self.names)
         return {name: factor * value for (name, value), factor in zip(prior.items(), self.prior_factors, strict=True)}
 
+    def slope(self, log_likelihood: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of the log joint at the mode, (*shape) by parameter, from that of the log-likelihood."""
+        theta = Layout.of(self.model).split(self.values)
+        prior = self.prior_precision()
+        away = {name: (theta[name] - _law(self.model, name).loc).double() for name in self.names}
+        return {name: log_likelihood[name] - prior[name] * away[name] for name in self.names}
+
     @cached_property
     def law(self) -> NormalWeights:
         """The normal law of the deviations from the mode."""
@@ -205,6 +212,13 @@ class LaplacePosterior(Posterior):
         theta = layout.split(self.values)
         deviations = self._deviations([index], seed)
         return layout.join({**theta, **{name: theta[name] + value[0] for name, value in deviations.items()}})
+
+    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws of every site by name, (S, ...), all but the weights approximated at the mode: see `WeightPosterior`.
+
+        They are those of the linear network that `predict` draws at the same seed.
+        """
+        return self.sampled.sample_weights(num_samples, seed=seed)
 
     def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[dict[str, Tensor] | None]:
         """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""

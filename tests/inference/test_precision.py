@@ -10,8 +10,9 @@ from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, sgm
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
-from tests.inference.examples import built, labelled
+from tests.inference.examples import NO_MODE, built, labelled
 
+pytestmark = pytest.mark.filterwarnings(NO_MODE)
 MIXED = torch.bfloat16
 OPTIONS = {"num_epochs": 25, "batch_size": 32, "learning_rate": 0.02, "seed": 0}
 CHAINS = {"num_chains": 2, "num_samples": 10, "num_warmup": 150, "start": "network", "seed": 0}
