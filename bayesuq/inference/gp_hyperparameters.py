@@ -223,7 +223,7 @@ def _into_units(leaf: Leaf, units: Units, *, counts: bool) -> None:
     elif told.unit == "location" and not counts:
         value.add_(units.location.reshape(-1, *[1] * (value.ndim - 1)))
     elif told.unit == "noise":
-        value.copy_(0.5 * (NOISE_SHARE * units.variance.mean()).log())
+        value.copy_(0.5 * (NOISE_SHARE * _per_output(units.variance, value)).log())
 
 
 def _per_output(variance: Tensor, value: Tensor) -> Tensor:

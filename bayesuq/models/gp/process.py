@@ -136,7 +136,7 @@ class FunctionPrior(nn.Module):
             self.kernel.take(torch.zeros(shape), torch.ones(shape))
         self.mean = process.mean.build(width, outputs)
         self.log_unknowns = nn.ParameterDict()
-        self._register(process.likelihood)
+        self._register(process.likelihood.for_outputs(num_outputs))
 
     def _register(self, likelihood: Likelihood) -> None:
         """The likelihood's unknown parameters, as logarithms."""
@@ -207,7 +207,7 @@ class FunctionPrior(nn.Module):
         return self.mean(x).expand(self.num_outputs, len(x))
 
     def unknowns(self) -> dict[str, Tensor]:
-        """The likelihood's unknowns on their own support, ()."""
+        """The likelihood's unknowns on their own support, () or (C,)."""
         return {name: value.exp() for name, value in self.log_unknowns.items()}
 
     def state(self) -> dict[str, Tensor]:
