@@ -83,7 +83,11 @@ def _overlap(results: Results, score: str) -> Picture:
 
 def _quality(results: Results) -> Picture:
     dots = {
-        name: (result.image_uncertainty["predictive_entropy"], result.image_dice) for name, result in results.items()
+        name: (
+            result.image_uncertainty["predictive_entropy"][result.is_labelled],
+            result.image_dice[result.is_labelled],
+        )
+        for name, result in results.items()
     }
     return Picture.of(
         segmentation.quality_scatter(dots),

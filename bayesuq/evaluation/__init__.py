@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayesuq.evaluation import diagnostics as diagnostics
     from bayesuq.evaluation import distance as distance
     from bayesuq.evaluation import fit_quality as fit_quality
+    from bayesuq.evaluation import intervals as intervals
     from bayesuq.evaluation import leave_one_out as leave_one_out
     from bayesuq.evaluation import measure as measure
     from bayesuq.evaluation import overlap as overlap
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from bayesuq.evaluation import standard_errors as standard_errors
     from bayesuq.evaluation import standard_measures as standard_measures
     from bayesuq.evaluation import states as states
+    from bayesuq.evaluation import sums as sums
     from bayesuq.evaluation import uncertainty as uncertainty
     from bayesuq.evaluation import weighted as weighted
     from bayesuq.evaluation import worst_entries as worst_entries

@@ -5,7 +5,8 @@ References:
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
 """
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Self
 
 import torch
@@ -21,14 +22,21 @@ class Reliability:
     """How often predictions were right, by confidence. The state is exact, of fixed size, and adds up over batches.
 
     Attributes:
-        count: Points in each bin, int64, (..., B): (B,) for top labels, (C, B) class by class.
-        num_correct: Of these, those predicted right, int64, (..., B).
-        confidence_sum: Sum of the points' confidences, float64, (..., B).
+        count: Points in each bin, int64, (..., B): (B,) for top labels, (C, B) class by class. Of weighted points the
+            sum of the weights, float64.
+        num_correct: Of these, those predicted right, likewise.
+        confidence_sum: Sum of the points' confidences, weighted, float64, (..., B).
+        square_count: Sum of squared weights, float64, (..., B); without weights the number of points.
     """
 
     count: Tensor
     num_correct: Tensor
     confidence_sum: Tensor
+    square_count: Tensor = None  # type: ignore[assignment]
+
+    def __post_init__(self) -> None:
+        if self.square_count is None:
+            object.__setattr__(self, "square_count", self.count.double())
 
     @classmethod
     def from_confidences(cls, confidence: ArrayLike, correct: ArrayLike, *, num_bins: int = 15) -> Self:
@@ -57,9 +65,14 @@ class Reliability:
         return cls.tally(stated.flatten().double(), truth.flatten().to(stated.device, torch.bool), num_bins)
 
     @classmethod
-    def tally(cls, stated: Tensor, right: Tensor, num_bins: int) -> Self:
-        """Count probabilities that are known to be such, float64 (N,), against booleans (N,)."""
+    def tally(cls, stated: Tensor, right: Tensor, num_bins: int, *, weight: Tensor | None = None) -> Self:
+        """Count probabilities that are known to be such, float64 (N,), against booleans (N,), with weights (N,)."""
+        if weight is not None and bool(((weight == 0) | (weight == 1)).all()):
+            stated, right, weight = stated[weight > 0], right[weight > 0], None
         bins = bin_index(stated, num_bins)
+        if weight is not None:
+            sums = [torch.bincount(bins, weights=w, minlength=num_bins) for w in _weighted(weight, right, stated)]
+            return cls(count=sums[0], num_correct=sums[1], confidence_sum=sums[2], square_count=sums[3])
         wrong, correct = torch.bincount(bins + num_bins * right, minlength=2 * num_bins).split(num_bins)
         return cls(
             count=wrong + correct,
@@ -77,6 +90,16 @@ class Reliability:
         check_count(num_bins, "num_bins")
         count = torch.zeros(num_bins, dtype=torch.int64, device=device)
         return cls(count=count, num_correct=count, confidence_sum=count.double())
+
+    @classmethod
+    def stack(cls, parts: Sequence[Self]) -> Self:
+        """Those of several classes as one, (C, B)."""
+        return cls(**{field.name: torch.stack([getattr(part, field.name) for part in parts]) for field in fields(cls)})
+
+    @property
+    def effective_count(self) -> Tensor:
+        """Independent points that each bin is worth, (..., B), float64: Kish's (sum w)^2 / sum w^2, or their number."""
+        return torch.where(self.count > 0, self.count.double().square() / self.square_count, 0.0)
 
     @property
     def edges(self) -> Tensor:
@@ -96,7 +119,7 @@ class Reliability:
     @property
     def accuracy_interval(self) -> Tensor:
         """Wilson's 95 % interval of each bin's accuracy for independent points, lower and upper, (2, ..., B)."""
-        squared = WILSON_QUANTILE**2 / self.count.double()  # whole numbers would divide in float32
+        squared = WILSON_QUANTILE**2 / self.effective_count
         centre = self.accuracy + squared / 2
         half = (squared * (self.accuracy * (1 - self.accuracy) + squared / 4)).sqrt()
         lower, upper = (centre - half) / (1 + squared), (centre + half) / (1 + squared)
@@ -118,9 +141,10 @@ class Reliability:
 
         Without bias given the confidences, and so below 0 now and then. Bins of one point, which say nothing, count 0.
         """
-        variance = self.accuracy * (1 - self.accuracy) / (self.count - 1)
+        number = self.effective_count
+        variance = self.accuracy * (1 - self.accuracy) / (number - 1)
         excess = (self.accuracy - self.confidence).square() - variance
-        return torch.where(self.count > 1, self.count * excess, 0.0).sum(dim=-1) / self.count.sum(dim=-1)
+        return torch.where(number > 1, self.count * excess, 0.0).sum(dim=-1) / self.count.sum(dim=-1)
 
     def merge(self, other: Self) -> Self:
         """The reliability over the points of both.
@@ -135,7 +159,12 @@ class Reliability:
             count=self.count + other.count,
             num_correct=self.num_correct + other.num_correct,
             confidence_sum=self.confidence_sum + other.confidence_sum,
+            square_count=self.square_count + other.square_count,
         )
+
+
+def _weighted(weight: Tensor, right: Tensor, stated: Tensor) -> tuple[Tensor, ...]:
+    return weight, weight * right, weight * stated, weight.square()
 
 
 def bin_edges(num_bins: int, device: torch.device) -> Tensor:

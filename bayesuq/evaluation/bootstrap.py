@@ -71,7 +71,7 @@ def standard_error(measure: Weighted, *, num_replicates: int = 200, seed: int = 
         two samples are left.
     """
     spread = _spread(replicates(measure, num_replicates=num_replicates, seed=seed))
-    return spread if measure.num_rows > 1 else torch.full_like(spread, torch.nan)
+    return spread if measure.num_counting > 1 else torch.full_like(spread, torch.nan)
 
 
 def paired_difference(one: Weighted, other: Weighted, *, num_replicates: int = 200, seed: int = 0) -> Estimate:

@@ -19,7 +19,9 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_probability
 from bayesuq.evaluation.binning import Reliability
+from bayesuq.evaluation.gaps import Gaps
 from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_real, is_discrete
+from bayesuq.evaluation.observed import as_weight, observe
 from bayesuq.evaluation.scores import central_interval, top_label
 from bayesuq.evaluation.uncertainty import maximum_probability
 from bayesuq.predictive import CategoricalPredictive
@@ -29,17 +31,22 @@ FOR_LABELS = "Of real targets take `probability_integral_transform` or `interval
 FOR_REAL_TARGETS = "Of labels take `reliability` or `expected_calibration_error`."
 
 
-def reliability(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Reliability:
+def reliability(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> Reliability:
     """Top-label reliability: confidence is the mean's largest probability, right is that class being the label.
 
     Args:
         predictive: Of labels, at N points.
         y: Labels, (N, ...).
         num_bins: B, bins of equal width, the last closed at 1.
+        weight: How much each row counts, (N,), or each target, of y's shape; what has weight 0 is left out, whatever
+            stands in y there. None counts all alike.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or outside the classes; fewer than one bin.
+        ValueError: `y` of another shape, or outside the classes; fewer than one bin; weights of another shape,
+            negative, not finite, or all 0.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[1.0, 0.0], [0.625, 0.375], [0.625, 0.375]]]))
@@ -49,12 +56,18 @@ def reliability(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int =
     """
     check_count(num_bins, "num_bins")
     check_categorical(predictive, FOR_LABELS)
-    confidence, right = top_label(predictive, y)
-    return Reliability.tally(confidence.flatten(), right.flatten(), num_bins)
+    seen = observe(predictive, y, weight)
+    confidence, right = top_label(predictive, seen.y)
+    return Reliability.tally(confidence.flatten(), right.flatten(), num_bins, weight=_flat(seen.weight))
 
 
 def classwise_reliability(
-    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, threshold: float = 0.0
+    predictive: CategoricalPredictive,
+    y: ArrayLike,
+    num_bins: int = 15,
+    *,
+    threshold: float = 0.0,
+    weight: ArrayLike | None = None,
 ) -> Reliability:
     """Reliability of each class's own probability: confidence is p_k, right is the label being k. (C, B) each.
 
@@ -63,6 +76,7 @@ def classwise_reliability(
         y: Labels, (N, ...).
         num_bins: B, bins of equal width, the last closed at 1.
         threshold: Probabilities below it are left out, since of many classes nearly all are near 0.
+        weight: See `reliability`.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
@@ -71,23 +85,25 @@ def classwise_reliability(
     check_count(num_bins, "num_bins")
     check_probability(threshold, "threshold")
     check_categorical(predictive, FOR_LABELS)
-    labels, probs = predictive.labels(y), predictive.mean.clamp(max=1.0)
+    seen = observe(predictive, y, weight)
+    labels, probs = predictive.labels(seen.y), predictive.mean.clamp(max=1.0)
     kept = [p >= threshold for p in probs.unbind(dim=1)]
-    each = [
-        Reliability.tally(p[keep], (labels == k)[keep], num_bins)
-        for k, (p, keep) in enumerate(zip(probs.unbind(dim=1), kept, strict=True))
-    ]
-    return Reliability(
-        count=torch.stack([one.count for one in each]),
-        num_correct=torch.stack([one.num_correct for one in each]),
-        confidence_sum=torch.stack([one.confidence_sum for one in each]),
+    heavy = [None if seen.weight is None else seen.weight[keep] for keep in kept]
+    return Reliability.stack(
+        [
+            Reliability.tally(p[keep], (labels == k)[keep], num_bins, weight=w)
+            for k, (p, keep, w) in enumerate(zip(probs.unbind(dim=1), kept, heavy, strict=True))
+        ]
     )
 
 
-def expected_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Tensor:
+def expected_calibration_error(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> Tensor:
     """ECE = sum_b n_b / N |accuracy_b - confidence_b|, top label, weighted by points: Guo et al. (2017), eq. (3).
 
-    It is 0 for calibrated predictions in the limit; from N points its mean is above 0. See `reliability` for the rest.
+    It is 0 for calibrated predictions in the limit; from N points its mean is above 0, by `calibration_error_floor`.
+    See `reliability` for the rest.
 
     Returns:
         Fraction, 0-d float64.
@@ -97,10 +113,43 @@ def expected_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, 
         >>> expected_calibration_error(predictive, [1, 0], num_bins=10)  # both are in the last bin
         tensor(0.4750, dtype=torch.float64)
     """
-    return reliability(predictive, y, num_bins).expected_calibration_error
+    return reliability(predictive, y, num_bins, weight=weight).expected_calibration_error
 
 
-def maximum_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Tensor:
+def calibration_error_floor(
+    predictive: CategoricalPredictive, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> Tensor:
+    """Mean ECE that labels drawn from the predictive itself would give: what a calibrated one shows on these points.
+
+    In closed form, points being independent; the spread of confidences within a bin is neglected. An ECE near it says
+    nothing against the predictive.
+
+    Args:
+        predictive: Of labels, at N points.
+        num_bins: B, bins of equal width.
+        weight: How much each row, (N,), or each point, (N, ...), counts; None counts all alike.
+
+    Returns:
+        Fraction, 0-d float64.
+
+    Raises:
+        TypeError: Not a CategoricalPredictive.
+        ValueError: Fewer than one bin; weights of another shape, negative, not finite, or all 0.
+
+    Example:
+        >>> calibration_error_floor(CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1]]])))  # 2 x .9 x .1
+        tensor(0.1800, dtype=torch.float64)
+    """
+    check_categorical(predictive, FOR_LABELS)
+    confidence = predictive.mean.amax(dim=1).clamp(max=1.0)
+    heavy = None if weight is None else as_weight(weight, confidence.shape).to(confidence.device).reshape(-1, 1)
+    flat = confidence.reshape(-1, 1)  # points as rows, since they are independent here
+    return Gaps.of(flat, torch.ones_like(flat), heavy, num_bins).floor
+
+
+def maximum_calibration_error(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> Tensor:
     """MCE = max_b |accuracy_b - confidence_b| over bins with points: Guo et al. (2017), eq. (5).
 
     A bin of few points may set it: read it beside `reliability(...).count`.
@@ -108,10 +157,12 @@ def maximum_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, n
     Returns:
         Fraction, 0-d float64.
     """
-    return reliability(predictive, y, num_bins).maximum_calibration_error
+    return reliability(predictive, y, num_bins, weight=weight).maximum_calibration_error
 
 
-def debiased_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Tensor:
+def debiased_calibration_error(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> Tensor:
     """Root mean squared top-label gap, less what the noise of N points adds: Kumar et al. (2019).
 
     0 where the noise explains all of the gap. The squared error before the root, which averages well over test sets, is
@@ -120,11 +171,13 @@ def debiased_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, 
     Returns:
         Fraction, 0-d float64.
     """
-    return reliability(predictive, y, num_bins).debiased_squared_error.clamp(min=0.0).sqrt()
+    return reliability(predictive, y, num_bins, weight=weight).debiased_squared_error.clamp(min=0.0).sqrt()
 
 
-def adaptive_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Tensor:
-    """As `expected_calibration_error` with bins of equally many points: Nixon et al. (2019), top label.
+def adaptive_calibration_error(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> Tensor:
+    """As `expected_calibration_error` with bins of equally many points, or weights: Nixon et al. (2019), top label.
 
     Equal confidences stay in one bin, that of their middle rank, so that the order of points does not matter.
 
@@ -138,21 +191,36 @@ def adaptive_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, 
     """
     check_count(num_bins, "num_bins")
     check_categorical(predictive, FOR_LABELS)
-    right = top_label(predictive, y)[1]
-    return equal_mass_gap(-maximum_probability(predictive).flatten(), right.flatten(), num_bins)
+    seen = observe(predictive, y, weight)
+    right = top_label(predictive, seen.y)[1]
+    return equal_mass_gap(
+        -maximum_probability(predictive).flatten(), right.flatten(), num_bins, weight=_flat(seen.weight)
+    )
 
 
-def equal_mass_gap(scores: Tensor, right: Tensor, num_bins: int) -> Tensor:
+def equal_mass_gap(scores: Tensor, right: Tensor, num_bins: int, *, weight: Tensor | None = None) -> Tensor:
     """The adaptive calibration error of scores confidence - 1, (N,), which tell apart what rounds to certainty."""
     ranked, order = scores.sort()
     group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+    if weight is not None:
+        heavy = weight[order]
+        mass = torch.bincount(group, weights=heavy, minlength=len(sizes))
+        middles = (mass.cumsum(0) - mass / 2) / mass.sum()
+        bins = (middles * num_bins).long().clamp(max=num_bins - 1)[group]
+        gaps = heavy * (right[order].double() - 1 - ranked)
+        return torch.bincount(bins, weights=gaps).abs().sum() / mass.sum()
     middle = 2 * sizes.cumsum(0) - sizes  # twice, to stay with whole numbers
     bins = (middle * num_bins // (2 * len(ranked)))[group]
     return torch.bincount(bins, weights=right[order].double() - 1 - ranked).abs().sum() / len(ranked)
 
 
 def classwise_calibration_error(
-    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, threshold: float = 0.0
+    predictive: CategoricalPredictive,
+    y: ArrayLike,
+    num_bins: int = 15,
+    *,
+    threshold: float = 0.0,
+    weight: ArrayLike | None = None,
 ) -> Tensor:
     """Mean over classes of the ECE of p_k against y = k (static calibration error): Nixon et al. (2019).
 
@@ -162,10 +230,13 @@ def classwise_calibration_error(
     Returns:
         Fraction, 0-d float64.
     """
-    return classwise_reliability(predictive, y, num_bins, threshold=threshold).expected_calibration_error.nanmean()
+    each = classwise_reliability(predictive, y, num_bins, threshold=threshold, weight=weight)
+    return each.expected_calibration_error.nanmean()
 
 
-def probability_integral_transform(predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None) -> Tensor:
+def probability_integral_transform(
+    predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None, weight: ArrayLike | None = None
+) -> Tensor:
     """u = P(y* <= y), column by column, exact for the mixture; uniform on [0, 1] under a calibrated predictive.
 
     The cdf of counts has steps, on each of which u is drawn uniformly, between P(y* < y) and P(y* <= y): without that
@@ -175,26 +246,31 @@ def probability_integral_transform(predictive: RealPredictive, y: ArrayLike, *, 
         predictive: Of real targets, at N points.
         y: Targets, (N, D), or (N,) for D = 1.
         seed: Of the draws for counts; other targets have none.
+        weight: Of each row, (N,), or of each target, of y's shape: u is NaN where it is 0, whatever stands in y there.
+            None is 1 everywhere.
 
     Returns:
         Fractions, (N, D), float64.
 
     Raises:
         TypeError: Labels.
-        ValueError: `y` of another shape or not finite; a component of zero variance.
+        ValueError: `y` of another shape or not finite; a component of zero variance; weights of another shape,
+            negative, not finite, or all 0.
     """
     check_real(predictive, FOR_REAL_TARGETS)
-    at_most = predictive.cdf(y)
-    if not is_discrete(predictive):
-        return at_most
-    below = predictive.cdf(predictive.targets(y) - 1)
-    noise = generator(resolve_seed(seed), device=at_most.device)
-    return below + torch.rand(at_most.shape, generator=noise, dtype=at_most.dtype, device=at_most.device) * (
-        at_most - below
-    )
+    seen = observe(predictive, y, weight)
+    at_most = predictive.cdf(seen.y)
+    if is_discrete(predictive):
+        below = predictive.cdf(predictive.targets(seen.y) - 1)
+        noise = generator(resolve_seed(seed), device=at_most.device)
+        share = torch.rand(at_most.shape, generator=noise, dtype=at_most.dtype, device=at_most.device)
+        at_most = below + share * (at_most - below)
+    return at_most if seen.known is None else torch.where(seen.known, at_most, torch.nan)
 
 
-def interval_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
+def interval_coverage(
+    predictive: RealPredictive, y: ArrayLike, level: float, *, weight: ArrayLike | None = None
+) -> Tensor:
     """Share of targets inside the central interval of probability `level`, near `level` if calibrated.
 
     The interval runs from the quantile (1 - level) / 2 to the quantile (1 + level) / 2 of the mixture, and holds y
@@ -205,12 +281,14 @@ def interval_coverage(predictive: RealPredictive, y: ArrayLike, level: float) ->
         predictive: Of real targets, at N points.
         y: Targets, (N, D), or (N,) for D = 1.
         level: Probability inside, between 0 and 1.
+        weight: How much each row counts, (N,), or each target, of y's shape; what has weight 0 is left out, whatever
+            stands in y there. None counts all alike.
 
     Returns:
         Fraction over points and columns, 0-d float64.
 
     Raises:
-        ValueError: `level` outside (0, 1).
+        ValueError: `level` outside (0, 1); weights of another shape, negative, not finite, or all 0.
 
     Example:
         >>> from bayesuq.predictive import GaussianPredictive
@@ -218,7 +296,9 @@ def interval_coverage(predictive: RealPredictive, y: ArrayLike, level: float) ->
         >>> interval_coverage(predictive, [-3.0, -1.0, 0.0, 1.7], level=0.9)  # inside (-1.645, 1.645)
         tensor(0.5000, dtype=torch.float64)
     """
-    return pointwise_coverage(predictive, y, level).mean()
+    check_real(predictive, FOR_REAL_TARGETS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_coverage(predictive, seen.y, level))
 
 
 def pointwise_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
@@ -260,7 +340,9 @@ def pointwise_width(predictive: RealPredictive, level: float) -> Tensor:
     return upper - lower
 
 
-def regression_calibration_error(predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None) -> Tensor:
+def regression_calibration_error(
+    predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None, weight: ArrayLike | None = None
+) -> Tensor:
     """Mean over all levels of |coverage of the central interval - level|, exactly: the integral over level from 0 to 1.
 
     Kuleshov et al. (2018) sum over chosen levels. See `probability_integral_transform` for the rest.
@@ -276,9 +358,17 @@ def regression_calibration_error(predictive: RealPredictive, y: ArrayLike, *, se
     """
     # Coverage as a function of level is the cdf of v = |2u - 1|, and the area between a cdf and that of the uniform
     # distribution is the area between their quantile functions.
-    v = (2 * probability_integral_transform(predictive, y, seed=seed) - 1).abs().flatten().sort().values
-    ends = torch.arange(len(v) + 1, dtype=torch.float64, device=v.device) / len(v)
+    heavy = observe(check_real(predictive, FOR_REAL_TARGETS), y, weight).weight
+    levels = (2 * probability_integral_transform(predictive, y, seed=seed, weight=weight) - 1).abs().flatten()
+    mass = torch.ones_like(levels) if heavy is None else heavy.flatten()
+    v, order = levels[mass > 0].sort()
+    ends = torch.nn.functional.pad(mass[mass > 0][order].cumsum(0), (1, 0))
+    ends = ends / ends[-1]
     before, after = v - ends[:-1], ends[1:] - v  # of |v - t| over t from (i - 1)/n to i/n
     inside = (before > 0) & (after > 0)
     area = torch.where(inside, before.square() + after.square(), (before.square() - after.square()).abs()) / 2
     return area.sum()
+
+
+def _flat(weight: Tensor | None) -> Tensor | None:
+    return None if weight is None else weight.flatten()

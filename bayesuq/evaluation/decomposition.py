@@ -27,6 +27,7 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.evaluation.binning import bin_index
 from bayesuq.evaluation.kinds import check_categorical
+from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.scores import FOR_LABELS
 from bayesuq.predictive import CategoricalPredictive
 
@@ -66,8 +67,8 @@ class BrierBins:
     """What a decomposition is computed from: exact, of fixed size, and it adds up over batches. All are (C, B).
 
     Attributes:
-        count: Points whose probability of the class falls in the bin, int64.
-        num_true: Of these, those of the class, int64.
+        count: Points whose probability of the class falls in the bin, int64; of weighted points their weight, float64.
+        num_true: Of these, those of the class, likewise.
         prob_sum: Sum of the probabilities, float64.
         square_sum: Sum of their squares, float64.
         true_sum: Sum of the probabilities of those of the class, float64.
@@ -96,7 +97,7 @@ class BrierBins:
     def decomposition(self) -> BrierDecomposition:
         """The parts, as the module's formula has them."""
         total = self.count[0].sum()
-        n = self.count.clamp(min=1).double()  # an empty bin adds 0
+        n = torch.where(self.count > 0, self.count, 1).double()  # an empty bin adds 0
         p, a = self.prob_sum / n, self.num_true / n
         o = self.num_true.sum(dim=1, keepdim=True).double() / total
         return BrierDecomposition(
@@ -112,7 +113,12 @@ class BrierBins:
         """The parts without what N points add to each on average; the score is the same: Ferro and Fricker (2012).
 
         Reliability and resolution may then be below 0. Bins of one point, whose part is unknown, stay as they are.
+
+        Raises:
+            ValueError: Weighted points, whose number of independent ones is not known.
         """
+        if self.count.is_floating_point():
+            raise ValueError("What chance adds is known of points that count alike; these have weights.")
         parts = self.decomposition
         total = self.count[0].sum().double()
         a = self.num_true / self.count.clamp(min=1).double()
@@ -128,13 +134,17 @@ class BrierBins:
         )
 
 
-def brier_decomposition(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> BrierDecomposition:
+def brier_decomposition(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> BrierDecomposition:
     """Reliability, resolution and uncertainty of the Brier score, exactly, with the within-bin terms.
 
     Args:
         predictive: Of labels, at N points.
         y: Labels, (N, ...).
         num_bins: B, bins of equal width for the probability of each class, the last closed at 1.
+        weight: How much each row, (N,), or each label, of y's shape, counts; anything may stand in y at weight 0. None
+            counts all alike.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
@@ -146,26 +156,39 @@ def brier_decomposition(predictive: CategoricalPredictive, y: ArrayLike, num_bin
         >>> parts.reliability, parts.resolution, parts.uncertainty
         (tensor(0., dtype=torch.float64), tensor(0.5000, dtype=torch.float64), tensor(0.5000, dtype=torch.float64))
     """
-    return brier_bins(predictive, y, num_bins).decomposition
+    return brier_bins(predictive, y, num_bins, weight=weight).decomposition
 
 
-def brier_bins(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> BrierBins:
+def brier_bins(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> BrierBins:
     """The bins of a batch, to be merged with those of others; see `brier_decomposition`."""
     check_count(num_bins, "num_bins")
     check_categorical(predictive, FOR_LABELS)
-    labels, probs = predictive.labels(y).flatten(), predictive.mean.clamp(max=1.0)
-    classes = [_bins_of_class(p.flatten(), labels == k, num_bins) for k, p in enumerate(probs.unbind(dim=1))]
+    seen = observe(predictive, y, weight)
+    labels, probs = predictive.labels(seen.y), predictive.mean.clamp(max=1.0).unbind(dim=1)
+    heavy = None
+    if seen.weight is not None:
+        there = seen.weight > 0
+        labels, probs, heavy = labels[there], tuple(p[there] for p in probs), seen.weight[there]
+        heavy = None if bool((heavy == 1).all()) else heavy
+    classes = [_bins_of_class(p.flatten(), (labels == k).flatten(), num_bins, heavy) for k, p in enumerate(probs)]
     count, num_true, prob_sum, square_sum, true_sum = (torch.stack(part) for part in zip(*classes, strict=True))
     return BrierBins(count=count, num_true=num_true, prob_sum=prob_sum, square_sum=square_sum, true_sum=true_sum)
 
 
-def _bins_of_class(p: Tensor, is_class: Tensor, num_bins: int) -> tuple[Tensor, ...]:
+def _bins_of_class(p: Tensor, is_class: Tensor, num_bins: int, weight: Tensor | None) -> tuple[Tensor, ...]:
     bins = bin_index(p, num_bins)
     of_class = bins[is_class]
+    heavy = torch.ones_like(p) if weight is None else weight
+
+    def total(where: Tensor, weights: Tensor | None) -> Tensor:
+        return torch.bincount(where, weights=weights, minlength=num_bins)
+
     return (
-        torch.bincount(bins, minlength=num_bins),
-        torch.bincount(of_class, minlength=num_bins),
-        torch.bincount(bins, weights=p, minlength=num_bins),
-        torch.bincount(bins, weights=p.square(), minlength=num_bins),
-        torch.bincount(of_class, weights=p[is_class], minlength=num_bins),
+        total(bins, weight),
+        total(of_class, None if weight is None else weight[is_class]),
+        total(bins, heavy * p),
+        total(bins, heavy * p.square()),
+        total(of_class, (heavy * p)[is_class]),
     )

@@ -19,14 +19,19 @@ References:
 """
 
 import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_finite_number
-from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_scores, places_in
+from bayesuq.arrays import ArrayLike
+from bayesuq.evaluation import weighted
+from bayesuq.evaluation.observed import known_points
+from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_rate, check_scores, places_in
+from bayesuq.evaluation.weighted import Weighted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -49,24 +54,28 @@ class RiskCoverage:
         return self.coverage * self.risk
 
 
-def auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
+def auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """P(a positive scores above a negative) + P(they tie) / 2: Mann-Whitney with mid-ranks, the area under the ROC.
 
     Args:
         scores: Any real numbers, larger where a positive is more likely, any shape.
         positives: Whether each point is a positive, boolean or 0 and 1, of the same shape.
+        weight: How much each point counts, or each row of points, (N,); what has weight 0 is left out, whatever its
+            score is. None counts all alike.
 
     Returns:
         Fraction, 0-d float64 on the scores' device; NaN, with a warning, where there is one class only.
 
     Raises:
         TypeError: Not numbers.
-        ValueError: NaN scores, positives that are not 0 or 1, shapes that differ.
+        ValueError: NaN scores, positives that are not 0 or 1, shapes that differ, weights that are negative or all 0.
 
     Example:
         >>> auroc([3.0, 40.0, 1.0, 3.0], [True, True, False, False])  # 3 1/2 of the 4 pairs are in order
         tensor(0.8750, dtype=torch.float64)
     """
+    if weight is not None:
+        return _weighted(weighted.auroc, "auroc", scores, positives, weight, needs=("positive", "negative"))
     sides = Sides.of(scores, positives)
     if not _is_defined("auroc", positive=sides.positives, negative=sides.negatives):
         return sides.undefined
@@ -75,7 +84,7 @@ def auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
     return twice.double() / (2.0 * len(sides.positives) * len(sides.negatives))
 
 
-def average_precision(scores: ArrayLike, positives: ArrayLike) -> Tensor:
+def average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """sum_k (recall_k - recall_(k-1)) precision_k over falling thresholds: the step-wise area under precision-recall.
 
     Nothing is interpolated: the straight lines of a trapezoid promise too much (Davis and Goadrich, 2006). A random
@@ -88,6 +97,10 @@ def average_precision(scores: ArrayLike, positives: ArrayLike) -> Tensor:
         >>> average_precision([4.0, 3.0, 2.0, 1.0], [True, False, True, False])  # 1/2 x 1 + 1/2 x 2/3
         tensor(0.8333, dtype=torch.float64)
     """
+    if weight is not None:
+        return _weighted(
+            weighted.average_precision, "average_precision", scores, positives, weight, needs=("positive",)
+        )
     sides = Sides.of(scores, positives)
     if not _is_defined("average_precision", positive=sides.positives):
         return sides.undefined
@@ -96,7 +109,9 @@ def average_precision(scores: ArrayLike, positives: ArrayLike) -> Tensor:
     return (found / (found + sides.num_false_alarms())).mean()
 
 
-def false_positive_rate_at(scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95) -> Tensor:
+def false_positive_rate_at(
+    scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95, *, weight: ArrayLike | None = None
+) -> Tensor:
     """Share of negatives at or above the highest threshold that catches `true_positive_rate` of the positives (FPR95).
 
     Corbiere et al. (2019) take the right predictions as positives: `false_positive_rate_at(-uncertainty, ~wrong)`. See
@@ -106,6 +121,7 @@ def false_positive_rate_at(scores: ArrayLike, positives: ArrayLike, true_positiv
         scores: Any real numbers, larger where a positive is more likely, any shape.
         positives: Whether each point is a positive, boolean or 0 and 1, of the same shape.
         true_positive_rate: Share of positives to catch at least, above 0 and at most 1.
+        weight: See `auroc`.
 
     Returns:
         Fraction, 0-d float64; NaN, with a warning, where there is one class only.
@@ -118,6 +134,10 @@ def false_positive_rate_at(scores: ArrayLike, positives: ArrayLike, true_positiv
         tensor(0.5000, dtype=torch.float64)
     """
     check_rate(true_positive_rate)
+    if weight is not None:
+        measure = partial(weighted.false_positive_rate_at, true_positive_rate=true_positive_rate)
+        name = "false_positive_rate_at"
+        return _weighted(measure, name, scores, positives, weight, needs=("positive", "negative"))
     sides = Sides.of(scores, positives)
     if not _is_defined("false_positive_rate_at", positive=sides.positives, negative=sides.negatives):
         return sides.undefined
@@ -152,7 +172,13 @@ def risk_coverage(scores: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     return RiskCoverage(coverage=kept / len(order), risk=(sums / sizes)[group].cumsum(0) / kept, attainable=ends)
 
 
-def aurc(scores: ArrayLike, errors: ArrayLike, *, variant: Literal["mean", "corbiere"] = "mean") -> Tensor:
+def aurc(
+    scores: ArrayLike,
+    errors: ArrayLike,
+    *,
+    variant: Literal["mean", "corbiere"] = "mean",
+    weight: ArrayLike | None = None,
+) -> Tensor:
     """Area under risk against coverage: the mean selective risk over the n coverages, ties at their mean.
 
     See `risk_coverage` for the rest.
@@ -162,17 +188,23 @@ def aurc(scores: ArrayLike, errors: ArrayLike, *, variant: Literal["mean", "corb
         errors: Whether each prediction is wrong, or any loss of at least 0, of the same shape.
         variant: "mean" as defined above, as Geifman et al. (2019); "corbiere" the trapezoid over the
             coverages that thresholds give, without coverage 1, times 1000, as the tables of Corbiere et al. (2019).
+        weight: How much each point counts, or each row of points; see `auroc`. There are as many coverages as points,
+            which the scale of the weights does not change. Of the variant "mean" alone.
 
     Returns:
         In the unit of `errors`, 0-d float64 on the scores' device; smaller is better.
 
     Raises:
-        ValueError: An unknown variant.
+        ValueError: An unknown variant, or one that knows no weights.
 
     Example:
         >>> aurc([0.1, 0.2, 0.3, 0.4], [False, True, False, True])  # (0 + 1/2 + 1/3 + 1/2) / 4
         tensor(0.3333, dtype=torch.float64)
     """
+    if weight is not None and variant == "mean":
+        return _weighted(weighted.aurc, "aurc", scores, errors, weight)
+    if weight is not None:
+        raise ValueError(f'`weight` is known to the variant "mean" alone; got {variant!r}.')
     if variant == "corbiere":
         curve = risk_coverage(scores, errors)
         at = curve.attainable.nonzero().squeeze(1)[:-1]
@@ -212,7 +244,7 @@ def excess_aurc(
     )
 
 
-def augrc(scores: ArrayLike, errors: ArrayLike) -> Tensor:
+def augrc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Area under the generalised risk over coverage from 0 to 1: the mean risk of an error that is not refused.
 
     Straight lines join the n + 1 points from coverage 0, so that it is exactly what AUROC and accuracy make it: Traub
@@ -225,15 +257,27 @@ def augrc(scores: ArrayLike, errors: ArrayLike) -> Tensor:
         >>> augrc([0.1, 0.2, 0.3, 0.4], [False, True, False, True])  # accuracy 1/2, AUROC 3/4: 1/4 x 1/4 + 1/4 / 2
         tensor(0.1875, dtype=torch.float64)
     """
+    if weight is not None:
+        return _weighted(weighted.augrc, "augrc", scores, errors, weight)
     places = Places.of(scores, errors)
     points_after = places.num_points - (places.below + places.up_to).double() / 2  # half of its own kind among them
     return (places.losses * points_after).sum() / places.num_points**2
 
 
-def check_rate(true_positive_rate: float) -> None:
-    """Raise a ValueError unless `true_positive_rate` is above 0 and at most 1."""
-    if not 0 < check_finite_number(true_positive_rate, "true_positive_rate") <= 1:
-        raise ValueError(f"`true_positive_rate` must be above 0 and at most 1; got {true_positive_rate!r}.")
+def _weighted(
+    measure: Callable[..., Weighted],
+    name: str,
+    scores: ArrayLike,
+    flags: ArrayLike,
+    weight: ArrayLike,
+    needs: tuple[str, ...] = (),
+) -> Tensor:
+    """A measure of the points of weight above 0, or NaN with a warning where one of the classes it needs is absent."""
+    values, truths, weights = known_points(scores, flags, weight)
+    groups = {"positive": truths[truths != 0], "negative": truths[truths == 0]}
+    if not _is_defined(name, **{kind: groups[kind] for kind in needs}):
+        return torch.full((), torch.nan, dtype=torch.float64, device=values.device)
+    return measure(values, truths, weight=weights).value
 
 
 def _is_defined(measure: str, **groups: Tensor) -> bool:

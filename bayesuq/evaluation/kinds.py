@@ -18,13 +18,13 @@ def check_categorical(predictive: object, remedy: str) -> None:
         raise TypeError(f"`predictive` must be a CategoricalPredictive; got {type(predictive).__name__}. {remedy}")
 
 
-def check_real(predictive: object, remedy: str) -> None:
-    """Raise a TypeError that ends in `remedy` unless `predictive` is over real targets or counts."""
-    if not isinstance(predictive, RealPredictive):
-        raise TypeError(
-            f"`predictive` must be a GaussianPredictive or a MixturePredictive; got {type(predictive).__name__}. "
-            f"{remedy}"
-        )
+def check_real(predictive: object, remedy: str) -> RealPredictive:
+    """`predictive`, or a TypeError that ends in `remedy` unless it is over real targets or counts."""
+    if isinstance(predictive, RealPredictive):
+        return predictive
+    raise TypeError(
+        f"`predictive` must be a GaussianPredictive or a MixturePredictive; got {type(predictive).__name__}. {remedy}"
+    )
 
 
 def check_known(predictive: object) -> CategoricalPredictive | RealPredictive:

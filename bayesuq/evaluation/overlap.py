@@ -2,9 +2,10 @@
 
     U = {u > t},   E = {prediction != truth},   overlap(t) = 2 #(E and U) / (#E + #U),   1 where both are empty
 
-image by image, then the mean over images. One threshold t serves all images of a method. It is chosen where the truth
-may be looked at, on validation images (`best_threshold`); the published tables take the maximum over the test images
-instead (`test_maximum`), which flatters. Two controls stand beside it: the floor, all pixels called uncertain,
+image by image, then the mean over images that have a labelled pixel; others say nothing. One threshold t serves all
+images of a method. It is chosen where the truth may be looked at, on validation images (`best_threshold`); the
+published tables take the maximum over the test images instead (`test_maximum`), which flatters. Two controls stand
+beside it: the floor, all pixels called uncertain,
 
     floor = 2 e / (1 + e)   at error rate e,
 
@@ -90,18 +91,18 @@ class OverlapCounts(ImageCounts):
 
     @property
     def overlap(self) -> Tensor:
-        """2 #(E and U) / (#E + #U) of each image, (N, T); 1 where both are empty."""
-        return _dice(self.uncertain_errors, self.errors.unsqueeze(1) + self.uncertain)
+        """2 #(E and U) / (#E + #U) of each image, (N, T); 1 where both are empty, NaN without a labelled pixel."""
+        return self._of_labelled(_dice(self.uncertain_errors, self.errors.unsqueeze(1) + self.uncertain))
 
     @property
     def mean(self) -> Tensor:
-        """Over images, (T,): the curve that is looked at."""
-        return self.overlap.mean(dim=0)
+        """Over images with a labelled pixel, (T,): the curve that is looked at."""
+        return self.overlap.nanmean(dim=0)
 
     @property
     def error_weighted_mean(self) -> Tensor:
         """Over images, weighted by their wrong pixels, (T,): that of CRISP; NaN without any."""
-        return (self.errors.double() @ self.overlap) / self.errors.sum()
+        return (self.errors.double() @ self.overlap.nan_to_num(nan=0.0)) / self.errors.sum()
 
     @property
     def recall(self) -> Tensor:
@@ -115,17 +116,17 @@ class OverlapCounts(ImageCounts):
 
     @property
     def floor(self) -> Tensor:
-        """2 e / (1 + e) of each image, (N,): all of it called uncertain."""
-        return _dice(self.errors, self.errors + self.pixels)
+        """2 e / (1 + e) of each image, (N,): all of it called uncertain; NaN without a labelled pixel."""
+        return self._of_labelled(_dice(self.errors, self.errors + self.pixels))
 
     @property
     def shuffled(self) -> Tensor:
         """Expected overlap of each image's map with its pixels shuffled, (N, T): #U stays, and hits #U #E / n of E.
 
-        Exact over all shuffles, so that none is drawn.
+        Exact over all shuffles, so that none is drawn; NaN without a labelled pixel.
         """
         expected_hits = self.uncertain.double() * (self.errors / self.pixels.clamp(min=1)).unsqueeze(1)
-        return _dice(expected_hits, self.errors.unsqueeze(1) + self.uncertain)
+        return self._of_labelled(_dice(expected_hits, self.errors.unsqueeze(1) + self.uncertain))
 
     @property
     def best_threshold(self) -> float:
@@ -151,6 +152,10 @@ class OverlapCounts(ImageCounts):
         if not found:
             raise ValueError(f"`threshold` must be one of {self.thresholds.tolist()}; got {threshold}.")
         return int(found[0])
+
+    def _of_labelled(self, values: Tensor) -> Tensor:
+        """NaN in the rows of images without a labelled pixel, of whose overlap nothing is known."""
+        return torch.where((self.pixels > 0).view(-1, *[1] * (values.ndim - 1)), values, torch.nan)
 
 
 def overlap_sweep(

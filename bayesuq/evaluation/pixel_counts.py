@@ -192,13 +192,16 @@ class PixelCounts:
 
     @property
     def intersection_over_union(self) -> Tensor:
-        """Mean over the classes that are there, (...); of two classes, that of class 1 alone, the foreground."""
-        return _over_classes(self.class_intersection_over_union)
+        """Mean over the classes that are there, (...); of two classes, that of class 1 alone, the foreground.
+
+        1 where there was no foreground to find and none was found; NaN without a labelled pixel.
+        """
+        return self._over_classes(self.class_intersection_over_union)
 
     @property
     def dice(self) -> Tensor:
-        """Mean over the classes that are there, (...); of two classes, that of class 1 alone, the foreground."""
-        return _over_classes(self.class_dice)
+        """As `intersection_over_union`, of `class_dice`."""
+        return self._over_classes(self.class_dice)
 
     @property
     def reliability(self) -> Reliability:
@@ -236,6 +239,12 @@ class PixelCounts:
     def _hits(self) -> Tensor:
         return self.confusion.diagonal(dim1=-2, dim2=-1)
 
+    def _over_classes(self, values: Tensor) -> Tensor:
+        if values.shape[-1] > 2:
+            return values.nanmean(dim=-1)
+        foreground = values[..., 1]
+        return torch.where(foreground.isnan() & (self.num_pixels > 0), 1.0, foreground)
+
 
 def pixel_state(num_classes: int, *, ignore_index: int | None = None, num_bins: int = 15) -> State[PixelCounts]:
     """A state of fixed size for images without end; see `bayesuq.evaluation.states`.
@@ -243,7 +252,9 @@ def pixel_state(num_classes: int, *, ignore_index: int | None = None, num_bins: 
     `state.summary` has every measure of pixels; the result is the intersection over union.
     """
 
-    def summarise(predictive: CategoricalPredictive, y: ArrayLike) -> PixelCounts:
+    def summarise(predictive: CategoricalPredictive, y: ArrayLike, weight: ArrayLike | None) -> PixelCounts:
+        if weight is not None:
+            raise ValueError("Pixels have no `weight` here: give those that do not count the label `ignore_index`.")
         return PixelCounts.of(predictive, y, ignore_index=ignore_index, num_bins=num_bins).pooled
 
     return State(
@@ -271,7 +282,3 @@ def labelled(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: i
 def _sum(values: Tensor, valid: Tensor) -> Tensor:
     """Over the labelled pixels of each image, (N,)."""
     return torch.where(valid, values, 0.0).flatten(1).sum(dim=1)
-
-
-def _over_classes(values: Tensor) -> Tensor:
-    return values[..., 1] if values.shape[-1] == 2 else values.nanmean(dim=-1)

@@ -56,15 +56,14 @@ class Ranking:
 
     Attributes:
         limit: Most scores that are kept.
-        scores: The scores kept, float64, (n,); none once they are more than `limit`.
-        positives: Which of them are positives, boolean, (n,).
+        blocks: The scores kept, float64, and which of them are positives, boolean, (n,) each, in blocks of falling
+            size; none once they are more than `limit`.
         counts: Negatives and positives in each bin, int64, (2, 2^16); (2, 0) while the scores are kept.
         sums: Sum of their scores, float64, of the same shape.
     """
 
     limit: int
-    scores: Tensor
-    positives: Tensor
+    blocks: tuple[tuple[Tensor, Tensor], ...]
     counts: Tensor
     sums: Tensor
 
@@ -89,20 +88,25 @@ class Ranking:
         check_count(limit, "limit", minimum=0)
         values, flags = check_scores(scores, positives)
         counts = torch.zeros(2, 0, dtype=torch.int64, device=values.device)
-        kept = cls(
-            limit=limit,
-            scores=values.flatten().double(),
-            positives=flags.flatten(),
-            counts=counts,
-            sums=counts.double(),
-        )
-        return kept if len(kept.scores) <= limit else kept.counted()
+        block = values.flatten().double(), flags.flatten()
+        kept = cls(limit=limit, blocks=(block,), counts=counts, sums=counts.double())
+        return kept if kept.num_points <= limit else kept.counted()
 
     @classmethod
     def empty(cls, *, limit: int = DEFAULT_LIMIT, device: torch.device | str = "cpu") -> Self:
         """Of no point."""
         nothing = torch.zeros(0, device=device)
         return cls.of(nothing, nothing.bool(), limit=limit)
+
+    @property
+    def scores(self) -> Tensor:
+        """The scores kept, float64, (n,)."""
+        return torch.cat([scores for scores, _ in self.blocks]) if self.blocks else self.sums.new_zeros(0)
+
+    @property
+    def positives(self) -> Tensor:
+        """Which of the scores kept are positives, boolean, (n,)."""
+        return torch.cat([flags for _, flags in self.blocks]) if self.blocks else self.counts.new_zeros(0).bool()
 
     @property
     def is_exact(self) -> bool:
@@ -112,19 +116,19 @@ class Ranking:
     @property
     def num_points(self) -> int:
         """Points seen."""
-        return len(self.scores) if self.is_exact else int(self.counts.sum())
+        return sum(len(scores) for scores, _ in self.blocks) if self.is_exact else int(self.counts.sum())
 
     def counted(self) -> Self:
         """The same points as a histogram."""
         if not self.is_exact:
             return self
-        bins = bin_of(self.scores) + NUM_BINS * self.positives
+        scores = self.scores
+        bins = bin_of(scores) + NUM_BINS * self.positives
         return type(self)(
             limit=self.limit,
-            scores=self.scores[:0],
-            positives=self.positives[:0],
+            blocks=(),
             counts=torch.bincount(bins, minlength=2 * NUM_BINS).reshape(2, NUM_BINS),
-            sums=torch.bincount(bins, weights=self.scores, minlength=2 * NUM_BINS).reshape(2, NUM_BINS),
+            sums=torch.bincount(bins, weights=scores, minlength=2 * NUM_BINS).reshape(2, NUM_BINS),
         )
 
     def merge(self, other: Self) -> Self:
@@ -138,18 +142,20 @@ class Ranking:
         if self.is_exact and other.is_exact and self.num_points + other.num_points <= self.limit:
             return type(self)(
                 limit=self.limit,
-                scores=torch.cat([self.scores, other.scores]),
-                positives=torch.cat([self.positives, other.positives]),
+                blocks=_settled([*self.blocks, *other.blocks]),
                 counts=self.counts,
                 sums=self.sums,
             )
         one, two = self.counted(), other.counted()
+        return type(self)(limit=self.limit, blocks=(), counts=one.counts + two.counts, sums=one.sums + two.sums)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same on another device."""
         return type(self)(
             limit=self.limit,
-            scores=one.scores,
-            positives=one.positives,
-            counts=one.counts + two.counts,
-            sums=one.sums + two.sums,
+            blocks=tuple((scores.to(device), flags.to(device)) for scores, flags in self.blocks),
+            counts=self.counts.to(device),
+            sums=self.sums.to(device),
         )
 
     def auroc(self) -> Bounded:
@@ -269,6 +275,17 @@ class Ranking:
             if not ((lowest[reached] >= 0).all() or (highest[reached] <= 0).all()):
                 doubt += 2 * (up + down)
         return doubt
+
+
+def _settled(blocks: list[tuple[Tensor, Tensor]]) -> tuple[tuple[Tensor, Tensor], ...]:
+    """Each block joined with those after it that are as long: a score is copied log n times, not once a batch."""
+    settled: list[tuple[Tensor, Tensor]] = []
+    for block in blocks:
+        settled.append(block)
+        while len(settled) > 1 and len(settled[-2][0]) <= 2 * len(settled[-1][0]):
+            after, before = settled.pop(), settled.pop()
+            settled.append((torch.cat([before[0], after[0]]), torch.cat([before[1], after[1]])))
+    return tuple(settled)
 
 
 def bin_of(scores: Tensor) -> Tensor:

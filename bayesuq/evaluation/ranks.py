@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, to_tensor
+from bayesuq.arrays import ArrayLike, check_finite_number, to_tensor
 
 
 class Sides(NamedTuple):
@@ -101,6 +101,12 @@ def _sortable(values: Tensor) -> Tensor:
     if values.dtype in (torch.bool, torch.float16, torch.bfloat16):
         return values.float()
     return values
+
+
+def check_rate(true_positive_rate: float) -> None:
+    """Raise a ValueError unless `true_positive_rate` is above 0 and at most 1."""
+    if not 0 < check_finite_number(true_positive_rate, "true_positive_rate") <= 1:
+        raise ValueError(f"`true_positive_rate` must be above 0 and at most 1; got {true_positive_rate!r}.")
 
 
 def check_scores(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:

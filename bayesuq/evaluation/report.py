@@ -21,7 +21,9 @@ from bayesuq.evaluation.standard_measures import standard_measures
 from bayesuq.evaluation.tables import aligned, counted, in_line
 from bayesuq.predictive import PredictiveDistribution
 
-SCHEMA = "bayesuq report, version 1"
+SCHEMA = "bayesuq report, version 2"
+READABLE = ("bayesuq report, version 1", SCHEMA)
+LATER_KEYS = {"num_missing": 0}  # which version 1 lacks, and what it means by that
 MOST_RESAMPLED = 2**17  # scores, beyond which 200 bootstrap samples take seconds
 
 
@@ -31,15 +33,18 @@ class Report:
 
     Attributes:
         measures: In the order printed.
-        num_points: N, test points.
+        num_points: N, test points of which a target is known.
         num_samples: S, draws in the predictive.
         num_impossible: Points (pixels, for images) whose truth has log probability -inf.
+        num_missing: Further rows of which no target is known, such as images without a labelled pixel; they are in no
+            measure.
     """
 
     measures: tuple[Measure, ...]
     num_points: int
     num_samples: int
     num_impossible: int = 0
+    num_missing: int = 0
 
     def __getitem__(self, name: str) -> Measure:
         for measure in self.measures:
@@ -48,7 +53,8 @@ class Report:
         raise KeyError(f"no measure {name!r}; there are {', '.join(measure.name for measure in self.measures)}")
 
     def __str__(self) -> str:
-        head = f"{self.num_points} points, {counted(self.num_samples, 'draw')} (value ± standard error)"
+        missing = f" ({self.num_missing} more without a known target)" if self.num_missing else ""
+        head = f"{self.num_points} points{missing}, {counted(self.num_samples, 'draw')} (value ± standard error)"
         if not self.measures:
             return head
         values, errors, units = zip(*(measure.cells for measure in self.measures), strict=True)
@@ -93,12 +99,14 @@ class Report:
                 or that no report has.
         """
         _check_type(plain, Mapping, "report")
+        if plain.get("schema") == READABLE[0]:
+            plain = {**LATER_KEYS, **plain}
         _check_keys(plain, {"schema", *(field.name for field in fields(cls))}, "a report")
-        if plain["schema"] != SCHEMA:
+        if plain["schema"] not in READABLE:
             raise ValueError(
                 f"`schema` must be {SCHEMA!r}; got {plain['schema']!r}. Read it with the version it is of."
             )
-        counts = {name: plain[name] for name in ("num_points", "num_samples", "num_impossible")}
+        counts = {name: plain[name] for name in ("num_points", "num_samples", "num_impossible", "num_missing")}
         for name, count in counts.items():
             _check_type(count, int, name)
             _check_at_least_0(count, name)

@@ -1,7 +1,7 @@
 """Scores of a predictive at known targets: the log score, Brier score and CRPS are proper, so honesty is best.
 
 Each score is the mean over points of its `pointwise_` function. Larger is worse, but for accuracy. All are of the
-mixture that the draws form, never of a summary of it.
+mixture that the draws form, never of a summary of it. Rows or single targets may be weighted, or missing (weight 0).
 
 References:
     Gneiting and Raftery, "Strictly proper scoring rules, prediction, and estimation", JASA 2007.
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, to_floating
 from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_real
+from bayesuq.evaluation.observed import Observed, as_weight, observe, weighted_mean
 from bayesuq.mixture import MixturePredictive
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
 from bayesuq.recalibrated import RecalibratedPredictive
@@ -30,26 +31,33 @@ DRAWN_NUMBERS = 2**22  # float64 at a time: 32 megabytes
 BLOCK_NUMBERS = 2**15  # of float64 at a time: a quarter of a megabyte, which stays in a processor's cache
 
 
-def negative_log_likelihood(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor:
+def negative_log_likelihood(
+    predictive: PredictiveDistribution, y: ArrayLike, *, weight: ArrayLike | None = None
+) -> Tensor:
     """Log score, the mean over points of -log p(y | x*, D): Gneiting and Raftery (2007), section 4.1.
 
     Args:
         predictive: Of labels or real targets, at N points.
         y: The truth: labels (N, ...), or real targets (N, D) or (N,) for D = 1.
+        weight: How much each row counts, (N,), or each target, of y's shape; what has weight 0 is left out, whatever
+            stands in y there. None counts all alike. Of a row with missing columns the density is that of the others,
+            and the row counts as these do on average.
 
     Returns:
         Nats a point (jointly over target columns, per unit of y), 0-d float64; infinite where any point is impossible.
 
     Raises:
         TypeError: Labels that are not whole numbers.
-        ValueError: `y` of another shape, not finite, or outside the classes; a Gaussian component of zero variance.
+        ValueError: `y` of another shape, not finite, or outside the classes; a Gaussian component of zero variance;
+            weights of another shape, negative, not finite, or all 0.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.5, 0.5], [0.25, 0.75]]]))
         >>> negative_log_likelihood(predictive, [0, 1])  # (log 2 + log 4/3) / 2
         tensor(0.4904, dtype=torch.float64)
     """
-    return -predictive.log_prob(y).mean()
+    seen = observe(predictive, y, weight)
+    return seen.mean(observed_log_loss(predictive, seen))
 
 
 def pointwise_negative_log_likelihood(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor:
@@ -57,7 +65,14 @@ def pointwise_negative_log_likelihood(predictive: PredictiveDistribution, y: Arr
     return -predictive.log_prob(y)
 
 
-def brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
+def observed_log_loss(predictive: PredictiveDistribution, seen: Observed) -> Tensor:
+    """As `pointwise_negative_log_likelihood`, of what is known of each row of real targets."""
+    if seen.known is None or isinstance(predictive, CategoricalPredictive):
+        return -predictive.log_prob(seen.y)
+    return -check_real(predictive, "").log_prob(seen.y, observed=seen.known)
+
+
+def brier_score(predictive: CategoricalPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Brier score, the mean over points of sum_k (p_k - 1[y = k])^2: Gneiting and Raftery (2007), section 4.1.
 
     The sum is over all classes, so two classes give twice what scikit-learn's binary score gives.
@@ -65,19 +80,23 @@ def brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
     Args:
         predictive: Of labels, at N points.
         y: Labels, (N, ...).
+        weight: How much each row counts, (N,), or each target, of y's shape; what has weight 0 is left out, whatever
+            stands in y there. None counts all alike.
 
     Returns:
         In [0, 2], 0-d float64.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or outside the classes.
+        ValueError: `y` of another shape, or outside the classes; weights of another shape, negative, or all 0.
 
     Example:
         >>> brier_score(CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25]]])), [0])  # 2 x .25^2
         tensor(0.1250, dtype=torch.float64)
     """
-    return pointwise_brier_score(predictive, y).mean()
+    check_categorical(predictive, FOR_LABELS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_brier_score(predictive, seen.y))
 
 
 def pointwise_brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
@@ -91,7 +110,7 @@ def pointwise_brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Te
     return (1 - stated).square() + others
 
 
-def accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
+def accuracy(predictive: CategoricalPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Share of points whose label is the most probable class of the mean; see `brier_score` for the rest.
 
     Returns:
@@ -102,7 +121,9 @@ def accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
         >>> accuracy(predictive, [1, 1])  # a tie goes to the first class
         tensor(0.5000, dtype=torch.float64)
     """
-    return pointwise_accuracy(predictive, y).mean()
+    check_categorical(predictive, FOR_LABELS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_accuracy(predictive, seen.y))
 
 
 def pointwise_accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
@@ -124,7 +145,7 @@ def top_label(predictive: CategoricalPredictive, y: ArrayLike) -> tuple[Tensor, 
     return largest.clamp(max=1.0), right
 
 
-def root_mean_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
+def root_mean_squared_error(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """sqrt of the mean of (y - E y*)^2 over points and columns; see `crps` for the rest.
 
     Returns:
@@ -136,7 +157,9 @@ def root_mean_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
         >>> root_mean_squared_error(predictive, [3.0, 4.0])
         tensor(3.5355, dtype=torch.float64)
     """
-    return pointwise_squared_error(predictive, y).mean().sqrt()
+    check_real(predictive, FOR_REAL_TARGETS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_squared_error(predictive, seen.y)).sqrt()
 
 
 def pointwise_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
@@ -145,7 +168,7 @@ def pointwise_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     return (predictive.targets(y) - predictive.mean).square()
 
 
-def crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
+def crps(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Continuous ranked probability score of the mixture: the integral over t of (F(t) - 1[t >= y])^2, F its cdf.
 
     A point forecast's is its absolute error. Of Gaussians it is exact, by Grimit et al. (2006), eq. (5), in O(S^2 N D)
@@ -156,20 +179,25 @@ def crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     Args:
         predictive: Of real targets, at N points.
         y: Targets, (N, D), or (N,) for D = 1.
+        weight: How much each row counts, (N,), or each target, of y's shape; what has weight 0 is left out, whatever
+            stands in y there. None counts all alike.
 
     Returns:
         In units of y, the mean over points and columns, 0-d float64.
 
     Raises:
         TypeError: Labels.
-        ValueError: `y` of another shape or not finite; a component of zero variance.
+        ValueError: `y` of another shape or not finite; a component of zero variance; weights of another shape,
+            negative, or all 0.
 
     Example:
         >>> from bayesuq.predictive import GaussianPredictive
         >>> crps(GaussianPredictive(mean=torch.tensor([[[0.0]]]), noise_variance=1.0), [0.0])  # (sqrt 2 - 1) / sqrt pi
         tensor(0.2337, dtype=torch.float64)
     """
-    return pointwise_crps(predictive, y).mean()
+    check_real(predictive, FOR_REAL_TARGETS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_crps(predictive, seen.y))
 
 
 def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
@@ -190,7 +218,7 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     return torch.cat([_mixture_crps(*block) for block in blocks]).reshape(target.shape)
 
 
-def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True) -> Tensor:
+def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True, weight: ArrayLike | None = None) -> Tensor:
     """CRPS of a distribution that is known by S draws of y only, column by column: Ferro (2014).
 
     mean_s |x_s - y| - sum_st |x_s - x_t| / (2 S (S - 1)), whose expectation is the CRPS of what the draws are from.
@@ -201,6 +229,7 @@ def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True) -> Tenso
         samples: Draws of y*, (S, N, D), or (S, N) for D = 1.
         y: Targets, (N, D), or (N,) for D = 1.
         fair: Whether to correct for the number of draws.
+        weight: See `crps`.
 
     Returns:
         In units of y, the mean over points and columns, 0-d float64.
@@ -213,7 +242,12 @@ def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True) -> Tenso
         >>> sample_crps([[0.0], [1.0]], [0.0])  # 1/2 - 2 / (2 x 2 x 1)
         tensor(0., dtype=torch.float64)
     """
-    return pointwise_sample_crps(samples, y, fair=fair).mean()
+    if weight is None:
+        return pointwise_sample_crps(samples, y, fair=fair).mean()
+    targets = to_floating(y, "y")
+    weights = as_weight(weight, targets.shape)
+    values = pointwise_sample_crps(samples, torch.where(weights > 0, targets, 0.0), fair=fair)
+    return weighted_mean(values, weights.reshape(values.shape).to(values.device))
 
 
 def pointwise_sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True) -> Tensor:
@@ -236,7 +270,9 @@ def pointwise_sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True
     return distance - spread / (S * max(S - 1, 1) if fair else S**2)
 
 
-def interval_score(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
+def interval_score(
+    predictive: RealPredictive, y: ArrayLike, level: float, *, weight: ArrayLike | None = None
+) -> Tensor:
     """Winkler's score of the central interval [l, u] of probability `level`: Gneiting and Raftery (2007), eq. (43).
 
     u - l + 2 / (1 - level) x the distance of y from the interval, where the width is given up for coverage at the rate
@@ -246,6 +282,7 @@ def interval_score(predictive: RealPredictive, y: ArrayLike, level: float) -> Te
         predictive: Of real targets, at N points.
         y: Targets, (N, D), or (N,) for D = 1.
         level: Probability inside, between 0 and 1.
+        weight: See `crps`.
 
     Returns:
         In units of y, 0-d float64.
@@ -259,7 +296,9 @@ def interval_score(predictive: RealPredictive, y: ArrayLike, level: float) -> Te
         >>> interval_score(predictive, [0.0, 2.0], level=0.9)  # 2 x 1.645 + 20 x (2 - 1.645) / 2
         tensor(6.8412, dtype=torch.float64)
     """
-    return pointwise_interval_score(predictive, y, level).mean()
+    check_real(predictive, FOR_REAL_TARGETS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_interval_score(predictive, seen.y, level))
 
 
 def pointwise_interval_score(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:

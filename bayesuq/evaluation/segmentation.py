@@ -24,7 +24,8 @@ def intersection_over_union(
 ) -> Tensor:
     """#(truth and predicted) / #(truth or predicted), the mean over the classes that are in either.
 
-    Of two classes it is that of class 1 alone, the foreground; `PixelCounts.class_intersection_over_union` has each.
+    Of two classes it is that of class 1 alone, the foreground, and 1 where there was none to find and none was found;
+    `PixelCounts.class_intersection_over_union` has each.
 
     Args:
         predictive: Of the pixels of N images, with a mean (N, C, H, W).
@@ -54,9 +55,10 @@ def dice(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int |
 def pointwise_dice(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None) -> Tensor:
     """Dice of each image, (N,), the mean over the classes that are in it; see `dice`.
 
-    Where there is nothing to find and nothing was found it is 1.
+    Where there is nothing to find and nothing was found it is 1; NaN where no pixel is labelled. Over batches
+    `states.mean_of_defined` leaves those images out.
     """
-    return PixelCounts.of(predictive, y, ignore_index=ignore_index).dice.nan_to_num(nan=1.0)
+    return PixelCounts.of(predictive, y, ignore_index=ignore_index).dice
 
 
 def pixel_accuracy(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None) -> Tensor:
@@ -69,8 +71,9 @@ def uncertainty_error_overlap(
 ) -> Tensor:
     """Dice of uncertain pixels, U = {u > threshold}, and wrong ones, E, image by image: 2 #(E and U) / (#E + #U).
 
-    An image where both are empty has 1. A map that says nothing has about 2 e / (1 + e) at error rate e where all is
-    called uncertain: see `bayesuq.evaluation.overlap` for that floor, and for the choice of the threshold.
+    An image where both are empty has 1, one without a labelled pixel NaN. A map that says nothing has about
+    2 e / (1 + e) at error rate e where all is called uncertain: see `bayesuq.evaluation.overlap` for that floor, and
+    for the choice of the threshold.
 
     Args:
         uncertainty: In [0, 1] as `overlap.fractions` gives it, (N, ...).

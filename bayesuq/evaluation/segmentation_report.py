@@ -67,9 +67,14 @@ class SegmentationResult:
         return {score: counts.best_threshold for score, counts in self.overlaps.items()}
 
     @property
+    def is_labelled(self) -> Tensor:
+        """Which images have a labelled pixel, (N,), boolean: of the others nothing is known, and no measure is."""
+        return self.pixels.num_pixels > 0
+
+    @property
     def image_dice(self) -> Tensor:
-        """Dice of each image, (N,); 1 where there is nothing to find and nothing was found."""
-        return self.pixels.dice.nan_to_num(nan=1.0)
+        """Dice of each image, (N,); 1 where there is nothing to find and nothing was found, NaN without a label."""
+        return self.pixels.dice
 
     @property
     def image_uncertainty(self) -> dict[str, Tensor]:
@@ -78,7 +83,11 @@ class SegmentationResult:
 
     @cached_property
     def measures(self) -> dict[str, tuple[Weighted, str, str]]:
-        """Each with its unit and remark, as a function of how often each image counts: for paired comparisons."""
+        """Each with its unit and remark, as a function of how often each image counts: for paired comparisons.
+
+        Images without a labelled pixel are in none of them.
+        """
+        labelled_images = self.is_labelled.double()
         found = {name: (self._of_pixels(read), unit, "") for name, (unit, read) in UNITS.items()}
         origin = "chosen on other images" if self.is_chosen_elsewhere else "chosen on these very images"
         for score, counts in self.overlaps.items():
@@ -90,9 +99,12 @@ class SegmentationResult:
                 f"{score}_overlap_shuffled": (counts.shuffled[:, place], "its map shuffled within each image"),
                 f"{score}_overlap_test_maximum": (counts.at(best), f"above {best:g}, the best of these images"),
             }
-            found |= {name: (weighted.mean(value), "fraction", remark) for name, (value, remark) in values.items()}
+            found |= {
+                name: (weighted.mean(value, labelled_images), "fraction", remark)
+                for name, (value, remark) in values.items()
+            }
         floor = self.overlaps[SCORES[0]].floor
-        found["overlap_floor"] = (weighted.mean(floor), "fraction", "all pixels called uncertain")
+        found["overlap_floor"] = (weighted.mean(floor, labelled_images), "fraction", "all pixels called uncertain")
         chosen = self.thresholds[SCORES[0]]
         place = self.overlaps[SCORES[0]].index(chosen)
         found["patch_accuracy_against_uncertainty"] = (
@@ -109,21 +121,25 @@ class SegmentationResult:
             _measure(name, measure.value, bootstrap.standard_error(measure, seed=self.seed), unit, remark)
             for name, (measure, unit, remark) in self.measures.items()
         ]
+        there = self.is_labelled
         for score, values in self.image_uncertainty.items():
-            there = self.pixels.num_pixels > 0
             correlation = rank_correlation(values[there], self.image_dice[there])
             remark = "of an image's mean with its Dice; -1 is best"
             measures.append(_measure(f"{score}_rank_correlation", correlation, None, "", remark))
-        return Report(tuple(measures), len(self.pixels.confusion), self.num_samples)
+        known = int(there.sum())
+        return Report(tuple(measures), known, self.num_samples, num_missing=len(there) - known)
 
     def _of_pixels(self, read: Callable[[PixelCounts], Tensor]) -> Weighted:
         counts = self.pixels
         num_images, num_values = len(counts.confusion), counts.confusion.numel()
-        return Weighted(num_images, num_values, counts.confusion.device, lambda w: read(counts.weighted(w)).double())
+        known = int(self.is_labelled.sum())
+        device = counts.confusion.device
+        return Weighted(num_images, num_values, device, lambda w: read(counts.weighted(w)).double(), known)
 
     def _of_patches(self, read: Callable[[PatchCounts], Tensor]) -> Weighted:
         counts = self.patches.accurate_certain
-        return Weighted(len(counts), counts.numel(), counts.device, lambda w: read(self.patches.weighted(w)))
+        known = int(self.is_labelled.sum())
+        return Weighted(len(counts), counts.numel(), counts.device, lambda w: read(self.patches.weighted(w)), known)
 
 
 def evaluate_segmentation(
@@ -143,7 +159,8 @@ def evaluate_segmentation(
         batches: Predictives of labels over the pixels of some images, each with its truth, (N, H, W), one after the
             other, see `predictions`; or one predictive.
         y: The truth of one predictive, (N, H, W).
-        ignore_index: The label of void pixels, which count nowhere.
+        ignore_index: The label of void pixels, which count nowhere. Images without any other are in no measure and no
+            standard error, and the report says how many they are.
         validation: The result on other images, on which the thresholds of the overlap are chosen. None chooses them on
             these images, which flatters, and the report says so.
         thresholds: To choose from, rising, of uncertainties as fractions of the largest (see `overlap.fractions`);
@@ -155,7 +172,7 @@ def evaluate_segmentation(
     Raises:
         TypeError: Predictives of real targets; labels that are not whole numbers; one predictive without `y`, or `y`
             beside batches.
-        ValueError: No batch; labels that do not fit; a `validation` of other thresholds.
+        ValueError: No batch; labels that do not fit; a `validation` of other thresholds, or without a labelled pixel.
 
     Example:
         >>> probs = torch.tensor([0.9, 0.1]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 4, 4)  # one draw, two images
@@ -164,6 +181,8 @@ def evaluate_segmentation(
         >>> print(result.report["expected_calibration_error"])
         expected_calibration_error 0.1 ± 0 fraction
     """
+    if validation is not None and not bool(validation.is_labelled.any()):
+        raise ValueError("`validation` must have a labelled pixel: thresholds are chosen where it is wrong.")
     pixels: list[PixelCounts] = []
     overlaps: dict[str, list[OverlapCounts]] = {score: [] for score in SCORES}
     patches: list[PatchCounts] = []
@@ -229,5 +248,5 @@ def _pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Ba
 
 
 def _measure(name: str, value: Tensor, error: Tensor | None, unit: str, remark: str) -> Measure:
-    spread = None if error is None or not bool(error.isfinite()) else float(error)
+    spread = None if error is None or not bool(error.isfinite() & value.isfinite()) else float(error)
     return Measure(name, float(value), spread, unit, remark)

@@ -15,43 +15,48 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.evaluation import weighted
+from bayesuq.evaluation.gaps import Gaps, normal_draws
+from bayesuq.evaluation.observed import as_weight, observe
 from bayesuq.evaluation.ranks import check_scores
+from bayesuq.evaluation.scores import top_label
+from bayesuq.evaluation.sums import Sums
 from bayesuq.evaluation.weighted import Weighted
 from bayesuq.predictive import CategoricalPredictive
 from bayesuq.randomness import generator
 
 
-def of_mean(values: Tensor) -> Tensor:
+def of_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     """Of the mean of `values`: standard deviation of the rows' means (ddof 1) over sqrt N.
+
+    With weights the mean is a ratio of two sums over rows, and so is linear in what each row moves it by,
+    (t_r - m w_r) / sum w: the root of N / (N - 1) times the sum of their squares. N are the rows of weight above 0.
 
     Args:
         values: Of each point, (N, ...).
+        weight: Of each point, at least 0, of the same shape; None is 1 everywhere.
 
     Returns:
         In the unit of `values`, 0-d float64; NaN for one row or infinite values.
     """
-    rows = values.double().reshape(len(values), -1).mean(dim=1)
-    if len(rows) < 2:
-        return torch.full((), torch.nan, dtype=torch.float64, device=values.device)
-    return (rows - rows[0]).std() / len(rows) ** 0.5  # the shift makes it exactly 0 where all rows are equal
+    return Sums.of(values, weight).standard_error
 
 
-def of_root_mean(squares: Tensor) -> Tensor:
+def of_root_mean(squares: Tensor, weight: Tensor | None = None) -> Tensor:
     """Of sqrt(mean(squares)), by the delta method: that of the mean over twice the root; see `of_mean`.
 
     Returns:
         In the unit of the root, 0-d float64; 0 where all squares are.
     """
-    root = squares.double().mean().sqrt()
-    return of_mean(squares) / (2 * root) if root > 0 else torch.zeros_like(root)
+    return Sums.of(squares, weight).root_standard_error
 
 
-def of_auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
+def of_auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Of `detection.auroc`, in closed form: DeLong et al. (1988), with rows of many values as Obuchowski (1997).
 
     Args:
         scores: Of each point, (N, ...).
         positives: Whether each point is a positive, (N, ...).
+        weight: How much each row counts, (N,), or each point, (N, ...); None counts all alike.
 
     Returns:
         Fraction, 0-d float64; NaN where fewer than two rows hold a positive, or a negative.
@@ -61,15 +66,17 @@ def of_auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
         ValueError: NaN scores, positives that are not 0 or 1, shapes that differ.
     """
     values, positive = check_scores(scores, positives)
-    placement = _placements(values.flatten(), positive.flatten()).reshape(len(values), -1)
-    positive = positive.reshape(len(values), -1)
-    num_positive, num_negative = positive.sum(), (~positive).sum()
-    area = (placement * positive).sum() / num_positive
+    heavy = torch.ones(values.shape, dtype=torch.float64, device=values.device)
+    heavy = heavy if weight is None else as_weight(weight, values.shape).to(values.device)
+    placement = _placements(values.flatten(), positive.flatten(), heavy.flatten()).reshape(len(values), -1)
+    up, down = (heavy.mul(side).reshape(len(values), -1) for side in (positive, ~positive))
+    num_positive, num_negative = up.sum(), down.sum()
+    area = (placement * up).sum() / num_positive
     # Each row's part in the sums over positives and over negatives, centred: the brackets of Obuchowski, section 3.
-    found = ((placement - area) * positive).sum(dim=1)
-    passed = ((placement - area) * ~positive).sum(dim=1)
-    rows = len(values)
-    with_positive, with_negative = (group.any(dim=1).sum().double() for group in (positive, ~positive))
+    found = ((placement - area) * up).sum(dim=1)
+    passed = ((placement - area) * down).sum(dim=1)
+    rows = int((heavy > 0).reshape(len(values), -1).any(dim=1).sum())
+    with_positive, with_negative = ((group > 0).any(dim=1).sum().double() for group in (up, down))
     variance = (
         with_positive / (with_positive - 1) * (found / num_positive).square().sum()
         + with_negative / (with_negative - 1) * (passed / num_negative).square().sum()
@@ -79,21 +86,22 @@ def of_auroc(scores: ArrayLike, positives: ArrayLike) -> Tensor:
     return torch.where(defined, variance.clamp(min=0.0).sqrt(), torch.nan)
 
 
-def of_average_precision(scores: ArrayLike, positives: ArrayLike) -> Tensor:
+def of_average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Of `detection.average_precision`, by the derivative in each row's weight; see `of_auroc` for the rest.
 
     Returns:
         Fraction, 0-d float64; NaN where there is no positive, or one row.
     """
-    return by_derivative(weighted.average_precision(scores, positives))
+    return by_derivative(weighted.average_precision(scores, positives, weight=weight))
 
 
-def of_aurc(scores: ArrayLike, errors: ArrayLike) -> Tensor:
+def of_aurc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Of `detection.aurc`, by the derivative in each row's weight.
 
     Args:
         scores: Uncertainty of each point, (N, ...).
         errors: Whether each prediction is wrong, or any loss of at least 0, (N, ...).
+        weight: How much each row counts, (N,), or each point, (N, ...); None counts all alike.
 
     Returns:
         In the unit of `errors`, 0-d float64; NaN for one row.
@@ -102,7 +110,7 @@ def of_aurc(scores: ArrayLike, errors: ArrayLike) -> Tensor:
         TypeError: Not numbers.
         ValueError: See `detection.aurc`.
     """
-    return by_derivative(weighted.aurc(scores, errors))
+    return by_derivative(weighted.aurc(scores, errors, weight=weight))
 
 
 def by_derivative(measure: Weighted) -> Tensor:
@@ -116,29 +124,41 @@ def by_derivative(measure: Weighted) -> Tensor:
     Returns:
         In the unit of the measure, 0-d float64; NaN where it is undefined, or for one row.
     """
-    if measure.num_rows < 2:
+    rows = measure.num_counting
+    if rows < 2:
         return torch.full((), torch.nan, dtype=torch.float64, device=measure.device)
+    return (row_slopes(measure).square().sum() * rows / (rows - 1)).sqrt()
+
+
+def row_slopes(measure: Weighted) -> Tensor:
+    """Derivative of a measure in the weight of each row, at weights of 1, (N,): what a row moves it by."""
     with torch.enable_grad():
         weights = torch.ones(1, measure.num_rows, dtype=torch.float64, device=measure.device, requires_grad=True)
         (slopes,) = torch.autograd.grad(measure(weights).sum(), weights)
-    return (slopes.square().sum() * measure.num_rows / (measure.num_rows - 1)).sqrt()
+    return slopes[0]
 
 
 def of_expected_calibration_error(
-    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, num_replicates: int = 200, seed: int = 0
+    predictive: CategoricalPredictive,
+    y: ArrayLike,
+    num_bins: int = 15,
+    *,
+    weight: ArrayLike | None = None,
+    num_replicates: int = 200,
+    seed: int = 0,
 ) -> Tensor:
-    """Of `calibration.expected_calibration_error`, by a Poisson bootstrap of the rows in its normal limit.
+    """Of `calibration.expected_calibration_error`, by simulating the counts of its bins; see `gaps`.
 
-    Rows that count Poisson(1) times each have bin sums of mean sum x and covariance sum x x^T, with x what a row adds.
-    Those are drawn as normal, so that the cost does not grow with the number of replicates; `bootstrap` draws counts.
-
-    Too wide for a calibrated predictive, where |gap| has its kink: by a quarter for 400 points; right for clear gaps.
+    Within 20 % of the truth from 20 rows on for calibrated and overconfident predictives, by simulation. Where nearly
+    all is right and the confidence is too low, fewer than 200 rows cannot tell it: there it is up to 1.6 times too
+    large, never too small. Rows of many points, such as images, have the covariance of their sums, drawn as normal.
 
     Args:
         predictive: Of labels, at N points.
         y: Labels, (N, ...).
         num_bins: B, bins of equal width.
-        num_replicates: R, bootstrap samples; the standard error's own relative error is about 1 / sqrt(2 R).
+        weight: How much each row counts, (N,), or each point, of y's shape; None counts all alike.
+        num_replicates: R, simulated test sets; the standard error's own relative error is about 1 / sqrt(2 R).
         seed: Of the draws.
 
     Returns:
@@ -149,49 +169,44 @@ def of_expected_calibration_error(
         ValueError: `y` of another shape, or outside the classes; fewer than one bin, or than two replicates; a negative
             seed.
     """
-    check_count(num_replicates, "num_replicates", minimum=2)
-    gaps = weighted.row_gaps(predictive, y, num_bins)
-    sums, size = _resampled_sums(gaps, num_replicates, seed)
-    return (sums.abs().sum(dim=1) / size).std()
+    seen = observe(predictive, y, weight)
+    gaps = Gaps.of(*top_label(predictive, seen.y), seen.weight, num_bins)
+    return gaps.standard_error(num_replicates=num_replicates, seed=seed)
 
 
 def of_gap_difference(one: Tensor, other: Tensor, *, num_replicates: int = 200, seed: int = 0) -> Tensor:
     """Of the difference of two ECEs on the same rows, resampled together; see `of_expected_calibration_error`.
 
     Args:
-        one: From `weighted.row_gaps`, (N, B).
+        one: From `weighted.row_gaps`, (N, B + 1).
         other: The same of another predictive at the same points.
         num_replicates: R.
         seed: Of the draws.
     """
-    sums, size = _resampled_sums(torch.cat([one, other], dim=1), num_replicates, seed)
-    first, second = (part.abs().sum(dim=1) for part in sums.split([one.shape[1], other.shape[1]], dim=1))
+    sums, size = _resampled_sums(torch.cat([one[:, :-1], other], dim=1), num_replicates, seed)
+    first, second = (part.abs().sum(dim=1) for part in sums.split([one.shape[1] - 1, other.shape[1] - 1], dim=1))
     return ((first - second) / size).std()
 
 
 def _resampled_sums(rows: Tensor, num_replicates: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Column sums of rows (N, K) that count Poisson(1) times each, in the normal limit, (R, K), and their number."""
+    """Column sums of rows (N, K + 1) that count Poisson(1) times each, in the normal limit: (R, K), and the last's."""
+    check_count(num_replicates, "num_replicates", minimum=2)
     check_count(seed, "seed", minimum=0)
-    if len(rows) < 2:  # as of any other measure: one row tells nothing of others
-        return rows.new_full((num_replicates, rows.shape[1]), torch.nan), rows.new_ones(num_replicates)
-    counted = torch.nn.functional.pad(rows, (0, 1), value=1.0)
-    # The symmetric root, since the covariance is singular where bins are empty; what rounding leaves of 0 would have a
-    # root far from 0.
-    values, vectors = torch.linalg.eigh(counted.T @ counted)
-    values = torch.where(values > 1e-13 * values.max(), values, 0.0)
-    root = vectors * values.sqrt() @ vectors.T
+    sizes = rows[:, -1]
+    if int((sizes > 0).sum()) < 2:  # as of any other measure: one row tells nothing of others
+        return rows.new_full((num_replicates, rows.shape[1] - 1), torch.nan), rows.new_ones(num_replicates)
     noise = generator(seed, device=rows.device)
-    normal = torch.randn(num_replicates, len(values), generator=noise, dtype=torch.float64, device=rows.device)
-    drawn = counted.sum(dim=0) + normal @ root
-    return drawn[:, :-1], drawn[:, -1].clamp(min=1)
+    drawn = rows.sum(dim=0) + normal_draws(rows.T @ rows, num_replicates, noise)
+    return drawn[:, :-1], drawn[:, -1].clamp(min=float(sizes.max()))
 
 
-def _placements(scores: Tensor, positive: Tensor) -> Tensor:
+def _placements(scores: Tensor, positive: Tensor, weight: Tensor) -> Tensor:
     """Of each positive the share of negatives that it beats, of each negative the share of positives that beat it."""
     _, group = scores.unique(return_inverse=True)
     size = int(group.max()) + 1
-    positives = torch.bincount(group[positive], minlength=size).double()  # whole numbers would halve in float32
-    negatives = torch.bincount(group[~positive], minlength=size).double()
-    below = (negatives.cumsum(0) - negatives + negatives / 2) / negatives.sum()
+    positives, negatives = (
+        torch.bincount(group[side], weights=weight[side], minlength=size) for side in (positive, ~positive)
+    )
+    below = (negatives.cumsum(0) - negatives / 2) / negatives.sum()
     above = (positives.sum() - positives.cumsum(0) + positives / 2) / positives.sum()
     return torch.where(positive, below[group], above[group])

@@ -12,7 +12,6 @@ up to a limit, and beyond it a histogram; see `ranking`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
-from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -22,7 +21,9 @@ from bayesuq.arrays import ArrayLike, check_count, check_fraction
 from bayesuq.evaluation import calibration, decomposition, scores
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.decomposition import BrierBins
+from bayesuq.evaluation.observed import Observed, observe
 from bayesuq.evaluation.ranking import DEFAULT_LIMIT, Ranking
+from bayesuq.evaluation.sums import Sums
 from bayesuq.evaluation.uncertainty import predictive_entropy
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
 
@@ -45,18 +46,24 @@ class State(Generic[T]):
     Attributes:
         name: Of the measure; only states of one name merge.
         summary: What is kept of the points.
-        summarise: A batch's summary, of its predictive and truth.
+        summarise: A batch's summary, of its predictive, truth and weight.
         read: The measure of a summary.
     """
 
     name: str
     summary: T
-    summarise: Callable[[Any, ArrayLike], T]
+    summarise: Callable[..., T]
     read: Callable[[T], Tensor]
 
-    def update(self, predictive: PredictiveDistribution, y: ArrayLike) -> Self:
-        """The state of the points so far and these; the errors are those of the measure."""
-        return replace(self, summary=_joined(self.summary, self.summarise(predictive, y)))
+    def update(self, predictive: PredictiveDistribution, y: ArrayLike, *, weight: ArrayLike | None = None) -> Self:
+        """The state of the points so far and these; the errors are those of the measure.
+
+        Args:
+            predictive: At N points.
+            y: Their truth; anything at weight 0.
+            weight: How much each row, (N,), or each target, of y's shape, counts; None counts all alike.
+        """
+        return replace(self, summary=_joined(self.summary, self.summarise(predictive, y, weight)))
 
     def merge(self, other: Self) -> Self:
         """The state of the points of both.
@@ -80,66 +87,12 @@ class State(Generic[T]):
             group: Of `torch.distributed`, which must have been initialised; None is all processes.
         """
         kept: Any = self.summary
-        reduced: Any = _reduced_ranking(kept, group) if isinstance(kept, Ranking) else _reduced(kept, group)
-        return replace(self, summary=reduced)
+        reduce: Any = {Ranking: _reduced_ranking, Sums: _reduced_sums}.get(type(kept), _reduced)
+        return replace(self, summary=reduce(kept, group))
 
     def to(self, device: torch.device | str) -> Self:
         """The same state on another device, such as one that a process group can reach."""
-        return replace(self, summary=_with(self.summary, [tensor.to(device) for tensor in _tensors(self.summary)]))
-
-
-@dataclass(frozen=True, eq=False, kw_only=True)
-class Sums:
-    """Sums of a pointwise measure over rows, each of one or more values. All are 0-d.
-
-    Attributes:
-        total: Of the values, float64.
-        count: Of values, int64.
-        rows: Of rows, int64.
-        squares: Of the rows' squared totals, float64.
-        products: Of the rows' totals times their sizes, float64.
-        sizes: Of the rows' squared sizes, int64.
-    """
-
-    total: Tensor
-    count: Tensor
-    rows: Tensor
-    squares: Tensor
-    products: Tensor
-    sizes: Tensor
-
-    @classmethod
-    def of(cls, values: Tensor) -> Self:
-        """Of a pointwise measure, (N, ...)."""
-        each = values.double().reshape(len(values), values[:1].numel()).sum(dim=1)
-        size = torch.tensor(values[:1].numel(), device=values.device)
-        return cls(
-            total=each.sum(),
-            count=size * len(each),
-            rows=torch.tensor(len(each), device=values.device),
-            squares=each.square().sum(),
-            products=each.sum() * size,
-            sizes=size.square() * len(each),
-        )
-
-    @property
-    def mean(self) -> Tensor:
-        """Over all values."""
-        return self.total / self.count
-
-    @property
-    def standard_error(self) -> Tensor:
-        """Of the mean, over rows, as `standard_errors.of_mean`; rows may differ in size. NaN for one row."""
-        # sum_r (total_r - mean x size_r)^2, which rounding may leave a little below 0
-        spread = self.squares - 2 * self.mean * self.products + self.mean.square() * self.sizes
-        error = (spread.clamp(min=0.0) * self.rows / (self.rows - 1)).sqrt() / self.count
-        return torch.where(self.rows > 1, error, torch.nan)
-
-    def merge(self, other: Self) -> Self:
-        """Over the rows of both."""
-        return type(self)(
-            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        )
+        return replace(self, summary=_moved(self.summary, device))
 
 
 def mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
@@ -157,6 +110,16 @@ def mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
     return _of_sums(pointwise, lambda sums: sums.mean, options)
 
 
+def mean_of_defined(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
+    """The mean of a measure of images over those that have it: NaN, of an image without a labelled pixel, is left out.
+
+    Args:
+        pointwise: Predictive and truth of N images -> (N,), such as `segmentation.pointwise_dice`.
+        **options: Passed on to it, such as `ignore_index`.
+    """
+    return _of_sums(pointwise, lambda sums: sums.mean, options, skips_undefined=True)
+
+
 def root_mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
     """The root of the mean of squares, such as `scores.pointwise_squared_error`; see `mean_of`."""
     return _of_sums(pointwise, lambda sums: sums.mean.sqrt(), options)
@@ -172,7 +135,7 @@ def top_label_reliability(num_bins: int = 15) -> State[Reliability]:
     return State(
         name=f"expected_calibration_error in {num_bins} bins",
         summary=Reliability.empty(num_bins),
-        summarise=partial(calibration.reliability, num_bins=num_bins),
+        summarise=lambda predictive, y, weight: calibration.reliability(predictive, y, num_bins, weight=weight),
         read=lambda summary: summary.expected_calibration_error,
     )
 
@@ -183,7 +146,9 @@ def classwise_reliability(num_classes: int, num_bins: int = 15, *, threshold: fl
     return State(
         name=f"classwise_calibration_error in {num_bins} bins, threshold {threshold}",
         summary=Reliability(count=empty, num_correct=empty, confidence_sum=empty.double()),
-        summarise=partial(calibration.classwise_reliability, num_bins=num_bins, threshold=threshold),
+        summarise=lambda predictive, y, weight: calibration.classwise_reliability(
+            predictive, y, num_bins, threshold=threshold, weight=weight
+        ),
         read=lambda summary: summary.expected_calibration_error.nanmean(),
     )
 
@@ -195,7 +160,7 @@ def brier_bins(num_classes: int, num_bins: int = 15) -> State[BrierBins]:
     return State(
         name=f"brier_decomposition in {num_bins} bins",
         summary=BrierBins(count=empty, num_true=empty, prob_sum=sums, square_sum=sums, true_sum=sums),
-        summarise=partial(decomposition.brier_bins, num_bins=num_bins),
+        summarise=lambda predictive, y, weight: decomposition.brier_bins(predictive, y, num_bins, weight=weight),
         read=lambda summary: summary.decomposition.reliability,
     )
 
@@ -212,8 +177,14 @@ def misclassification(
         limit: Most scores that are kept and ranked exactly.
     """
 
-    def summarise(predictive: CategoricalPredictive, y: ArrayLike) -> Ranking:
-        return Ranking.of(score(predictive), ~scores.top_label(predictive, y)[1], limit=limit)
+    def summarise(predictive: CategoricalPredictive, y: ArrayLike, weight: ArrayLike | None) -> Ranking:
+        seen = observe(predictive, y, weight)
+        values, wrong = score(predictive), ~scores.top_label(predictive, seen.y)[1]
+        if seen.weight is not None:
+            if bool((seen.weight != 1)[seen.weight > 0].any()):
+                raise ValueError("Ranks that stream take weights of 0 and 1 only: call `detection.auroc(weight=...)`.")
+            values, wrong = values[seen.known], wrong[seen.known]
+        return Ranking.of(values, wrong, limit=limit)
 
     return State(
         name=f"misclassification_auroc of {_name_of(score)}",
@@ -223,13 +194,41 @@ def misclassification(
     )
 
 
-def _of_sums(pointwise: Callable[..., Tensor], read: Callable[[Sums], Tensor], options: dict[str, Any]) -> State[Sums]:
+def _of_sums(
+    pointwise: Callable[..., Tensor],
+    read: Callable[[Sums], Tensor],
+    options: dict[str, Any],
+    *,
+    skips_undefined: bool = False,
+) -> State[Sums]:
     told = "".join(f", {name} {value}" for name, value in options.items())
 
-    def summarise(predictive: PredictiveDistribution, y: ArrayLike) -> Sums:
-        return Sums.of(pointwise(predictive, y, **options))
+    def summarise(predictive: PredictiveDistribution, y: ArrayLike, weight: ArrayLike | None) -> Sums:
+        seen = observe(predictive, y, weight)
+        if pointwise is scores.pointwise_negative_log_likelihood:
+            values = scores.observed_log_loss(predictive, seen)
+        else:
+            values = pointwise(predictive, seen.y, **options)
+            _check_whole_rows(seen, values)
+        heavy = seen.weight_of(values)
+        if skips_undefined:
+            there = (~values.isnan()).double()
+            heavy = there if heavy is None else heavy * there
+        return Sums.of(values, heavy)
 
     return State(f"{_name_of(pointwise)}{told}", Sums.of(torch.zeros(0)), summarise, read)
+
+
+def _check_whole_rows(seen: Observed, values: Tensor) -> None:
+    """A measure of whole rows would count what was filled in for missing targets."""
+    if seen.weight is None or values.shape == seen.weight.shape:
+        return
+    flat = seen.weight.reshape(len(seen.weight), -1) > 0
+    if bool((flat.any(dim=1) & ~flat.all(dim=1)).any()):
+        raise ValueError(
+            "A measure of whole rows needs rows that are known or missing as a whole; `weight` is 0 for some targets "
+            "of a row. Take a measure of single targets, or give the rows weights, (N,)."
+        )
 
 
 def _name_of(function: Callable[..., Tensor]) -> str:
@@ -243,22 +242,46 @@ def _empty_bins(num_classes: int, num_bins: int) -> Tensor:
 
 def _joined(one: T, other: T) -> T:
     """Merged on the device of the second, since an empty state begins on the CPU."""
-    device = _tensors(other)[-1].device
-    return _with(one, [tensor.to(device) for tensor in _tensors(one)]).merge(other)
+    return _moved(one, _tensors(other)[-1].device).merge(other)
+
+
+def _moved(summary: T, device: torch.device | str) -> T:
+    kept: Any = summary
+    if isinstance(kept, Ranking):
+        return kept.to(device)  # type: ignore[return-value]
+    return _with(summary, [tensor.to(device) for tensor in _tensors(summary)])
 
 
 def _reduced(summary: T, group: distributed.ProcessGroup | None) -> T:
-    sums = [tensor.clone() for tensor in _tensors(summary)]
+    tensors = _tensors(summary)
+    sums = [tensor.double() for tensor in tensors]  # one type everywhere: counts are floats where points have weights
     for tensor in sums:
         if tensor.numel() > 0:  # a histogram keeps no scores
             distributed.all_reduce(tensor, group=group)
-    return _with(summary, sums)
+    kept = [
+        new.to(old.dtype) if bool((new == new.round()).all()) else new for new, old in zip(sums, tensors, strict=True)
+    ]
+    return _with(summary, kept)
+
+
+def _reduced_sums(sums: Sums, group: distributed.ProcessGroup | None) -> Sums:
+    """Merged in the order of the ranks, since each keeps its sums about its own mean."""
+    parts = [torch.cat([tensor.double().flatten() for tensor in _tensors(sums)])]
+    gathered = [torch.empty_like(parts[0]) for _ in range(distributed.get_world_size(group))]
+    distributed.all_gather(gathered, parts[0], group=group)
+    shapes = _tensors(sums)
+    merged: Sums | None = None
+    for flat in gathered:
+        split = flat.split([tensor.numel() for tensor in shapes])
+        part = _with(sums, [new.reshape(old.shape).to(old.dtype) for new, old in zip(split, shapes, strict=True)])
+        merged = part if merged is None else merged.merge(part)
+    return sums if merged is None else merged
 
 
 def _reduced_ranking(ranking: Ranking, group: distributed.ProcessGroup | None) -> Ranking:
     """Scores are gathered where all together are within the limit; else every process counts its own first."""
     world = distributed.get_world_size(group)
-    mine = torch.tensor([ranking.num_points, int(ranking.is_exact)], device=ranking.scores.device)
+    mine = torch.tensor([ranking.num_points, int(ranking.is_exact)], device=ranking.counts.device)
     theirs = [torch.empty_like(mine) for _ in range(world)]
     distributed.all_gather(theirs, mine, group=group)
     sizes = [int(size) for size, _ in theirs]
@@ -268,7 +291,7 @@ def _reduced_ranking(ranking: Ranking, group: distributed.ProcessGroup | None) -
         torch.cat([part[:size] for part, size in zip(_gathered(values, max(sizes), world, group), sizes, strict=True)])
         for values in (ranking.scores, ranking.positives.to(torch.uint8))
     ]
-    return replace(ranking, scores=kept[0], positives=kept[1].bool())
+    return replace(ranking, blocks=((kept[0], kept[1].bool()),))
 
 
 def _gathered(values: Tensor, size: int, world: int, group: distributed.ProcessGroup | None) -> list[Tensor]:

@@ -1,8 +1,9 @@
 """Measures as functions of how often each row of the test set counts: what a bootstrap or a derivative needs.
 
 A row may hold many values (an image its pixels); they count together. With all weights 1 each is the measure of that
-name in `scores`, `calibration` or `detection`; with whole numbers it is that measure with rows repeated. Scores are
-sorted once, whatever the number of weightings.
+name in `scores`, `calibration` or `detection`; with whole numbers it is that measure with rows repeated. Values may
+have weights of their own beside those of the rows, 0 where they are missing: see `observed`. Scores are sorted once,
+whatever the number of weightings.
 """
 
 from collections.abc import Callable
@@ -13,9 +14,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count
-from bayesuq.evaluation.binning import bin_index
-from bayesuq.evaluation.detection import check_rate
-from bayesuq.evaluation.ranks import check_losses, check_scores, head_weight
+from bayesuq.evaluation.gaps import sums_of_rows
+from bayesuq.evaluation.observed import as_weight, observe
+from bayesuq.evaluation.ranks import check_losses, check_rate, check_scores, head_weight
 from bayesuq.evaluation.scores import top_label
 from bayesuq.predictive import CategoricalPredictive
 
@@ -29,12 +30,19 @@ class Weighted:
         num_values: Values in all rows, N for one a row: what a weighting costs, in time and memory.
         device: Where the weights are.
         function: Weights at least 0, float64, (R, N) -> the measure for each, (R,); NaN where it is undefined.
+        num_known: Rows that hold a value; None is all.
     """
 
     num_rows: int
     num_values: int
     device: torch.device
     function: Callable[[Tensor], Tensor]
+    num_known: int | None = None
+
+    @property
+    def num_counting(self) -> int:
+        """Rows that hold a value of weight above 0."""
+        return self.num_rows if self.num_known is None else self.num_known
 
     def __call__(self, weights: Tensor) -> Tensor:
         """The measure for each row of weights, (R, N) -> (R,)."""
@@ -53,49 +61,69 @@ class Weighted:
         """
         if self.num_rows != other.num_rows:
             raise ValueError(f"Both must be of the same rows; got {self.num_rows} and {other.num_rows}.")
-        most = max(self.num_values, other.num_values)
-        return Weighted(self.num_rows, most, self.device, lambda weights: self(weights) - other(weights))
+        most, known = max(self.num_values, other.num_values), min(self.num_counting, other.num_counting)
+        return Weighted(self.num_rows, most, self.device, lambda weights: self(weights) - other(weights), known)
 
 
-def mean(values: Tensor) -> Weighted:
-    """Of a pointwise measure, (N, ...), such as `scores.pointwise_crps` gives.
+def mean(values: Tensor, weight: Tensor | None = None) -> Weighted:
+    """Of a pointwise measure, such as `scores.pointwise_crps` gives.
+
+    Args:
+        values: (N, ...); anything where the weight is 0.
+        weight: Of each value, of the same shape; None is 1 everywhere.
 
     Example:
         >>> mean(torch.tensor([1.0, 4.0]))(torch.tensor([[1.0, 1.0], [0.0, 2.0]], dtype=torch.float64))
         tensor([2.5000, 4.0000], dtype=torch.float64)
     """
-    rows = values.double().reshape(len(values), -1).mean(dim=1)
-    return Weighted(len(rows), len(rows), rows.device, lambda weights: weights @ rows / weights.sum(dim=1))
+    if weight is None:
+        rows = values.double().reshape(len(values), -1).mean(dim=1)
+        return Weighted(len(rows), len(rows), rows.device, lambda weights: weights @ rows / weights.sum(dim=1))
+    totals = torch.where(weight > 0, weight * values, 0.0).reshape(len(values), -1).sum(dim=1)
+    sizes = weight.reshape(len(values), -1).sum(dim=1)
+    known = int((sizes > 0).sum())
+    return Weighted(len(sizes), len(sizes), sizes.device, lambda w: w @ totals / (w @ sizes), known)
 
 
-def root_mean(squares: Tensor) -> Weighted:
-    """The root of the mean of squared errors, (N, ...)."""
-    of_mean = mean(squares)
-    return Weighted(of_mean.num_rows, of_mean.num_values, of_mean.device, lambda weights: of_mean(weights).sqrt())
+def root_mean(squares: Tensor, weight: Tensor | None = None) -> Weighted:
+    """The root of the mean of squared errors, (N, ...); see `mean`."""
+    of_mean = mean(squares, weight)
+    return Weighted(
+        of_mean.num_rows, of_mean.num_values, of_mean.device, lambda w: of_mean(w).sqrt(), of_mean.num_known
+    )
 
 
-def expected_calibration_error(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15) -> Weighted:
+def expected_calibration_error(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+) -> Weighted:
     """As `calibration.expected_calibration_error`, whose errors it raises."""
-    gaps = row_gaps(predictive, y, num_bins)
+    counted = row_gaps(predictive, y, num_bins, weight=weight)
+    gaps, sizes = counted[:, :-1], counted[:, -1]
 
     def error(weights: Tensor) -> Tensor:
-        return (weights @ gaps).abs().sum(dim=1) / weights.sum(dim=1)
+        return (weights @ gaps).abs().sum(dim=1) / (weights @ sizes)
 
-    return Weighted(len(gaps), gaps.numel(), gaps.device, error)
+    return Weighted(len(gaps), gaps.numel(), gaps.device, error, int((sizes > 0).sum()))
 
 
-def row_gaps(predictive: CategoricalPredictive, y: ArrayLike, num_bins: int) -> Tensor:
-    """Mean over each row's values of right minus confidence, by bin, (N, B), float64: the ECE's sums, per row."""
+def row_gaps(
+    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int, *, weight: ArrayLike | None = None
+) -> Tensor:
+    """What each row adds to the ECE: right minus confidence by bin, and the row's weight last, (N, B + 1), float64.
+
+    Both are over a row's number of values, so that the weight of a row is 1 where none are given.
+    """
     check_count(num_bins, "num_bins")
-    confidence, right = (part.reshape(len(part), -1) for part in top_label(predictive, y))
-    gaps = confidence.new_zeros(len(confidence), num_bins)
-    gaps.scatter_add_(1, bin_index(confidence, num_bins), right.double() - confidence)
-    return gaps / confidence.shape[1]
+    seen = observe(predictive, y, weight)
+    confidence, right = top_label(predictive, seen.y)
+    heavy = torch.ones_like(confidence) if seen.weight is None else seen.weight
+    gaps, sizes = sums_of_rows(confidence, right, heavy, num_bins)
+    return torch.cat([gaps, sizes.unsqueeze(1)], dim=1) / max(confidence[:1].numel(), 1)
 
 
-def auroc(scores: ArrayLike, positives: ArrayLike) -> Weighted:
+def auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.auroc`, whose errors it raises."""
-    order, positive = _in_order(*check_scores(scores, positives))
+    order, positive = _in_order(*check_scores(scores, positives), weight)
 
     def area(weights: Tensor) -> Tensor:
         w = order.of_points(weights)
@@ -106,9 +134,9 @@ def auroc(scores: ArrayLike, positives: ArrayLike) -> Weighted:
     return order.weighted(area)
 
 
-def average_precision(scores: ArrayLike, positives: ArrayLike) -> Weighted:
+def average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.average_precision`, whose errors it raises."""
-    order, positive = _in_order(*check_scores(scores, positives))
+    order, positive = _in_order(*check_scores(scores, positives), weight)
 
     def precision(weights: Tensor) -> Tensor:
         w = order.of_points(weights)
@@ -121,10 +149,12 @@ def average_precision(scores: ArrayLike, positives: ArrayLike) -> Weighted:
     return order.weighted(precision)
 
 
-def false_positive_rate_at(scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95) -> Weighted:
+def false_positive_rate_at(
+    scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95, *, weight: ArrayLike | None = None
+) -> Weighted:
     """As `detection.false_positive_rate_at`, whose errors it raises. It has no derivative: take the bootstrap."""
     check_rate(true_positive_rate)
-    order, positive = _in_order(*check_scores(scores, positives))
+    order, positive = _in_order(*check_scores(scores, positives), weight)
 
     def rate(weights: Tensor) -> Tensor:
         w = order.of_points(weights)
@@ -138,9 +168,9 @@ def false_positive_rate_at(scores: ArrayLike, positives: ArrayLike, true_positiv
     return order.weighted(rate)
 
 
-def aurc(scores: ArrayLike, errors: ArrayLike) -> Weighted:
+def aurc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.aurc`, whose errors it raises."""
-    order, losses = _in_order(*check_losses(scores, errors))
+    order, losses = _in_order(*check_losses(scores, errors), weight)
 
     def area(weights: Tensor) -> Tensor:
         w = order.of_points(weights)
@@ -155,9 +185,9 @@ def aurc(scores: ArrayLike, errors: ArrayLike) -> Weighted:
     return order.weighted(area)
 
 
-def augrc(scores: ArrayLike, errors: ArrayLike) -> Weighted:
+def augrc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.augrc`, whose errors it raises."""
-    order, losses = _in_order(*check_losses(scores, errors))
+    order, losses = _in_order(*check_losses(scores, errors), weight)
 
     def area(weights: Tensor) -> Tensor:
         w = order.of_points(weights)
@@ -175,10 +205,12 @@ class _Order(NamedTuple):
     start: Tensor  # place where each value's tie begins, (n,)
     end: Tensor  # place after it
     num_rows: int
+    weight: Tensor | None  # of each value beside its row's, of mean 1, (n,)
+    num_known: int | None
 
     def of_points(self, weights: Tensor) -> Tensor:
         """Weights of the values in order, (R, N) -> (R, n)."""
-        return weights[:, self.row]
+        return weights[:, self.row] if self.weight is None else weights[:, self.row] * self.weight
 
     def around(self, w: Tensor) -> tuple[Tensor, Tensor]:
         """What lies below each value's score, and at it or below, (R, n) each."""
@@ -186,12 +218,19 @@ class _Order(NamedTuple):
         return sums[:, self.start], sums[:, self.end]
 
     def weighted(self, function: Callable[[Tensor], Tensor]) -> Weighted:
-        return Weighted(self.num_rows, len(self.row), self.row.device, function)
+        return Weighted(self.num_rows, len(self.row), self.row.device, function, self.num_known)
 
 
-def _in_order(values: Tensor, flags: Tensor) -> tuple[_Order, Tensor]:
-    ranked, order = values.flatten().sort()
+def _in_order(values: Tensor, flags: Tensor, weight: ArrayLike | None) -> tuple[_Order, Tensor]:
+    row = torch.arange(len(values), device=values.device).repeat_interleave(max(values[:1].numel(), 1))
+    heavy, num_known, scores, truths = None, None, values.flatten(), flags.flatten()
+    if weight is not None:
+        weights = as_weight(weight, values.shape).to(values.device).flatten()
+        there = weights > 0
+        scores, truths, row, heavy = scores[there], truths[there], row[there], weights[there]
+        heavy, num_known = heavy / heavy.mean(), len(row.unique_consecutive())
+    ranked, order = scores.sort()
     group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
     end = sizes.cumsum(0)
-    row = order // max(values[:1].numel(), 1)
-    return _Order(row, (end - sizes)[group], end[group], len(values)), flags.flatten()[order]
+    ordered = None if heavy is None else heavy[order]
+    return _Order(row[order], (end - sizes)[group], end[group], len(values), ordered, num_known), truths[order]

@@ -1,5 +1,7 @@
 """Regions, and the overlap of uncertainty and errors, against sets counted by hand."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -61,7 +63,8 @@ def test_empty_sets_agree_and_one_empty_set_does_not() -> None:
     unsure_and_right = overlap_sweep([[1.0, 0.0]], [[False, False]], thresholds=(0.5,))
     nothing_labelled = overlap_sweep([[1.0]], [[True]], thresholds=(0.5,), labelled=[[False]])
     found = [float(c.overlap) for c in (sure_and_right, sure_and_wrong, unsure_and_right, nothing_labelled)]
-    assert found == [1.0, 0.0, 0.0, 1.0]
+    assert found[:3] == [1.0, 0.0, 0.0]
+    assert math.isnan(found[3])
     assert sure_and_right.recall.isnan().all()
     assert sure_and_right.precision.isnan().all()
     assert [float(c.floor) for c in (sure_and_right, sure_and_wrong)] == [0.0, pytest.approx(2 / 3)]
@@ -123,6 +126,38 @@ def test_a_state_of_fixed_size_has_the_mean_overlap_at_a_threshold() -> None:
         state = state.update(predictive, y)
         expected.append(pointwise(predictive, y, threshold=0.6))
     torch.testing.assert_close(state.result, torch.cat(expected).mean())
+
+
+def test_an_image_without_a_labelled_pixel_changes_no_mean_of_images() -> None:
+    """Pooled, image by image, in a state and in the curve: four of sixteen images are known, and only they count."""
+    predictive, y = segmented(3, num_images=16)
+    y[4:] = VOID
+    known = [0, 1, 2, 3]
+    few = CategoricalPredictive.from_probs(predictive.mean[known][None])
+    for function in (segmentation.dice, segmentation.intersection_over_union, segmentation.pixel_accuracy):
+        all_images = function(predictive, y, ignore_index=VOID)
+        torch.testing.assert_close(all_images, function(few, y[known], ignore_index=VOID))
+    single = segmentation.pointwise_dice(predictive, y, ignore_index=VOID)
+    assert single.isnan().tolist() == 4 * [False] + 12 * [True]
+    state = states.mean_of_defined(segmentation.pointwise_dice, ignore_index=VOID).update(predictive, y)
+    torch.testing.assert_close(state.result, single[known].mean())
+    torch.testing.assert_close(state.summary.standard_error, single[known].std() / 2)
+    uncertainty, errors = predictive.total / predictive.total.max(), predictive.mean.argmax(dim=1) != y
+    counts = overlap_sweep(uncertainty, errors, labelled=y != VOID)
+    alone = overlap_sweep(uncertainty[known], errors[known], labelled=(y != VOID)[known])
+    torch.testing.assert_close(counts.mean, alone.mean)
+    torch.testing.assert_close(counts.error_weighted_mean, alone.error_weighted_mean)
+    assert counts.floor[4:].isnan().all()
+    assert counts.shuffled[4:].isnan().all()
+
+
+def test_pooled_and_pointwise_agree_on_an_absent_foreground() -> None:
+    """1 where there was none to find and none was found, NaN where no pixel is labelled, 0 where it was missed."""
+    predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1]]]).movedim(2, 2)[..., None])
+    for label, expected in ((0, 1.0), (1, 0.0), (VOID, math.nan)):
+        for function in (segmentation.dice, segmentation.intersection_over_union, segmentation.pointwise_dice):
+            found = float(function(predictive, [[label]], ignore_index=VOID))
+            assert found == expected or (math.isnan(found) and math.isnan(expected))
 
 
 @pytest.mark.parametrize("score", overlap.SCORES)

@@ -88,6 +88,21 @@ def test_the_image_is_the_unit_of_the_standard_error() -> None:
     )
 
 
+def test_images_without_a_labelled_pixel_are_left_out_and_counted() -> None:
+    """With 4 of 16 images annotated every number is that of the four alone; empty ones used to count as perfect."""
+    predictive, y = segmented(8, num_images=16)
+    y[4:] = VOID
+    part_of = evaluate_segmentation(predictive, y, ignore_index=VOID).report
+    alone = evaluate_segmentation(part(predictive, slice(0, 4)), y[:4], ignore_index=VOID).report
+    for one, other in zip(part_of.measures, alone.measures, strict=True):
+        assert one.value == pytest.approx(other.value, rel=1e-12), one.name
+    assert (part_of.num_points, part_of.num_missing) == (4, 12)
+    assert "4 points (12 more without a known target)" in str(part_of)
+    none = evaluate_segmentation(predictive, torch.full_like(y, VOID), ignore_index=VOID)
+    with pytest.raises(ValueError, match="labelled pixel"):
+        evaluate_segmentation(predictive, y, ignore_index=VOID, validation=none)
+
+
 def test_two_methods_are_compared_on_the_same_images() -> None:
     predictive, y = segmented(5, num_images=40)
     blurred = CategoricalPredictive.from_probs((0.9 * predictive.mean + 0.1 / 3)[None])

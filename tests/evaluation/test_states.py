@@ -1,4 +1,5 @@
 import itertools
+import math
 import os
 from pathlib import Path
 
@@ -11,7 +12,9 @@ from torch import Tensor, distributed, multiprocessing
 from bayesuq.evaluation import calibration, detection, scores, standard_errors, states, uncertainty
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.decomposition import brier_decomposition
-from bayesuq.evaluation.states import State, Sums
+from bayesuq.evaluation.ranking import Ranking
+from bayesuq.evaluation.states import State
+from bayesuq.evaluation.sums import Sums
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise
 
@@ -124,6 +127,19 @@ def test_summaries_have_the_other_measures_too() -> None:
     torch.testing.assert_close(ranking.aurc().value, detection.aurc(LABELS[0].total, wrong_of(*LABELS)))
 
 
+def test_many_batches_of_ranks_take_time_in_proportion() -> None:
+    """Each score is copied log n times: 20,000 batches of one make at most 15 blocks, and 2 x 20,000 x 15 copies."""
+    ranking, copied = Ranking.empty(), 0
+    for score in torch.arange(20_000.0).unsqueeze(1):
+        merged = ranking.merge(Ranking.of(score, score % 2 == 0))
+        new = {id(block[0]) for block in merged.blocks} - {id(block[0]) for block in ranking.blocks}
+        copied += sum(len(block[0]) for block in merged.blocks if id(block[0]) in new)
+        ranking = merged
+        assert len(ranking.blocks) <= 15
+    assert copied <= 2 * 20_000 * 15
+    assert ranking.scores.tolist() == list(range(20_000))
+
+
 def test_beyond_the_limit_ranks_are_bounded() -> None:
     state = states.misclassification(limit=150)
     for part in batches(LABELS, [50, 100]):
@@ -158,6 +174,34 @@ class TestSums:
                 torch.testing.assert_close(sums.mean, both.mean())
         spread = torch.stack(means).std().item()
         assert torch.stack(errors).mean().item() == pytest.approx(spread, rel=4 / (2 * 400) ** 0.5)
+
+    def test_a_large_mean_cancels_nothing(self) -> None:
+        """Of values 1e9 + N(0, 1) in batches of any order the error is that of N(0, 1): it used to be 0, or 1e3."""
+        spread = noise(0, 3000)
+        values = spread + 1e9
+        expected = standard_errors.of_mean(spread)
+        parts = [Sums.of(part) for part in values.split([1, 999, 2000])]
+        for order in itertools.permutations(parts):
+            merged = order[0].merge(order[1]).merge(order[2])
+            # The values themselves are rounded to 1.2e-7.
+            torch.testing.assert_close(merged.standard_error, expected, rtol=1e-6, atol=0)
+            torch.testing.assert_close(merged.skewness, Sums.of(spread).skewness, rtol=0, atol=1e-6)
+            torch.testing.assert_close(merged.mean, values.mean(), rtol=1e-15, atol=0)
+
+    def test_weights_are_rows_repeated_and_missing_values_are_absent(self) -> None:
+        values, times = noise(0, 50, 3), torch.randint(0, 3, (50, 3), generator=torch.Generator().manual_seed(0))
+        holed = torch.where(times > 0, values, torch.nan)
+        sums = Sums.of(holed, times.double())
+        repeated = values.flatten().repeat_interleave(times.flatten())
+        torch.testing.assert_close(sums.mean, repeated.mean())
+        assert int(sums.count) == int((times > 0).sum())
+        rows = Sums.of(values, (times[:, :1] > 0).double().expand_as(values))
+        torch.testing.assert_close(rows.standard_error, standard_errors.of_mean(values[times[:, 0] > 0]))
+
+    def test_an_impossible_value_makes_the_mean_infinite_and_the_error_undefined(self) -> None:
+        sums = Sums.of(torch.tensor([1.0, math.inf])).merge(Sums.of(torch.tensor([2.0, 3.0])))
+        assert sums.mean == math.inf
+        assert sums.standard_error.isnan()
 
     def test_of_one_row_has_no_error(self) -> None:
         assert Sums.of(torch.ones(1, 5)).standard_error.isnan()

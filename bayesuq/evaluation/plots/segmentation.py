@@ -116,9 +116,9 @@ def overlap_curves(counts: Mapping[str, OverlapCounts]) -> Figure:
     for (name, found), (panel,) in zip(counts.items(), panels, strict=True):
         thresholds = found.thresholds.cpu().numpy()
         panel.plot(thresholds, found.mean.cpu().numpy(), color=BLUE, marker="o", markersize=3, label="uncertainty")
-        shuffled = found.shuffled.mean(dim=0).cpu().numpy()
+        shuffled = found.shuffled.nanmean(dim=0).cpu().numpy()
         panel.plot(thresholds, shuffled, color=VERMILLION, linestyle="--", label="the same map, shuffled")
-        panel.axhline(float(found.floor.mean()), color=GREY, linestyle=":", label="floor: all pixels")
+        panel.axhline(float(found.floor.nanmean()), color=GREY, linestyle=":", label="floor: all pixels")
         panel.set_title(f"{name}\n{float(found.test_maximum):.3f} above {found.best_threshold:g}", fontsize="medium")
         if (thresholds > 0).all():
             panel.set_xscale("log")
