@@ -23,7 +23,7 @@ from bayesuq.inference.weights import Layout
 
 STABLE_SHARE = 0.1  # of the largest stable rate
 MOST_BATCHES = 64  # that the noise of a minibatch's gradient is measured on
-TRIAL_STEPS = 256  # of a rate, before it is taken
+TRIAL_STEPS = 256  # of a rate, before it is taken, at most
 LOST = 0.1  # nats a label that SGD may lose in a trial, on average, and still be near the mode
 MOST_HALVINGS = 40
 
@@ -134,13 +134,18 @@ class SgdIterates:
             if layer.num_batches_tracked is not None:
                 layer.num_batches_tracked.fill_(count)
 
-    def default_rate(self, source: Source, seed: int) -> float:
+    def default_rate(self, source: Source, seed: int, num_steps: int | None = None) -> float:
         """The rate at which the iterates' spread is nearest to the posterior's, if that is small enough for the theory.
 
         Which supposes that no direction is crossed in less than some steps: it is at most a tenth of what is stable. It
         also supposes one curvature and one noise. Where labels are fitted with certainty both are next to nothing at
         the mode and large around it, so that a rate has a trial: it is halved until SGD stays near the mode, and once
-        more, for the steps that the trial has not seen.
+        more, for the steps that the trial has not seen. A trial is no longer than what it is a trial for.
+
+        Args:
+            source: The data.
+            seed: Of the order of the minibatches.
+            num_steps: That SGD is to make; None is many.
 
         Raises:
             RuntimeError: See `largest_curvature`.
@@ -151,7 +156,7 @@ class SgdIterates:
         if not math.isfinite(rate):
             return rate
         with self._statistics_kept():
-            at_mode = [self._loss(batch, source) for batch in _trial(source, seed)]
+            at_mode = [self._loss(batch, source) for batch in _trial(source, seed, _trial_length(num_steps))]
         if self._stays(rate, source, seed, at_mode):
             return rate
         halved = (rate * 0.5**number for number in range(1, MOST_HALVINGS))
@@ -161,13 +166,13 @@ class SgdIterates:
         """Whether SGD at this rate stays near the mode, by its loss on minibatches beside the mode's on the same."""
         start, optimizer, lost = self.flat(), self._sgd(self.mode.objective(), rate), 0.0
         with self._statistics_kept():
-            for batch, before in zip(_trial(source, seed), at_mode, strict=True):
+            for batch, before in zip(_trial(source, seed, len(at_mode)), at_mode, strict=True):
                 lost += self._loss(batch, source) - before
-                if not lost <= LOST * TRIAL_STEPS:  # or is not a number
+                if not lost <= LOST * len(at_mode):  # or is not a number
                     break
                 optimizer.step()
         self.move_to(start)
-        return lost <= LOST * TRIAL_STEPS
+        return lost <= LOST * len(at_mode)
 
     def _loss(self, batch: Batch, source: Source) -> float:
         """Nats a label, from one minibatch; its gradients stay."""
@@ -236,7 +241,12 @@ class SgdIterates:
                 layer.train(mode)
 
 
-def _trial(source: Source, seed: int) -> Iterator[Batch]:
+def _trial_length(num_steps: int | None) -> int:
+    """Steps of a trial for so many steps of SGD."""
+    return TRIAL_STEPS if num_steps is None else min(num_steps, TRIAL_STEPS)
+
+
+def _trial(source: Source, seed: int, length: int) -> Iterator[Batch]:
     """The minibatches of a trial: of one epoch after another."""
-    epochs = (source.shuffled_epoch(seed, epoch) for epoch in range(TRIAL_STEPS))  # of one minibatch at least
-    return islice(chain.from_iterable(epochs), TRIAL_STEPS)
+    epochs = (source.shuffled_epoch(seed, epoch) for epoch in range(length))  # of one minibatch at least
+    return islice(chain.from_iterable(epochs), length)

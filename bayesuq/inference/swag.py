@@ -132,7 +132,11 @@ def fit(
         if mode is None and first is not None:
             mode = fit_mode(model, data, first)
         sgd = SgdIterates(_objective_at(model, mode, source), every=every, rank=rank, momentum=momentum)
-        rate = sgd.default_rate(source, training.key(RATE)) if swa_learning_rate is None else swa_learning_rate
+        rate = (
+            sgd.default_rate(source, training.key(RATE), num_iterating * source.num_batches)
+            if swa_learning_rate is None
+            else swa_learning_rate
+        )
         history = minimise(sgd.objective(), source, None, replace(second, learning_rate=_checked_rate(rate)))
         if mode is not None:
             _warn_if_lost(mode.history.loss[-1], history.loss[-1], source.num_labels, rate)

@@ -170,6 +170,14 @@ def test_a_trial_leaves_the_weights_where_they_were(certain):
     assert sgd.default_rate(source, 0) == rate
 
 
+def test_the_trial_of_a_rate_is_no_longer_than_what_it_is_for(monkeypatch):
+    calls, original = [], SgdIterates._loss
+    monkeypatch.setattr(SgdIterates, "_loss", lambda self, *args: calls.append(0) or original(self, *args))
+    fit()  # six steps of SGD, over three minibatches
+    halvings = (len(calls) - 3 - 6) / 6  # the noise of the three, the six at the mode, and trials of six at most
+    assert 1 <= halvings < 4  # 256 and more were made, whatever the data
+
+
 def test_the_default_rate_leaves_the_statistics_of_batches_alone():
     model = mlp_model(batch_norm=True)
     sgd = SgdIterates(ModeObjective(model, 48), every=1, rank=0, momentum=0.9)
