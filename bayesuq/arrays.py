@@ -3,6 +3,7 @@
 Every check stands here once; the code behind the door trusts its tensors.
 """
 
+import warnings
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import numpy as np
@@ -67,9 +68,19 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         array = array.astype(np.int64)  # torch has few operations on wide unsigned integers
     if array.dtype.kind == "f" and array.dtype.itemsize > 8:
         array = array.astype(np.float64)
-    if not array.flags.writeable or any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
+    if any(stride < 0 for stride in array.strides) or not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
-    return torch.from_numpy(np.ascontiguousarray(array).reshape(array.shape))
+    array = np.ascontiguousarray(array).reshape(array.shape)
+    return torch.from_numpy(array if array.flags.writeable else np.asarray(_ReadOnly(array)))
+
+
+class _ReadOnly:
+    """A read-only array, such as a memory map, as torch takes it without a copy or a warning: nothing here writes."""
+
+    def __init__(self, array: "np.ndarray[Any, Any]") -> None:
+        self._array = array  # which owns the memory
+        address, _ = array.__array_interface__["data"]
+        self.__array_interface__ = {**array.__array_interface__, "data": (address, False)}
 
 
 def to_floating(value: ArrayLike, name: str) -> Tensor:
@@ -78,7 +89,10 @@ def to_floating(value: ArrayLike, name: str) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
-def check_finite(tensor: Tensor, name: str) -> None:
+OVERFLOW = "They overflow: give them in a larger unit, as bayesuq.Standardizer does."
+
+
+def check_finite(tensor: Tensor, name: str, remedy: str = "Drop or impute them.") -> None:
     """Raise a ValueError that counts and locates the rows of `tensor` with NaN or infinite entries."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
@@ -89,18 +103,22 @@ def check_finite(tensor: Tensor, name: str) -> None:
     first = int(rows.nonzero()[0])
     raise ValueError(
         f"`{name}` must be finite; {int(rows.sum())} of {len(rows)} rows hold NaN or infinite values, the first is row "
-        f"{first}. Drop or impute them."
+        f"{first}. {remedy}"
     )
 
 
 def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
-    """Network inputs: floating, finite, (N, ...) with at least one row and at least two dimensions.
+    """Network inputs: finite, (N, ...) with at least one row and at least two dimensions.
+
+    Whole numbers become int64 and stay whole, since no float holds all of them: a network may take them for places in a
+    table. Bytes and booleans, which are pixels and flags, become float32, their scale unchanged.
 
     Raises:
         TypeError: See `to_tensor`.
         ValueError: One-dimensional, empty or not finite.
     """
-    x = to_floating(value, name)
+    x = to_tensor(value, name)
+    x = to_floating(x, name) if x.is_floating_point() or x.dtype in (torch.bool, torch.uint8) else x.long()
     if x.ndim < 2:
         raise ValueError(
             f"`{name}` must have shape (N, D) or (N, channels, ...); got {tuple(x.shape)}. "
@@ -110,6 +128,33 @@ def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
         raise ValueError(f"`{name}` must not be empty; got shape {tuple(x.shape)}.")
     check_finite(x, name)
     return x
+
+
+def as_real(x: Tensor, device: torch.device, dtype: torch.dtype, name: str = "x") -> Tensor:
+    """Checked inputs as real numbers of a dtype, on a device.
+
+    Raises:
+        ValueError: Values that are not finite in that dtype.
+
+    Warns:
+        UserWarning: Whole numbers that the dtype does not hold.
+    """
+    real = x.to(device, dtype)
+    if x.is_floating_point():
+        check_finite(real, f"{name} in {dtype}", OVERFLOW)
+        return real
+    largest = int(2 / torch.finfo(dtype).eps)  # up to which every whole number is held
+    low, high = x.aminmax()
+    if low < -largest or high > largest:
+        changed = int((real.to(x.device, torch.int64) != x).reshape(len(x), -1).any(dim=1).sum())
+        if changed:
+            warnings.warn(
+                f"{changed} of {len(x)} rows of whole-number `{name}` change in {dtype}, which holds whole numbers up "
+                f"to {largest}. Subtract what is common to all, or make the network float64 by `net.double()`.",
+                UserWarning,
+                stacklevel=2,
+            )
+    return real
 
 
 def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
@@ -147,7 +192,7 @@ def as_targets(y: ArrayLike) -> Tensor:
         targets = targets.unsqueeze(-1)
     if targets.ndim != 2:
         raise ValueError(f"`y` must have shape (N, D) or (N,); got {tuple(targets.shape)}.")
-    check_finite(targets, "y")
+    check_finite(targets, "y", "Leave these rows out; to fit with missing targets, give them weight 0 in a Dataset.")
     return targets
 
 

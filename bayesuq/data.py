@@ -38,7 +38,7 @@ class Dataset:
     """N inputs with their targets.
 
     Attributes:
-        x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so).
+        x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so); whole numbers are int64.
         y: Real targets (N, D), or int64 labels (N, ...): the dtype that comes in decides.
         weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
 
@@ -56,14 +56,16 @@ class Dataset:
         """Check and convert.
 
         Args:
-            x: Inputs, (N, D) or (N, channels, ...); integers and booleans are cast, their scale unchanged.
+            x: Inputs, (N, D) or (N, channels, ...). Whole numbers stay whole until a network asks for floats; bytes and
+                booleans become float32, their scale unchanged.
             y: Targets: floats (N, D), (N,) being taken as D = 1; whole numbers and booleans are labels (N, ...).
-            weight: (N,), or of y's shape.
+            weight: (N,), or of y's shape. Where it is 0, a target may be missing (NaN); `y` then holds another one of
+                its column in its place.
 
         Raises:
             TypeError: Sparse, masked, complex, text, date or object arrays.
-            ValueError: Empty, not finite, one-dimensional x, numbers of rows that differ, real y of more than two
-                dimensions, negative weights.
+            ValueError: Empty, not finite (of y: where it counts), one-dimensional x, numbers of rows that differ, real
+                y of more than two dimensions, negative weights.
         """
         inputs = check_inputs(x)
         targets = to_tensor(y, "y")
@@ -72,10 +74,11 @@ class Dataset:
                 f"`y` must have N = {len(inputs)} rows as `x` has; got shape {tuple(targets.shape)} for `x` of "
                 f"{tuple(inputs.shape)}."
             )
-        targets = targets.to(inputs.device)
+        targets = _check_targets(targets.to(inputs.device))
+        checked = None if weight is None else _check_weight(weight, targets)
         object.__setattr__(self, "x", inputs)
-        object.__setattr__(self, "y", _check_targets(targets))
-        object.__setattr__(self, "weight", None if weight is None else _check_weight(weight, self.y))
+        object.__setattr__(self, "y", _filled(targets, checked, is_tensor=isinstance(y, Tensor)))
+        object.__setattr__(self, "weight", checked)
 
     def __len__(self) -> int:
         return len(self.x)
@@ -135,6 +138,11 @@ class Dataset:
                 )
             if self.is_labelled != other.is_labelled:
                 raise ValueError("Labels and real targets do not concatenate.")
+            if self.x.is_floating_point() != other.x.is_floating_point():  # float32 would not hold all whole numbers
+                raise ValueError(
+                    f"Whole-number and real inputs do not concatenate; got x of {self.x.dtype} and {other.x.dtype}. "
+                    "Make both real, as by `x.double()`."
+                )
         weight = None
         if any(part.weight is not None for part in parts):
             per_target = any(part.weight is not None and part.weight.ndim == part.y.ndim for part in parts)
@@ -259,6 +267,8 @@ class Standardizer:
     def fit(cls, dataset: Dataset) -> Self:
         """Means and standard deviations (ddof 0) of the rows given; fit on training rows only.
 
+        Targets of weight 0, which may be missing, are left out.
+
         Raises:
             TypeError: Not a Dataset.
             ValueError: A spread above about 1e154, whose square overflows.
@@ -267,7 +277,7 @@ class Standardizer:
         x_loc, x_scale = _moments(dataset.x)
         if dataset.is_labelled:
             return cls(x_loc, x_scale)
-        y_loc, y_scale = _moments(dataset.y)
+        y_loc, y_scale = _moments(dataset.y, dataset.weight)
         return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0))
 
     def transform(self, dataset: Dataset) -> Dataset:
@@ -286,7 +296,8 @@ class Standardizer:
             )
         if dataset.is_labelled != (self.y_loc is None):
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
-        x = (dataset.x - self.x_loc.to(dataset.x)) / self.x_scale.to(dataset.x)
+        given = dataset.x if dataset.x.is_floating_point() else dataset.x.double()  # whole numbers of any size
+        x = (given - self.x_loc.to(given)) / self.x_scale.to(given)
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
         self._check_columns(tuple(dataset.y.shape[1:]), "y")
@@ -325,12 +336,10 @@ def _check_dataset(value: object) -> None:
 def _check_targets(targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         targets = to_floating(targets, "y")
-        check_finite(targets, "y")
         targets = targets.unsqueeze(-1) if targets.ndim == 1 else targets
         if targets.ndim != 2 or targets.shape[1] == 0:
             raise ValueError(
-                f"`y` must have shape (N, D) or (N,) for real targets; got {tuple(targets.shape)}. Use whole numbers "
-                "for labels, such as `y.long()`."
+                f"`y` must have shape (N, D) or (N,) for real targets; got {tuple(targets.shape)}. {_for_maps(targets)}"
             )
         return targets
     if targets.ndim == 2 and targets.shape[1] == 1:
@@ -339,8 +348,48 @@ def _check_targets(targets: Tensor) -> Tensor:
     return targets.long()
 
 
+def _for_maps(targets: Tensor) -> str:
+    """What to do with real numbers of more than two dimensions."""
+    if (targets == targets.round()).all():
+        return "Labels of pixels are whole numbers: pass `y.long()`."
+    return (
+        "A map of real numbers has a column for each pixel: pass `y.flatten(1)`, and a network that ends in "
+        "`torch.nn.Flatten()`."
+    )
+
+
+def _filled(y: Tensor, weight: Tensor | None, *, is_tensor: bool) -> Tensor:
+    """Targets whose missing entries, of weight 0, hold the median of their column; a copy only where some are missing.
+
+    Raises:
+        ValueError: Missing or infinite entries that count.
+    """
+    if not y.is_floating_point() or all(extreme.isfinite() for extreme in y.aminmax()):
+        return y
+    missing = ~y.isfinite()
+    counts = missing if weight is None else missing & (_per_target(weight, y.ndim) > 0)
+    if counts.any():
+        rows = counts.any(dim=1)
+        where = "y.isfinite()" if is_tensor else "np.isfinite(y)"
+        if not y.isinf().any():
+            where = "~y.isnan()" if is_tensor else "~np.isnan(y)"
+        raise ValueError(
+            f"`y` must be finite; {int(rows.sum())} of {len(y)} rows hold NaN or infinite values that count, the first "
+            f"is row {int(rows.nonzero()[0])}. Missing targets are entries of weight 0: pass weight={where}."
+        )
+    median = y.masked_fill(missing, torch.nan).nanmedian(dim=0).values.nan_to_num()
+    return torch.where(missing, median, y)
+
+
+def _per_target(weight: Tensor, ndim: int) -> Tensor:
+    """Weights with as many dimensions as targets."""
+    return weight.reshape(weight.shape + (1,) * (ndim - weight.ndim))
+
+
 def _check_weight(weight: ArrayLike, y: Tensor) -> Tensor:
     tensor = to_floating(weight, "weight").to(y.device)
+    if tensor.ndim > 1 and _without_channel(tensor.shape) == _without_channel(y.shape):
+        tensor = tensor.reshape(y.shape)
     if tensor.shape not in (y.shape[:1], y.shape):
         raise ValueError(
             f"`weight` must have shape {tuple(y.shape[:1])}, or {tuple(y.shape)} as `y`; got {tuple(tensor.shape)}."
@@ -355,14 +404,26 @@ def _weight_or_one(dataset: Dataset, *, per_target: bool) -> Tensor:
     shape = dataset.y.shape if per_target else dataset.y.shape[:1]
     if dataset.weight is None:
         return torch.ones(shape, device=dataset.x.device)
-    return dataset.weight.reshape(dataset.weight.shape + (1,) * (len(shape) - dataset.weight.ndim)).expand(shape)
+    return _per_target(dataset.weight, len(shape)).expand(shape)
 
 
-def _moments(values: Tensor) -> tuple[Tensor, Tensor]:
+def _without_channel(shape: torch.Size) -> torch.Size:
+    """The shape less its second dimension where that is 1, which maps come with or without."""
+    return shape[:1] + shape[2:] if shape[1:2] == (1,) else shape
+
+
+def _moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """Means and standard deviations by column or channel, of the entries that count."""
     others = [dim for dim in range(values.ndim) if dim != 1]
     exact = values.double()
-    loc = exact.mean(dim=others, keepdim=True)
-    scale = exact.std(dim=others, correction=0, keepdim=True)
+    if weight is not None and (weight == 0).any():
+        counts = (_per_target(weight, values.ndim) > 0).expand_as(exact)
+        number = counts.sum(dim=others, keepdim=True).clamp(min=1)
+        loc = (exact * counts).sum(dim=others, keepdim=True) / number
+        scale = ((exact - loc).square() * counts).sum(dim=others, keepdim=True).div(number).sqrt()
+    else:
+        loc = exact.mean(dim=others, keepdim=True)
+        scale = exact.std(dim=others, correction=0, keepdim=True)
     if not scale.isfinite().all():
         raise ValueError("The spread of a feature or target overflows float64. Give it in a larger unit.")
     # Rounding leaves a constant feature of size m a spread of about 1e-16 m: dividing by that would blow up noise.

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 import bayesuq as bq
-from bayesuq.inference.gp_data import Units
+from bayesuq.inference.gp_data import units_of
 from bayesuq.inference.gp_hyperparameters import HyperparameterVector
 from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observations
 from bayesuq.inference.minibatches import Batch
@@ -58,7 +58,7 @@ def exact_steps(x: Tensor, y: Tensor) -> tuple[Callable[[], Any], Callable[[], A
     """Ours, GPyTorch's."""
     model = gp.GaussianProcess(gp.Scale(gp.RBF()))
     prior = model.build(x, 1)
-    vector = HyperparameterVector(prior, Units.of(model, x, y, 1))
+    vector = HyperparameterVector(prior, units_of(model, x, y, 1))
     evidence = MarginalLikelihood(model, prior, Observations(x, y.mT))
     likelihood = gpytorch.likelihoods.GaussianLikelihood().double()
     hand = Exact(x, y[:, 0], likelihood).double()
@@ -81,7 +81,7 @@ def sparse_steps(x: Tensor, y: Tensor, *, natural: bool) -> tuple[Callable[[], A
     """Ours, GPyTorch's."""
     model = gp.GaussianProcess(gp.Scale(gp.RBF()))
     prior = model.build(x, 1)
-    units = Units.of(model, x, y, 1)
+    units = units_of(model, x, y, 1)
     z = x[torch.randperm(len(x), generator=torch.Generator().manual_seed(0))[:NUM_INDUCING]].clone()
     process = SparseProcess(model, prior, z.clone().requires_grad_(), HyperparameterVector(prior, units))
     objective = SparseObjective(process, len(x), num_draws=8, natural_rate=None if natural else 0.0)

@@ -220,3 +220,17 @@ def test_counts_are_whole_numbers_from_a_minimum():
 def test_a_device_that_is_not_there_is_refused_and_never_replaced(device: str) -> None:
     with pytest.raises(ValueError, match=f"`device` '{device}' cannot be used here"):
         check_device(device)
+
+
+def test_a_read_only_array_is_shared_and_not_copied(tmp_path):
+    own = np.arange(12.0).reshape(4, 3)
+    np.save(tmp_path / "x.npy", own)
+    mapped = np.load(tmp_path / "x.npy", mmap_mode="r")
+    assert not mapped.flags.writeable
+    tensor = to_tensor(mapped, "x")
+    assert tensor.data_ptr() == mapped.ctypes.data
+    assert tensor.tolist() == own.tolist()
+    part = to_tensor(mapped[1:, ::-1], "x")  # torch has no negative strides
+    assert part.tolist() == own[1:, ::-1].tolist()
+    del mapped
+    assert tensor.tolist() == own.tolist()  # the tensor keeps the map open

@@ -8,8 +8,13 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse, stats
+from torch import nn
 
 from bayesuq.data import Dataset, Split, Standardizer, split_dataset, split_last_tenth
+from bayesuq.inference import laplace, map_estimate
+from bayesuq.inference.minibatches import NetworkReader, Source
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 
 X = np.arange(12.0).reshape(6, 2)
@@ -50,10 +55,12 @@ def test_whole_numbers_are_labels(dtype):
     np.testing.assert_array_equal(data.y, labels)
 
 
-def test_integer_and_boolean_inputs_are_cast_with_their_scale_unchanged():
+def test_bytes_and_booleans_are_cast_with_their_scale_unchanged_and_whole_numbers_stay_whole():
     assert Dataset(np.array([[255], [0]], dtype=np.uint8), [0.0, 1.0]).x.flatten().tolist() == [255.0, 0.0]
     assert Dataset([[True], [False]], [0.0, 1.0]).x.flatten().tolist() == [1.0, 0.0]
-    assert Dataset([[3], [4]], [0.0, 1.0]).x.dtype == torch.float32
+    whole = Dataset(np.array([[3], [-(2**53) - 1]], dtype=np.int64), [0.0, 1.0]).x
+    assert whole.dtype == torch.int64
+    assert whole.flatten().tolist() == [3, -(2**53) - 1]
 
 
 def test_images_keep_their_shape_and_pixel_labels_theirs():
@@ -476,3 +483,97 @@ def test_scores_in_raw_units_do_not_depend_on_the_unit_of_y_beyond_its_jacobian(
 
 def test_a_dataset_shows_its_shapes_and_not_its_numbers() -> None:
     assert repr(Dataset(torch.zeros(2, 1), [0, 1])) == "Dataset(x: (2, 1) float32, y: (2,) int64)"
+
+
+# Missing targets
+
+
+GAPS = torch.tensor([[1.0, torch.nan], [torch.nan, 2.0], [3.0, 4.0], [5.0, torch.nan]])
+FOUR = torch.arange(8.0).reshape(4, 2)
+
+
+@pytest.mark.parametrize(
+    "form", [lambda y: y, lambda y: y.numpy(), lambda y: y.tolist()], ids=["tensor", "array", "list"]
+)
+@pytest.mark.parametrize("fill", [torch.nan, torch.inf])
+def test_missing_targets_are_refused_with_the_weights_that_leave_them_out(form, fill):
+    y = form(GAPS.masked_fill(GAPS.isnan(), fill))
+    with pytest.raises(ValueError, match=r"3 of 4 rows .* first is row 0.* pass weight=") as caught:
+        Dataset(FOUR, y)
+    remedy = str(caught.value).rpartition("weight=")[2].rstrip(".")
+    data = Dataset(FOUR, y, weight=eval(remedy, {"y": y, "np": np}))
+    assert torch.equal(data.weight, (~GAPS.isnan()).float())
+    assert torch.equal(data.y, torch.tensor([[1.0, 2.0], [3.0, 2.0], [3.0, 4.0], [5.0, 2.0]]))
+
+
+def test_a_row_of_weight_zero_may_lack_its_target_and_no_other_row():
+    data = Dataset(FOUR, [1.0, float("nan"), 3.0, 5.0], weight=[1.0, 0.0, 1.0, 2.0])
+    assert data.y.flatten().tolist() == [1.0, 3.0, 3.0, 5.0]
+    with pytest.raises(ValueError, match=r"1 of 4 rows .* that count, the first is row 1"):
+        Dataset(FOUR, [1.0, float("nan"), 3.0, 5.0], weight=[0.0, 1.0, 1.0, 1.0])
+    empty = Dataset(FOUR, torch.full((4, 1), torch.nan), weight=torch.zeros(4))
+    assert empty.y.flatten().tolist() == [0.0] * 4
+
+
+def test_the_units_of_targets_are_those_of_the_ones_that_count():
+    units = Standardizer.fit(Dataset(FOUR, GAPS, weight=~GAPS.isnan()))
+    assert units.y_loc.tolist() == [3.0, 3.0]
+    torch.testing.assert_close(units.y_scale, torch.tensor([8 / 3, 1.0], dtype=torch.float64).sqrt())
+    by_row = Standardizer.fit(Dataset(FOUR, [1.0, 100.0, 3.0, 5.0], weight=[1.0, 0.0, 2.0, 1.0]))
+    assert by_row.y_loc.tolist() == [3.0]
+
+
+def test_a_fit_with_missing_targets_is_one_without_their_rows():
+    y = torch.tensor([0.5, torch.nan, 2.5, torch.nan])
+    kept = ~y.isnan()
+    model = BayesianNetwork(networks.mlp(2, (), 1), priors.Normal(), likelihoods.Normal(scale=0.5))
+    whole, part = Dataset(FOUR, y, weight=kept), Dataset(FOUR[kept], y[kept])
+    modes = [map_estimate.fit(model, data, num_epochs=20, seed=0) for data in (whole, part)]
+    torch.testing.assert_close(modes[0].values, modes[1].values)
+    fits = [laplace.fit(model, data, mode=modes[1], structure="full", seed=0) for data in (whole, part)]
+    for name, value in fits[1].curvature.items():
+        torch.testing.assert_close(fits[0].curvature[name], value)
+
+
+# Maps
+
+
+def test_maps_of_real_numbers_are_refused_with_the_way_to_fit_them():
+    x, depth = torch.rand(3, 1, 4, 5), torch.rand(3, 1, 4, 5)
+    with pytest.raises(ValueError, match=r"pass `y.flatten\(1\)`.*`torch.nn.Flatten\(\)`") as caught:
+        Dataset(x, depth)
+    assert "label" not in str(caught.value)
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
+    fitted = map_estimate.fit(model, Dataset(x, depth.flatten(1)), num_epochs=1, seed=0)
+    assert fitted.predict(x).mean.shape == (3, 20)
+    with pytest.raises(ValueError, match=r"whole numbers: pass `y.long\(\)`"):
+        Dataset(x, (depth > 0.5).float())
+    assert Dataset(x, (depth > 0.5).float().long()).is_labelled
+
+
+def test_weights_of_pixels_come_with_a_channel_or_without():
+    x, y, weight = torch.rand(3, 1, 4, 5, 6), torch.zeros(3, 4, 5, 6, dtype=torch.int64), torch.rand(3, 4, 5, 6)
+    assert torch.equal(Dataset(x, y, weight.unsqueeze(1)).weight, weight)
+    assert torch.equal(Dataset(x, y.unsqueeze(1), weight).weight, weight.unsqueeze(1))
+
+
+def test_a_memory_map_is_read_where_it_lies(tmp_path):
+    for name, values in (("x", np.ones((50, 3), dtype=np.float32)), ("y", np.ones((50, 1), dtype=np.float32))):
+        np.save(tmp_path / f"{name}.npy", values)
+    x, y = (np.load(tmp_path / f"{name}.npy", mmap_mode="r") for name in ("x", "y"))
+    data = Dataset(x, y)
+    assert (data.x.data_ptr(), data.y.data_ptr()) == (x.ctypes.data, y.ctypes.data)
+    model = BayesianNetwork(networks.mlp(3, (), 1), priors.Normal(), likelihoods.Normal(scale=0.5))
+    source = Source(NetworkReader(model), data, 10)
+    assert source.rows.x.data_ptr() == x.ctypes.data
+    map_estimate.fit(model, data, num_epochs=1, seed=0, checkpoint=tmp_path / "checkpoint").predict(x)
+
+
+def test_many_parts_are_joined_in_one_go(monkeypatch):
+    parts = [Dataset(torch.full((2, 3), float(number)), torch.zeros(2), torch.ones(2)) for number in range(50)]
+    calls = []
+    monkeypatch.setattr(torch, "cat", lambda tensors, cat=torch.cat: calls.append(len(tensors)) or cat(tensors))
+    whole = parts[0].concatenate(*parts[1:])
+    assert calls == [50, 50, 50]
+    assert whole.x[:, 0].tolist() == [float(number) for number in range(50) for _ in range(2)]

@@ -18,6 +18,7 @@ from bayesuq.inference.minibatches import NetworkReader, Source, all_rows, in_me
 from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from tests.inference.examples import NO_MODE
 from tests.zoo import loaders as zoo
 from tests.zoo.loaders import NUM_ROWS, ROWS, X, Y
 
@@ -72,6 +73,7 @@ def test_training_shows_rows_as_often_as_a_complete_pass_counts_them(name: str) 
     assert ((shares - expected).abs() <= 5 * (expected * (1 - expected) / len(shown)).sqrt() + 1e-12).all()
 
 
+@pytest.mark.filterwarnings(NO_MODE)
 @pytest.mark.parametrize("name", CASES)
 def test_laplace_counts_each_row_as_often_as_its_loader_does(name: str) -> None:
     case, model = zoo.cases()[name], line()

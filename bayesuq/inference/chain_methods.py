@@ -22,6 +22,7 @@ from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.hamiltonian import Kernel
 from bayesuq.inference.potential import NetworkPotential
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.precision import full_precision
 from bayesuq.randomness import derive_seed
 
 ChainMethod = Literal["sequential", "parallel", "vectorised"]
@@ -66,6 +67,7 @@ class Job:
         return Watch(file, {**self.fit, "part": name}, self.progress, name, position)
 
 
+@full_precision()  # differences of energies decide
 def run_chains(job: Job, positions: Tensor, method: ChainMethod) -> Chains:
     """Chains from `positions` (C, P)."""
     if method == "vectorised":

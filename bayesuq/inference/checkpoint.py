@@ -22,6 +22,7 @@ from bayesuq.storage import check_place, read, write
 
 KIND = "checkpoint"
 FORMAT = 1
+DIGESTED_AT_ONCE = 2**18  # numbers that are copied, where a copy is needed, so that data of any size have a digest
 
 State = tuple[dict[str, Any], dict[str, Tensor]]
 
@@ -89,6 +90,14 @@ class Checkpoint:
         """
         return int(self._read()[0]["fit"]["seed"]) if self.path.exists() else None
 
+    def told(self) -> Mapping[str, Any]:
+        """What the file says tells its fit from others; nothing where there is none yet.
+
+        Raises:
+            ValueError: Another kind of file.
+        """
+        return self._read()[0]["fit"] if self.path.exists() else {}
+
     def load(self, fit: Mapping[str, Any]) -> State | None:
         """The state in the file, None where there is none yet.
 
@@ -134,7 +143,9 @@ def digest(tensors: Mapping[str, Tensor | None]) -> str:
     for name, tensor in tensors.items():
         if tensor is not None:
             state.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            state.update(tensor.detach().cpu().reshape(-1).contiguous().view(torch.uint8).numpy().tobytes())
+            rows = tensor.detach().reshape(tensor.shape or (1,))
+            for block in rows.split(max(1, DIGESTED_AT_ONCE * len(rows) // max(1, rows.numel()))):
+                state.update(block.cpu().reshape(-1).contiguous().view(torch.uint8).numpy())
     return state.hexdigest()[:16]
 
 

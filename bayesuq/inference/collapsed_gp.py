@@ -53,16 +53,18 @@ def fit_collapsed(
             "approximation='sparse' for a deep one, 'exact' for a coregionalised one."
         )
     prior = model.build(data.x, len(data.y))
-    vector = hyperparameters_of(model, prior, data)
+    vector = hyperparameters_of(model, prior, data, counts=search.counts)
     record = search.record(data, vector)
     _start(MarginalLikelihood(model, prior, _some(data, search.seed)), vector, search, record)
     with torch.no_grad():
         features = prior.features(data.x)
-    places = inducing_points(features, features.std(dim=0).clamp(min=1e-300), num_inducing, derive_seed(search.seed, 1))
-    inducing = nn.Parameter(places)
-    bound = CollapsedBound(SparseProcess(model, prior, inducing, vector), data)
+    unit = (vector.units.centre, vector.units.inputs)
+    places = inducing_points(features, unit[1], num_inducing, derive_seed(search.seed, 1), centre=unit[0])
+    process = SparseProcess(model, prior, places, vector, unit=unit if search.counts else None)
+    process.inducing = nn.Parameter(process.inducing)
+    bound = CollapsedBound(process, data)
     vector.start = {leaf.name: leaf.value.detach().clone() for leaf in vector.leaves}
-    vector.append("inducing points", inducing)
+    vector.append("inducing points", process.inducing)
     history = maximise(bound, vector, replace(search, num_restarts=1), record, name="all rows")
     return bound.posterior(history)
 
@@ -96,12 +98,12 @@ class CollapsedBound:
         features, a, residual, noise, scale = self._parts()
         root, pull = _solved(a, residual, noise)
         left = self.process.prior.variance(features) - a.square().sum(dim=1)  # (C or 1, N)
-        repeats = len(residual)
-        log_det = 2 * root.diagonal(dim1=1, dim2=2).log().sum() * (repeats / len(root))
+        log_det = 2 * root.diagonal(dim1=1, dim2=2).log().sum() * (len(residual) / len(root))
         squares = (residual.square() / noise).sum() - pull.square().sum()
-        trace = (left / noise).expand(repeats, -1).sum()
-        log_noise = noise.log().expand(repeats, -1).sum()
-        whole = residual.numel() * LOG_TWO_PI + log_noise + log_det + squares + trace
+        of_each = (LOG_TWO_PI + noise.log() + left / noise).expand_as(residual)
+        if self.data.present is not None:
+            of_each = of_each * self.data.present
+        whole = of_each.sum() + log_det + squares
         return -0.5 * whole + self.data.log_normaliser(scale)
 
     def posterior(self, history: History) -> SparseGpPosterior:
@@ -116,7 +118,7 @@ class CollapsedBound:
         return SparseGpPosterior(
             model=self.process.model,
             hyperparameters=self.process.prior.state(),
-            inducing_points=self.process.inducing.detach().clone(**keep),
+            inducing_points=self.process.places().detach().clone(**keep),
             inducing_mean=mean.clone(**keep),
             inducing_scale=scale.clone(**keep),
             example=self.data.x[:1].clone(),
@@ -124,11 +126,16 @@ class CollapsedBound:
         )
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Features, a (C or 1, M, N), residuals (C, N), noise variances (C or 1, N), and the noise scale."""
+        """Features, a (C or 1, M, N), residuals (C, N), noise variances (C or 1, N), and the noise scale.
+
+        Missing numbers have neither part in q nor a residual.
+        """
         prior, scale = self.process.prior, noise_scale(self.process.model, self.process.prior, self.data)
         features = prior.features(self.data.x)
-        residual = self.data.y - prior.mean_at(features)
-        return features, self.process.project(features), residual, self.data.noise_variance(scale), scale
+        a, residual = self.process.project(features), self.data.y - prior.mean_at(features)
+        if self.data.present is not None:
+            a, residual = a * self.data.present.unsqueeze(1), residual * self.data.present
+        return features, a, residual, self.data.noise_variance(scale), scale
 
 
 def _solved(a: Tensor, residual: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:

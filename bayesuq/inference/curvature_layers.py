@@ -9,6 +9,7 @@ Pixels then share weights as rows do and do not mix, so that each of them is tak
 where maps of T pixels have O(C^2 T^2).
 """
 
+import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -21,7 +22,9 @@ from bayesuq.inference.curvature_factors import Derivatives, Factors, Layer
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 
 BUDGET = 2**24  # numbers in the derivatives of one chunk of rows: 128 MiB in float64
-AGREEMENT = 1e-3  # relative, of factors with the gradient that autograd gives: rounding of float32, with room
+# Relative, of factors with the gradient that autograd gives, by the precision that a layer runs in: its rounding, with
+# room.
+AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.25}
 
 Root = Callable[[Tensor], Tensor]
 
@@ -58,12 +61,32 @@ class Linearisation:
         taken = {name for layer in self.layers for name in layer.names()}
         return [name for name in self.names if name not in taken]
 
-    def probe(self, rows: Tensor) -> None:
+    def probe(self, rows: Tensor) -> list[str]:
         """Keep the layers whose factors give the gradient that autograd gives at a few rows.
 
         A weight that is used in some other place too, or whose inputs do not come row by row, is left to `torch.func`.
+        That is a question of how the network is built, not of its precision: it is asked in float64 where the network
+        runs in that, else with the room that its own rounding needs.
+
+        Returns:
+            Paths of the layers that were left out.
         """
-        self.layers = [layer for layer in self.layers if self._agrees(layer, rows)]
+        try:
+            exact = self._in_float64()
+            kept = [layer for layer in self.layers if exact._agrees(layer, _as_float64(rows))]
+        except (RuntimeError, TypeError):  # numbers of a fixed precision somewhere in it
+            kept = [layer for layer in self.layers if self._agrees(layer, rows)]
+        left = [layer.path for layer in self.layers if layer not in kept]
+        self.layers = kept
+        return left
+
+    def _in_float64(self) -> "Linearisation":
+        """The same with all numbers in float64."""
+        exact = copy.copy(self)
+        exact.tree = copy.deepcopy(self.tree).double()
+        exact.theta = {name: _as_float64(value) for name, value in self.theta.items()}
+        exact.buffers = {name: _as_float64(value) for name, value in self.buffers.items()}
+        return exact
 
     def forward(self, rows: Tensor) -> Tensor:
         """f, (N, C, ...)."""
@@ -96,6 +119,28 @@ class Linearisation:
             for name, jacobian in self._jacobians(rows).items()
         }
         return f.detach(), Derivatives(found, others)
+
+    def gradient(self, rows: Tensor, energy: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        """Of a number, a function of f, in the parameters sought, (*shape), float64.
+
+        Args:
+            rows: (N, ...).
+            energy: From f, (N, C, ...), to the number, 0-d.
+        """
+        with torch.enable_grad():
+            theta = {name: value.detach().requires_grad_(name in self.names) for name, value in self.theta.items()}
+            total = energy(self.model.forward(theta, rows, net=self.tree, buffers=self.buffers))
+            parts = torch.autograd.grad(total, [theta[name] for name in self.names], materialize_grads=True)
+        return {name: part.double() for name, part in zip(self.names, parts, strict=True)}
+
+    def as_derivatives(self, vectors: Mapping[str, Tensor]) -> Derivatives:
+        """Numbers for each parameter sought, (*shape), as the derivatives of the one output of one row."""
+        layers = {}
+        for layer in self.layers:
+            matrix = layer.join({name: vectors[name] for name in layer.names()})
+            unit = torch.eye(len(matrix), dtype=matrix.dtype, device=matrix.device)
+            layers[layer] = Factors(matrix.unsqueeze(0), unit.unsqueeze(0).unsqueeze(0))
+        return Derivatives(layers, {name: vectors[name].unsqueeze(0).unsqueeze(0) for name in self.other_names})
 
     def rows_at_a_time(self, rows: Tensor, *, dense: bool) -> int:
         """So many that their derivatives fit the budget.
@@ -198,6 +243,7 @@ class Linearisation:
             return False
         if not f.requires_grad:
             return True  # the network does not use the layer
+        tolerance = max((AGREEMENT[output.dtype] for _, output in pairs), default=0.0)
         direction = torch.linspace(1, 2, f.numel()).to(f).view(len(rows), -1, 1)
         factors = self._factors(f.flatten(1), uses, direction)[layer]
         found = layer.split(factors.matrix().sum(dim=(0, 1)))
@@ -208,7 +254,7 @@ class Linearisation:
             ).sum()
             expected = torch.autograd.grad(total, [theta[name] for name in found], materialize_grads=True)
         return all(
-            (mine - other).abs().max() <= AGREEMENT * other.abs().max()
+            (mine - other).abs().max() <= tolerance * other.abs().max()
             for mine, other in zip(found.values(), expected, strict=True)
         )
 
@@ -223,6 +269,11 @@ def as_outputs(flat: Tensor, shape: torch.Size) -> Tensor:
     if flat.shape[-2] == shape[0] and flat.shape[-1] == shape[1:].numel():
         return flat.reshape(*flat.shape[:-2], *shape)
     return flat.reshape(*flat.shape[:-2], shape[0], *shape[2:], shape[1]).movedim(-1, 1 - len(shape))
+
+
+def _as_float64(value: Tensor) -> Tensor:
+    """Real numbers in float64; whole ones as they are."""
+    return value.double() if value.is_floating_point() else value
 
 
 def _layers(tree: nn.Module, names: Sequence[str]) -> list[Layer]:

@@ -58,6 +58,10 @@ class NormalWeights(ABC):
         """Of P^(-1/2) H P^(-1/2), (R,): with the prior scaled by t, log det = log det P + sum log(t + eigenvalues)."""
 
     @abstractmethod
+    def num_determined(self) -> Tensor:
+        """tr(H (H + P)^-1), how many directions the data determine rather than the prior, 0-d."""
+
+    @abstractmethod
     def deviation(self, noise: Tensor) -> Tensor:
         """A linear map of standard normal noise (S, R) to draws of the law (S, R), in its dtype."""
 
@@ -92,6 +96,10 @@ class DiagonalWeights(NormalWeights):
     def log_det(self) -> Tensor:
         """Of the precision, 0-d."""
         return self.log_det_prior() + self.eigenvalues().log1p().sum()
+
+    def num_determined(self) -> Tensor:
+        """sum e / (1 + e) over the eigenvalues."""
+        return _num_determined(self.eigenvalues())
 
     def deviation(self, noise: Tensor) -> Tensor:
         """Noise times the standard deviations."""
@@ -136,6 +144,10 @@ class KroneckerWeights(NormalWeights):
     def log_det(self) -> Tensor:
         """Of the precision, 0-d."""
         return self.log_det_prior() + self.eigenvalues().log1p().sum()
+
+    def num_determined(self) -> Tensor:
+        """sum e / (1 + e) over the eigenvalues."""
+        return _num_determined(self.eigenvalues())
 
     def deviation(self, noise: Tensor) -> Tensor:
         """D^(-1/2) times rotated and scaled noise, layer by layer."""
@@ -223,6 +235,11 @@ class FullWeights(NormalWeights):
         """Of the precision, 0-d."""
         return 2 * self._cholesky.diag().log().sum()
 
+    def num_determined(self) -> Tensor:
+        """R - tr(P Sigma), which needs no eigenvalues."""
+        variances = torch.cholesky_inverse(self._cholesky).diag()
+        return self.layout.size - (self.layout.join(self.prior) * variances).sum()
+
     def deviation(self, noise: Tensor) -> Tensor:
         """L^(-T) noise, with L L^T the precision; in float64, for L may be ill-conditioned."""
         return torch.linalg.solve_triangular(self._cholesky.T, noise.T.double(), upper=True).T.to(noise.dtype)
@@ -266,6 +283,10 @@ STRUCTURES: dict[str, type[NormalWeights]] = {
     "kronecker": KroneckerWeights,
     "full": FullWeights,
 }
+
+
+def _num_determined(eigenvalues: Tensor) -> Tensor:
+    return (eigenvalues / (1 + eigenvalues)).sum()
 
 
 def _diagonals(others: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:

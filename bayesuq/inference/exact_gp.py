@@ -25,6 +25,7 @@ from bayesuq.inference.marginal_likelihood import (
     hyperparameters_of,
     noise_scale,
     uses_cholesky,
+    without_missing,
 )
 from bayesuq.models.gp.combined import CoregionalisedKernel
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
@@ -33,7 +34,9 @@ from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 def fit_exact(model: GaussianProcess, data: Observations, search: Search, *, kind: str) -> "ExactGpPosterior":
     """The posterior at the hyperparameters of the largest log marginal likelihood over all starts."""
     prior = model.build(data.x, len(data.y))
-    vector = hyperparameters_of(model, prior, data)
+    if search.counts:
+        prior.standardise(data.x, data.weight_of_rows)
+    vector = hyperparameters_of(model, prior, data, counts=search.counts)
     evidence = MarginalLikelihood(model, prior, data)
     history = maximise(evidence, vector, search, search.record(data, vector))
     with torch.no_grad():
@@ -46,7 +49,9 @@ def condition(
 ) -> "ExactGpPosterior":
     """The posterior at the hyperparameters that the process has."""
     with torch.no_grad():
-        noise = data.noise_variance(noise_scale(model, prior, data)).expand(len(data.y), -1).clone()
+        noise = data.noise_variance(noise_scale(model, prior, data)).expand_as(data.y).clone()
+        if data.present is not None:
+            noise.masked_fill_(~data.present, torch.inf)
     return ExactGpPosterior(
         model=model,
         hyperparameters=prior.state(),
@@ -67,8 +72,8 @@ class ExactGpPosterior(GpPosterior):
         model: The prior over functions and the likelihood.
         hyperparameters: As GPyTorch's modules store them, by name, float64.
         x: Inputs that it was fitted to, (N, ...).
-        y: Their targets, (C, N).
-        noise: Noise variances of these, (C, N), in units of y squared.
+        y: Their targets, (C, N); any finite number where one is missing.
+        noise: Noise variances of these, (C, N), in units of y squared; infinite where one is missing.
         log_marginal_likelihood: log p(y | x) at these hyperparameters, in nats.
         history: The course of L-BFGS: a loss for each iteration of the best run.
         approximation: "exact", or "dirichlet" for labels.
@@ -124,11 +129,19 @@ class ExactGpPosterior(GpPosterior):
             residual, noise = (part.reshape(self._column.shape) for part in (residual, self.noise))
             if len(covariance) == 1 and bool((noise == noise[:1]).all()):
                 noise = noise[:1]  # one factor serves all outputs
-            covariance = covariance + torch.diag_embed(noise)
+            present = self._present
+            covariance, residual, _ = without_missing(covariance, residual, noise, present)
             if not uses_cholesky(residual):
                 return features, covariance, iterated_solve(covariance, residual.unsqueeze(-1)).squeeze(-1)
             factor = stable_cholesky(covariance)
             return features, factor, solve(factor, residual)
+
+    @cached_property
+    def _present(self) -> Tensor | None:
+        """Which numbers of the column are not missing, (C or 1, N); None where all are there."""
+        noise = self.noise.reshape(self._column.shape)
+        present = noise[: 1 if bool((noise == noise[:1]).all()) else len(noise)].isfinite()
+        return None if bool(present.all()) else present
 
     def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of f at rows (N, ...), (C, N) each."""
@@ -167,6 +180,8 @@ class ExactGpPosterior(GpPosterior):
         """Posterior means (C, N*), and two parts (C or 1, N, N*) whose product is k*^T S^-1 k*."""
         own, root, alpha = self._solved
         cross = self.prior.covariance(own, features)
+        if self._present is not None:
+            cross = cross * self._present.unsqueeze(2)
         prior_mean = self.prior.mean_at(features).reshape(len(alpha), -1)
         mean = prior_mean + (alpha.unsqueeze(1) @ cross).squeeze(1)
         cross = cross.expand(len(root), -1, -1)

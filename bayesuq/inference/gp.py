@@ -25,6 +25,7 @@ from bayesuq.inference.data_parallel import Workers
 from bayesuq.inference.dirichlet import dirichlet_observations
 from bayesuq.inference.exact_gp import ExactGpPosterior, fit_exact
 from bayesuq.inference.gp_data import ProcessReader
+from bayesuq.inference.gp_hyperparameters import counts_in_units
 from bayesuq.inference.gp_sampling import Sampling, fit_sampled
 from bayesuq.inference.gp_search import Search
 from bayesuq.inference.marginal_likelihood import Observations
@@ -81,7 +82,8 @@ def fit(
 
     Args:
         model: The prior over functions, and the likelihood.
-        data: Rows to fit, or a DataLoader of them, which exact inference reads once. All is computed in float64.
+        data: Rows to fit, or a DataLoader of them, which exact inference reads once. All is computed in float64. A
+            target of weight 0 is missing, also where other targets of its row are there.
         approximation: "exact", for normal noise; "collapsed", inducing points for normal noise, from all rows at once
             by L-BFGS; "sparse", inducing points for any likelihood and number of rows, by minibatches; "dirichlet",
             for classes, by exact regression on transformed labels. None is exact for normal noise and up to 4,000 rows
@@ -187,7 +189,7 @@ def fit(
         return posterior
     told = {"seed": training.seed, "model": ADDRESS.sub("", repr(model)), "approximation": kind}
     told |= {"num_inducing": num_inducing} if kind == "collapsed" else {}
-    search = Search(num_restarts, max_iterations, key, file, told)
+    search = Search(num_restarts, max_iterations, key, file, told, counts=counts_in_units(file))
     if kind == "collapsed":
         return fit_collapsed(model, observed, search, num_inducing=num_inducing)
     return fit_exact(model, observed, search, kind=kind)

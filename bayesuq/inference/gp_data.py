@@ -1,6 +1,6 @@
-"""Rows as a Gaussian process reads them: float64, targets as the likelihood has them."""
+"""Rows as a Gaussian process reads them: float64, targets as the likelihood has them, and the units of both."""
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -9,6 +9,7 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.inference.minibatches import cast_rows
 from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import GaussianProcess
+from bayesuq.models.gp.units import ROUNDING, Units, channel_moments, spread_or_size
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 
@@ -52,51 +53,53 @@ class ProcessReader:
         return cast_rows(data, y, self.device, torch.float64)
 
 
-@dataclass(frozen=True, eq=False)
-class Units:
-    """Sizes of the data, in which hyperparameters are counted.
+def units_of(
+    model: GaussianProcess, features: Tensor, y: Tensor, num_outputs: int, weight: Tensor | None = None
+) -> Units:
+    """The units that features (N, K) and targets give.
 
-    Attributes:
-        inputs: Spread (standard deviation) of each feature, (K,); 1 where it is constant.
-        square: Mean square of each feature, (K,).
-        location: Where each latent function's mean starts, (C,).
-        variance: What each latent function's variance starts at, (C,).
+    A network's outputs start next to 0 and grow to some units within some steps, as logits do. Lengthscales in
+    units of their first spread would be left behind, and all rows be far from each other: it counts as 1 at least.
+
+    Args:
+        model: The process.
+        features: What the kernel looks at, (N, K).
+        y: Targets as the likelihood has them.
+        num_outputs: C.
+        weight: Of each row (N,) or target (N, D); targets of weight 0 are missing.
     """
+    centre, spread = (part.squeeze(0) for part in channel_moments(features, weight))
+    spread = spread.clamp(min=1.0) if isinstance(model.kernel, Deep) else spread
+    square = features.square().mean(dim=0)
+    square = torch.where(square > SMALLEST_SQUARE, square, 1.0)
+    ones = torch.ones(num_outputs, dtype=torch.float64, device=features.device)
+    units = Units(centre, spread, square, 0 * ones, ones)
+    if not y.is_floating_point() or not (_has_units(model) or isinstance(model.likelihood, Categorical)):
+        return units
+    mean, variance = _target_moments(y if y.ndim > 1 else y.unsqueeze(1), weight)
+    if isinstance(model.likelihood, HeteroscedasticNormal):
+        noise = (NOISE_SHARE * variance).log()  # log variances, which vary by a nat or so
+        return replace(
+            units, location=torch.cat([mean, noise]), variance=torch.cat([variance, torch.ones_like(variance)])
+        )
+    return replace(units, location=mean, variance=variance)
 
-    inputs: Tensor
-    square: Tensor
-    location: Tensor
-    variance: Tensor
 
-    @classmethod
-    def of(cls, model: GaussianProcess, features: Tensor, y: Tensor, num_outputs: int) -> "Units":
-        """Of features (N, K) and targets.
-
-        A network's outputs start next to 0 and grow to some units within some steps, as logits do. Lengthscales in
-        units of their first spread would be left behind, and all rows be far from each other: it counts as 1 at least.
-        """
-        spread = features.std(dim=0, correction=0)
-        spread = torch.where(spread > 1e-12 * features.abs().amax(dim=0), spread, 1.0)
-        spread = spread.clamp(min=1.0) if isinstance(model.kernel, Deep) else spread
-        square = features.square().mean(dim=0).clamp(min=torch.finfo(torch.float64).tiny)
-        ones = torch.ones(num_outputs, dtype=torch.float64, device=features.device)
-        units = cls(spread, torch.where(square > 1e-300, square, 1.0), 0 * ones, ones)
-        if not y.is_floating_point() or not (_has_units(model) or isinstance(model.likelihood, Categorical)):
-            return units
-        y = y if y.ndim > 1 else y.unsqueeze(1)
-        variance = y.var(dim=0, correction=0)
-        variance = torch.where(variance > (1e-12 * y.abs().amax(dim=0)) ** 2, variance, 1.0)  # constant targets
-        if isinstance(model.likelihood, HeteroscedasticNormal):
-            noise = (NOISE_SHARE * variance).log()  # log variances, which vary by a nat or so
-            return replace(
-                units,
-                location=torch.cat([y.mean(dim=0), noise]),
-                variance=torch.cat([variance, torch.ones_like(variance)]),
-            )
-        return replace(units, location=y.mean(dim=0), variance=variance)
+def _target_moments(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
+    """Weighted means and variances of columns (N, D); of a constant one, the square of its size, or 1."""
+    if weight is None:
+        mean, variance, size = y.mean(dim=0), y.var(dim=0, correction=0), y.abs().amax(dim=0)
+    else:
+        weight = weight.reshape(len(y), -1).expand_as(y)
+        seen = torch.where(weight > 0, y, 0.0)  # a missing target is any number
+        shares = weight / weight.sum(dim=0).clamp(min=torch.finfo(y.dtype).tiny)
+        mean, size = (shares * seen).sum(dim=0), seen.abs().amax(dim=0)
+        variance = (shares * (seen - mean).square()).sum(dim=0)
+    return mean, spread_or_size(variance, size.square(), ROUNDING**2)
 
 
 NOISE_SHARE = 0.1  # of the targets' variance
+SMALLEST_SQUARE = 1e-300  # of a feature's size that a slope is measured by
 
 
 def _has_units(model: GaussianProcess) -> bool:

@@ -12,9 +12,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inference.gp_data import NOISE_SHARE, Units
+from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.inference.gp_data import NOISE_SHARE
 from bayesuq.models.gp.hyperparameters import Hyperparameter, declared, natural
 from bayesuq.models.gp.process import FunctionPrior
+from bayesuq.models.gp.units import Units
 from bayesuq.randomness import generator, isolated
 
 STARTS = ((1.0, NOISE_SHARE), (0.3, 0.01), (3.0, 0.5))  # (factor on lengthscales, the noise's share of the variance)
@@ -22,6 +24,7 @@ NOISE_REACH = 8.0  # below its start, a ten-thousandth of the targets' spread: l
 WEAK = 1.5  # spread of a learned hyperparameter's weak prior, in nats of its logarithm
 NUM_FOR_MEDIAN = 1001  # draws
 FOREIGN_STEP = 0.5  # spread of further starts of a foreign kernel's hyperparameters, as it stores them
+COUNTED = "counted in the data's units"  # what a checkpoint says of a fit that is
 REACH = 14.0  # an optimiser may go a factor of e^14, a million, from the start
 
 
@@ -53,35 +56,44 @@ class Leaf:
         """Whether it is a weight of a deep kernel's network."""
         return self.name.startswith("kernel.net.")
 
-    def natural(self) -> Tensor:
-        """Its value on its own support."""
-        return self.support_of(self.value)
-
     def support_of(self, stored: Tensor) -> Tensor:
-        """Values on its own support of values as they are stored, of any leading shape."""
+        """Values on its own support of values as a state holds them, of any leading shape."""
         if self.name.startswith("log_unknowns."):
             return stored.exp()
         return natural(self.module, self.own_name, stored)
+
+
+def counts_in_units(checkpoint: Checkpoint | None) -> bool:
+    """Whether a fit that writes to this file counts in the data's units: not one that an earlier version began."""
+    told = {} if checkpoint is None else checkpoint.told()
+    return not told or COUNTED in told or COUNTED in told.get("model", "")
 
 
 class HyperparameterVector:
     """All learnable parameters of a built process.
 
     Attributes:
+        process: Whose they are.
+        units: The data's.
+        counts: Whether those that are no logarithms are held in these units. Fits of earlier versions, which a
+            checkpoint may go on with, held them in the units of x and y.
         leaves: In order.
         start: The first start, by name.
         widths: Spread of the weak prior of each leaf, as stored.
     """
 
-    def __init__(self, process: FunctionPrior, units: Units) -> None:
+    def __init__(self, process: FunctionPrior, units: Units, *, counts: bool = True) -> None:
+        self.process, self.units, self.counts = process, units, counts
+        if counts:
+            process.count(units)
         self.leaves = [
             Leaf(name, module.get_parameter(own), module, own, told) for name, module, own, told in declared(process)
         ]
         with torch.no_grad():
             for leaf in self.leaves:
-                _into_units(leaf, units)
+                _into_units(leaf, units, counts=counts)
         self.start = {leaf.name: leaf.value.detach().clone() for leaf in self.leaves}
-        self.widths = {leaf.name: _width(leaf, units) for leaf in self.leaves}
+        self.widths = {leaf.name: _width(leaf, units, counts=counts) for leaf in self.leaves}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -144,7 +156,7 @@ class HyperparameterVector:
         terms: list[Tensor] = []
         for leaf in self.leaves:
             if leaf.told is not None and leaf.told.prior is not None:
-                value = leaf.natural()
+                value = leaf.support_of(leaf.value)
                 terms.append(leaf.told.prior.distribution(value).log_prob(value))
         return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 
@@ -152,12 +164,12 @@ class HyperparameterVector:
         """log density of all of them as they are stored, the Jacobian inside, in nats.
 
         What has no prior has a weak one: a normal law of width 1.5 around its start, of the logarithm where it is
-        positive; a mean's is as wide as the targets are.
+        positive; that of a mean's level at the centre of the inputs is as wide as the targets are.
         """
         terms: list[Tensor] = []
         for leaf in self.leaves:
             if leaf.told is not None and leaf.told.prior is not None:
-                value = leaf.natural()
+                value = leaf.support_of(leaf.value)
                 terms.append(
                     leaf.told.prior.distribution(value).log_prob(value) + leaf.value.sum()
                 )  # value = exp(stored)
@@ -165,6 +177,11 @@ class HyperparameterVector:
                 law: Any = torch.distributions.Normal(self.start[leaf.name], self.widths[leaf.name])
                 terms.append(law.log_prob(leaf.value).sum())
         return torch.stack(terms).sum()
+
+    def values(self) -> dict[str, Tensor]:
+        """Where they are, on their own support, in units of x and y, by name."""
+        state = self.process.natural({leaf.name: leaf.value.detach() for leaf in self.leaves})
+        return {leaf.name: leaf.support_of(state[leaf.name]) for leaf in self.leaves}
 
     def draw_prior(self, seed: int) -> None:
         """Put the leaves at a draw from `log_prior`'s law."""
@@ -176,8 +193,11 @@ class HyperparameterVector:
                     leaf.value.copy_(torch.normal(self.start[leaf.name], self.widths[leaf.name]))
 
 
-def _into_units(leaf: Leaf, units: Units) -> None:
-    """Move the built value into the data's units; what has a prior starts at about its median."""
+def _into_units(leaf: Leaf, units: Units, *, counts: bool) -> None:
+    """Move the built value into the data's units; what has a prior starts at about its median.
+
+    A mean that counts in these units is there already.
+    """
     told, value = leaf.told, leaf.value.detach()  # in place, of the same memory
     if told is None:
         return
@@ -194,13 +214,16 @@ def _into_units(leaf: Leaf, units: Units) -> None:
         value.add_(spread.log() if told.unit == "inputs" else -spread.log())
     elif told.unit == "targets":
         value.add_(_per_output(units.variance, value).log())
+    elif told.unit == "factors":
+        num_inputs = leaf.module.get_parameter("raw_mixture_means").shape[-1]
+        value.add_(_per_output(units.variance, value).log() / num_inputs)
     elif told.unit == "slopes":
         size = square if value.shape[-1] == len(square) else square.sum()
         value.add_((_per_output(units.variance, value) / size).log())
-    elif told.unit == "location":
+    elif told.unit == "location" and not counts:
         value.add_(units.location.reshape(-1, *[1] * (value.ndim - 1)))
     elif told.unit == "noise":
-        value.copy_(0.5 * (NOISE_SHARE * units.variance.mean()).log())
+        value.copy_(0.5 * (NOISE_SHARE * _per_output(units.variance, value)).log())
 
 
 def _per_output(variance: Tensor, value: Tensor) -> Tensor:
@@ -210,9 +233,11 @@ def _per_output(variance: Tensor, value: Tensor) -> Tensor:
     return variance.reshape(-1, *[1] * (value.ndim - 1))
 
 
-def _width(leaf: Leaf, units: Units) -> Tensor:
+def _width(leaf: Leaf, units: Units, *, counts: bool) -> Tensor:
     if leaf.told is None or leaf.is_logarithm:
         return torch.full_like(leaf.value.detach(), WEAK)
+    if counts:
+        return torch.ones_like(leaf.value.detach())
     scale = units.variance.sqrt().reshape(-1, *[1] * (leaf.value.ndim - 1))
     if leaf.told.unit == "gradients":
         scale = scale / units.inputs[:, None]

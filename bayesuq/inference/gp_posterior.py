@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, check_count, check_finite, check_inputs
+from bayesuq.arrays import ArrayLike, as_real, check_count, check_inputs
 from bayesuq.covariances import correlated
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference import prediction
@@ -165,9 +165,7 @@ class GpPosterior(Posterior):
                 f"The kernel does not take `x` of shape {tuple(inputs.shape)}; rows of the fit have shape "
                 f"{tuple(self.row_shape)}."
             )
-        inputs = inputs.to(self.device, torch.float64)
-        check_finite(inputs, "x in torch.float64")
-        return inputs
+        return as_real(inputs, self.device, torch.float64)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: draws of the functions at the rows asked for, joint for a normal likelihood."""

@@ -17,7 +17,7 @@ from bayesuq.inference.chain_methods import one_thread
 from bayesuq.inference.chain_run import Chains, Plan, Watch, run
 from bayesuq.inference.checkpoint import Checkpoint, digest
 from bayesuq.inference.gp_algebra import NotPositiveDefiniteError
-from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.gp_hyperparameters import COUNTED, HyperparameterVector, counts_in_units
 from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of
 from bayesuq.inference.nuts import Nuts
 from bayesuq.inference.sampled_gp import SampledGpPosterior
@@ -78,7 +78,10 @@ def fit_sampled(
 ) -> "SampledGpPosterior":
     """Chains from draws of the prior over hyperparameters."""
     prior = model.build(data.x, len(data.y))
-    vector = hyperparameters_of(model, prior, data)
+    counts = counts_in_units(None if checkpoint is None else checkpoint.of_part("chain-0"))
+    if counts:
+        prior.standardise(data.x, data.weight_of_rows)
+    vector = hyperparameters_of(model, prior, data, counts=counts)
     if not vector.leaves:
         raise ValueError("All hyperparameters are fixed; pass hyperparameters='optimise', which has nothing to do.")
     potential = HyperparameterPotential(MarginalLikelihood(model, prior, data), vector)
@@ -88,6 +91,7 @@ def fit_sampled(
         "plan": repr(sampling),
         "model": repr(model),
         "data": digest({"x": data.x, "y": data.y, "weight": data.weight}),
+        **({COUNTED: digest(vector.start)} if counts else {}),
     }
     parts = []
     for chain in range(sampling.num_chains):
@@ -117,10 +121,15 @@ def _posterior(
     model: GaussianProcess, data: Observations, vector: HyperparameterVector, chains: Chains
 ) -> "SampledGpPosterior":
     sizes = [leaf.value.numel() for leaf in vector.leaves]
-    draws = {
-        leaf.name: part.reshape(*part.shape[:2], *leaf.value.shape).clone()
-        for leaf, part in zip(vector.leaves, chains.draws.split(sizes, dim=2), strict=True)
-    }
+    draws = vector.process.natural(
+        {
+            leaf.name: part.reshape(*part.shape[:2], *leaf.value.shape)
+            for leaf, part in zip(vector.leaves, chains.draws.split(sizes, dim=2), strict=True)
+        }
+    )
+    for name, value in vector.process.input_units().items():
+        draws[name] = value.expand(*chains.draws.shape[:2], *value.shape)
+    draws = {name: value.clone(memory_format=torch.contiguous_format) for name, value in draws.items()}
     weight = torch.ones(len(data.x), dtype=torch.float64, device=data.x.device) if data.weight is None else data.weight
     return SampledGpPosterior(
         model=model,

@@ -18,7 +18,7 @@ from scipy.optimize import OptimizeResult, minimize
 from bayesuq.inference.checkpoint import Checkpoint, digest
 from bayesuq.inference.evaluations import Evaluation, Evaluations, Recall, Result
 from bayesuq.inference.gp_algebra import NotPositiveDefiniteError
-from bayesuq.inference.gp_hyperparameters import HyperparameterVector
+from bayesuq.inference.gp_hyperparameters import COUNTED, HyperparameterVector
 from bayesuq.inference.history import History
 from bayesuq.inference.marginal_likelihood import Evidence, Observations
 
@@ -36,6 +36,7 @@ class Search:
         seed: Of the starts.
         checkpoint: File of the evaluations; None writes none.
         told: What tells this fit from others, data and options of the search aside.
+        counts: See `HyperparameterVector`.
     """
 
     num_restarts: int
@@ -43,6 +44,7 @@ class Search:
     seed: int
     checkpoint: Checkpoint | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
+    counts: bool = True
 
     def record(self, data: Observations, vector: HyperparameterVector) -> Evaluations:
         """The evaluations of the fit to these data from these first hyperparameters.
@@ -56,8 +58,9 @@ class Search:
         own = {
             "num_restarts": self.num_restarts,
             "max_iterations": self.max_iterations,
-            "data": digest(vars(data)),
+            "data": digest({"x": data.x, "y": data.y, "weight": data.weight, "noise": data.noise}),
             "start": digest(vector.start),
+            **({COUNTED: True} if vector.counts else {}),
         }
         return Evaluations(self.checkpoint, {**self.told, **own})
 
@@ -80,7 +83,8 @@ def maximise(
     Warns:
         UserWarning: The best run was stopped before it converged.
     """
-    num_data = evidence.data.y.numel()
+    num_data = float(evidence.data.counts.sum())
+    size = log_size(evidence.data, vector) / num_data
     if not vector.leaves:
         return History((-float(evidence().detach()) / num_data,), (), 0)
     best: Result | None = None
@@ -105,8 +109,16 @@ def maximise(
             stacklevel=4,
         )
     vector.put(best["place"].to(evidence.data.x.device))
-    course = best["course"].tolist() or [float(best["loss"])]  # a start may be a maximum
+    course = [value + size for value in best["course"].tolist() or [float(best["loss"])]]  # a start may be a maximum
     return History(tuple(course), (), len(course) - 1)
+
+
+def log_size(data: Observations, vector: HyperparameterVector) -> float:
+    """log of the unit of each number, summed, in nats: what makes the evidence one of numbers in standard units.
+
+    Without it L-BFGS, which stops at a relative gain, would stop elsewhere in other units.
+    """
+    return float(data.counts @ vector.units.deviation.log()) if vector.counts else 0.0
 
 
 def _climb(evidence: Evidence, vector: HyperparameterVector, max_iterations: int, recall: Recall) -> Result:
@@ -145,6 +157,7 @@ def _climb(evidence: Evidence, vector: HyperparameterVector, max_iterations: int
 def _evaluate(evidence: Evidence, vector: HyperparameterVector, at: torch.Tensor) -> Evaluation:
     """The loss and its gradient, on the CPU."""
     vector.put(at.to(evidence.data.x.device))
-    value = -(evidence() + vector.log_penalty()) / evidence.data.y.numel()
+    data = evidence.data
+    value = -(evidence() + vector.log_penalty() + log_size(data, vector)) / data.counts.sum()
     value.backward()
     return value.detach().cpu(), vector.gradient().cpu()

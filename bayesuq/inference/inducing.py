@@ -18,17 +18,21 @@ def some_rows(source: Source, seed: int) -> Batch:
         if len(rows.x) <= LOOKED_AT:
             return rows
         chosen = torch.randperm(len(rows.x), generator=generator(seed))[:LOOKED_AT].to(rows.x.device)
-        return Batch(rows.x[chosen], rows.y[chosen], None)
+        return Batch(rows.x[chosen], rows.y[chosen], None if rows.weight is None else rows.weight[chosen])
     seen, batches = 0, []
     for batch in source.epoch(None):
         batches.append(batch)
         seen += len(batch.x)
         if seen >= LOOKED_AT:
             break
-    return Batch(torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches]), None)
+    weights = [batch.weight for batch in batches if batch.weight is not None]
+    weight = torch.cat(weights) if len(weights) == len(batches) else None
+    return Batch(torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches]), weight)
 
 
-def inducing_points(features: Tensor, spread: Tensor, number: int, seed: int) -> Tensor:
+def inducing_points(
+    features: Tensor, spread: Tensor, number: int, seed: int, *, centre: Tensor | float = 0.0
+) -> Tensor:
     """Centres of clusters in units of the features' spread, (M, K); all different rows where there are no more.
 
     Args:
@@ -36,14 +40,15 @@ def inducing_points(features: Tensor, spread: Tensor, number: int, seed: int) ->
         spread: Of each feature, (K,).
         number: M, at most.
         seed: Of the clustering.
+        centre: What is taken off before, (K,): far from 0, distances would be rounding.
     """
     distinct = torch.unique(features, dim=0)
     if len(distinct) <= number:
         return distinct
-    scaled = (features / spread).cpu().numpy()
+    scaled = ((features - centre) / spread).cpu().numpy()
     clusters = MiniBatchKMeans(
         number, init="random", n_init=1, batch_size=max(1024, 3 * number), random_state=derive_seed(seed) % 2**32
     )
     centres = torch.as_tensor(clusters.fit(scaled).cluster_centers_, dtype=features.dtype)
     centres = torch.unique(centres, dim=0)  # clusters that lost all their rows keep their centre
-    return centres.to(features.device) * spread
+    return centre + centres.to(features.device) * spread

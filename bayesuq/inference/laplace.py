@@ -14,6 +14,7 @@ Reference:
     Predictions of Bayesian Neural Nets via Local Linearization; Daxberger et al. 2021, Laplace Redux.
 """
 
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from os import PathLike
@@ -25,14 +26,17 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.curvature import check_supported, fisher_root, output_weights
+from bayesuq.inference.curvature_factors import Derivatives
 from bayesuq.inference.curvature_layers import Linearisation, as_rows
 from bayesuq.inference.curvature_structures import STRUCTURES
 from bayesuq.inference.laplace_posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
 from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.training import Callback, Schedule, Training, session
+from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.weights import Layout, normal_base
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.precision import full_precision
 from bayesuq.models.rules import LAST_LAYER, matching_names
 from bayesuq.options import suggests_names
 
@@ -100,7 +104,8 @@ def fit(
         FloatingPointError: The loss stopped being finite.
 
     Warns:
-        UserWarning: The evidence has no best factor within [1e-8, 1e8].
+        UserWarning: Weights that are no mode; linear layers that a Kronecker structure leaves out; the evidence has no
+            best factor within [1e-8, 1e8].
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -173,6 +178,7 @@ def _check_model(model: BayesianNetwork, names: Sequence[str], structure: str) -
         )
 
 
+@full_precision()
 def _around(
     model: BayesianNetwork, mode: MapPosterior, source: Source, structure: str, names: Sequence[str]
 ) -> LaplacePosterior:
@@ -186,20 +192,19 @@ def _around(
     theta = Layout.of(model).split(mode.values)
     linear = Linearisation(model, theta, mode.buffers, names)
     sums: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
     log_likelihood = 0.0
     for batch in source.complete():
         if not sums:
-            linear.probe(batch.x[:2])
-            if structure == "kronecker" and not linear.layers:
-                raise ValueError(
-                    "A Kronecker structure needs a linear layer or a plain convolution with random weights; none has "
-                    "any. Pass structure='diagonal'."
-                )
+            left = linear.probe(batch.x[:2])
+            if structure == "kronecker":
+                _check_layers(linear, left)
         for part in _chunks(batch, linear.rows_at_a_time(batch.x, dense=structure == "full")):
-            terms, found = _sums_of(linear, part, structure)
+            terms, slope, found = _sums_of(linear, part, structure)
             log_likelihood += terms
             sums = {name: value + sums[name] if sums else value for name, value in found.items()}
-    return LaplacePosterior(
+            slopes = {name: value + slopes[name] if slopes else value for name, value in slope.items()}
+    posterior = LaplacePosterior(
         model=model,
         values=mode.values,
         buffers=mode.buffers,
@@ -211,6 +216,45 @@ def _around(
         log_likelihood=log_likelihood,
         prior_factors=(1.0,) * len(names),
     )
+    _warn_if_no_mode(posterior, linear.as_derivatives(posterior.slope(slopes)), source.num_data)
+    return posterior
+
+
+def _warn_if_no_mode(posterior: LaplacePosterior, slope: Derivatives, num_data: int) -> None:
+    """Tell of weights that are none, by how far the log joint can still rise.
+
+    To the second order that is g^T Sigma g / 2 for the gradient g, Newton's decrement. The law itself lies half as many
+    nats below its top, on average, as there are directions that the data determine, tr(H Sigma): MacKay's number of
+    good parameters. A point that lies lower is outside of the law that is put around it.
+    """
+    rise = 0.5 * float(posterior.law.output_covariance(slope))
+    spread = 0.5 * float(posterior.law.num_determined())
+    if rise <= spread:
+        return
+    history = posterior.history
+    others = " Weights kept by `validation` are no mode either: leave it out." if history.validation_loss else ""
+    if any(is_dropout(module) for module in posterior.model.net.modules()):
+        others += " Dropout moves the mode, too: fit a network without it."
+    warnings.warn(
+        "The weights are no mode, and the law around them is no approximation: by the curvature, the log joint still "
+        f"rises by {rise:.2g} nats ({rise / num_data:.2g} a row), where draws of the law lie {spread:.2g} nats below "
+        f"its top. Raise `num_epochs` ({len(history.loss)} were made), or lower `batch_size` where an epoch has few "
+        f"steps.{others}",
+        UserWarning,
+        stacklevel=6,
+    )
+
+
+def _check_layers(linear: Linearisation, left: Sequence[str]) -> None:
+    """Refuse a Kronecker structure without a layer, and tell of layers that are left out of it."""
+    why = f"the gradients of {', '.join(left)} do not factor: other parts use their weights too, or mix their rows"
+    if not linear.layers:
+        raise ValueError(
+            "A Kronecker structure needs a linear layer or a plain convolution with random weights; none has any"
+            f"{f' ({why})' if left else ''}. Pass structure='diagonal'."
+        )
+    if left:
+        warnings.warn(f"In the Kronecker structure {why}. They get a diagonal curvature.", UserWarning, stacklevel=6)
 
 
 def _chunks(batch: Batch, size: int) -> Iterator[Batch]:
@@ -219,8 +263,8 @@ def _chunks(batch: Batch, size: int) -> Iterator[Batch]:
         yield Batch(x, y, weight)
 
 
-def _sums_of(linear: Linearisation, batch: Batch, structure: str) -> tuple[float, dict[str, Tensor]]:
-    """Log-likelihood in nats, and what some rows add to the curvature."""
+def _sums_of(linear: Linearisation, batch: Batch, structure: str) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+    """Log-likelihood of some rows in nats, its gradient, and what they add to the curvature."""
     likelihood = linear.model.likelihood_given(linear.theta)
     f = linear.forward(batch.x)
     weights = output_weights(likelihood, f, batch.y, batch.weight)
@@ -233,5 +277,9 @@ def _sums_of(linear: Linearisation, batch: Batch, structure: str) -> tuple[float
         return shares.sqrt().unsqueeze(2) * fisher_root(likelihood, f)
 
     _, derivatives = linear.derivatives(batch.x, root)
-    log_likelihood = float(likelihood.log_prob(f, batch.y, batch.weight).double().sum())
-    return log_likelihood, STRUCTURES[structure].sums(derivatives, of_row, linear.names)
+
+    def log_prob(f: Tensor) -> Tensor:
+        return likelihood.log_prob(f, batch.y, batch.weight).double().sum()
+
+    slope = linear.gradient(batch.x, log_prob)
+    return float(log_prob(f)), slope, STRUCTURES[structure].sums(derivatives, of_row, linear.names)

@@ -34,6 +34,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.models.precision import full_precision
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import GaussianPredictive, PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator, resolve_seed
@@ -146,6 +147,13 @@ class LaplacePosterior(Posterior):
         prior = _precisions(self.model, self.names)
         return {name: factor * value for (name, value), factor in zip(prior.items(), self.prior_factors, strict=True)}
 
+    def slope(self, log_likelihood: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of the log joint at the mode, (*shape) by parameter, from that of the log-likelihood."""
+        theta = Layout.of(self.model).split(self.values)
+        prior = self.prior_precision()
+        away = {name: (theta[name] - _law(self.model, name).loc).double() for name in self.names}
+        return {name: log_likelihood[name] - prior[name] * away[name] for name in self.names}
+
     @cached_property
     def law(self) -> NormalWeights:
         """The normal law of the deviations from the mode."""
@@ -175,6 +183,7 @@ class LaplacePosterior(Posterior):
         prior = prior_of(self.model, weights, self.buffers)
         return Drawn(method=type(self).__name__, weights=weights, predict=predict, **prior)
 
+    @full_precision()
     def _predict(
         self,
         x: "ArrayLike | DataLoader[Any]",
@@ -204,6 +213,13 @@ class LaplacePosterior(Posterior):
         deviations = self._deviations([index], seed)
         return layout.join({**theta, **{name: theta[name] + value[0] for name, value in deviations.items()}})
 
+    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws of every site by name, (S, ...), all but the weights approximated at the mode: see `WeightPosterior`.
+
+        They are those of the linear network that `predict` draws at the same seed.
+        """
+        return self.sampled.sample_weights(num_samples, seed=seed)
+
     def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[dict[str, Tensor] | None]:
         """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""
         likelihood = self.model.likelihood
@@ -215,6 +231,7 @@ class LaplacePosterior(Posterior):
         for first in range(0, len(indices), together):
             yield self._deviations(indices[first : first + together], seed)
 
+    @full_precision()
     def _deviations(self, indices: Sequence[int], seed: int) -> dict[str, Tensor]:
         """Draws of the parameters' distances from the mode, (S, *shape), in the model's dtype."""
         size = self.law.layout.size

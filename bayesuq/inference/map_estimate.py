@@ -16,7 +16,7 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Data
+from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.optimize import Objective, minimise
 from bayesuq.inference.training import Callback, Schedule, Training, session
 from bayesuq.inference.training_network import TrainingNetwork, point_vectors
@@ -104,9 +104,22 @@ def fit(
 def fit_mode(model: BayesianNetwork, data: Data, training: Training, *, adversarial: bool = False) -> "MapPosterior":
     """As `fit`, its options packed."""
     with session(model, data, training) as (model, source, validation):
-        step = ADVERSARIAL_SHARE * source.input_range() if adversarial else None
+        step = adversarial_step(source) if adversarial else None
         mode = ModeObjective(model, source.num_data, adversarial_step=step)
         return mode.posterior(minimise(mode.objective(), source, validation, training))
+
+
+def adversarial_step(source: Source) -> Tensor:
+    """How far inputs are moved, as one row of x.
+
+    Raises:
+        ValueError: Whole-number inputs, which nothing lies between.
+    """
+    if not source.rows.x.is_floating_point():
+        raise ValueError(
+            "`adversarial` moves inputs a little; the network takes whole numbers. Pass adversarial=False."
+        )
+    return ADVERSARIAL_SHARE * source.input_range()
 
 
 class ModeObjective:

@@ -14,6 +14,7 @@ from bayesuq.data import Batch
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork
 from bayesuq.inference.weights import FlatPrior, Layout
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.precision import raised
 
 
 class MinibatchPotential:
@@ -95,7 +96,8 @@ class MinibatchPotential:
         vector.grad.zero_()
         theta = vector.theta()
         likelihood = self.model.likelihood_given({**theta, **self._unknowns})
-        terms = likelihood.log_prob(self._network.evaluation(batch.x), batch.y, batch.weight)
+        f = raised(self._network.evaluation(batch.x), position.dtype)
+        terms = likelihood.log_prob(f, batch.y, batch.weight)
         loss = terms.sum() * (-self.num_data / len(batch.x))
         for name, law in self._prior.others.items():
             loss = loss - law.log_prob(theta[name])

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import check_finite
+from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.checkpoint import digest
+from bayesuq.inference.network_inputs import cast_inputs, refusal, takes_whole_numbers
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator, isolated
@@ -50,6 +51,7 @@ class NetworkReader:
     def __init__(self, model: BayesianNetwork) -> None:
         self.model = model
         self.num_outputs: int | None = None
+        self.whole = False
 
     @property
     def device(self) -> torch.device:
@@ -58,6 +60,7 @@ class NetworkReader:
 
     def open(self, first: Dataset) -> Batch:
         """Run the network on one row or two, and hold its outputs against the targets."""
+        self.whole = takes_whole_numbers(self.model, first.x)
         f = probe(self.model, first.x)
         self.num_outputs = f.shape[1]
         rows = self.read(first)
@@ -67,22 +70,29 @@ class NetworkReader:
     def read(self, data: Dataset) -> Batch:
         """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
         y = self.model.likelihood.targets(data.y, num_outputs=self.num_outputs)
-        return cast_rows(data, y, self.device, self.model.dtype)
+        x = cast_inputs(self.model, data.x, whole=self.whole)
+        return cast_rows(data, y, self.device, self.model.dtype, x=x)
 
 
-def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype) -> Batch:
+def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype, *, x: Tensor | None = None) -> Batch:
     """Rows and their targets `y` on a device, real numbers in that dtype.
+
+    Args:
+        data: The rows.
+        y: Their targets, as the model has them.
+        device: Where they go.
+        dtype: Of real numbers.
+        x: The inputs as the model takes them; None casts them, too.
 
     Raises:
         ValueError: Values that are not finite in that dtype.
     """
-    x = data.x.to(device, dtype)
-    check_finite(x, f"x in {dtype}")
+    x = as_real(data.x, device, dtype) if x is None else x
     y = y.to(device, dtype) if y.is_floating_point() else y.to(device)
-    check_finite(y, f"y in {dtype}")
+    check_finite(y, f"y in {dtype}", OVERFLOW)
     weight = None if data.weight is None else data.weight.to(device, dtype)
     if weight is not None:
-        check_finite(weight, f"weight in {dtype}")
+        check_finite(weight, f"weight in {dtype}", OVERFLOW)
     return Batch(x, y, weight)
 
 
@@ -196,12 +206,12 @@ def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
     Raises:
         ValueError: The network does not take rows of this shape, or gives something else than outputs for each row.
     """
-    few = x[:2].to(model.device, model.dtype)
+    few = cast_inputs(model, x[:2])
     try:
         with torch.no_grad():
             f = model.forward(model.initial(), few)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
+        raise refusal(x, error) from error
     if not isinstance(f, Tensor) or f.ndim < 2 or len(f) != len(few):
         shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}.")

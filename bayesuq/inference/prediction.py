@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, check_count, check_finite, check_inputs
+from bayesuq.arrays import ArrayLike, check_count, check_inputs
 from bayesuq.data import Dataset
+from bayesuq.inference.network_inputs import cast_inputs, refusal
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import PredictiveDistribution
@@ -56,7 +57,7 @@ def predict_in_chunks(
 
     def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
         nonlocal start
-        inputs = cast_inputs(model, batch)
+        inputs = cast_inputs(model, check_inputs(batch))
         width = activations_per_row(model, inputs, tree)
         for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
             yield mixed(parts(rows, start, width))
@@ -118,13 +119,6 @@ def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
     return kind.mixture(parts)
 
 
-def cast_inputs(model: BayesianNetwork, x: ArrayLike) -> Tensor:
-    """Checked inputs in the model's dtype and on its device."""
-    inputs = check_inputs(x).to(model.device, model.dtype)
-    check_finite(inputs, f"x in {model.dtype}")
-    return inputs
-
-
 def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> int:
     """Numbers that one row's forward pass puts into memory, counted on the first row.
 
@@ -142,7 +136,7 @@ def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> i
     try:
         model.forward(model.initial(), x[:1], net=tree)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
+        raise refusal(x, error) from error
     finally:
         for handle in handles:
             handle.remove()

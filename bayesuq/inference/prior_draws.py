@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesuq.inference.prediction import cast_inputs
+from bayesuq.inference.network_inputs import cast_inputs
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import isolated

@@ -26,7 +26,7 @@ from pyro import poutine
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_device, check_finite, check_inputs
+from bayesuq.arrays import ArrayLike, as_labels, as_real, as_targets, check_count, check_device, check_inputs
 from bayesuq.data import Batch, Dataset
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.guided_program import GuidedProgram, ProgramObjective
@@ -291,9 +291,7 @@ class ProgramPosterior(Posterior):
 
     def _rows(self, x: ArrayLike) -> Tensor:
         """Checked inputs, as the program takes them."""
-        rows = check_inputs(x).to(self.device, self.example["x"].dtype)
-        check_finite(rows, f"x in {rows.dtype}")
-        return rows
+        return as_real(check_inputs(x), self.device, self.example["x"].dtype)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""

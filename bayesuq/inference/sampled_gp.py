@@ -26,7 +26,7 @@ from bayesuq.inference.history import History
 from bayesuq.inference.marginal_likelihood import Observations, hyperparameters_of
 from bayesuq.inference.packing import move
 from bayesuq.inference.prediction import draw_indices, mixed
-from bayesuq.models.gp.process import GaussianProcess
+from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import derive_seed, resolve_seed
@@ -40,10 +40,11 @@ class SampledGpPosterior(Posterior):
 
     Attributes:
         model: The prior over functions and the likelihood.
-        hyperparameters: Draws of each as it is stored, by name, (C, D, *shape) for C chains of D draws.
+        hyperparameters: Draws of each as it is stored, by name, (C, D, *shape) for C chains of D draws; of a deep
+            kernel also what its network sees the inputs in, which all draws share.
         x: Inputs that it was fitted to, (N, ...).
         y: Their targets, one row for each output.
-        weight: Of the rows, (N,).
+        weight: Of the rows, (N,), or of the targets, one row for each output.
         statistics: Of each draw, (C, D), by ArviZ's names.
         warmup_statistics: The same of the warm-up, (C, W).
     """
@@ -102,13 +103,20 @@ class SampledGpPosterior(Posterior):
         """The exact posterior at draw number `index`, in the order of the chains, one after another."""
         found = self._kept.get(index)
         if found is None:
-            prior = self.model.build(self.x, len(self.y))
-            prior.load(prior.state() | {name: v.flatten(0, 1)[index] for name, v in self.hyperparameters.items()})
-            data = Observations(self.x, self.y, self.weight)
-            found = condition(self.model, prior, data, float("nan"), History((), (), 0), "exact")
+            prior = self._prior(index)
+            found = condition(self.model, prior, self._data, float("nan"), History((), (), 0), "exact")
             if self.num_members * len(self.x) ** 2 * len(self.y) <= CACHED:
                 self._kept[index] = found
         return found
+
+    @property
+    def _data(self) -> Observations:
+        return Observations(self.x, self.y, self.weight)
+
+    def _prior(self, index: int) -> FunctionPrior:
+        """The built process at draw number `index`."""
+        prior = self.model.build(self.x, len(self.y))
+        return prior.load(prior.state() | {name: v.flatten(0, 1)[index] for name, v in self.hyperparameters.items()})
 
     def predict(
         self,
@@ -136,11 +144,8 @@ class SampledGpPosterior(Posterior):
         """Draws of the hyperparameters on their own support, by name, (S, *shape); stored ones, whatever the seed."""
         indices = list(draw_indices(num_samples, self.num_members))
         leaves = {leaf.name: leaf for leaf in self._vector().leaves}
-        told = {}
-        for name, draws in self.hyperparameters.items():
-            chosen = draws.flatten(0, 1)[indices]
-            told[_site(name)] = leaves[name].support_of(chosen)
-        return told
+        drawn = {name: draws.flatten(0, 1)[indices] for name, draws in self.hyperparameters.items() if name in leaves}
+        return {_site(name): leaves[name].support_of(draws) for name, draws in drawn.items()}
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: the hyperparameters on their own support, and the mixture's components."""
@@ -159,8 +164,9 @@ class SampledGpPosterior(Posterior):
         )
 
     def _vector(self) -> HyperparameterVector:
-        prior = self.model.build(self.x, len(self.y))
-        return hyperparameters_of(self.model, prior, Observations(self.x, self.y, self.weight))
+        """The hyperparameters with their prior, at its centre."""
+        prior, drawn = self.model.build(self.x, len(self.y)), self._prior(0)
+        return hyperparameters_of(self.model, prior.load(prior.state() | drawn.input_units()), self._data)
 
     def _prior_draws(self, number: int, seed: int) -> dict[str, Tensor]:
         """Draws from the prior over hyperparameters, by the names of `sample_weights`."""
@@ -168,15 +174,14 @@ class SampledGpPosterior(Posterior):
         told: dict[str, list[Tensor]] = {}
         for index in range(number):
             vector.draw_prior(derive_seed(seed, index))
-            for leaf in vector.leaves:
-                told.setdefault(_site(leaf.name), []).append(leaf.natural().detach().clone())
+            for name, value in vector.values().items():
+                told.setdefault(_site(name), []).append(value.clone())
         return {name: torch.stack(values) for name, values in told.items()}
 
     def _prior_predict(self, x: Tensor, number: int, seed: int) -> PredictiveDistribution:
         """The predictive of functions from the prior, at hyperparameters from theirs."""
-        prior = self.model.build(self.x, len(self.y))
-        vector = hyperparameters_of(self.model, prior, Observations(self.x, self.y, self.weight))
-        parts = []
+        vector, parts = self._vector(), []
+        prior = vector.process
         for index in range(number):
             vector.draw_prior(derive_seed(seed, index))
             with torch.no_grad():

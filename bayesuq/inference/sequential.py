@@ -89,11 +89,20 @@ def _continued(
     options = {field.name for field in fields(likelihood)}  # type: ignore[arg-type]
     changes: dict[str, Any] = {}
     for name, unknown in likelihood.unknowns.items():
+        if isinstance(unknown.initial, tuple) and unknown.prior is not None:
+            raise ValueError(
+                "A noise scale for each column cannot be continued: its columns have several posteriors and the next "
+                "prior is one. Use scale='learned', or one scale for all columns."
+            )
         if f"initial_{name}" in options:
-            changes[f"initial_{name}"] = float(theta[LIKELIHOOD + name])
+            changes[f"initial_{name}"] = _plain(theta[LIKELIHOOD + name])
         if unknown.prior is not None:  # its unconstrained value is its logarithm
             changes[name] = LogNormal(*(float(moment) for moment in moments[LIKELIHOOD + name]))
     return replace(likelihood, **changes) if changes else likelihood  # type: ignore[type-var]
+
+
+def _plain(value: Tensor) -> float | tuple[float, ...]:
+    return tuple(value.tolist()) if value.ndim else float(value)
 
 
 def _at(model: BayesianNetwork, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> nn.Module:

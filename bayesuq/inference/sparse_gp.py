@@ -23,10 +23,12 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.data_parallel import Workers
 from bayesuq.inference.expectations import expected_log_prob, has_curvature, log_predictive, softmax_curvature
 from bayesuq.inference.gp_algebra import stable_cholesky
 from bayesuq.inference.gp_data import ProcessReader
+from bayesuq.inference.gp_hyperparameters import COUNTED, counts_in_units
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.optimize import ADDRESS, Objective, adam, minimise
@@ -61,7 +63,10 @@ def fit_sparse(
         options = f"{model!r} {num_inducing} {num_draws} {natural_rate}"
         _meet(workers, source, validation, training, options)
         reader.num_outputs = max(workers.numbers(reader.num_outputs))
-        process = SparseProcess.start(model, source, reader.num_outputs, num_inducing, training.key(QUALITY))
+        counts = counts_in_units(Checkpoint.of(training.checkpoint))
+        process = SparseProcess.start(
+            model, source, reader.num_outputs, num_inducing, training.key(QUALITY), counts=counts
+        )
         _start_together(process, workers)
         evidence = SparseObjective(
             process, source.num_data, num_draws=num_draws, natural_rate=natural_rate, workers=workers
@@ -87,9 +92,11 @@ def _meet(workers: Workers, source: Source, validation: Source | None, training:
 def _start_together(process: SparseProcess, workers: Workers) -> None:
     """Inducing points and hyperparameters as the first process has them, in its units."""
     process.inducing = workers.of_first(process.inducing.detach()).requires_grad_()
+    if process.unit is not None:
+        process.unit = (workers.of_first(process.unit[0]), workers.of_first(process.unit[1]))
     with torch.no_grad():
-        for leaf in process.vector.leaves if process.vector else []:
-            leaf.value.copy_(workers.of_first(leaf.value))
+        for shared in [*process.prior.parameters(), *process.prior.buffers()]:
+            shared.copy_(workers.of_first(shared))
 
 
 class SparseObjective:
@@ -139,6 +146,7 @@ class SparseObjective:
         hyperparameters = {leaf.name: leaf.value for leaf in process.vector.leaves} if process.vector else {}
         leaves: dict[str, Tensor] = {**hyperparameters, "inducing points": process.inducing}
         buffers: dict[str, Tensor] = {}
+        counted = f", {COUNTED}" if process.vector is not None and process.vector.counts else ""
         if self.is_natural:
             buffers = {"q mean": self.mean, "q precision": self.precision, "q root": self.root}
         else:
@@ -150,7 +158,7 @@ class SparseObjective:
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=lambda batch, noise: [],  # noqa: ARG005 - the terms share all hyperparameters
-            identity=f"{process.model!r}, rate {self.rate}, {self.num_draws} draws",
+            identity=f"{process.model!r}, rate {self.rate}, {self.num_draws} draws{counted}",
             optimizer=self._build_optimizer,
             after_step=self._move if self.is_natural else None,
         )

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.gp_algebra import stable_cholesky
-from bayesuq.inference.gp_data import Units
+from bayesuq.inference.gp_data import units_of
 from bayesuq.inference.gp_hyperparameters import HyperparameterVector
 from bayesuq.inference.gp_posterior import GpPosterior
 from bayesuq.inference.history import History
@@ -19,7 +19,9 @@ from bayesuq.inference.inducing import inducing_points, some_rows
 from bayesuq.inference.minibatches import Source
 from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+from bayesuq.models.gp.units import channel_moments
 
+TIE = 1e-6  # relative difference of distances that counts as none
 JITTER = 1e-8  # of the prior variance at an inducing point: clusters may lie close together
 
 
@@ -29,10 +31,11 @@ class SparseProcess:
     Attributes:
         model: As given.
         prior: As built; its parameters move.
-        inducing: Z, as features (M, K), or as inputs (M, ...).
+        inducing: Z, as features (M, K), or as inputs (M, ...), less a centre and in a spread where `unit` is given.
         vector: Of the prior's hyperparameters.
         are_inputs: Whether Z are inputs. While a deep kernel is fitted they are, so that they stay among the data
             wherever its network moves the features of both.
+        unit: Centre and spread that `inducing` counts from and in, so that an optimiser's steps are of its size.
     """
 
     def __init__(
@@ -43,30 +46,55 @@ class SparseProcess:
         vector: HyperparameterVector | None = None,
         *,
         are_inputs: bool = False,
+        unit: tuple[Tensor, Tensor] | None = None,
     ) -> None:
-        self.model, self.prior, self.inducing, self.vector = model, prior, inducing, vector
-        self.are_inputs = are_inputs
+        """Take the inducing points as they are, in the units of x."""
+        self.model, self.prior, self.vector = model, prior, vector
+        self.are_inputs, self.unit = are_inputs, unit
+        self.inducing = inducing if unit is None else (inducing - unit[0]) / unit[1]
 
     @classmethod
     def start(
-        cls, model: GaussianProcess, source: Source, num_outputs: int, num_inducing: int, seed: int
+        cls,
+        model: GaussianProcess,
+        source: Source,
+        num_outputs: int,
+        num_inducing: int,
+        seed: int,
+        *,
+        counts: bool = True,
     ) -> "SparseProcess":
-        """With hyperparameters in the data's units, and inducing points among the data."""
+        """With hyperparameters in the data's units, and inducing points among the data.
+
+        Args:
+            model: The process.
+            source: The rows.
+            num_outputs: C.
+            num_inducing: M, at most.
+            seed: Of which rows are looked at, and of their clusters.
+            counts: See `HyperparameterVector`; of the inducing points, too.
+        """
         rows = some_rows(source, seed)
         prior = model.build(rows.x, num_outputs)
+        if counts:
+            prior.standardise(rows.x, rows.weight)
         with torch.no_grad():
             features = prior.features(rows.x)
-        units = Units.of(model, features, rows.y, num_outputs)
-        vector = HyperparameterVector(prior, units)
-        inducing, is_deep = inducing_points(features, units.inputs, num_inducing, seed), isinstance(model.kernel, Deep)
+        units = units_of(model, features, rows.y, num_outputs, rows.weight)
+        vector = HyperparameterVector(prior, units, counts=counts)
+        unit, is_deep = (units.centre, units.inputs), isinstance(model.kernel, Deep)
+        inducing = inducing_points(features, unit[1], num_inducing, seed, centre=unit[0] if counts else 0.0)
         if is_deep:
-            nearest = torch.cdist(inducing / units.inputs, features / units.inputs).argmin(dim=1).unique()
-            inducing = rows.x[nearest].clone()
-        return cls(model, prior, inducing.requires_grad_(), vector, are_inputs=is_deep)
+            nearest = _nearest(inducing / units.inputs, features / units.inputs)
+            inducing, unit = rows.x[nearest].clone(), channel_moments(rows.x, rows.weight)
+        process = cls(model, prior, inducing, vector, are_inputs=is_deep, unit=unit if counts else None)
+        process.inducing.requires_grad_()
+        return process
 
     def places(self) -> Tensor:
         """Z as features, (M, K)."""
-        return self.prior.features(self.inducing) if self.are_inputs else self.inducing
+        z = self.inducing if self.unit is None else self.unit[0] + self.unit[1] * self.inducing
+        return self.prior.features(z) if self.are_inputs else z
 
     def factor(self, places: Tensor) -> Tensor:
         """L at Z as features, (C or 1, M, M)."""
@@ -79,6 +107,16 @@ class SparseProcess:
         places = self.places()
         cross = self.prior.covariance(places, features)
         return torch.linalg.solve_triangular(self.factor(places), cross, upper=False)
+
+
+def _nearest(centres: Tensor, rows: Tensor) -> Tensor:
+    """Numbers of the rows (N, K) that are nearest to centres (M, K), in order, each once.
+
+    Two rows are as far from their centre: rounding must not choose between them.
+    """
+    distances = torch.cdist(centres, rows)
+    is_nearest = distances <= distances.amin(dim=1, keepdim=True) * (1 + TIE)
+    return is_nearest.int().argmax(dim=1).unique()
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -121,10 +159,10 @@ class SparseGpPosterior(GpPosterior):
         return built.requires_grad_(False)
 
     @cached_property
-    def _process(self) -> tuple[SparseProcess, Tensor]:
-        process = SparseProcess(self.model, self.prior, self.inducing_points)
+    def _factor(self) -> Tensor:
+        """L, (C or 1, M, M)."""
         with torch.no_grad():
-            return process, process.factor(self.inducing_points)
+            return SparseProcess(self.model, self.prior, self.inducing_points).factor(self.inducing_points)
 
     @property
     def row_shape(self) -> torch.Size:
@@ -157,8 +195,7 @@ class SparseGpPosterior(GpPosterior):
 
     def _parts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a (C or 1, M, N), the means (C, N), and S^(T/2) a, (C, M, N)."""
-        process, factor = self._process
-        cross = self.prior.covariance(process.inducing, features)
-        a = torch.linalg.solve_triangular(factor, cross, upper=False)
+        cross = self.prior.covariance(self.inducing_points, features)
+        a = torch.linalg.solve_triangular(self._factor, cross, upper=False)
         mean = self.prior.mean_at(features) + (self.inducing_mean.unsqueeze(1) @ a).squeeze(1)
         return a, mean, self.inducing_scale.mT @ a

@@ -12,6 +12,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from bayesuq.models.attention import PlainAttention
+from bayesuq.models.precision import full_precision
+
 NUM_ITERATIONS = 20  # a lower bound to within some percent, which the shares of the stable step leave room for
 
 
@@ -34,7 +37,7 @@ def largest_curvature(
     """
     scales = torch.ones_like(at) if scales is None else scales
     origin = torch.zeros_like(at).requires_grad_()
-    with torch.enable_grad():
+    with torch.enable_grad(), full_precision(), PlainAttention():  # fused attention has no second derivative
         (gradient,) = torch.autograd.grad(energy(at.detach() + scales * origin), origin, create_graph=True)
         if not gradient.requires_grad:
             return 0.0  # linear

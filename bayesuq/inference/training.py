@@ -12,6 +12,7 @@ from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.minibatches import Data, NetworkReader, Reader, Source
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.precision import fresh_casts
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
 
 Schedule = Literal["cosine", "constant"]
@@ -106,7 +107,8 @@ def session(
     """The model on its device, checked data and checked validation rows, for the length of one fit.
 
     Whatever draws from torch's global generators within (dropout layers, a DataLoader that shuffles) depends on the
-    fit's seed, and those generators are then put back as they were.
+    fit's seed, and those generators are then put back as they were. Inside of `torch.autocast` networks run in its
+    precision, and weights that move are cast anew at each step.
     """
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
@@ -118,7 +120,7 @@ def session(
 @contextmanager
 def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[Source, Source | None]]:
     """As `session`, for whatever reads rows."""
-    with isolated(training.key(GLOBAL), device=reader.device):
+    with fresh_casts(), isolated(training.key(GLOBAL), device=reader.device):
         source = Source(reader, data, training.batch_size)
         watched = training.validation
         yield source, None if watched is None else Source(reader, watched, training.batch_size)

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from bayesuq.inference.weights import Layout
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.precision import raised
 
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
@@ -83,6 +84,7 @@ class TrainingNetwork:
             if learns_statistics(module) or (dropout and is_dropout(module)):
                 module.train()
         self.buffers = dict(self.training.named_buffers())
+        self.dtype = model.dtype
 
     def theta(self) -> dict[str, Tensor]:
         """All sites by name, on their own support."""
@@ -90,11 +92,11 @@ class TrainingNetwork:
 
     def log_prob(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """log p(y | x, theta) of each row in evaluation mode, (N,), in nats, at the weights that the vectors hold."""
-        return self.model.likelihood_given(theta).log_prob(self.evaluation(x), y, weight)
+        return self.model.likelihood_given(theta).log_prob(raised(self.evaluation(x), self.dtype), y, weight)
 
     def total_log_prob(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """Its sum over rows in training mode, a 0-d tensor."""
-        return self.model.likelihood_given(theta).total_log_prob(self.training(x), y, weight)
+        return self.model.likelihood_given(theta).total_log_prob(raised(self.training(x), self.dtype), y, weight)
 
     def culprits(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> list[str]:
         """Sites whose values or log prior densities are not finite, then `y`."""

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Rows
 
-from bayesuq.arrays import ArrayLike
+from bayesuq.arrays import ArrayLike, check_inputs
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.minibatches import Data, in_memory
-from bayesuq.inference.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of, cast_inputs
+from bayesuq.inference.network_inputs import cast_inputs
+from bayesuq.inference.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
 from bayesuq.inference.training_network import DROPOUT, NORMALISATION, is_dropout
 from bayesuq.inference.weights import Layout, WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -158,5 +159,5 @@ def _as_it_is(batch: Any) -> Any:
 def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Tensor]:
     """Checked rows, as many at a time as memory takes."""
     for batch in batches_of(x):
-        rows = cast_inputs(model, batch)
+        rows = cast_inputs(model, check_inputs(batch))
         yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, model.net)))

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.history import History
-from bayesuq.inference.map_estimate import ADVERSARIAL_SHARE, SCALE_RATE, MapPosterior
+from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior, adversarial_step
 from bayesuq.inference.minibatches import Data, NetworkReader, Source
+from bayesuq.inference.network_inputs import cast_inputs
 from bayesuq.inference.optimize import Objective, minimise
 from bayesuq.inference.stacked_dropout import with_stacked_dropout
 from bayesuq.inference.training import GLOBAL, SHUFFLE, Training, session
@@ -52,7 +53,7 @@ def _follows(model: BayesianNetwork, data: Dataset) -> bool:
     """
     if has_attention(model.net):
         return False  # vmap has no rules for its fused kernels
-    x = data.x[:1].to(model.device, model.dtype)
+    x = cast_inputs(model, data.x[:1])
     twice = {name: torch.stack([value, value]).requires_grad_() for name, value in model.initial().items()}
     try:
         with torch.enable_grad():
@@ -91,7 +92,7 @@ def fit_modes(
     with session(models[0], data[0], first) as (model, source, _):
         models = [model, *(other.to(model.device) for other in models[1:])]
         sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]
-        steps = torch.stack([ADVERSARIAL_SHARE * one.input_range() for one in sources]) if adversarial else None
+        steps = torch.stack([adversarial_step(one) for one in sources]) if adversarial else None
         num_steps = first.num_epochs * source.num_batches
         # Alone, a dropout layer draws from torch's global generator, which a fit seeds by this key. (On an accelerator
         # its fused kernel draws other numbers than these.)

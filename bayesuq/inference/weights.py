@@ -28,6 +28,7 @@ from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.prior_draws import prior_of
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.precision import full_precision
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
@@ -257,9 +258,10 @@ class WeightPosterior(Posterior):
 
     def _draws(self, indices: Sequence[int], seed: int) -> Tensor:
         """Several draws, (S, P)."""
-        if len(indices) == 1:
-            return self.draw(indices[0], seed).unsqueeze(0)  # for a large network, stacking would be one copy more
-        return torch.stack([self.draw(index, seed) for index in indices])
+        with full_precision():
+            if len(indices) == 1:
+                return self.draw(indices[0], seed).unsqueeze(0)  # for a large network, stacking would be one copy more
+            return torch.stack([self.draw(index, seed) for index in indices])
 
     def _outputs(self, theta: Mapping[str, Tensor], rows: Tensor, tree: nn.Module) -> Tensor:
         """f (S, N, C, ...) at one chunk of rows."""

@@ -21,6 +21,7 @@ from torch.func import functional_call
 from bayesuq.arrays import check_device
 from bayesuq.models.initialisation import Initialise, started
 from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.precision import raised
 from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
 from bayesuq.randomness import isolated
@@ -28,6 +29,7 @@ from bayesuq.randomness import isolated
 LIKELIHOOD = "likelihood."
 RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
 EMPTY = torch.Size()
+WIDTHS = ("out_features", "out_channels")  # of torch's layers
 
 
 class BayesianNetwork:
@@ -39,7 +41,7 @@ class BayesianNetwork:
     Attributes:
         net: The private copy of the network; its weights are where fits start.
         prior: As passed.
-        likelihood: As passed.
+        likelihood: As passed, for as many columns as the network has outputs where its parameters are of columns.
         random: As passed.
         laws: The prior of each random site, by name: parameters as in `net.named_parameters()`, then
             `likelihood.<name>`. Pyro distributions whose event is the whole parameter.
@@ -73,7 +75,7 @@ class BayesianNetwork:
         _check_kinds(net, prior, likelihood)
         self.net = copy.deepcopy(net).eval()
         self.prior = prior
-        self.likelihood = likelihood
+        self.likelihood = likelihood = likelihood.for_outputs(_num_outputs(self.net))
         self.random = random
         parameters = trainable_parameters(self.net)
         names = matching_names(self.net, random)
@@ -136,7 +138,8 @@ class BayesianNetwork:
         values = {name: theta[name] for name in self._weights}
         if buffers:
             values.update(buffers)
-        return functional_call(self.net if net is None else net, values, (x,))
+        f = functional_call(self.net if net is None else net, values, (x,))
+        return raised(f, self.dtype) if isinstance(f, Tensor) else f
 
     def likelihood_given(self, theta: Mapping[str, Tensor]) -> Likelihood:
         """The likelihood with its unknowns at theta's values."""
@@ -289,6 +292,12 @@ def share_tensors(net: nn.Module) -> nn.Module:
     """
     tensors = [*net.parameters(), *net.buffers()]
     return copy.deepcopy(net, {id(tensor): tensor for tensor in tensors})
+
+
+def _num_outputs(net: nn.Module) -> int | None:
+    """C, where the last layer of the network tells it."""
+    widths = [getattr(module, name) for module in net.modules() for name in WIDTHS if hasattr(module, name)]
+    return next((width for width in reversed(widths) if isinstance(width, int)), None)
 
 
 def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:

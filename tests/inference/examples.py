@@ -21,7 +21,12 @@ from bayesuq.randomness import isolated
 T = TypeVar("T")
 
 # Fits that are short on purpose, in tests of something else.
-SHORT_FIT = ("ignore:The posterior scales were not learned:UserWarning", "ignore:The ELBO was still:UserWarning")
+NO_MODE = "ignore:The weights are no mode:UserWarning"  # of Laplace
+SHORT_FIT = (
+    "ignore:The posterior scales were not learned:UserWarning",
+    "ignore:The ELBO was still:UserWarning",
+    NO_MODE,
+)
 
 
 def noise(seed: int, *shape: int) -> Tensor:

@@ -1,10 +1,12 @@
 """A fit that was stopped, at any step and in any way, ends with the same bits as one that was not."""
 
+import hashlib
 import itertools
 import os
 import random
 import signal
 import time
+import tracemalloc
 from functools import cache, partial
 
 import pyro
@@ -15,7 +17,7 @@ from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.inference import dropout, ensemble, map_estimate, optimize, variational
-from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.inference.checkpoint import Checkpoint, digest
 from bayesuq.inference.guides import autoguide
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -263,3 +265,20 @@ def test_kill_9_at_random_moments(tmp_path):
         interrupted += os.WIFSIGNALED(status)
         assert_same(fit("dropout", checkpoint=Checkpoint(checkpoint.path), **options), uninterrupted)
     assert interrupted >= 10  # else the moments were no test
+
+
+def test_a_digest_depends_on_the_bits_and_needs_no_copy_of_the_data():
+    data = torch.arange(3_000_000.0)  # 12 MB
+    tracemalloc.start()
+    known = digest({"x": data})
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 2**20
+    plain = hashlib.sha256(f"x torch.float32 {tuple(data.shape)}".encode() + data.numpy().tobytes())
+    assert known == plain.hexdigest()[:16]
+    assert digest({"x": data.view(3, -1).T.contiguous().T}) == digest({"x": data.view(3, -1)})
+    changed = data.clone()
+    changed[2_999_999] += 1
+    assert digest({"x": changed}) != known
+    for small in (torch.tensor(3), torch.zeros(0, 4), torch.zeros(2, 0), torch.ones(3, dtype=torch.bfloat16)):
+        assert digest({"x": small}) == digest({"x": small.clone()}) != known

@@ -31,7 +31,7 @@ from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import GaussianPredictive
-from tests.inference.examples import SHORT_FIT, labelled, measured
+from tests.inference.examples import NO_MODE, SHORT_FIT, labelled, measured
 from tests.posterior_contract import (
     NEW_X,
     NUM_CLASSES,
@@ -101,6 +101,7 @@ class TestEnsembleOfDropout(PosteriorContract):
     rows_share_draws = False
 
 
+@pytest.mark.filterwarnings(NO_MODE)
 class LinearisedContract(EndlessPosteriorContract):
     """Real targets have one exact Gaussian, whatever the seed and the number of draws; labels have draws."""
 
@@ -141,6 +142,7 @@ def sampled_laplace(model: Any, data: Any, **options: Any) -> Posterior:
     return laplace.fit(model, data, **options).sampled
 
 
+@pytest.mark.filterwarnings(NO_MODE)
 class TestLaplaceSampled(EndlessPosteriorContract):
     fit = sampled_laplace
 
@@ -332,6 +334,7 @@ class TestMapOfNoisyLabels(NoisyLabelsContract):
     num_members = default_num_samples = 1
 
 
+@pytest.mark.filterwarnings(NO_MODE)
 class TestLaplaceOfNoisyLabels(NoisyLabelsContract, LinearisedContract):
     fit = laplace.fit
 

@@ -1,6 +1,7 @@
 """Laplace: exact for linear regression, the Hessian where that is Gauss-Newton, the best prior, and the readings."""
 
 import math
+from contextlib import nullcontext
 from dataclasses import replace
 
 import pytest
@@ -17,8 +18,9 @@ from bayesuq.inference.weights import Layout
 from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from tests.inference.examples import Conjugate, built, expectation, labelled, measured, noise, recorded_steps
+from tests.inference.examples import NO_MODE, Conjugate, built, expectation, labelled, measured, noise, recorded_steps
 
+pytestmark = pytest.mark.filterwarnings(NO_MODE)
 STRUCTURES = ["diagonal", "kronecker", "full"]
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -400,6 +402,28 @@ def test_sampled_weights_have_the_mean_and_covariance_of_the_law(structure):
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)
+def test_draws_of_weights_are_had_by_name_and_saved(structure, tmp_path):
+    data = measured()
+    model = tanh_model(likelihood=likelihoods.Normal(scale="learned"))
+    posterior = fit(model, data, structure=structure, subset="last_layer", mode=mode_of(model, data, 50))
+    num_samples = 4000
+    draws = posterior.sample_weights(num_samples, seed=0)
+    at_mode = Layout.of(model).split(posterior.values)
+    assert list(draws) == list(at_mode)
+    for name, value in draws.items():
+        assert value.shape == (num_samples, *at_mode[name].shape)
+        assert torch.equal(value, at_mode[name].expand_as(value)) == (name not in posterior.names)
+    layout = Layout.of(model, posterior.names)
+    away = layout.join(draws) - layout.join(at_mode)
+    expected = covariance(posterior)
+    error = ((expected.diag()[:, None] * expected.diag() + expected.square()) / num_samples).sqrt()
+    assert ((away.T @ away / num_samples - expected) / error).abs().max() < 5  # 15 standard normal numbers
+    posterior.save(tmp_path / "posterior")
+    again = load(tmp_path / "posterior").sample_weights(3, seed=0)
+    assert all(torch.equal(value, draws[name][:3]) for name, value in again.items())
+
+
+@pytest.mark.parametrize("structure", STRUCTURES)
 def test_a_network_that_is_linear_in_its_weights_is_the_same_in_both_readings(structure):
     data, model = labelled(), tanh_model(3)
     posterior = fit(model, data, structure=structure, subset="last_layer", mode=mode_of(model, data, 50))
@@ -520,6 +544,58 @@ def test_laplace_torch_has_the_same_numbers(structure, num_outputs):
     _, variance = other._glm_predictive_distribution(x)
     _, derivatives = posterior._linear().derivatives(x)
     torch.testing.assert_close(posterior.law.output_covariance(derivatives), variance.double(), rtol=1e-6, atol=1e-9)
+
+
+# Weights that are no mode
+
+
+@pytest.fixture(scope="module")
+def found_mode():
+    """By the minibatches of an ordinary fit."""
+    data = labelled(200)
+    model = BayesianNetwork(built(lambda: networks.mlp(3, (8,), 3)), priors.Normal(), likelihoods.Categorical())
+    options = {"num_epochs": 120, "batch_size": 32, "learning_rate": 0.02, "seed": 0}
+    return data, model, map_estimate.fit(model, data, **options)
+
+
+@pytest.mark.filterwarnings("error:The weights are no mode:UserWarning")
+@pytest.mark.parametrize("structure", STRUCTURES)
+@pytest.mark.parametrize("subset", ["all", "last_layer"])
+def test_weights_that_are_no_mode_are_told_and_modes_are_not(structure, subset, found_mode):
+    data, model, mode = found_mode
+    options = {"structure": structure, "subset": subset, "seed": 0}
+    with pytest.warns(UserWarning, match=r"no mode, and .* Raise `num_epochs` \(5 were made\)") as record:
+        laplace.fit(model, data, num_epochs=5, **options)
+    assert record[0].filename == __file__
+    laplace.fit(model, data, mode=mode, **options)  # nobody warns
+
+
+@pytest.mark.filterwarnings("error:The weights are no mode:UserWarning")
+@pytest.mark.parametrize("structure", STRUCTURES)
+def test_the_rise_that_is_told_is_that_of_the_log_joint(structure):
+    """In linear regression by orthogonal inputs all is quadratic, the structures are exact, and the rise is known."""
+    x = torch.linalg.qr(noise(0, 30, 3))[0] * 30**0.5
+    data = Dataset(x, x @ noise(1, 3) + 0.5 * noise(2, 30))
+    net = built(lambda: nn.Linear(3, 1, bias=False, dtype=torch.float64))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.5))
+    best = mode_of(model, data)
+    top = float(model.log_joint(Layout.of(model).split(best.values), data.x, data.y))
+    laplace.fit(model, data, structure=structure, mode=best)  # nobody warns
+    determined = 3 * (120 / 121) / 2  # nats: of precisions 30 / 0.25 and 1
+    for away, warns in ((0.05, False), (0.15, True)):  # 0.5 * 121 * 3 * away^2 nats: 0.45 and 4.1
+        beside = replace(best, values=best.values + away)
+        rise = top - float(model.log_joint(Layout.of(model).split(beside.values), data.x, data.y))
+        assert (rise > determined) == warns
+        says = rf"still rises by {rise:.2g} nats \({rise / 30:.2g} a row\), where .* lie {determined:.2g} nats below"
+        with pytest.warns(UserWarning, match=says) if warns else nullcontext():
+            laplace.fit(model, data, structure=structure, mode=beside)
+
+
+def test_what_moves_the_mode_is_named():
+    net = built(lambda: networks.mlp(3, (20,), 3, dropout=0.3))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    with pytest.warns(UserWarning, match="kept by `validation` are no mode either.* Dropout moves the mode"):
+        laplace.fit(model, labelled(), num_epochs=3, validation=labelled(seed=3), seed=0)
 
 
 # What is refused

@@ -14,8 +14,9 @@ from bayesuq.inference.saved import load
 from bayesuq.inference.weights import Layout
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from tests.inference.examples import built, noise
+from tests.inference.examples import NO_MODE, built, noise
 
+pytestmark = pytest.mark.filterwarnings(NO_MODE)
 STRUCTURES = ["diagonal", "kronecker", "full"]
 VOID = 3
 LIKELIHOODS = {

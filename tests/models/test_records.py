@@ -146,7 +146,12 @@ def test_numbers_of_other_types_are_recorded_as_plain_ones() -> None:
     prior = priors.Normal(np.float32(0.5), np.int64(2))
     record = model_record(model_of(prior=prior, likelihood=likelihoods.Normal(scale=torch.tensor(0.5))))
     assert record["prior"] == {"part": "priors.Normal", "loc": 0.5, "scale": 2}
-    assert record["likelihood"] == {"part": "likelihoods.Normal", "scale": 0.5, "initial_scale": 1.0}
+    assert record["likelihood"] == {
+        "part": "likelihoods.Normal",
+        "scale": 0.5,
+        "initial_scale": 1.0,
+        "per_column": False,
+    }
     json.dumps(record)
 
 

@@ -1,6 +1,7 @@
 """Kernels made of kernels: scaled, added, multiplied, behind a network, and over several correlated outputs."""
 
 import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_count
-from bayesuq.models.gp.hyperparameters import Value, check_value, declare, log_positive
+from bayesuq.models.gp.hyperparameters import Hyperparameter, Value, check_value, declare, log_positive, tell
 from bayesuq.models.gp.kernels import COMBINED, Built, Kernel
+from bayesuq.models.gp.units import Counted, Units, unit_buffer
 
 
 @dataclass(frozen=True)
@@ -76,6 +78,9 @@ class Product(Kernel):
 COMBINED.update(Sum=Sum, Product=Product)
 
 
+INPUT_UNITS = ("input_location", "input_spread")  # buffers of a deep kernel, which earlier versions had not
+
+
 @dataclass(frozen=True, eq=False)
 class Deep(Kernel):
     """k(g(x), g(x')) with a network g: a kernel on features that are learned with its hyperparameters.
@@ -86,6 +91,9 @@ class Deep(Kernel):
     Attributes:
         net: Maps inputs (N, ...) to features (N, K); it stays as it was.
         kernel: On the features.
+        standardises: Whether the network sees each column, or channel of images, of its inputs less the mean of the
+            rows fitted to, over their standard deviation: then neither their unit nor their origin matters. False
+            hands the inputs on as they are, as a pretrained network expects them.
 
     Reference:
         Wilson et al. 2016, Deep Kernel Learning.
@@ -93,6 +101,7 @@ class Deep(Kernel):
 
     net: nn.Module
     kernel: Kernel
+    standardises: bool = True
 
     def __post_init__(self) -> None:
         if not isinstance(self.net, nn.Module):
@@ -101,7 +110,8 @@ class Deep(Kernel):
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`; `num_inputs` counts the features."""
-        return DeepKernel(copy.deepcopy(self.net).double().eval(), self.kernel.build(num_inputs, batch))
+        net = copy.deepcopy(self.net).double().eval()
+        return DeepKernel(net, self.kernel.build(num_inputs, batch), standardises=self.standardises)
 
     def num_features(self, x: Tensor) -> int:
         """K at these inputs, (N, ...).
@@ -121,15 +131,28 @@ class Deep(Kernel):
 
 
 class DeepKernel(gpytorch.kernels.Kernel):
-    """GPyTorch's kernel of features; whoever evaluates it passes the features, which it makes by `features`."""
+    """GPyTorch's kernel of features; whoever evaluates it passes the features, which it makes by `features`.
 
-    def __init__(self, net: nn.Module, kernel: Built) -> None:
+    Attributes:
+        standardises: See `Deep`.
+    """
+
+    input_location: Tensor
+    input_spread: Tensor
+
+    def __init__(self, net: nn.Module, kernel: Built, *, standardises: bool) -> None:
         super().__init__(batch_shape=kernel.batch_shape)
-        self.net, self.kernel = net, kernel
+        self.net, self.kernel, self.standardises = net, kernel, standardises
+        self.take(torch.zeros(()), torch.ones(()))
+
+    def take(self, location: Tensor, spread: Tensor) -> None:
+        """Show the network (x - location) / spread from now on."""
+        self.register_buffer(INPUT_UNITS[0], location)
+        self.register_buffer(INPUT_UNITS[1], spread)
 
     def features(self, x: Tensor) -> Tensor:
-        """g(x), (N, K)."""
-        return self.net(x)
+        """g((x - location) / spread), (N, K)."""
+        return self.net((x - self.input_location) / self.input_spread)
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Any:
         """The kernel of features, as GPyTorch calls it."""
@@ -162,8 +185,13 @@ class Coregionalised(Kernel):
         return CoregionalisedKernel(self.kernel.build(num_inputs, torch.Size([1])), batch[0], self.rank)
 
 
-class CoregionalisedKernel(gpytorch.kernels.Kernel):
-    """The kernel of rows, beside the covariance of outputs."""
+class CoregionalisedKernel(gpytorch.kernels.Kernel, Counted):
+    """The kernel of rows, beside the covariance of outputs.
+
+    Each output's row of W is counted in its targets' standard deviation.
+    """
+
+    deviation: Tensor
 
     def __init__(self, kernel: Built, num_outputs: int, rank: int) -> None:
         super().__init__(batch_shape=torch.Size([1]))
@@ -174,6 +202,16 @@ class CoregionalisedKernel(gpytorch.kernels.Kernel):
         with torch.no_grad():  # no random start: a rise in each output alike, and as much of its own
             self.outputs.covar_factor.copy_(torch.linspace(0.5, 1.0, num_outputs)[:, None] ** torch.arange(1, rank + 1))
             self.outputs.raw_var.fill_(-0.7)
+        unit_buffer(self, "deviation", num_outputs)
+
+    def count(self, units: Units) -> None:
+        """See `Counted.count`."""
+        self.deviation = units.deviation
+        tell(self.outputs, "raw_var", Hyperparameter(None, "targets"))
+
+    def natural(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Counted.natural`."""
+        return {"outputs.covar_factor": self.deviation.unsqueeze(1) * stored["outputs.covar_factor"]}
 
     def forward(self, x1: Tensor, x2: Tensor, diag: bool = False, **params: Any) -> Any:
         """The kernel of rows, as GPyTorch calls it."""
@@ -181,7 +219,7 @@ class CoregionalisedKernel(gpytorch.kernels.Kernel):
 
     def output_covariance(self) -> Tensor:
         """B, (C, C), in units of y squared."""
-        factor = self.outputs.covar_factor
+        factor = self.deviation.unsqueeze(1) * self.outputs.covar_factor
         return factor @ factor.mT + torch.diag_embed(self.outputs.var)
 
 

@@ -16,7 +16,7 @@ from bayesuq.arrays import check_positive
 from bayesuq.models.priors import Prior
 
 Value = float | tuple[float, ...] | Literal["learned"] | Prior
-Unit = Literal["inputs", "rates", "targets", "slopes", "location", "gradients", "noise", "none"]
+Unit = Literal["inputs", "rates", "targets", "factors", "slopes", "location", "gradients", "noise", "none"]
 REGISTER = "told_of_parameters"  # the attribute of a built module that tells of its own parameters
 
 
@@ -27,9 +27,9 @@ class Hyperparameter:
     Attributes:
         prior: Its density on its own support; None where it is "learned".
         unit: What its start, the built value, is measured by: "inputs" (their spread), "rates" (its inverse), "targets"
-            (their variance), "slopes" (variance of targets over mean square of inputs), "location" (the targets' mean,
-            to which it is added), "gradients" (their spread over the inputs'), "noise" (a share of the targets'
-            variance), or "none".
+            (their variance), "factors" (the root of it, one for each input), "slopes" (variance of targets over mean
+            square of inputs), "location" (the targets' standard deviation, from their mean), "gradients" (that
+            deviation over the inputs' spread), "noise" (a share of the targets' variance), or "none".
     """
 
     prior: Prior | None

@@ -3,7 +3,7 @@
 Each is a frozen value that `build` turns into GPyTorch's module once the data's width is known. Kernels add and
 multiply: `Scale(RBF()) + Scale(Periodic(period=1.0) * RBF())`. A hyperparameter is "learned" (a point value by a fit's
 optimiser; drawn, under a weak prior in the data's own units, by its sampler), a number, which fixes it, or a prior,
-which penalises the point value and is sampled under.
+which penalises the point value and is sampled under. Numbers and priors are in the units of x and y as a fit gets them.
 
 Letters: N points, D inputs, C outputs of f, each with hyperparameters of its own unless the process shares them.
 """
@@ -202,6 +202,7 @@ class Linear(Kernel):
 class SpectralMixture(Kernel):
     """A mixture of Gaussians as spectral density: finds periods and their decays by itself, from a good start.
 
+    Of several inputs it is the product of one mixture in each, so that a weight has the unit of y^(2 / D).
     It has its own scale: do not wrap it in `Scale`. Its hyperparameters are always learned.
 
     Attributes:
@@ -229,7 +230,7 @@ class SpectralMixture(Kernel):
             mixture_weights_constraint=log_positive(),
             **{**shape, "ard_num_dims": _width(self, num_inputs)},
         )
-        declare(built, "mixture_weights", "learned", "targets", start=1 / self.num_mixtures)
+        declare(built, "mixture_weights", "learned", "factors", start=1 / self.num_mixtures)
         declare(built, "mixture_means", "learned", "rates")
         declare(built, "mixture_scales", "learned", "rates", start=SPECTRAL_WIDTH)
         with torch.no_grad():  # frequencies from slow to fast: equal ones would stay equal

@@ -1,13 +1,16 @@
 """Means m(x) of a Gaussian process: what it falls back to far from data."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import gpytorch
 import torch
+from torch import Tensor, nn
 
 from bayesuq.models.gp.hyperparameters import Hyperparameter, tell
+from bayesuq.models.gp.units import Counted, Units, unit_buffer
 
 
 class Mean(ABC):
@@ -15,12 +18,12 @@ class Mean(ABC):
 
     @abstractmethod
     def build(self, num_inputs: int, batch: torch.Size) -> Any:
-        """GPyTorch's mean: D inputs, and (C,) outputs, each with a mean of its own."""
+        """A module from x (N, D) to (C, N): D inputs, and (C,) outputs, each with a mean of its own."""
 
 
 @dataclass(frozen=True)
 class ZeroMean(Mean):
-    """m(x) = 0."""
+    """m(x) = 0: a statement about the origin of y, so that targets of another origin are other data."""
 
     def build(self, num_inputs: int, batch: torch.Size) -> Any:  # noqa: ARG002
         """See `Mean.build`."""
@@ -29,24 +32,87 @@ class ZeroMean(Mean):
 
 @dataclass(frozen=True)
 class ConstantMean(Mean):
-    """m(x) = c, learned, from the mean of the targets."""
+    """m(x) = c, learned, from the mean of the targets, in units of their standard deviation."""
 
     def build(self, num_inputs: int, batch: torch.Size) -> Any:  # noqa: ARG002
         """See `Mean.build`."""
-        built = gpytorch.means.ConstantMean(batch_shape=batch)
-        tell(built, "raw_constant", Hyperparameter(None, "location"))
-        return built
+        return BuiltConstant(batch)
 
 
 @dataclass(frozen=True)
 class LinearMean(Mean):
-    """m(x) = w^T x + c, learned; rows must be vectors."""
+    """m(x) = w^T x + c, learned; rows must be vectors.
+
+    A fit counts it in standard deviations of the targets and of the inputs about their mean, so that neither unit nor
+    origin matters.
+    """
 
     def build(self, num_inputs: int, batch: torch.Size) -> Any:
         """See `Mean.build`."""
-        built = gpytorch.means.LinearMean(num_inputs, batch_shape=batch)
-        torch.nn.init.zeros_(built.weights)  # GPyTorch's start is random
-        torch.nn.init.zeros_(built.bias)
-        tell(built, "weights", Hyperparameter(None, "gradients"))
-        tell(built, "bias", Hyperparameter(None, "location"))
-        return built
+        return BuiltLine(num_inputs, batch)
+
+
+class BuiltConstant(Counted):
+    """m(x) = location + deviation c."""
+
+    location: Tensor
+    deviation: Tensor
+
+    def __init__(self, batch: torch.Size) -> None:
+        super().__init__()
+        self.raw_constant = nn.Parameter(torch.zeros(batch))
+        unit_buffer(self, "location", batch[0])
+        unit_buffer(self, "deviation", batch[0])
+        tell(self, "raw_constant", Hyperparameter(None, "location"))
+
+    @property
+    def constant(self) -> Tensor:
+        """In units of y, (C,)."""
+        return self.location + self.deviation * self.raw_constant
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, N)."""
+        return self.constant.unsqueeze(1).expand(-1, len(x))
+
+    def count(self, units: Units) -> None:
+        """See `Counted.count`."""
+        self.location, self.deviation = units.location, units.deviation
+
+    def natural(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Counted.natural`."""
+        return {"raw_constant": self.location + self.deviation * stored["raw_constant"]}
+
+
+class BuiltLine(Counted):
+    """m(x) = location + deviation (w^T (x - centre) / inputs + c)."""
+
+    location: Tensor
+    deviation: Tensor
+    centre: Tensor
+    inputs: Tensor
+
+    def __init__(self, num_inputs: int, batch: torch.Size) -> None:
+        super().__init__()
+        self.weights = nn.Parameter(torch.zeros(*batch, num_inputs, 1))
+        self.bias = nn.Parameter(torch.zeros(*batch, 1))
+        for name, size in (("location", batch[0]), ("deviation", batch[0]), ("centre", num_inputs)):
+            unit_buffer(self, name, size)
+        unit_buffer(self, "inputs", num_inputs)
+        tell(self, "weights", Hyperparameter(None, "gradients"))
+        tell(self, "bias", Hyperparameter(None, "location"))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, N)."""
+        line = (((x - self.centre) / self.inputs) @ self.weights).squeeze(-1) + self.bias
+        return self.location.unsqueeze(1) + self.deviation.unsqueeze(1) * line
+
+    def count(self, units: Units) -> None:
+        """See `Counted.count`."""
+        self.location, self.deviation = units.location, units.deviation
+        self.centre, self.inputs = units.centre, units.inputs
+
+    def natural(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """See `Counted.natural`: m(x) = weights^T x + bias."""
+        weights = stored["weights"] * self.deviation[:, None, None] / self.inputs[:, None]
+        level = self.location[:, None] + self.deviation[:, None] * stored["bias"]
+        return {"weights": weights, "bias": level - (weights.squeeze(-1) @ self.centre).unsqueeze(-1)}

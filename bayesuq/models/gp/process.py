@@ -1,6 +1,7 @@
 """The Gaussian process: a prior over functions times a likelihood, and the GPyTorch modules that it is built into."""
 
 import copy
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -9,14 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_count
-from bayesuq.models.gp.combined import Coregionalised, CoregionalisedKernel, Deep, DeepKernel, Scale
+from bayesuq.models.gp.combined import INPUT_UNITS, Coregionalised, CoregionalisedKernel, Deep, DeepKernel, Scale
 from bayesuq.models.gp.hyperparameters import Hyperparameter, tell
 from bayesuq.models.gp.kernels import Kernel, Matern
 from bayesuq.models.gp.means import ConstantMean, Mean, ZeroMean
+from bayesuq.models.gp.units import Counted, Units, channel_moments
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
-from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 
 CONSTRAINT = "_constraint."  # in the names of GPyTorch's bounds, which are no state of ours
 
@@ -56,7 +58,7 @@ class GaussianProcess:
         likelihood = Normal() if self.likelihood is None else self.likelihood
         if not isinstance(likelihood, Likelihood):
             raise TypeError(f"`likelihood` must be one of bayesuq.models.likelihoods; got {_kind(likelihood)}.")
-        of_real_targets = isinstance(likelihood, Normal | HeteroscedasticNormal)
+        of_real_targets = isinstance(likelihood, Normal | HeteroscedasticNormal | StudentT)
         kernel = Scale(Matern()) if self.kernel is None else self.kernel
         if not isinstance(kernel, Kernel | gpytorch.kernels.Kernel):
             raise TypeError(f"`kernel` must be one of bayesuq.models.gp or of gpytorch.kernels; got {_kind(kernel)}.")
@@ -129,15 +131,48 @@ class FunctionPrior(nn.Module):
             self.kernel = process.kernel.build(width, outputs if needs_all else one)
         else:
             self.kernel = copy.deepcopy(process.kernel)
+        if isinstance(self.kernel, DeepKernel):
+            shape = [1, *x.shape[1:2], *[1] * (x.ndim - 2)]
+            self.kernel.take(torch.zeros(shape), torch.ones(shape))
         self.mean = process.mean.build(width, outputs)
         self.log_unknowns = nn.ParameterDict()
-        self._register(process.likelihood)
+        self._register(process.likelihood.for_outputs(num_outputs))
 
     def _register(self, likelihood: Likelihood) -> None:
         """The likelihood's unknown parameters, as logarithms."""
         for name, unknown in likelihood.unknowns.items():
             self.log_unknowns[name] = nn.Parameter(torch.tensor(unknown.initial, dtype=torch.float64).log())
             tell(self.log_unknowns, name, Hyperparameter(unknown.prior, "noise" if name == "scale" else "none"))
+
+    def standardise(self, x: Tensor, weight: Tensor | None = None) -> None:
+        """Let a deep kernel's network see its inputs in units of these rows, (N, ...); see `channel_moments`."""
+        if isinstance(self.kernel, DeepKernel) and self.kernel.standardises:
+            self.kernel.take(*channel_moments(x, weight))
+
+    def input_units(self) -> dict[str, Tensor]:
+        """What a deep kernel's network sees its inputs in, by the names that a state has them by."""
+        if not isinstance(self.kernel, DeepKernel):
+            return {}
+        return {f"kernel.{name}": self.kernel.get_buffer(name) for name in INPUT_UNITS}
+
+    def count(self, units: Units) -> None:
+        """Hold the parameters that are no logarithms in these units from now on."""
+        for _, part in self._counted():
+            part.count(units)
+
+    def natural(self, stored: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Parameters in units of x and y, of how they are stored now, by name, of any leading shape."""
+        found = dict(stored)
+        for path, part in self._counted():
+            own = {name.removeprefix(path): value for name, value in stored.items() if name.startswith(path)}
+            found |= {f"{path}{name}": value for name, value in part.natural(own).items()}
+        return found
+
+    def _counted(self) -> Iterator[tuple[str, Counted]]:
+        """The parts that count in units, with what their parameters' names begin with."""
+        for path, part in self.named_modules():
+            if isinstance(part, Counted):
+                yield f"{path}.", part
 
     def features(self, x: Tensor) -> Tensor:
         """What the kernel looks at, (N, K): the inputs themselves, but for a deep kernel."""
@@ -172,20 +207,24 @@ class FunctionPrior(nn.Module):
         return self.mean(x).expand(self.num_outputs, len(x))
 
     def unknowns(self) -> dict[str, Tensor]:
-        """The likelihood's unknowns on their own support, ()."""
+        """The likelihood's unknowns on their own support, () or (C,)."""
         return {name: value.exp() for name, value in self.log_unknowns.items()}
 
     def state(self) -> dict[str, Tensor]:
-        """Copies of all parameters and of a network's buffers, by name."""
-        return {name: v.detach().clone() for name, v in self.state_dict().items() if CONSTRAINT not in name}
+        """Copies of all parameters, in units of x and y, and of a network's buffers, by name."""
+        kept = {name: v.detach().clone() for name, v in self.state_dict().items() if CONSTRAINT not in name}
+        return self.natural(kept)
 
     def load(self, state: dict[str, Tensor]) -> "FunctionPrior":
-        """Take over what `state` gave, strictly.
+        """Take over what `state` gave, strictly; a deep kernel of an earlier version saw its inputs as they are.
 
         Raises:
             ValueError: Other names or shapes than this process has.
         """
+        for _, part in self._counted():
+            part.settle()
         own = self.state()
+        state = self.input_units() | state
         differing = sorted(
             name for name in own.keys() | state.keys()
             if name not in own or name not in state or own[name].shape != state[name].shape

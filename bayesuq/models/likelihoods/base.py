@@ -5,10 +5,11 @@ Letters: S draws, N points, C outputs, D target columns, `...` further dimension
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -16,7 +17,7 @@ from bayesuq.arrays import ArrayLike, check_positive
 from bayesuq.models.priors import Prior
 from bayesuq.predictive import PredictiveDistribution
 
-Parameter = float | Literal["learned"] | Prior | Tensor
+Parameter = float | Sequence[float] | Literal["learned"] | Prior | Tensor
 
 
 @dataclass(frozen=True)
@@ -25,11 +26,11 @@ class Unknown:
 
     Attributes:
         prior: Its law, which makes it one of the inferred sites; None where it is learned as a point value.
-        initial: Where a fit starts it.
+        initial: Where a fit starts it: one number, or one for each target column.
     """
 
     prior: Prior | None
-    initial: float
+    initial: float | Sequence[float]
 
 
 class Likelihood(ABC):
@@ -41,7 +42,15 @@ class Likelihood(ABC):
         return {}
 
     def given(self, values: Mapping[str, Tensor]) -> Self:  # noqa: ARG002 - most likelihoods have no parameters
-        """The likelihood at these values of its unknowns, each () or (S,) for S draws."""
+        """The likelihood at these values of its unknowns, each of the shape of its start, or of S draws of it."""
+        return self
+
+    def for_outputs(self, num_outputs: int | None) -> Self:  # noqa: ARG002 - most likelihoods are the same for any number
+        """The likelihood of a network of C outputs, its unknowns as many as it has target columns.
+
+        Raises:
+            ValueError: Their number depends on C, and C is not known (None) or another.
+        """
         return self
 
     @property
@@ -105,17 +114,34 @@ class Likelihood(ABC):
         return terms if weight is None else terms * _aligned_weight(weight, terms)
 
 
-def check_parameter(value: Parameter, name: str) -> None:
-    """Raise a ValueError unless `value` can be a likelihood's positive parameter: a number, "learned", or a prior."""
-    if isinstance(value, str) and value != "learned":
-        raise ValueError(f"`{name}` must be a number, 'learned' or a prior; got {value!r}.")
+def checked_parameter(value: Any, name: str) -> Parameter:
+    """What a user gives as a likelihood's positive parameter: a number, one for each column, "learned", or a prior.
+
+    Raises:
+        ValueError: Anything else; a tensor of several numbers, which may be of columns, of rows or of draws.
+    """
+    if isinstance(value, str):
+        if value != "learned":
+            raise ValueError(f"`{name}` must be a number, 'learned' or a prior; got {value!r}.")
+        return "learned"
     if isinstance(value, Prior):
         _check_positive_support(value, name)
-    elif not isinstance(value, str | Tensor):
-        check_positive(value, name)
+        return value
+    if isinstance(value, list | tuple):
+        if not value:
+            raise ValueError(f"`{name}` must have one number for each target column; got none.")
+        return tuple(check_positive(each, name) for each in value)
+    if isinstance(value, Tensor | np.ndarray) and value.ndim:
+        raise ValueError(
+            f"`{name}` must be a number, a list of one for each target column, 'learned' or a prior; got an array of "
+            f"shape {tuple(value.shape)}. For columns write {name}=[0.1, 0.2]. Where each row's noise is known, give "
+            "the rows weights of 1 / noise^2, as Dataset(x, y, weight=...), and the likelihood the scale 1: of the "
+            "network's function this is the same posterior."
+        )
+    return check_positive(value.item() if isinstance(value, Tensor | np.ndarray) else value, name)
 
 
-def unknown_parameters(values: Mapping[str, tuple[Parameter, float]]) -> dict[str, Unknown]:
+def unknown_parameters(values: Mapping[str, tuple[Parameter, float | Sequence[float]]]) -> dict[str, Unknown]:
     """Those that are not fixed, of parameters that come with their initial values."""
     return {
         name: Unknown(value if isinstance(value, Prior) else None, initial)
@@ -124,8 +150,8 @@ def unknown_parameters(values: Mapping[str, tuple[Parameter, float]]) -> dict[st
     }
 
 
-def parameter_value(value: Parameter, name: str) -> float | Tensor:
-    """`value` as a number or a tensor.
+def parameter_value(value: Parameter, name: str) -> float | Sequence[float] | Tensor:
+    """`value` as a number, one for each column, or a tensor.
 
     Raises:
         ValueError: It is learned or inferred, and has not been given.

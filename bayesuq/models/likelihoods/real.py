@@ -3,23 +3,24 @@
 Letters: see `bayesuq.models.likelihoods.base`.
 """
 
+import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self
+from typing import Any, Literal, Self, TypeVar
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, as_targets, check_finite_number, check_positive
+from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite_number, check_positive
 from bayesuq.mixture import MixturePredictive
 from bayesuq.models.likelihoods.base import (
     Likelihood,
     Unknown,
     aligned,
-    check_parameter,
+    checked_parameter,
     parameter_value,
     unknown_parameters,
 )
@@ -31,20 +32,23 @@ LOG_TWO_PI = math.log(2 * math.pi)
 
 @dataclass(frozen=True, eq=False)
 class Normal(Likelihood):
-    """Real targets y ~ N(f, scale^2), f and y being (N, D), with one noise scale for all columns.
+    """Real targets y ~ N(f, scale^2), f and y being (N, D), with one noise scale for all columns or one for each.
 
     Attributes:
-        scale: The noise scale in units of y: a number; "learned", a point value found with the weights; or a prior over
-            positive numbers, which makes it one of the unknowns. (Inside a method: a tensor, () or (S,).)
-        initial_scale: Where a fit starts a scale that is learned or inferred.
+        scale: The noise scale in units of y: a number, or a list of one for each column; "learned", a point value found
+            with the weights; or a prior over positive numbers, which makes it one of the unknowns. (Inside a method: a
+            tensor.)
+        initial_scale: Where a fit starts a scale that is learned or inferred, or a list of one for each column.
+        per_column: Whether each target column has a scale of its own. A model takes their number from its network; for
+            a network whose last layer does not tell it, give D itself.
     """
 
-    scale: float | Literal["learned"] | Prior | Tensor = "learned"
-    initial_scale: float = 1.0
+    scale: float | Sequence[float] | Literal["learned"] | Prior | Tensor = "learned"
+    initial_scale: float | Sequence[float] = 1.0
+    per_column: bool | int = False
 
     def __post_init__(self) -> None:
-        check_positive(self.initial_scale, "initial_scale")
-        check_parameter(self.scale, "scale")
+        _check_scales(self)
 
     @property
     def unknowns(self) -> dict[str, Unknown]:
@@ -53,7 +57,11 @@ class Normal(Likelihood):
 
     def given(self, values: Mapping[str, Tensor]) -> Self:
         """The likelihood at this noise scale."""
-        return replace(self, scale=values["scale"]) if "scale" in values else self
+        return _at(self, values, ("scale",))
+
+    def for_outputs(self, num_outputs: int | None) -> Self:
+        """The likelihood with a scale for each of the network's outputs, where columns have their own."""
+        return _with_columns(self, num_outputs)
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Real targets, (N, D)."""
@@ -66,22 +74,21 @@ class Normal(Likelihood):
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; f, scale^2), (N, D)."""
         scale = parameter_value(self.scale, "scale")
-        if isinstance(scale, Tensor):
+        if not isinstance(scale, float):
+            scale = _over_columns(scale, f, self.per_column)
             return -0.5 * (((y - f) / scale) ** 2 + LOG_TWO_PI) - scale.log()
         squares = functional.mse_loss(f, y, reduction="none")  # one kernel, forward and backward
         return squares * (-0.5 / scale**2) - (math.log(scale) + 0.5 * LOG_TWO_PI)
 
     def distribution(self, f: Tensor) -> Any:
         """Normal law with event shape (D,)."""
-        return dist.Normal(f, self._scale(f)).to_event(f.ndim - 1)
+        scale = _over_columns(parameter_value(self.scale, "scale"), f, self.per_column)
+        return dist.Normal(f, scale).to_event(f.ndim - 1)
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
-        scale = self._scale(f)
-        return GaussianPredictive(mean=f, noise_variance=scale.double().reshape(-1, 1, 1) ** 2)
-
-    def _scale(self, f: Tensor) -> Tensor:
-        return torch.as_tensor(parameter_value(self.scale, "scale"), dtype=f.dtype, device=f.device)
+        scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
+        return GaussianPredictive(mean=f, noise_variance=scale.double() ** 2)
 
 
 @dataclass(frozen=True)
@@ -150,27 +157,31 @@ class StudentT(Likelihood):
     quantiles and coverage remain.
 
     Attributes:
-        df: Degrees of freedom: a number; "learned", a point value found with the weights; or a prior over positive
-            numbers. (Inside a method: a tensor, () or (S,).)
-        scale: The spread in units of y, in the same three ways; not the standard deviation, which is
-            scale sqrt(df / (df - 2)).
+        df: Degrees of freedom, the same for all columns: a number; "learned", a point value found with the weights; or
+            a prior over positive numbers. (Inside a method: a tensor, () or (S,).)
+        scale: The spread in units of y, in the same three ways or a list of one for each column; not the standard
+            deviation, which is scale sqrt(df / (df - 2)).
         initial_df: Where a fit starts a `df` that is learned or inferred.
-        initial_scale: Where a fit starts a scale that is learned or inferred.
+        initial_scale: Where a fit starts a scale that is learned or inferred, or a list of one for each column.
+        per_column: Whether each target column has a scale of its own: see `Normal`.
 
     Reference:
         Lange, Little and Taylor 1989, Robust Statistical Modeling Using the t Distribution.
     """
 
     df: float | Literal["learned"] | Prior | Tensor = 4.0
-    scale: float | Literal["learned"] | Prior | Tensor = "learned"
+    scale: float | Sequence[float] | Literal["learned"] | Prior | Tensor = "learned"
     initial_df: float = 4.0
-    initial_scale: float = 1.0
+    initial_scale: float | Sequence[float] = 1.0
+    per_column: bool | int = False
 
     def __post_init__(self) -> None:
         check_positive(self.initial_df, "initial_df")
-        check_positive(self.initial_scale, "initial_scale")
-        check_parameter(self.df, "df")
-        check_parameter(self.scale, "scale")
+        df = checked_parameter(self.df, "df")
+        if isinstance(df, tuple):
+            raise ValueError(f"`df` must be one number for all columns; got {df}.")
+        object.__setattr__(self, "df", df)
+        _check_scales(self)
 
     @property
     def unknowns(self) -> dict[str, Unknown]:
@@ -179,8 +190,11 @@ class StudentT(Likelihood):
 
     def given(self, values: Mapping[str, Tensor]) -> Self:
         """The likelihood at these values."""
-        known: Any = {name: values[name] for name in ("df", "scale") if name in values}
-        return replace(self, **known) if known else self
+        return _at(self, values, ("df", "scale"))
+
+    def for_outputs(self, num_outputs: int | None) -> Self:
+        """The likelihood with a scale for each of the network's outputs, where columns have their own."""
+        return _with_columns(self, num_outputs)
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Real targets, (N, D)."""
@@ -205,10 +219,91 @@ class StudentT(Likelihood):
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
         """The mixture of S Student laws; its components are the single draws, which it always keeps."""
         f = f.double()
-        df, scale = (value.reshape(-1, 1, 1) for value in self._parameters(f))  # () or (S,)
+        df = _of_draws(parameter_value(self.df, "df"), f, per_column=False)
+        scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
         return MixturePredictive(dist.StudentT(df, f, scale))
 
     def _parameters(self, f: Tensor) -> tuple[Tensor, Tensor]:
-        values = (parameter_value(self.df, "df"), parameter_value(self.scale, "scale"))
-        df, scale = (torch.as_tensor(value, dtype=f.dtype, device=f.device) for value in values)
-        return df, scale
+        df = _over_columns(parameter_value(self.df, "df"), f, per_column=False)
+        return df, _over_columns(parameter_value(self.scale, "scale"), f, self.per_column)
+
+
+Scaled = TypeVar("Scaled", bound=Normal | StudentT)
+
+
+def _check_scales(likelihood: Normal | StudentT) -> None:
+    """Put a user's `scale`, `initial_scale` and `per_column` into the form that the methods read.
+
+    Raises:
+        ValueError: What is neither of what they may be, or numbers of columns that differ.
+    """
+    scale = checked_parameter(likelihood.scale, "scale")
+    initial = checked_parameter(likelihood.initial_scale, "initial_scale")
+    if not isinstance(initial, float | tuple):
+        raise ValueError(f"`initial_scale` must be a number, or a list of one for each column; got {initial!r}.")
+    told = likelihood.per_column
+    number = told if isinstance(told, bool) else check_count(told, "per_column")
+    sizes = {len(value) for value in (scale, initial) if isinstance(value, tuple)}
+    sizes |= set() if isinstance(number, bool) else {number}
+    if len(sizes) > 1:
+        raise ValueError(f"`scale`, `initial_scale` and `per_column` must be of as many columns; got {sorted(sizes)}.")
+    if number is True and isinstance(scale, float):
+        raise ValueError("`per_column` asks for a scale for each column; got one. Write a list, scale=[0.1, 0.2].")
+    if sizes:
+        number = sizes.pop()
+        initial = initial if isinstance(initial, tuple) else (initial,) * number
+        scale = (scale,) * number if isinstance(scale, float) else scale
+    for name, value in (("scale", scale), ("initial_scale", initial), ("per_column", number)):
+        object.__setattr__(likelihood, name, value)
+
+
+def _with_columns(likelihood: Scaled, num_outputs: int | None) -> Scaled:
+    """The likelihood with as many scales as there are outputs."""
+    number = likelihood.per_column
+    if isinstance(number, bool):
+        if not number:
+            return likelihood
+        if num_outputs is None:
+            raise ValueError(
+                "How many columns the network gives cannot be told from its last layer. Write the number: "
+                "per_column=2 for two."
+            )
+        return replace(likelihood, per_column=num_outputs)
+    return likelihood
+
+
+def _at(likelihood: Scaled, values: Mapping[str, Tensor], names: Sequence[str]) -> Scaled:
+    """The likelihood at values of its unknowns: tensors, which only methods may give."""
+    known = {name: values[name] for name in names if name in values}
+    if not known:
+        return likelihood
+    found = copy.copy(likelihood)
+    for name, value in known.items():
+        object.__setattr__(found, name, value)
+    return found
+
+
+def _over_columns(value: float | Sequence[float] | Tensor, f: Tensor, per_column: bool | int) -> Tensor:
+    """A parameter as a tensor that broadcasts to f, (N, D, ...)."""
+    tensor = torch.as_tensor(value, dtype=f.dtype, device=f.device)
+    if not per_column:
+        return tensor
+    _check_columns(tensor, f.shape[1])
+    return tensor.reshape(-1, *[1] * (f.ndim - 2))
+
+
+def _of_draws(value: float | Sequence[float] | Tensor, f: Tensor, per_column: bool | int) -> Tensor:
+    """A parameter as a tensor that broadcasts to draws of f, (S, N, D); it may differ from draw to draw."""
+    tensor = torch.as_tensor(value, dtype=f.dtype, device=f.device)
+    if not per_column:
+        return tensor.reshape(-1, 1, 1)
+    _check_columns(tensor, f.shape[2])
+    return tensor.reshape(-1, 1, f.shape[2])
+
+
+def _check_columns(scales: Tensor, num_columns: int) -> None:
+    if scales.shape[-1:] != (num_columns,):
+        raise ValueError(
+            f"The likelihood has scales for {scales.shape[-1]} columns; the network gives {num_columns}. Give as many, "
+            f"or per_column={num_columns} for scales that are learned or inferred."
+        )
