@@ -190,15 +190,28 @@ class Masks:
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self.active = False
+        self._states: dict[tuple[int, int], np.ndarray] = {}
 
     def begin(self, seed: int, draw: int, start: int, num_rows: int) -> None:
         """Get ready for the rows from `start` on; layers then ask in the order in which they run."""
         first, last = start // BLOCK, (start + num_rows - 1) // BLOCK
-        # One hash a draw: the state of a block is the same however many blocks are asked for.
-        seeds = np.random.SeedSequence(seed, spawn_key=(draw, 0)).generate_state(last + 1, np.uint64)[first:]
+        seeds = self._states_of(seed, draw, last + 1)[first : last + 1]
         self.generators = [torch.Generator(self.device).manual_seed(int(block)) for block in seeds]
         self.rows = slice(start - first * BLOCK, start - first * BLOCK + num_rows)
         self.active = True
+
+    def _states_of(self, seed: int, draw: int, number: int) -> np.ndarray:
+        """The states of so many blocks at least, by one hash a draw: a block's is the same however many there are.
+
+        They are kept, and twice as many made as are asked for where they do not suffice, so that the rows of a loader
+        cost a time linear in their number.
+        """
+        states = self._states.get((seed, draw))
+        if states is None or len(states) < number:
+            size = number if states is None else 2 * number
+            states = np.random.SeedSequence(seed, spawn_key=(draw, 0)).generate_state(size, np.uint64)
+            self._states[seed, draw] = states
+        return states
 
     def check_rows(self, x: Tensor) -> None:
         """Raise a ValueError unless the first dimension of `x` is that of the rows."""

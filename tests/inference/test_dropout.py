@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -261,3 +262,14 @@ def test_the_unknown_noise_is_learned_as_a_point():
     variances = posterior.predict(measured().x, num_samples=5, seed=0).noise_variance
     assert len(variances.unique()) == 1
     assert 0.05 < float(variances[0, 0, 0]) ** 0.5 < 0.8  # it started at 1
+
+
+def test_the_states_of_blocks_cost_a_time_linear_in_their_number():
+    masks, made, sizes = dropout.Masks(torch.device("cpu")), None, []
+    for number in range(1, 1001):
+        states = masks._states_of(7, 3, number)
+        if states is not made:
+            made, sizes = states, [*sizes, len(states)]
+    assert sum(sizes) < 4 * 1000
+    expected = np.random.SeedSequence(7, spawn_key=(3, 0)).generate_state(1000, np.uint64)
+    np.testing.assert_array_equal(made[:1000], expected)
