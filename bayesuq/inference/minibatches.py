@@ -64,6 +64,7 @@ class NetworkReader:
         f = probe(self.model, first.x)
         self.num_outputs = f.shape[1]
         rows = self.read(first)
+        self.model.likelihood.check_size(rows.y)
         self.model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), rows.y)  # shapes only: no row is copied
         return rows
 
