@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike, check_count, check_inputs
 from bayesuq.data import Dataset
 from bayesuq.inference.network_inputs import cast_inputs, refusal
+from bayesuq.inference.training_mode import check_repeatable
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive import PredictiveDistribution
@@ -123,8 +124,12 @@ def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> i
     """Numbers that one row's forward pass puts into memory, counted on the first row.
 
     Raises:
-        ValueError: The network does not take rows of this shape.
+        ValueError: The network does not take rows of this shape; it draws in evaluation mode.
     """
+    try:
+        check_repeatable(model, x[:2])
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
     count = x[0].numel()
 
     def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
