@@ -14,6 +14,7 @@ from bayesuq.inference.network_inputs import cast_inputs, refusal
 from bayesuq.inference.training_mode import check_repeatable
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods.far_rows import counted_far_rows
 from bayesuq.predictive import PredictiveDistribution
 
 DEFAULT_NUM_SAMPLES = 100
@@ -62,9 +63,11 @@ def predict_in_chunks(
         width = activations_per_row(model, inputs, tree)
         for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
             yield mixed(parts(rows, start, width))
+            far.end_chunk()
             start += len(rows)
 
-    return predict_batches(x, chunks)
+    with counted_far_rows() as far:
+        return predict_batches(x, chunks)
 
 
 def predict_batches(

@@ -25,6 +25,7 @@ from bayesuq.models.likelihoods.base import (
     parameter_value,
     unknown_parameters,
 )
+from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
 from bayesuq.models.priors import Prior
 from bayesuq.predictive import GaussianPredictive
 
@@ -91,7 +92,7 @@ class Normal(Likelihood):
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
         scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
-        return GaussianPredictive(mean=f, noise_variance=scale.double() ** 2)
+        return GaussianPredictive(mean=within_floats(f), noise_variance=scale.double() ** 2)
 
 
 @dataclass(frozen=True)
@@ -169,8 +170,9 @@ class HeteroscedasticNormal(Likelihood):
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
         mean, log_variance = self._parts(f, dim=2)
-        variance = self.log_variance(log_variance.double()).exp()
-        return GaussianPredictive(mean=mean.contiguous(), noise_variance=variance)
+        log_variance = self.log_variance(log_variance.double())
+        variance = within_floats(log_variance, highest=2 * LARGEST_LOG, lowest=-2 * LARGEST_LOG).exp()
+        return GaussianPredictive(mean=within_floats(mean).contiguous(), noise_variance=variance)
 
     def log_variance(self, g: Tensor) -> Tensor:
         """log v(g), of g's shape."""
@@ -279,7 +281,7 @@ class StudentT(Likelihood):
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
         """The mixture of S Student laws; its components are the single draws, which it always keeps."""
-        f = f.double()
+        f = within_floats(f).double()
         df = _of_draws(parameter_value(self.df, "df"), f, per_column=False)
         scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
         return MixturePredictive(dist.StudentT(df, f, scale))
