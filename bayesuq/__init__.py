@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bayesuq.data import Dataset as Dataset
     from bayesuq.data import Split as Split
     from bayesuq.data import Standardizer as Standardizer
+    from bayesuq.fit_warnings import ConvergenceWarning as ConvergenceWarning
     from bayesuq.inference.saved import load as load
     from bayesuq.loaders import Loader as Loader
     from bayesuq.mixture import MixturePredictive as MixturePredictive

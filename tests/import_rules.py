@@ -19,7 +19,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"models", "arrays", "predictive", "mixture", "randomness"},
     "inference": {
         *("inference", "models", "posterior", "predictive", "mixture", "recalibrated", "data", "export", "loaders"),
-        *("arrays", "covariances", "options", "randomness", "storage"),
+        *("arrays", "covariances", "fit_warnings", "options", "randomness", "storage"),
     },
     "evaluation": {
         *("evaluation", "arrays", "predictive", "mixture", "recalibrated", "randomness", "inference_data", "optional"),

@@ -121,7 +121,10 @@ class ModelOptions:
 class TrainingOptions:
     """How a posterior is fitted."""
 
-    num_epochs: Annotated[int, About("Passes over the training data.", PositiveInt)] = 100
+    num_epochs: Annotated[
+        int | None,
+        About("Passes over the training data; none makes 100, and at least 2,000 steps.", PositiveInt | None),
+    ] = None
     batch_size: Annotated[int, About("Rows in a minibatch, at most.", PositiveInt)] = 128
     learning_rate: Annotated[
         float | None, About("Of Adam, at the start; none leaves it to each method.", FinitePositive | None)

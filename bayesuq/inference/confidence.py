@@ -52,7 +52,7 @@ def fit(
     data: Data,
     *,
     hidden: Sequence[int] = HIDDEN,
-    num_epochs: int = 100,
+    num_epochs: int | None = None,
     num_fine_tuning_epochs: int = 20,
     batch_size: int = 128,
     learning_rate: float = 1e-4,

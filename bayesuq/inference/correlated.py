@@ -68,6 +68,7 @@ class CorrelatedObjective:
             buffers={**self.network.buffers, "step": self.tempering.step},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
+            log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
             culprits=self.culprits,
             forgetting=FORGETTING,
             identity=f"{type(guide).__name__} of {self.model}, {self.num_draws} draws a step, scale rate "

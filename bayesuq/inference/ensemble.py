@@ -22,11 +22,11 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.checkpoint import Checkpoint
-from bayesuq.inference.masks import is_dropout
 from bayesuq.inference.minibatches import Data
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices
 from bayesuq.inference.training import Callback, Schedule, Training
+from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.vectorised import fit_modes, is_faster, is_possible
 from bayesuq.inference.weights import WeightPosterior
 from bayesuq.models.agreement import differ_in_start_only
@@ -37,6 +37,8 @@ from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator, resolve_seed
+
+LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": map_estimate.LEARNING_RATE}
 
 
 @suggests_names
@@ -50,7 +52,7 @@ def fit(
     vectorised: bool | None = None,
     member_fit: Callable[..., Posterior] = map_estimate.fit,
     initialise: Initialise | None = None,
-    num_epochs: int = 100,
+    num_epochs: int | None = None,
     batch_size: int = 128,
     learning_rate: float | None = None,
     schedule: Schedule = "cosine",
@@ -81,7 +83,8 @@ def fit(
             members apart; or a function from a copy of the network and a seed to the network, for parts with an
             initialisation of their own, such as adapters that start at 0. None resets, and warns where the network's
             own weights do not look fresh. Frozen parameters always stay.
-        num_epochs: This and the following are passed to every member: see `bayesuq.inference.training.Training`.
+        num_epochs: This and the following are passed to every member: see `bayesuq.inference.training.Training`. None
+            leaves it to `member_fit`.
         batch_size: See there.
         learning_rate: See there; None leaves it to `member_fit`.
         schedule: See there.
@@ -121,7 +124,6 @@ def fit(
     file = Checkpoint.of(checkpoint)
     key = resolve_seed(seed) if file is None else file.claim(seed)
     shared: dict[str, Any] = {
-        "num_epochs": num_epochs,
         "batch_size": batch_size,
         "schedule": schedule,
         "max_grad_norm": max_grad_norm,
@@ -131,8 +133,8 @@ def fit(
         "progress": progress,
         "callbacks": callbacks,
     }
-    if learning_rate is not None:
-        shared["learning_rate"] = learning_rate
+    given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
+    shared |= {name: value for name, value in given.items() if value is not None}
     seeds = [derive_seed(key, number, 1) for number in range(num_members)]
     start: Initialise = "reset" if initialise is None else initialise
     models = [model.reinitialise(derive_seed(key, number, 0), start) for number in range(num_members)]
@@ -143,7 +145,7 @@ def fit(
     rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
     stackable = not callable(initialise) or all(differ_in_start_only(models[0], other) for other in models[1:])
     if stackable and _train_together(models[0], data, shared, member_fit, vectorised=vectorised):
-        shared = {"learning_rate": map_estimate.LEARNING_RATE, **shared}
+        shared = {**LEFT_TO_MEMBERS, **shared}
         trainings = [Training(**shared, seed=seed) for seed in seeds]
         if file is not None:
             trainings[0] = replace(trainings[0], checkpoint=file.of_part("members"))
@@ -196,7 +198,7 @@ def _train_together(
     Raises:
         ValueError: It was asked for where it is not possible.
     """
-    training = Training(**{"learning_rate": map_estimate.LEARNING_RATE, **shared, "seed": 0})
+    training = Training(**{**LEFT_TO_MEMBERS, **shared, "seed": 0})
     possible = member_fit is map_estimate.fit and is_possible(model, data, training)
     if vectorised and not possible:
         raise ValueError(

@@ -34,7 +34,7 @@ from bayesuq.inference.optimize import ADDRESS
 from bayesuq.inference.sampled_gp import SampledGpPosterior
 from bayesuq.inference.sparse_gp import fit_sparse
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior
-from bayesuq.inference.training import QUALITY, Callback, Schedule, Training, sources
+from bayesuq.inference.training import QUALITY, Callback, Schedule, Training, default_epochs, sources
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.real import Normal
@@ -64,7 +64,7 @@ def fit(
     num_inducing: int = 512,
     natural_rate: float | None = None,
     num_draws: int = 8,
-    num_epochs: int = 100,
+    num_epochs: int | None = None,
     batch_size: int = BATCH_SIZE,
     learning_rate: float | None = None,
     schedule: Schedule = "cosine",
@@ -241,9 +241,11 @@ def _warn_of_divergences(posterior: SampledGpPosterior) -> None:
         )
 
 
-def _default_rate(data: Any, num_epochs: int, batch_size: int) -> float:
+def _default_rate(data: Any, num_epochs: int | None, batch_size: int) -> float:
     """The learning rate for None; data of a wrong type are refused later."""
-    check_count(num_epochs, "num_epochs")
+    if num_epochs is not None:
+        check_count(num_epochs, "num_epochs")
     check_count(batch_size, "batch_size")
-    steps = num_epochs * (count_batches(data, batch_size) if hasattr(data, "__len__") else 1)
+    num_batches = count_batches(data, batch_size) if hasattr(data, "__len__") else 1
+    steps = num_batches * (default_epochs(num_batches) if num_epochs is None else num_epochs)
     return check_positive(LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5), "learning_rate")

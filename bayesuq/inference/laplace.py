@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.curvature import check_supported, fisher_root, output_weights
 from bayesuq.inference.curvature_factors import Derivatives
@@ -31,9 +32,9 @@ from bayesuq.inference.curvature_layers import Linearisation, as_rows
 from bayesuq.inference.curvature_structures import STRUCTURES
 from bayesuq.inference.laplace_posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
-from bayesuq.inference.masks import is_dropout
 from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.training import Callback, Schedule, Training, session
+from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.weights import Layout, normal_base
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.precision import full_precision
@@ -54,7 +55,7 @@ def fit(
     subset: Subset = "all",
     prior_factors: PriorFactors | None = None,
     mode: MapPosterior | None = None,
-    num_epochs: int = 100,
+    num_epochs: int | None = None,
     batch_size: int = 128,
     learning_rate: float = LEARNING_RATE,
     schedule: Schedule = "cosine",
@@ -104,8 +105,9 @@ def fit(
         FloatingPointError: The loss stopped being finite.
 
     Warns:
-        UserWarning: Weights that are no mode; linear layers that a Kronecker structure leaves out; the evidence has no
-            best factor within [1e-8, 1e8].
+        ConvergenceWarning: Weights that are no mode.
+        UserWarning: Linear layers that a Kronecker structure leaves out; the evidence has no best factor within
+            [1e-8, 1e8].
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -235,13 +237,11 @@ def _warn_if_no_mode(posterior: LaplacePosterior, slope: Derivatives, num_data: 
     others = " Weights kept by `validation` are no mode either: leave it out." if history.validation_loss else ""
     if any(is_dropout(module) for module in posterior.model.net.modules()):
         others += " Dropout moves the mode, too: fit a network without it."
-    warnings.warn(
+    warn_of_fit(
         "The weights are no mode, and the law around them is no approximation: by the curvature, the log joint still "
         f"rises by {rise:.2g} nats ({rise / num_data:.2g} a row), where draws of the law lie {spread:.2g} nats below "
         f"its top. Raise `num_epochs` ({len(history.loss)} were made), or lower `batch_size` where an epoch has few "
-        f"steps.{others}",
-        UserWarning,
-        stacklevel=6,
+        f"steps.{others}"
     )
 
 

@@ -35,7 +35,7 @@ def fit(
     data: Data,
     *,
     adversarial: bool = False,
-    num_epochs: int = 100,
+    num_epochs: int | None = None,
     batch_size: int = 128,
     learning_rate: float = LEARNING_RATE,
     schedule: Schedule = "cosine",
@@ -75,6 +75,9 @@ def fit(
         TypeError: Arguments of the wrong kind, unknown options.
         ValueError: Data that the network or the likelihood does not take; options out of range.
         FloatingPointError: The loss stopped being finite.
+
+    Warns:
+        ConvergenceWarning: The loss was still falling; or the mode predicts its own rows no better than a constant.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -145,6 +148,7 @@ class ModeObjective:
             log_predictive=self.log_predictive,
             culprits=self.culprits,
             identity=f"{'mode' if self.adversarial_step is None else 'adversarial mode'} of {self.model}",
+            log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
         )
 
     def posterior(self, history: History) -> "MapPosterior":
@@ -156,12 +160,12 @@ class ModeObjective:
             history=history,
         )
 
-    def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
+    def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """Minus the log joint, estimated from a minibatch, in nats."""
         for vector in self.vectors.values():
             vector.grad.zero_()
         theta = self.network.theta()
-        loss = self._log_likelihood(theta, batch, noise) * (-self.num_data / len(batch.x))
+        loss = self._log_likelihood(theta, batch) * (-self.num_data / len(batch.x))
         for prior in self.priors.values():
             for name, law in prior.others.items():
                 loss = loss - law.log_prob(theta[name])
@@ -172,14 +176,14 @@ class ModeObjective:
             value = value + self.priors[kind].normal_energy(vector.values) - self.priors[kind].log_normaliser
         return value
 
-    def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator) -> Tensor:
+    def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch) -> Tensor:
         if self.adversarial_step is None:
-            return self.network.total_log_prob(theta, *batch, noise)
+            return self.network.total_log_prob(theta, *batch)
         x = batch.x.detach().requires_grad_()
-        clean = self.network.total_log_prob(theta, x, batch.y, batch.weight, noise)
+        clean = self.network.total_log_prob(theta, x, batch.y, batch.weight)
         (direction,) = torch.autograd.grad(clean, [x], retain_graph=True)
         moved = batch.x - self.adversarial_step * direction.sign()
-        return 0.5 * (clean + self.network.total_log_prob(theta, moved, batch.y, batch.weight, noise))
+        return 0.5 * (clean + self.network.total_log_prob(theta, moved, batch.y, batch.weight))
 
     def log_predictive(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """log p(y | x, theta) of each row."""

@@ -72,6 +72,7 @@ class EvidenceObjective:
             buffers={**self.network.buffers, "step": self.tempering.step},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
+            log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
             culprits=self.culprits,
             identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}, "
             f"KL weight {self.tempering.final}, estimator {self.estimator}",

@@ -9,7 +9,6 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -19,10 +18,12 @@ from tqdm import tqdm
 
 from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint, below, digest, named, random_states, set_random_states
+from bayesuq.inference.convergence import warn_if_falling, warn_if_uninformed
 from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Source
-from bayesuq.inference.training import NOISE, SHUFFLE, VALIDATION, Progress, Training
-from bayesuq.randomness import generator, globally_isolated
+from bayesuq.inference.training import NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
+from bayesuq.inference.trend import USUAL_POINTS, trend
+from bayesuq.randomness import generator, isolated
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # which is another in each process
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
@@ -46,6 +47,10 @@ class Objective:
         optimizer: Builds the optimiser from the objective and the learning rate; None is Adam.
         after_step: Called after each step; what it remembers between steps must be in `buffers`.
         rate_option: What the method calls the learning rate, for errors.
+        num_fits: How many fits' losses the loss is the sum of.
+        log_constant: As `log_predictive`, of the constant that fits the rows best, in the network's place; None where
+            there is no such thing, and nothing is compared with it.
+        comes_to_rest: Whether the loss is meant to stop falling; where not, nothing is said of its trend.
     """
 
     leaves: Mapping[str, Tensor]
@@ -59,6 +64,9 @@ class Objective:
     optimizer: "Callable[[Objective, float], torch.optim.Optimizer] | None" = None
     after_step: Callable[[], None] | None = None
     rate_option: str = "learning_rate"
+    num_fits: int = 1
+    log_constant: Callable[[Batch], Tensor] | None = None
+    comes_to_rest: bool = True
 
 
 def minimise(objective: Objective, data: Source, validation: Source | None, training: Training) -> History:
@@ -67,8 +75,14 @@ def minimise(objective: Objective, data: Source, validation: Source | None, trai
     Raises:
         FloatingPointError: The loss stopped being finite; names the step and the sites.
         ValueError: The checkpoint is of another fit.
+
+    Warns:
+        ConvergenceWarning: The loss was still falling, or what was fitted predicts no better than a constant.
     """
-    return _Run(objective, data, validation, training).finish()
+    run = _Run(objective, data, validation, training)
+    history = run.finish()
+    run.judge()
+    return history
 
 
 class _Run:
@@ -77,7 +91,9 @@ class _Run:
     Attributes:
         epoch: Number of the epoch under way.
         batch: Steps made in it.
+        num_epochs: To make.
         losses: Mean loss per data point of each epoch that is over.
+        course: The same of equal parts of each, so that a fit of few epochs has a course too.
         watched: Validation loss of each.
         steps: Losses of the steps made in this epoch.
         started: Random states that this epoch began from, which a DataLoader draws its order from.
@@ -90,7 +106,9 @@ class _Run:
         self.noise = generator(training.key(NOISE), device=data.device)
         self.best = _Best(objective)
         self.epoch, self.batch = 0, 0
+        self.num_epochs = training.epochs(data.num_batches)
         self.losses: list[float] = []
+        self.course: list[float] = []
         self.watched: list[float] = []
         self.steps: list[Tensor] = []
         self.started: dict[str, Tensor] = {}
@@ -102,9 +120,9 @@ class _Run:
         if self.log is not None:
             self.log.resume()
         training = self.training
-        bar = tqdm(total=training.num_epochs, initial=self.epoch, disable=_hide_bar(training.progress), unit="epoch")
+        bar = tqdm(total=self.num_epochs, initial=self.epoch, disable=_hide_bar(training.progress), unit="epoch")
         with bar:
-            while self.epoch < training.num_epochs and not self._is_out_of_patience():
+            while self.epoch < self.num_epochs and not self._is_out_of_patience():
                 self._run_epoch()
                 self._end_epoch()
                 seen = self.watched[-1] if self.watched else None
@@ -119,6 +137,15 @@ class _Run:
         return History(
             tuple(self.losses), tuple(self.watched), self.best.epoch if self.watched else len(self.losses) - 1
         )
+
+    def judge(self) -> None:
+        """Warn where the fit looks unfinished; weights that validation chose may well be those before the end."""
+        objective, training = self.objective, self.training
+        if objective.comes_to_rest and (self.validation is None or self.best.epoch == self.num_epochs - 1):
+            found = trend([loss / objective.num_fits for loss in self.course], training.schedule)
+            warn_if_falling(found, self.num_epochs, objective.rate_option)
+        if objective.log_constant is not None:
+            warn_if_uninformed(objective.log_predictive, objective.log_constant, self.data, training.key(QUALITY))
 
     def _is_out_of_patience(self) -> bool:
         patience = self.training.patience
@@ -150,7 +177,7 @@ class _Run:
         """Move the leaves once."""
         number = self.epoch * self.data.num_batches + self.batch
         leaves = list(self.objective.leaves.values())
-        last = self.training.num_epochs * self.data.num_batches
+        last = self.num_epochs * self.data.num_batches
         _schedule(self.optimizer, self.objective, self.training, number, last)
         try:
             loss = self.objective.loss_and_grads(batch, self.noise)
@@ -183,7 +210,10 @@ class _Run:
     def _end_epoch(self) -> None:
         """Note its losses down, and tell the callbacks."""
         training, data = self.training, self.data
-        self.losses.append(float(torch.stack(self.steps).double().mean()) / data.num_data)
+        steps = torch.stack(self.steps).double()
+        self.losses.append(float(steps.mean()) / data.num_data)
+        parts = min(data.num_batches, -(-USUAL_POINTS // self.num_epochs))
+        self.course += [float(part.mean()) / data.num_data for part in steps.tensor_split(parts)]
         if self.validation is not None:
             self.watched.append(_validation_loss(self.objective, self.validation, training))
             self.best.offer(self.watched[-1], self.epoch)
@@ -214,7 +244,7 @@ class _Log:
         training = run.training
         self.fit = {
             "seed": training.seed,
-            "num_epochs": training.num_epochs,
+            "num_epochs": run.num_epochs,
             "learning_rate": training.learning_rate,
             "schedule": training.schedule,
             "max_grad_norm": training.max_grad_norm,
@@ -239,6 +269,7 @@ class _Log:
         run.epoch, run.batch, run.seconds = values["epoch"], values["batch"], values["seconds"]
         run.best.epoch = values["best_epoch"]
         run.losses, run.watched = tensors["losses.epochs"].tolist(), tensors["losses.watched"].tolist()
+        run.course = tensors.get("losses.course", tensors["losses.epochs"]).tolist()
         run.best.loss = float(tensors["losses.best"])
         run.steps = list(tensors["steps"].to(device).unbind())
         run.best.kept = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
@@ -270,7 +301,7 @@ class _Log:
             "seconds": run.seconds + perf_counter() - run.began,
             "best_epoch": run.best.epoch,
         }
-        losses = {"epochs": run.losses, "watched": run.watched, "best": run.best.loss}
+        losses = {"epochs": run.losses, "watched": run.watched, "best": run.best.loss, "course": run.course}
         tensors = {f"losses.{name}": torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
         tensors["steps"] = torch.stack(run.steps) if run.steps else torch.empty(0)
         tensors["noise"] = run.noise.get_state()
@@ -290,8 +321,7 @@ def _all_finite(leaves: Iterable[Tensor]) -> bool:
 def _validation_loss(objective: Objective, validation: Source, training: Training) -> float:
     noise = generator(training.key(VALIDATION), device=validation.device)  # the same draws every epoch
     # A loader may draw from the global generators, which training goes on drawing from.
-    key, loads = training.key(VALIDATION), validation.loader is not None
-    with torch.no_grad(), globally_isolated(key, device=validation.device) if loads else nullcontext():
+    with torch.no_grad(), isolated(training.key(VALIDATION), device=validation.device):
         total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.complete())
     return -total / validation.num_data
 

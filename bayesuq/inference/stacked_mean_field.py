@@ -49,7 +49,7 @@ def fit_mean_fields(
     with session(models[0], data[0], first) as (model, source, _):
         models = [model, *(other.to(model.device) for other in models[1:])]
         sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]
-        num_steps = first.num_epochs * source.num_batches
+        num_steps = first.epochs(source.num_batches) * source.num_batches
         evidence = StackedEvidence(models, [guide(one) for one in models], source.num_data, trainings, num_steps)
         minimise(evidence.objective(), StackedSource(sources, trainings), None, first)  # type: ignore[arg-type]
         return evidence.posteriors(source.num_batches)
@@ -101,6 +101,7 @@ class StackedEvidence:
             log_predictive=self._not_watched,
             culprits=self.culprits,
             identity=f"{len(self.loc)} mean fields of {self.model}",
+            num_fits=len(self.loc),
             forgetting=FORGETTING,
         )
 

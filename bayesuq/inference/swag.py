@@ -48,7 +48,7 @@ def fit(
     collect_every: int | None = None,
     scale: float = 1.0,
     mode: MapPosterior | None = None,
-    num_epochs: int = 100,
+    num_epochs: int | None = None,
     batch_size: int = 128,
     learning_rate: float = LEARNING_RATE,
     schedule: Schedule = "cosine",
@@ -125,8 +125,9 @@ def fit(
     _check_options(rank, swa_share, swa_learning_rate, momentum, collect_every, scale)
     if mode is not None and not isinstance(mode, MapPosterior):
         raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")
-    num_iterating = max(1, round(swa_share * num_epochs))
     with session(model, data, training) as (model, source, _):
+        training = replace(training, num_epochs=training.epochs(source.num_batches))
+        num_iterating = max(1, round(swa_share * training.epochs(source.num_batches)))
         every = _interval(num_iterating * source.num_batches, source.num_batches, rank, collect_every)
         first, second = _parts(training, num_iterating, source.num_batches, fits_mode=mode is None)
         if mode is None and first is not None:
@@ -195,7 +196,7 @@ def _parts(
     """The options of the way to the mode, None where there is none to go, and of SGD."""
     file = Checkpoint.of(training.checkpoint)
     key = resolve_seed(training.seed) if file is None else file.claim(training.seed)
-    num_before = training.num_epochs - num_iterating if fits_mode else 0
+    num_before = training.epochs(num_batches) - num_iterating if fits_mode else 0
     second = replace(
         training,
         num_epochs=num_iterating,

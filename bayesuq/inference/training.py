@@ -1,24 +1,24 @@
 """The options that every optimising fit shares, and the session in which it runs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal
 
 import torch
-from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.minibatches import Data, NetworkReader, Reader, Source
-from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import fresh_casts
-from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed
+from bayesuq.randomness import derive_seed, isolated, resolve_seed
 
 Schedule = Literal["cosine", "constant"]
 SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY = range(5)  # what a fit's seed is split into
+NUM_EPOCHS = 100  # and on small data as many as make
+FEWEST_STEPS = 2000
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,8 @@ class Training:
     """The options that every optimising `fit` shares.
 
     Attributes:
-        num_epochs: Passes over the data.
+        num_epochs: Passes over the data. None makes 100, and as many as make 2,000 steps where that is more: of 60 rows
+            an epoch is one step, and a step moves a weight by no more than the learning rate, whatever the data's size.
         batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one.
             A DataLoader has its own.
         learning_rate: Adam's step size at the start.
@@ -57,14 +58,17 @@ class Training:
         validation: Rows whose predictive log density is watched: the weights of the best epoch are kept.
         patience: Stops after so many epochs without a better validation loss; None never does.
         device: Where to compute; None is where the model is.
-        seed: Makes the fit repeatable; None draws one from torch's generator.
+        seed: Makes the fit repeatable; None draws one from torch's generator. It does not decide the network's initial
+            weights, which were drawn when the network was made: for the same fit in another process, give
+            `networks.mlp(..., seed=0)` or `BayesianNetwork(..., seed=0)` a seed too. (An ensemble draws its members'
+            initial weights itself, by this seed.)
         progress: Whether to show a bar; None shows it on a terminal only.
         callbacks: Called with a `Progress` after each epoch.
         checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; the same fit called again goes
             on from there and ends with the same bits. Where the file is there and `seed` is None, its seed is taken.
     """
 
-    num_epochs: int
+    num_epochs: int | None
     batch_size: int
     learning_rate: float
     schedule: Schedule = "cosine"
@@ -78,7 +82,8 @@ class Training:
     checkpoint: Checkpoint | str | PathLike[str] | None = None
 
     def __post_init__(self) -> None:
-        check_count(self.num_epochs, "num_epochs")
+        if self.num_epochs is not None:
+            check_count(self.num_epochs, "num_epochs")
         check_count(self.batch_size, "batch_size")
         check_positive(self.learning_rate, "learning_rate")
         # A generator would be used up by this very check.
@@ -101,6 +106,15 @@ class Training:
         """A seed for one purpose of this fit."""
         return derive_seed(resolve_seed(self.seed), purpose)
 
+    def epochs(self, num_batches: int) -> int:
+        """Passes over data of so many minibatches."""
+        return default_epochs(num_batches) if self.num_epochs is None else self.num_epochs
+
+
+def default_epochs(num_batches: int) -> int:
+    """The `num_epochs` that None stands for: 100, and on data of few minibatches as many as make 2,000 steps."""
+    return max(NUM_EPOCHS, -(-FEWEST_STEPS // num_batches))
+
 
 @contextmanager
 def session(
@@ -108,11 +122,9 @@ def session(
 ) -> Iterator[tuple[BayesianNetwork, Source, Source | None]]:
     """The model on its device, checked data and checked validation rows, for the length of one fit.
 
-    What a DataLoader draws from torch's global generators, such as its order, depends on the fit's seed, and those
-    generators are then put back as they were. Without a DataLoader they are neither read nor written, so that fits in
-    several threads do not meet; fits that read one share these generators, and in threads need loaders with a
-    `generator=` of their own. Inside of `torch.autocast` networks run in its precision, and weights that move are cast
-    anew at each step.
+    Whatever draws from torch's global generators within (dropout layers, a DataLoader that shuffles) depends on the
+    fit's seed, and those generators are then put back as they were. Inside of `torch.autocast` networks run in its
+    precision, and weights that move are cast anew at each step.
     """
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
@@ -124,9 +136,7 @@ def session(
 @contextmanager
 def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[Source, Source | None]]:
     """As `session`, for whatever reads rows."""
-    watched = training.validation
-    loads = any(isinstance(rows, DataLoader | Loader) for rows in (data, watched))
-    generators = globally_isolated(training.key(GLOBAL), device=reader.device) if loads else nullcontext()
-    with fresh_casts(), generators:
+    with fresh_casts(), isolated(training.key(GLOBAL), device=reader.device):
         source = Source(reader, data, training.batch_size)
+        watched = training.validation
         yield source, None if watched is None else Source(reader, watched, training.batch_size)

@@ -30,7 +30,7 @@ from bayesuq.inference.optimize import minimise
 from bayesuq.inference.program_posterior import ProgramPosterior, fit_program, takes_num_data
 from bayesuq.inference.programs import GuideBuilder, Program, factorised
 from bayesuq.inference.tempering import Tempering, Weight, annealed
-from bayesuq.inference.training import QUALITY, Callback, Schedule, Training, session
+from bayesuq.inference.training import QUALITY, Callback, Schedule, Training, default_epochs, session
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 
@@ -50,7 +50,7 @@ def fit(
     scale_rate: float = 1.0,
     kl_weight: Weight = 1.0,
     estimator: Estimator = "weights",
-    num_epochs: int = 100,
+    num_epochs: int | None = None,
     batch_size: int | None = None,
     learning_rate: float | None = None,
     schedule: Schedule = "cosine",
@@ -149,7 +149,7 @@ def fit(
         return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)
     with session(model, data, training) as (model, source, validation_source):
         own: Any = guide(model)
-        tempering = Tempering(kl_weight, num_epochs * source.num_batches)
+        tempering = Tempering(kl_weight, training.epochs(source.num_batches) * source.num_batches)
         options = (source.num_data, num_draws, scale_rate, tempering)
         evidence: EvidenceObjective | CorrelatedObjective = (
             EvidenceObjective(model, own, *options, estimator)
@@ -165,9 +165,11 @@ def fit(
     return fitted
 
 
-def default_learning_rate(data: Data, num_epochs: int, batch_size: int) -> float:
+def default_learning_rate(data: Data, num_epochs: int | None, batch_size: int) -> float:
     """The learning rate that `fit` takes for None."""
-    steps = check_count(num_epochs, "num_epochs") * count_batches(data, check_count(batch_size, "batch_size"))
+    num_batches = count_batches(data, check_count(batch_size, "batch_size"))
+    epochs = default_epochs(num_batches) if num_epochs is None else check_count(num_epochs, "num_epochs")
+    steps = epochs * num_batches
     return LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5)
 
 

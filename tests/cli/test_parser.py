@@ -200,9 +200,10 @@ def test_null_is_no_value_of_an_option_that_has_a_default(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("run.yaml").write_text("device: null\nlearning_rate: null\nhidden: null\n")  # these may be left open
+    may_be_left_open = ("device", "learning_rate", "hidden", "num_epochs")
+    Path("run.yaml").write_text("".join(f"{name}: null\n" for name in may_be_left_open))
     assert parse(*COMPARE, "--config", "run.yaml")["learning_rate"] is None
-    for name in ("num_epochs", "seed", "activation", "overwrite"):
+    for name in ("batch_size", "seed", "activation", "overwrite"):
         Path("run.yaml").write_text(f"{name}: null\n")
         assert main([*COMPARE, "--config", "run.yaml"]) == 2
         assert f"`{name}` must have a value" in capsys.readouterr().err

@@ -1,6 +1,7 @@
 """Small data sets and models with known answers, for the tests of every method."""
 
 import math
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -22,11 +23,7 @@ T = TypeVar("T")
 
 # Fits that are short on purpose, in tests of something else.
 NO_MODE = "ignore:The weights are no mode:UserWarning"  # of Laplace
-SHORT_FIT = (
-    "ignore:The posterior scales were not learned:UserWarning",
-    "ignore:The ELBO was still:UserWarning",
-    NO_MODE,
-)
+SHORT_FIT = ("ignore::bayesuq.ConvergenceWarning", NO_MODE)
 
 
 def noise(seed: int, *shape: int) -> Tensor:
@@ -116,6 +113,14 @@ def expectation(function: Callable[[Tensor], Tensor], num_dimensions: int, num_n
     grid = torch.cartesian_prod(*[torch.tensor(nodes)] * num_dimensions).reshape(-1, num_dimensions)
     shares = torch.cartesian_prod(*[torch.tensor(weights)] * num_dimensions).reshape(-1, num_dimensions).prod(dim=1)
     return (shares * function(grid)).sum() / math.tau ** (num_dimensions / 2)
+
+
+@contextmanager
+def recorded_warnings() -> Iterator[list[warnings.WarningMessage]]:
+    """All that is warned of, whatever the filters."""
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        yield record
 
 
 @contextmanager

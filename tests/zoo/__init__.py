@@ -1,1 +1,0 @@
-"""Cases that many tests share: plain definitions of what users bring."""
