@@ -177,13 +177,13 @@ class MixturePredictive(PredictiveDistribution):
         """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
         check_count(num_samples, "num_samples")
         device = self.component_means.device
-        with isolated(resolve_seed(seed), device=device):  # torch's distributions know the global generator only
+        with isolated(resolve_seed(seed)):  # torch's distributions know the global generator only
             chosen = torch.randint(self.num_samples, (num_samples,), device=device)
             return self._of({name: value[chosen] for name, value in _parameters(self.components).items()}).sample()
 
     def component_sample(self, *, seed: int | None = None) -> Tensor:
         """Targets, one from each component, (S, N, D), float64."""
-        with isolated(resolve_seed(seed), device=self.component_means.device):
+        with isolated(resolve_seed(seed)):
             return self.components.sample()
 
     def at(self, points: slice) -> Self:

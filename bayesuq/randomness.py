@@ -4,14 +4,21 @@ A key is a seed followed by what the numbers are for, such as (seed, draw, block
 its own, so that draws can be made in any order, in any grouping, and by several threads at once.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import cache, partial
 from operator import index
+from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesuq.arrays import check_count
+
+SILENT = ("_fused_sdp_choice", "_nested_tensor_softmax_with_shape")  # tagged as random by torch, but draw nothing
+SWITCHES = {"dropout_p": 0.0, "dropout": 0.0, "train": False, "training": False}  # arguments that turn drawing off
 
 
 def resolve_seed(seed: int | None) -> int:
@@ -53,8 +60,20 @@ def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:
 
 
 @contextmanager
-def isolated(*key: int, device: torch.device | str = "cpu") -> Iterator[None]:
-    """Run code that draws from torch's global generators as a function of `key`, then put those back as they were."""
+def isolated(*key: int) -> Iterator[None]:
+    """Run code that draws from torch's global generators as a function of `key` alone, whatever other threads do.
+
+    The global generators are neither read nor written: this thread's draws come from generators of their own. On the
+    CPU they are the numbers that `torch.manual_seed(derive_seed(*key))` would give. It costs some microseconds an
+    operator.
+    """
+    with OwnGenerators(generator(*key)):
+        yield
+
+
+@contextmanager
+def globally_isolated(*key: int, device: torch.device | str = "cpu") -> Iterator[None]:
+    """As `isolated`, by setting the global generators and then putting them back: for one thread, but at no cost."""
     device = torch.device(device)
     devices = [device] if device.type != "cpu" else []
     with torch.random.fork_rng(devices=devices, device_type=devices[0].type if devices else "cuda"):
@@ -65,3 +84,140 @@ def isolated(*key: int, device: torch.device | str = "cpu") -> Iterator[None]:
             with module.device(other):  # `manual_seed` seeds the current device
                 module.manual_seed(seed)
         yield
+
+
+@contextmanager
+def lent(noise: torch.Generator) -> Iterator[None]:
+    """Code that draws from torch's global generator of a device draws from `noise` instead, and moves it on.
+
+    For one thread, as `globally_isolated`; the global generator is then as it was.
+    """
+    device = noise.device
+    if device.type == "cpu":
+        get, put = torch.get_rng_state, torch.set_rng_state
+    else:
+        module = torch.get_device_module(device)
+        get, put = partial(module.get_rng_state, device), partial(module.set_rng_state, device=device)
+    before = get()
+    put(noise.get_state())
+    try:
+        yield
+    finally:
+        noise.set_state(get())
+        put(before)
+
+
+class RandomOperators(TorchDispatchMode):
+    """While it is on, in this thread, every operator that draws goes through `draw`; the others run as ever."""
+
+    def draw(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """What such an operator gives."""
+        raise NotImplementedError
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = {} if kwargs is None else kwargs
+        if not _may_draw(func) or not _draws(func, args, kwargs):
+            return func(*args, **kwargs)
+        if func._can_decompose() and not with_generator(func):
+            with self:
+                return func.decompose(*args, **kwargs)
+        return self.draw(func, args, kwargs)
+
+
+class OwnGenerators(RandomOperators):
+    """Draws come from one generator; those on another device, from one there that begins at a number drawn from it.
+
+    Raises:
+        NotImplementedError: Within, of an operator that takes no generator.
+    """
+
+    def __init__(self, noise: torch.Generator) -> None:
+        super().__init__()
+        self.noise = noise
+        self.generators = {noise.device: noise}
+
+    def draw(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """As the operator, from the generator of its device."""
+        place = _place_of_generator(operator)
+        if kwargs.get("generator") is not None or (len(args) > place and args[place] is not None):
+            return operator(*args, **kwargs)
+        if is_native_dropout(operator):
+            return dropped(args, lambda keep, p: keep.bernoulli_(1 - p, generator=self._on(keep.device)))
+        keyed = with_generator(operator)
+        if keyed is None:
+            raise NotImplementedError(f"torch's {operator} takes no generator, so that its numbers cannot be repeated.")
+        return keyed(*args[:place], **{**kwargs, "generator": self._on(device_of(args, kwargs))})
+
+    def _on(self, device: torch.device) -> torch.Generator:
+        if device not in self.generators:
+            seed = torch.randint(2**63 - 1, (), generator=self.noise, device=self.noise.device)
+            self.generators[device] = torch.Generator(device).manual_seed(int(seed))
+        return self.generators[device]
+
+
+def is_native_dropout(operator: Any) -> bool:
+    """Whether it is dropout in one kernel, which takes no generator but can do without."""
+    return operator is torch.ops.aten.native_dropout.default
+
+
+def dropped(args: Sequence[Any], keep: Callable[[Tensor, float], Tensor]) -> tuple[Tensor, Tensor]:
+    """What `native_dropout` gives: inputs with entries dropped and the others scaled up, and which were kept.
+
+    Args:
+        args: Its arguments: the input and p.
+        keep: Fills a tensor like the input with 1 where an entry stays, with probability 1 - p, and 0 elsewhere.
+    """
+    x, p = args[0], float(args[1])
+    kept = keep(torch.empty_like(x), p)
+    return x * kept * (0.0 if p == 1 else 1 / (1 - p)), kept.bool()
+
+
+def device_of(args: Sequence[Any], kwargs: Mapping[str, Any]) -> torch.device:
+    """Where an operator computes."""
+    tensors = [arg for arg in (*args, *kwargs.values()) if isinstance(arg, Tensor)]
+    device = kwargs.get("device") or (tensors[0].device if tensors else "cpu")
+    return torch.device(device)
+
+
+@cache
+def with_generator(operator: Any) -> Any | None:
+    """The overload of a random operator that takes a generator by that name; None where there is none."""
+    names = [argument.name for argument in operator._schema.arguments]
+    if "generator" in names:
+        return operator
+    for name in operator.overloadpacket.overloads():
+        other = getattr(operator.overloadpacket, name)
+        others = [argument.name for argument in other._schema.arguments]
+        if "generator" in others and [one for one in others if one != "generator"] == names:
+            return other
+    return None
+
+
+@cache
+def _place_of_generator(operator: Any) -> int:
+    """Among an operator's arguments; their number where it takes none. Nothing comes after it by place."""
+    names = [argument.name for argument in operator._schema.arguments]
+    return names.index("generator") if "generator" in names else len(names)
+
+
+@cache
+def _may_draw(operator: Any) -> bool:
+    return torch.Tag.nondeterministic_seeded in operator.tags and operator.overloadpacket.__name__ not in SILENT
+
+
+def _draws(operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether a call draws: not where an argument turns it off."""
+    switches = _switches(operator)
+    if not switches:
+        return True
+    given = {name: kwargs.get(name, args[place] if place < len(args) else default) for name, place, default in switches}
+    return not any(given[name] == SWITCHES[name] for name in given)
+
+
+@cache
+def _switches(operator: Any) -> tuple[tuple[str, int, Any], ...]:
+    """Of an operator's arguments, those that can turn its drawing off: name, place and default."""
+    arguments = enumerate(operator._schema.arguments)
+    return tuple((one.name, place, one.default_value) for place, one in arguments if one.name in SWITCHES)

@@ -116,12 +116,12 @@ def test_isolated_restores_the_state_after_an_error_and_when_nested():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_isolated_covers_the_device_too():
     before = torch.get_rng_state(), torch.cuda.get_rng_state()
-    with isolated(7, device="cuda"):
+    with isolated(7):
         first = torch.randn(5), torch.randn(5, device="cuda")
     assert torch.equal(torch.get_rng_state(), before[0])
     assert torch.equal(torch.cuda.get_rng_state(), before[1])
     torch.randn(3, device="cuda")
-    with isolated(7, device="cuda"):
+    with isolated(7):
         again = torch.randn(5), torch.randn(5, device="cuda")
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
 

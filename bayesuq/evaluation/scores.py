@@ -28,6 +28,9 @@ TIES_BELOW = 0.51  # a half, and what the probabilities of a row may sum to abov
 CRPS_DRAWS = 1000  # of y, where the score has no closed form
 CRPS_QUANTILES = 200  # likewise, where levels were recalibrated
 DRAWN_NUMBERS = 2**22  # float64 at a time: 32 megabytes
+MOST_NODES = 512  # that a mixture of more components is integrated at, for the CRPS
+NODE_STEP = 0.6  # scales of the narrowest component, for an error of 1e-12
+FURTHEST_NODE = 7.5  # scales: beyond lies less than 1e-13
 BLOCK_NUMBERS = 2**15  # of float64 at a time: a quarter of a megabyte, which stays in a processor's cache
 
 
@@ -171,10 +174,13 @@ def pointwise_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
 def crps(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Continuous ranked probability score of the mixture: the integral over t of (F(t) - 1[t >= y])^2, F its cdf.
 
-    A point forecast's is its absolute error. Of Gaussians it is exact, by Grimit et al. (2006), eq. (5), in O(S^2 N D)
-    time; memory beyond the predictive's own is O(N D). Other families have no closed form: theirs is `sample_crps` of
-    1,000 draws with a fixed seed, unbiased, with an error of some 3 % of a point's value that falls as 1 / sqrt(N). Of
-    recalibrated quantiles it is that of 200 evenly spread ones, off by less than .1 %.
+    A point forecast's is its absolute error. Of Gaussians it is exact, by Grimit et al. (2006), eq. (5), up to 512
+    components or fewer where quadrature is as good; of more, the integral over pairs of components is taken at 512
+    places or fewer, so that time grows as S N D. Its error is then 1e-9 of the value as long as the components' means
+    are no further apart than 290 times the smallest scale, and below 1e-3 of their range always. Memory beyond the
+    predictive's own is O(N D). Other families have no closed form: theirs is `sample_crps` of 1,000 draws with a fixed
+    seed, unbiased, with an error of some 3 % of a point's value that falls as 1 / sqrt(N). Of recalibrated quantiles it
+    is that of 200 evenly spread ones, off by less than .1 %.
 
     Args:
         predictive: Of real targets, at N points.
@@ -209,13 +215,12 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     if isinstance(predictive, RecalibratedPredictive):
         levels = [(k + 0.5) / CRPS_QUANTILES for k in range(CRPS_QUANTILES)]
         return pointwise_sample_crps(torch.stack([predictive.quantile(level) for level in levels]), target, fair=False)
-    variances = predictive.component_variances
-    if (variances == 0).any():
+    if (predictive.component_variances == 0).any():
         raise ValueError("A component has zero variance. Give the likelihood a noise scale above 0.")
-    means, variances = predictive.component_means.flatten(1), variances.flatten(1)
-    width = max(1, BLOCK_NUMBERS // len(means))
-    blocks = zip(target.flatten().split(width), means.split(width, 1), variances.split(width, 1), strict=True)
-    return torch.cat([_mixture_crps(*block) for block in blocks]).reshape(target.shape)
+    together = max(1, BLOCK_NUMBERS // predictive.component_means[:, :1].numel())
+    starts = range(0, len(target), together)
+    blocks = [(predictive.at(slice(start, start + together)), target[start : start + together]) for start in starts]
+    return torch.cat([_mixture_crps(y, part.component_means, part.component_variances) for part, y in blocks])
 
 
 def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True, weight: ArrayLike | None = None) -> Tensor:
@@ -328,15 +333,40 @@ def _crps_by_draws(predictive: MixturePredictive, target: Tensor) -> Tensor:
 
 
 def _mixture_crps(target: Tensor, means: Tensor, variances: Tensor) -> Tensor:
-    # eq. (5): sum_s w_s A(y - mu_s, v_s) - 1/2 sum_st w_s w_t A(mu_s - mu_t, v_s + v_t), with w = 1/S
+    """E|X - y| - E|X - X'| / 2 of each point and column, (N, D), for components (S, N, D)."""
+    scales = variances.sqrt()
+    lower, upper = (means - FURTHEST_NODE * scales).amin(dim=0), (means + FURTHEST_NODE * scales).amax(dim=0)
+    needed = float(((upper - lower) / (NODE_STEP * scales.amin(dim=0))).amax())
+    number = MOST_NODES if needed > MOST_NODES else max(2, math.ceil(needed))
+    to_target = _mean_absolute_value(target - means, variances).mean(dim=0)
+    if len(means) <= number:
+        return to_target - _half_spread_of_pairs(means, variances)
+    return to_target - _half_spread_at_nodes(means, scales, lower, (upper - lower) / number, number)
+
+
+def _half_spread_of_pairs(means: Tensor, variances: Tensor) -> Tensor:
+    """E|X - X'| / 2 exactly, by eq. (5): sum_st A(mu_s - mu_t, v_s + v_t) / (2 S^2)."""
     S = len(means)
-    to_target = _mean_absolute_value(target - means, variances).sum(dim=0)
     between = _mean_absolute_value(torch.zeros_like(means), 2 * variances).sum(dim=0)
     for lag in range(1, S // 2 + 1):  # the pairs (s, s + lag mod S): those of lag and of S - lag are the same pairs
         gaps = means - means.roll(lag, dims=0)
         pairs = _mean_absolute_value(gaps, variances + variances.roll(lag, dims=0)).sum(dim=0)
         between += pairs if 2 * lag == S else 2 * pairs
-    return to_target / S - between / (2 * S**2)
+    return between / (2 * S**2)
+
+
+def _half_spread_at_nodes(means: Tensor, scales: Tensor, lower: Tensor, step: Tensor, number: int) -> Tensor:
+    """E|X - X'| / 2 as the integral of F (1 - F), by the trapezoidal rule at evenly spread places.
+
+    Its error falls as exp(-(pi scale / step)^2), with the scale of the narrowest component.
+    """
+    slopes = math.sqrt(0.5) / scales
+    shifts = (lower - means) * slopes
+    total = torch.zeros_like(lower)
+    for node in range(1, number):  # F is 0 or 1 at both ends
+        cdf = torch.erfc(-(shifts + (node * step) * slopes)).mean(dim=0) / 2
+        total += cdf * (1 - cdf)
+    return total * step
 
 
 def _mean_absolute_value(mean: Tensor, variance: Tensor) -> Tensor:

@@ -116,6 +116,8 @@ class ActivationNoise(ABC):
             total.addcmul_(gradient.mul(eps), scale * self.shared)
 
     def _takes(self, module: nn.Module) -> bool:
+        if module._modules or module._forward_pre_hooks:  # which compute its weights from others
+            return False
         return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in self.kinds)
 
     def _twin_of(self, module: nn.Module) -> nn.Module:
@@ -150,7 +152,7 @@ class ActivationNoise(ABC):
             values.masked_fill_(self.shared == 1, 0.0)
         self.memory.clear()
         with torch.no_grad():
-            unknown = bool(self.network.training(x).isnan().any())
+            unknown = bool(self.network.run(x).isnan().any())
         if unknown:
             raise ValueError(
                 f"{self.option} needs weights that act through their own layer alone; some act elsewhere, too. Use "

@@ -83,7 +83,7 @@ def _first_finite(potential: NetworkPotential, start: Start, chain: int, num_cha
 
 def _prior_draw(model: BayesianNetwork, key: int) -> dict[str, Tensor]:
     """Every random site, on its own support."""
-    with isolated(key, device=model.device):
+    with isolated(key):
         return {name: law.sample() for name, law in model.laws.items()}
 
 

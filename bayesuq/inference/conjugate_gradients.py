@@ -25,7 +25,7 @@ NUM_PROBES, PRECONDITIONER, MOST_ITERATIONS = 64, 100, 2000
 
 def estimated_log_marginal(covariance: Tensor, residual: Tensor) -> Tensor:
     """sum_c log N(r_c; 0, S_c), 0-d, in nats, with a random log determinant; see `gp_algebra.log_marginal`."""
-    with _settings(TOLERANCE), isolated(0, device=residual.device):
+    with _settings(TOLERANCE), isolated(0):
         operator = to_linear_operator(covariance).expand(len(residual), *covariance.shape[1:])
         quadratic, log_det = operator.inv_quad_logdet(residual.unsqueeze(-1), logdet=True)
     total: Tensor = -0.5 * (quadratic.sum() + log_det.sum() + residual.numel() * LOG_TWO_PI)
@@ -34,7 +34,7 @@ def estimated_log_marginal(covariance: Tensor, residual: Tensor) -> Tensor:
 
 def iterated_solve(covariance: Tensor, columns: Tensor) -> Tensor:
     """S^-1 columns, (C or 1, N, K), of S (C or 1, N, N)."""
-    with _settings(SOLVE_TOLERANCE), isolated(0, device=columns.device):
+    with _settings(SOLVE_TOLERANCE), isolated(0):
         solved: Tensor = to_linear_operator(covariance).solve(columns)
     return solved
 

@@ -23,7 +23,7 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.minibatches import Source
 from bayesuq.inference.trend import Trend
-from bayesuq.randomness import generator, isolated
+from bayesuq.randomness import generator
 
 STILL_FALLING = 0.01  # nats a data point, for another tenth of the fit
 FEWEST_ROWS, ENOUGH_ROWS, ENOUGH_LABELS = 20, 512, 2**18  # that predictions are compared on
@@ -65,7 +65,7 @@ def warn_if_uninformed(
     if batch is None:
         return
     noise = generator(seed, 2, device=source.device)
-    with isolated(seed, device=source.device), torch.no_grad():
+    with torch.no_grad():
         level = log_constant(batch).double()
         gain = log_prob(batch, noise).double() - level
     error = float(gain.std()) / len(gain) ** 0.5

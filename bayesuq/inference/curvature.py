@@ -60,9 +60,10 @@ def fisher_root(likelihood: Likelihood, f: Tensor) -> Tensor:
         return (((law.df + 1) / (law.df + 3)).sqrt() / scale).expand(f.shape).flatten(1).diag_embed()
     if isinstance(likelihood, Normal):
         return (1 / scale).expand(f.shape).flatten(1).diag_embed()
-    # Of N(m, v) the Fisher information is 1 / v in m and 1 / 2 in log v; the floor makes d log v / df = exp(f) / v.
-    log_variance = f.chunk(2, dim=1)[1]
-    slope = (log_variance - 2 * scale.log()).exp()
+    if not isinstance(likelihood, HeteroscedasticNormal):
+        raise TypeError(f"The curvature of {type(likelihood).__name__} is not known.")
+    # Of N(m, v) the Fisher information is 1 / v in m and 1 / 2 in log v.
+    slope = likelihood.log_variance_slope(f.chunk(2, dim=1)[1])
     return torch.cat([1 / scale, slope / 2**0.5], dim=1).diag_embed()
 
 

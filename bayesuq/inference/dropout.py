@@ -1,19 +1,20 @@
 """MC dropout: train with dropout, keep the masks random when predicting, and read their spread as uncertainty.
 
-A draw is one mask for every input and layer. Only the dropout layers are random; BatchNorm stays in evaluation mode and
-unchanged, and so does the network that was passed in.
+A draw is one mask for every input and layer. What is random when `net.train()` runs the network is random here:
+dropout layers, dropout inside of attention and recurrent layers, `functional.dropout`, stochastic depth, noise.
+Statistics, such as BatchNorm's, are held, and the network that was passed in stays as it was.
 
 Reference:
     Gal & Ghahramani 2016, Dropout as a Bayesian Approximation, section 4 (eq. 6 and 7).
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
 from typing import Any, Self
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -22,22 +23,21 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.history import History
-from bayesuq.inference.map_estimate import LEARNING_RATE, fit_mode
+from bayesuq.inference.map_estimate import LEARNING_RATE, ModeObjective
+from bayesuq.inference.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
 from bayesuq.inference.minibatches import Data
+from bayesuq.inference.optimize import minimise
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.prior_draws import prior_of
-from bayesuq.inference.training import Callback, Schedule, Training
-from bayesuq.inference.training_network import is_dropout
+from bayesuq.inference.training import Callback, Schedule, Training, session
+from bayesuq.inference.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.inference.weights import Layout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
-
-BLOCK = 64  # rows whose masks come from one generator
-ALPHA = -1.7580993408473766  # -scale * alpha of SELU (Klambauer et al. 2017): what AlphaDropout puts for a dropped unit
 
 
 @suggests_names
@@ -61,7 +61,7 @@ def fit(
     """Train the network with its dropout layers on; the prior acts as weight decay.
 
     Args:
-        model: The joint density; its network has dropout layers (`torch.nn.Dropout` and its kin, as modules).
+        model: The joint density; its network drops units in training mode, by layers or by other means of torch's.
         data: Rows to fit, or a DataLoader of them.
         num_epochs: This and the following: see `bayesuq.inference.training.Training`.
         batch_size: See there.
@@ -81,7 +81,8 @@ def fit(
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
-        ValueError: A network without dropout layers; data that the network or the likelihood does not take; options out
+        ValueError: A network that draws nothing in training mode, or in a way that cannot be repeated row by row; data
+            that the network or the likelihood does not take; options out
             of range.
         FloatingPointError: The loss stopped being finite.
 
@@ -108,13 +109,23 @@ def fit(
         callbacks=callbacks,
         checkpoint=checkpoint,
     )
-    if isinstance(model, BayesianNetwork) and not any(is_dropout(module) for module in model.net.modules()):
-        raise ValueError(
-            "MC dropout needs a network with dropout layers; this one has none, or all have p = 0. Build it with "
-            "`dropout=0.1`, or put `torch.nn.Dropout` modules into it."
-        )
-    mode = fit_mode(model, data, training)
+    with session(model, data, training) as (model, source, watched):
+        _check_draws(model, source.rows.x)
+        objective = ModeObjective(model, source.num_data)
+        mode = objective.posterior(minimise(objective.objective(), source, watched, training))
     return DropoutPosterior(model=mode.model, values=mode.values, buffers=mode.buffers, history=mode.history)
+
+
+def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
+    """Refuse a network without anything random, and one whose draws cannot be repeated row by row."""
+    layers = [module for module in model.net.modules() if is_dropout(module)]
+    if not training_mode(model, x).calls and not layers:
+        raise ValueError(
+            "MC dropout needs a network with dropout layers, or one that draws in training mode by other means; this "
+            "one draws nothing, or all its layers have p = 0. Build it with `dropout=0.1`, or put `torch.nn.Dropout` "
+            "modules into it."
+        )
+    MaskedNetwork(model, x)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -159,17 +170,17 @@ class DropoutPosterior(Posterior):
         key = resolve_seed(seed)
         theta = Layout.of(self.model).split(self.values)
         likelihood = self.model.likelihood_given(theta)
-        masks = Masks(self.device)
-        tree = with_masks(share_tensors(self.model.net), masks)
+        masked: dict[torch.Size, MaskedNetwork] = {}  # by the shape of a row
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
+            network = masked.get(rows.shape[1:])
+            if network is None:
+                network = masked[rows.shape[1:]] = MaskedNetwork(self.model, rows)
             for index in indices:
-                masks.begin(key, index, start, len(rows))
-                f = self.model.forward(theta, rows, net=tree, buffers=self.buffers)
-                masks.end()
+                f = network(theta, rows, self.buffers, key=(key, index), start=start)
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
-        return predict_in_chunks(self.model, x, tree, parts)
+        return predict_in_chunks(self.model, x, share_tensors(self.model.net), parts)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x only, for a draw is a mask."""
@@ -181,78 +192,81 @@ class DropoutPosterior(Posterior):
         )
 
 
-class Masks:
-    """Random masks for a run of rows, a function of seed, draw and block of rows, whatever the chunk.
+class MaskedNetwork:
+    """A model's network in training mode, its statistics held, drawing from masks.
 
-    Before `begin` and after `end` it makes none.
+    Attributes:
+        masks: Where its draws come from.
     """
 
-    def __init__(self, device: torch.device) -> None:
-        self.device = device
-        self.active = False
+    def __init__(self, model: BayesianNetwork, x: Tensor) -> None:
+        """Find out what draws.
 
-    def begin(self, seed: int, draw: int, start: int, num_rows: int) -> None:
-        """Get ready for the rows from `start` on; layers then ask in the order in which they run."""
-        first, last = start // BLOCK, (start + num_rows - 1) // BLOCK
-        # One hash a draw: the state of a block is the same however many blocks are asked for.
-        seeds = np.random.SeedSequence(seed, spawn_key=(draw, 0)).generate_state(last + 1, np.uint64)[first:]
-        self.generators = [torch.Generator(self.device).manual_seed(int(block)) for block in seeds]
-        self.rows = slice(start - first * BLOCK, start - first * BLOCK + num_rows)
-        self.active = True
+        Args:
+            model: Whose network it is.
+            x: Some rows of the inputs.
 
-    def check_rows(self, x: Tensor) -> None:
-        """Raise a ValueError unless the first dimension of `x` is that of the rows."""
-        expected = self.rows.stop - self.rows.start
-        if x.ndim < 2 or len(x) != expected:
-            raise ValueError(
-                f"A dropout layer got inputs of shape {tuple(x.shape)} for {expected} rows; rows must come first."
+        Raises:
+            ValueError: Draws that cannot be tied to rows, or a module that keeps statistics as it draws.
+        """
+        self.model, self.mode = model, training_mode(model, x)
+        check_masks(self.mode)
+        self.masks = Masks(model.device)
+        _check_held(model, self.mode, x)
+        tree = _held(share_tensors(model.net), self.mode)
+        by_layers = only_layers(tree, self.mode)
+        self.tree = with_masks(tree, self.masks) if by_layers else tree
+        self.operators = None if by_layers else MaskedOperators(tree, self.masks, self.mode)
+
+    def __call__(
+        self,
+        theta: Mapping[str, Tensor],
+        rows: Tensor,
+        buffers: Mapping[str, Tensor],
+        *,
+        key: tuple[int, int],
+        start: int,
+    ) -> Tensor:
+        """f (N, C, ...) under one draw of the masks.
+
+        Args:
+            theta: A value for each site.
+            rows: Inputs, (N, ...).
+            buffers: The network's.
+            key: A seed and the number of the draw.
+            start: The number of the first row.
+
+        Raises:
+            RuntimeError: The pass did not draw as often as it should.
+        """
+        masks = self.masks
+        masks.begin(*key, start, len(rows))
+        with self.operators or nullcontext():
+            f = self.model.forward(theta, rows, net=self.tree, buffers=buffers)
+        masks.end()
+        if masks.count != len(self.mode.calls) and not self.mode.skips:
+            raise RuntimeError(
+                f"A pass of the network drew {masks.count} times where {len(self.mode.calls)} were seen. A network "
+                "must draw in the same way in each pass."
             )
-
-    def end(self) -> None:
-        """Make no more masks."""
-        self.active = False
-
-    def keep(self, like: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
-        """1 with probability 1 - p and 0 else, for each row and each place of `shape`; in `like`'s dtype."""
-        blocks = like.new_empty(len(self.generators), BLOCK, *shape)
-        for block, noise in zip(blocks, self.generators, strict=True):
-            block.bernoulli_(1 - p, generator=noise)
-        return blocks.flatten(0, 1)[self.rows]
+        return f
 
 
-class MaskedLayer(nn.Module):
-    """A dropout layer whose masks come from `Masks`."""
-
-    def __init__(self, layer: nn.Module, masks: Masks) -> None:
-        super().__init__()
-        self.p: float = layer.p  # type: ignore[assignment]
-        self.whole_channels = not isinstance(layer, nn.Dropout | nn.AlphaDropout)
-        self.keeps_moments = isinstance(layer, nn.AlphaDropout | nn.FeatureAlphaDropout)
-        self.masks = masks
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Inputs (N, ...) with units, or whole channels, dropped."""
-        if not self.masks.active:
-            return x
-        self.masks.check_rows(x)
-        if self.p == 1:
-            return torch.zeros_like(x)
-        shape = (x.shape[1], *[1] * (x.ndim - 2)) if self.whole_channels else tuple(x.shape[1:])
-        keep = self.masks.keep(x, shape, self.p)
-        if not self.keeps_moments:
-            return x * keep.div_(1 - self.p)
-        # Klambauer et al. 2017, section 3: an affine map puts mean 0 and variance 1 back.
-        a = ((1 - self.p) * (1 + self.p * ALPHA**2)) ** -0.5
-        return a * (x * keep + ALPHA * (1 - keep) - ALPHA * self.p)
+def _held(tree: nn.Module, mode: TrainingMode) -> nn.Module:
+    """The tree in training mode but for the modules with buffers that would move."""
+    tree.train()
+    for path in mode.moving:
+        tree.get_submodule(path).training = False  # of this module alone, not of those in it
+    return tree
 
 
-def with_masks(net: nn.Module, masks: Masks) -> nn.Module:
-    """The network, its own to change, with a `MaskedLayer` in the place of each dropout layer."""
-    if is_dropout(net):
-        return MaskedLayer(net, masks)
-    replaced: dict[int, nn.Module] = {}
-    for path, layer in list(net.named_modules(remove_duplicate=False)):  # one layer may stand in several places
-        if is_dropout(layer):
-            parent, _, name = path.rpartition(".")
-            setattr(net.get_submodule(parent), name, replaced.setdefault(id(layer), MaskedLayer(layer, masks)))
-    return net
+def _check_held(model: BayesianNetwork, mode: TrainingMode, x: Tensor) -> None:
+    """Refuse a module that draws and keeps statistics, for it has one switch for both."""
+    if not mode.moving:
+        return
+    held = observe(_held(with_own_buffers(model.net), mode), x)
+    if held.moving or held.calls.keys() != mode.calls.keys():
+        raise ValueError(
+            f"`net.{mode.moving[0]}` keeps statistics in training mode, which must be held while masks are drawn, and "
+            "draws too, or does not heed `self.training`. Put the two into modules of their own."
+        )

@@ -22,11 +22,11 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.export import Drawn, Wanted
 from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.inference.masks import is_dropout
 from bayesuq.inference.minibatches import Data
 from bayesuq.inference.packing import move, save
 from bayesuq.inference.prediction import draw_indices
 from bayesuq.inference.training import Callback, Schedule, Training
-from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.vectorised import fit_modes, is_faster, is_possible
 from bayesuq.inference.weights import WeightPosterior
 from bayesuq.models.agreement import differ_in_start_only

@@ -50,32 +50,35 @@ def expected_log_prob(
         if weight is not None:
             excess = excess * (weight if weight.ndim > 1 else weight.unsqueeze(1))
         return likelihood.total_log_prob(mean, y, weight) - excess.sum()
-    if _is_plain_heteroscedastic(likelihood):
-        terms = _heteroscedastic(mean, variance, y)
+    if isinstance(likelihood, HeteroscedasticNormal):
+        terms = _heteroscedastic(likelihood, mean, variance, y)
         return (terms if weight is None else terms * (weight if weight.ndim > 1 else weight.unsqueeze(1))).sum()
     f, log_shares = _points(likelihood, mean, variance, noise, num_draws)
     terms = _terms(likelihood, f, y, weight)
     return (log_shares.exp() @ terms).sum()
 
 
-def _heteroscedastic(mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
-    """E log N(y; f, exp(g)) = -(((y - E f)^2 + Var f) exp(-E g + Var g / 2) + E g + log 2 pi) / 2, (N, D).
+def _heteroscedastic(likelihood: HeteroscedasticNormal, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+    """E log N(y; f, v(g)) = -(((y - E f)^2 + Var f) E[1 / v] + E[log v] + log 2 pi) / 2, (N, D).
 
-    Of two columns of latent functions for each of y, means f and then log variances g.
+    Of two columns of latent functions for each of y, means f and then log variances g. Where v = exp(g) the two
+    expectations are exp(-E g + Var g / 2) and E g; a floor or a ceiling of the noise takes quadrature.
     """
     (f, g), (f_variance, g_variance) = (each.chunk(2, dim=1) for each in (mean, variance))
     squares = (y.view_as(f) - f).square() + f_variance
-    return -0.5 * (squares * (0.5 * g_variance - g).exp() + g + math.log(2 * math.pi))
+    if likelihood.maximum_scale is None and likelihood.minimum_scale == 0:
+        inverse, log_variance = (0.5 * g_variance - g).exp(), g
+    else:
+        points, log_shares = _normal_points(g, g_variance.clamp(min=1e-20).sqrt())
+        at_points = likelihood.log_variance(points)
+        inverse = torch.einsum("q,qnd->nd", log_shares.exp(), (-at_points).exp())
+        log_variance = torch.einsum("q,qnd->nd", log_shares.exp(), at_points)
+    return -0.5 * (squares * inverse + log_variance + math.log(2 * math.pi))
 
 
 def has_curvature(likelihood: Likelihood) -> bool:
     """Whether natural gradients have a curvature to go by: E d^2 log p / d f^2, at most 0 in expectation."""
-    return is_elementwise(likelihood) or isinstance(likelihood, Categorical) or _is_plain_heteroscedastic(likelihood)
-
-
-def _is_plain_heteroscedastic(likelihood: Likelihood) -> bool:
-    """Without a floor under the noise, whose expectation would need quadrature."""
-    return isinstance(likelihood, HeteroscedasticNormal) and likelihood.minimum_scale == 0
+    return is_elementwise(likelihood) or isinstance(likelihood, Categorical | HeteroscedasticNormal)
 
 
 def softmax_curvature(
@@ -114,13 +117,18 @@ def _points(
     """Values of f (Q, N, C), and the logarithms of their shares (Q,)."""
     deviation = variance.clamp(min=1e-20).sqrt()  # the root has no slope at 0
     if is_elementwise(likelihood) and mean.shape[1] == 1:
-        nodes, shares = (mean.new_tensor(each) for each in np.polynomial.hermite_e.hermegauss(NUM_NODES))
-        return mean + nodes[:, None, None] * deviation, (shares / math.sqrt(2 * math.pi)).log()
+        return _normal_points(mean, deviation)
     half = torch.randn(
         (num_draws + 1) // 2, *mean.shape, generator=noise, dtype=mean.dtype, device=mean.device
     )  # fmt: skip
     draws = torch.cat([half, -half])  # antithetic: odd terms of the integrand cancel
     return mean + draws * deviation, mean.new_full((len(draws),), -math.log(len(draws)))
+
+
+def _normal_points(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
+    """Gauss and Hermite's values of normal variables, (Q, N, C), and the logarithms of their shares (Q,)."""
+    nodes, shares = (mean.new_tensor(each) for each in np.polynomial.hermite_e.hermegauss(NUM_NODES))
+    return mean + nodes[:, None, None] * deviation, (shares / math.sqrt(2 * math.pi)).log()
 
 
 def _terms(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:

@@ -186,7 +186,7 @@ class HyperparameterVector:
     def draw_prior(self, seed: int) -> None:
         """Put the leaves at a draw from `log_prior`'s law."""
         for place, leaf in enumerate(self.leaves):
-            with torch.no_grad(), isolated(seed, place, device=leaf.value.device):
+            with torch.no_grad(), isolated(seed, place):
                 if leaf.told is not None and leaf.told.prior is not None:
                     leaf.value.copy_(leaf.told.prior.distribution(leaf.value).sample().log())
                 else:

@@ -31,6 +31,7 @@ def fit_guide(
         example = Batch(source.rows.x[:1].clone(), source.rows.y[:1].clone(), None)
         pair = GuidedProgram(model, build, example, seed=training.key(GLOBAL))
         network = TrainingNetwork(model, {}, dropout=False)
+        network.prepare(source.rows.x)
         objective = ProgramObjective(
             pair,
             source.num_data,

@@ -31,7 +31,7 @@ from bayesuq.inference.programs import (
     row_log_prob,
 )
 from bayesuq.models.bnn import LIKELIHOOD
-from bayesuq.randomness import isolated
+from bayesuq.randomness import globally_isolated, lent
 
 VALIDATION_DRAWS = 8
 
@@ -74,14 +74,17 @@ class GuidedProgram:
         self._check_that_draws_ignore_inputs()
 
     @contextmanager
-    def active(self, seed: int | None = None) -> Iterator[None]:
-        """Alone in the process, with these parameters; given a seed, draws are a function of it."""
+    def active(self, seed: int | None = None, noise: torch.Generator | None = None) -> Iterator[None]:
+        """Alone in the process, with these parameters; draws are a function of a seed, or go on from `noise`."""
         with private_store(self._state):
-            if seed is None:
-                yield
-            else:
-                with isolated(seed, device=self.example.x.device):
+            if noise is not None:
+                with lent(noise):
                     yield
+            elif seed is not None:
+                with globally_isolated(seed, device=self.example.x.device):  # Pyro's lock lets in one at a time
+                    yield
+            else:
+                yield
 
     def traces(self, batch: Batch, num_data: int | None = None, *, program: Program | None = None) -> tuple[Any, Any]:
         """Traces of the guide at a draw, and of the program at the same draw; within `active`.
@@ -205,32 +208,32 @@ class ProgramObjective:
             identity=f"guide of {self.pair.program}, {self.num_draws} draws a step, scale rate {self.scale_rate}",
         )
 
-    def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:
-        """Minus the ELBO in nats; Pyro draws from torch's global generators, which belong to the fit's session."""
+    def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """Minus the ELBO in nats."""
         for leaf in self.pair.leaves.values():
             leaf.grad = None
         # Pyro's checks take a quarter of a step: the first step makes them for all.
-        with self.pair.active(), pyro.validation_enabled(not self._checked):
+        with self.pair.active(noise=noise), pyro.validation_enabled(not self._checked):
             loss = self.pair.loss(batch, self.num_data, self.num_draws, program=self.training)
             loss.backward()
         self._checked = True
         return loss.detach()
 
-    def log_predictive(self, batch: Batch, _noise: torch.Generator) -> Tensor:
+    def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log of the mean over eight draws of p(y | x, theta), row by row."""
         draws = []
-        with self.pair.active():
+        with self.pair.active(noise=noise):
             for _ in range(VALIDATION_DRAWS):
                 _, trace = self.pair.traces(batch, program=self.evaluation)
                 draws.append(row_log_prob(trace, batch.y))
         return torch.stack(draws).logsumexp(dim=0) - math.log(VALIDATION_DRAWS)
 
-    def culprits(self, batch: Batch, _noise: torch.Generator) -> list[str]:
+    def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
         """Parameters that are not finite, or else sites whose terms are not."""
         broken = [name for name, leaf in self.pair.leaves.items() if not leaf.isfinite().all()]
         if broken:
             return broken
-        with torch.no_grad(), self.pair.active():
+        with torch.no_grad(), self.pair.active(noise=noise):
             traces = self.pair.traces(batch, program=self.evaluation)
             for trace in traces:
                 trace.compute_log_prob()

@@ -124,7 +124,7 @@ def fit(
     constants = Constants.of(model, start)
     file = Checkpoint.of(checkpoint)
     key = resolve_seed(seed) if file is None else file.claim(seed)
-    with isolated(derive_seed(key, DATA), device=model.device):  # which a loader may draw its order from
+    with isolated(derive_seed(key, DATA)):  # which a loader may draw its order from
         rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
     shown = sys.stderr.isatty() if progress is None else progress
     job = Job(model, rows, constants, transition, plan, derive_seed(key, CHAINS), {}, file, shown)

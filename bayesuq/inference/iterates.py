@@ -18,8 +18,9 @@ from bayesuq.inference.map_estimate import ModeObjective
 from bayesuq.inference.minibatches import Source
 from bayesuq.inference.optimize import Objective
 from bayesuq.inference.stability import largest_curvature
-from bayesuq.inference.training_network import NORMALISATION, is_dropout
+from bayesuq.inference.training_network import NORMALISATION
 from bayesuq.inference.weights import Layout
+from bayesuq.randomness import generator
 
 STABLE_SHARE = 0.1  # of the largest stable rate
 MOST_BATCHES = 64  # that the noise of a minibatch's gradient is measured on
@@ -81,6 +82,7 @@ class SgdIterates:
     def __init__(self, mode: ModeObjective, *, every: int, rank: int, momentum: float) -> None:
         self.mode, self.every, self.momentum = mode, every, momentum
         self.moments = Moments(self.flat(), rank)
+        self.masks = generator(0, device=mode.model.device)  # of dropout layers, in passes that measure
         self.steps = torch.zeros((), dtype=torch.int64)
 
     def objective(self) -> Objective:
@@ -120,6 +122,7 @@ class SgdIterates:
 
         One pass over the data: each is the mean over minibatches. The counters of minibatches stay as they were.
         """
+        self.mode.network.prepare_once(source.rows.x)
         layers = [module for module in self.mode.network.training.modules() if isinstance(module, NORMALISATION)]
         layers = [layer for layer in layers if layer.training and layer.track_running_stats]
         if not layers:
@@ -130,7 +133,7 @@ class SgdIterates:
             layer.momentum = None  # a plain mean
         with torch.no_grad(), self._dropout_off():
             for batch in source.epoch(None):
-                self.mode.network.training(batch.x)
+                self.mode.network.run(batch.x)
         for layer, (momentum, count) in zip(layers, before, strict=True):
             layer.momentum = momentum
             if layer.num_batches_tracked is not None:
@@ -178,8 +181,7 @@ class SgdIterates:
 
     def _loss(self, batch: Batch, source: Source) -> float:
         """Nats a label, from one minibatch; its gradients stay."""
-        nothing = torch.Generator(source.device)  # a mode's loss has no noise of its own
-        return float(self.mode.loss_and_grads(batch, nothing)) / (source.num_data * source.num_labels)
+        return float(self.mode.loss_and_grads(batch, self.masks)) / (source.num_data * source.num_labels)
 
     def _nearest_rate(self, source: Source, seed: int) -> float:
         """2 P / (N E|g - E g|^2) for gradients g of the loss per data point on a minibatch (Mandt 2017, theorem 1).
@@ -232,15 +234,11 @@ class SgdIterates:
     @contextmanager
     def _dropout_off(self) -> Iterator[None]:
         """As it will be when predicting."""
-        layers = [module for module in self.mode.network.training.modules() if is_dropout(module)]
-        modes = [layer.training for layer in layers]
-        for layer in layers:
-            layer.eval()
+        self.mode.network.set_drawing(False)
         try:
             yield
         finally:
-            for layer, mode in zip(layers, modes, strict=True):
-                layer.train(mode)
+            self.mode.network.set_drawing(True)
 
 
 def _trial_length(num_steps: int | None) -> int:

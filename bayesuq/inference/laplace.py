@@ -32,9 +32,9 @@ from bayesuq.inference.curvature_layers import Linearisation, as_rows
 from bayesuq.inference.curvature_structures import STRUCTURES
 from bayesuq.inference.laplace_posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
+from bayesuq.inference.masks import is_dropout
 from bayesuq.inference.minibatches import Data, Source
 from bayesuq.inference.training import Callback, Schedule, Training, session
-from bayesuq.inference.training_network import is_dropout
 from bayesuq.inference.weights import Layout, normal_base
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.precision import full_precision

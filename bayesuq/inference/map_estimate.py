@@ -160,12 +160,12 @@ class ModeObjective:
             history=history,
         )
 
-    def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:
+    def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the log joint, estimated from a minibatch, in nats."""
         for vector in self.vectors.values():
             vector.grad.zero_()
         theta = self.network.theta()
-        loss = self._log_likelihood(theta, batch) * (-self.num_data / len(batch.x))
+        loss = self._log_likelihood(theta, batch, noise) * (-self.num_data / len(batch.x))
         for prior in self.priors.values():
             for name, law in prior.others.items():
                 loss = loss - law.log_prob(theta[name])
@@ -176,14 +176,14 @@ class ModeObjective:
             value = value + self.priors[kind].normal_energy(vector.values) - self.priors[kind].log_normaliser
         return value
 
-    def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch) -> Tensor:
+    def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator) -> Tensor:
         if self.adversarial_step is None:
-            return self.network.total_log_prob(theta, *batch)
+            return self.network.total_log_prob(theta, *batch, noise)
         x = batch.x.detach().requires_grad_()
-        clean = self.network.total_log_prob(theta, x, batch.y, batch.weight)
+        clean = self.network.total_log_prob(theta, x, batch.y, batch.weight, noise)
         (direction,) = torch.autograd.grad(clean, [x], retain_graph=True)
         moved = batch.x - self.adversarial_step * direction.sign()
-        return 0.5 * (clean + self.network.total_log_prob(theta, moved, batch.y, batch.weight))
+        return 0.5 * (clean + self.network.total_log_prob(theta, moved, batch.y, batch.weight, noise))
 
     def log_predictive(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """log p(y | x, theta) of each row."""

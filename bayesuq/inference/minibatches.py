@@ -12,6 +12,7 @@ from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.checkpoint import digest
 from bayesuq.inference.network_inputs import cast_inputs, refusal, takes_whole_numbers
+from bayesuq.inference.training_mode import check_repeatable
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator, isolated
@@ -64,6 +65,7 @@ class NetworkReader:
         f = probe(self.model, first.x)
         self.num_outputs = f.shape[1]
         rows = self.read(first)
+        self.model.likelihood.check_size(rows.y)
         self.model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), rows.y)  # shapes only: no row is copied
         return rows
 
@@ -208,6 +210,7 @@ def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
     """
     few = cast_inputs(model, x[:2])
     try:
+        check_repeatable(model, few)
         with torch.no_grad():
             f = model.forward(model.initial(), few)
     except (RuntimeError, IndexError) as error:

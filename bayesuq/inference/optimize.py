@@ -9,6 +9,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass
 from time import perf_counter
 
@@ -23,7 +24,7 @@ from bayesuq.inference.history import History
 from bayesuq.inference.minibatches import Source
 from bayesuq.inference.training import NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
 from bayesuq.inference.trend import USUAL_POINTS, trend
-from bayesuq.randomness import generator, isolated
+from bayesuq.randomness import generator, globally_isolated
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # which is another in each process
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
@@ -321,7 +322,8 @@ def _all_finite(leaves: Iterable[Tensor]) -> bool:
 def _validation_loss(objective: Objective, validation: Source, training: Training) -> float:
     noise = generator(training.key(VALIDATION), device=validation.device)  # the same draws every epoch
     # A loader may draw from the global generators, which training goes on drawing from.
-    with torch.no_grad(), isolated(training.key(VALIDATION), device=validation.device):
+    key, loads = training.key(VALIDATION), validation.loader is not None
+    with torch.no_grad(), globally_isolated(key, device=validation.device) if loads else nullcontext():
         total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.complete())
     return -total / validation.num_data
 

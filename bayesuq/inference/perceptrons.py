@@ -20,7 +20,7 @@ def is_perceptron(net: nn.Module, x: Tensor) -> bool:
     """
     if type(net) not in (nn.Sequential, Network):
         return False
-    layers = list(net.children())
+    layers = list(_layers(net).values())
     first, *rest = layers or [net]
     flattens = isinstance(first, nn.Flatten) and (first.start_dim, first.end_dim) == (1, -1)
     if not flattens and x.ndim != 2:
@@ -42,13 +42,18 @@ def forward_together(net: nn.Module, theta: Mapping[str, Tensor], x: Tensor, num
     """
     inputs = x.flatten(1)
     hidden = inputs.expand(num_chains, *inputs.shape)
-    for name, layer in net.named_children():
+    for name, layer in _layers(net).items():
         if isinstance(layer, nn.Linear):
             bias = theta.get(f"{name}.bias", layer.bias)
             hidden = _linear(hidden, theta.get(f"{name}.weight", layer.weight), bias)
         elif not isinstance(layer, nn.Flatten):
             hidden = layer(hidden)
     return hidden
+
+
+def _layers(net: nn.Module) -> dict[str, nn.Module]:
+    """By name; `children` would leave out the second place of a layer that stands in two."""
+    return {name: layer for name, layer in net._modules.items() if layer is not None}
 
 
 def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

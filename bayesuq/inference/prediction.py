@@ -11,8 +11,10 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike, check_count, check_inputs
 from bayesuq.data import Dataset
 from bayesuq.inference.network_inputs import cast_inputs, refusal
+from bayesuq.inference.training_mode import check_repeatable
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods.far_rows import counted_far_rows
 from bayesuq.predictive import PredictiveDistribution
 
 DEFAULT_NUM_SAMPLES = 100
@@ -61,9 +63,11 @@ def predict_in_chunks(
         width = activations_per_row(model, inputs, tree)
         for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
             yield mixed(parts(rows, start, width))
+            far.end_chunk()
             start += len(rows)
 
-    return predict_batches(x, chunks)
+    with counted_far_rows() as far:
+        return predict_batches(x, chunks)
 
 
 def predict_batches(
@@ -123,8 +127,12 @@ def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> i
     """Numbers that one row's forward pass puts into memory, counted on the first row.
 
     Raises:
-        ValueError: The network does not take rows of this shape.
+        ValueError: The network does not take rows of this shape; it draws in evaluation mode.
     """
+    try:
+        check_repeatable(model, x[:2])
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
     count = x[0].numel()
 
     def add(_module: nn.Module, _inputs: Any, output: Any) -> None:

@@ -15,7 +15,7 @@ from bayesuq.randomness import isolated
 
 def prior_draws(model: BayesianNetwork, number: int, seed: int) -> dict[str, Tensor]:
     """Draws of every random site, (S, *shape), on its own support."""
-    with isolated(seed, device=model.device):
+    with isolated(seed):
         return {name: law.sample((number,)) for name, law in model.laws.items()}
 
 

@@ -1,19 +1,21 @@
 """The options that every optimising fit shares, and the session in which it runs."""
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from os import PathLike
 from typing import Literal
 
 import torch
+from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.minibatches import Data, NetworkReader, Reader, Source
+from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import fresh_casts
-from bayesuq.randomness import derive_seed, isolated, resolve_seed
+from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed
 
 Schedule = Literal["cosine", "constant"]
 SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY = range(5)  # what a fit's seed is split into
@@ -122,9 +124,11 @@ def session(
 ) -> Iterator[tuple[BayesianNetwork, Source, Source | None]]:
     """The model on its device, checked data and checked validation rows, for the length of one fit.
 
-    Whatever draws from torch's global generators within (dropout layers, a DataLoader that shuffles) depends on the
-    fit's seed, and those generators are then put back as they were. Inside of `torch.autocast` networks run in its
-    precision, and weights that move are cast anew at each step.
+    What a DataLoader draws from torch's global generators, such as its order, depends on the fit's seed, and those
+    generators are then put back as they were. Without a DataLoader they are neither read nor written, so that fits in
+    several threads do not meet; fits that read one share these generators, and in threads need loaders with a
+    `generator=` of their own. Inside of `torch.autocast` networks run in its precision, and weights that move are cast
+    anew at each step.
     """
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
@@ -136,7 +140,9 @@ def session(
 @contextmanager
 def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[Source, Source | None]]:
     """As `session`, for whatever reads rows."""
-    with fresh_casts(), isolated(training.key(GLOBAL), device=reader.device):
+    watched = training.validation
+    loads = any(isinstance(rows, DataLoader | Loader) for rows in (data, watched))
+    generators = globally_isolated(training.key(GLOBAL), device=reader.device) if loads else nullcontext()
+    with fresh_casts(), generators:
         source = Source(reader, data, training.batch_size)
-        watched = training.validation
         yield source, None if watched is None else Source(reader, watched, training.batch_size)

@@ -11,12 +11,14 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.inference.constant import best_constant
+from bayesuq.inference.masks import Stream, check_streams, only_layers, with_masks
+from bayesuq.inference.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.inference.weights import Layout
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.precision import raised
+from bayesuq.randomness import OwnGenerators
 
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 class FlatVector:
@@ -68,8 +70,8 @@ class TrainingNetwork:
     """A copy of a model's network on the leaves of flat vectors, with buffers of its own.
 
     Attributes:
-        training: To train on: normalisation layers learn their statistics, dropout acts where asked, the rest
-            evaluates.
+        training: To train on: in training mode, but that statistics of frozen modules are held, and that what draws
+            evaluates where it is not to act. Before the first pass, or `prepare`, it evaluates as a whole.
         evaluation: The same weights and buffers in evaluation mode.
         buffers: The buffers, by name.
     """
@@ -77,15 +79,85 @@ class TrainingNetwork:
     def __init__(self, model: BayesianNetwork, vectors: Mapping[str, FlatVector], *, dropout: bool) -> None:
         self.model = model
         self.vectors = vectors
+        self.dropout = dropout
         self.training = copy.deepcopy(model.net).eval()
         leaves = {name: leaf for vector in vectors.values() for name, leaf in vector.leaves.items()}
         _install(self.training, leaves)
         self.evaluation = share_tensors(self.training)
-        for module in self.training.modules():
-            if learns_statistics(module) or (dropout and is_dropout(module)):
-                module.train()
         self.buffers = dict(self.training.named_buffers())
         self.dtype = model.dtype
+        self._stream = Stream()
+        self._mode: TrainingMode | None = None
+        self._by_layers = True
+
+    def prepare(self, x: Tensor) -> None:
+        """Put the modules into their modes, by what a pass over some rows does.
+
+        Raises:
+            ValueError: See `bayesuq.inference.training_mode.training_mode`; draws that no generator can be given to; a
+                module that keeps statistics as it draws, where it is not to draw.
+        """
+        mode = self._mode = training_mode(self.model, x)
+        self.training.train()
+        for path in mode.moving:
+            if is_frozen(self.training, path):
+                self.training.get_submodule(path).training = False
+        if self.dropout:
+            check_streams(mode)
+            self._by_layers = only_layers(self.training, mode)
+            if self._by_layers:
+                with_masks(self.training, self._stream)
+            return
+        self.set_drawing(False)
+        if mode.calls:
+            self._check_quiet(x)
+
+    def prepare_once(self, x: Tensor) -> None:
+        """As `prepare`, unless that was done."""
+        if self._mode is None:
+            self.prepare(x)
+
+    def set_drawing(self, on: bool) -> None:
+        """Whether what draws in training mode does, once the modules are in their modes."""
+        for path in () if self._mode is None else self._mode.drawing:
+            self.training.get_submodule(path).training = on
+
+    def run(self, x: Tensor, noise: torch.Generator | None = None) -> Tensor:
+        """f (N, C, ...) in training mode; draws come from `noise`."""
+        self.prepare_once(x)
+        self._stream.noise = noise
+        if self._by_layers or noise is None:
+            f = self.training(x)
+        else:
+            with OwnGenerators(noise):
+                f = self.training(x)
+        if self._mode is not None and self._mode.assigned:
+            self._keep_assigned()
+        return f
+
+    def _keep_assigned(self) -> None:
+        """Put the values of buffers that were assigned anew into the buffers, which others hold."""
+        for name, buffer in self.buffers.items():
+            path, _, attribute = name.rpartition(".")
+            module = self.training.get_submodule(path)
+            now = module._buffers[attribute]
+            if now is not None and now is not buffer:
+                with torch.no_grad():
+                    buffer.copy_(now)
+                module._buffers[attribute] = buffer
+
+    def _check_quiet(self, x: Tensor) -> None:
+        """Refuse a module that goes on drawing, or whose statistics stop moving with its draws."""
+        mode = self._mode
+        quiet = observe(with_own_buffers(self.training), x)
+        stopped = set(mode.moving) & set(mode.drawing) if mode is not None else set()
+        if quiet.calls or stopped:
+            path = next(iter(quiet.drawing or stopped))
+            raise ValueError(
+                f"`net.{path}` draws in training mode, which this method must not let it, and keeps statistics too, or "
+                "does not heed `self.training`. Put the two into modules of their own, or use `dropout` or "
+                "`map_estimate`."
+            )
 
     def theta(self) -> dict[str, Tensor]:
         """All sites by name, on their own support."""
@@ -95,14 +167,22 @@ class TrainingNetwork:
         """log p(y | x, theta) of each row in evaluation mode, (N,), in nats, at the weights that the vectors hold."""
         return self.model.likelihood_given(theta).log_prob(raised(self.evaluation(x), self.dtype), y, weight)
 
-    def total_log_prob(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-        """Its sum over rows in training mode, a 0-d tensor."""
-        return self.model.likelihood_given(theta).total_log_prob(raised(self.training(x), self.dtype), y, weight)
+    def total_log_prob(
+        self,
+        theta: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        noise: torch.Generator | None = None,
+    ) -> Tensor:
+        """Its sum over rows in training mode, a 0-d tensor; what the network draws comes from `noise`."""
+        f = raised(self.run(x, noise), self.dtype)
+        return self.model.likelihood_given(theta).total_log_prob(f, y, weight)
 
     def log_constant(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """As `log_prob`, with the network's outputs replaced by the constant that fits these rows best."""
         with torch.no_grad():
-            f = self.evaluation(x)
+            f = raised(self.evaluation(x), self.dtype)
         return best_constant(self.model.likelihood_given(theta), f, y, weight)
 
     def culprits(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> list[str]:
@@ -117,15 +197,19 @@ class TrainingNetwork:
             return names if self.log_prob(theta, x, y, weight).isfinite().all() else [*names, "y"]
 
 
-def is_dropout(module: nn.Module) -> bool:
-    """Whether a layer drops units at random."""
-    return isinstance(module, DROPOUT) and module.p > 0
-
-
 def learns_statistics(module: nn.Module) -> bool:
-    """Whether a layer takes statistics of its batches; one whose parameters are all frozen keeps those it has."""
-    frozen = [not parameter.requires_grad for parameter in module.parameters()]
-    return isinstance(module, NORMALISATION) and not (frozen and all(frozen))
+    """Whether a normalisation layer takes statistics of its batches; one whose parameters are all frozen does not."""
+    return isinstance(module, NORMALISATION) and not is_frozen(module, "")
+
+
+def is_frozen(net: nn.Module, path: str) -> bool:
+    """Whether all parameters of a module are frozen; of one that has none, those of the nearest module around it."""
+    parts = path.split(".") if path else []
+    for depth in range(len(parts), -1, -1):
+        parameters = list(net.get_submodule(".".join(parts[:depth])).parameters())
+        if parameters:
+            return not any(parameter.requires_grad for parameter in parameters)
+    return False
 
 
 def _install(net: nn.Module, leaves: Mapping[str, nn.Parameter]) -> None:

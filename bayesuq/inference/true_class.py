@@ -17,12 +17,13 @@ from torch.utils.data import Dataset as Rows
 from bayesuq.arrays import ArrayLike, check_inputs
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.masks import DROPOUT, is_dropout
 from bayesuq.inference.minibatches import Data, in_memory
 from bayesuq.inference.network_inputs import cast_inputs
 from bayesuq.inference.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
-from bayesuq.inference.training_network import DROPOUT, NORMALISATION, is_dropout
+from bayesuq.inference.training_network import NORMALISATION
 from bayesuq.inference.weights import Layout, WeightPosterior
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
 from bayesuq.randomness import isolated
@@ -62,7 +63,7 @@ def network_of(posterior: Posterior, seed: int) -> nn.Module:
 def features_of(net: nn.Module) -> nn.Module:
     """A copy whose last layer and dropout layers hand their inputs on, and whose normalisation stays as it is."""
     own = without_last_layer(net)
-    for path, module in list(own.named_modules()):
+    for path, module in list(own.named_modules(remove_duplicate=False)):
         if isinstance(module, DROPOUT):
             if path == "":
                 return nn.Identity()
@@ -75,7 +76,8 @@ def features_of(net: nn.Module) -> nn.Module:
 def without_last_layer(net: nn.Module) -> nn.Module:
     """A copy, in evaluation mode, whose last layer with parameters hands its inputs on."""
     own = copy.deepcopy(net).eval()
-    layers = [path for path, module in own.named_modules() if any(True for _ in module.parameters(recurse=False))]
+    modules = own.named_modules(remove_duplicate=False)  # one in two places is left in the other
+    layers = [path for path, module in modules if any(True for _ in module.parameters(recurse=False))]
     if layers[-1] == "":  # a single layer: its inputs are the features
         return nn.Identity()
     own.set_submodule(layers[-1], nn.Identity())
@@ -142,11 +144,11 @@ class _MaskedRows(Rows[Any]):
         chosen = self.data.rows(places)
         x = cast_inputs(self.model, chosen.x)
         key = int(torch.randint(2**62, ()))
-        with isolated(key, device=x.device):
+        with isolated(key):
             features = self.features(x).flatten(1)
         targets = chosen.y
         if self.labels is not None:
-            with isolated(key, device=x.device):  # the same masks
+            with isolated(key):  # the same masks
                 outputs = self.network(x)
             targets = true_class_probs(self.model.likelihood.predictive(outputs.unsqueeze(0)), self.labels[places])
         return Batch(features, targets.to(features), chosen.weight)
@@ -160,4 +162,4 @@ def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Itera
     """Checked rows, as many at a time as memory takes."""
     for batch in batches_of(x):
         rows = cast_inputs(model, check_inputs(batch))
-        yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, model.net)))
+        yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, share_tensors(model.net))))

@@ -16,9 +16,10 @@ from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior, adversarial
 from bayesuq.inference.minibatches import Data, NetworkReader, Source
 from bayesuq.inference.network_inputs import cast_inputs
 from bayesuq.inference.optimize import Objective, minimise
-from bayesuq.inference.stacked_dropout import with_stacked_dropout
-from bayesuq.inference.training import GLOBAL, SHUFFLE, Training, session
-from bayesuq.inference.training_network import is_dropout, point_vectors
+from bayesuq.inference.stacked_dropout import StackedDropout, with_stacked_dropout
+from bayesuq.inference.training import NOISE, SHUFFLE, Training, session
+from bayesuq.inference.training_mode import training_mode
+from bayesuq.inference.training_network import point_vectors
 from bayesuq.inference.weights import FlatPrior, Layout
 from bayesuq.models.attention import has_attention
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
@@ -38,12 +39,14 @@ def is_faster(model: BayesianNetwork, batch_size: int) -> bool:
 def is_possible(model: BayesianNetwork, data: Data, training: Training) -> bool:
     """Whether nothing that members do alone would be lost.
 
-    Layers with random masks or with buffers, data that are loaded batch by batch, and what is watched or clipped member
-    by member (validation, patience, callbacks, gradient norms) are left to one fit after another.
+    Networks with buffers, or that draw in training mode, data that are loaded batch by batch, and what is watched or
+    clipped member by member (validation, patience, callbacks, gradient norms) are left to one fit after another.
     """
-    plain = not any(is_dropout(module) for module in model.net.modules()) and not list(model.net.buffers())
     watched = training.validation is not None or training.callbacks or training.max_grad_norm is not None
-    return plain and not watched and isinstance(data, Dataset) and _follows(model, data)
+    buffers = dict(model.net.named_buffers())
+    if watched or buffers or not isinstance(data, Dataset) or not _follows(model, data):
+        return False
+    return not training_mode(model, cast_inputs(model, data.x[:3])).calls
 
 
 def _follows(model: BayesianNetwork, data: Dataset) -> bool:
@@ -85,21 +88,26 @@ def fit_modes(
         FloatingPointError: A member's loss stopped being finite.
     """
     check_stackable(models[0], data)
-    others = [type(m).__name__ for m in models[0].net.modules() if is_dropout(m) and not isinstance(m, nn.Dropout)]
-    if others:
-        raise ValueError(f"Of the dropout layers, only torch.nn.Dropout can be stacked; got {', '.join(others)}.")
     first = trainings[0]
     with session(models[0], data[0], first) as (model, source, _):
+        _check_draws(model, source.rows.x)
         models = [model, *(other.to(model.device) for other in models[1:])]
         sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]
         steps = torch.stack([adversarial_step(one) for one in sources]) if adversarial else None
         num_steps = first.epochs(source.num_batches) * source.num_batches
-        # Alone, a dropout layer draws from torch's global generator, which a fit seeds by this key. (On an accelerator
-        # its fused kernel draws other numbers than these.)
-        streams = Streams([training.key(GLOBAL) for training in trainings], model.device)
+        streams = Streams([training.key(NOISE) for training in trainings], model.device)
         modes = StackedModes(models, source.num_data, streams, num_steps=num_steps, adversarial_steps=steps)
         minimise(modes.objective(), StackedSource(sources, trainings), None, first)  # type: ignore[arg-type]
         return modes.posteriors(source.num_batches)
+
+
+def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
+    drawing = [type(model.net.get_submodule(path)) for path in training_mode(model, x).drawing]
+    others = [kind.__name__ for kind in drawing if kind is not nn.Dropout]
+    if others:
+        raise ValueError(
+            f"Of what draws in training mode, only torch.nn.Dropout can be stacked; got {', '.join(others)}."
+        )
 
 
 def check_stackable(model: BayesianNetwork, data: Sequence[Data]) -> None:
@@ -191,8 +199,8 @@ class StackedModes:
             leaf.requires_grad_()
         self.priors = {kind: FlatPrior.of(self.model, layout) for kind, layout in self.layouts.items()}
         self.streams = streams
-        self.tree = with_stacked_dropout(share_tensors(self.model.net), streams.members)
-        self.drops = any(is_dropout(module) for module in self.model.net.modules())
+        self.tree = with_stacked_dropout(share_tensors(self.model.net).train(), streams.members)
+        self.drops = any(isinstance(module, StackedDropout) for module in self.tree.modules())
         self.losses = next(iter(self.leaves.values())).new_zeros(num_steps, self.num_members, requires_grad=False)
         self.step = torch.zeros((), dtype=torch.int64)
 

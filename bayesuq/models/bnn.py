@@ -8,9 +8,11 @@ all of bayesuq's own methods stand:
 """
 
 import copy
+import threading
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
+from weakref import WeakKeyDictionary
 
 import pyro
 import pyro.distributions as dist
@@ -30,13 +32,15 @@ LIKELIHOOD = "likelihood."
 RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
 EMPTY = torch.Size()
 WIDTHS = ("out_features", "out_channels")  # of torch's layers
+WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
 class BayesianNetwork:
     """One joint density p(theta, y | x) of the weights and the targets.
 
     The network is copied, put in evaluation mode, and never changed. Its frozen parameters (`requires_grad=False`) and
-    its buffers are constants.
+    its buffers are constants. A module, or a parameter, that has several places is one set of weights, with the name of
+    its first place. Any number of threads may use one model at once.
 
     Attributes:
         net: The private copy of the network; its weights are where fits start.
@@ -69,11 +73,12 @@ class BayesianNetwork:
 
         Raises:
             TypeError: An argument of another kind.
-            ValueError: A rule that matches nothing; parameters of several dtypes or devices; lazy layers; a parameter
-                named as another site; a prior that excludes the value where a fit would start.
+            ValueError: A rule that matches nothing; parameters of several dtypes or devices; lazy layers; a network
+                wrapped for several processes; a parameter named as another site; a prior that excludes the value where
+                a fit would start.
         """
         _check_kinds(net, prior, likelihood)
-        self.net = copy.deepcopy(net).eval()
+        self.net = _copied(net).eval()
         self.prior = prior
         self.likelihood = likelihood = likelihood.for_outputs(_num_outputs(self.net))
         self.random = random
@@ -91,6 +96,8 @@ class BayesianNetwork:
             else:
                 self.laws[LIKELIHOOD + name] = unknown.prior.distribution(start)
         self._weights = tuple(parameters)
+        self._tied = _further_places(self.net)
+        self._trees = _Trees()
         _check_support(self.laws, self.initial())
 
     def __repr__(self) -> str:
@@ -132,13 +139,16 @@ class BayesianNetwork:
         Args:
             theta: A value for each site.
             x: Inputs, (N, ...).
-            net: The module tree to run, default `self.net`; another thread, or another training mode, needs its own.
+            net: The module tree to run, for another training mode; by default one of this thread alone.
             buffers: Values for the network's buffers (BatchNorm's statistics) instead of its own.
         """
         values = {name: theta[name] for name in self._weights}
         if buffers:
             values.update(buffers)
-        f = functional_call(self.net if net is None else net, values, (x,))
+        for name, places in self._tied.items():
+            if name in values:
+                values.update(dict.fromkeys(places, values[name]))
+        f = functional_call(self._trees.of(self.net) if net is None else net, values, (x,), tie_weights=False)
         return raised(f, self.dtype) if isinstance(f, Tensor) else f
 
     def likelihood_given(self, theta: Mapping[str, Tensor]) -> Likelihood:
@@ -223,7 +233,7 @@ class BayesianNetwork:
         Returns:
             Every random site by name, on its own support, and y; sites learned as point values are where fits start.
         """
-        with isolated(seed, device=self.device), torch.no_grad():
+        with isolated(seed), torch.no_grad():
             theta = {name: law.sample() for name, law in self.laws.items()}
             every = {**self.initial(), **theta}
             return theta, self.likelihood_given(every).distribution(self.forward(every, x)).sample()
@@ -284,6 +294,24 @@ class _Weighted(dist.TorchDistribution):
         return self.likelihood.log_prob(self.f, value, self.weight)
 
 
+class _Trees(threading.local):
+    """A module tree of each thread's own over the tensors of a network: running one network writes into no other's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trees: WeakKeyDictionary[nn.Module, nn.Module] = WeakKeyDictionary()
+
+    def __reduce__(self) -> tuple[type["_Trees"], tuple[()]]:
+        return _Trees, ()  # a copy, and another process, makes its own
+
+    def of(self, net: nn.Module) -> nn.Module:
+        """This thread's."""
+        tree = self.trees.get(net)
+        if tree is None:
+            tree = self.trees[net] = share_tensors(net)
+        return tree
+
+
 def share_tensors(net: nn.Module) -> nn.Module:
     """A module tree of its own over the same parameters and buffers.
 
@@ -300,9 +328,39 @@ def _num_outputs(net: nn.Module) -> int | None:
     return next((width for width in reversed(widths) if isinstance(width, int)), None)
 
 
+def _copied(net: nn.Module) -> nn.Module:
+    """A deep copy; what hooks have computed from weights, such as a normalised weight, is copied as a constant."""
+    computed = {
+        id(value): value.detach().clone()
+        for module in net.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf
+    }
+    return copy.deepcopy(net, computed)
+
+
+def _further_places(net: nn.Module) -> dict[str, tuple[str, ...]]:
+    """Where else a parameter or buffer stands, by the name of its first place; of those that have several modules."""
+    names: dict[int, list[str]] = {}
+    for path, module in net.named_modules():  # each module once, so that one in two places is one place
+        prefix = f"{path}." if path else ""
+        for attribute, tensor in {**module._parameters, **module._buffers}.items():
+            if tensor is not None:
+                names.setdefault(id(tensor), []).append(prefix + attribute)
+    return {first: tuple(others) for first, *others in names.values() if others}
+
+
 def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
     if not isinstance(net, nn.Module):
         raise TypeError(f"`net` must be a torch.nn.Module; got {type(net).__name__}.")
+    for path, module in net.named_modules():
+        wrappers = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
+        if wrappers:
+            raise ValueError(
+                f"`net`{f'.{path}' if path else ''} is wrapped in {wrappers[0]}, whose processes would each draw and "
+                "move weights of their own. Pass the network inside, `net.module` (of a sharded one, one that was not "
+                "sharded); methods that spread a fit over processes have the option `data_parallel`."
+            )
     if not isinstance(prior, Prior) and not (
         isinstance(prior, Mapping) and all(isinstance(value, Prior) for value in prior.values())
     ):

@@ -47,6 +47,9 @@ PARTS: dict[str, type] = (
     }
     | {"scaled_logits.ScaledLogits": scaled_logits.ScaledLogits}
 )
+BEFORE: dict[str, dict[str, Any]] = {  # what parts did before they had these arguments, which old records lack
+    "likelihoods.HeteroscedasticNormal": {"maximum_scale": None},
+}
 NAMES: dict[type, str] = {kind: name for name, kind in PARTS.items()}
 BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "mlp": networks.mlp,
@@ -161,7 +164,7 @@ def _part(value: Any) -> Any:
 
 def _built(record: Any) -> Any:
     if isinstance(record, Mapping):
-        arguments = {name: _built(value) for name, value in record.items() if name != "part"}
+        arguments = BEFORE.get(record["part"], {}) | {k: _built(v) for k, v in record.items() if k != "part"}
         return PARTS[record["part"]](**arguments)
     return tuple(_built(item) for item in record) if isinstance(record, list) else record
 

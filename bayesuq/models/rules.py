@@ -71,7 +71,8 @@ def _by_name(net: nn.Module, parameters: Mapping[str, nn.Parameter], rule: str) 
     if rule == ALL:
         return list(parameters)
     if rule == LAST_LAYER:
-        layers = [module for module in net.modules() if any(p.requires_grad for p in module.parameters(recurse=False))]
+        every = [module for _, module in net.named_modules(remove_duplicate=False)]  # one in two places is last by both
+        layers = [module for module in every if any(p.requires_grad for p in module.parameters(recurse=False))]
         last = {id(parameter) for parameter in layers[-1].parameters(recurse=False)} if layers else set()
         return [name for name, parameter in parameters.items() if id(parameter) in last]
     return [name for name in parameters if fnmatchcase(name, rule)]

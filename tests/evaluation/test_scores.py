@@ -193,6 +193,29 @@ def explicit_crps(predictive: GaussianPredictive, y: Tensor) -> Tensor:
     return spread(y - means, variances).mean(dim=0) - pairs.mean(dim=(0, 1)) / 2
 
 
+class TestCRPSOfManyComponents:
+    @staticmethod
+    def both(monkeypatch: pytest.MonkeyPatch, spread: float, least: float) -> tuple[Tensor, Tensor, float]:
+        """By quadrature and over all pairs, each (N, D), and the range of the means."""
+        scales = least + noise(1, 600, 1, 1).abs()
+        predictive = GaussianPredictive(mean=spread * noise(0, 600, 4, 2), noise_variance=scales.square())
+        y = noise(2, 4, 2)
+        found = pointwise_crps(predictive, y)
+        monkeypatch.setattr("bayesuq.evaluation.scores.MOST_NODES", 10**9)
+        monkeypatch.setattr("bayesuq.evaluation.scores.NODE_STEP", 1e-9)
+        means = predictive.component_means
+        return found, pointwise_crps(predictive, y), float((means.amax(dim=0) - means.amin(dim=0)).amax())
+
+    def test_is_the_double_sum_at_far_fewer_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found, exact, _ = self.both(monkeypatch, 2.0, 0.2)
+        assert not torch.equal(found, exact)
+        torch.testing.assert_close(found, exact, rtol=1e-9, atol=0)
+
+    def test_has_the_error_that_it_states_where_components_are_narrow(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        found, exact, width = self.both(monkeypatch, 100.0, 1e-4)
+        assert ((found - exact).abs() < 1e-3 * width).all()
+
+
 class TestCRPS:
     def test_of_one_gaussian_is_its_closed_form(self) -> None:
         loc, scale, y = 1.5, 0.7, torch.linspace(-3, 5, 9, dtype=torch.float64)

@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -10,7 +11,8 @@ from torch.nn import functional
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout
-from bayesuq.inference.dropout import BLOCK, DropoutPosterior
+from bayesuq.inference.dropout import DropoutPosterior
+from bayesuq.inference.masks import BLOCK, Masks
 from bayesuq.inference.weights import Layout
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -229,25 +231,16 @@ class ColumnsFirst(nn.Module):
         return self.last(self.drop(x.T).T)
 
 
-def test_rows_that_do_not_come_first_are_refused():
-    with pytest.raises(ValueError, match=r"inputs of shape \(3, 5\) for 5 rows; rows must come first"):
-        outputs(ColumnsFirst(), noise(0, 5, 3))
+def test_rows_that_do_not_come_first_have_masks_of_their_own():
+    x = noise(0, 2 * BLOCK, 3)
+    f = outputs(ColumnsFirst(), x, num_samples=50)
+    dropped = (f == 0).double()
+    assert abs(float(dropped.mean()) - 0.5) < 4.5 * 0.5 / dropped.numel() ** 0.5
+    few = outputs(ColumnsFirst(), x[: BLOCK + 5], num_samples=50)
+    assert torch.equal(few, f[:, : BLOCK + 5])
 
 
-class Functional(nn.Module):
-    """Dropout that is no layer, so that nothing can turn it on."""
-
-    def __init__(self):
-        super().__init__()
-        self.last = nn.Linear(3, 1)
-
-    def forward(self, x):
-        return self.last(functional.dropout(x, 0.5, training=self.training))
-
-
-@pytest.mark.parametrize(
-    "net", [networks.mlp(3, (4,), 1), nn.Sequential(nn.Dropout(0.0), nn.Linear(3, 1)), Functional()], ids=str
-)
+@pytest.mark.parametrize("net", [networks.mlp(3, (4,), 1), nn.Sequential(nn.Dropout(0.0), nn.Linear(3, 1))], ids=str)
 def test_a_network_that_drops_nothing_is_refused(net):
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
     with pytest.raises(ValueError, match="needs a network with dropout layers"):
@@ -261,3 +254,14 @@ def test_the_unknown_noise_is_learned_as_a_point():
     variances = posterior.predict(measured().x, num_samples=5, seed=0).noise_variance
     assert len(variances.unique()) == 1
     assert 0.05 < float(variances[0, 0, 0]) ** 0.5 < 0.8  # it started at 1
+
+
+def test_the_states_of_blocks_cost_a_time_linear_in_their_number():
+    masks, made, sizes = Masks(torch.device("cpu")), None, []
+    for number in range(1, 1001):
+        states = masks._states_of(7, 3, number)
+        if states is not made:
+            made, sizes = states, [*sizes, len(states)]
+    assert sum(sizes) < 4 * 1000
+    expected = np.random.SeedSequence(7, spawn_key=(3, 0)).generate_state(1000, np.uint64)
+    np.testing.assert_array_equal(made[:1000], expected)

@@ -178,7 +178,8 @@ def test_a_temperature_scales_what_is_told() -> None:
 
 
 def test_a_prior_too_wide_for_floats_is_left_out_with_a_warning() -> None:
-    model = BayesianNetwork(network(2), priors.Normal(scale=1e4), likelihoods.HeteroscedasticNormal())
+    net = networks.mlp(2, (8,), 1, activation="relu")  # whose outputs become the difference of two infinities
+    model = BayesianNetwork(net, priors.Normal(scale=1e25), likelihoods.Normal(scale=0.1))
     posterior = map_estimate.fit(model, Dataset(X, Y), num_epochs=1, seed=0)
     with pytest.warns(UserWarning, match="There is no prior predictive") as caught:
         told = posterior.to_arviz(X, Y, seed=0)

@@ -196,7 +196,9 @@ LIKELIHOODS = {
     "normal, half-Cauchy scale": inferred(priors.HalfCauchy(0.8), lambda s: formulas.half_cauchy(s, 0.8)),
     "normal, log-normal scale": inferred(priors.LogNormal(-1.0, 0.8), lambda s: formulas.log_normal(s, -1.0, 0.8)),
     "normal, gamma scale": inferred(priors.Gamma(2.5, 1.7), lambda s: formulas.gamma(s, 2.5, 1.7)),
-    "heteroscedastic": Case(likelihoods.HeteroscedasticNormal(), 4, lambda f, y, _: heteroscedastic(f, y, 0.0)),
+    "heteroscedastic": Case(
+        likelihoods.HeteroscedasticNormal(maximum_scale=None), 4, lambda f, y, _: heteroscedastic(f, y, 0.0)
+    ),
     "student": Case(likelihoods.StudentT(df=3.5, scale=0.6), 2, lambda f, y, _: formulas.student_t(y, 3.5, f, 0.6)),
     "student, learned scale": Case(
         likelihoods.StudentT(), 1, lambda f, y, theta: formulas.student_t(y, 4.0, f, theta["likelihood.scale"])

@@ -1,0 +1,1 @@
+"""Cases that many tests share: plain definitions of what users bring."""

@@ -58,6 +58,8 @@ class GaussianProcess:
         likelihood = Normal() if self.likelihood is None else self.likelihood
         if not isinstance(likelihood, Likelihood):
             raise TypeError(f"`likelihood` must be one of bayesuq.models.likelihoods; got {_kind(likelihood)}.")
+        if likelihood == HeteroscedasticNormal(getattr(likelihood, "minimum_scale", 0.0)):
+            likelihood = replace(likelihood, maximum_scale=None)  # by default: a process' log variance is no line
         of_real_targets = isinstance(likelihood, Normal | HeteroscedasticNormal | StudentT)
         kernel = Scale(Matern()) if self.kernel is None else self.kernel
         if not isinstance(kernel, Kernel | gpytorch.kernels.Kernel):

@@ -71,6 +71,9 @@ class Likelihood(ABC):
             ValueError: Values outside the likelihood's support.
         """
 
+    def check_size(self, y: Tensor) -> None:  # noqa: B027 - most likelihoods have no parameters in units of y
+        """Warn where the parameters do not suit targets of this size, which `targets` gave."""
+
     @abstractmethod
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """`y` in the shape that f asks for.

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, as_targets
 from bayesuq.mixture import MixturePredictive
 from bayesuq.models.likelihoods.base import Likelihood, aligned
+from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
 
 LARGEST_COUNT = 2**24  # below which float32 tells every whole number from its neighbours
 
@@ -50,7 +51,7 @@ class Poisson(Likelihood):
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
         """The mixture of S Poisson laws; its components are the single draws, which it always keeps."""
-        return MixturePredictive(dist.Poisson(f.double().exp()))
+        return MixturePredictive(dist.Poisson(within_floats(f.double(), highest=LARGEST_LOG).exp()))
 
 
 def check_counts(y: Tensor) -> None:

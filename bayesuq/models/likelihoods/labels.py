@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count
 from bayesuq.models.likelihoods.base import Likelihood, aligned
+from bayesuq.models.likelihoods.far_rows import within_floats
 from bayesuq.predictive import CategoricalPredictive
 
 ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
@@ -73,7 +74,7 @@ class Categorical(Likelihood):
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
         """The mixture of S softmaxes."""
-        return CategoricalPredictive.from_logits(f, keep_samples=keep_samples)
+        return CategoricalPredictive.from_logits(_within_floats(f), keep_samples=keep_samples)
 
 
 @dataclass(frozen=True)
@@ -125,7 +126,17 @@ class Bernoulli(Likelihood):
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
         """The mixture of S pairs (P(y = 0), P(y = 1)), (N, 2, ...)."""
         _check_one_output(f, dim=2)
+        f = within_floats(f)
         return CategoricalPredictive.from_logits(torch.cat([torch.zeros_like(f), f], dim=2), keep_samples=keep_samples)
+
+
+def _within_floats(f: Tensor) -> Tensor:
+    """Logits within floats, but for -inf, by which a network rules a class out."""
+    if not bool((f == -math.inf).any()):
+        return within_floats(f)
+    ruled_out = f == -math.inf
+    ruled_out = ruled_out & ~ruled_out.all(dim=2, keepdim=True)  # of all classes alike it is an overflow
+    return within_floats(torch.where(ruled_out, 0.0, f)).masked_fill(ruled_out, -math.inf)
 
 
 def _check_one_output(f: Tensor, dim: int) -> None:

@@ -23,9 +23,11 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite_number
 from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.far_rows import within_floats
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.predictive import CategoricalPredictive
 
+LARGEST_LOGIT = 1e30  # and scale of a logit's noise: their products are finite in float32
 NOISE_SEED = 0  # of the scrambling: part of what this likelihood is
 
 
@@ -91,6 +93,7 @@ class HeteroscedasticCategorical(Likelihood):
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
         """The mixture of S laws, each the mean over its noise."""
+        f = within_floats(f, highest=LARGEST_LOGIT, lowest=-LARGEST_LOGIT)
         return CategoricalPredictive.from_logits(self.logits(f, dim=2), keep_samples=keep_samples)
 
     def logits(self, f: Tensor, dim: int = 1) -> Tensor:
@@ -117,7 +120,7 @@ class HeteroscedasticCategorical(Likelihood):
         if self.minimum_scale > 0:
             floor = log_variance.new_tensor(2 * math.log(self.minimum_scale))
             log_variance = torch.logaddexp(log_variance, floor)
-        return mean, torch.exp(0.5 * log_variance)
+        return mean, torch.exp(0.5 * log_variance.clamp(max=2 * math.log(LARGEST_LOGIT)))
 
 
 @lru_cache(maxsize=64)

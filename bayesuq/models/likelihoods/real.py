@@ -5,6 +5,7 @@ Letters: see `bayesuq.models.likelihoods.base`.
 
 import copy
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypeVar
@@ -24,10 +25,13 @@ from bayesuq.models.likelihoods.base import (
     parameter_value,
     unknown_parameters,
 )
+from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
 from bayesuq.models.priors import Prior
 from bayesuq.predictive import GaussianPredictive
 
 LOG_TWO_PI = math.log(2 * math.pi)
+MAXIMUM_SCALE = 10.0  # of the noise, where y has standard deviation 1
+SMALLEST_SCALE = 1e-5  # likewise
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,32 +92,64 @@ class Normal(Likelihood):
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
         scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
-        return GaussianPredictive(mean=f, noise_variance=scale.double() ** 2)
+        return GaussianPredictive(mean=within_floats(f), noise_variance=scale.double() ** 2)
 
 
 @dataclass(frozen=True)
 class HeteroscedasticNormal(Likelihood):
-    """Real targets with a noise variance of their own at every input: y ~ N(f_mean, exp(f_log_variance)).
+    """Real targets with a noise variance of their own at every input: y ~ N(f_mean, v(f_log_variance)).
 
-    f has 2 D columns, D means and then D log variances; y is (N, D).
+    f has 2 D columns, D means and then D log variances g; y is (N, D).
+
+    A network's g is a line far from its data, and exp(g) overflows on rows that are fifty standard deviations out. So
+    it is bent, v(g) = exp(b(g)) + minimum_scale^2: b(g) = g as long as exp(g / 2) stays 2.2 times above 1e-5 and below
+    `maximum_scale`, and nears these two without reaching them, as the arc tangent of what is beyond. b rises
+    everywhere; its slope 1 / (1 + excess^2) is never 0, and continuous with its own slope. Both ends are in units of y,
+    and meant for a y of standard deviation 1, as `bayesuq.data.Standardizer` makes it; a fit to a y of another size
+    warns. Gaussian processes, whose g returns to its mean, leave the default bend away.
 
     Attributes:
-        minimum_scale: A floor under the noise, in units of y: variance = exp(f) + minimum_scale^2. Targets with
-            repeated values let the density grow without bound at 0; 0.05 standard deviations of y keep it sane.
+        minimum_scale: A floor under the noise, in units of y. Targets with repeated values let the density grow as far
+            as the network can go; 0.05 standard deviations of y keep it sane.
+        maximum_scale: What the noise never reaches, but for the floor, in units of y; None leaves g as it is.
 
     Reference:
         Nix & Weigend 1994; Lakshminarayanan et al. 2017, eq. (1).
     """
 
     minimum_scale: float = 0.0
+    maximum_scale: float | None = MAXIMUM_SCALE
 
     def __post_init__(self) -> None:
         if check_finite_number(self.minimum_scale, "minimum_scale") < 0:
             raise ValueError(f"`minimum_scale` must be at least 0; got {self.minimum_scale}.")
+        if self.maximum_scale is not None:
+            check_positive(self.maximum_scale, "maximum_scale")
+            if self.maximum_scale < 10 * max(SMALLEST_SCALE, self.minimum_scale):
+                raise ValueError(
+                    f"`maximum_scale` must be at least 10 times `minimum_scale` and {SMALLEST_SCALE:g}; got "
+                    f"{self.maximum_scale} and {self.minimum_scale}. Standardise y."
+                )
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Real targets, (N, D)."""
         return as_targets(y)
+
+    def check_size(self, y: Tensor) -> None:
+        """Warn where the bounds on the noise do not suit a y of this size."""
+        if self.maximum_scale is None or len(y) < 2:
+            return
+        spread = y.double().std(dim=0)
+        wide, narrow = spread > self.maximum_scale / 2, (spread < 100 * SMALLEST_SCALE) & (spread > 0)
+        if bool((wide | narrow).any()):
+            warnings.warn(
+                f"The noise is bounded between {SMALLEST_SCALE:g} and {self.maximum_scale:g} in units of y, whose "
+                f"standard deviation is {float(spread.amin()):.0e} to {float(spread.amax()):.0e}. Standardise y "
+                "(`bayesuq.data.Standardizer`), or give HeteroscedasticNormal a `maximum_scale` of its size, or None "
+                "for no bounds.",
+                UserWarning,
+                stacklevel=2,
+            )
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Targets of shape (N, D), in f's dtype."""
@@ -123,17 +159,47 @@ class HeteroscedasticNormal(Likelihood):
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; mean, variance), (N, D)."""
         mean, log_variance = self._parts(f, dim=1)
+        log_variance = self.log_variance(log_variance)
         return -0.5 * ((y - mean) ** 2 * torch.exp(-log_variance) + log_variance + LOG_TWO_PI)
 
     def distribution(self, f: Tensor) -> Any:
         """Normal law with event shape (D,)."""
         mean, log_variance = self._parts(f, dim=1)
-        return dist.Normal(mean, torch.exp(0.5 * log_variance)).to_event(1)
+        return dist.Normal(mean, torch.exp(0.5 * self.log_variance(log_variance))).to_event(1)
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
-        mean, log_variance = self._parts(f.double(), dim=2)
-        return GaussianPredictive(mean=mean, noise_variance=log_variance.exp())
+        mean, log_variance = self._parts(f, dim=2)
+        log_variance = self.log_variance(log_variance.double())
+        variance = within_floats(log_variance, highest=2 * LARGEST_LOG, lowest=-2 * LARGEST_LOG).exp()
+        return GaussianPredictive(mean=within_floats(mean).contiguous(), noise_variance=variance)
+
+    def log_variance(self, g: Tensor) -> Tensor:
+        """log v(g), of g's shape."""
+        g = self._bent(g)
+        if self.minimum_scale > 0:
+            g = torch.logaddexp(g, g.new_tensor(2 * math.log(self.minimum_scale)))
+        return g
+
+    def log_variance_slope(self, g: Tensor) -> Tensor:
+        """d log v / d g, of g's shape, above 0 and at most 1."""
+        lower, upper = self._ends()
+        excess = (g - upper).clamp(min=0) + (lower - g).clamp(min=0)
+        bent = self._bent(g)
+        return (bent - self.log_variance(g)).exp() / (1 + excess.square())
+
+    def _bent(self, g: Tensor) -> Tensor:
+        """b(g): in one piece between the ends, and beyond them by an arc tangent, whose slope has no rounding."""
+        lower, upper = self._ends()
+        if math.isinf(upper):
+            return g
+        return g.clamp(lower, upper) + (g - upper).clamp(min=0).atan() - (lower - g).clamp(min=0).atan()
+
+    def _ends(self) -> tuple[float, float]:
+        """Between which b(g) = g."""
+        if self.maximum_scale is None:
+            return -math.inf, math.inf
+        return 2 * math.log(SMALLEST_SCALE) + math.pi / 2, 2 * math.log(self.maximum_scale) - math.pi / 2
 
     def _parts(self, f: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         if f.ndim != dim + 1 or f.shape[dim] % 2:
@@ -142,9 +208,6 @@ class HeteroscedasticNormal(Likelihood):
                 "Double its outputs."
             )
         mean, log_variance = f.chunk(2, dim=dim)
-        if self.minimum_scale > 0:
-            floor = log_variance.new_tensor(2 * math.log(self.minimum_scale))
-            log_variance = torch.logaddexp(log_variance, floor)
         return mean, log_variance
 
 
@@ -218,7 +281,7 @@ class StudentT(Likelihood):
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
         """The mixture of S Student laws; its components are the single draws, which it always keeps."""
-        f = f.double()
+        f = within_floats(f).double()
         df = _of_draws(parameter_value(self.df, "df"), f, per_column=False)
         scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
         return MixturePredictive(dist.StudentT(df, f, scale))

@@ -1,0 +1,282 @@
+"""What of a network acts in training mode only, seen by running it: what draws, and what moves its buffers.
+
+`net.train()` turns on more than `torch.nn.Dropout` and BatchNorm: attention and recurrent layers drop inside of one
+call, residual blocks are skipped at random, spectral norms follow the weights, statistics of all kinds move. None of
+them needs a layer of a known type. They have two things in common: random operators, all of which torch knows, and
+buffers that are others after a pass.
+"""
+
+import copy
+import random
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
+
+FEW, MORE = 2, 3  # rows of two passes, whose shapes tell which dimension is that of the rows
+SAME = 1e-3  # relative, of outputs of two passes: rounding of float16, and of sums in another order
+ATTEMPTS = 32  # passes that look for what a pass may skip at random
+
+Key = tuple[str, int]  # the module that draws, and how many draws it made before in the same pass
+
+
+@dataclass(frozen=True)
+class RandomCall:
+    """One use of a random operator in a forward pass.
+
+    Attributes:
+        operator: torch's.
+        shape: Of what it drew for two rows.
+        axis: The dimension that the rows are in; None where all rows share the draw.
+        places: Entries along that dimension for each row, such as the heads of attention.
+    """
+
+    operator: Any
+    shape: tuple[int, ...]
+    axis: int | None
+    places: int
+
+    @property
+    def name(self) -> str:
+        """As torch calls it."""
+        return str(self.operator.overloadpacket.__name__)
+
+
+@dataclass(frozen=True)
+class TrainingMode:
+    """What a pass in training mode does that one in evaluation mode does not.
+
+    Attributes:
+        calls: Its random calls, in order, by the innermost module that runs and their number in it.
+        moving: Paths of the modules whose own buffers move.
+        assigned: Of these, the ones that put another tensor in a buffer's place.
+        shape: Of the outputs of one row; None where they are no tensor (N, C, ...).
+    """
+
+    calls: Mapping[Key, RandomCall]
+    moving: tuple[str, ...]
+    assigned: tuple[str, ...]
+    shape: tuple[int, ...] | None
+
+    @property
+    def drawing(self) -> tuple[str, ...]:
+        """Paths of the modules that draw."""
+        return tuple(dict.fromkeys(path for path, _ in self.calls))
+
+    @property
+    def skips(self) -> bool:
+        """Whether a pass may leave some calls out, because all rows share a draw."""
+        return any(call.axis is None for call in self.calls.values())
+
+
+_KNOWN: WeakKeyDictionary[BayesianNetwork, dict[Any, Any]] = WeakKeyDictionary()
+
+
+def training_mode(model: BayesianNetwork, x: Tensor) -> TrainingMode:
+    """What the network of a model does in training mode, by passes over a few rows, once for rows of a shape.
+
+    Raises:
+        ValueError: See `check_repeatable`; a network that gives outputs of another kind in training mode; that draws
+            from other generators than torch's; whose draws are not rows.
+    """
+    check_repeatable(model, x)
+
+    def find() -> TrainingMode:
+        mode = observe(with_own_buffers(model.net).train(), x)
+        with torch.no_grad():
+            expected = with_own_buffers(model.net)(some_rows(x, FEW))
+        if isinstance(expected, Tensor) and mode.shape != tuple(expected.shape[1:]):
+            raise ValueError(
+                "The network must give the same kind of outputs in training mode as in evaluation mode, f (N, C, ...); "
+                f"got {mode.shape or 'no tensor'} for {tuple(expected.shape[1:])} a row. Build it without auxiliary "
+                "outputs."
+            )
+        return mode
+
+    return _once(model, ("training", x.shape[1:], x.dtype), find)
+
+
+def check_repeatable(model: BayesianNetwork, x: Tensor) -> None:
+    """Refuse a network that draws in evaluation mode too, by two passes over two rows, once for rows of a shape.
+
+    Raises:
+        ValueError: It draws.
+    """
+    _once(model, ("evaluation", x.shape[1:], x.dtype), lambda: _check_repeatable(with_own_buffers(model.net), x))
+
+
+def observe(tree: nn.Module, x: Tensor) -> TrainingMode:
+    """What passes over a few rows do, in the modes that the modules of a tree are in; the tree is used up.
+
+    Raises:
+        ValueError: Draws from other generators than torch's; draws that are not rows.
+    """
+    observer = _Observer(tree)
+    few, more = some_rows(x, FEW), some_rows(x, MORE)
+    shapes: dict[Key, list[tuple[Any, tuple[int, ...]]]] = {}
+    for attempt in range(ATTEMPTS):
+        one, other = observer.run(few, attempt), observer.run(more, attempt)
+        for key in one.keys() & other.keys():
+            shapes.setdefault(key, [one[key], other[key]])
+        calls = {key: _call(key, *pair) for key, pair in shapes.items()}
+        if all(call.axis is not None for call in calls.values()):
+            break  # no draw that a pass could branch on
+    order = sorted(calls, key=list(observer.order).index)
+    return TrainingMode({key: calls[key] for key in order}, *observer.moved(), observer.shape)
+
+
+def some_rows(x: Tensor, number: int) -> Tensor:
+    """The first rows, again and again where there are fewer than asked for."""
+    return x[torch.arange(number) % len(x)]
+
+
+def with_own_buffers(net: nn.Module) -> nn.Module:
+    """A module tree over the same parameters, with buffers of its own."""
+    return copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
+
+
+class Running:
+    """Which module of a tree is running, and what it has drawn in this pass; it lives in hooks on the tree."""
+
+    def __init__(self, tree: nn.Module) -> None:
+        self.paths: list[str] = []
+        self.counts: dict[str, int] = {}
+        for path, module in tree.named_modules():
+            module.register_forward_pre_hook(partial(self._enter, path), prepend=True)
+            module.register_forward_hook(self._leave, always_call=True)
+
+    def begin(self) -> None:
+        """A new pass."""
+        self.paths.clear()
+        self.counts.clear()
+
+    def next_key(self) -> Key:
+        """Of the draw that is about to be made."""
+        path = self.paths[-1] if self.paths else ""
+        number = self.counts.get(path, 0)
+        self.counts[path] = number + 1
+        return path, number
+
+    def _enter(self, path: str, _module: nn.Module, _args: Any) -> None:
+        self.paths.append(path)
+
+    def _leave(self, _module: nn.Module, _args: Any, _output: Any) -> None:
+        self.paths.pop()
+
+
+class _Observer(RandomOperators):
+    """Runs a tree and notes what draws and what moves."""
+
+    def __init__(self, tree: nn.Module) -> None:
+        super().__init__()
+        self.tree, self.running = tree, Running(tree)
+        self.buffers: dict[tuple[str, str], tuple[Tensor, int, Tensor]] = {
+            (path, name): (buffer, buffer._version, buffer.clone())
+            for path, module in tree.named_modules()
+            for name, buffer in module._buffers.items()
+            if buffer is not None
+        }
+        self.order: dict[Key, None] = {}
+        self.shape: tuple[int, ...] | None = None
+        self.others = 0
+
+    def run(self, x: Tensor, attempt: int) -> dict[Key, tuple[Any, tuple[int, ...]]]:
+        """The operator and the shape of each random call of a pass.
+
+        Raises:
+            ValueError: The pass draws from Python's or NumPy's generator.
+        """
+        self.found: dict[Key, tuple[Any, tuple[int, ...]]] = {}
+        self.attempt = attempt
+        self.running.begin()
+        before = _other_states()
+        with torch.no_grad(), self:
+            f = self.tree(x)
+        self.others += before != _other_states()
+        if self.others > 1:  # once may be another thread's doing
+            raise ValueError(
+                "The network draws from Python's or NumPy's random numbers, which no seed of a fit reaches. Draw by "
+                "torch instead, such as torch.rand(())."
+            )
+        self.order |= dict.fromkeys(self.found)
+        self.shape = tuple(f.shape[1:]) if isinstance(f, Tensor) and f.ndim > 1 and len(f) == len(x) else None
+        return self.found
+
+    def draw(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
+        """As the operator; a draw that rows share is the same for any number of rows."""
+        key = self.running.next_key()
+        with OwnGenerators(generator(self.attempt, len(self.found))) as own:
+            can_be_keyed = with_generator(operator) is not None or is_native_dropout(operator)
+            drawn = own.draw(operator, args, kwargs) if can_be_keyed else operator(*args, **kwargs)
+        whole = drawn if isinstance(drawn, Tensor) else drawn[0]
+        self.found[key] = operator, tuple(whole.shape)
+        return drawn
+
+    def moved(self) -> tuple[tuple[str, ...], tuple[str, ...]]:
+        """Paths of the modules with buffers that are others than before, and with other tensors in their places."""
+        moving: dict[str, None] = {}
+        assigned: dict[str, None] = {}
+        for (path, name), (buffer, version, value) in self.buffers.items():
+            if self.tree.get_submodule(path)._buffers.get(name) is not buffer:
+                assigned[path] = moving[path] = None
+            elif buffer._version != version or not torch.equal(buffer, value):
+                moving[path] = None
+        return tuple(moving), tuple(assigned)
+
+
+def _call(key: Key, one: tuple[Any, tuple[int, ...]], other: tuple[Any, tuple[int, ...]]) -> RandomCall:
+    """A call by its shapes for two rows and for three."""
+    (operator, few), (_, more) = one, other
+    differing = [axis for axis, sizes in enumerate(zip(few, more, strict=False)) if sizes[0] != sizes[1]]
+    if len(few) == len(more) and not differing:
+        return RandomCall(operator, few, None, 0)
+    if len(few) == len(more) and len(differing) == 1:
+        (axis,) = differing
+        if few[axis] * MORE == more[axis] * FEW:
+            return RandomCall(operator, few, axis, few[axis] // FEW)
+    raise ValueError(
+        f"Rows must have draws of their own; {_named(key[0])} draws {few} numbers for {FEW} rows and {more} for {MORE}."
+    )
+
+
+def _check_repeatable(tree: nn.Module, x: Tensor) -> None:
+    few = some_rows(x, FEW)
+    with torch.no_grad():
+        plain = tree(few)
+    observer = _Observer(tree)
+    found = observer.run(few, 0)
+    with torch.no_grad():
+        again = tree(few)
+    drawing = ", ".join(dict.fromkeys(_named(path) for path, _ in found))
+    differs = isinstance(plain, Tensor) and not torch.allclose(plain, again, SAME, SAME, equal_nan=True)
+    if found or differs:
+        raise ValueError(
+            f"The network must give the same outputs for the same inputs in evaluation mode; "
+            f"{drawing or 'something in it'} draws random numbers there too. Draw where `self.training` only (then "
+            "`dropout` makes it part of the uncertainty), or write the noise as a likelihood."
+        )
+
+
+def _named(path: str) -> str:
+    return f"`net.{path}`" if path else "`net`"
+
+
+def _other_states() -> tuple[Any, ...]:
+    """Of the generators that are not torch's."""
+    _, words, position, *rest = np.random.get_state()  # noqa: NPY002 - users' networks draw from it
+    return random.getstate(), np.asarray(words).tobytes(), position, *rest
+
+
+def _once(model: BayesianNetwork, key: Any, find: Callable[[], Any]) -> Any:
+    known = _KNOWN.setdefault(model, {})
+    if key not in known:
+        known[key] = find()
+    return known[key]

@@ -1,0 +1,99 @@
+"""Network outputs that no predictive can hold: rows far outside of the data, where floats run out.
+
+Infinite outputs and variances become the largest that measures stay finite with, and the rows are told in one warning
+a prediction. NaN has no such number and is refused, with the rows.
+"""
+
+import math
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+LARGEST = 1e100  # of outputs in float64: its square is a float, and so is the sum of many
+LARGEST_LOG = math.log(LARGEST)
+
+
+@dataclass
+class FarRows:
+    """How many rows of a prediction had an output that was cut, in any draw."""
+
+    count: int = 0
+    _rows: Tensor | None = None
+
+    def add(self, rows: Tensor) -> None:
+        """Rows of the present chunk, boolean, (N,)."""
+        self._rows = rows if self._rows is None else self._rows | rows
+
+    def end_chunk(self) -> None:
+        """Count the present chunk; further rows are of another."""
+        if self._rows is not None:
+            self.count += int(self._rows.sum())
+        self._rows = None
+
+
+_COUNTED: ContextVar[FarRows | None] = ContextVar("_COUNTED", default=None)
+
+
+@contextmanager
+def counted_far_rows() -> Iterator[FarRows]:
+    """Within, far rows are counted, and told in one warning at the end."""
+    found = FarRows()
+    token = _COUNTED.set(found)
+    try:
+        yield found
+    finally:
+        _COUNTED.reset(token)
+    found.end_chunk()
+    if found.count:
+        _warn(f"{found.count} rows")
+
+
+def within_floats(f: Tensor, *, highest: float = math.inf, lowest: float = -math.inf) -> Tensor:
+    """Outputs (S, N, ...) between two numbers; those that are not are cut, and their rows told.
+
+    Args:
+        f: Of S draws at N rows.
+        highest: At most this, or what is finite in f's dtype and below 1e100.
+        lowest: Likewise.
+
+    Raises:
+        ValueError: NaN.
+    """
+    bound = min(LARGEST, torch.finfo(f.dtype).max)
+    highest, lowest = min(highest, bound), max(lowest, -bound)
+    low, high = f.aminmax()  # NaN spreads to both
+    if lowest <= float(low) and float(high) <= highest:
+        return f
+    unknown = _rows(f.isnan())
+    if unknown.any():
+        raise ValueError(
+            f"The network's outputs are NaN at {int(unknown.sum())} of {len(unknown)} rows, the first is row "
+            f"{int(unknown.nonzero()[0])} of them: no prediction is possible there. Leave these rows out, or bring `x` "
+            "to the size of the data that was fitted."
+        )
+    rows = _rows((f > highest) | (f < lowest))
+    found = _COUNTED.get()
+    if found is None:
+        _warn(f"{int(rows.sum())} of {len(rows)} rows")
+    else:
+        found.add(rows)
+    return f.clamp(lowest, highest)
+
+
+def _rows(flags: Tensor) -> Tensor:
+    """Whether any number of a row is flagged in any draw, (N,)."""
+    return flags.movedim(1, 0).flatten(1).any(dim=1)
+
+
+def _warn(which: str) -> None:
+    warnings.warn(
+        f"The network's outputs overflow at {which}, and were cut to the largest that measures are finite with. Such "
+        "rows are far outside of the data that was fitted, and what is predicted there says no more than that.",
+        UserWarning,
+        stacklevel=2,
+    )
