@@ -4,9 +4,10 @@ One forward pass gives what goes into each layer, and a backward pass for each o
 it, for all rows at once: the Jacobian in factors (see `curvature_factors`). Weights of modules that are no linear layer
 or convolution get theirs by `torch.func`, row by row in one vectorised pass.
 
-Where only the weights of a 1 x 1 convolution are sought that the network ends in, f_t = W a_t + b at each pixel t.
-Pixels then share weights as rows do and do not mix, so that each of them is taken as a row: O(C^2) memory a pixel,
-where maps of T pixels have O(C^2 T^2).
+Where only the weights of a convolution are sought that the network ends in, f_t = W a_t + b at each pixel t for a patch
+a_t. Pixels then share weights as rows do and do not mix, so that each of them is taken as a row: O(C^2) memory a pixel,
+where maps of T pixels have O(C^2 T^2). Of other large maps only combinations of outputs are asked for (see
+`curvature_sketches`), and products with deviations of the weights, which forward-mode derivatives give.
 """
 
 import copy
@@ -19,6 +20,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bayesuq.inference.curvature_factors import Derivatives, Factors, Layer
+from bayesuq.inference.curvature_sketches import EXACT_OUTPUTS, as_rows
+from bayesuq.models.attention import PlainAttention
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 
 BUDGET = 2**24  # numbers in the derivatives of one chunk of rows: 128 MiB in float64
@@ -94,10 +97,35 @@ class Linearisation:
             return self.model.forward(self.theta, rows, net=self.tree, buffers=self.buffers)
 
     def is_by_pixel(self, rows: Tensor) -> bool:
-        """Whether each pixel counts as a row: the network gives what a 1 x 1 convolution gave it, the one sought."""
+        """Whether each pixel counts as a row: the network gives what a convolution gave it, the one sought."""
         if self._is_by_pixel is None:
             self._is_by_pixel = len(self.layers) == 1 and not self.other_names and self._ends_in(self.layers[0], rows)
         return self._is_by_pixel
+
+    def is_large(self, rows: Tensor) -> bool:
+        """Whether rows are maps of too many outputs to take the derivatives of each."""
+        if self.is_by_pixel(rows):
+            return False
+        f = self.forward(rows[:1])
+        return f.ndim > 2 and f.numel() > EXACT_OUTPUTS
+
+    def pushed(self, rows: Tensor, deviations: Mapping[str, Tensor]) -> Tensor:
+        """J deviation at each row, of f's shape: O(outputs) time and memory.
+
+        Args:
+            rows: (N, ...).
+            deviations: Of the parameters sought by name, (*shape).
+        """
+        values = {name: self.theta[name] for name in self.names}
+
+        def outputs(values: Mapping[str, Tensor]) -> Tensor:
+            return self.model.forward({**self.theta, **values}, rows, net=self.tree, buffers=self.buffers)
+
+        try:
+            with PlainAttention():
+                return torch.func.jvp(outputs, (values,), (dict(deviations),))[1].detach()
+        except RuntimeError:  # an operator without a forward derivative: it is the derivative of a product with J^T
+            return _pushed_backwards(outputs, values, deviations)
 
     def derivatives(self, rows: Tensor, root: Root | None = None) -> tuple[Tensor, Derivatives]:
         """f, (N, C, ...), and the derivatives of each row's `f.flatten()`, or of its products with columns.
@@ -105,7 +133,7 @@ class Linearisation:
         Args:
             rows: (N, ...); where each pixel counts as a row, the derivatives are of N H W of them.
             root: From f, (N, C, ...) or that of pixels (N H W, C), to the columns, (N, K, R); None takes the outputs
-                themselves.
+                themselves. Fewer columns than outputs cost less.
         """
         if self.is_by_pixel(rows):
             return self._pixel_derivatives(rows, root)
@@ -114,6 +142,8 @@ class Linearisation:
             flat = f.flatten(1)
         columns = torch.eye(flat.shape[1]).to(flat).expand(len(flat), -1, -1) if root is None else root(f.detach())
         found = self._factors(flat, uses, columns.to(flat.dtype))
+        if columns.shape[2] < columns.shape[1]:
+            return f.detach(), Derivatives(found, self._products(rows, columns.to(flat.dtype)))
         others = {
             name: torch.einsum("nk...,nkr->nr...", jacobian.double(), columns.double())
             for name, jacobian in self._jacobians(rows).items()
@@ -142,20 +172,21 @@ class Linearisation:
             layers[layer] = Factors(matrix.unsqueeze(0), unit.unsqueeze(0).unsqueeze(0))
         return Derivatives(layers, {name: vectors[name].unsqueeze(0).unsqueeze(0) for name in self.other_names})
 
-    def rows_at_a_time(self, rows: Tensor, *, dense: bool) -> int:
+    def rows_at_a_time(self, rows: Tensor, *, dense: bool, num_columns: int | None = None) -> int:
         """So many that their derivatives fit the budget.
 
         Args:
             rows: (N, ...).
+            num_columns: Combinations of the outputs whose derivatives are taken; None takes all outputs.
             dense: Whether Jacobians are written out; those of layers that act at several positions always may be.
         """
         f, uses = self._run(rows[:1], self.layers)
         if self.is_by_pixel(rows):
-            num_columns, num_classes = self.layers[0].num_columns, f.shape[1]
-            of_pixel = num_columns + num_classes**2 * (num_columns if dense else 2)
+            num_inputs, num_classes = self.layers[0].num_columns, f.shape[1]
+            of_pixel = num_inputs + num_classes**2 * (num_inputs if dense else 2)
             return max(1, BUDGET // (of_pixel * f[0, 0].numel()))
-        num_outputs = f.numel()
-        numbers = num_outputs**2
+        num_outputs = f.numel() if num_columns is None else num_columns
+        numbers = f.numel() * num_outputs
         for layer in self.layers:
             num_positions = sum(output[0].numel() // layer.shape[0] for _, output in uses[layer])
             numbers += num_positions * (layer.num_columns + num_outputs * layer.shape[0])
@@ -167,7 +198,7 @@ class Linearisation:
     def _ends_in(self, layer: Layer, rows: Tensor) -> bool:
         """Whether that layer acts pixel by pixel, and the network gives its outputs as they are."""
         module = self.tree.get_submodule(layer.path)
-        if not isinstance(module, nn.Conv2d) or module.kernel_size != (1, 1) or module.stride != (1, 1):
+        if not isinstance(module, nn.Conv2d):
             return False
         seen: list[tuple[Tensor, int]] = []
         handle = module.register_forward_hook(lambda _module, _args, output: seen.append((output, output._version)))
@@ -176,7 +207,7 @@ class Linearisation:
         finally:
             handle.remove()
         # The very tensor, used once, and nothing written into it since.
-        return module.padding == (0, 0) and len(seen) == 1 and f is seen[0][0] and f._version == seen[0][1]
+        return len(seen) == 1 and f is seen[0][0] and f._version == seen[0][1]
 
     def _pixel_derivatives(self, rows: Tensor, root: Root | None) -> tuple[Tensor, Derivatives]:
         f, uses = self._run(rows, self.layers)
@@ -230,10 +261,46 @@ class Linearisation:
 
         of_row = torch.func.jacrev(outputs)
         try:
-            return torch.func.vmap(of_row, in_dims=(None, 0))(values, rows)
+            with PlainAttention():  # which vmap has rules for
+                return torch.func.vmap(of_row, in_dims=(None, 0))(values, rows)
         except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
             found = [_jacobian(outputs, values, row) for row in rows]
             return {name: torch.stack([one[name] for one in found]) for name in values}
+
+    def _products(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        """Of columns (N, K, R) of the outputs, in the parameters that are in no layer, (N, R, *shape), float64."""
+        values = {name: self.theta[name] for name in self.other_names}
+        if not values:
+            return {}
+
+        def of_row(row: Tensor, columns: Tensor) -> dict[str, Tensor]:
+            def outputs(values: Mapping[str, Tensor]) -> Tensor:
+                theta = {**self.theta, **values}
+                f = self.model.forward(theta, row.unsqueeze(0), net=self.tree, buffers=self.buffers)
+                return f.flatten()
+
+            _, pull = torch.func.vjp(outputs, values)
+            return torch.func.vmap(pull, in_dims=1)(columns)[0]
+
+        with PlainAttention():
+            try:
+                found = torch.func.vmap(of_row)(rows, columns)
+            except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
+                parts = [self._products_of_row(row, own) for row, own in zip(rows, columns, strict=True)]
+                found = {name: torch.stack([part[name] for part in parts]) for name in values}
+        return {name: value.double() for name, value in found.items()}
+
+    def _products_of_row(self, row: Tensor, columns: Tensor) -> dict[str, Tensor]:
+        """The same of one row, a column at a time: (R, *shape)."""
+        with torch.enable_grad():
+            leaves = {name: self.theta[name].detach().requires_grad_() for name in self.other_names}
+            theta = {**self.theta, **leaves}
+            f = self.model.forward(theta, row.unsqueeze(0), net=self.tree, buffers=self.buffers).flatten()
+            parts = [
+                torch.autograd.grad(f, list(leaves.values()), column, retain_graph=True, materialize_grads=True)
+                for column in columns.unbind(dim=1)
+            ]
+        return {name: torch.stack(each) for name, each in zip(leaves, zip(*parts, strict=True), strict=True)}
 
     def _agrees(self, layer: Layer, rows: Tensor) -> bool:
         """Whether the factors give the gradient of some combination of the outputs."""
@@ -257,11 +324,6 @@ class Linearisation:
             (mine - other).abs().max() <= tolerance * other.abs().max()
             for mine, other in zip(found.values(), expected, strict=True)
         )
-
-
-def as_rows(maps: Tensor) -> Tensor:
-    """(N, C, H, W) as (N H W, C)."""
-    return maps.movedim(1, -1).flatten(0, -2)
 
 
 def as_outputs(flat: Tensor, shape: torch.Size) -> Tensor:
@@ -339,3 +401,16 @@ def _jacobian(
         f = outputs(leaves, row)
         rows = [torch.autograd.grad(one, list(leaves.values()), retain_graph=True, materialize_grads=True) for one in f]
     return {name: torch.stack(parts) for name, parts in zip(leaves, zip(*rows, strict=True), strict=True)}
+
+
+def _pushed_backwards(
+    outputs: Callable[[Mapping[str, Tensor]], Tensor], values: Mapping[str, Tensor], deviations: Mapping[str, Tensor]
+) -> Tensor:
+    """J deviation, as the derivative of J^T u in u, which is linear in u."""
+    with torch.enable_grad(), PlainAttention():
+        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
+        f = outputs(leaves)
+        u = torch.zeros_like(f).requires_grad_()
+        pulled = torch.autograd.grad(f, list(leaves.values()), u, create_graph=True, materialize_grads=True)
+        directions = [deviations[name] for name in leaves]
+        return torch.autograd.grad(pulled, u, directions, materialize_grads=True)[0].detach()

@@ -12,6 +12,8 @@ where a are a layer's inputs, its bias being the weight of an input 1, and g the
 layer that acts at several positions, as a convolution does, has each of them counted as a row of its own (the "expand"
 variant of Eschenhagen et al. 2023). Parameters of other modules get a diagonal. All sums are in float64.
 
+Of large maps the columns are random combinations, and the sums estimates of these (see `curvature_sketches`).
+
 Reference:
     Ritter, Botev & Barber 2018, A Scalable Laplace Approximation for Neural Networks; Eschenhagen et al. 2023,
     Kronecker-Factored Approximate Curvature for Modern Neural Network Architectures.

@@ -15,10 +15,11 @@ Reference:
 """
 
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import torch
 from torch import Tensor
@@ -28,7 +29,8 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.curvature import check_supported, fisher_root, output_weights
 from bayesuq.inference.curvature_factors import Derivatives
-from bayesuq.inference.curvature_layers import Linearisation, as_rows
+from bayesuq.inference.curvature_layers import Linearisation
+from bayesuq.inference.curvature_sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.curvature_structures import STRUCTURES
 from bayesuq.inference.laplace_posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
@@ -195,15 +197,18 @@ def _around(
     linear = Linearisation(model, theta, mode.buffers, names)
     sums: dict[str, Tensor] = {}
     slopes: dict[str, Tensor] = {}
-    log_likelihood = 0.0
+    log_likelihood, first = 0.0, 0
     for batch in source.complete():
         if not sums:
             left = linear.probe(batch.x[:2])
             if structure == "kronecker":
                 _check_layers(linear, left)
-        for part in _chunks(batch, linear.rows_at_a_time(batch.x, dense=structure == "full")):
-            terms, slope, found = _sums_of(linear, part, structure)
+        num_columns = TOGETHER if linear.is_large(batch.x) else None
+        size = linear.rows_at_a_time(batch.x, dense=structure == "full", num_columns=num_columns)
+        for part in _chunks(batch, size):
+            terms, slope, found = _sums_of(linear, part, structure, Place(first, source.num_data))
             log_likelihood += terms
+            first += len(part.x)
             sums = {name: value + sums[name] if sums else value for name, value in found.items()}
             slopes = {name: value + slopes[name] if slopes else value for name, value in slope.items()}
     posterior = LaplacePosterior(
@@ -263,7 +268,16 @@ def _chunks(batch: Batch, size: int) -> Iterator[Batch]:
         yield Batch(x, y, weight)
 
 
-def _sums_of(linear: Linearisation, batch: Batch, structure: str) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+class Place(NamedTuple):
+    """Where some rows stand among all: the number of the first, and how many there are."""
+
+    first: int
+    num_data: int
+
+
+def _sums_of(
+    linear: Linearisation, batch: Batch, structure: str, place: Place
+) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
     """Log-likelihood of some rows in nats, its gradient, and what they add to the curvature."""
     likelihood = linear.model.likelihood_given(linear.theta)
     f = linear.forward(batch.x)
@@ -273,13 +287,21 @@ def _sums_of(linear: Linearisation, batch: Batch, structure: str) -> tuple[float
     of_row = weights.mean(dim=1)
     shares = (weights / of_row.unsqueeze(1)).nan_to_num(0.0)  # of the outputs in their row's weight
 
-    def root(f: Tensor) -> Tensor:
-        return shares.sqrt().unsqueeze(2) * fisher_root(likelihood, f)
+    def sums(columns: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        _, derivatives = linear.derivatives(batch.x, lambda f: shares.sqrt().unsqueeze(2) * columns(f))
+        return STRUCTURES[structure].sums(derivatives, of_row, linear.names)
 
-    _, derivatives = linear.derivatives(batch.x, root)
+    if linear.is_large(batch.x):
+        groups = [
+            sums(partial(random_columns, likelihood, first=place.first, group=group))
+            for group in range(num_groups(place.num_data))
+        ]
+        found = {name: torch.stack([group[name] for group in groups]).mean(dim=0) for name in groups[0]}
+    else:
+        found = sums(partial(fisher_root, likelihood))
 
     def log_prob(f: Tensor) -> Tensor:
         return likelihood.log_prob(f, batch.y, batch.weight).double().sum()
 
     slope = linear.gradient(batch.x, log_prob)
-    return float(log_prob(f)), slope, STRUCTURES[structure].sums(derivatives, of_row, linear.names)
+    return float(log_prob(f)), slope, found

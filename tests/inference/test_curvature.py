@@ -191,7 +191,7 @@ NETWORKS = {
     "tied": (Tied, (3,), []),
     "gathered": (Gathered, (6,), []),
     "branching": (Branching, (3,), ["layer"]),
-    "a map of outputs": (lambda: nn.Conv2d(1, 2, 3, padding=1), (1, 2, 3), [""]),
+    "a map of outputs": (lambda: nn.Sequential(nn.Conv2d(1, 2, 3, padding=1), nn.Tanh()), (1, 2, 3), ["0"]),
     "attention": (lambda: nn.TransformerEncoderLayer(4, 2, 5, batch_first=True), (3, 4), ["linear1", "linear2"]),
 }
 
