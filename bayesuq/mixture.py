@@ -255,7 +255,10 @@ def component_cdf(law: Any, y: Tensor) -> Tensor:
         count = y.floor()
         inside = torch.special.gammaincc(count.clamp(min=0) + 1, law.rate)
         return torch.where(count < 0, 0.0, inside)
-    return law.cdf(y)
+    try:
+        return law.cdf(y)
+    except NotImplementedError as error:
+        raise NotImplementedError(_unknown(law, "cdf")) from error
 
 
 def component_quantile(law: Any, level: float) -> Tensor:
@@ -263,12 +266,26 @@ def component_quantile(law: Any, level: float) -> Tensor:
     levels = torch.full(law.batch_shape, level, dtype=torch.float64, device=law.mean.device)
     if isinstance(law, StudentT):
         return law.loc + law.scale * _by_scipy(scipy.special.stdtrit, law.df, levels)
-    return law.icdf(levels)
+    try:
+        return law.icdf(levels)
+    except NotImplementedError as error:
+        raise NotImplementedError(_unknown(law, "icdf")) from error
+
+
+def _unknown(law: Any, function: str) -> str:
+    return (
+        f"torch knows no `{function}` of {type(law).__name__}, so this predictive has no quantiles, intervals or "
+        "probability integral transform. Its mean, variances, log_prob and sample are as good as ever: take quantiles "
+        "of draws, `predictive.sample(10_000).quantile(level, dim=0)`, and `scores.sample_crps` of them."
+    )
 
 
 def _parameters(law: Any) -> dict[str, Tensor]:
     """The tensors that a distribution was built from, by argument."""
-    return {name: vars(law)[name] for name in law.arg_constraints if isinstance(vars(law).get(name), Tensor)}
+    held = {name: vars(law)[name] for name in law.arg_constraints if isinstance(vars(law).get(name), Tensor)}
+    if {"probs", "logits"} <= held.keys():  # torch keeps the one that it works out from the other
+        del held["logits" if law._param is held["probs"] else "probs"]
+    return held
 
 
 def _by_scipy(function: Any, *arguments: Tensor) -> Tensor:

@@ -184,7 +184,7 @@ class CategoricalPredictive(PredictiveDistribution):
         if lowest < 0 or max(most.max() - 1, 1 - least.min()) > tolerance:
             raise ValueError(
                 "`probs` must be at least 0 and sum to 1 over classes, which stand in the third dimension; got sums "
-                f"from {least.min():.4g} to {most.max():.4g}. Use `from_logits` for logits."
+                f"from {least.min():.4g} to {most.max():.4g}. {_mend_of(probs)}"
             )
         return cls(
             probability_sum=probability_sum,
@@ -785,6 +785,17 @@ def _sums_of_probabilities(block: Tensor, *, positive: bool) -> tuple[Tensor, ..
         first = is_largest.to(torch.uint8).argmax(dim=2, keepdim=True)
         votes = torch.zeros_like(is_largest).scatter_(2, first, True).sum(dim=0)
     return probs.sum(dim=0), entropy.clamp(min=0.0), votes, least[None], most[None]
+
+
+def _mend_of(values: Tensor) -> str:
+    """What to do with numbers that are no probabilities of classes which exclude each other."""
+    if values.min() < 0 or values.max() > 1:
+        return "Use `from_logits` for logits."
+    return (
+        "Of labels that do not exclude each other (a sigmoid for each, as of regions that overlap) each is a point "
+        "with two classes: pass `torch.stack([1 - probs, probs], dim=2)`, and y (N, K, ...) of 0 and 1. Where the "
+        "classes stand in another dimension, move it."
+    )
 
 
 def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Tensor:

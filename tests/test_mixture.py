@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Exponential, Gamma, Independent, LogNormal, Normal, Poisson, StudentT
 
+from bayesuq.evaluation.scores import sample_crps
 from bayesuq.mixture import MixturePredictive
 from bayesuq.predictive import GaussianPredictive, PredictiveDistribution
 from tests.predictive_contract import NUM_DRAWS, NUM_POINTS, ROUNDING, Components, PredictiveContract
@@ -219,3 +220,26 @@ def test_predictives_of_two_families_do_not_join() -> None:
 def test_what_is_no_mixture_of_single_numbers_is_refused(law: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         MixturePredictive(law)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("use", ["cdf", "quantile"])
+@pytest.mark.parametrize(
+    ("law", "missing", "median"),
+    [
+        (torch.distributions.NegativeBinomial(torch.full((2, 3, 1), 5.0), torch.full((2, 3, 1), 0.4)), "cdf", 3.0),
+        (Gamma(torch.full((2, 3, 1), 2.0), torch.full((2, 3, 1), 1.0)), "icdf", 1.6783),  # scipy.stats' medians
+    ],
+    ids=["negative binomial", "gamma"],
+)
+def test_what_a_family_lacks_is_said_with_what_works(law, missing: str, median: float, use: str) -> None:
+    predictive, y = MixturePredictive(law), [1.0, 2.0, 3.0]
+    if (missing, use) == ("icdf", "cdf"):
+        assert predictive.cdf(y).isfinite().all()
+        return
+    with pytest.raises(
+        NotImplementedError, match=rf"no `{missing}` of {type(law).__name__}.*`predictive.sample\(10_000"
+    ):
+        predictive.cdf(y) if use == "cdf" else predictive.quantile(0.5)
+    assert (predictive.sample(10_000, seed=0).quantile(0.5, dim=0) - median).abs().max() < 0.1
+    assert predictive.log_prob(y).isfinite().all()
+    assert sample_crps(predictive.sample(10_000, seed=0), y).isfinite()

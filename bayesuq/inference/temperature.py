@@ -160,10 +160,16 @@ def _likelihood(posterior: Posterior) -> Likelihood:
     model = getattr(posterior, "model", None)
     # Of a network, or of a process, whose class is not named here: it would bring in GPyTorch.
     likelihood = getattr(model, "likelihood", None) if hasattr(model, "with_likelihood") else None
+    if likelihood is None:
+        raise TypeError(
+            f"`posterior` must be a fitted posterior over labels, such as `map_estimate.fit(model, data)` gives; got a "
+            f"{type(posterior).__name__}. It is its network's outputs that are scaled, at every prediction: pass the "
+            "posterior that the logits came from, and the held-out data, inputs and labels."
+        )
     if not isinstance(likelihood, Categorical | Bernoulli | HeteroscedasticCategorical | ScaledLogits):
         raise TypeError(
-            f"Temperature scaling needs a fitted posterior over labels; got {type(posterior).__name__} with the "
-            f"likelihood {likelihood!r}."
+            f"Temperature scaling needs a posterior over labels; got {type(posterior).__name__} with the likelihood "
+            f"{type(likelihood).__name__}. For real targets take `quantile_calibration.fit(posterior, data)`."
         )
     return likelihood
 

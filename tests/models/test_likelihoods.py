@@ -566,6 +566,8 @@ def test_outputs_that_a_likelihood_does_not_take_are_refused(
     f = gaussian(*shape)
     with pytest.raises(ValueError, match=message):
         likelihood.log_prob(f, labels(2, 5))
+    if isinstance(likelihood, Bernoulli) and len(shape) > 1:
+        return  # outputs of two labels a row
     if isinstance(likelihood, Bernoulli | HeteroscedasticNormal):  # where a wrong number of columns has another meaning
         with pytest.raises(ValueError, match=message):
             likelihood.distribution(f)

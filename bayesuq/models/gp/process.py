@@ -16,7 +16,7 @@ from bayesuq.models.gp.kernels import Kernel, Matern
 from bayesuq.models.gp.means import ConstantMean, Mean, ZeroMean
 from bayesuq.models.gp.units import Counted, Units, channel_moments
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 
@@ -83,8 +83,6 @@ class GaussianProcess:
         """
         if self.num_outputs is not None:
             return self.num_outputs
-        if isinstance(self.likelihood, Bernoulli):
-            return 1
         if isinstance(self.likelihood, HeteroscedasticNormal):
             return 2 * (y.shape[1] if y.ndim > 1 else 1)
         if not y.is_floating_point() and isinstance(self.likelihood, Categorical | HeteroscedasticCategorical):

@@ -81,7 +81,9 @@ class Categorical(Likelihood):
 class Bernoulli(Likelihood):
     """Labels in {0, 1} with P(y = 1) = sigmoid(f); f is (N, 1, ...), y (N, ...) or (N, 1, ...).
 
-    log p(y | f) is minus the binary cross entropy. The predictive has two classes.
+    Several labels that do not exclude each other, K of them a row or pixel, take a network of K outputs: f and y are
+    (N, K, ...), independent given f. log p(y | f) is minus the binary cross entropy. The predictive has two classes,
+    (N, 2, ...), of K labels (N, 2, K, ...): its points are then the labels, (N, K, ...).
 
     Attributes:
         class_weights: Multiplies log p(y | f) by the weight of the true class, (of 0, of 1); None is 1 for both.
@@ -106,12 +108,23 @@ class Bernoulli(Likelihood):
         return as_labels(y, num_classes=2)
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
-        """Labels of shape (N, 1, ...), in f's dtype."""
-        _check_one_output(f, dim=1)
-        return aligned(f, y, channels=(1,)).to(f.dtype)
+        """Labels of f's shape and dtype."""
+        _check_has_outputs(f, dim=1)
+        if f.shape[1] > 1 and y.ndim < f.ndim:
+            raise ValueError(
+                f"The network must give f of shape (N, 1, ...) for Bernoulli; got {tuple(f.shape)}. Several outputs "
+                f"are for as many labels a row that do not exclude each other: y of shape {tuple(f.shape)}."
+            )
+        if f.ndim == y.ndim and f.shape[1] == 1 and y.shape[1] > 1:
+            raise ValueError(
+                f"`y` must have shape {tuple(f.shape)} as the network has 1 output; or give the network {y.shape[1]}, "
+                f"for (N, {y.shape[1]}) labels that do not exclude each other. Labels that do are one number a row, "
+                f"for Categorical; got {tuple(y.shape)}."
+            )
+        return aligned(f, y, channels=f.shape[1:2]).to(f.dtype)
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
-        """Weighted log p, (N, 1, ...)."""
+        """Weighted log p, (N, K, ...)."""
         terms = -functional.binary_cross_entropy_with_logits(f, y, reduction="none")
         if self.class_weights is None:
             return terms
@@ -119,14 +132,15 @@ class Bernoulli(Likelihood):
         return terms * (of_zero + (of_one - of_zero) * y)
 
     def distribution(self, f: Tensor) -> Any:
-        """Bernoulli law with event shape (1, ...)."""
-        _check_one_output(f, dim=1)
+        """Bernoulli law with event shape (K, ...)."""
+        _check_has_outputs(f, dim=1)
         return dist.Bernoulli(logits=f).to_event(f.ndim - 1)
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
-        """The mixture of S pairs (P(y = 0), P(y = 1)), (N, 2, ...)."""
-        _check_one_output(f, dim=2)
+        """The mixture of S pairs (P(y = 0), P(y = 1)), (N, 2, ...), or (N, 2, K, ...) of K labels."""
+        _check_has_outputs(f, dim=2)
         f = within_floats(f)
+        f = f if f.shape[2] == 1 else f.unsqueeze(2)
         return CategoricalPredictive.from_logits(torch.cat([torch.zeros_like(f), f], dim=2), keep_samples=keep_samples)
 
 
@@ -139,8 +153,8 @@ def _within_floats(f: Tensor) -> Tensor:
     return within_floats(torch.where(ruled_out, 0.0, f)).masked_fill(ruled_out, -math.inf)
 
 
-def _check_one_output(f: Tensor, dim: int) -> None:
-    if f.ndim <= dim or f.shape[dim] != 1:
+def _check_has_outputs(f: Tensor, dim: int) -> None:
+    if f.ndim <= dim:
         raise ValueError(f"The network must give f of shape (N, 1, ...) for Bernoulli; got {tuple(f.shape)}.")
 
 
