@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bayesuq.inference.evaluations import Evaluations
 from bayesuq.inference.gp_algebra import LOG_TWO_PI
+from bayesuq.inference.gp_convergence import warn_of_nothing_left
 from bayesuq.inference.gp_hyperparameters import HyperparameterVector
 from bayesuq.inference.gp_search import Search, maximise
 from bayesuq.inference.history import History
@@ -66,6 +67,7 @@ def fit_collapsed(
     vector.start = {leaf.name: leaf.value.detach().clone() for leaf in vector.leaves}
     vector.append("inducing points", process.inducing)
     history = maximise(bound, vector, replace(search, num_restarts=1), record, name="all rows")
+    warn_of_nothing_left(prior, vector, data)
     return bound.posterior(history)
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from bayesuq.covariances import positive_part
 from bayesuq.inference.conjugate_gradients import iterated_solve
 from bayesuq.inference.gp_algebra import solve, stable_cholesky
+from bayesuq.inference.gp_convergence import warn_of_nothing_left, warn_of_strangers
 from bayesuq.inference.gp_posterior import GpPosterior
 from bayesuq.inference.gp_search import Search, maximise
 from bayesuq.inference.history import History
@@ -41,6 +42,8 @@ def fit_exact(model: GaussianProcess, data: Observations, search: Search, *, kin
     history = maximise(evidence, vector, search, search.record(data, vector))
     with torch.no_grad():
         value = float(evidence())
+    warn_of_nothing_left(prior, vector, data)
+    warn_of_strangers(prior, data.x)
     return condition(model, prior, data, value, history, kind)
 
 

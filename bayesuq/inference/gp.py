@@ -24,6 +24,7 @@ from bayesuq.inference.collapsed_gp import fit_collapsed
 from bayesuq.inference.data_parallel import Workers
 from bayesuq.inference.dirichlet import dirichlet_observations
 from bayesuq.inference.exact_gp import ExactGpPosterior, fit_exact
+from bayesuq.inference.gp_algebra import jitter_told_once
 from bayesuq.inference.gp_data import ProcessReader
 from bayesuq.inference.gp_hyperparameters import counts_in_units
 from bayesuq.inference.gp_sampling import Sampling, fit_sampled
@@ -50,6 +51,7 @@ LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 
 
 @suggests_names
+@jitter_told_once()
 def fit(
     model: GaussianProcess,
     data: Data,
@@ -237,7 +239,7 @@ def _warn_of_divergences(posterior: SampledGpPosterior) -> None:
             f"{posterior.num_divergences} of {posterior.num_members} draws follow a trajectory that diverged: the "
             "chains may have missed a part of the posterior. Give narrower priors, or standardise the data.",
             UserWarning,
-            stacklevel=4,
+            stacklevel=5,
         )
 
 

@@ -11,6 +11,10 @@ Reference:
 
 import logging
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +23,48 @@ from torch import Tensor
 LOG_TWO_PI = math.log(2 * math.pi)
 JITTERS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # over the mean of the diagonal, in turn
 LOG = logging.getLogger(__name__)
+
+
+@dataclass
+class Jitters:
+    """How often factors needed jitter.
+
+    Attributes:
+        count: Of factors.
+        rows: Of the largest such covariance.
+        largest: Jitter, over the mean of the diagonal.
+    """
+
+    count: int = 0
+    rows: int = 0
+    largest: float = 0.0
+
+    def add(self, rows: int, jitter: float) -> None:
+        """One more."""
+        self.count, self.rows, self.largest = self.count + 1, max(self.rows, rows), max(self.largest, jitter)
+
+    def tell(self) -> None:
+        """Log them in one line; nothing where none was needed."""
+        if self.count:
+            LOG.warning(
+                "%d covariances of up to %d rows needed jitter, at most %.0e of their diagonal.",
+                *(self.count, self.rows, self.largest),
+            )
+
+
+_COUNTING: ContextVar[Jitters | None] = ContextVar("counting", default=None)
+
+
+@contextmanager
+def jitter_told_once() -> Iterator[None]:
+    """Log the jitter that factors need in one line at the end, instead of one for each."""
+    counted = Jitters()
+    token = _COUNTING.set(counted)
+    try:
+        yield
+    finally:
+        _COUNTING.reset(token)
+        counted.tell()
 
 
 class NotPositiveDefiniteError(FloatingPointError):
@@ -37,9 +83,18 @@ def stable_cholesky(matrix: Tensor) -> Tensor:
         factor, info = torch.linalg.cholesky_ex(raised)
         if not info.any() and bool(factor.isfinite().all()):
             if jitter:
-                LOG.warning("A covariance of %d rows needed %.0e of its diagonal as jitter.", matrix.shape[-1], jitter)
+                _note(matrix.shape[-1], jitter)
             return factor
     raise NotPositiveDefiniteError(_diagnosis(matrix.detach()))
+
+
+def _note(rows: int, jitter: float) -> None:
+    """Count a jitter for who tells all of them at once, or tell it."""
+    counting = _COUNTING.get()
+    if counting is None:
+        Jitters(1, rows, jitter).tell()
+    else:
+        counting.add(rows, jitter)
 
 
 def _with_diagonal(matrix: Tensor, value: Tensor) -> Tensor:

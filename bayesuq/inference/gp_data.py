@@ -67,8 +67,12 @@ def units_of(
         y: Targets as the likelihood has them.
         num_outputs: C.
         weight: Of each row (N,) or target (N, D); targets of weight 0 are missing.
+
+    Raises:
+        ValueError: A spread whose square float64 does not hold.
     """
     centre, spread = (part.squeeze(0) for part in channel_moments(features, weight))
+    _check_spread(spread, "the network's features" if isinstance(model.kernel, Deep) else "`x`")
     spread = spread.clamp(min=1.0) if isinstance(model.kernel, Deep) else spread
     square = features.square().mean(dim=0)
     square = torch.where(square > SMALLEST_SQUARE, square, 1.0)
@@ -77,12 +81,23 @@ def units_of(
     if not y.is_floating_point() or not (_has_units(model) or isinstance(model.likelihood, Categorical)):
         return units
     mean, variance = _target_moments(y if y.ndim > 1 else y.unsqueeze(1), weight)
+    _check_spread(variance.sqrt(), "`y`")
     if isinstance(model.likelihood, HeteroscedasticNormal):
         noise = (NOISE_SHARE * variance).log()  # log variances, which vary by a nat or so
         return replace(
             units, location=torch.cat([mean, noise]), variance=torch.cat([variance, torch.ones_like(variance)])
         )
     return replace(units, location=mean, variance=variance)
+
+
+def _check_spread(spread: Tensor, name: str) -> None:
+    """Refuse columns whose squares are no numbers, of their standard deviations."""
+    bad = ((spread > LARGEST) | (spread < 1 / LARGEST)).nonzero().flatten().tolist()
+    if bad:
+        raise ValueError(
+            f"The spread of column {bad[0]} of {name} is {float(spread[bad[0]]):.1e}, whose square float64 does not "
+            "hold. Give it in another unit."
+        )
 
 
 def _target_moments(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -95,10 +110,12 @@ def _target_moments(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
         shares = weight / weight.sum(dim=0).clamp(min=torch.finfo(y.dtype).tiny)
         mean, size = (shares * seen).sum(dim=0), seen.abs().amax(dim=0)
         variance = (shares * (seen - mean).square()).sum(dim=0)
-    return mean, spread_or_size(variance, size.square(), ROUNDING**2)
+    square = torch.where(size > 0, size.square().clamp(min=torch.finfo(y.dtype).tiny), 0.0)  # 0 only for constant 0
+    return mean, spread_or_size(variance, square, ROUNDING**2)
 
 
 NOISE_SHARE = 0.1  # of the targets' variance
+LARGEST = 1e140  # spread, and the inverse of the smallest
 SMALLEST_SQUARE = 1e-300  # of a feature's size that a slope is measured by
 
 

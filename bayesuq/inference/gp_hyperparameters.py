@@ -47,6 +47,11 @@ class Leaf:
     told: Hyperparameter | None
 
     @property
+    def site(self) -> str:
+        """The name that a user knows it by."""
+        return self.name.replace("raw_", "").replace("log_unknowns.", "likelihood.")
+
+    @property
     def is_logarithm(self) -> bool:
         """Whether it is stored as a logarithm."""
         return self.told is not None and self.told.unit not in ("location", "gradients")

@@ -5,7 +5,6 @@ Reference:
     Limited Memory Algorithm for Bound Constrained Optimization.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
@@ -18,6 +17,7 @@ from scipy.optimize import OptimizeResult, minimize
 from bayesuq.inference.checkpoint import Checkpoint, digest
 from bayesuq.inference.evaluations import Evaluation, Evaluations, Recall, Result
 from bayesuq.inference.gp_algebra import NotPositiveDefiniteError
+from bayesuq.inference.gp_convergence import warn_of_end
 from bayesuq.inference.gp_hyperparameters import COUNTED, HyperparameterVector
 from bayesuq.inference.history import History
 from bayesuq.inference.marginal_likelihood import Evidence, Observations
@@ -81,7 +81,7 @@ def maximise(
         NotPositiveDefiniteError: No start has a Cholesky factor.
 
     Warns:
-        UserWarning: The best run was stopped before it converged.
+        UserWarning: The best run was stopped before it converged, or gave up.
     """
     num_data = float(evidence.data.counts.sum())
     size = log_size(evidence.data, vector) / num_data
@@ -101,13 +101,7 @@ def maximise(
             best = found
     if best is None:
         raise failure or NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
-    if best["num_iterations"] >= search.max_iterations:
-        warnings.warn(
-            f"The hyperparameters had not converged after {search.max_iterations} iterations: the largest slope is "
-            f"{float(best['slope']):.1e} nats a data point. Raise `max_iterations`.",
-            UserWarning,
-            stacklevel=4,
-        )
+    warn_of_end(best, vector, search.max_iterations)
     vector.put(best["place"].to(evidence.data.x.device))
     course = [value + size for value in best["course"].tolist() or [float(best["loss"])]]  # a start may be a maximum
     return History(tuple(course), (), len(course) - 1)
@@ -149,7 +143,8 @@ def _climb(evidence: Evidence, vector: HyperparameterVector, max_iterations: int
     start = vector.flat().cpu().numpy()
     search: Any = minimize  # whose types know no bounds beside a callback
     found = search(loss, start, jac=True, method="L-BFGS-B", bounds=vector.bounds(), callback=note, options=options)
-    facts = {"loss": found.fun, "slope": np.abs(found.jac).max(), "num_iterations": found.nit, "course": course}
+    facts = {"loss": found.fun, "gradient": found.jac, "num_iterations": found.nit, "status": found.status}
+    facts |= {"course": course}
     told = {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.items()}
     return told | {"place": torch.tensor(found.x)}
 

@@ -145,7 +145,7 @@ class SampledGpPosterior(Posterior):
         indices = list(draw_indices(num_samples, self.num_members))
         leaves = {leaf.name: leaf for leaf in self._vector().leaves}
         drawn = {name: draws.flatten(0, 1)[indices] for name, draws in self.hyperparameters.items() if name in leaves}
-        return {_site(name): leaves[name].support_of(draws) for name, draws in drawn.items()}
+        return {leaves[name].site: leaves[name].support_of(draws) for name, draws in drawn.items()}
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: the hyperparameters on their own support, and the mixture's components."""
@@ -171,11 +171,12 @@ class SampledGpPosterior(Posterior):
     def _prior_draws(self, number: int, seed: int) -> dict[str, Tensor]:
         """Draws from the prior over hyperparameters, by the names of `sample_weights`."""
         vector = self._vector()
+        sites = {leaf.name: leaf.site for leaf in vector.leaves}
         told: dict[str, list[Tensor]] = {}
         for index in range(number):
             vector.draw_prior(derive_seed(seed, index))
             for name, value in vector.values().items():
-                told.setdefault(_site(name), []).append(value.clone())
+                told.setdefault(sites[name], []).append(value.clone())
         return {name: torch.stack(values) for name, values in told.items()}
 
     def _prior_predict(self, x: Tensor, number: int, seed: int) -> PredictiveDistribution:
@@ -191,8 +192,3 @@ class SampledGpPosterior(Posterior):
                 f = draw_jointly(mean, covariance, 1, derive_seed(seed, index, 1), len(self.y))
                 parts.append(self.model.likelihood.given(prior.unknowns()).predictive(f).to(x.device))
         return mixed(parts)
-
-
-def _site(name: str) -> str:
-    """The name that a user knows a hyperparameter by, of that in the built process."""
-    return name.replace("raw_", "").replace("log_unknowns.", "likelihood.")

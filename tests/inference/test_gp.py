@@ -15,7 +15,8 @@ from bayesuq.data import Dataset
 from bayesuq.inference import gp_algebra
 from bayesuq.inference.exact_gp import ExactGpPosterior
 from bayesuq.inference.gp import fit
-from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observations
+from bayesuq.inference.gp_convergence import warn_of_end
+from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of
 from bayesuq.inference.saved import load
 from bayesuq.models import gp, likelihoods, networks, priors
 from tests.inference.examples import built, labelled, measured, noise
@@ -278,8 +279,47 @@ def test_an_input_without_effect_gets_a_long_lengthscale() -> None:
 
 
 def test_a_run_that_was_stopped_warns() -> None:
-    with pytest.warns(UserWarning, match="had not converged after 2 iterations"):
+    with pytest.warns(UserWarning, match="had not converged after 2 iterations: the largest slope is") as record:
         fit(gp.GaussianProcess(), DATA, seed=0, max_iterations=2)
+    assert record[0].filename == __file__
+
+
+def test_a_search_that_rounding_ended_warns_with_its_slope() -> None:
+    prior = gp.GaussianProcess().build(X, 1)
+    vector = hyperparameters_of(gp.GaussianProcess(), prior, Observations(X, Y[None]))
+    found = {"place": vector.flat(), "gradient": torch.full_like(vector.flat(), 0.02), "status": torch.tensor(2)}
+    with pytest.warns(UserWarning, match=r"gave up after 7 iterations, .* still 2.0e-02 nats"):
+        warn_of_end({**found, "num_iterations": torch.tensor(7)}, vector, 200)
+
+
+@pytest.mark.parametrize("approximation", ["exact", "collapsed"])
+def test_a_mean_that_passes_through_all_targets_is_told(approximation: str) -> None:
+    line = Dataset(X[:3], Y[:3])  # as many rows as a line of two inputs has parameters
+    with pytest.warns(UserWarning, match="of column 0, in 3 rows: .* Give the noise a number") as record:
+        fit(gp.GaussianProcess(mean=gp.LinearMean()), line, approximation=approximation, seed=0)
+    assert record[0].filename == __file__
+    fit(gp.GaussianProcess(mean=gp.LinearMean(), likelihood=likelihoods.Normal(scale=0.1)), line, seed=0)  # silent
+
+
+def test_a_kernel_that_no_two_rows_are_alike_under_is_told() -> None:
+    """GPyTorch's kernels start at lengthscales of 0.7, whatever the inputs' unit."""
+    kernel = gpytorch.kernels.ScaleKernel(gpytorch.kernels.RBFKernel())
+    with pytest.warns(UserWarning, match="no two rows alike: the largest correlation .* is 0.0e"):
+        fit(gp.GaussianProcess(kernel), Dataset(1e6 * X, Y), seed=0)
+
+
+@pytest.mark.parametrize("approximation", ["exact", "sparse"])
+@pytest.mark.parametrize(("of_x", "of_y", "name"), [(1e160, 1.0, "x"), (1.0, 1e-160, "y"), (1e-200, 1e300, "x")])
+def test_spreads_without_a_square_are_refused(approximation: str, of_x: float, of_y: float, name: str) -> None:
+    with pytest.raises(ValueError, match=f"spread of column 0 of `{name}` is .* Give it in another unit"):
+        fit(gp.GaussianProcess(), Dataset(of_x * X, of_y * Y), approximation=approximation, seed=0)
+
+
+@pytest.mark.parametrize("unit", [1e-100, 1e100])
+def test_spreads_with_a_square_are_taken(unit: float) -> None:
+    predictive = fit(gp.GaussianProcess(), Dataset(X / unit, unit * Y), num_restarts=1, seed=0).predict(NEW_X / unit)
+    expected = fit(gp.GaussianProcess(), DATA, num_restarts=1, seed=0).predict(NEW_X)
+    torch.testing.assert_close(predictive.mean / unit, expected.mean, rtol=1e-6, atol=1e-6)
 
 
 def test_a_kernel_of_gpytorch_is_taken_left_alone_and_passed_again_to_load(tmp_path: Any) -> None:
@@ -318,10 +358,12 @@ def test_a_deep_kernel_learns_features_that_a_plain_one_does_not_have() -> None:
 
 
 def test_one_row_constant_targets_and_repeated_rows_give_sensible_numbers() -> None:
-    one = fit(gp.GaussianProcess(), Dataset([[1.0]], [3.0]), seed=0).predict([[1.0], [50.0]])
+    with pytest.warns(UserWarning, match="The mean alone passes through all targets of column 0, in 1 rows"):
+        one = fit(gp.GaussianProcess(), Dataset([[1.0]], [3.0]), seed=0).predict([[1.0], [50.0]])
     assert one.mean.isfinite().all()
     assert one.total.isfinite().all()
-    constant = fit(gp.GaussianProcess(), Dataset(X, torch.full((20,), 3.0)), seed=0).predict(NEW_X)
+    with pytest.warns(UserWarning, match="they are constant, or as few as the mean has parameters"):
+        constant = fit(gp.GaussianProcess(), Dataset(X, torch.full((20,), 3.0)), seed=0).predict(NEW_X)
     torch.testing.assert_close(constant.mean, torch.full_like(constant.mean, 3.0), rtol=0, atol=1e-2)
     repeated = Dataset(X[:4].repeat(5, 1), Y)
     predictive = fit(gp.GaussianProcess(gp.Scale(gp.RBF())), repeated, seed=0).predict(X[:4])
@@ -333,8 +375,11 @@ def test_one_row_constant_targets_and_repeated_rows_give_sensible_numbers() -> N
 def test_jitter_is_logged_and_a_singular_covariance_is_explained(caplog: pytest.LogCaptureFixture) -> None:
     repeated = Dataset(X[:4].repeat(5, 1), Y)
     with caplog.at_level(logging.WARNING):
-        posterior = fit(known(noise_scale=1e-12), repeated, seed=0)
-    assert "as jitter" in caplog.text
+        posterior = fit(known(noise_scale=1e-12, mean=gp.ConstantMean()), repeated, num_restarts=2, seed=0)
+    (record,) = caplog.records  # of a fit of many factors
+    assert "needed jitter" in record.getMessage()
+    count, rows, largest = record.args
+    assert (count > 2, rows, largest >= 1e-10) == (True, 20, True)
     assert posterior.predict(NEW_X).mean.isfinite().all()
     indefinite = torch.tensor([[[1.0, 2.0], [2.0, 1.0]]], dtype=torch.float64)
     with pytest.raises(FloatingPointError, match=r"kernel is not positive definite: .* eigenvalue of -1"):
