@@ -134,15 +134,16 @@ def fit(
             that stopped being finite.
 
     Warns:
-        UserWarning: The hyperparameters had not converged; trajectories diverged.
+        UserWarning: The hyperparameters had not converged; the targets teach no noise, or no two rows are alike under
+            the fitted kernel; trajectories diverged.
 
     Example:
         >>> from bayesuq.data import Dataset
         >>> from bayesuq.models import gp
-        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 0.0])
+        >>> data = Dataset([[0.0], [1.0], [2.0], [3.0]], [0.0, 0.5, 0.9, 1.0])
         >>> posterior = fit(gp.GaussianProcess(gp.Scale(gp.RBF())), data, seed=0)
         >>> posterior, posterior.predict(data.x).mean.shape
-        (ExactGpPosterior(exact, Cholesky, 3 rows, on cpu), torch.Size([3, 1]))
+        (ExactGpPosterior(exact, Cholesky, 4 rows, on cpu), torch.Size([4, 1]))
     """
     if not isinstance(model, GaussianProcess):
         raise TypeError(f"`model` must be a bayesuq.models.gp.GaussianProcess; got {type(model).__name__}.")
