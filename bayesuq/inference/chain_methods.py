@@ -5,11 +5,11 @@ The first two give the same bits, because a chain depends on its own seed alone 
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from joblib import Parallel, delayed
@@ -20,6 +20,7 @@ from bayesuq.inference.chain_run import Chains, Plan, Watch, run
 from bayesuq.inference.chain_starts import Constants
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.hamiltonian import Kernel
+from bayesuq.inference.identity import Identity, digest
 from bayesuq.inference.potential import NetworkPotential
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import full_precision
@@ -42,7 +43,7 @@ class Job:
         kernel: The transition.
         plan: How long.
         seed: Of the fit.
-        fit: What tells it from others, for checkpoints.
+        fit: What tells it from others, for checkpoints; None without them.
         checkpoint: The fit's file; chains have files of their own beside it.
         progress: Whether to show bars.
     """
@@ -53,7 +54,7 @@ class Job:
     kernel: Kernel
     plan: Plan
     seed: int
-    fit: Mapping[str, Any]
+    fit: Identity | None
     checkpoint: Checkpoint | None
     progress: bool
 
@@ -61,17 +62,25 @@ class Job:
         """The energy, with buffers of its own."""
         return NetworkPotential(self.model, self.rows, fixed=self.constants.fixed, buffers=self.constants.buffers)
 
-    def watch(self, name: str, position: int = 0) -> Watch:
-        """For the run of this name."""
-        file = None if self.checkpoint is None else self.checkpoint.of_part(name)
-        return Watch(file, {**self.fit, "part": name}, self.progress, name, position)
+    def watch(self, name: str, positions: Tensor, line: int = 0) -> Watch:
+        """For the run of this name, from positions (C, P)."""
+        if self.checkpoint is None or self.fit is None:
+            return Watch(None, None, self.progress, name, line)
+        fit = replace(
+            self.fit,
+            options={**self.fit.options, "part": name},
+            contents={**self.fit.contents, "start": digest({"positions": positions})},
+            before={**self.fit.before, "part": name},
+        )
+        return Watch(self.checkpoint.of_part(name), fit, self.progress, name, line)
 
 
 @full_precision()  # differences of energies decide
 def run_chains(job: Job, positions: Tensor, method: ChainMethod) -> Chains:
     """Chains from `positions` (C, P)."""
     if method == "vectorised":
-        return run(job.potential(), job.kernel, positions, job.plan, derive_seed(job.seed, 0), job.watch("chains"))
+        watch = job.watch("chains", positions)
+        return run(job.potential(), job.kernel, positions, job.plan, derive_seed(job.seed, 0), watch)
     if method == "parallel":
         work = (delayed(_run_one)(job, positions[c : c + 1], c, c) for c in range(len(positions)))
         processes = min(len(positions), num_cores())
@@ -88,7 +97,7 @@ def _run_one(job: Job, position: Tensor, chain: int, line: int = 0) -> Chains:
             position,
             job.plan,
             derive_seed(job.seed, chain),
-            job.watch(f"chain-{chain}", line),
+            job.watch(f"chain-{chain}", position, line),
         )
 
 

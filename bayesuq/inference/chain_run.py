@@ -17,6 +17,7 @@ from tqdm import tqdm
 from bayesuq.inference.adaptation import Moments, StepSize, window_ends, window_start
 from bayesuq.inference.checkpoint import Checkpoint, below, named
 from bayesuq.inference.hamiltonian import Info, Kernel, Points, harmonic_mean, reasonable_step_size
+from bayesuq.inference.identity import Identity
 from bayesuq.inference.potential import Potential
 from bayesuq.randomness import generator
 
@@ -90,7 +91,7 @@ class Watch:
     """
 
     checkpoint: Checkpoint | None = None
-    fit: Mapping[str, Any] | None = None
+    fit: Identity | None = None
     progress: bool | None = False
     label: str = ""
     position: int = 0
@@ -209,7 +210,7 @@ class _Run:
     def _resume(self) -> bool:
         """Set the run to where the file says; False where there is none."""
         checkpoint = self.watch.checkpoint
-        found = None if checkpoint is None else checkpoint.load(self.watch.fit or {})
+        found = None if checkpoint is None else checkpoint.load(self.watch.fit or Identity({}))
         if found is None:
             return False
         values, tensors = found
@@ -224,7 +225,8 @@ class _Run:
         draws = tensors["draws"].to(device)
         self.draws[:, : draws.shape[1]] = draws
         tables = [{name: tensors[f"{table}.{name}"] for name in names} for table, names in values["tables"]]
-        self.kept, self.warmup, self.between = tables[0], tables[1], [*tables[2:]]
+        self.kept = {name: _lengthened(table, self.plan.num_samples) for name, table in tables[0].items()}
+        self.warmup, self.between = tables[1], [*tables[2:]]
         return True
 
     def _write_if_due(self) -> None:
@@ -253,7 +255,7 @@ class _Run:
         tensors |= {"moments.mean": self.moments.mean, "moments.squares": self.moments.squares}
         for name, table in tables.items():
             tensors |= named(f"{name}.", table)
-        self.watch.checkpoint.save(self.watch.fit or {}, (values, tensors))
+        self.watch.checkpoint.save(self.watch.fit or Identity({}), (values, tensors))
         self.written = perf_counter()
 
 
@@ -263,6 +265,11 @@ def _put(table: dict[str, Tensor], info: Info, number: int, length: int) -> None
         if name not in table:
             table[name] = torch.zeros(len(value), length, dtype=value.dtype)
         table[name][:, number] = value.cpu()
+
+
+def _lengthened(table: Tensor, length: int) -> Tensor:
+    """A table (C, length) that begins with one of at most as many columns: a run may be longer than its file's."""
+    return torch.cat([table, table.new_zeros(len(table), length - table.shape[1])], dim=1)
 
 
 def _merged(infos: list[Info]) -> dict[str, Tensor]:

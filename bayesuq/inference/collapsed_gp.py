@@ -55,8 +55,9 @@ def fit_collapsed(
         )
     prior = model.build(data.x, len(data.y))
     vector = hyperparameters_of(model, prior, data, counts=search.counts)
-    record = search.record(data, vector)
-    _start(MarginalLikelihood(model, prior, _some(data, search.seed)), vector, search, record)
+    some = MarginalLikelihood(model, prior, _some(data, search.seed))
+    record = search.record(some, vector, data)
+    _start(some, vector, search, record)
     with torch.no_grad():
         features = prior.features(data.x)
     unit = (vector.units.centre, vector.units.inputs)

@@ -255,7 +255,8 @@ def _fine_tune(net: nn.Sequential, data: Dataset, training: Training) -> History
 def _fit_squares(net: nn.Sequential, data: Data, training: Training) -> History:
     """Move a network's own weights to the least mean squared distance of its outputs from the targets."""
     likelihood = likelihoods.Normal(scale=LOSS_SCALE)
-    fitted = fit_mode(BayesianNetwork(net, priors.Normal(scale=PRIOR_SCALE), likelihood), data, training)
+    model = BayesianNetwork(net, priors.Normal(scale=PRIOR_SCALE), likelihood)
+    fitted = fit_mode(model, data, training, fixed_start=True)
     net.load_state_dict(Layout.of(fitted.model).split(fitted.values), strict=False)
     return fitted.history
 

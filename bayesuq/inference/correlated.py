@@ -73,6 +73,10 @@ class CorrelatedObjective:
             forgetting=FORGETTING,
             identity=f"{type(guide).__name__} of {self.model}, {self.num_draws} draws a step, scale rate "
             f"{self.scale_rate}, KL weight {self.tempering.final}",
+            model=self.model,
+            from_network=("loc", "weights"),
+            options={"num_draws": self.num_draws, "kl_weight": self.tempering.course()},
+            fixed_length=self.tempering.fixed_length,
         )
 
     def divergence(self) -> Tensor:

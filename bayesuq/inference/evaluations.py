@@ -10,12 +10,12 @@ import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.checkpoint import Checkpoint, below, named
+from bayesuq.inference.identity import Identity, digest
 
 Evaluation = tuple[Tensor, Tensor]  # a value, 0-d, and its gradient, (P,)
 Recall = Callable[[Tensor, Callable[[], Evaluation]], Evaluation]
@@ -68,20 +68,25 @@ class Evaluations:
     """The searches of one fit: the results of those that are over, the evaluations of the one under way.
 
     The file takes as many numbers as the search under way has had evaluations times parameters.
+
+    Attributes:
+        start: Where searches begin whose start is the user's own, by name: as in the file, where there is one.
     """
 
-    def __init__(self, checkpoint: Checkpoint | None, fit: Mapping[str, Any]) -> None:
+    def __init__(self, checkpoint: Checkpoint | None, fit: Identity, start: Mapping[str, Tensor] | None = None) -> None:
         """Read the file, if there is one.
 
         Args:
             checkpoint: Where they are written, its steps counting evaluations; None remembers nothing.
             fit: What tells this fit from others, the seed among it.
+            start: See the attribute.
 
         Raises:
             OSError: The file cannot be written.
             ValueError: A truncated file, one of another kind, or of another fit.
         """
-        self.checkpoint, self.fit = checkpoint, dict(fit)
+        self.checkpoint, self.fit = checkpoint, fit
+        self.start = dict(start or {})
         self.results: dict[str, dict[str, Tensor]] = {}
         self.courses: dict[str, Course] = {}
         self.count, self.written = 0, perf_counter()
@@ -89,6 +94,8 @@ class Evaluations:
         if found is None:
             return
         values, tensors = found
+        for name, value in below("start.", tensors).items():
+            self.start[name] = value.to(self.start[name])
         for name, keys in values["results"].items():
             self.results[name] = {key: tensors[f"result.{name}.{key}"] for key in keys}
         for name, points in values["points"].items():
@@ -144,6 +151,7 @@ class Evaluations:
         tensors = {
             f"result.{name}.{key}": value for name, result in self.results.items() for key, value in result.items()
         }
+        tensors |= named("start.", self.start)
         for name, course in under_way.items():
             tensors[f"values.{name}"] = torch.stack([value for value, _ in course.found])
             tensors[f"gradients.{name}"] = torch.stack([gradient for _, gradient in course.found])

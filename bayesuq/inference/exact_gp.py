@@ -39,7 +39,7 @@ def fit_exact(model: GaussianProcess, data: Observations, search: Search, *, kin
         prior.standardise(data.x, data.weight_of_rows)
     vector = hyperparameters_of(model, prior, data, counts=search.counts)
     evidence = MarginalLikelihood(model, prior, data)
-    history = maximise(evidence, vector, search, search.record(data, vector))
+    history = maximise(evidence, vector, search, search.record(evidence, vector, data))
     with torch.no_grad():
         value = float(evidence())
     warn_of_nothing_left(prior, vector, data)

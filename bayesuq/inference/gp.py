@@ -29,9 +29,9 @@ from bayesuq.inference.gp_data import ProcessReader
 from bayesuq.inference.gp_hyperparameters import counts_in_units
 from bayesuq.inference.gp_sampling import Sampling, fit_sampled
 from bayesuq.inference.gp_search import Search
+from bayesuq.inference.identity import ADDRESS
 from bayesuq.inference.marginal_likelihood import Observations
 from bayesuq.inference.minibatches import Data, all_rows, count_batches
-from bayesuq.inference.optimize import ADDRESS
 from bayesuq.inference.sampled_gp import SampledGpPosterior
 from bayesuq.inference.sparse_gp import fit_sparse
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.gp_data import NOISE_SHARE
+from bayesuq.inference.identity import digest
 from bayesuq.models.gp.hyperparameters import Hyperparameter, declared, natural
 from bayesuq.models.gp.process import FunctionPrior
 from bayesuq.models.gp.units import Units
@@ -104,6 +105,18 @@ class HyperparameterVector:
     def parameters(self) -> list[nn.Parameter]:
         """The leaves' tensors."""
         return [leaf.value for leaf in self.leaves]
+
+    def start_by_network(self) -> dict[str, Tensor]:
+        """The starts, where a deep kernel's network decides on them by the weights that it happens to have; else none.
+
+        What it makes of the inputs has units of its own, in which other hyperparameters start.
+        """
+        return dict(self.start) if any(leaf.is_of_network for leaf in self.leaves) else {}
+
+    def contents(self) -> dict[str, str]:
+        """What no start shows, to tell fits apart by: the units in which slopes along the features are held."""
+        slopes = any(leaf.told is not None and leaf.told.unit == "gradients" for leaf in self.leaves)
+        return {"units of the features": digest({"": self.units.inputs})} if slopes and self.counts else {}
 
     def append(self, name: str, value: nn.Parameter) -> None:
         """Take in a parameter of no module, such as inducing points: without prior, bounds or further starts."""

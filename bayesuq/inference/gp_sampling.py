@@ -8,17 +8,19 @@ Reference:
     Neal 1997, Monte Carlo Implementation of Gaussian Process Models.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from bayesuq.inference.chain_methods import one_thread
 from bayesuq.inference.chain_run import Chains, Plan, Watch, run
-from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.gp_algebra import NotPositiveDefiniteError
 from bayesuq.inference.gp_hyperparameters import COUNTED, HyperparameterVector, counts_in_units
+from bayesuq.inference.identity import Identity, digest
 from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of
+from bayesuq.inference.model_contents import probed_energy
 from bayesuq.inference.nuts import Nuts
 from bayesuq.inference.sampled_gp import SampledGpPosterior
 from bayesuq.models.gp.process import GaussianProcess
@@ -86,22 +88,46 @@ def fit_sampled(
         raise ValueError("All hyperparameters are fixed; pass hyperparameters='optimise', which has nothing to do.")
     potential = HyperparameterPotential(MarginalLikelihood(model, prior, data), vector)
     plan = Plan(sampling.num_samples, sampling.num_warmup)
-    told = {
-        "seed": seed,
-        "plan": repr(sampling),
-        "model": repr(model),
-        "data": digest({"x": data.x, "y": data.y, "weight": data.weight}),
-        **({COUNTED: digest(vector.start)} if counts else {}),
-    }
+    fit = Identity({}) if checkpoint is None else _identity(potential, model, sampling, seed)
     parts = []
     for chain in range(sampling.num_chains):
         start = _start(potential, derive_seed(seed, 0, chain))
         file = None if checkpoint is None else checkpoint.of_part(f"chain-{chain}")
-        watch = Watch(file, {**told, "part": chain}, progress, f"chain-{chain}")
+        own = replace(
+            fit,
+            options={**fit.options, "part": chain},
+            contents={**fit.contents, "start": digest({"position": start})},
+            before={**fit.before, "part": chain},
+        )
+        watch = Watch(file, own, progress, f"chain-{chain}")
         with one_thread():
             kernel = Nuts(sampling.max_tree_depth)
             parts.append(run(potential, kernel, start, plan, derive_seed(seed, 1, chain), watch))
     return _posterior(model, data, vector, Chains.joined(parts))
+
+
+def _identity(potential: HyperparameterPotential, model: GaussianProcess, sampling: Sampling, seed: int) -> Identity:
+    """What tells this fit from others, for checkpoints; each chain adds where it starts."""
+    data = potential.evidence.data
+    rows = digest({"x": data.x, "y": data.y, "weight": data.weight})
+    lengths = ("num_samples", "num_chains")
+    counted = {COUNTED: True} if potential.vector.counts else {}
+    numbers = probed_energy(potential.at, potential.vector.flat())
+    return Identity(
+        options={
+            "seed": seed,
+            **{name: value for name, value in vars(sampling).items() if name not in lengths},
+            **counted,
+            "data": rows,
+            "device": data.x.device.type,
+            "hyperparameters": [leaf.name for leaf in potential.vector.leaves],
+        },
+        lengths={"num_samples": sampling.num_samples, "num_chains": sampling.num_chains},
+        contents={"centre of the hyperparameters' prior": digest(potential.vector.start)},
+        numbers=numbers,
+        text=repr(model),
+        before={"seed": seed, "plan": repr(sampling), "model": repr(model), "data": rows},
+    )
 
 
 def _start(potential: HyperparameterPotential, seed: int) -> Tensor:

@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
 
-from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.evaluations import Evaluation, Evaluations, Recall, Result
 from bayesuq.inference.gp_algebra import NotPositiveDefiniteError
 from bayesuq.inference.gp_convergence import warn_of_end
 from bayesuq.inference.gp_hyperparameters import COUNTED, HyperparameterVector
 from bayesuq.inference.history import History
+from bayesuq.inference.identity import Identity, digest
 from bayesuq.inference.marginal_likelihood import Evidence, Observations
+from bayesuq.inference.model_contents import probed_energy
 
 FLAT = 1e-5  # nats a data point and unit of a hyperparameter: the slope at which an optimum is reached
 FORBIDDEN = 1e25  # what an optimiser is told of hyperparameters without a Cholesky factor
@@ -46,23 +48,52 @@ class Search:
     told: Mapping[str, Any] = field(default_factory=dict)
     counts: bool = True
 
-    def record(self, data: Observations, vector: HyperparameterVector) -> Evaluations:
-        """The evaluations of the fit to these data from these first hyperparameters.
+    def record(self, evidence: Evidence, vector: HyperparameterVector, data: Observations) -> Evaluations:
+        """The evaluations of the fit to these data, by this evidence first, from these hyperparameters.
+
+        A deep kernel's network starts at its own weights, and all else in units of what it makes of the inputs: where
+        there is a file, the starts are the file's.
 
         Raises:
             OSError: The checkpoint cannot be written.
             ValueError: The checkpoint is truncated, of another kind, or of another fit.
         """
         if self.checkpoint is None:
-            return Evaluations(None, {})
+            return Evaluations(None, Identity({}))
+        record = Evaluations(self.checkpoint, self._identity(evidence, vector, data), vector.start_by_network())
+        vector.start |= record.start
+        return record
+
+    def _identity(self, evidence: Evidence, vector: HyperparameterVector, data: Observations) -> Identity:
+        """What tells this fit from others."""
+        given = vector.start_by_network()
+        others = {name: value for name, value in vector.start.items() if name not in given}
         own = {
-            "num_restarts": self.num_restarts,
             "max_iterations": self.max_iterations,
             "data": digest({"x": data.x, "y": data.y, "weight": data.weight, "noise": data.noise}),
-            "start": digest(vector.start),
             **({COUNTED: True} if vector.counts else {}),
         }
-        return Evaluations(self.checkpoint, {**self.told, **own})
+        return Identity(
+            options={
+                **{name: value for name, value in self.told.items() if name != "model"},
+                **own,
+                "hyperparameters": [leaf.name for leaf in vector.leaves],
+            },
+            lengths={"num_restarts": self.num_restarts},
+            contents={"start of the hyperparameters": digest(others), **vector.contents()},
+            numbers=_probed(evidence, vector),
+            text=str(self.told.get("model", "")),
+            start=digest(given),
+            before={**self.told, **own, "num_restarts": self.num_restarts, "start": digest(vector.start)},
+        )
+
+
+def _probed(evidence: Evidence, vector: HyperparameterVector) -> dict[str, list[float]]:
+    """The loss and its slope at fixed hyperparameters, near their start unless that depends on a network's."""
+    if not vector.leaves:
+        return {}
+    near = vector.flat().cpu() * (0.0 if vector.start_by_network() else 1.0)
+    return probed_energy(lambda at: _evaluate(evidence, vector, near + at), near)
 
 
 def maximise(

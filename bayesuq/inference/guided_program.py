@@ -30,10 +30,11 @@ from bayesuq.inference.programs import (
     private_store,
     row_log_prob,
 )
-from bayesuq.models.bnn import LIKELIHOOD
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import globally_isolated, lent
 
 VALIDATION_DRAWS = 8
+MODEL = "model."  # before the names of a program's own parameters: see `find_leaves`
 
 
 class GuidedProgram:
@@ -206,7 +207,19 @@ class ProgramObjective:
             log_predictive=self.log_predictive,
             culprits=self.culprits,
             identity=f"guide of {self.pair.program}, {self.num_draws} draws a step, scale rate {self.scale_rate}",
+            model=self.pair.program if isinstance(self.pair.program, BayesianNetwork) else None,
+            options={"num_draws": self.num_draws, "latents": self.pair.latents},
+            from_network=tuple(name for name, leaf in self.pair.leaves.items() if self._is_from_network(name, leaf)),
         )
+
+    def _is_from_network(self, name: str, leaf: Tensor) -> bool:
+        """Whether a parameter starts at weights of the user's: of a module, or as an autoguide of a network does."""
+        if not isinstance(self.pair.program, BayesianNetwork):
+            return name.startswith(MODEL)
+        weights = list(self.pair.program.initial().values())
+        flat = leaf.detach().reshape(-1)
+        whole = torch.cat([value.reshape(-1) for value in weights])
+        return any(torch.equal(flat, value.reshape(-1)) for value in (*weights, whole))
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the ELBO in nats."""

@@ -12,7 +12,7 @@ Reference:
 
 import sys
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Literal, get_args
 
@@ -24,11 +24,13 @@ from bayesuq.inference.chain_methods import ChainMethod, Job, check_method, choo
 from bayesuq.inference.chain_run import Chains, Plan
 from bayesuq.inference.chain_starts import Constants, Start, starting_points
 from bayesuq.inference.chains import ChainPosterior
-from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.hamiltonian import Hmc, Kernel
+from bayesuq.inference.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.minibatches import Data, NetworkReader, Source, all_rows
+from bayesuq.inference.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.nuts import Nuts
-from bayesuq.inference.optimize import ADDRESS
+from bayesuq.inference.potential import NetworkPotential
 from bayesuq.inference.weights import Layout
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
@@ -127,10 +129,11 @@ def fit(
     with isolated(derive_seed(key, DATA)):  # which a loader may draw its order from
         rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
     shown = sys.stderr.isatty() if progress is None else progress
-    job = Job(model, rows, constants, transition, plan, derive_seed(key, CHAINS), {}, file, shown)
+    job = Job(model, rows, constants, transition, plan, derive_seed(key, CHAINS), None, file, shown)
     potential = job.potential()
     positions = starting_points(potential, start, num_chains, derive_seed(key, STARTS))
-    job = _identified(job, positions, key)
+    if file is not None:
+        job = replace(job, fit=_identity(job, potential, positions, key))
     together = isinstance(transition, Hmc)
     if chain_method is None:
         chain_method = choose_method(job, potential, positions, together=together)
@@ -203,18 +206,34 @@ def _check_one_of(name: str, value: Any, literal: Any) -> None:
         raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
 
 
-def _identified(job: Job, positions: Tensor, key: int) -> Job:
-    """With what tells this fit from others, for checkpoints."""
-    weight = {} if job.rows.weight is None else {"weight": job.rows.weight}
-    fit = {
-        "seed": key,
-        "plan": repr(job.plan),
-        "kernel": repr(job.kernel),
-        "model": ADDRESS.sub("", repr(job.model)),
-        "data": digest({"x": job.rows.x, "y": job.rows.y, **weight}),
-        "start": digest({"positions": positions, **job.constants.fixed, **job.constants.buffers}),
-    }
-    return Job(**{**vars(job), "fit": fit})
+def _identity(job: Job, potential: NetworkPotential, positions: Tensor, key: int) -> Identity:
+    """What tells this fit from others, for checkpoints; each chain adds where it starts."""
+    plan, model, rows = job.plan, job.model, job.rows
+    weight = {} if rows.weight is None else {"weight": rows.weight}
+    data = digest({"x": rows.x, "y": rows.y, **weight})
+    told = {"seed": key, "kernel": repr(job.kernel)}
+    constants = {"values of learned sites": job.constants.fixed, "buffers of the start": job.constants.buffers}
+    return Identity(
+        options={
+            **told,
+            **{name: value for name, value in vars(plan).items() if name != "num_samples"},
+            "device": model.device.type,
+            "data": f"{len(rows.x)} rows, {data}",
+            **sites_of(model),
+        },
+        lengths={"num_samples": plan.num_samples},
+        contents={name: digest(tensors) for name, tensors in constants.items()} | model_contents(model),
+        numbers=probed_energy(potential.at, positions[0]),
+        tolerance=tolerance_of(positions.dtype),
+        text=repr(model),
+        before={
+            **told,
+            "plan": repr(plan),
+            "model": ADDRESS.sub("", repr(model)),
+            "data": data,
+            "start": digest({"positions": positions, **job.constants.fixed, **job.constants.buffers}),
+        },
+    )
 
 
 def _warn(chains: Chains, max_tree_depth: int) -> None:

@@ -93,6 +93,8 @@ class SgdIterates:
         return replace(
             base,
             rates={},
+            from_network=(),
+            options={"momentum": self.momentum, "collect_every": self.every},
             buffers={**base.buffers, **kept},
             identity=f"iterates of SGD, momentum {self.momentum}, every {self.every} steps, on the {base.identity}",
             optimizer=self._sgd,

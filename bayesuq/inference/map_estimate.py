@@ -7,7 +7,7 @@ layers act while it trains, as a regulariser, and are the identity afterwards.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import PathLike
 
 import torch
@@ -104,12 +104,15 @@ def fit(
     return fit_mode(model, data, training, adversarial=adversarial)
 
 
-def fit_mode(model: BayesianNetwork, data: Data, training: Training, *, adversarial: bool = False) -> "MapPosterior":
-    """As `fit`, its options packed."""
+def fit_mode(
+    model: BayesianNetwork, data: Data, training: Training, *, adversarial: bool = False, fixed_start: bool = False
+) -> "MapPosterior":
+    """As `fit`, its options packed; with a fixed start, a checkpoint that began at other weights is another fit's."""
     with session(model, data, training) as (model, source, validation):
         step = adversarial_step(source) if adversarial else None
         mode = ModeObjective(model, source.num_data, adversarial_step=step)
-        return mode.posterior(minimise(mode.objective(), source, validation, training))
+        objective = replace(mode.objective(), from_network=()) if fixed_start else mode.objective()
+        return mode.posterior(minimise(objective, source, validation, training))
 
 
 def adversarial_step(source: Source) -> Tensor:
@@ -149,6 +152,8 @@ class ModeObjective:
             culprits=self.culprits,
             identity=f"{'mode' if self.adversarial_step is None else 'adversarial mode'} of {self.model}",
             log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
+            model=self.model,
+            from_network=("weights",),
         )
 
     def posterior(self, history: History) -> "MapPosterior":

@@ -76,6 +76,10 @@ class EvidenceObjective:
             culprits=self.culprits,
             identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}, "
             f"KL weight {self.tempering.final}, estimator {self.estimator}",
+            model=self.model,
+            from_network=("loc", "weights"),
+            options={"num_draws": self.num_draws, "estimator": self.estimator, "kl_weight": self.tempering.course()},
+            fixed_length=self.tempering.fixed_length,
             forgetting=FORGETTING,
         )
 

@@ -10,7 +10,8 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.checkpoint import digest
+from bayesuq.inference.first_batches import UNREPEATABLE, loader_digest
+from bayesuq.inference.identity import digest, fill
 from bayesuq.inference.network_inputs import cast_inputs, refusal, takes_whole_numbers
 from bayesuq.inference.training_mode import check_repeatable
 from bayesuq.loaders import Loader, check_data
@@ -136,9 +137,24 @@ class Source:
         return map(self.reader.read, self.batches.complete())
 
     def identity(self) -> str:
-        """What tells these data from others: a digest of the rows; of a loader, their number alone."""
+        """What told these data from others in checkpoints of format 1: of a loader, its number of rows alone."""
         rows = {} if self.loader is not None else self.rows._asdict()
         return f"{self.num_data} rows in {self.num_batches} batches, {digest(rows)}"
+
+    def contents(self) -> tuple[str, Batch]:
+        """A name for these data, and a minibatch of them that is the same each time.
+
+        Of a loader whose rows are others each time, that is made up of numbers of their shape.
+        """
+        counts = f"{self.num_data} rows in {self.num_batches} batches"
+        if self.batches is None:
+            return f"{counts}, {digest(self.rows._asdict())}", next(self.epoch(None))
+        name, batches = loader_digest(self.batches, self.device)
+        batch = self.reader.read(batches[0])
+        if name == UNREPEATABLE:
+            y = fill(batch.y, 1) if batch.y.is_floating_point() else torch.zeros_like(batch.y)
+            batch = Batch(fill(batch.x, 0), y, None)
+        return f"{counts}, {name}", batch
 
     def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
         """The minibatches of one epoch; in the order of the rows where `noise` is None, of a loader in its own."""

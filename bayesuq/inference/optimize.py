@@ -6,28 +6,33 @@ own, and returns the `History`.
 """
 
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
 from bayesuq.data import Batch
-from bayesuq.inference.checkpoint import Checkpoint, below, digest, named, random_states, set_random_states
+from bayesuq.inference.checkpoint import Checkpoint, below, named, random_states, set_random_states
 from bayesuq.inference.convergence import warn_if_falling, warn_if_uninformed
 from bayesuq.inference.history import History
+from bayesuq.inference.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.minibatches import Source
+from bayesuq.inference.model_contents import model_contents, probed, sites_of
 from bayesuq.inference.training import NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
 from bayesuq.inference.trend import USUAL_POINTS, trend
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator, globally_isolated
 
-ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # which is another in each process
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
+BUFFER = "buffer "
+GLOBAL_STATE = "now.cpu"
+FALLING = "its learning rate falls to 0 over all of them (a fit with schedule='constant' can be made longer)"
 
 
 @dataclass(frozen=True)
@@ -42,7 +47,13 @@ class Objective:
             leaf's `.grad`.
         log_predictive: Log predictive density of each row at the current state, (B,), in nats.
         culprits: Names of the sites whose terms in the loss are not finite.
-        identity: What tells this objective from others, for checkpoints.
+        identity: What it is, in words: it tells fits apart for checkpoints, like the following.
+        model: The network that it is of, whose constants do.
+        options: What neither the loss nor the optimiser shows, plain JSON data.
+        contents: Digests of constants beside the network's.
+        from_network: Leaves that start at the network's own weights. These do not.
+        per_step: Buffers that have a row for each step of the fit.
+        fixed_length: Why the fit cannot be made longer afterwards; None where it can.
         forgetting: An exponent c makes Adam's decay of squared gradients 1 - t^-c at step t, so that it soon
             forgets the large ones of the beginning (Shazeer & Stern 2018, section 7.2); None leaves it at 0.999.
         optimizer: Builds the optimiser from the objective and the learning rate; None is Adam.
@@ -61,6 +72,12 @@ class Objective:
     log_predictive: Callable[[Batch, torch.Generator], Tensor]
     culprits: Callable[[Batch, torch.Generator], list[str]]
     identity: str
+    model: BayesianNetwork | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+    from_network: tuple[str, ...] = ()
+    per_step: tuple[str, ...] = ()
+    fixed_length: str | None = None
     forgetting: float | None = None
     optimizer: "Callable[[Objective, float], torch.optim.Optimizer] | None" = None
     after_step: Callable[[], None] | None = None
@@ -132,7 +149,7 @@ class _Run:
                 )
                 bar.update()
         if self.log is not None:
-            self.log.write()
+            self.log.write_if_news()
         if self.validation is not None:
             self.best.restore()
         return History(
@@ -242,19 +259,8 @@ class _Log:
             raise TypeError("the run has no checkpoint")
         self.run, self.checkpoint = run, checkpoint
         self.written = perf_counter()
-        training = run.training
-        self.fit = {
-            "seed": training.seed,
-            "num_epochs": run.num_epochs,
-            "learning_rate": training.learning_rate,
-            "schedule": training.schedule,
-            "max_grad_norm": training.max_grad_norm,
-            "patience": training.patience,
-            "data": run.data.identity(),
-            "validation": None if run.validation is None else run.validation.identity(),
-            "start": digest(run.objective.leaves),
-            "model": ADDRESS.sub("", run.objective.identity),
-        }
+        self.told = (-1, -1)  # epoch and batch that the file has
+        self.fit = _identity(run)
 
     def resume(self) -> None:
         """Set the run to where the file says, if there is one.
@@ -276,15 +282,27 @@ class _Log:
         run.best.kept = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
         with torch.no_grad():
             for name, tensor in below("current.", tensors).items():
-                run.best.current[name].copy_(tensor)
+                current = run.best.current[name]
+                # A fit that is longer than the file's has more steps to tell of.
+                is_longer = name.removeprefix(BUFFER) in run.objective.per_step
+                (current[: len(tensor)] if is_longer else current).copy_(tensor)
         for name, leaf in run.objective.leaves.items():
             memory = below(f"memory.{name}.", tensors)
             if memory:
                 # Adam keeps its count of steps where it made it; fused, beside the weights.
                 run.optimizer.state[leaf] = {key: value.to(device) for key, value in memory.items()}
-        run.noise.set_state(tensors["noise"])
+        # Masks and Pyro's draws came from torch's global generator in files of format 1, which have it for all data.
+        drew_globally = GLOBAL_STATE in tensors and run.data.loader is None
+        unmoved = torch.equal(tensors["noise"], run.noise.get_state())
+        run.noise.set_state(tensors[GLOBAL_STATE if drew_globally and unmoved else "noise"])
         run.started = below("started.", tensors)
         set_random_states(below("now.", tensors), device, run.data.loader)
+        self.told = (run.epoch, run.batch)
+
+    def write_if_news(self) -> None:
+        """Write where the fit is further than the file."""
+        if self.told != (self.run.epoch, self.run.batch):
+            self.write()
 
     def write_if_due(self) -> None:
         """Write where the steps or the time say so."""
@@ -312,7 +330,66 @@ class _Log:
         for name, leaf in run.objective.leaves.items():
             tensors |= named(f"memory.{name}.", run.optimizer.state.get(leaf, {}))
         self.checkpoint.save(self.fit, (values, tensors))
-        self.written = perf_counter()
+        self.written, self.told = perf_counter(), (run.epoch, run.batch)
+
+
+def _identity(run: _Run) -> Identity:
+    """What tells a run from others."""
+    training, objective, model = run.training, run.objective, run.objective.model
+    told = {
+        "seed": training.seed,
+        "learning_rate": training.learning_rate,
+        "schedule": training.schedule,
+        "max_grad_norm": training.max_grad_norm,
+        "patience": training.patience,
+    }
+    data, batch = run.data.contents()
+    given = {name: leaf for name, leaf in objective.leaves.items() if name in objective.from_network}
+    own = {name: leaf for name, leaf in objective.leaves.items() if name not in given}
+    return Identity(
+        options={
+            **told,
+            "device": run.data.device.type,
+            "data": data,
+            "validation": None if run.validation is None else run.validation.contents()[0],
+            **({} if model is None else sites_of(model)),
+            "leaves": _layout(objective.leaves),
+            "buffers": _layout({n: b for n, b in objective.buffers.items() if n not in objective.per_step}),
+            "optimizer": _optimizer_options(run.optimizer),
+            "forgetting": objective.forgetting,
+            **objective.options,
+        },
+        lengths={"num_epochs": run.num_epochs},
+        fixed_length=FALLING if training.schedule == "cosine" else objective.fixed_length,
+        contents={
+            **{f"start of {name}": digest({name: leaf}) for name, leaf in own.items()},
+            **({} if model is None else model_contents(model)),
+            **objective.contents,
+        },
+        numbers=probed(objective, batch, run.data.device),
+        tolerance=tolerance_of(next(iter(objective.leaves.values())).dtype),
+        text=objective.identity,
+        start=digest(given),
+        before={
+            **told,
+            "num_epochs": run.num_epochs,
+            "data": run.data.identity(),
+            "validation": None if run.validation is None else run.validation.identity(),
+            "model": ADDRESS.sub("", objective.identity),
+            **({} if given else {"start": digest(objective.leaves)}),
+        },
+    )
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Shape and dtype of each."""
+    return {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()}
+
+
+def _optimizer_options(optimizer: torch.optim.Optimizer) -> list[str]:
+    """Its class, and the options of each group of its leaves."""
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    return [type(optimizer).__name__, *(repr(sorted(group.items())) for group in groups)]
 
 
 def _all_finite(leaves: Iterable[Tensor]) -> bool:
@@ -332,7 +409,7 @@ class _Best:
     """The state of the best epoch so far."""
 
     def __init__(self, objective: Objective) -> None:
-        self.current = {**objective.leaves, **{f"buffer {name}": value for name, value in objective.buffers.items()}}
+        self.current = {**objective.leaves, **{f"{BUFFER}{name}": value for name, value in objective.buffers.items()}}
         self.loss, self.epoch = math.inf, 0
         self.kept: dict[str, Tensor] = {}
 

@@ -24,11 +24,12 @@ from torch import Tensor
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.chain_starts import Constants, Start, starting_points
 from bayesuq.inference.chains import ChainPosterior
-from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.inference.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.langevin import Kernel, Sghmc, Sgld
 from bayesuq.inference.minibatch_potential import MinibatchPotential
 from bayesuq.inference.minibatches import Data, Source
-from bayesuq.inference.optimize import ADDRESS
+from bayesuq.inference.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.potential import NetworkPotential
 from bayesuq.inference.sgmcmc_run import Plan, Run
 from bayesuq.inference.training import Training, session
@@ -129,7 +130,8 @@ def fit(
         num_epochs=1, batch_size=batch_size, learning_rate=1.0, device=device, seed=seed, checkpoint=checkpoint
     )
     with session(model, data, training) as (model, source, _):
-        constants = Constants.of(model, "prior" if isinstance(start, str) and start == "network" else start)
+        place = "prior" if isinstance(start, str) and start == "network" else start
+        constants = Constants.of(model, place)
         positions = _starts(model, source, constants, start, num_chains, training.key(STARTS))
         potential = MinibatchPotential(model, source.num_data, constants.fixed, constants.buffers)
         chosen = _is_vectorised(potential, source, num_chains, vectorised)
@@ -137,17 +139,48 @@ def fit(
             [derive_seed(training.key(CHAINS), chain, purpose) for purpose in range(3)] for chain in range(num_chains)
         ]
         run = Run(potential, kernel, source, positions, plan, keys, vectorised=chosen)
-        identity = {
-            "seed": training.seed,
-            "plan": repr(plan),
-            "kernel": repr(kernel),
-            "data": source.identity(),
-            "start": digest({"positions": positions, **constants.fixed, **constants.buffers}),
-            "model": ADDRESS.sub("", repr(model)),
-            "vectorised": chosen,
-        }
-        run.finish(Checkpoint.of(training.checkpoint), identity, progress)
+        file = Checkpoint.of(training.checkpoint)
+        fit = None if file is None else _identity(run, constants, training.seed, starts_at_network=place is not start)
+        run.finish(file, fit, progress)
         return _posterior(model, constants, run)
+
+
+def _identity(run: Run, constants: Constants, seed: int | None, *, starts_at_network: bool) -> Identity:
+    """What tells a run that has not begun from others."""
+    plan, model, source, positions = run.plan, run.potential.model, run.stream.source, run.chains.positions
+    data, batch = source.contents()
+
+    def energy(position: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradients = run.potential.at(position.unsqueeze(0), [batch])
+        return values[0], gradients[0]
+
+    told = {"seed": seed, "kernel": repr(run.kernel), "vectorised": run.vectorised}
+    start = {"positions": positions, **constants.fixed, **constants.buffers}
+    contents = {"start": digest(constants.fixed if starts_at_network else start), "buffers": digest(constants.buffers)}
+    return Identity(
+        options={
+            **told,
+            **{name: value for name, value in vars(plan).items() if name != "num_samples"},
+            "chains": len(positions),
+            "device": source.device.type,
+            "data": data,
+            **sites_of(model),
+        },
+        lengths={"num_samples": plan.num_samples},
+        fixed_length="the cycles of its step size would be longer" if plan.cyclical else None,
+        contents=contents | model_contents(model),
+        numbers=probed_energy(energy, positions[0]),
+        tolerance=tolerance_of(positions.dtype),
+        text=repr(model),
+        start=digest({"positions": positions}) if starts_at_network else None,
+        before={
+            **told,
+            "plan": repr(plan),
+            "data": source.identity(),
+            "model": ADDRESS.sub("", repr(model)),
+            **({} if starts_at_network else {"start": digest(start)}),
+        },
+    )
 
 
 def _plan(

@@ -6,11 +6,10 @@ many others there are.
 
 import math
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,6 +17,7 @@ from tqdm import tqdm
 
 from bayesuq.data import Batch
 from bayesuq.inference.checkpoint import Checkpoint, below, named, random_states, set_random_states
+from bayesuq.inference.identity import Identity
 from bayesuq.inference.langevin import Chains, Kernel
 from bayesuq.inference.minibatch_potential import MinibatchPotential
 from bayesuq.inference.minibatches import Source
@@ -183,19 +183,19 @@ class Run:
             for name in ("lp", "step_size")
         }
 
-    def finish(self, checkpoint: Checkpoint | None, fit: Mapping[str, Any], progress: bool | None) -> None:
+    def finish(self, checkpoint: Checkpoint | None, fit: Identity | None, progress: bool | None) -> None:
         """Make the steps that are left.
 
         Args:
             checkpoint: To go on from, and to write; None does neither.
-            fit: What tells this fit from others, for that file.
+            fit: What tells this fit from others, for that file; None without one.
             progress: Whether to show a bar; None shows it on a terminal only.
 
         Raises:
             FloatingPointError: Chains that diverged.
             ValueError: A checkpoint of another fit; a network whose curvature cannot be measured.
         """
-        if checkpoint is not None:
+        if checkpoint is not None and fit is not None:
             self._resume(checkpoint, fit)
         hidden = not sys.stderr.isatty() if progress is None else not progress
         written, total = perf_counter(), self.plan.num_steps
@@ -203,7 +203,7 @@ class Run:
             while self.done < total:
                 self._step()
                 bar.update()
-                if checkpoint is None:
+                if checkpoint is None or fit is None:
                     continue
                 by_steps = checkpoint.every_steps is not None and self.done % checkpoint.every_steps == 0
                 if by_steps or self.done == total or perf_counter() - written > checkpoint.every_seconds:
@@ -282,7 +282,7 @@ class Run:
         own = {"positions": chains.positions, "momenta": chains.momenta, "scales": chains.scales}
         return own | {"squares": self.squares, "draws": self.draws} | named("told.", self.told)
 
-    def _resume(self, checkpoint: Checkpoint, fit: Mapping[str, Any]) -> None:
+    def _resume(self, checkpoint: Checkpoint, fit: Identity) -> None:
         found = checkpoint.load(fit)
         if found is None:
             return
@@ -291,14 +291,17 @@ class Run:
         self.stream.epoch, self.stream.batch = values["epoch"], values["batch"]
         self.stream.started = below("started.", tensors)
         for name, tensor in self._tensors().items():
-            tensor.copy_(tensors[name])
+            part = tensors[name]
+            if name == "draws" or name.startswith("told."):  # a run may be longer than the file's
+                tensor = tensor[:, : part.shape[1]]
+            tensor.copy_(part)
         for kind, streams in (("noises", self.noises), ("directions", self.directions)):
             for stream, state in zip(streams, tensors[kind], strict=True):
                 stream.set_state(state.clone())
         source = self.stream.source
         set_random_states(below("now.", tensors), source.device, source.loader)
 
-    def _write(self, checkpoint: Checkpoint, fit: Mapping[str, Any]) -> None:
+    def _write(self, checkpoint: Checkpoint, fit: Identity) -> None:
         stream = self.stream
         tensors = self._tensors() | {"step_size": torch.tensor(self.step_size, dtype=torch.float64)}
         for kind, streams in (("noises", self.noises), ("directions", self.directions)):

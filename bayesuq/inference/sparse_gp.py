@@ -30,8 +30,9 @@ from bayesuq.inference.gp_algebra import stable_cholesky
 from bayesuq.inference.gp_data import ProcessReader
 from bayesuq.inference.gp_hyperparameters import COUNTED, counts_in_units
 from bayesuq.inference.history import History
+from bayesuq.inference.identity import ADDRESS
 from bayesuq.inference.minibatches import Data, Source
-from bayesuq.inference.optimize import ADDRESS, Objective, adam, minimise
+from bayesuq.inference.optimize import Objective, adam, minimise
 from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.inference.training import QUALITY, Training, sources
 from bayesuq.models.gp.combined import Coregionalised
@@ -146,6 +147,7 @@ class SparseObjective:
         hyperparameters = {leaf.name: leaf.value for leaf in process.vector.leaves} if process.vector else {}
         leaves: dict[str, Tensor] = {**hyperparameters, "inducing points": process.inducing}
         buffers: dict[str, Tensor] = {}
+        starts = process.vector.start_by_network() if process.vector else {}
         counted = f", {COUNTED}" if process.vector is not None and process.vector.counts else ""
         if self.is_natural:
             buffers = {"q mean": self.mean, "q precision": self.precision, "q root": self.root}
@@ -159,6 +161,9 @@ class SparseObjective:
             log_predictive=self.log_predictive,
             culprits=lambda batch, noise: [],  # noqa: ARG005 - the terms share all hyperparameters
             identity=f"{process.model!r}, rate {self.rate}, {self.num_draws} draws{counted}",
+            from_network=(*starts, "inducing points") if starts else (),
+            contents=process.vector.contents() if process.vector else {},
+            options={"natural_rate": self.rate, "num_draws": self.num_draws} | ({COUNTED: True} if counted else {}),
             optimizer=self._build_optimizer,
             after_step=self._move if self.is_natural else None,
         )

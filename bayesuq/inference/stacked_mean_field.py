@@ -102,6 +102,9 @@ class StackedEvidence:
             culprits=self.culprits,
             identity=f"{len(self.loc)} mean fields of {self.model}",
             num_fits=len(self.loc),
+            model=self.model,
+            per_step=("losses",),
+            from_network=("loc", "weights"),
             forgetting=FORGETTING,
         )
 

@@ -24,8 +24,9 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset
 from bayesuq.export import Drawn, Wanted
-from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.evaluations import Evaluations
+from bayesuq.inference.identity import Identity, digest
 from bayesuq.inference.minibatches import Data, in_memory
 from bayesuq.inference.packing import read_through
 from bayesuq.inference.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
@@ -93,7 +94,8 @@ def fit(
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
     held_out = _held_out(likelihood, predictive, rows)
     kind = "matrix" if matrix else "vector" if vector else "temperature"
-    record = Evaluations(file, {"seed": key, "scaling": kind, "data": digest(vars(held_out))})
+    told = {"seed": key, "scaling": kind, "data": digest(vars(held_out))}
+    record = Evaluations(file, Identity(told, before=told))
     if matrix:
         scaling = matrix_scaling(held_out, record, seed=key)
     else:

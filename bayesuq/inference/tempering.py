@@ -19,6 +19,7 @@ import torch
 from bayesuq.arrays import check_fraction, check_positive
 
 Weight = float | Callable[[float], float]
+NUM_LOOKS = 65
 
 
 class Tempering:
@@ -49,6 +50,15 @@ class Tempering:
         check_positive(self.final, "kl_weight at the end")
         self.num_steps = num_steps
         self.step = torch.zeros((), dtype=torch.int64)
+
+    def course(self) -> list[float]:
+        """The weight at even shares of the steps, from the first to the last, by which checkpoints tell it."""
+        return [self._at(number / (NUM_LOOKS - 1)) for number in range(NUM_LOOKS)]
+
+    @property
+    def fixed_length(self) -> str | None:
+        """Why a fit cannot be made longer afterwards; None where it can."""
+        return "`kl_weight` changes with the share of the steps made" if len(set(self.course())) > 1 else None
 
     def advance(self) -> float:
         """The weight of this step."""

@@ -131,19 +131,20 @@ class Streams:
     def __init__(self, seeds: Sequence[int], device: torch.device) -> None:
         self.members = [generator(seed, device=device) for seed in seeds]
         self.states = torch.stack([stream.get_state() for stream in self.members])
-        self._started = False
+        self._seen = -1  # version of `states` that the streams have
 
     def begin(self) -> None:
-        """Put the streams, before the first step, where `states` says: a checkpoint may have set that."""
-        if not self._started:
+        """Put the streams where `states` says, if something else than `keep` has set that, as a checkpoint may."""
+        if self._seen != self.states._version:
             for stream, state in zip(self.members, self.states, strict=True):
                 stream.set_state(state.clone())
-            self._started = True
+            self._seen = self.states._version
 
     def keep(self) -> None:
         """Note down where the streams are."""
         for state, stream in zip(self.states, self.members, strict=True):
             state.copy_(stream.get_state())
+        self._seen = self.states._version
 
 
 class StackedSource:
@@ -161,16 +162,26 @@ class StackedSource:
         """See `Source.identity`."""
         return "; ".join(source.identity() for source in self.sources)
 
+    def contents(self) -> tuple[str, Batch]:
+        """See `Source.contents`."""
+        found = [source.contents() for source in self.sources]
+        return "; ".join(name for name, _ in found), _side_by_side([batch for _, batch in found])
+
     def shuffled_epoch(self, _seed: int, number: int) -> Iterator[Batch]:
         """The minibatches of one epoch, each member's in the order of its own seed."""
         epochs = (source.shuffled_epoch(key, number) for source, key in zip(self.sources, self.keys, strict=True))
         for batches in zip(*epochs, strict=True):
-            weights = [batch.weight for batch in batches if batch.weight is not None]
-            yield Batch(
-                torch.stack([batch.x for batch in batches]),
-                torch.stack([batch.y for batch in batches]),
-                torch.stack(weights) if weights else None,
-            )
+            yield _side_by_side(batches)
+
+
+def _side_by_side(batches: Sequence[Batch]) -> Batch:
+    """Minibatches of one size along a new first dimension."""
+    weights = [batch.weight for batch in batches if batch.weight is not None]
+    return Batch(
+        torch.stack([batch.x for batch in batches]),
+        torch.stack([batch.y for batch in batches]),
+        torch.stack(weights) if weights else None,
+    )
 
 
 class StackedModes:
@@ -216,6 +227,9 @@ class StackedModes:
             culprits=self.culprits,
             identity=f"{self.num_members} {kind} of {self.model}",
             num_fits=self.num_members,
+            model=self.model,
+            from_network=("weights",),
+            per_step=("losses",),
         )
 
     def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:

@@ -17,8 +17,9 @@ from pyro.infer.autoguide import AutoNormal
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.inference import dropout, ensemble, map_estimate, optimize, variational
-from bayesuq.inference.checkpoint import Checkpoint, digest
+from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.guides import autoguide
+from bayesuq.inference.identity import digest
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, built, measured
@@ -171,7 +172,7 @@ def test_without_a_seed_the_files_seed_is_taken(case, tmp_path, monkeypatch):
         ({"learning_rate": 0.02}, "its learning_rate is 0.01"),
         ({"seed": 2}, "its seed is 1, this one's 2"),
         ({"batch_size": 8}, "its data is"),
-        ({"adversarial": True}, "its model is"),
+        ({"adversarial": True}, "its loss at fixed weights is"),
         ({"validation": measured(20, seed=5)}, "its validation is None"),
     ],
     ids=lambda value: next(iter(value)) if isinstance(value, dict) else "",
@@ -182,12 +183,20 @@ def test_a_checkpoint_of_another_fit_is_refused(options, words, tmp_path):
         fit("map", checkpoint=tmp_path / "state", **options)
 
 
-def test_other_data_weights_priors_and_seeds_of_an_ensemble_are_refused(tmp_path):
+def test_other_data_priors_likelihoods_and_seeds_of_an_ensemble_are_refused(tmp_path):
     fit("map", checkpoint=tmp_path / "state")
     for model, data, words in (
         (regression(), measured(seed=1), "its data is"),
-        (regression(seed=3), measured(), "its start is"),
-        (BayesianNetwork(regression().net, priors.Normal(scale=2.0), likelihoods.Normal()), measured(), "its model is"),
+        (
+            BayesianNetwork(regression().net, priors.Normal(scale=2.0), likelihoods.Normal("learned")),
+            measured(),
+            "its prior of 1.bias is not",
+        ),
+        (
+            BayesianNetwork(regression().net, priors.Normal(), likelihoods.Normal(scale=0.2)),
+            measured(),
+            "learned sites",
+        ),
     ):
         with pytest.raises(ValueError, match=words):
             map_estimate.fit(
@@ -196,6 +205,57 @@ def test_other_data_weights_priors_and_seeds_of_an_ensemble_are_refused(tmp_path
     fit("ensemble", checkpoint=tmp_path / "many")
     with pytest.raises(ValueError, match="its seed is 1, this one's 2"):
         fit("ensemble", checkpoint=tmp_path / "many", seed=2)
+
+
+@pytest.mark.parametrize("case", ["map", "variational", "guide", "low rank", "loader", "ensemble, together"])
+def test_a_network_that_was_built_without_a_seed_goes_on_from_the_weights_in_the_file(case, tmp_path, monkeypatch):
+    method, _, data, own = CASES[case]
+    options = {"num_epochs": 4, "seed": 1, "learning_rate": 0.01, "batch_size": 16} | own
+    drops = {"share": 0.3} if case == "loader" else {}
+    checkpoint = Checkpoint(tmp_path / "state", every_steps=1)
+    with pytest.raises(StoppedError):
+        fit(case, stop_after=5, monkeypatch=monkeypatch, checkpoint=checkpoint)
+    model = regression(seed=8, **drops)
+    if case == "ensemble, together":  # whose members begin where their seeds say
+        again = method(model, data(), checkpoint=checkpoint, **options)
+    else:
+        with pytest.warns(UserWarning, match="began at other weights than the network has.*choose another path"):
+            again = method(model, data(), checkpoint=checkpoint, **options)
+    one, other = ({**vars(posterior), "model": None} for posterior in (again, uninterrupted_fit(case)))
+    if case == "ensemble, together":
+        one, other = ([vars(m) | {"model": None} for m in p["members"]] for p in (one, other))
+    for a, b in zip(tensors_of(one), tensors_of(other), strict=True):
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("case", ["map", "validation", "variational", "guide", "ensemble, together", "loader"])
+@pytest.mark.parametrize("stop_after", [5, None])
+def test_a_longer_fit_goes_on_to_the_bits_of_one_that_was_longer_from_the_start(
+    case, stop_after, tmp_path, monkeypatch
+):
+    longer = fit(case, schedule="constant", num_epochs=6)
+    checkpoint = Checkpoint(tmp_path / "state", every_steps=1)
+    if stop_after is None:
+        fit(case, schedule="constant", checkpoint=checkpoint)
+    else:
+        with pytest.raises(StoppedError):
+            fit(case, schedule="constant", stop_after=stop_after, monkeypatch=monkeypatch, checkpoint=checkpoint)
+    assert_same(fit(case, schedule="constant", num_epochs=6, checkpoint=checkpoint), longer)
+    with pytest.raises(ValueError, match="its num_epochs is 6, this one's 4"):
+        fit(case, schedule="constant", checkpoint=checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("case", "options", "words"),
+    [
+        ("map", {}, "its learning rate falls to 0 over all of them .a fit with schedule='constant'"),
+        ("annealed", {"schedule": "constant"}, "since `kl_weight` changes with the share of the steps"),
+    ],
+)
+def test_a_fit_whose_course_depends_on_its_length_cannot_be_made_longer(case, options, words, tmp_path):
+    fit(case, checkpoint=tmp_path / "state", **options)
+    with pytest.raises(ValueError, match=words):
+        fit(case, checkpoint=tmp_path / "state", num_epochs=5, **options)
 
 
 @pytest.mark.parametrize("length", [0, 1, 100, -1])

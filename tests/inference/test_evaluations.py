@@ -13,6 +13,7 @@ from bayesuq.inference import gp, scaling, temperature
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.evaluations import Course, Evaluation, Evaluations
 from bayesuq.inference.gp_algebra import NotPositiveDefiniteError
+from bayesuq.inference.identity import Identity
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods
 from bayesuq.posterior import Posterior
@@ -204,9 +205,11 @@ def test_files_of_other_fits_are_refused(tmp_path: Any) -> None:
     other = processes.GaussianProcess(processes.Scale(processes.Matern()))
     again: dict[str, Callable[[], Posterior]] = {
         "seed": lambda: exact(checkpoint=path, seed=2),
-        "num_restarts": lambda: exact(checkpoint=path, num_restarts=3),
+        "num_restarts": lambda: exact(checkpoint=path, num_restarts=1),
         "max_iterations": lambda: exact(checkpoint=path, max_iterations=5),
-        "model": lambda: gp.fit(other, measured(25), approximation="exact", checkpoint=path, **SHORT),
+        "log joint at fixed weights": lambda: gp.fit(
+            other, measured(25), approximation="exact", checkpoint=path, **SHORT
+        ),
         "data": lambda: gp.fit(REAL, measured(25, seed=3), approximation="exact", checkpoint=path, **SHORT),
         "approximation": lambda: gp.fit(REAL, measured(25), approximation="collapsed", checkpoint=path, **SHORT),
     }
@@ -223,15 +226,37 @@ def test_files_of_other_fits_are_refused(tmp_path: Any) -> None:
             call()
 
 
+class EverythingSame(Identity):
+    """Of any fit: what a file records is given as options."""
+
+    def record(self) -> dict[str, Any]:
+        return dict(self.options)
+
+    def difference(self, _there: Any) -> None:
+        return None
+
+
+def test_more_restarts_go_on_from_those_that_are_over(tmp_path: Any, counter: Counter) -> None:
+    first = exact(checkpoint=tmp_path / "file")
+    with counter.run():
+        more = exact(num_restarts=3, checkpoint=tmp_path / "other")
+    whole = counter.computed
+    with counter.run():
+        resumed = exact(num_restarts=3, checkpoint=tmp_path / "file")
+    assert counter.computed < whole
+    assert_same(resumed, more)
+    assert_same(exact(), first)
+
+
 def test_a_file_of_other_arithmetic_is_told_and_the_rest_computed(tmp_path: Any, counter: Counter) -> None:
     checkpoint = Checkpoint(tmp_path / "file", every_steps=1)
     with counter.run(4), pytest.raises(StoppedError):
         exact(checkpoint=checkpoint)
-    found = checkpoint.load({})
+    found = checkpoint.load(EverythingSame({}))
     assert found is not None
     (name,) = found[0]["points"]
     found[1][f"gradients.{name}"][2] *= 1 + 1e-9
-    checkpoint.save(checkpoint._read()[0]["fit"], found)
+    checkpoint.save(EverythingSame(checkpoint._read()[0]["fit"]), found)
     with counter.run(), pytest.warns(UserWarning, match="computed anew from evaluation 3 of the search"):
         posterior = exact(checkpoint=checkpoint)
     assert float(posterior.log_marginal_likelihood) == pytest.approx(exact().log_marginal_likelihood, abs=1e-3)

@@ -392,6 +392,23 @@ def test_a_stopped_fit_goes_on_to_the_same_bits(name, after, tmp_path, monkeypat
     assert same(whole, resumed)
 
 
+@pytest.mark.parametrize("name", KERNELS)
+def test_more_draws_are_those_of_a_run_that_was_longer_from_the_start(name, tmp_path, monkeypatch):
+    options = {**KERNELS[name], "num_warmup": 4, "num_samples": 9, "thinning": 2}
+    whole = quiet_fit(regression(), measured(), **options)
+    stopped(monkeypatch, 11, tmp_path / "stopped", name, num_warmup=4, num_samples=5, thinning=2)
+    for path, before in ((tmp_path / "stopped", 5), (tmp_path / "run", 1)):
+        quiet_fit(regression(), measured(), **{**options, "num_samples": before}, checkpoint=path)
+        assert same(whole, quiet_fit(regression(), measured(), **options, checkpoint=path))
+
+
+def test_more_chains_leave_those_that_are_there(tmp_path):
+    quiet_fit(regression(), measured(), chain_method="sequential", checkpoint=tmp_path / "run")
+    options = {"num_chains": 3, "chain_method": "sequential"}
+    whole = quiet_fit(regression(), measured(), **options)
+    assert same(whole, quiet_fit(regression(), measured(), **options, checkpoint=tmp_path / "run"))
+
+
 @pytest.mark.filterwarnings(*CALM)
 def test_a_finished_fit_comes_back_at_once(tmp_path, monkeypatch):
     one = hmc.fit(regression(), measured(), **SHORT, checkpoint=tmp_path / "run")
@@ -403,10 +420,11 @@ def test_a_finished_fit_comes_back_at_once(tmp_path, monkeypatch):
     ("change", "says"),
     [
         ({"seed": 2}, "its seed is 1"),
-        ({"num_samples": 7}, "its plan is"),
+        ({"num_samples": 3}, "its num_samples is .*, this one's 3"),
+        ({"num_warmup": 7}, "its num_warmup is"),
         ({"max_tree_depth": 3}, "its kernel is"),
         ({"data": measured(seed=9)}, "its data is"),
-        ({"model": regression(scale=0.3)}, "its model is"),
+        ({"model": regression(scale=0.3)}, "its log joint at fixed weights is"),
     ],
     ids=lambda value: str(value)[:20],
 )

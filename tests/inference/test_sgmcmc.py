@@ -413,11 +413,35 @@ def test_a_stopped_run_goes_on_to_the_same_bits(case, stop_after, tmp_path, monk
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(resumed), tensors_of(uninterrupted), strict=True))
 
 
-@pytest.mark.parametrize("options", [{"friction": 0.2}, {"num_samples": 8}, {"sampler": "sgld"}, {"batch_size": 8}])
+@pytest.mark.parametrize("options", [{"friction": 0.2}, {"num_samples": 3}, {"sampler": "sgld"}, {"batch_size": 8}])
 def test_a_checkpoint_of_another_run_is_refused(options, tmp_path):
     fit(checkpoint=tmp_path / "state")
     with pytest.raises(ValueError, match="belongs to another fit"):
         fit(checkpoint=tmp_path / "state", **options)
+
+
+@pytest.mark.parametrize("own", [{"start": "network"}, {"preconditioning": "rmsprop"}], ids=["network", "scales"])
+def test_a_longer_run_goes_on_to_the_bits_of_one_that_was_longer_from_the_start(own, tmp_path):
+    fit(checkpoint=tmp_path / "state", **own)
+    longer = fit(num_samples=9, checkpoint=tmp_path / "state", **own)
+    assert all(
+        torch.equal(a, b) for a, b in zip(tensors_of(longer), tensors_of(fit(num_samples=9, **own)), strict=True)
+    )
+
+
+def test_a_run_in_cycles_cannot_be_made_longer(tmp_path):
+    cycles = {"schedule": "cyclical", "num_cycles": 2}
+    fit(checkpoint=tmp_path / "state", **cycles)
+    with pytest.raises(ValueError, match="since the cycles of its step size would be longer"):
+        fit(num_samples=8, checkpoint=tmp_path / "state", **cycles)
+
+
+def test_a_network_that_was_built_without_a_seed_goes_on_from_the_file(tmp_path):
+    first = fit(start="network", checkpoint=tmp_path / "state")
+    other = mlp_model().reinitialise(5)
+    with pytest.warns(UserWarning, match="began at other weights than the network has"):
+        again = fit(other, start="network", checkpoint=tmp_path / "state")
+    assert torch.equal(again.draws, first.draws)
 
 
 @pytest.mark.parametrize("vectorised", [True, False])
