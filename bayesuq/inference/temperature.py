@@ -164,9 +164,9 @@ def _likelihood(posterior: Posterior) -> Likelihood:
     likelihood = getattr(model, "likelihood", None) if hasattr(model, "with_likelihood") else None
     if likelihood is None:
         raise TypeError(
-            f"`posterior` must be a fitted posterior over labels, such as `map_estimate.fit(model, data)` gives; got a "
-            f"{type(posterior).__name__}. It is its network's outputs that are scaled, at every prediction: pass the "
-            "posterior that the logits came from, and the held-out data, inputs and labels."
+            f"`posterior` must be a fitted posterior over labels; got {type(posterior).__name__}. Its outputs are "
+            "scaled at every prediction, so pass what gives them, such as `map_estimate.fit(model, data)`, and "
+            "held-out inputs with their labels."
         )
     if not isinstance(likelihood, Categorical | Bernoulli | HeteroscedasticCategorical | ScaledLogits):
         raise TypeError(

@@ -102,7 +102,7 @@ class TestErrorsWhoseRemedyWorks:
             CategoricalPredictive.from_probs(3 * probs)
 
     def test_temperature_of_what_is_no_posterior(self) -> None:
-        with pytest.raises(TypeError, match=r"must be a fitted posterior over labels.* got a Tensor") as caught:
+        with pytest.raises(TypeError, match=r"must be a fitted posterior over labels; got Tensor") as caught:
             temperature.fit(torch.zeros(5, 3), Dataset(X, Y))
         assert "None" not in str(caught.value)
         real = map_estimate.fit(
