@@ -279,7 +279,7 @@ class Linearisation:
                 f = self.model.forward(theta, row.unsqueeze(0), net=self.tree, buffers=self.buffers)
                 return f.flatten()
 
-            _, pull = torch.func.vjp(outputs, values)
+            _, pull = torch.func.vjp(outputs, values)  # type: ignore[misc]
             return torch.func.vmap(pull, in_dims=1)(columns)[0]
 
         with PlainAttention():
