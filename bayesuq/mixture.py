@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Poisson, StudentT
 
+from bayesuq import broadcasts
 from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite, check_fraction
 from bayesuq.predictive import PredictiveDistribution, check_concatenable, check_mergeable, over_columns
 from bayesuq.quantiles import continuous_quantile, count_quantile
@@ -65,7 +66,8 @@ class MixturePredictive(PredictiveDistribution):
                 "`components` must have batch shape (S, N, D) with no empty dimension, and no event shape; got "
                 f"{tuple(shape)} and {tuple(components.event_shape)}. Give one draw a leading dimension of 1."
             )
-        parameters = {name: value.detach().double() for name, value in _parameters(components).items()}
+        given = {name: broadcasts.core(value.detach(), 3) for name, value in _parameters(components).items()}
+        parameters = {name: value.double() for name, value in given.items()}
         for name, value in parameters.items():
             check_finite(value, name)
         expanded = {name: value.expand(shape) for name, value in parameters.items()}
@@ -243,8 +245,14 @@ class MixturePredictive(PredictiveDistribution):
         kinds = {type(part.components).__name__ for part in parts}
         if len(kinds) != 1:
             raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(kinds))}.")
-        first = parts[0]
-        return first._rebuilt(lambda name, _: torch.cat([_parameters(part.components)[name] for part in parts], dim))
+        first, sizes = parts[0], [part.components.batch_shape[dim] for part in parts]
+
+        def joined(name: str, _: Tensor) -> Tensor:
+            """What is one number for all points, such as the degrees of freedom, stays one."""
+            cores = [broadcasts.core(_parameters(part.components)[name], 3) for part in parts]
+            return broadcasts.joined(cores, sizes, dim)
+
+        return first._rebuilt(joined)
 
 
 def component_cdf(law: Any, y: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 import torch
 
 from bayesuq import broadcasts
+from bayesuq.mixture import MixturePredictive
 from bayesuq.predictive import GaussianPredictive
 
 
@@ -44,3 +45,17 @@ def test_a_network_of_one_noise_scale_takes_four_bytes_a_draw_and_row() -> None:
     assert held(whole.to("cpu")) <= 4 * 8 * 500 + 200
     assert held(whole.rescale(torch.tensor(1.0), torch.tensor(2.0))) <= 8 * 8 * 500 + 200
     torch.testing.assert_close(whole.aleatoric, torch.full((500, 1), 3.6, dtype=torch.float64))
+
+
+def test_a_mixture_of_other_laws_holds_what_is_constant_once() -> None:
+    def part(draw: int) -> MixturePredictive:
+        law = torch.distributions.StudentT(torch.tensor(4.0), torch.randn(1, 100, 1), torch.tensor(0.1 + draw))
+        return MixturePredictive(law)
+
+    rows = [MixturePredictive.mixture(part(draw) for draw in range(8)) for _ in range(5)]
+    whole = MixturePredictive.concatenate(rows)
+    parameters = [value for name, value in vars(whole.components).items() if name in ("df", "loc", "scale")]
+    assert all(value.shape == (8, 500, 1) for value in parameters)
+    assert sum(value.untyped_storage().nbytes() for value in parameters) <= 8 * 8 * 500 + 200
+    expected = torch.cat([each.log_prob(torch.zeros(100)) for each in rows])
+    torch.testing.assert_close(whole.log_prob(torch.zeros(500)), expected)
