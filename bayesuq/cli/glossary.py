@@ -1,6 +1,6 @@
 """What a newcomer would ask of each row of a report: plain words for measures and methods."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bayesuq.cli.methods import Method
 
@@ -236,9 +236,15 @@ def explain(name: str) -> Entry:
     Example:
         >>> explain("ood_mutual_information_auroc").title
         'Mutual information, AUROC'
+        >>> explain("interval_coverage[1]").title
+        'Interval coverage, column 1'
     """
     if name in MEASURES:
         return MEASURES[name]
+    if name.endswith("]") and "[" in name:  # of one target column
+        whole, _, column = name[:-1].rpartition("[")
+        entry = explain(whole)
+        return replace(entry, title=f"{entry.title}, column {column}")
     for sought, (section, kinds) in DETECTION.items():
         for kind, (title, text, better) in kinds.items():
             if name.startswith(sought) and name.endswith(f"_{kind}"):

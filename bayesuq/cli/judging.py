@@ -129,7 +129,7 @@ def judge(
     predictive = predict(data)
     confidence = posterior.confidence(data.x) if isinstance(posterior, ConfidencePosterior) else None
     outside = None if ood is None else predict(ood)
-    judged = Judged(predictive, data.y, outside, evaluate(predictive, data.y), confidence)
+    judged = Judged(predictive, data.y, outside, evaluate(predictive, data.y, weight=data.weight), confidence)
     measures = [*_temperature(posterior), *_found(judged), *further]
     return replace(judged, report=judged.report.extended(measures))
 

@@ -87,7 +87,13 @@ def _remark(one: Measure | StandardMeasure, other: Measure | StandardMeasure) ->
 
 
 def compare_predictives(
-    one: PredictiveDistribution, other: PredictiveDistribution, y: ArrayLike, *, num_bins: int = 15, seed: int = 0
+    one: PredictiveDistribution,
+    other: PredictiveDistribution,
+    y: ArrayLike,
+    *,
+    weight: ArrayLike | None = None,
+    num_bins: int = 15,
+    seed: int = 0,
 ) -> Comparison:
     """Differences of two predictives of the same points, which are paired: point by point, each counts for both alike.
 
@@ -95,6 +101,7 @@ def compare_predictives(
         one: Of labels or real targets, at N points.
         other: Of the same kind, at the same points.
         y: The truth: labels (N, ...), or real targets (N, D) or (N,) for D = 1.
+        weight: How much each row counts, (N,), or each target, of y's shape; see `report.evaluate`.
         num_bins: Of the ECE.
         seed: Of the bootstrap that gives the ECE's difference its standard error; the others have derivatives.
 
@@ -111,15 +118,15 @@ def compare_predictives(
     kinds = kind_of_targets(one), kind_of_targets(other)
     if kinds[0] != kinds[1]:
         raise TypeError(f"Only predictives of one kind compare; got {kinds[0]} and {kinds[1]}.")
-    first, second = (standard_measures(each, y, num_bins=num_bins, seed=seed)[0] for each in (one, other))
+    first, second = (standard_measures(each, y, weight=weight, num_bins=num_bins) for each in (one, other))
     pairs = list(zip(first, second, strict=True))
     differences = [_paired(*pair) for pair in pairs if pair[0].name != CALIBRATION_ERROR]
     if isinstance(one, CategoricalPredictive) and isinstance(other, CategoricalPredictive):
         place = [measure.name for measure in first].index(CALIBRATION_ERROR)
-        gaps = [weighted.row_gaps(each, y, num_bins) for each in (one, other)]
+        gaps = [weighted.row_gaps(each, y, num_bins, weight=weight) for each in (one, other)]
         error = standard_errors.of_gap_difference(*gaps, seed=seed)
         differences.insert(place, _difference(*pairs[place], error))
-    return Comparison(tuple(differences), first[0].weighted.num_rows, PAIRED)
+    return Comparison(tuple(differences), first[0].weighted.num_counting, PAIRED)
 
 
 def _paired(one: StandardMeasure, other: StandardMeasure) -> Measure:

@@ -8,7 +8,7 @@ positives; the result prints as a table, joins a report, and is what `plots.dete
 """
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -76,7 +76,7 @@ class Detection:
     def measures(self) -> tuple[Measure, ...]:
         """The table's numbers under names of their own, to extend a report by: `entropy_auroc`, ..."""
         return tuple(
-            Measure(f"{name}_{m.name}", m.value, m.standard_error, m.unit, self._remark(name, m.remark))
+            replace(m, name=f"{name}_{m.name}", remark=self._remark(name, m.remark))
             for name, measures in self.table.measures.items()
             for m in measures
         )

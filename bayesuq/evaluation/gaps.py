@@ -8,7 +8,7 @@ points as there are, and of them as many right as their confidence, or the bin's
 References:
     Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017, eq. (3).
     Diaconis and Zabell, "Closed form summation for classical distributions", Statistical Science 1991, for the mean
-        absolute deviation of a binomial.
+    absolute deviation of a binomial.
 """
 
 import math

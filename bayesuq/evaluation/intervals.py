@@ -8,8 +8,8 @@ sample of N tells.
 References:
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
     Hall, "On the removal of skewness by transformation", JRSS B 1992, eq. (2.2) and its inverse.
-    Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2",
-        Statistics in Medicine 2006, method 5.
+    Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics
+    in Medicine 2006, method 5.
     Zou and Donner, "Construction of confidence limits about effect measures", Statistics in Medicine 2008.
 """
 
@@ -24,10 +24,7 @@ LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 NORMAL_QUANTILE = float(scipy.special.ndtri(1 - TAIL))
 BISECTIONS = 60  # down to the resolution of a float64 in [0, 1]
-LEAST_RATIO, LARGEST_RATIO = (
-    0.5,
-    2.5,
-)  # of a measured variance of the AUROC to the model's, which few positives leave open
+LEAST_RATIO, LARGEST_RATIO = 0.5, 2.5  # of the AUROC's measured variance to the model's: few positives leave it open
 
 
 class Interval(NamedTuple):
@@ -83,11 +80,19 @@ def share_interval(share: Tensor, standard_error: Tensor, most: Tensor) -> Inter
     return Interval(*(torch.where(standard_error.isnan(), torch.nan, end) for end in interval))
 
 
-def auroc_interval(area: Tensor, standard_error: Tensor, num_positive: Tensor, num_negative: Tensor) -> Interval:
+def auroc_interval(
+    area: Tensor, standard_error: Tensor, num_positive: Tensor, num_negative: Tensor, *, independent: bool = True
+) -> Interval:
     """Newcombe's method 5: all areas A with |area - A| at most 1.96 sqrt V(A), V that of exponential scores.
 
-    V is multiplied by what the measured variance is to it, so that rows of many values, and scores of any law, have
-    their own.
+    V is multiplied by what the measured variance is to it, so that scores of any law have their own.
+
+    Args:
+        area: The AUROC.
+        standard_error: Measured.
+        num_positive: Rows with a positive.
+        num_negative: Rows with a negative.
+        independent: Whether each row is one point, whose variance cannot be far from V.
     """
     size = num_positive * num_negative
     halves = (num_positive + num_negative) / 2 - 1
@@ -97,7 +102,7 @@ def auroc_interval(area: Tensor, standard_error: Tensor, num_positive: Tensor, n
 
     measured = (standard_error > 0) & (area > 0) & (area < 1)
     ratio = standard_error.square() / torch.where(measured, variance(area), 1.0)
-    ratio = torch.where(measured, ratio.clamp(LEAST_RATIO, LARGEST_RATIO), 1.0)
+    ratio = torch.where(measured, ratio.clamp(LEAST_RATIO, LARGEST_RATIO) if independent else ratio, 1.0)
 
     def end(limit: float) -> Tensor:
         near, far = area, torch.full_like(area, limit)

@@ -12,19 +12,28 @@ from typing import Any, Self
 
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, to_tensor
+from bayesuq.arrays import ArrayLike, check_count, to_tensor
 from bayesuq.evaluation import bootstrap, standard_errors, weighted
 from bayesuq.evaluation.comparison import Comparison, compare_measures
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
+from bayesuq.evaluation.intervals import Interval, auroc_interval, false_positive_rate_interval, share_interval
 from bayesuq.evaluation.measure import Measure
-from bayesuq.evaluation.standard_measures import standard_measures
+from bayesuq.evaluation.ranking import DEFAULT_LIMIT
+from bayesuq.evaluation.ranks import Sides
 from bayesuq.evaluation.tables import aligned, counted, in_line
+from bayesuq.evaluation.tally import Tally, made
 from bayesuq.predictive import PredictiveDistribution
 
 SCHEMA = "bayesuq report, version 2"
+TRUE_POSITIVE_RATE = 0.95
 READABLE = ("bayesuq report, version 1", SCHEMA)
 LATER_KEYS = {"num_missing": 0}  # which version 1 lacks, and what it means by that
+LATER_MEASURE_KEYS = {"interval": None}
 MOST_RESAMPLED = 2**17  # scores, beyond which 200 bootstrap samples take seconds
+
+Batches = Iterable[
+    tuple[PredictiveDistribution, ArrayLike] | tuple[PredictiveDistribution, ArrayLike, ArrayLike | None]
+]
 
 
 @dataclass(frozen=True)
@@ -54,7 +63,8 @@ class Report:
 
     def __str__(self) -> str:
         missing = f" ({self.num_missing} more without a known target)" if self.num_missing else ""
-        head = f"{self.num_points} points{missing}, {counted(self.num_samples, 'draw')} (value ± standard error)"
+        ends = ", or [95 % interval]" if any(measure.is_skewed for measure in self.measures) else ""
+        head = f"{self.num_points} points{missing}, {counted(self.num_samples, 'draw')} (value ± standard error{ends})"
         if not self.measures:
             return head
         values, errors, units = zip(*(measure.cells for measure in self.measures), strict=True)
@@ -84,7 +94,11 @@ class Report:
         """Plain data for strict JSON: undefined and infinite values are None, their remark says why."""
         plain = {"schema": SCHEMA, **asdict(self)}
         plain["measures"] = [
-            {**measure, "value": measure["value"] if math.isfinite(measure["value"]) else None}
+            {
+                **measure,
+                "value": measure["value"] if math.isfinite(measure["value"]) else None,
+                "interval": None if measure["interval"] is None else list(measure["interval"]),
+            }
             for measure in plain["measures"]
         ]
         return plain
@@ -99,8 +113,8 @@ class Report:
                 or that no report has.
         """
         _check_type(plain, Mapping, "report")
-        if plain.get("schema") == READABLE[0]:
-            plain = {**LATER_KEYS, **plain}
+        is_early = plain.get("schema") == READABLE[0]
+        plain = {**LATER_KEYS, **plain} if is_early else plain
         _check_keys(plain, {"schema", *(field.name for field in fields(cls))}, "a report")
         if plain["schema"] not in READABLE:
             raise ValueError(
@@ -111,7 +125,8 @@ class Report:
             _check_type(count, int, name)
             _check_at_least_0(count, name)
         _check_type(plain["measures"], list, "measures")
-        measures = tuple(_measure_from(measure, counts["num_impossible"] > 0) for measure in plain["measures"])
+        later = LATER_MEASURE_KEYS if is_early else {}
+        measures = tuple(_measure_from(each, counts["num_impossible"] > 0, later) for each in plain["measures"])
         names = [measure.name for measure in measures]
         if len(set(names)) < len(names):
             raise ValueError(f"Each measure must come once; got {', '.join(names)}.")
@@ -150,35 +165,75 @@ class Report:
         return cls.from_dict(plain)
 
 
-def evaluate(predictive: PredictiveDistribution, y: ArrayLike, *, num_bins: int = 15, seed: int = 0) -> Report:
+def evaluate(
+    predictive: PredictiveDistribution | Batches,
+    y: ArrayLike | None = None,
+    *,
+    weight: ArrayLike | None = None,
+    num_bins: int = 15,
+    seed: int = 0,
+    limit: int = DEFAULT_LIMIT,
+) -> Report:
     """All measures of a predictive at points whose truth is known.
 
     Labels: accuracy, log score, Brier score, ECE, mean entropies and mutual information, and how well the entropy picks
-    out the model's own errors (AUROC, AURC). Real targets: RMSE, log score, CRPS, mean variances; coverage, width and
-    score of 90 % intervals.
+    out the model's own errors (AUROC, AURC). Real targets: RMSE, log score (of all columns of a row jointly), CRPS,
+    mean variances; coverage, width and score of 90 % intervals; error, score and coverage of each of several columns
+    too. A coverage that is off by more than two standard errors is told.
 
     Args:
-        predictive: Of labels or real targets, at N points.
-        y: The truth: labels (N, ...), or real targets (N, D) or (N,) for D = 1.
+        predictive: Of labels or real targets, at N points. Or batches, one after the other, each a predictive with its
+            truth, or with its truth and weight, in a tuple: a batch is let go before the next is taken, and every
+            number but the ranks' beyond `limit` is that of all points at once.
+        y: The truth of one predictive: labels (N, ...), or real targets (N, D) or (N,) for D = 1.
+        weight: How much each row counts, (N,), or each target, of y's shape. What has weight 0 is left out, and may be
+            NaN in y, or a label that is no class: targets that are missing, void pixels. Of a row with missing columns
+            the log score is that of the others. None counts all alike.
         num_bins: Of the ECE.
-        seed: Of the bootstrap that gives the ECE its standard error; the others have closed forms.
+        seed: Of the simulation that gives the ECE its standard error; the others have closed forms.
+        limit: Most points of batches whose uncertainties are kept and ranked exactly; beyond it they are counted in
+            bins, and AUROC and AURC have bounds, which the remark tells.
 
     Raises:
-        TypeError: Another kind of predictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, not finite, or outside the classes; a Gaussian component of zero variance.
+        TypeError: Another kind of predictive; labels that are not whole numbers; one predictive without `y`, or `y` or
+            `weight` beside batches.
+        ValueError: `y` of another shape, not finite, or outside the classes; a Gaussian component of zero variance;
+            weights of another shape, negative, not finite, or all 0; no batch, or batches that do not go together.
 
     Example:
         >>> report = evaluate(bq.CategoricalPredictive.from_probs([[[0.9, 0.1], [0.2, 0.8]]]), [0, 1])
         >>> print(report["brier_score"])  # (2 x .1^2 + 2 x .2^2) / 2
-        brier_score 0.050 ± 0.030 probability², from 0 to 2
+        brier_score 0.05 [0.00, 0.43] probability², from 0 to 2
     """
-    measures, num_impossible = standard_measures(predictive, y, num_bins=num_bins, seed=seed)
+    check_count(seed, "seed", minimum=0)
+    check_count(limit, "limit", minimum=0)
+    if isinstance(predictive, PredictiveDistribution):
+        if y is None:
+            raise TypeError("Of one predictive `y` is needed, the truth at its points.")
+        tally = Tally(check_count(num_bins, "num_bins"), limit=None)
+        batches: Batches = [(predictive, y, weight)]
+    else:
+        if y is not None or weight is not None:
+            raise TypeError(
+                "Batches bring their truth and weights with them; `y` and `weight` belong to one predictive."
+            )
+        tally = Tally(check_count(num_bins, "num_bins"), limit)
+        batches = predictive
+    for batch in batches:
+        tally.add(*_parts(batch))
     return Report(
-        tuple(_measure(m.name, m.weighted.value, m.standard_error(), m.unit, m.remark) for m in measures),
-        measures[0].weighted.num_rows,
-        predictive.num_samples,
-        num_impossible,
+        tally.measures(seed=seed), tally.num_points, tally.num_samples, tally.num_impossible, tally.num_missing
     )
+
+
+def _parts(batch: Any) -> tuple[PredictiveDistribution, ArrayLike, ArrayLike | None]:
+    if not isinstance(batch, tuple | list) or len(batch) not in (2, 3):
+        raise TypeError(
+            "`predictive` must be what `posterior.predict(x)` returns, or batches, each a tuple of such a predictive, "
+            f"its y and, where it has one, its weight; got {type(batch).__name__}."
+        )
+    predictive, y = batch[:2]
+    return predictive, y, batch[2] if len(batch) == 3 else None
 
 
 def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str, seed: int = 0) -> tuple[Measure, ...]:
@@ -192,7 +247,7 @@ def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str, se
             have closed forms.
 
     Returns:
-        AUROC, average precision, and false positive rate at 95 % true positives.
+        AUROC, average precision, and false positive rate at 95 % true positives, each with its 95 % interval.
 
     Raises:
         TypeError: See `detection.auroc`.
@@ -200,25 +255,36 @@ def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str, se
 
     Example:
         >>> print(*evaluate_detection([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1], name="entropy"), sep="\n")
-        entropy_auroc 1 ± 0 fraction, 2 of 4 positive
-        entropy_average_precision 1 ± 0 fraction, 2 of 4 positive
-        entropy_false_positive_rate 0 ± 0 fraction, at 95 % true positives
+        entropy_auroc 1.00 [0.39, 1.00] fraction, 2 of 4 positive
+        entropy_average_precision 1.00 [0.34, 1.00] fraction, 2 of 4 positive
+        entropy_false_positive_rate 0.00 [0.00, 1.00] fraction, at 95 % true positives
     """
     is_positive = to_tensor(positives, "positives").bool()
     remark = f"{int(is_positive.sum())} of {is_positive.numel()} positive"
     area, precision = auroc(scores, positives), average_precision(scores, positives)
     precision_error = standard_errors.of_average_precision(scores, positives)
+    area_error = standard_errors.of_auroc(scores, positives)
+    rows = [side.reshape(len(side), -1).any(dim=1).sum().double() for side in (is_positive, ~is_positive)]
+    is_single = is_positive.numel() == len(is_positive)
+    area_interval = auroc_interval(area, area_error, *rows, independent=is_single)
+    precision_interval = share_interval(precision, precision_error, rows[0])
+    rate = false_positive_rate_at(scores, positives, TRUE_POSITIVE_RATE)
+    rate_interval = _interval_of_false_positive_rate(scores, positives, rate) if is_single else None
+    rate_error = _error_of_false_positive_rate(scores, positives, seed)
+    told = f"at {TRUE_POSITIVE_RATE:.0%} true positives".replace("%", " %")
     return (
-        _measure(f"{name}_auroc", area, standard_errors.of_auroc(scores, positives), "fraction", remark),
-        _measure(f"{name}_average_precision", precision, precision_error, "fraction", remark),
-        _measure(
-            f"{name}_false_positive_rate",
-            false_positive_rate_at(scores, positives, 0.95),
-            _error_of_false_positive_rate(scores, positives, seed),
-            "fraction",
-            "at 95 % true positives",
-        ),
+        made(f"{name}_auroc", area, area_error, "fraction", remark, area_interval),
+        made(f"{name}_average_precision", precision, precision_error, "fraction", remark, precision_interval),
+        made(f"{name}_false_positive_rate", rate, rate_error, "fraction", told, rate_interval),
     )
+
+
+def _interval_of_false_positive_rate(scores: ArrayLike, positives: ArrayLike, rate: Tensor) -> Interval | None:
+    sides = Sides.of(scores, positives)
+    if len(sides.positives) == 0 or len(sides.negatives) == 0:
+        return None
+    alarms = sides.num_false_alarms().flip(0).double() / len(sides.negatives)
+    return false_positive_rate_interval(alarms, rate, len(sides.negatives), TRUE_POSITIVE_RATE)
 
 
 def _error_of_false_positive_rate(scores: ArrayLike, positives: ArrayLike, seed: int) -> Tensor | None:
@@ -245,13 +311,9 @@ def side_by_side(reports: Mapping[str, Report]) -> str:
     return "\n".join(aligned(rows))
 
 
-def _measure(name: str, value: Tensor, standard_error: Tensor | None, unit: str, remark: str = "") -> Measure:
-    error = math.nan if standard_error is None else float(standard_error)
-    return Measure(name, float(value), error if math.isfinite(error) else None, unit, remark)
-
-
-def _measure_from(plain: Any, impossible: bool) -> Measure:
+def _measure_from(plain: Any, impossible: bool, later: Mapping[str, Any]) -> Measure:
     _check_type(plain, dict, "measure")
+    plain = {**later, **plain}
     _check_keys(plain, {field.name for field in fields(Measure)}, "a measure")
     for key in ("name", "unit", "remark"):
         _check_type(plain[key], str, key)
@@ -261,6 +323,13 @@ def _measure_from(plain: Any, impossible: bool) -> Measure:
             raise ValueError(f"`{key}` of {plain['name']} must be finite, or null where it is undefined.")
     if plain["standard_error"] is not None:
         _check_at_least_0(plain["standard_error"], "standard_error")
+    ends = plain["interval"]
+    if ends is not None and not (
+        isinstance(ends, list)
+        and len(ends) == 2
+        and all(type(end) in (int, float) and math.isfinite(end) for end in ends)
+    ):
+        raise ValueError(f"`interval` of {plain['name']} must be two finite numbers, or null; got {ends!r}.")
     infinite = impossible and plain["name"] == "negative_log_likelihood"
     undefined = math.inf if infinite else math.nan
     error = plain["standard_error"]
@@ -270,6 +339,7 @@ def _measure_from(plain: Any, impossible: bool) -> Measure:
         None if error is None else float(error),
         plain["unit"],
         plain["remark"],
+        None if ends is None else (float(ends[0]), float(ends[1])),
     )
 
 

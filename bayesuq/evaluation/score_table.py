@@ -2,17 +2,17 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
-from bayesuq.evaluation import standard_errors
-from bayesuq.evaluation.detection import aurc
+from bayesuq.evaluation.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.report import evaluate_detection
 from bayesuq.evaluation.tables import aligned, in_line
+from bayesuq.evaluation.tally import made
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,8 @@ class ScoreTable:
             ["", *heads],
             *([name, *row] for name, row in zip(self.measures, zip(*cells, strict=True), strict=True)),
         ]
-        head = f"{self.num_points} points, {self.positives} (value ± standard error)"
+        ends = ", or [95 % interval]" if any(m.is_skewed for row in self.measures.values() for m in row) else ""
+        head = f"{self.num_points} points, {self.positives} (value ± standard error{ends})"
         return "\n".join([head, *aligned(rows)])
 
     def to_dict(self) -> dict[str, Any]:
@@ -64,9 +65,9 @@ def score_table(scores: Mapping[str, ArrayLike], positives: ArrayLike, *, what: 
 
     Example:
         >>> print(score_table({"entropy": [0.1, 0.2, 0.3, 0.9]}, [0, 0, 1, 1], what="errors"))
-        4 points, 2 of 4 values are errors (value ± standard error)
-                 auroc  average_precision  false_positive_rate  aurc
-        entropy  1 ± 0  1 ± 0              0 ± 0                0.21 ± 0.23
+        4 points, 2 of 4 values are errors (value ± standard error, or [95 % interval])
+                 auroc              average_precision  false_positive_rate  aurc
+        entropy  1.00 [0.39, 1.00]  1.00 [0.34, 1.00]  0.00 [0.00, 1.00]    0.21 [0.00, 0.83]
     """
     if not scores:
         raise ValueError("There is nothing to show: pass at least one score.")
@@ -78,7 +79,8 @@ def score_table(scores: Mapping[str, ArrayLike], positives: ArrayLike, *, what: 
 
 def _measures(scores: ArrayLike, positives: Tensor, seed: int) -> tuple[Measure, ...]:
     found = evaluate_detection(scores, positives, name="", seed=seed)
-    named = tuple(Measure(m.name[1:], m.value, m.standard_error, m.unit, m.remark) for m in found)
-    error = float(standard_errors.of_aurc(scores, positives))
-    risk = Measure("aurc", float(aurc(scores, positives)), None if math.isnan(error) else error, "fraction")
-    return (*named, risk)
+    named = tuple(replace(m, name=m.name[1:]) for m in found)
+    ranks = ErrorRanks(limit=None)
+    ranks.add(Block.of(to_tensor(scores, "scores"), positives, None))
+    risk = ranks.aurc
+    return (*named, made("aurc", risk.bounded.value, risk.standard_error, "fraction", interval=risk.interval))

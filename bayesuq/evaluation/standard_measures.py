@@ -1,28 +1,31 @@
-"""The measures of a standard report: which there are, how each errs, and in which unit.
+"""The measures of a standard report: which there are, of which values each is made, and in which unit.
 
 Chosen to be read together: how often right (accuracy, RMSE), how good the whole distribution is (proper scores),
 whether probabilities come true (calibration error, coverage beside width), what the uncertainty is made of, and whether
 it finds the model's own errors (AUROC for the order alone, AURC with the number of errors). The functions of the other
-modules measure more.
+modules measure more. Of several target columns the error, the score and the coverage of each stand beside those of all:
+one that is too sure hides behind one that is not.
 """
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
-from bayesuq.evaluation import standard_errors, weighted
+from bayesuq.evaluation import weighted
 from bayesuq.evaluation.calibration import pointwise_coverage
 from bayesuq.evaluation.kinds import RealPredictive, check_known, is_discrete
+from bayesuq.evaluation.observed import Observed, observe
 from bayesuq.evaluation.scores import (
     CRPS_DRAWS,
     CRPS_QUANTILES,
     central_interval,
+    observed_log_loss,
     pointwise_accuracy,
     pointwise_brier_score,
     pointwise_crps,
-    pointwise_negative_log_likelihood,
     pointwise_squared_error,
     winkler_score,
 )
@@ -32,6 +35,36 @@ from bayesuq.recalibrated import RecalibratedPredictive
 
 COVERAGE_LEVEL = 0.9
 CALIBRATION_ERROR = "expected_calibration_error"
+LOG_SCORE = "negative_log_likelihood"
+Formula = Literal["mean", "root", "share", "coverage", "coverage of counts"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pointwise:
+    """A measure that is the mean of values of points, or the root of it.
+
+    Attributes:
+        name: As the function that computes it.
+        values: Of each point, (N, ...); anything where the weight is 0.
+        weight: Of each value, of the same shape; None is 1 everywhere.
+        unit: Such as "nats".
+        remark: What must be known to read the value, often empty.
+        formula: "root" of the mean; "share" of values 0 and 1; "coverage", a share that is to be `COVERAGE_LEVEL`, or
+            at least that of counts.
+    """
+
+    name: str
+    values: Tensor
+    weight: Tensor | None
+    unit: str
+    remark: str = ""
+    formula: Formula = "mean"
+
+    @property
+    def weighted(self) -> Weighted:
+        """As a function of how often each row counts."""
+        take = weighted.root_mean if self.formula == "root" else weighted.mean
+        return take(self.values, self.weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,97 +74,114 @@ class StandardMeasure:
     Attributes:
         name: As the function that computes it.
         weighted: The measure itself, as a function of how often each row counts.
-        standard_error: Computes its standard error over rows, NaN where there is none.
         unit: Such as "nats".
         remark: What must be known to read the value, often empty.
     """
 
     name: str
     weighted: Weighted
-    standard_error: Callable[[], Tensor]
     unit: str
     remark: str = ""
 
 
 def standard_measures(
-    predictive: PredictiveDistribution, y: ArrayLike, *, num_bins: int, seed: int
-) -> tuple[list[StandardMeasure], int]:
-    """The measures that a report of this kind of predictive has, in order, and the number of impossible points.
+    predictive: PredictiveDistribution, y: ArrayLike, *, weight: ArrayLike | None = None, num_bins: int
+) -> list[StandardMeasure]:
+    """The measures that a report of this kind of predictive has, in order, as functions of the weights of rows.
 
     The arguments and errors are those of `report.evaluate`.
     """
+    seen = observe(check_known(predictive), y, weight)
+    parts = pointwise_measures(predictive, seen)
+    measures = [StandardMeasure(part.name, part.weighted, part.unit, _told(part)) for part in parts]
+    if not isinstance(predictive, CategoricalPredictive):
+        return measures
+    entropy, wrong = predictive.total, parts[0].values == 0
+    error = weighted.expected_calibration_error(predictive, seen.y, num_bins, weight=seen.weight)
+    measures.insert(3, StandardMeasure(CALIBRATION_ERROR, error, "fraction", f"{num_bins} equal bins"))
+    area, risk = (take(entropy, wrong, weight=seen.weight) for take in (weighted.auroc, weighted.aurc))
+    return [
+        *measures,
+        StandardMeasure("misclassification_auroc", area, "fraction", by_entropy(int(_known(wrong, seen).sum()))),
+        StandardMeasure("aurc", risk, "fraction", "error rate over coverages, by entropy"),
+    ]
+
+
+def by_entropy(num_errors: int) -> str:
+    """The remark on how well the entropy finds errors."""
+    return f"entropy against {num_errors} errors"
+
+
+def pointwise_measures(predictive: PredictiveDistribution, seen: Observed) -> list[Pointwise]:
+    """All that are means of values of points, in the order of a report. The first three of labels come before the ECE.
+
+    The errors are those of `report.evaluate`.
+    """
     known = check_known(predictive)
-    log_loss = pointwise_negative_log_likelihood(known, y)
+    log_loss = observed_log_loss(known, seen)
     if isinstance(known, CategoricalPredictive):
-        measures = _of_labels(known, y, log_loss, num_bins, seed)
-    else:
-        measures = _of_real_targets(known, y, log_loss)
-    return measures, int(log_loss.isposinf().sum())
+        return list(_of_labels(known, seen, log_loss))
+    return list(_of_real_targets(known, seen, log_loss))
 
 
-def _of_labels(
-    predictive: CategoricalPredictive, y: ArrayLike, log_loss: Tensor, num_bins: int, seed: int
-) -> list[StandardMeasure]:
-    correct, entropy = pointwise_accuracy(predictive, y), predictive.total
-    wrong = correct == 0
-    found = f"entropy against {int(wrong.sum())} errors"
-    return [
-        _mean("accuracy", correct, "fraction"),
-        _mean("negative_log_likelihood", log_loss, "nats", _impossible(log_loss)),
-        _mean("brier_score", pointwise_brier_score(predictive, y), "probability²", "from 0 to 2"),
-        StandardMeasure(
-            CALIBRATION_ERROR,
-            weighted.expected_calibration_error(predictive, y, num_bins),
-            lambda: standard_errors.of_expected_calibration_error(predictive, y, num_bins, seed=seed),
-            "fraction",
-            f"{num_bins} equal bins",
-        ),
-        _mean("predictive_entropy", entropy, "nats"),
-        _mean("expected_entropy", predictive.aleatoric, "nats"),
-        _mean("mutual_information", predictive.epistemic, "nats", f"from S = {predictive.num_samples} draws"),
-        StandardMeasure(
-            "misclassification_auroc",
-            weighted.auroc(entropy, wrong),
-            lambda: standard_errors.of_auroc(entropy, wrong),
-            "fraction",
-            found,
-        ),
-        StandardMeasure(
-            "aurc",
-            weighted.aurc(entropy, wrong),
-            lambda: standard_errors.of_aurc(entropy, wrong),
-            "fraction",
-            "error rate over coverages, by entropy",
-        ),
-    ]
+def _of_labels(predictive: CategoricalPredictive, seen: Observed, log_loss: Tensor) -> Iterator[Pointwise]:
+    weight = seen.weight
+    yield Pointwise("accuracy", pointwise_accuracy(predictive, seen.y), weight, "fraction", formula="share")
+    yield Pointwise(LOG_SCORE, log_loss, weight, "nats")
+    score = pointwise_brier_score(predictive, seen.y)
+    yield Pointwise("brier_score", score, weight, "probability²", "from 0 to 2")
+    yield Pointwise("predictive_entropy", predictive.total, weight, "nats")
+    yield Pointwise("expected_entropy", predictive.aleatoric, weight, "nats")
+    draws = f"from S = {predictive.num_samples} draws"
+    yield Pointwise("mutual_information", predictive.epistemic, weight, "nats", draws)
 
 
-def _of_real_targets(predictive: RealPredictive, y: ArrayLike, log_loss: Tensor) -> list[StandardMeasure]:
-    squares = pointwise_squared_error(predictive, y)
-    lower, upper = central_interval(predictive, COVERAGE_LEVEL)
-    score = winkler_score(lower, upper, predictive.targets(y), COVERAGE_LEVEL)
+def _of_real_targets(predictive: RealPredictive, seen: Observed, log_loss: Tensor) -> Iterator[Pointwise]:
+    y, weight = seen.y, seen.weight
+    squares, (lower, upper) = pointwise_squared_error(predictive, y), central_interval(predictive, COVERAGE_LEVEL)
     columns = squares.shape[1]
-    jointly = f"jointly over {columns} columns" if columns > 1 else ""
-    return [
-        StandardMeasure(
-            "root_mean_squared_error",
-            weighted.root_mean(squares),
-            lambda: standard_errors.of_root_mean(squares),
-            "y",
-        ),
-        _mean("negative_log_likelihood", log_loss, "nats", ", ".join(filter(None, [jointly, _impossible(log_loss)]))),
-        _mean("crps", pointwise_crps(predictive, y), "y", _by_draws(predictive)),
-        _mean("aleatoric_variance", predictive.aleatoric, "y²"),
-        _mean("epistemic_variance", predictive.epistemic, "y²", f"from S = {predictive.num_samples} draws"),
-        _mean(
-            "interval_coverage",
-            pointwise_coverage(predictive, y, COVERAGE_LEVEL),
-            "fraction",
-            f"nominal {COVERAGE_LEVEL}, central intervals{', ends included' if is_discrete(predictive) else ''}",
-        ),
-        _mean("interval_width", upper - lower, "y", "of the same intervals"),
-        _mean("interval_score", score, "y", "width, and what misses cost"),
-    ]
+    ends = ", ends included" if is_discrete(predictive) else ""
+    root = Pointwise("root_mean_squared_error", squares, weight, "y", formula="root")
+    score = Pointwise("crps", pointwise_crps(predictive, y), weight, "y", _by_draws(predictive))
+    coverage = Pointwise(
+        "interval_coverage",
+        pointwise_coverage(predictive, y, COVERAGE_LEVEL),
+        weight,
+        "fraction",
+        f"nominal {COVERAGE_LEVEL}, central intervals{ends}",
+        "coverage of counts" if ends else "coverage",
+    )
+    yield from _with_columns(root)
+    yield Pointwise(LOG_SCORE, log_loss, seen.weight_of(log_loss), "nats", _jointly(columns, seen))
+    yield from _with_columns(score)
+    yield Pointwise("aleatoric_variance", predictive.aleatoric, weight, "y²")
+    draws = f"from S = {predictive.num_samples} draws"
+    yield Pointwise("epistemic_variance", predictive.epistemic, weight, "y²", draws)
+    yield from _with_columns(coverage)
+    yield Pointwise("interval_width", upper - lower, weight, "y", "of the same intervals")
+    winkler = winkler_score(lower, upper, predictive.targets(y), COVERAGE_LEVEL)
+    yield Pointwise("interval_score", winkler, weight, "y", "width, and what misses cost")
+
+
+def _with_columns(whole: Pointwise) -> Iterator[Pointwise]:
+    """A measure over all columns, and that of each, where there are several."""
+    yield whole
+    columns = whole.values.shape[1]
+    for d in range(columns if columns > 1 else 0):
+        weight = None if whole.weight is None else whole.weight[:, d]
+        yield Pointwise(f"{whole.name}[{d}]", whole.values[:, d], weight, whole.unit, f"column {d}", whole.formula)
+
+
+def _jointly(columns: int, seen: Observed) -> str:
+    if columns == 1:
+        return ""
+    known = seen.known
+    what = "columns" if known is None or bool(known.all()) else "columns, the known ones of each row"
+    return f"jointly over {columns} {what} (not the mean of theirs)"
+
+
+def _known(flags: Tensor, seen: Observed) -> Tensor:
+    return flags if seen.known is None else flags & seen.known
 
 
 def _by_draws(predictive: RealPredictive) -> str:
@@ -140,10 +190,23 @@ def _by_draws(predictive: RealPredictive) -> str:
     return "" if isinstance(predictive, GaussianPredictive) else f"fair, from {CRPS_DRAWS} draws of y"
 
 
-def _impossible(log_loss: Tensor) -> str:
-    count = int(log_loss.isposinf().sum())
+def num_impossible(part: Pointwise) -> int:
+    """Points whose truth has probability 0, where the measure is the log score; else 0."""
+    if part.name != LOG_SCORE:
+        return 0
+    infinite = part.values.isposinf()
+    return int((infinite if part.weight is None else infinite & (part.weight > 0)).sum())
+
+
+def _told(part: Pointwise) -> str:
+    return joined(part.remark, impossible(num_impossible(part)))
+
+
+def impossible(count: int) -> str:
+    """The remark on so many points of probability 0."""
     return f"{count} of probability 0" if count else ""
 
 
-def _mean(name: str, values: Tensor, unit: str, remark: str = "") -> StandardMeasure:
-    return StandardMeasure(name, weighted.mean(values), lambda: standard_errors.of_mean(values), unit, remark)
+def joined(*remarks: str) -> str:
+    """Remarks as one, without the empty ones."""
+    return ", ".join(filter(None, remarks))

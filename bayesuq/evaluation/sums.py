@@ -135,7 +135,9 @@ class Sums:
 
     def _moves(self, power: int) -> Tensor:
         """sum_r (t_r - m w_r)^power."""
-        return self._about(self.shift + self.moments[1, 0] / self.weight)[power, 0]
+        step = -self.moments[1, 0] / self.weight
+        terms = [math.comb(power, k) * step**k * self.moments[power - k, k] for k in range(power + 1)]
+        return torch.stack(terms).sum()
 
     def _about(self, shift: Tensor) -> Tensor:
         """The moments about another number: (t - b w)^i = sum_k C(i, k) (t - a w)^(i - k) ((a - b) w)^k."""

@@ -31,6 +31,12 @@ def value_cells(value: float, error: float | None, unit: str, remark: str) -> tu
     return number, f"± {spread}" if spread else "", f"{unit}, {remark}" if remark else unit
 
 
+def interval_cells(value: float, ends: tuple[float, float], unit: str, remark: str) -> tuple[str, str, str]:
+    """Value, the interval that it lies in, and unit with remark, to the digits that a quarter of its width has."""
+    numbers = [rounded(number, (ends[1] - ends[0]) / 4)[0] for number in (value, *ends)]
+    return numbers[0], f"[{numbers[1]}, {numbers[2]}]", f"{unit}, {remark}" if remark else unit
+
+
 def in_line(values: Sequence[str], errors: Sequence[str]) -> list[str]:
     """Values to the right and errors to the left of one line, as one column."""
     widths = max(map(len, values)), max(map(len, errors))

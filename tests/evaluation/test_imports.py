@@ -10,12 +10,14 @@ FOLDER = Path(bayesuq.evaluation.__file__).parent
 def test_every_module_is_handed_on() -> None:
     names = {path.stem for path in FOLDER.iterdir() if path.suffix == ".py" or (path / "__init__.py").exists()} - {
         "__init__",
+        "error_ranks",
         "gaps",
         "image_counts",
         "kinds",
         "observed",
         "ranks",
         "tables",
+        "tally",
     }
     assert set(bayesuq.evaluation.__all__) == names
     assert names <= set(dir(bayesuq.evaluation))

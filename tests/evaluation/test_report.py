@@ -7,7 +7,12 @@ import pytest
 import torch
 
 from bayesuq.evaluation import bootstrap, weighted
-from bayesuq.evaluation.calibration import expected_calibration_error, interval_coverage, interval_width
+from bayesuq.evaluation.calibration import (
+    calibration_error_floor,
+    expected_calibration_error,
+    interval_coverage,
+    interval_width,
+)
 from bayesuq.evaluation.detection import aurc, auroc
 from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.report import Report, evaluate, evaluate_detection, side_by_side
@@ -22,7 +27,7 @@ from bayesuq.evaluation.scores import (
 from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 
-MEASURE = {"name": "a", "value": 0.5, "standard_error": 0.1, "unit": "nats", "remark": ""}
+MEASURE = {"name": "a", "value": 0.5, "standard_error": 0.1, "unit": "nats", "remark": "", "interval": [0.3, 0.7]}
 
 
 class TestOfLabels:
@@ -102,7 +107,8 @@ class TestOfLabels:
         predictive, y = labelled(0)
         measure = evaluate(predictive, y, num_bins=5)["expected_calibration_error"]
         assert measure.value == pytest.approx(expected_calibration_error(predictive, y, 5).item())
-        assert measure.remark == "5 equal bins"
+        floor = float(calibration_error_floor(predictive, 5))
+        assert measure.remark == f"5 equal bins, {floor:.2g} if calibrated"
 
 
 class TestOfRealTargets:
@@ -119,6 +125,11 @@ class TestOfRealTargets:
             "interval_width": interval_width(predictive, 0.9),
             "interval_score": interval_score(predictive, y, 0.9),
         }
+        for column in range(2):
+            alone, target = _column(predictive, column), y[:, column]
+            expected[f"root_mean_squared_error[{column}]"] = root_mean_squared_error(alone, target)
+            expected[f"crps[{column}]"] = crps(alone, target)
+            expected[f"interval_coverage[{column}]"] = interval_coverage(alone, target, 0.9)
         assert {measure.name: measure.value for measure in report.measures} == {
             name: pytest.approx(value.item()) for name, value in expected.items()
         }
@@ -150,6 +161,15 @@ class TestOfRealTargets:
     def test_more_than_one_column_is_told_where_it_matters(self) -> None:
         assert "jointly over 3 columns" in str(evaluate(*measured(0, num_columns=3)))
         assert "jointly" not in str(evaluate(*measured(0)))
+
+
+def _column(predictive: GaussianPredictive, column: int) -> GaussianPredictive:
+    only = slice(column, column + 1)
+    return GaussianPredictive(
+        mean=predictive.component_means[..., only],
+        noise_variance=predictive.noise_variance[..., only],
+        function_variance=predictive.function_variance[..., only],
+    )
 
 
 class TestReport:
@@ -214,11 +234,15 @@ class TestReport:
             "standard_error": 0.5,
             "unit": "fraction",
             "remark": "",
+            "interval": by_name["accuracy"]["interval"],
         }
+        assert [round(end, 3) for end in by_name["accuracy"]["interval"]] == [0.055, 0.945]  # Wilson's, of 1 in 1
 
     def test_other_predictives_are_refused(self) -> None:
-        with pytest.raises(TypeError, match=r"got Tensor.*posterior\.predict"):
+        with pytest.raises(TypeError, match="Batches bring their truth"):
             evaluate(noise(0, 3, 2), [0, 1, 0])  # type: ignore[arg-type]
+        with pytest.raises(TypeError, match=r"posterior\.predict.*got Tensor"):
+            evaluate(noise(0, 3, 2))  # type: ignore[arg-type]
 
     @pytest.mark.gpu
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
@@ -257,7 +281,7 @@ class TestFiles:
             ({"num_points": True}, TypeError, "`num_points`"),
             ({"measures": {}}, TypeError, "`measures`"),
             ({"measures": [3]}, TypeError, "`measure`"),
-            ({"measures": [{"name": "a"}]}, ValueError, "lacks remark, standard_error, unit, value"),
+            ({"measures": [{"name": "a"}]}, ValueError, "lacks interval, remark, standard_error, unit, value"),
             ({"num_points": -5}, ValueError, "`num_points` must be at least 0; got -5"),
             ({"measures": 2 * [MEASURE]}, ValueError, "once; got a, a"),
             ({"measures": [MEASURE | {"value": 10**400}]}, ValueError, "`value` of a must be finite"),
@@ -269,6 +293,17 @@ class TestFiles:
         (tmp_path / "report.json").write_text(json.dumps(plain))
         with pytest.raises(error, match=reason):
             Report.load(tmp_path / "report.json")
+
+    def test_a_file_of_version_1_has_no_intervals(self) -> None:
+        plain = evaluate(*labelled(0)).to_dict()
+        early = plain | {"schema": "bayesuq report, version 1"}
+        del early["num_missing"]
+        early["measures"] = [
+            {key: value for key, value in each.items() if key != "interval"} for each in plain["measures"]
+        ]
+        report = Report.from_dict(early)
+        assert report.num_missing == 0
+        assert all(measure.interval is None for measure in report.measures)
 
     @pytest.mark.parametrize("text", ["", "{", '{"num_points": NaN}', "[" * 100_000])
     def test_what_is_no_strict_json_is_refused(self, tmp_path: Path, text: str) -> None:

@@ -1,0 +1,202 @@
+"""What a report keeps of the points that it has seen: sums of fixed size, and the ranks of uncertainties.
+
+Every mean and its standard error, the log score to the calibration error, is that of all points at once whatever the
+batches; ranks are exact up to a limit and bounded beyond it (see `error_ranks`).
+"""
+
+import math
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, to_tensor
+from bayesuq.evaluation.error_ranks import Block, ErrorRanks, Ranked
+from bayesuq.evaluation.gaps import Gaps
+from bayesuq.evaluation.intervals import Interval, share_interval
+from bayesuq.evaluation.kinds import check_known
+from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.observed import observe
+from bayesuq.evaluation.scores import top_label
+from bayesuq.evaluation.standard_measures import (
+    CALIBRATION_ERROR,
+    COVERAGE_LEVEL,
+    LOG_SCORE,
+    Formula,
+    Pointwise,
+    by_entropy,
+    impossible,
+    joined,
+    num_impossible,
+    pointwise_measures,
+)
+from bayesuq.evaluation.sums import Sums
+from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+
+REPLICATES = 200  # simulated test sets, for the error of the calibration error
+FEWEST_ROWS = 10  # of which one may hold the spread without a word
+HELD_BY_FEW = 0.25  # of `Sums.concentration`: one row holds half of the spread, or two of them two thirds
+NOTABLE = 2.0  # standard errors that a coverage is off
+
+
+@dataclass(frozen=True, eq=False)
+class MeanOf:
+    """One mean of values of points, and how it is told."""
+
+    name: str
+    unit: str
+    remark: str
+    formula: Formula
+    sums: Sums
+
+    @classmethod
+    def of(cls, part: Pointwise) -> "MeanOf":
+        """Of a batch."""
+        return cls(part.name, part.unit, part.remark, part.formula, Sums.of(part.values, part.weight))
+
+    def merge(self, other: "MeanOf") -> "MeanOf":
+        """Of the points of both; of two remarks the one that says more."""
+        return replace(self, sums=self.sums.merge(other.sums), remark=max(self.remark, other.remark, key=len))
+
+    def measure(self, num_impossible: int) -> Measure:
+        """The number for the report."""
+        if self.formula == "root":
+            interval = self.sums.interval.sqrt()
+            value, error = self.sums.mean.clamp(min=0.0).sqrt(), self.sums.root_standard_error
+            error = error if self.sums.rows > 1 else self.sums.standard_error
+            return made(self.name, value, error, self.unit, joined(self.remark, self._held_by_few), interval)
+        value, error = self.sums.mean, self.sums.standard_error
+        if self.formula == "mean":
+            told = impossible(num_impossible) if self.name == LOG_SCORE else ""
+            remark = joined(self.remark, told, self._held_by_few)
+            # Only a log score of densities may be below 0.
+            least = -math.inf if self.name == LOG_SCORE else 0.0
+            return made(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, math.inf))
+        return made(self.name, value, error, self.unit, joined(self.remark, self._off), self._share_interval)
+
+    @property
+    def _number(self) -> Tensor:
+        """Independent points that a share is worth where its error tells nothing: rows, or less by their weights."""
+        return self.sums.moments[0, 1].square() / self.sums.moments[0, 2]
+
+    @property
+    def _is_grouped(self) -> bool:
+        return bool(self.sums.count > self.sums.rows)
+
+    @property
+    def _share_interval(self) -> Interval:
+        if self._is_grouped and self.sums.standard_error > 0:
+            return self.sums.interval.clamp(0.0, 1.0)
+        return share_interval(self.sums.mean, self.sums.standard_error, self._number)
+
+    @property
+    def _off(self) -> str:
+        """How far a coverage is from what it is to be; of counts, which may cover more, only how far below."""
+        if self.formula == "share" or self.sums.rows < 2:
+            return ""
+        error = (COVERAGE_LEVEL * (1 - COVERAGE_LEVEL) / self._number).sqrt()
+        if self._is_grouped and self.sums.standard_error > 0:
+            error = self.sums.standard_error
+        off = float((self.sums.mean - COVERAGE_LEVEL) / error)
+        if off > NOTABLE and self.formula != "coverage of counts":
+            return f"above it by {off:.1f} standard errors"
+        return f"below it by {-off:.1f} standard errors" if off < -NOTABLE else ""
+
+    @property
+    def _held_by_few(self) -> str:
+        is_held = self.sums.rows >= FEWEST_ROWS and self.sums.concentration > HELD_BY_FEW
+        return "few rows hold its spread: the error is too small" if is_held else ""
+
+
+class Tally:
+    """Adds batches of points up into the measures of a report."""
+
+    def __init__(self, num_bins: int, limit: int | None) -> None:
+        """Of no point yet; a limit of None ranks all points exactly."""
+        self.num_points = self.num_missing = self.num_impossible = self.num_samples = 0
+        self._num_bins, self._limit = num_bins, limit
+        self._means: list[MeanOf] = []
+        self._gaps: Gaps | None = None
+        self._ranks: ErrorRanks | None = None
+
+    def add(self, predictive: PredictiveDistribution, y: ArrayLike, weight: ArrayLike | None) -> None:
+        """Count a further batch.
+
+        Raises:
+            TypeError: Another kind of predictive; labels that are not whole numbers.
+            ValueError: Another kind than before, or another number of draws; see `report.evaluate`.
+        """
+        known = check_known(predictive)
+        if self.num_samples and self.num_samples != known.num_samples:
+            raise ValueError(f"Batches must have one number of draws; got {self.num_samples} and {known.num_samples}.")
+        self.num_samples = known.num_samples
+        if weight is not None and not _has_weight(weight):
+            self.num_missing += len(known.mean)
+            return
+        seen = observe(known, y, weight)
+        parts = pointwise_measures(known, seen)
+        means = [MeanOf.of(part) for part in parts]
+        if self._means and [one.name for one in self._means] != [one.name for one in means]:
+            raise ValueError("Batches must be of one kind of targets, with as many columns.")
+        self._means = [one.merge(new) for one, new in zip(self._means, means, strict=True)] if self._means else means
+        self.num_impossible += sum(num_impossible(part) for part in parts)
+        rows = int(means[0].sums.rows)
+        self.num_points += rows
+        self.num_missing += len(parts[0].values) - rows
+        if isinstance(known, CategoricalPredictive):
+            self._add_labels(known, parts[0])
+            confidence, right = top_label(known, seen.y)
+            gaps = Gaps.of(confidence, right, seen.weight, self._num_bins)
+            self._gaps = gaps if self._gaps is None else self._gaps.merge(gaps)
+
+    def measures(self, *, seed: int) -> tuple[Measure, ...]:
+        """In the order of a report."""
+        if not self._means:
+            raise ValueError("No target is known: all weights are 0, or there was no batch. A generator is used once.")
+        means = [one.measure(self.num_impossible) for one in self._means]
+        if self._gaps is None or self._ranks is None:
+            return tuple(means)
+        area, risk = self._ranks.auroc, self._ranks.aurc
+        return (
+            *means[:3],
+            self._calibration_error(self._gaps, seed),
+            *means[3:],
+            _of_ranks("misclassification_auroc", area, by_entropy(self._ranks.num_errors)),
+            _of_ranks("aurc", risk, "error rate over coverages, by entropy"),
+        )
+
+    def _add_labels(self, predictive: CategoricalPredictive, correct: Pointwise) -> None:
+        if self._ranks is None:
+            self._ranks = ErrorRanks(self._limit)
+        self._ranks.add(Block.of(predictive.total, correct.values == 0, correct.weight))
+
+    def _calibration_error(self, gaps: Gaps, seed: int) -> Measure:
+        error = gaps.standard_error(num_replicates=REPLICATES, seed=seed)
+        floor = f"{float(gaps.floor):.2g} if calibrated"
+        remark = joined(f"{self._num_bins} equal bins", floor)
+        return made(CALIBRATION_ERROR, gaps.expected_calibration_error, error, "fraction", remark)
+
+
+def made(
+    name: str,
+    value: Tensor,
+    standard_error: Tensor | None,
+    unit: str,
+    remark: str = "",
+    interval: Interval | None = None,
+) -> Measure:
+    """A measure of tensors; an error or an interval that is undefined is none."""
+    error = None if standard_error is None or not bool(standard_error.isfinite()) else float(standard_error)
+    ends = None if interval is None or error is None else (float(interval.lower), float(interval.upper))
+    ends = ends if ends is not None and all(end == end for end in ends) else None
+    return Measure(name, float(value), error, unit, remark, ends)
+
+
+def _of_ranks(name: str, found: Ranked, remark: str) -> Measure:
+    bounds = found.bounded
+    doubt = float(bounds.upper - bounds.lower) / 2
+    told = f"give or take {doubt:.1g}, from counts in bins" if doubt > 0 else ""
+    return made(name, bounds.value, found.standard_error, "fraction", joined(remark, told), found.interval)
+
+
+def _has_weight(weight: ArrayLike) -> bool:
+    return bool((to_tensor(weight, "weight") != 0).any())
