@@ -500,7 +500,7 @@ class TestSampledGp(ProcessContract):
     options: ClassVar = {
         "hyperparameters": "sample",
         "num_samples": 2,
-        "num_warmup": 3,
+        "num_warmup": 5,
         "num_chains": 2,
         "seed": 1,
     }
