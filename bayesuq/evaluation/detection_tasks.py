@@ -18,6 +18,7 @@ from bayesuq.arrays import ArrayLike, check_finite, to_tensor
 from bayesuq.evaluation.detection import RiskCoverage, risk_coverage
 from bayesuq.evaluation.kinds import check_categorical, check_known
 from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.score_table import ScoreTable, score_table
 from bayesuq.evaluation.scores import FOR_LABELS, top_label
 from bayesuq.evaluation.tables import counted
@@ -56,8 +57,9 @@ class Detection:
 
     Attributes:
         table: AUROC, average precision, false positive rate at 95 % true positives and AURC of each score.
-        scores: Of each point, larger where a positive is expected, (N, ...), float64, by name.
-        positives: What is to be found, (N, ...), boolean.
+        scores: Of each point, larger where a positive is expected, (N, ...), float64, by name; where points have
+            weights, (n,) of those above 0.
+        positives: What is to be found, of the same shape, boolean.
         num_draws: S, of the predictive.
     """
 
@@ -107,6 +109,7 @@ def evaluate_misclassification(
     y: ArrayLike,
     *,
     scores: Sequence[str | Score] | Mapping[str, ArrayLike | Score] | None = None,
+    weight: ArrayLike | None = None,
     seed: int = 0,
 ) -> Detection:
     """How well each uncertainty picks out the model's own errors.
@@ -114,6 +117,8 @@ def evaluate_misclassification(
     Args:
         predictive: Of labels, at N points.
         y: Labels, (N, ...).
+        weight: How much each row counts in the table, (N,), or each point, of y's shape; what has weight 0 is left out,
+            whatever stands in y there. None counts all alike.
         scores: Those to judge, names of `standard_scores` or functions of the predictive; or, in a mapping, further
             ones beside all of them by name: values of the points, (N, ...), larger where an error is expected, or a
             function that gives them. A confidence is turned round: 1 - confidence.
@@ -131,11 +136,14 @@ def evaluate_misclassification(
         [1.0, 0.5]
     """
     check_categorical(predictive, FOR_LABELS)
-    wrong = ~top_label(predictive, y)[1]
+    seen = observe(predictive, y, weight)
+    wrong = ~top_label(predictive, seen.y)[1]
     all_scores, own = _asked(scores, standard_scores(predictive))
     for name, score in own.items():
         all_scores[name] = _values(name, score(predictive) if callable(score) else score, wrong)
-    table = score_table(all_scores, wrong, what="errors", seed=seed)
+    table = score_table(all_scores, wrong, what="errors", weight=seen.weight, seed=seed)
+    if seen.known is not None:
+        all_scores, wrong = {name: values[seen.known] for name, values in all_scores.items()}, wrong[seen.known]
     return Detection(table, all_scores, wrong, predictive.num_samples)
 
 

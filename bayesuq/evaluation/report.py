@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, to_tensor
@@ -18,6 +19,7 @@ from bayesuq.evaluation.comparison import Comparison, compare_measures
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
 from bayesuq.evaluation.intervals import Interval, auroc_interval, false_positive_rate_interval, share_interval
 from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.observed import as_weight, known_points
 from bayesuq.evaluation.ranking import DEFAULT_LIMIT
 from bayesuq.evaluation.ranks import Sides
 from bayesuq.evaluation.tables import aligned, counted, in_line
@@ -236,13 +238,17 @@ def _parts(batch: Any) -> tuple[PredictiveDistribution, ArrayLike, ArrayLike | N
     return predictive, y, batch[2] if len(batch) == 3 else None
 
 
-def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str, seed: int = 0) -> tuple[Measure, ...]:
+def evaluate_detection(
+    scores: ArrayLike, positives: ArrayLike, *, name: str, weight: ArrayLike | None = None, seed: int = 0
+) -> tuple[Measure, ...]:
     r"""How well a score picks out the positives: inputs of another kind, or the model's errors.
 
     Args:
         scores: Uncertainties of N points, larger where a positive is expected, (N, ...).
         positives: Whether each point is one, (N, ...).
         name: Of the score, with which the measures' names begin.
+        weight: How much each row counts, (N,), or each point, (N, ...); what has weight 0 is left out. None counts all
+            alike.
         seed: Of the bootstrap that gives the false positive rate its standard error, for up to 2^17 scores; the others
             have closed forms.
 
@@ -260,17 +266,21 @@ def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str, se
         entropy_false_positive_rate 0.00 [0.00, 1.00] fraction, at 95 % true positives
     """
     is_positive = to_tensor(positives, "positives").bool()
-    remark = f"{int(is_positive.sum())} of {is_positive.numel()} positive"
-    area, precision = auroc(scores, positives), average_precision(scores, positives)
-    precision_error = standard_errors.of_average_precision(scores, positives)
-    area_error = standard_errors.of_auroc(scores, positives)
-    rows = [side.reshape(len(side), -1).any(dim=1).sum().double() for side in (is_positive, ~is_positive)]
-    is_single = is_positive.numel() == len(is_positive)
+    known = torch.ones_like(is_positive) if weight is None else as_weight(weight, is_positive.shape) > 0
+    found, others = is_positive & known, ~is_positive & known
+    remark = f"{int(found.sum())} of {int(known.sum())} positive"
+    area = auroc(scores, positives, weight=weight)
+    precision = average_precision(scores, positives, weight=weight)
+    rate = false_positive_rate_at(scores, positives, TRUE_POSITIVE_RATE, weight=weight)
+    precision_error = standard_errors.of_average_precision(scores, positives, weight=weight)
+    area_error = standard_errors.of_auroc(scores, positives, weight=weight)
+    rows = [side.reshape(len(side), -1).any(dim=1).sum().double() for side in (found, others)]
+    is_single = known.numel() == len(known)
     area_interval = auroc_interval(area, area_error, *rows, independent=is_single)
-    precision_interval = share_interval(precision, precision_error, rows[0])
-    rate = false_positive_rate_at(scores, positives, TRUE_POSITIVE_RATE)
-    rate_interval = _interval_of_false_positive_rate(scores, positives, rate) if is_single else None
-    rate_error = _error_of_false_positive_rate(scores, positives, seed)
+    worth = rows[0] if is_single or precision_error == 0 else found.sum().double()
+    precision_interval = share_interval(precision, precision_error, worth)
+    rate_interval = _interval_of_false_positive_rate(scores, positives, weight, rate) if is_single else None
+    rate_error = _error_of_false_positive_rate(scores, positives, weight, seed)
     told = f"at {TRUE_POSITIVE_RATE:.0%} true positives".replace("%", " %")
     return (
         made(f"{name}_auroc", area, area_error, "fraction", remark, area_interval),
@@ -279,7 +289,14 @@ def evaluate_detection(scores: ArrayLike, positives: ArrayLike, *, name: str, se
     )
 
 
-def _interval_of_false_positive_rate(scores: ArrayLike, positives: ArrayLike, rate: Tensor) -> Interval | None:
+def _interval_of_false_positive_rate(
+    scores: ArrayLike, positives: ArrayLike, weight: ArrayLike | None, rate: Tensor
+) -> Interval | None:
+    """None where there is one class only, or weights make order statistics of no use."""
+    if weight is not None:
+        scores, positives, heavy = known_points(scores, positives, weight)
+        if bool((heavy != heavy[0]).any()):
+            return None
     sides = Sides.of(scores, positives)
     if len(sides.positives) == 0 or len(sides.negatives) == 0:
         return None
@@ -287,8 +304,10 @@ def _interval_of_false_positive_rate(scores: ArrayLike, positives: ArrayLike, ra
     return false_positive_rate_interval(alarms, rate, len(sides.negatives), TRUE_POSITIVE_RATE)
 
 
-def _error_of_false_positive_rate(scores: ArrayLike, positives: ArrayLike, seed: int) -> Tensor | None:
-    measure = weighted.false_positive_rate_at(scores, positives)
+def _error_of_false_positive_rate(
+    scores: ArrayLike, positives: ArrayLike, weight: ArrayLike | None, seed: int
+) -> Tensor | None:
+    measure = weighted.false_positive_rate_at(scores, positives, weight=weight)
     return bootstrap.standard_error(measure, seed=seed) if measure.num_values <= MOST_RESAMPLED else None
 
 

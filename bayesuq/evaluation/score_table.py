@@ -5,11 +5,13 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.observed import as_weight
 from bayesuq.evaluation.report import evaluate_detection
 from bayesuq.evaluation.tables import aligned, in_line
 from bayesuq.evaluation.tally import made
@@ -50,13 +52,22 @@ class ScoreTable:
         return {"measures": plain, "num_points": self.num_points, "positives": self.positives}
 
 
-def score_table(scores: Mapping[str, ArrayLike], positives: ArrayLike, *, what: str, seed: int = 0) -> ScoreTable:
+def score_table(
+    scores: Mapping[str, ArrayLike],
+    positives: ArrayLike,
+    *,
+    what: str,
+    weight: ArrayLike | None = None,
+    seed: int = 0,
+) -> ScoreTable:
     """How well each of several scores picks out the positives, and what keeping the points of low score risks.
 
     Args:
         scores: Of N points, larger where a positive is expected, (N, ...), by name.
         positives: Whether each point is one, (N, ...).
         what: The positives are, such as "errors".
+        weight: How much each row counts, (N,), or each point, (N, ...); what has weight 0 is left out. None counts all
+            alike.
         seed: Of the bootstrap of the false positive rates; every score has the same counts.
 
     Raises:
@@ -72,15 +83,17 @@ def score_table(scores: Mapping[str, ArrayLike], positives: ArrayLike, *, what: 
     if not scores:
         raise ValueError("There is nothing to show: pass at least one score.")
     flags = to_tensor(positives, "positives").bool()
-    told = f"{int(flags.sum())} of {flags.numel()} values are {what}"
-    measures = {name: _measures(values, flags, seed) for name, values in scores.items()}
-    return ScoreTable(measures, len(flags), told)
+    heavy = None if weight is None else as_weight(weight, flags.shape).to(flags.device)
+    known = torch.ones_like(flags) if heavy is None else heavy > 0
+    told = f"{int((flags & known).sum())} of {int(known.sum())} values are {what}"
+    measures = {name: _measures(values, flags, heavy, seed) for name, values in scores.items()}
+    return ScoreTable(measures, int(known.reshape(len(known), -1).any(dim=1).sum()), told)
 
 
-def _measures(scores: ArrayLike, positives: Tensor, seed: int) -> tuple[Measure, ...]:
-    found = evaluate_detection(scores, positives, name="", seed=seed)
+def _measures(scores: ArrayLike, positives: Tensor, weight: Tensor | None, seed: int) -> tuple[Measure, ...]:
+    found = evaluate_detection(scores, positives, name="", weight=weight, seed=seed)
     named = tuple(replace(m, name=m.name[1:]) for m in found)
     ranks = ErrorRanks(limit=None)
-    ranks.add(Block.of(to_tensor(scores, "scores"), positives, None))
+    ranks.add(Block.of(to_tensor(scores, "scores"), positives, weight))
     risk = ranks.aurc
     return (*named, made("aurc", risk.bounded.value, risk.standard_error, "fraction", interval=risk.interval))

@@ -141,12 +141,24 @@ class Sums:
 
     def _about(self, shift: Tensor) -> Tensor:
         """The moments about another number: (t - b w)^i = sum_k C(i, k) (t - a w)^(i - k) ((a - b) w)^k."""
-        step = self.shift - shift
-        moved = torch.zeros_like(self.moments)
-        for i in range(ORDER + 1):
+        places, factors = (table.to(self.moments.device) for table in (PLACES, FACTORS))
+        steps = (self.shift - shift) ** torch.arange(ORDER + 1, device=self.moments.device)
+        return (factors * steps * self.moments.flatten()[places]).sum(dim=1).view(ORDER + 1, ORDER + 1)
+
+
+def _terms() -> tuple[Tensor, Tensor]:
+    """Of each moment (i, j), row i (ORDER + 1) + j, the moments (i - k, j + k) that it is made of, and C(i, k)."""
+    size = ORDER + 1
+    places, factors = torch.zeros(size**2, size).long(), torch.zeros(size**2, size).double()
+    for i in range(size):
+        for j in range(size - i):
             for k in range(i + 1):
-                moved[i, : ORDER + 1 - i] += math.comb(i, k) * step**k * self.moments[i - k, k : ORDER + 1 - i + k]
-        return moved
+                places[i * size + j, k] = (i - k) * size + j + k
+                factors[i * size + j, k] = math.comb(i, k)
+    return places, factors
+
+
+PLACES, FACTORS = _terms()
 
 
 def _moments(totals: Tensor, sizes: Tensor) -> Tensor:

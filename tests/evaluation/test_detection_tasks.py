@@ -186,3 +186,20 @@ def test_what_cannot_be_scored_is_refused() -> None:
         evaluate_misclassification(predictive, y, scores={"own": y * torch.nan})
     with pytest.raises(ValueError, match=r"'own' must have shape \(200,\)"):
         evaluate_ood(predictive, predictive, scores={"own": ([1.0], [2.0])})
+
+
+def test_missing_labels_are_in_no_table() -> None:
+    """Of rows that are missing, and of pixels: the table is that of the known ones, curve and positives too."""
+    predictive, y = labelled(0)
+    known = torch.arange(200) % 3 != 0
+    found = evaluate_misclassification(predictive, torch.where(known, y, 99), weight=known)
+    alone = evaluate_misclassification(CategoricalPredictive.from_logits(predictive.draws[:, known]), y[known])
+    assert found.table.positives == alone.table.positives
+    assert found.table.num_points == alone.table.num_points
+    torch.testing.assert_close(found.risk_coverage("margin").risk, alone.risk_coverage("margin").risk)
+    for name, measures in alone.table.measures.items():
+        for one, other in zip(found.table.measures[name], measures, strict=True):
+            assert one.value == pytest.approx(other.value, rel=1e-12)
+            if one.name != "false_positive_rate":  # bootstrapped, with other counts
+                assert one.standard_error == pytest.approx(other.standard_error, rel=1e-9)
+            assert one.interval == pytest.approx(other.interval, rel=1e-9)
