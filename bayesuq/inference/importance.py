@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bayesuq.inference.minibatches import Data, NetworkReader, Source
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.spectral import with_exact_norms
 
 CHUNK = 4096  # rows
 
@@ -23,7 +24,7 @@ def log_joints(
         buffers: Of the network, as trained.
     """
     source = Source(NetworkReader(model), data, CHUNK)
-    tree = share_tensors(model.net)
+    tree = with_exact_norms(share_tensors(model.net))
     with torch.no_grad():
         draws = [dict(zip(theta, values, strict=True)) for values in zip(*theta.values(), strict=True)]
         total = torch.stack([model.log_prior(draw) for draw in draws]).double()

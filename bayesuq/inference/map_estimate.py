@@ -9,6 +9,7 @@ layers act while it trains, as a regulariser, and are the identity afterwards.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -214,6 +215,7 @@ class MapPosterior(WeightPosterior):
     values: Tensor
     buffers: Mapping[str, Tensor]
     history: History
+    is_mode: ClassVar[bool] = True
 
     @property
     def num_members(self) -> int:

@@ -15,6 +15,7 @@ from bayesuq.inference.training_network import FlatVector, TrainingNetwork
 from bayesuq.inference.weights import FlatPrior, Layout
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.precision import raised
+from bayesuq.models.spectral import with_exact_norms
 
 
 class MinibatchPotential:
@@ -40,9 +41,10 @@ class MinibatchPotential:
         self.model, self.num_data, self.fixed, self.buffers = model, num_data, fixed, buffers
         self.layout = Layout.of(model, model.laws)
         self._prior = FlatPrior.of(model, self.layout)
-        self._tree = share_tensors(model.net)
+        self._tree = with_exact_norms(share_tensors(model.net))
         self._vector = FlatVector(self.layout, self.layout.join(model.initial()))
         self._network = TrainingNetwork(model, {"random": self._vector}, dropout=False)
+        with_exact_norms(self._network.evaluation)
         self._unknowns = {name: value for name, value in fixed.items() if name.startswith(LIKELIHOOD)}
         with torch.no_grad():
             for name, value in buffers.items():

@@ -20,6 +20,7 @@ from bayesuq.inference.prediction import activations_per_row
 from bayesuq.inference.training_network import FlatVector, TrainingNetwork
 from bayesuq.inference.weights import FlatPrior, Layout
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.spectral import with_exact_norms
 
 ACTIVATION_BUDGET = 2**23  # numbers that the forward pass of one chunk keeps for the backward pass, over all chains
 
@@ -74,7 +75,8 @@ class NetworkPotential:
         self._unknowns = {name: value for name, value in self._fixed.items() if name.startswith(LIKELIHOOD)}
         self._prior = FlatPrior.of(model, self.layout)
         self._energy_prior = _in_float64(self._prior)
-        self._tree = share_tensors(model.net)  # for many chains at once
+        with_exact_norms(self._network.evaluation)
+        self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
         self._is_perceptron = is_perceptron(self._tree, rows.x)
         self._width = activations_per_row(model, rows.x, share_tensors(model.net))
 

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesuq.inference.network_inputs import cast_inputs
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.spectral import with_exact_norms
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import isolated
 
@@ -40,7 +41,7 @@ def prior_predictive(
     Raises:
         ValueError: The network does not take `x`; its outputs under a wide prior overflow.
     """
-    rows, tree = cast_inputs(model, x), share_tensors(model.net)
+    rows, tree = cast_inputs(model, x), with_exact_norms(share_tensors(model.net))
     theta = prior_draws(model, number, seed)
     for name in model.points:
         theta[name] = fitted[name][torch.arange(number) % len(fitted[name])]

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from itertools import accumulate, pairwise
 from os import PathLike
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 import torch
@@ -29,6 +29,7 @@ from bayesuq.inference.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.prior_draws import prior_of
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.precision import full_precision
+from bayesuq.models.spectral import with_exact_norms
 from bayesuq.posterior import Posterior
 from bayesuq.predictive import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
@@ -186,6 +187,7 @@ class WeightPosterior(Posterior):
 
     model: BayesianNetwork
     buffers: Mapping[str, Tensor]
+    is_mode: ClassVar[bool] = False  # whether it is the very weights that the buffers were trained with
 
     @property
     @abstractmethod
@@ -222,6 +224,8 @@ class WeightPosterior(Posterior):
         key = resolve_seed(seed)
         layout = Layout.of(self.model)
         tree = share_tensors(self.model.net)
+        if not self.is_mode:
+            with_exact_norms(tree)
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
             together = VECTORISED_BUDGET // (layout.size + len(rows) * width)

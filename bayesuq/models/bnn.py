@@ -26,6 +26,7 @@ from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.precision import raised
 from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
+from bayesuq.models.spectral import with_exact_norms
 from bayesuq.randomness import isolated
 
 LIKELIHOOD = "likelihood."
@@ -78,7 +79,7 @@ class BayesianNetwork:
                 a fit would start.
         """
         _check_kinds(net, prior, likelihood)
-        self.net = _copied(net).eval()
+        self.net = copied(net).eval()
         self.prior = prior
         self.likelihood = likelihood = likelihood.for_outputs(_num_outputs(self.net))
         self.random = random
@@ -308,7 +309,8 @@ class _Trees(threading.local):
         """This thread's."""
         tree = self.trees.get(net)
         if tree is None:
-            tree = self.trees[net] = share_tensors(net)
+            tree = share_tensors(net)
+            tree = self.trees[net] = tree if net.training else with_exact_norms(tree)
         return tree
 
 
@@ -328,7 +330,7 @@ def _num_outputs(net: nn.Module) -> int | None:
     return next((width for width in reversed(widths) if isinstance(width, int)), None)
 
 
-def _copied(net: nn.Module) -> nn.Module:
+def copied(net: nn.Module) -> nn.Module:
     """A deep copy; what hooks have computed from weights, such as a normalised weight, is copied as a constant."""
     computed = {
         id(value): value.detach().clone()
@@ -350,7 +352,13 @@ def _further_places(net: nn.Module) -> dict[str, tuple[str, ...]]:
     return {first: tuple(others) for first, *others in names.values() if others}
 
 
-def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
+def check_network(net: Any) -> None:
+    """Refuse what is no module, and one that is wrapped for several processes.
+
+    Raises:
+        TypeError: No module.
+        ValueError: A wrapped one.
+    """
     if not isinstance(net, nn.Module):
         raise TypeError(f"`net` must be a torch.nn.Module; got {type(net).__name__}.")
     for path, module in net.named_modules():
@@ -361,6 +369,10 @@ def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
                 "move weights of their own. Pass the network inside, `net.module` (of a sharded one, one that was not "
                 "sharded); methods that spread a fit over processes have the option `data_parallel`."
             )
+
+
+def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
+    check_network(net)
     if not isinstance(prior, Prior) and not (
         isinstance(prior, Mapping) and all(isinstance(value, Prior) for value in prior.values())
     ):

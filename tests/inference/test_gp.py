@@ -21,6 +21,7 @@ from bayesuq.inference.saved import load
 from bayesuq.models import gp, likelihoods, networks, priors
 from tests.inference.examples import built, labelled, measured, noise
 from tests.posterior_contract import tensors_of
+from tests.zoo.modules import ALWAYS_RANDOM, STATEFUL
 
 X, NEW_X = noise(0, 20, 2), noise(1, 9, 2)
 Y = torch.sin(X.sum(dim=1)) + 0.1 * noise(2, 20)
@@ -352,6 +353,32 @@ def test_a_deep_kernel_learns_features_that_a_plain_one_does_not_have() -> None:
     deep = fit(gp.GaussianProcess(gp.Deep(net, gp.Scale(gp.RBF()))), data, seed=0, max_iterations=150, num_restarts=1)
     plain = fit(gp.GaussianProcess(gp.Scale(gp.RBF())), data, seed=0)
     assert deep.log_marginal_likelihood > plain.log_marginal_likelihood + 20
+
+
+@pytest.mark.parametrize("name", ["spectral norm", "spectral norm, by a hook"])
+@pytest.mark.filterwarnings("ignore:The hyperparameters had not converged:UserWarning")
+def test_a_deep_kernel_holds_spectral_norms(name: str) -> None:
+    net = STATEFUL[name].net(dtype=torch.float64)
+    x = STATEFUL[name].x(40, dtype=torch.float64)
+    data = Dataset(x, torch.sin(10 * x.sum(dim=1)))  # which a network of gain 1 would like to exceed
+    model = gp.GaussianProcess(gp.Deep(net[:4], gp.Scale(gp.RBF(lengthscale=1.0))))
+    posterior = fit(model, data, seed=0, max_iterations=40, num_restarts=1)
+    seen: list[torch.Tensor] = []
+    for layer in posterior.prior.kernel.net:
+        if isinstance(layer, torch.nn.Linear):
+            layer.register_forward_hook(lambda module, *_: seen.append(module.weight.detach()))
+    posterior.predict(x)
+    assert len(seen) >= 2
+    assert all(abs(float(torch.linalg.matrix_norm(weight, 2)) - 1) < 1e-9 for weight in seen)
+
+
+def test_a_deep_kernel_that_draws_or_is_wrapped_is_refused() -> None:
+    x = ALWAYS_RANDOM.x(10)
+    model = gp.GaussianProcess(gp.Deep(ALWAYS_RANDOM.net(), gp.RBF()))
+    with pytest.raises(ValueError, match="same features for the same inputs in evaluation mode"):
+        fit(model, Dataset(x, x.sum(dim=1)), seed=0, max_iterations=2)
+    with pytest.raises(ValueError, match="wrapped in DataParallel"):
+        gp.Deep(torch.nn.DataParallel(torch.nn.Linear(2, 1)), gp.RBF())
 
 
 # What goes wrong

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader
 
 from bayesuq.data import Dataset
@@ -20,7 +21,7 @@ from bayesuq.inference.training_network import TrainingNetwork, point_vectors
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, weights_of
-from tests.zoo.modules import ALWAYS_RANDOM, RANDOM_IN_TRAINING, STATEFUL, WIDTH, Kind
+from tests.zoo.modules import ALWAYS_RANDOM, RANDOM_IN_TRAINING, STATEFUL, WIDTH, Kind, spectral
 
 pytestmark = pytest.mark.filterwarnings(*SHORT_FIT, "ignore::UserWarning")  # fits that are short on purpose
 
@@ -198,6 +199,46 @@ def test_spectral_norms_hold_after_a_fit(name: str, method: Any) -> None:
     for member in getattr(posterior, "members", [posterior]):
         theta = {site: draw[0] for site, draw in member.sample_weights(1, seed=0).items()}
         assert largest_singular_value(member.model.net, theta, member.buffers, x) < 1.1
+
+
+DRAWS: dict[str, Any] = {
+    "variational": lambda *args: variational.fit(*args, num_epochs=20, batch_size=12, seed=0),
+    "swag": lambda *args: swag.fit(*args, num_epochs=8, batch_size=12, rank=2, swa_learning_rate=1e-3, seed=0),
+    "sgmcmc": lambda *args: sgmcmc.fit(*args, num_samples=3, num_warmup=30, num_chains=2, step_size=1e-2, seed=0),
+    "hmc": lambda *args: hmc.fit(*args, num_samples=3, num_warmup=10, num_chains=2, seed=0),
+}
+
+
+@pytest.mark.parametrize("name", ["spectral norm", "spectral norm, by a hook"])
+@pytest.mark.parametrize("method", DRAWS)
+def test_draws_of_weights_have_spectral_norms_of_their_own(name: str, method: str) -> None:
+    kind = STATEFUL[name]
+    x = kind.x(24, dtype=torch.float64)
+    model = model_of(kind, spectral(STATEFUL_NORMS[name], width=4).double())
+    posterior = DRAWS[method](model, Dataset(x, 10 * x.sum(dim=1)))
+    theta = posterior.sample_weights(4, seed=1)
+    found = posterior.predict(x, num_samples=4, seed=1).component_means
+    expected = [by_hand({site: draws[s] for site, draws in theta.items()}, x) for s in range(4)]
+    torch.testing.assert_close(found, torch.stack(expected), rtol=1e-9, atol=1e-12)
+    one = {site: draws[0] for site, draws in theta.items()}
+    torch.testing.assert_close(model.forward(one, x), expected[0], rtol=1e-9, atol=1e-12)
+
+
+STATEFUL_NORMS = {"spectral norm": parametrizations.spectral_norm, "spectral norm, by a hook": nn.utils.spectral_norm}
+
+
+def by_hand(theta: dict[str, Tensor], x: Tensor) -> Tensor:
+    """The network of spectral norms, its weights divided by their largest singular values."""
+    (first, bias), (second, other), (last, end) = (
+        (
+            theta[next(name for name in theta if name.startswith(f"{place}.") and "bias" not in name)],
+            theta[f"{place}.bias"],
+        )
+        for place in (0, 2, 4)
+    )
+    for weight, offset in ((first, bias), (second, other)):
+        x = (x @ (weight / torch.linalg.svdvals(weight)[0]).T + offset).relu()
+    return x @ last.T + end
 
 
 class FromNumpy(nn.Module):

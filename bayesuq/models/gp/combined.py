@@ -1,6 +1,5 @@
 """Kernels made of kernels: scaled, added, multiplied, behind a network, and over several correlated outputs."""
 
-import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -10,9 +9,11 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_count
+from bayesuq.models.bnn import check_network, copied
 from bayesuq.models.gp.hyperparameters import Hyperparameter, Value, check_value, declare, log_positive, tell
 from bayesuq.models.gp.kernels import COMBINED, Built, Kernel
 from bayesuq.models.gp.units import Counted, Units, unit_buffer
+from bayesuq.models.spectral import with_exact_norms
 
 
 @dataclass(frozen=True)
@@ -78,6 +79,7 @@ class Product(Kernel):
 COMBINED.update(Sum=Sum, Product=Product)
 
 
+SAME = 1e-3  # relative, of features of two passes: rounding
 INPUT_UNITS = ("input_location", "input_spread")  # buffers of a deep kernel, which earlier versions had not
 
 
@@ -86,7 +88,8 @@ class Deep(Kernel):
     """k(g(x), g(x')) with a network g: a kernel on features that are learned with its hyperparameters.
 
     The network's weights are point values; with many of them and few rows the marginal likelihood overfits as a
-    likelihood does. Normalisation layers stay in evaluation mode, dropout layers are the identity.
+    likelihood does. Normalisation layers stay in evaluation mode, what drops is the identity, and a weight under a
+    spectral norm is divided by its largest singular value at each step.
 
     Attributes:
         net: Maps inputs (N, ...) to features (N, K); it stays as it was.
@@ -104,29 +107,33 @@ class Deep(Kernel):
     standardises: bool = True
 
     def __post_init__(self) -> None:
-        if not isinstance(self.net, nn.Module):
-            raise TypeError(f"`net` must be a torch.nn.Module; got {type(self.net).__name__}.")
+        check_network(self.net)
         _check_kernels(self.kernel)
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`; `num_inputs` counts the features."""
-        net = copy.deepcopy(self.net).double().eval()
+        net = with_exact_norms(copied(self.net).double().eval())
         return DeepKernel(net, self.kernel.build(num_inputs, batch), standardises=self.standardises)
 
     def num_features(self, x: Tensor) -> int:
         """K at these inputs, (N, ...).
 
         Raises:
-            ValueError: The network does not take them, or gives something else than (N, K).
+            ValueError: The network does not take them, gives something else than (N, K), or draws in evaluation mode.
         """
         with torch.no_grad():
-            net = copy.deepcopy(self.net).to(x.device, x.dtype).eval()
+            net = copied(self.net).to(x.device, x.dtype).eval()
             try:
-                features = net(x[:2])
+                features, again = net(x[:2]), net(x[:2])
             except (RuntimeError, IndexError) as error:
                 raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
         if not isinstance(features, Tensor) or features.ndim != 2 or len(features) != len(x[:2]):
             raise ValueError("A deep kernel's network must map x (N, ...) to features (N, K).")
+        if not torch.allclose(features, again, SAME, SAME, equal_nan=True):
+            raise ValueError(
+                "A deep kernel's network must give the same features for the same inputs in evaluation mode; it draws "
+                "random numbers there too. Draw where `self.training` only."
+            )
         return features.shape[1]
 
 
