@@ -32,6 +32,21 @@ AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.03, torc
 Root = Callable[[Tensor], Tensor]
 
 
+class UnevenRowsError(ValueError):
+    """A layer got other rows than those of the batch, as the experts of a mixture do.
+
+    Attributes:
+        path: Of the layer.
+    """
+
+    def __init__(self, path: str) -> None:
+        super().__init__(
+            f"The layer {path!r} gets some of the rows only, which no row of the fit has shown. Fit it again with a "
+            "larger `batch_size`."
+        )
+        self.path = path
+
+
 class Linearisation:
     """The network around one setting of its weights: outputs of rows, and their derivatives in the weights sought."""
 
@@ -241,6 +256,8 @@ class Linearisation:
         found = {}
         for layer, pairs in uses.items():
             module = self.tree.get_submodule(layer.path)
+            if any(len(x) != len(flat) or len(output) != len(flat) for x, output in pairs):
+                raise UnevenRowsError(layer.path)
             inputs = [_positions_of_inputs(layer, module, x).double() for x, _ in pairs]
             places = [_positions_of_outputs(module, next(stacked)) for _ in pairs]
             if not pairs:  # a layer that the network does not use

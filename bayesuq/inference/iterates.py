@@ -155,7 +155,7 @@ class SgdIterates:
             num_steps: That SGD is to make; None is many.
 
         Raises:
-            RuntimeError: See `largest_curvature`.
+            ValueError: A network that autograd cannot differentiate twice.
         """
         noise = torch.Generator(source.device).manual_seed(seed)
         stable = 2 * (1 + self.momentum) / max(self._largest_curvature(source, noise), 1e-300)
@@ -213,7 +213,10 @@ class SgdIterates:
             prior = sum((law.log_prob(theta[name]) for name, law in model.laws.items()), flat.new_zeros(()))
             return -log_likelihood - prior / source.num_data
 
-        return largest_curvature(energy, self.flat(), noise)
+        try:
+            return largest_curvature(energy, self.flat(), noise)
+        except RuntimeError as error:
+            raise ValueError(f"No rate of SGD can be measured ({error}). Pass `swa_learning_rate`.") from error
 
     def _sgd(self, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
         """Rates are for the loss per data point, as everywhere in the literature; the objective is its sum."""

@@ -29,7 +29,7 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.checkpoint import Checkpoint
 from bayesuq.inference.curvature import check_supported, fisher_root, output_weights
 from bayesuq.inference.curvature_factors import Derivatives
-from bayesuq.inference.curvature_layers import Linearisation
+from bayesuq.inference.curvature_layers import Linearisation, UnevenRowsError
 from bayesuq.inference.curvature_sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.curvature_structures import STRUCTURES
 from bayesuq.inference.laplace_posterior import LaplacePosterior, PriorFactors
@@ -45,6 +45,7 @@ from bayesuq.options import suggests_names
 
 Structure = Literal["diagonal", "kronecker", "full"]
 Subset = Literal["all", "last_layer"]
+PROBED = 2  # rows that tell whether the derivatives of a layer factor
 LARGEST_FULL = 20_000  # weights: 3.2 GB in float64, as much again for its factor
 
 
@@ -186,7 +187,7 @@ def _check_model(model: BayesianNetwork, names: Sequence[str], structure: str) -
 def _around(
     model: BayesianNetwork, mode: MapPosterior, source: Source, structure: str, names: Sequence[str]
 ) -> LaplacePosterior:
-    """The posterior around a mode: the sums over all rows, in chunks of the batches.
+    """The posterior around a mode.
 
     Raises:
         ValueError: A mode of another model.
@@ -195,22 +196,17 @@ def _around(
         raise ValueError("`mode` must be of the same model: names or shapes of its sites differ. Fit it again.")
     theta = Layout.of(model).split(mode.values)
     linear = Linearisation(model, theta, mode.buffers, names)
-    sums: dict[str, Tensor] = {}
-    slopes: dict[str, Tensor] = {}
-    log_likelihood, first = 0.0, 0
-    for batch in source.complete():
-        if not sums:
-            left = linear.probe(batch.x[:2])
-            if structure == "kronecker":
-                _check_layers(linear, left)
-        num_columns = TOGETHER if linear.is_large(batch.x) else None
-        size = linear.rows_at_a_time(batch.x, dense=structure == "full", num_columns=num_columns)
-        for part in _chunks(batch, size):
-            terms, slope, found = _sums_of(linear, part, structure, Place(first, source.num_data))
-            log_likelihood += terms
-            first += len(part.x)
-            sums = {name: value + sums[name] if sums else value for name, value in found.items()}
-            slopes = {name: value + slopes[name] if slopes else value for name, value in slope.items()}
+    left: list[str] = []
+    found = None
+    while found is None:
+        try:
+            found = _summed(linear, source, structure, left)
+        except UnevenRowsError as error:  # as an expert's, of a mixture that only these rows showed
+            left.append(error.path)
+            linear.layers = [layer for layer in linear.layers if layer.path != error.path]
+    log_likelihood, slopes, sums = found
+    if structure == "kronecker":
+        _check_layers(linear, left)
     posterior = LaplacePosterior(
         model=model,
         values=mode.values,
@@ -225,6 +221,33 @@ def _around(
     )
     _warn_if_no_mode(posterior, linear.as_derivatives(posterior.slope(slopes)), source.num_data)
     return posterior
+
+
+def _summed(
+    linear: Linearisation, source: Source, structure: str, left: list[str]
+) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+    """Over all rows: the log-likelihood in nats, its gradient, and the curvature.
+
+    Layers whose derivatives do not factor are taken out of `linear`, and noted down.
+
+    Raises:
+        UnevenRowsError: A layer that gets some of the rows only.
+    """
+    sums: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
+    log_likelihood, first = 0.0, 0
+    for batch in source.complete():
+        if not sums:
+            left.extend(linear.probe(batch.x[:PROBED]))
+        num_columns = TOGETHER if linear.is_large(batch.x) else None
+        size = linear.rows_at_a_time(batch.x, dense=structure == "full", num_columns=num_columns)
+        for part in _chunks(batch, size):
+            terms, slope, found = _sums_of(linear, part, structure, Place(first, source.num_data))
+            log_likelihood += terms
+            first += len(part.x)
+            sums = {name: value + sums[name] if sums else value for name, value in found.items()}
+            slopes = {name: value + slopes[name] if slopes else value for name, value in slope.items()}
+    return log_likelihood, slopes, sums
 
 
 def _warn_if_no_mode(posterior: LaplacePosterior, slope: Derivatives, num_data: int) -> None:

@@ -187,7 +187,8 @@ class ModeObjective:
             return self.network.total_log_prob(theta, *batch, noise)
         x = batch.x.detach().requires_grad_()
         clean = self.network.total_log_prob(theta, x, batch.y, batch.weight, noise)
-        (direction,) = torch.autograd.grad(clean, [x], retain_graph=True)
+        (direction,) = torch.autograd.grad(clean, [x], retain_graph=True, allow_unused=True)
+        check_moves(direction)
         moved = batch.x - self.adversarial_step * direction.sign()
         return 0.5 * (clean + self.network.total_log_prob(theta, moved, batch.y, batch.weight, noise))
 
@@ -198,6 +199,19 @@ class ModeObjective:
     def culprits(self, batch: Batch, _noise: torch.Generator) -> list[str]:
         """Sites whose values or log densities are not finite, then `y`."""
         return self.network.culprits(self.network.theta(), *batch)
+
+
+def check_moves(direction: Tensor | None) -> None:
+    """Refuse adversarial inputs for a network whose outputs have no derivative in them.
+
+    Raises:
+        ValueError: The gradient is None.
+    """
+    if direction is None:
+        raise ValueError(
+            "`adversarial=True` moves inputs along the gradient in `x`; this network has none, as embeddings of whole "
+            "numbers have none. Leave it out."
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.history import History
-from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior, adversarial_step
+from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior, adversarial_step, check_moves
 from bayesuq.inference.minibatches import Data, NetworkReader, Source
 from bayesuq.inference.network_inputs import cast_inputs
 from bayesuq.inference.optimize import Objective, minimise
@@ -273,7 +273,9 @@ class StackedModes:
             return of_members(self.leaves, batch.x, *rest)
         x = batch.x.detach().requires_grad_()
         clean = of_members(self.leaves, x, *rest)
-        (direction,) = torch.autograd.grad(clean.sum(), [x], retain_graph=True)  # a member's x moves its own term alone
+        # A member's x moves its own term alone.
+        (direction,) = torch.autograd.grad(clean.sum(), [x], retain_graph=True, allow_unused=True)
+        check_moves(direction)
         moved = batch.x - self.adversarial_steps * direction.sign()
         return 0.5 * (clean + of_members(self.leaves, moved, *rest))
 

@@ -25,6 +25,9 @@ class PlainAttention(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is functional.scaled_dot_product_attention:
             return torch.ops.aten._scaled_dot_product_attention_math(*args, **kwargs)[0]
+        if func is functional.multi_head_attention_forward and kwargs.get("need_weights") is False:
+            # Inside of it the mode is off; where its weights are asked for, it does not fuse.
+            return func(*args, **{**kwargs, "need_weights": True})[0], None
         return func(*args, **kwargs)
 
 
