@@ -14,24 +14,24 @@ if TYPE_CHECKING:
     from bayesuq import datasets as datasets
     from bayesuq import evaluation as evaluation
     from bayesuq import inference as inference
-    from bayesuq import mixture as mixture
     from bayesuq import models as models
     from bayesuq import posterior as posterior
     from bayesuq import predictive as predictive
-    from bayesuq import recalibrated as recalibrated
     from bayesuq.data import Batch as Batch
     from bayesuq.data import Dataset as Dataset
     from bayesuq.data import Split as Split
     from bayesuq.data import Standardizer as Standardizer
     from bayesuq.fit_warnings import ConvergenceWarning as ConvergenceWarning
-    from bayesuq.inference.saved import load as load
+    from bayesuq.inference.posteriors.saved import load as load
     from bayesuq.loaders import Loader as Loader
-    from bayesuq.mixture import MixturePredictive as MixturePredictive
     from bayesuq.posterior import Posterior as Posterior
-    from bayesuq.predictive import CategoricalPredictive as CategoricalPredictive
-    from bayesuq.predictive import GaussianPredictive as GaussianPredictive
-    from bayesuq.predictive import PredictiveDistribution as PredictiveDistribution
-    from bayesuq.recalibrated import RecalibratedPredictive as RecalibratedPredictive
+    from bayesuq.predictive import mixture as mixture
+    from bayesuq.predictive import recalibrated as recalibrated
+    from bayesuq.predictive.base import PredictiveDistribution as PredictiveDistribution
+    from bayesuq.predictive.categorical import CategoricalPredictive as CategoricalPredictive
+    from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive
+    from bayesuq.predictive.mixture import MixturePredictive as MixturePredictive
+    from bayesuq.predictive.recalibrated import RecalibratedPredictive as RecalibratedPredictive
 
 __version__ = version("bayesuq")
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -25,8 +25,10 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_fraction
-from bayesuq.mixture import MixturePredictive
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import generator, resolve_seed
 
 LabelMethod = Literal["lac", "aps"]

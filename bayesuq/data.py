@@ -19,7 +19,7 @@ from bayesuq.arrays import (
     to_floating,
     to_tensor,
 )
-from bayesuq.predictive import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
 
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)

@@ -8,9 +8,9 @@ import torch
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
-from bayesuq.export import Drawn, Wanted, export
-from bayesuq.inference_data import Container
-from bayesuq.predictive import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.to_arviz.container import Container
+from bayesuq.to_arviz.groups import Drawn, Wanted, export
 
 
 class Posterior(ABC):

@@ -11,7 +11,7 @@ from time import process_time
 
 import torch
 
-from bayesuq.datasets import load
+from bayesuq.datasets.named import load
 from bayesuq.evaluation.calibration import expected_calibration_error
 from bayesuq.evaluation.scores import accuracy, negative_log_likelihood
 from bayesuq.inference import ensemble, map_estimate, sgmcmc, swag

@@ -1,6 +1,6 @@
 """Members trained in one vectorised pass beside members trained one after another.
 
-What decides is the size: weights times rows of a minibatch, `bayesuq.inference.vectorised.LARGEST_WORK`.
+What decides is the size: weights times rows of a minibatch, `bayesuq.inference.ensemble.together.LARGEST_WORK`.
 """
 
 import math

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 import bayesuq as bq
-from bayesuq.inference.gp_data import units_of
-from bayesuq.inference.gp_hyperparameters import HyperparameterVector
-from bayesuq.inference.marginal_likelihood import MarginalLikelihood, Observations
-from bayesuq.inference.minibatches import Batch
-from bayesuq.inference.sparse_gp import SparseObjective
-from bayesuq.inference.sparse_gp_posterior import SparseProcess
+from bayesuq.inference.gp.data import units_of
+from bayesuq.inference.gp.hyperparameters import HyperparameterVector
+from bayesuq.inference.gp.marginal_likelihood import MarginalLikelihood, Observations
+from bayesuq.inference.gp.sparse import SparseObjective
+from bayesuq.inference.gp.sparse_posterior import SparseProcess
+from bayesuq.inference.training.minibatches import Batch
 from bayesuq.models import gp
 
 NUM_INDUCING, BATCH_SIZE = 512, 1024

@@ -10,10 +10,10 @@ import torch
 from pyro.infer import NUTS
 from timing import median_seconds, print_ratios
 
-from bayesuq.inference.hamiltonian import Points, leapfrog
-from bayesuq.inference.minibatches import Batch
-from bayesuq.inference.nuts import Nuts
-from bayesuq.inference.potential import NetworkPotential
+from bayesuq.inference.chains.hamiltonian import Points, leapfrog
+from bayesuq.inference.chains.nuts import Nuts
+from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.training.minibatches import Batch
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 DEPTH = 5

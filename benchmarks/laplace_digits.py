@@ -6,7 +6,7 @@ full structure takes four.
 
 import torch
 
-from bayesuq.datasets import load
+from bayesuq.datasets.named import load
 from bayesuq.evaluation.scores import accuracy, negative_log_likelihood
 from bayesuq.inference import laplace, map_estimate
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors

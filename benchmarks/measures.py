@@ -18,7 +18,7 @@ from torch import Tensor
 from bayesuq.evaluation.calibration import expected_calibration_error
 from bayesuq.evaluation.detection import aurc, auroc
 from bayesuq.evaluation.scores import accuracy, brier_score, negative_log_likelihood
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 NUM_BINS = 15
 NUM_DRAWS = 5

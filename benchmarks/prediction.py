@@ -6,9 +6,9 @@ The target: at most 1.1 at 10,000 rows; for few rows, drawing the weights domina
 import torch
 from timing import median_seconds, print_ratios
 
-from bayesuq.inference.guides import mean_field
-from bayesuq.inference.history import History
-from bayesuq.inference.mean_field import VariationalPosterior
+from bayesuq.inference.training.history import History
+from bayesuq.inference.variational.factorised import VariationalPosterior
+from bayesuq.inference.variational.guides import mean_field
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 NUM_DRAWS = 100

@@ -18,11 +18,11 @@ from torch.nn import functional
 
 from bayesuq.data import Dataset
 from bayesuq.inference import map_estimate, variational
-from bayesuq.inference.activation_noise import Estimator
-from bayesuq.inference.guides import mean_field
-from bayesuq.inference.mean_field import EvidenceObjective
-from bayesuq.inference.minibatches import Batch
-from bayesuq.inference.optimize import adam
+from bayesuq.inference.training.loop import adam
+from bayesuq.inference.training.minibatches import Batch
+from bayesuq.inference.variational.activation_noise import Estimator
+from bayesuq.inference.variational.factorised import EvidenceObjective
+from bayesuq.inference.variational.guides import mean_field
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 NUM_DATA = 10_000

@@ -13,8 +13,8 @@ from pyro.infer.autoguide import AutoMultivariateNormal
 from torch import Tensor
 
 import bayesuq as bq
-from bayesuq.evaluation.fit_quality import evaluate_fit
-from bayesuq.evaluation.report import evaluate, side_by_side
+from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
+from bayesuq.evaluation.report.reporting import evaluate, side_by_side
 from bayesuq.inference import variational
 
 NUM_PUPILS = (40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1, 1)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 import bayesuq as bq
-from bayesuq.evaluation.convergence import convergence
+from bayesuq.evaluation.diagnostics.convergence import convergence
 from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc, swag, variational
 from scripts.hmc_problems import Problem, problem
 from scripts.recording import Records, versions

@@ -13,7 +13,9 @@ from bayesuq.evaluation.distance import agreement, total_variation, wasserstein
 from bayesuq.evaluation.scores import accuracy, negative_log_likelihood, root_mean_squared_error
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed, isolated
 
 NUM_DRAWS = 1000  # of every predictive

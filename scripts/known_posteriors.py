@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from xarray import DataArray
 
 import bayesuq as bq
-from bayesuq.evaluation.quantities import measured
+from bayesuq.evaluation.diagnostics.quantities import measured
 from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc, swag, variational
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from bayesuq.randomness import generator

@@ -12,7 +12,7 @@ from time import perf_counter
 
 import torch
 
-from bayesuq.inference.training import Progress
+from bayesuq.inference.training.options import Progress
 from scripts.mnist_methods import Images, Setting, fit, measures, read_settings
 from scripts.recording import Record, Records, digest, versions
 

@@ -15,7 +15,7 @@ from bayesuq.evaluation.calibration import expected_calibration_error
 from bayesuq.evaluation.detection import auroc
 from bayesuq.evaluation.scores import accuracy, negative_log_likelihood
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
-from bayesuq.inference.training import Callback
+from bayesuq.inference.training.options import Callback
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, isolated
 

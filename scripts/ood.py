@@ -12,9 +12,9 @@ from time import perf_counter
 import torch
 
 import bayesuq as bq
-from bayesuq.evaluation.detection_tasks import evaluate_ood
+from bayesuq.evaluation.report.detection_tasks import evaluate_ood
 from bayesuq.evaluation.scores import accuracy, negative_log_likelihood
-from bayesuq.inference.saved import load
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed
 from scripts.further_tables import of_other_inputs

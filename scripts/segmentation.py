@@ -14,9 +14,9 @@ from time import perf_counter
 import torch
 
 import bayesuq as bq
-from bayesuq.datasets import CLASS_NAMES
+from bayesuq.datasets.named import CLASS_NAMES
 from bayesuq.evaluation import plots
-from bayesuq.evaluation.segmentation_report import SegmentationResult, evaluate_segmentation, predictions
+from bayesuq.evaluation.segmentation.reporting import SegmentationResult, evaluate_segmentation, predictions
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed
 from scripts.recording import Record, Records, digest, versions

@@ -10,13 +10,13 @@ from pathlib import Path
 import torch
 
 import bayesuq as bq
+from bayesuq.datasets.shapes import CLASS_NAMES, UNFAMILIAR
 from bayesuq.evaluation import plots
-from bayesuq.evaluation.segmentation_report import evaluate_segmentation, predictions
+from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation, predictions
 from bayesuq.inference import ensemble
 from bayesuq.models import likelihoods, networks, priors
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import isolated
-from bayesuq.shapes import CLASS_NAMES, UNFAMILIAR
 
 FIGURE = Path(__file__).parents[1] / "docs" / "figures" / "shapes.png"
 NUM_SHOWN = 2  # images with the unfamiliar object, after one without

@@ -1,7 +1,7 @@
 """The methods of the UCI tables: one setting each for all sets, and a fit of all splits of a set.
 
 Splits of a set have the same number of rows, so all members of all splits train in one pass; the numbers are those of
-one after another, to rounding (`bayesuq.inference.vectorised`, `bayesuq.inference.stacked_mean_field`).
+one after another, to rounding (`bayesuq.inference.ensemble.together`, `bayesuq.inference.variational.together`).
 """
 
 import tomllib
@@ -20,13 +20,13 @@ from bayesuq.arrays import check_count, check_positive, check_probability
 from bayesuq.evaluation.calibration import interval_coverage
 from bayesuq.evaluation.scores import crps, root_mean_squared_error
 from bayesuq.inference.dropout import DropoutPosterior
-from bayesuq.inference.ensemble import EnsemblePosterior
-from bayesuq.inference.guides import mean_field
-from bayesuq.inference.stacked_mean_field import fit_mean_fields
-from bayesuq.inference.training import Training
-from bayesuq.inference.vectorised import fit_modes
+from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.ensemble.together import fit_modes
+from bayesuq.inference.training.options import Training
+from bayesuq.inference.variational.guides import mean_field
+from bayesuq.inference.variational.together import fit_mean_fields
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed, isolated
 from scripts.recording import digest
 

@@ -45,7 +45,7 @@ STANDS_ON = {
     "iterates": {"map_estimate"},  # the steps of swag
 }
 # Who may load a module by name, and in which function: faces, and reading saved posteriors, from lists of their own.
-LOADERS = {"bayesuq.inference.saved": "_module", "bayesuq.faces": "lazy"}
+LOADERS = {"bayesuq.inference.posteriors.saved": "_module", "bayesuq.faces": "lazy"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 PROCESSES = {("joblib", "Parallel"), ("joblib", "delayed")}  # which read nothing from a file
 NO = ast.Constant(False)

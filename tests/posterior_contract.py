@@ -25,14 +25,16 @@ from torch.utils.data import (
 )
 
 from bayesuq.data import Dataset
-from bayesuq.export import Wanted
-from bayesuq.inference import prediction, weights
-from bayesuq.inference.saved import load
-from bayesuq.inference_data import group, group_names
+from bayesuq.inference.posteriors import prediction, weights
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.to_arviz.container import group, group_names
+from bayesuq.to_arviz.groups import Wanted
 from tests.inference.examples import built, labelled, measured, noise, recorded_steps, weights_of
 
 NUM_FEATURES, NUM_CLASSES, NUM_DRAWS = 3, 3, 6

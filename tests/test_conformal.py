@@ -8,8 +8,9 @@ from torch import Tensor
 
 from bayesuq import conformal
 from bayesuq.conformal import INTERVAL_METHODS, LABEL_METHODS, IntervalMethod, LabelMethod
-from bayesuq.mixture import MixturePredictive
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
 
 NUM_TRIALS = 400
 

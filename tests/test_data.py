@@ -12,10 +12,11 @@ from torch import nn
 
 from bayesuq.data import Dataset, Split, Standardizer, split_dataset, split_last_tenth
 from bayesuq.inference import laplace, map_estimate
-from bayesuq.inference.minibatches import NetworkReader, Source
+from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 X = np.arange(12.0).reshape(6, 2)
 Y = np.arange(6.0) / 2

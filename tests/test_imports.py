@@ -43,7 +43,7 @@ def test_the_rules_see_the_whole_package() -> None:
     assert {
         "bayesuq.data",
         "bayesuq.models.bnn",
-        "bayesuq.inference.weights",
+        "bayesuq.inference.posteriors.weights",
         "bayesuq.evaluation.plots.images",
     } <= set(SOURCES)
 
@@ -88,7 +88,7 @@ HOUSE = {
     "bayesuq.models.bnn": "class BayesianNetwork: ...",
     "bayesuq.models.priors": "",
     "bayesuq.inference": "",
-    "bayesuq.inference.weights": "",
+    "bayesuq.inference.posteriors.weights": "",
     **{f"bayesuq.inference.{method}": "" for method in rules.METHODS | {"saved"}},
     "bayesuq.evaluation": "",
     "bayesuq.evaluation.scores": "",
@@ -110,14 +110,14 @@ GUARD = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
         ("bayesuq.models.bnn", "from bayesuq.data import Dataset", False),
         ("bayesuq.models.bnn", "from bayesuq.inference import weights", False),
         ("bayesuq.models.bnn", "import bayesuq.evaluation.scores as scores", False),
-        ("bayesuq.models.bnn", GUARD + "from bayesuq.inference.weights import Layout", False),
+        ("bayesuq.models.bnn", GUARD + "from bayesuq.inference.posteriors.weights import Layout", False),
         ("bayesuq.models.bnn", "def f():\n    from bayesuq.inference import weights", False),
-        ("bayesuq.inference.weights", "from bayesuq.models.bnn import BayesianNetwork", True),
-        ("bayesuq.inference.weights", "from bayesuq.posterior import Posterior", True),
-        ("bayesuq.inference.weights", "from bayesuq.evaluation.scores import crps", False),
-        ("bayesuq.inference.weights", "from bayesuq.evaluation import scores", False),
-        ("bayesuq.inference.weights", "from bayesuq.datasets import load", False),
-        ("bayesuq.inference.weights", "import bayesuq", False),
+        ("bayesuq.inference.posteriors.weights", "from bayesuq.models.bnn import BayesianNetwork", True),
+        ("bayesuq.inference.posteriors.weights", "from bayesuq.posterior import Posterior", True),
+        ("bayesuq.inference.posteriors.weights", "from bayesuq.evaluation.scores import crps", False),
+        ("bayesuq.inference.posteriors.weights", "from bayesuq.evaluation import scores", False),
+        ("bayesuq.inference.posteriors.weights", "from bayesuq.datasets import load", False),
+        ("bayesuq.inference.posteriors.weights", "import bayesuq", False),
         ("bayesuq.evaluation.scores", "from bayesuq.predictive import Predictive", True),
         ("bayesuq.evaluation.scores", "from bayesuq.models.bnn import BayesianNetwork", False),
         ("bayesuq.evaluation.scores", "from bayesuq.inference import weights", False),
@@ -135,7 +135,7 @@ GUARD = "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    "
         ("bayesuq.cli", "from bayesuq.cli import comparing", False),
         ("scripts.compare", "from bayesuq.models import priors", True),
         ("bayesuq.data", "from bayesuq.cli import main", False),
-        ("bayesuq.inference.weights", "from bayesuq.cli.comparing import run", False),
+        ("bayesuq.inference.posteriors.weights", "from bayesuq.cli.comparing import run", False),
         ("bayesuq.cli.main", "from scripts.compare import main", False),
     ],
 )
@@ -216,7 +216,7 @@ def test_the_rule_of_functions_can_fail(source: str, allowed: bool) -> None:
     ],
 )
 def test_reading_posteriors_loads_modules_by_name_in_one_place(source: str, allowed: bool) -> None:
-    assert (rules.imports_inside_functions("bayesuq.inference.saved", source) == []) == allowed
+    assert (rules.imports_inside_functions("bayesuq.inference.posteriors.saved", source) == []) == allowed
 
 
 @pytest.mark.parametrize(

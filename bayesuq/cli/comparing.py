@@ -18,7 +18,7 @@ from bayesuq.cli.settings import (
     PredictionOptions,
     TrainingOptions,
 )
-from bayesuq.evaluation.report import side_by_side
+from bayesuq.evaluation.report.reporting import side_by_side
 
 
 def run(

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from functools import partial
 
-from bayesuq import datasets
 from bayesuq.cli.output import tell
 from bayesuq.cli.settings import UsageError
-from bayesuq.fetching import get as fetch
+from bayesuq.datasets import named as datasets
+from bayesuq.datasets.fetching import get as fetch
+from bayesuq.datasets.sources import SOURCES
 from bayesuq.options import nearest
-from bayesuq.sources import SOURCES
 
 
 def show() -> None:

@@ -13,8 +13,8 @@ from bayesuq.cli.page import fill
 from bayesuq.cli.problem import load_split, read_standardizer, use_computer
 from bayesuq.cli.settings import DataOptions, DiagnoseOptions, PredictionOptions, UsageError
 from bayesuq.data import Dataset
-from bayesuq.evaluation.leave_one_out import Ranking, compare
-from bayesuq.inference.saved import load
+from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
+from bayesuq.inference.posteriors.saved import load
 
 TEMPLATE = "diagnostics.html"
 

@@ -10,14 +10,14 @@ import numpy as np
 from bayesuq.cli.figures import Picture
 from bayesuq.cli.methods import MOST_FORWARD_ROWS, NUM_RATIOS
 from bayesuq.data import Dataset
-from bayesuq.evaluation.convergence import Convergence, convergence
-from bayesuq.evaluation.fit_quality import evaluate_fit
-from bayesuq.evaluation.leave_one_out import LeaveOneOut, loo
-from bayesuq.evaluation.measure import Measure
+from bayesuq.evaluation.diagnostics.convergence import Convergence, convergence
+from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
+from bayesuq.evaluation.diagnostics.leave_one_out import LeaveOneOut, loo
+from bayesuq.evaluation.diagnostics.predictive_checks import PredictiveCheck, predictive_checks, table
 from bayesuq.evaluation.plots import draws, training
-from bayesuq.evaluation.predictive_checks import PredictiveCheck, predictive_checks, table
-from bayesuq.inference_data import Container, group
+from bayesuq.evaluation.report.measure import Measure
 from bayesuq.posterior import Posterior
+from bayesuq.to_arviz.container import Container, group
 
 MOST_WEIGHTS = 20_000_000  # numbers in the draws of all sites: 80 MB
 DEFAULT_NUM_SAMPLES = 400  # of a posterior whose draws have no end

@@ -2,12 +2,12 @@
 
 from pathlib import Path
 
-from bayesuq import datasets
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, read_settings, tell
 from bayesuq.cli.problem import load_split, read_standardizer, use_computer
 from bayesuq.cli.settings import DataOptions, OutputOptions, PosteriorOption, PredictionOptions, UsageError
-from bayesuq.inference.saved import load
+from bayesuq.datasets import named as datasets
+from bayesuq.inference.posteriors.saved import load
 
 
 def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOptions, output: OutputOptions) -> None:

@@ -16,7 +16,9 @@ from bayesuq.cli.methods import Fitted
 from bayesuq.data import Split
 from bayesuq.evaluation import calibration, detection, scores
 from bayesuq.evaluation.plots import classification, images, regression, training
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 LARGEST_SVG = 400_000  # bytes; a figure of more marks is a PNG
 DOTS_PER_INCH = 160

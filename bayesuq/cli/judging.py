@@ -15,14 +15,15 @@ from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.evaluation import uncertainty
-from bayesuq.evaluation.measure import Measure
-from bayesuq.evaluation.report import Report, evaluate, evaluate_detection
+from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.reporting import Report, evaluate, evaluate_detection
 from bayesuq.evaluation.scores import pointwise_accuracy
-from bayesuq.evaluation.segmentation_report import SegmentationResult, evaluate_segmentation, predictions
-from bayesuq.inference.confidence import ConfidencePosterior
-from bayesuq.inference.temperature import TemperaturePosterior
+from bayesuq.evaluation.segmentation.reporting import SegmentationResult, evaluate_segmentation, predictions
+from bayesuq.inference.confidence.fitting import ConfidencePosterior
+from bayesuq.inference.temperature.fitting import TemperaturePosterior
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 IMAGES_AT_A_TIME = 4
 NUM_SHOWN = 3  # images in a picture

@@ -9,11 +9,11 @@ from bayesuq.cli.figures import Picture, loss_picture
 from bayesuq.cli.judging import Judged
 from bayesuq.cli.methods import Fitted
 from bayesuq.data import Split
-from bayesuq.datasets import CLASS_NAMES, IGNORED
-from bayesuq.evaluation.overlap import SCORES
+from bayesuq.datasets.named import CLASS_NAMES, IGNORED
 from bayesuq.evaluation.plots import classification, segmentation
-from bayesuq.evaluation.segmentation_report import SegmentationResult
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.evaluation.segmentation.overlap import SCORES
+from bayesuq.evaluation.segmentation.reporting import SegmentationResult
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 Results = dict[str, SegmentationResult]
 

@@ -14,21 +14,17 @@ from bayesuq import inference
 from bayesuq.cli.output import file_name
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, TrainingOptions, UsageError
-from bayesuq.evaluation.fit_quality import evaluate_fit
-from bayesuq.evaluation.measure import Measure
-from bayesuq.inference import (
-    confidence,
-    dropout,
-    ensemble,
-    hmc,
-    laplace,
-    map_estimate,
-    sgmcmc,
-    swag,
-    temperature,
-    variational,
-)
-from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
+from bayesuq.evaluation.report.measure import Measure
+from bayesuq.inference import dropout, hmc, map_estimate
+from bayesuq.inference.confidence import fitting as confidence
+from bayesuq.inference.ensemble import fitting as ensemble
+from bayesuq.inference.laplace import fitting as laplace
+from bayesuq.inference.sgmcmc import fitting as sgmcmc
+from bayesuq.inference.swag import fitting as swag
+from bayesuq.inference.temperature import fitting as temperature
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.variational import fitting as variational
 from bayesuq.options import nearest
 from bayesuq.posterior import Posterior
 

@@ -14,8 +14,8 @@ from bayesuq.cli.glossary import SECTIONS, Entry, describe, explain
 from bayesuq.cli.methods import Fitted, Method
 from bayesuq.cli.paired import NUM_ERRORS
 from bayesuq.data import Split
-from bayesuq.evaluation.measure import Measure
-from bayesuq.evaluation.report import Report
+from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.reporting import Report
 
 TEMPLATE, STYLE = "page.html", "page.css"
 WORDS = {"nan": "undefined", "inf": "∞", "-inf": "-∞"}

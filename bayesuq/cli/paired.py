@@ -8,8 +8,9 @@ from collections.abc import Callable, Mapping
 
 from bayesuq.cli.glossary import LARGER, SMALLER, explain
 from bayesuq.cli.judging import Judged, Sought
-from bayesuq.evaluation import bootstrap, standard_errors, weighted
-from bayesuq.evaluation.comparison import compare_predictives
+from bayesuq.evaluation.report.comparison import compare_predictives
+from bayesuq.evaluation.standard_errors import bootstrap, weighted
+from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 
 NUM_ERRORS = 2.0  # standard errors that a difference must exceed
 

@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from bayesuq import datasets
 from bayesuq.arrays import check_device
 from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, UsageError
 from bayesuq.data import Dataset, Split, Standardizer
+from bayesuq.datasets import named as datasets
+from bayesuq.datasets.sources import SOURCES
 from bayesuq.models import gp, likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import isolated
-from bayesuq.sources import SOURCES
 from bayesuq.storage import read, write
 
 LABEL_WIDTHS, NUMBER_WIDTHS = [100, 100], [50]

@@ -24,7 +24,7 @@ from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_re
 from bayesuq.evaluation.observed import as_weight, observe
 from bayesuq.evaluation.scores import central_interval, top_label
 from bayesuq.evaluation.uncertainty import maximum_probability
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import generator, resolve_seed
 
 FOR_LABELS = "Of real targets take `probability_integral_transform` or `interval_coverage`."
@@ -291,7 +291,7 @@ def interval_coverage(
         ValueError: `level` outside (0, 1); weights of another shape, negative, not finite, or all 0.
 
     Example:
-        >>> from bayesuq.predictive import GaussianPredictive
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.zeros(1, 4, 1), noise_variance=1.0)
         >>> interval_coverage(predictive, [-3.0, -1.0, 0.0, 1.7], level=0.9)  # inside (-1.645, 1.645)
         tensor(0.5000, dtype=torch.float64)
@@ -326,7 +326,7 @@ def interval_width(predictive: RealPredictive, level: float) -> Tensor:
         ValueError: `level` outside (0, 1); a component of zero variance.
 
     Example:
-        >>> from bayesuq.predictive import GaussianPredictive
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> interval_width(GaussianPredictive(mean=torch.zeros(1, 4, 1), noise_variance=1.0), level=0.9)  # 2 x 1.645
         tensor(3.2897, dtype=torch.float64)
     """
@@ -351,7 +351,7 @@ def regression_calibration_error(
         Fraction, 0-d float64, in [0, 1/2]; over points and columns.
 
     Example:
-        >>> from bayesuq.predictive import GaussianPredictive
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.zeros(1, 1, 1), noise_variance=1.0)
         >>> regression_calibration_error(predictive, [0.0])  # covered at every level
         tensor(0.5000, dtype=torch.float64)

@@ -29,7 +29,7 @@ from bayesuq.evaluation.binning import bin_index
 from bayesuq.evaluation.kinds import check_categorical
 from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.scores import FOR_LABELS
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -28,10 +28,10 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
-from bayesuq.evaluation import weighted
 from bayesuq.evaluation.observed import known_points
 from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_rate, check_scores, places_in
-from bayesuq.evaluation.weighted import Weighted
+from bayesuq.evaluation.standard_errors import weighted
+from bayesuq.evaluation.standard_errors.weighted import Weighted
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

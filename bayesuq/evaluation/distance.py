@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution, check_mergeable
+from bayesuq.predictive.base import PredictiveDistribution, check_mergeable
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 NUM_NODES = 256  # of each predictive
 NUM_COMPONENTS = 16  # of a mixture that nodes are laid around

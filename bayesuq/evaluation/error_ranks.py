@@ -12,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.evaluation import standard_errors, weighted
-from bayesuq.evaluation.intervals import Interval, auroc_interval, skewed_interval
-from bayesuq.evaluation.ranking import Bounded, Ranking
-from bayesuq.evaluation.weighted import Weighted
+from bayesuq.evaluation.standard_errors import closed_form as standard_errors
+from bayesuq.evaluation.standard_errors import weighted
+from bayesuq.evaluation.standard_errors.intervals import Interval, auroc_interval, skewed_interval
+from bayesuq.evaluation.standard_errors.weighted import Weighted
+from bayesuq.evaluation.streaming.ranking import Bounded, Ranking
 
 
 class Ranked(NamedTuple):

@@ -5,9 +5,10 @@ Counts are real targets here: they have a mean, quantiles and a CRPS.
 
 from typing import Literal
 
-from bayesuq.mixture import MixturePredictive
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
-from bayesuq.recalibrated import RecalibratedPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.predictive.recalibrated import RecalibratedPredictive
 
 RealPredictive = GaussianPredictive | MixturePredictive | RecalibratedPredictive
 

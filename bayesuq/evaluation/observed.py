@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_finite, to_floating, to_tensor
-from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 
 class Observed(NamedTuple):

@@ -18,9 +18,10 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, to_floating
 from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_real
 from bayesuq.evaluation.observed import Observed, as_weight, observe, weighted_mean
-from bayesuq.mixture import MixturePredictive
-from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
-from bayesuq.recalibrated import RecalibratedPredictive
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.predictive.recalibrated import RecalibratedPredictive
 
 FOR_LABELS = "Of real targets take `root_mean_squared_error`, `negative_log_likelihood` or `crps`."
 FOR_REAL_TARGETS = "Of labels take `accuracy`, `negative_log_likelihood` or `brier_score`."
@@ -155,7 +156,7 @@ def root_mean_squared_error(predictive: RealPredictive, y: ArrayLike, *, weight:
         In units of y, 0-d float64.
 
     Example:
-        >>> from bayesuq.predictive import GaussianPredictive
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.tensor([[[0.0], [0.0]]]), noise_variance=1.0)
         >>> root_mean_squared_error(predictive, [3.0, 4.0])
         tensor(3.5355, dtype=torch.float64)
@@ -197,7 +198,7 @@ def crps(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None =
             negative, or all 0.
 
     Example:
-        >>> from bayesuq.predictive import GaussianPredictive
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> crps(GaussianPredictive(mean=torch.tensor([[[0.0]]]), noise_variance=1.0), [0.0])  # (sqrt 2 - 1) / sqrt pi
         tensor(0.2337, dtype=torch.float64)
     """
@@ -296,7 +297,7 @@ def interval_score(
         ValueError: `level` outside (0, 1).
 
     Example:
-        >>> from bayesuq.predictive import GaussianPredictive
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.zeros(1, 2, 1), noise_variance=1.0)
         >>> interval_score(predictive, [0.0, 2.0], level=0.9)  # 2 x 1.645 + 20 x (2 - 1.645) / 2
         tensor(6.8412, dtype=torch.float64)

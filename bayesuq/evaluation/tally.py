@@ -12,12 +12,10 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation.error_ranks import Block, ErrorRanks, Ranked
 from bayesuq.evaluation.gaps import Gaps
-from bayesuq.evaluation.intervals import Interval, share_interval
 from bayesuq.evaluation.kinds import check_known
-from bayesuq.evaluation.measure import Measure
 from bayesuq.evaluation.observed import observe
-from bayesuq.evaluation.scores import top_label
-from bayesuq.evaluation.standard_measures import (
+from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.standard_measures import (
     CALIBRATION_ERROR,
     COVERAGE_LEVEL,
     LOG_SCORE,
@@ -29,8 +27,11 @@ from bayesuq.evaluation.standard_measures import (
     num_impossible,
     pointwise_measures,
 )
-from bayesuq.evaluation.sums import Sums
-from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+from bayesuq.evaluation.scores import top_label
+from bayesuq.evaluation.standard_errors.intervals import Interval, share_interval
+from bayesuq.evaluation.standard_errors.sums import Sums
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 REPLICATES = 200  # simulated test sets, for the error of the calibration error
 FEWEST_ROWS = 10  # of which one may hold the spread without a word

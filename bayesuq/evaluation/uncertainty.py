@@ -19,7 +19,7 @@ References:
 from torch import Tensor
 
 from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_known
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 REMEDY = "For real targets take `predictive_variance`, `aleatoric_variance` and `epistemic_variance`."
 

@@ -12,10 +12,10 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bayesuq.inference.training import Progress
+from bayesuq.inference.training.options import Progress
 
 if TYPE_CHECKING:
-    from bayesuq.inference.tensorboard import TensorBoardLogger
+    from bayesuq.inference.training.tensorboard import TensorBoardLogger
 
 __all__ = ["CSVLogger", "TensorBoardLogger"]
 
@@ -24,7 +24,7 @@ COLUMNS = ("fit", "epoch", "step", "loss", "validation_loss", "seconds")
 
 def __getattr__(name: str) -> Any:
     if name == "TensorBoardLogger":  # at its first use: TensorBoard may be missing, and takes time to import
-        return import_module("bayesuq.inference.tensorboard").TensorBoardLogger
+        return import_module("bayesuq.inference.training.tensorboard").TensorBoardLogger
     raise AttributeError(f"module 'bayesuq.inference.callbacks' has no attribute {name!r}")
 
 

@@ -20,24 +20,24 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
-from bayesuq.export import Drawn, Wanted
-from bayesuq.inference.checkpoint import Checkpoint
-from bayesuq.inference.history import History
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
 from bayesuq.inference.map_estimate import LEARNING_RATE, ModeObjective
-from bayesuq.inference.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
-from bayesuq.inference.minibatches import Data
-from bayesuq.inference.optimize import minimise
-from bayesuq.inference.packing import move, save
-from bayesuq.inference.prediction import draw_indices, predict_in_chunks
-from bayesuq.inference.prior_draws import prior_of
-from bayesuq.inference.training import Callback, Schedule, Training, session
-from bayesuq.inference.training_mode import TrainingMode, observe, training_mode, with_own_buffers
-from bayesuq.inference.weights import Layout
+from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.posteriors.prior import prior_of
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.history import History
+from bayesuq.inference.training.loop import minimise
+from bayesuq.inference.training.minibatches import Data
+from bayesuq.inference.training.options import Callback, Schedule, Training, session
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
 
 
 @suggests_names

@@ -20,18 +20,18 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_fraction, check_positive
-from bayesuq.inference.chain_methods import ChainMethod, Job, check_method, choose_method, run_chains
-from bayesuq.inference.chain_run import Chains, Plan
-from bayesuq.inference.chain_starts import Constants, Start, starting_points
-from bayesuq.inference.chains import ChainPosterior
-from bayesuq.inference.checkpoint import Checkpoint
-from bayesuq.inference.hamiltonian import Hmc, Kernel
-from bayesuq.inference.identity import ADDRESS, Identity, digest, tolerance_of
-from bayesuq.inference.minibatches import Data, NetworkReader, Source, all_rows
-from bayesuq.inference.model_contents import model_contents, probed_energy, sites_of
-from bayesuq.inference.nuts import Nuts
-from bayesuq.inference.potential import NetworkPotential
-from bayesuq.inference.weights import Layout
+from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
+from bayesuq.inference.chains.nuts import Nuts
+from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.chains.processes import ChainMethod, Job, check_method, choose_method, run_chains
+from bayesuq.inference.chains.run import Chains, Plan
+from bayesuq.inference.chains.starts import Constants, Start, starting_points
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
+from bayesuq.inference.training.minibatches import Data, NetworkReader, Source, all_rows
+from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated, resolve_seed

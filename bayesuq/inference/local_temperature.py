@@ -26,13 +26,14 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, check_inputs, check_positive
 from bayesuq.data import Dataset
-from bayesuq.export import Drawn, Wanted
-from bayesuq.inference.prediction import DEFAULT_NUM_SAMPLES, predict_batches
-from bayesuq.inference.wrapping import WrappingPosterior
+from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, predict_batches
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
 
 DRAWS_BUDGET = 2**25  # numbers in the draws held at a time: 128 MiB in float32
 LEAST_LOG_PROB = -10.0  # what h is told of a class that is next to impossible

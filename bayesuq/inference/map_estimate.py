@@ -15,13 +15,14 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.checkpoint import Checkpoint
-from bayesuq.inference.history import History
-from bayesuq.inference.minibatches import Data, Source
-from bayesuq.inference.optimize import Objective, minimise
-from bayesuq.inference.training import Callback, Schedule, Training, session
-from bayesuq.inference.training_network import TrainingNetwork, point_vectors
-from bayesuq.inference.weights import FlatPrior, Layout, WeightPosterior
+from bayesuq.inference.joint.layout import FlatPrior, Layout
+from bayesuq.inference.joint.network import TrainingNetwork, point_vectors
+from bayesuq.inference.posteriors.weights import WeightPosterior
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.history import History
+from bayesuq.inference.training.loop import Objective, minimise
+from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.options import Callback, Schedule, Training, session
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 

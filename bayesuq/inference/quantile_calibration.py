@@ -21,14 +21,14 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
-from bayesuq.export import Drawn, Wanted
-from bayesuq.inference.minibatches import Data, in_memory
-from bayesuq.inference.wrapping import WrappingPosterior
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.randomness import resolve_seed
-from bayesuq.recalibrated import RecalibratedPredictive
+from bayesuq.to_arviz.groups import Drawn, Wanted
 
 
 @suggests_names

@@ -17,9 +17,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inference.laplace_posterior import LaplacePosterior
-from bayesuq.inference.mean_field import VariationalPosterior
-from bayesuq.inference.weights import Layout
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.laplace.posterior import LaplacePosterior
+from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import EntrywiseNormal, LogNormal, Prior

@@ -9,7 +9,7 @@ from bayesuq.arrays import ArrayLike, check_finite_number
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
-from bayesuq.predictive import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import yaml
 
 from bayesuq.cli.main import main
 from bayesuq.cli.settings import METHODS
-from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.inference.training.checkpoint import Checkpoint
 from tests.inference.examples import SHORT_FIT
 
 pytestmark = pytest.mark.filterwarnings(*SHORT_FIT)

@@ -14,8 +14,8 @@ from bayesuq import datasets
 from bayesuq.cli import data_sets
 from bayesuq.cli.main import main
 from bayesuq.cli.problem import read_standardizer
+from bayesuq.datasets.fetching import FetchError
 from bayesuq.evaluation import scores
-from bayesuq.fetching import FetchError
 
 SHORT = ["--num_epochs", "2", "--hidden", "8", "--num_members", "2", "--num_samples", "4"]
 

@@ -20,12 +20,14 @@ from bayesuq.cli.main import main
 from bayesuq.cli.methods import FITS, Fitted, Method
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Split
-from bayesuq.evaluation.measure import Measure
-from bayesuq.evaluation.report import Report, evaluate
-from bayesuq.export import Drawn
+from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.reporting import Report, evaluate
 from bayesuq.inference import map_estimate
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.to_arviz.groups import Drawn
 
 HOSTILE = """<script>alert('x')</script><img src=x onerror="alert(1)">"' & {{ 7 * 7 }}"""
 VOID = {"meta", "img", "wbr", "link", "br", "input"}

@@ -11,10 +11,10 @@ import yaml
 from bayesuq import datasets
 from bayesuq.cli.main import main
 from bayesuq.cli.output import FIRST_LINE
-from bayesuq.inference.chains import ChainPosterior
-from bayesuq.inference.weights import Layout
-from bayesuq.inference_data import group, group_names
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+from bayesuq.to_arviz.container import group, group_names
 
 SHORT = ["--num_epochs", "2", "--hidden", "8", "--num_members", "2", "--num_samples", "4"]
 RENDER = "bayesuq.cli.figures._written"

@@ -8,18 +8,18 @@ from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, ModelOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.data import Dataset, Split
 from bayesuq.inference import confidence
-from bayesuq.inference.confidence import ConfidencePosterior
+from bayesuq.inference.confidence.fitting import ConfidencePosterior
 from bayesuq.inference.dropout import DropoutPosterior
-from bayesuq.inference.ensemble import EnsemblePosterior
-from bayesuq.inference.exact_gp import ExactGpPosterior
+from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.gp.exact import ExactGpPosterior
+from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.hmc import HmcPosterior
-from bayesuq.inference.laplace_posterior import LaplacePosterior
+from bayesuq.inference.laplace.posterior import LaplacePosterior
 from bayesuq.inference.map_estimate import MapPosterior
-from bayesuq.inference.mean_field import VariationalPosterior
-from bayesuq.inference.sgmcmc import SgmcmcPosterior
-from bayesuq.inference.sparse_gp_posterior import SparseGpPosterior
-from bayesuq.inference.swag import SwagPosterior
-from bayesuq.inference.temperature import TemperaturePosterior
+from bayesuq.inference.sgmcmc.fitting import SgmcmcPosterior
+from bayesuq.inference.swag.fitting import SwagPosterior
+from bayesuq.inference.temperature.fitting import TemperaturePosterior
+from bayesuq.inference.variational.factorised import VariationalPosterior
 
 SHORT = TrainingOptions(num_epochs=1, num_members=2)
 SMALL = ModelOptions(hidden=[4], dropout=0.3)

@@ -8,8 +8,10 @@ from bayesuq.cli.judging import Judged
 from bayesuq.cli.paired import differences, find_best, leader
 from bayesuq.evaluation import standard_errors
 from bayesuq.evaluation.detection import auroc
-from bayesuq.evaluation.report import evaluate, evaluate_detection
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive, PredictiveDistribution
+from bayesuq.evaluation.report.reporting import evaluate, evaluate_detection
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:

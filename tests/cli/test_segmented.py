@@ -6,13 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from bayesuq import datasets, shapes
+from bayesuq import datasets
 from bayesuq.cli import problem
 from bayesuq.cli.main import main
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import ModelOptions
 from bayesuq.data import Dataset, Split
-from bayesuq.inference.saved import load
+from bayesuq.datasets import shapes
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods
 from tests.inference.examples import SHORT_FIT
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bayesuq.inference_data import Variable, build
+from bayesuq.to_arviz.container import Variable, build
 
 
 def noise(*shape: int, seed: int = 0) -> np.ndarray:

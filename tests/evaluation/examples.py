@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 
 def noise(seed: int, *shape: int) -> Tensor:

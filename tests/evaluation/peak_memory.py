@@ -7,9 +7,9 @@ from pathlib import Path
 import torch
 
 from bayesuq.data import Dataset
-from bayesuq.evaluation.segmentation_report import evaluate_segmentation, predictions
+from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation, predictions
 from bayesuq.inference import variational
-from bayesuq.inference.mean_field import VariationalPosterior
+from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.evaluation.examples import noise
 
 VOID = 7

@@ -22,7 +22,8 @@ from bayesuq.evaluation.calibration import (
     regression_calibration_error,
     reliability,
 )
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=50)

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from bayesuq.evaluation.decomposition import BrierDecomposition, brier_bins, brier_decomposition
 from bayesuq.evaluation.scores import brier_score
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 
 PROPERTY = settings(derandomize=True, deadline=None, max_examples=50)

@@ -13,7 +13,8 @@ from bayesuq.evaluation.distance import (
     total_variation,
     wasserstein,
 )
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 RULE = 2e-3  # relative, what the trapezoidal rule of the default leaves
 

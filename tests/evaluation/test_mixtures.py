@@ -16,10 +16,10 @@ from bayesuq.evaluation.calibration import (
     probability_integral_transform,
     regression_calibration_error,
 )
-from bayesuq.evaluation.comparison import compare_predictives
-from bayesuq.evaluation.report import evaluate
+from bayesuq.evaluation.report.comparison import compare_predictives
+from bayesuq.evaluation.report.reporting import evaluate
 from bayesuq.evaluation.scores import crps, interval_score, pointwise_crps, root_mean_squared_error
-from bayesuq.mixture import MixturePredictive
+from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import isolated
 from tests.evaluation.examples import labelled, measured, noise
 

@@ -12,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.distributions import Poisson, StudentT
 
-from bayesuq.evaluation import calibration, decomposition, detection, scores, standard_errors, states, weighted
+from bayesuq.evaluation import calibration, decomposition, detection, scores, standard_errors
 from bayesuq.evaluation.observed import as_weight
-from bayesuq.mixture import MixturePredictive
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.evaluation.standard_errors import weighted
+from bayesuq.evaluation.streaming import states
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
 from tests.evaluation.examples import labelled, measured, noise
 
 Example = tuple[Any, Tensor]

@@ -25,7 +25,8 @@ from bayesuq.evaluation.scores import (
     sample_crps,
     top_label,
 )
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 
 OF_LABELS = [(negative_log_likelihood, pointwise_negative_log_likelihood)]

@@ -8,10 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesuq.evaluation import comparison, detection
+from bayesuq.evaluation import detection
 from bayesuq.evaluation.error_ranks import Block, ErrorRanks
-from bayesuq.evaluation.report import Report, evaluate
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.evaluation.report import comparison
+from bayesuq.evaluation.report.reporting import Report, evaluate
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise
 from tests.evaluation.test_observed import REAL, rows_of, spoiled
 

@@ -16,7 +16,7 @@ from bayesuq.evaluation.uncertainty import (
     predictive_variance,
     variation_ratio,
 )
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 
 MEASURES = [

@@ -36,7 +36,7 @@ from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import isolated
 
 FOLDER = Path(__file__).parent

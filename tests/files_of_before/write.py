@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from bayesuq.inference.checkpoint import Checkpoint
+from bayesuq.inference.training.checkpoint import Checkpoint
 from tests.files_of_before.cases import (
     CHECKPOINTS,
     NUMBERS,

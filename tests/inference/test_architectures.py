@@ -7,8 +7,8 @@ import torch
 
 from bayesuq.data import Dataset
 from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc, swag, variational
-from bayesuq.inference.curvature_layers import Linearisation
-from bayesuq.inference.weights import Layout
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.laplace.linearisation import Linearisation
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import NO_MODE, SHORT_FIT

@@ -9,7 +9,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bayesuq.data import Dataset
 from bayesuq.inference import ensemble, map_estimate
 from bayesuq.inference.callbacks import CSVLogger, TensorBoardLogger
-from bayesuq.inference.training import Progress
+from bayesuq.inference.training.options import Progress
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 DATA = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])

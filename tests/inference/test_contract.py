@@ -19,18 +19,18 @@ from bayesuq.inference import (
     laplace,
     local_temperature,
     map_estimate,
-    prediction,
     sgmcmc,
     swag,
     variational,
 )
-from bayesuq.inference.guides import autoguide
-from bayesuq.inference.saved import load
+from bayesuq.inference.posteriors import prediction
+from bayesuq.inference.posteriors.saved import load
+from bayesuq.inference.variational.guides import autoguide
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.inference.examples import NO_MODE, SHORT_FIT, labelled, measured
 from tests.posterior_contract import (
     NEW_X,

@@ -5,12 +5,12 @@ import torch
 from torch import nn
 
 from bayesuq.data import Dataset
-from bayesuq.evaluation.report import evaluate
+from bayesuq.evaluation.report.reporting import evaluate
 from bayesuq.inference import ensemble, laplace, map_estimate, variational
-from bayesuq.inference.saved import load
-from bayesuq.mixture import MixturePredictive
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import isolated
 from tests.inference.examples import SHORT_FIT, built, noise
 

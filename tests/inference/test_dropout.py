@@ -12,11 +12,11 @@ from torch.nn import functional
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout
 from bayesuq.inference.dropout import DropoutPosterior
-from bayesuq.inference.masks import BLOCK, Masks
-from bayesuq.inference.weights import Layout
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.masks import BLOCK, Masks
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.inference.examples import built, measured, noise
 
 NUM_DRAWS = 4000

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Dataset
-from bayesuq.inference.gp import fit
-from bayesuq.inference.saved import load
+from bayesuq.inference.gp.fitting import fit
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import gp, likelihoods
 from tests.inference.examples import noise
 

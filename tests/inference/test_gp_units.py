@@ -9,11 +9,12 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Dataset
-from bayesuq.inference.gp import fit
-from bayesuq.inference.saved import load
-from bayesuq.inference_data import group
+from bayesuq.inference.gp.fitting import fit
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import gp
-from bayesuq.predictive import CategoricalPredictive, PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.to_arviz.container import group
 from tests.inference.examples import noise
 from tests.zoo.units import PROCESSES, SCALINGS, ProcessCase, Scaling
 

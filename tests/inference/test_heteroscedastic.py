@@ -7,12 +7,13 @@ import pytest
 import torch
 
 from bayesuq.data import Dataset
-from bayesuq.evaluation.report import evaluate
+from bayesuq.evaluation.report.reporting import evaluate
 from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, sgmcmc, swag, temperature, variational
-from bayesuq.inference.saved import load
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.inference.examples import SHORT_FIT, built
 
 METHODS = {

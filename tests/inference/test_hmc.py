@@ -10,14 +10,17 @@ from pyro.infer import MCMC, NUTS
 from torch import nn
 
 from bayesuq.data import Dataset
-from bayesuq.inference import adaptation, chain_methods, chain_run, hmc, map_estimate
-from bayesuq.inference.chain_methods import num_cores
-from bayesuq.inference.checkpoint import Checkpoint
-from bayesuq.inference.weights import Layout
+from bayesuq.inference import hmc, map_estimate
+from bayesuq.inference.chains import processes as chain_methods
+from bayesuq.inference.chains import run as chain_run
+from bayesuq.inference.chains import warmup as adaptation
+from bayesuq.inference.chains.processes import num_cores
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import isolated
-from tests.inference.chain_targets import distances, standard_errors, worst_moment
+from tests.inference.chains.targets import distances, standard_errors, worst_moment
 from tests.inference.examples import Conjugate, built, measured, noise
 from tests.posterior_contract import tensors_of
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference import map_estimate
-from bayesuq.inference.weights import Layout
+from bayesuq.inference.joint.layout import Layout
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import Conjugate, built, labelled, measured, noise, recorded_steps

@@ -10,14 +10,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesuq.data import Dataset
 from bayesuq.evaluation.calibration import interval_coverage, regression_calibration_error
 from bayesuq.inference import ensemble, map_estimate, quantile_calibration
-from bayesuq.inference.history import History
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.quantile_calibration import level_map
-from bayesuq.inference.saved import load
-from bayesuq.inference_data import group_names
+from bayesuq.inference.training.history import History
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.recalibrated import RecalibratedPredictive
+from bayesuq.predictive.recalibrated import RecalibratedPredictive
+from bayesuq.to_arviz.container import group_names
 
 
 class Identity(nn.Module):

@@ -8,9 +8,9 @@ from torch import nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference import laplace, map_estimate, variational
-from bayesuq.inference.elbo import Divergence
-from bayesuq.inference.guides import mean_field
 from bayesuq.inference.sequential import updated_model
+from bayesuq.inference.variational.elbo import Divergence
+from bayesuq.inference.variational.guides import mean_field
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, built, measured, noise

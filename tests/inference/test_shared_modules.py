@@ -14,8 +14,8 @@ from torch import nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc, swag, variational
-from bayesuq.inference.saved import load
-from bayesuq.inference.weights import WeightPosterior
+from bayesuq.inference.posteriors.saved import load
+from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, weights_of

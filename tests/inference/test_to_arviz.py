@@ -11,14 +11,14 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Dataset
-from bayesuq.evaluation.convergence import convergence
-from bayesuq.evaluation.leave_one_out import loo
+from bayesuq.evaluation.diagnostics.convergence import convergence
+from bayesuq.evaluation.diagnostics.leave_one_out import loo
 from bayesuq.inference import laplace, map_estimate, temperature, variational
-from bayesuq.inference.chains import ChainPosterior
-from bayesuq.inference.weights import Layout
-from bayesuq.inference_data import group, group_names
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.to_arviz.container import group, group_names
 from tests.inference.examples import SHORT_FIT, Conjugate, built, labelled, noise
 
 NUM_CHAINS, NUM_DRAWS = 3, 9

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference import map_estimate
-from bayesuq.inference.curvature import fisher_root
-from bayesuq.inference.expectations import expected_log_prob
+from bayesuq.inference.gp.expectations import expected_log_prob
+from bayesuq.inference.laplace.curvature import fisher_root
 from bayesuq.models import BayesianNetwork, gp, priors
 from bayesuq.models.likelihoods import HeteroscedasticNormal
 from bayesuq.models.records import _built, _part

@@ -12,7 +12,7 @@ from bayesuq.evaluation import scores, uncertainty
 from bayesuq.inference import map_estimate, variational
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 REAL: dict[str, tuple[Likelihood, int]] = {
     "normal": (likelihoods.Normal(scale=0.1), 1),
@@ -70,7 +70,7 @@ def test_a_prediction_tells_its_far_rows_once_whatever_the_draws_and_chunks(monk
     model = BayesianNetwork(nn.Linear(1, 2), priors.Normal(), likelihoods.HeteroscedasticNormal(maximum_scale=None))
     posterior = variational.fit(model, Dataset(x, x), num_epochs=1, seed=0)
     inputs = torch.cat([x, torch.full((3, 1), 3e38), torch.full((2, 1), -3e38)])
-    monkeypatch.setattr("bayesuq.inference.prediction.ACTIVATION_BUDGET", 20)
+    monkeypatch.setattr("bayesuq.inference.posteriors.prediction.ACTIVATION_BUDGET", 20)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         predictive = posterior.predict(inputs, num_samples=5, seed=0)

@@ -7,14 +7,15 @@ import torch
 from torch import Tensor
 from torch.autograd import gradcheck
 
-from bayesuq.mixture import MixturePredictive
 from bayesuq.models import priors
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
-from bayesuq.predictive import CategoricalPredictive, GaussianPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
 from tests.models import formulas
 
 CLASS_WEIGHTS = (0.2, 1.5, 3.1)

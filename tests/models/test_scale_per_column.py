@@ -6,7 +6,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Dataset
-from bayesuq.inference import ensemble, gp, laplace, map_estimate, saved, sequential, variational
+from bayesuq.inference import ensemble, gp, laplace, map_estimate, sequential, variational
+from bayesuq.inference.posteriors import saved
 from bayesuq.models import BayesianNetwork, networks, priors
 from bayesuq.models import gp as processes
 from bayesuq.models.likelihoods import Normal, StudentT

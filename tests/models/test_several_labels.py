@@ -10,7 +10,7 @@ from bayesuq.evaluation import scores
 from bayesuq.inference import gp, laplace, map_estimate, temperature
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.models import gp as processes
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 K = 3
 X = torch.randn(60, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)

@@ -12,8 +12,8 @@ import torch
 
 import bayesuq as bq
 import scripts.mnist as mnist
-from bayesuq.inference.checkpoint import Checkpoint
-from bayesuq.inference.training import Callback, Progress
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.options import Callback, Progress
 from bayesuq.models import priors
 from scripts.mnist import SETTINGS, main
 from scripts.mnist_methods import PIXEL_SCALE, Images, Setting, read_settings

@@ -9,7 +9,7 @@ import torch
 from matplotlib.image import imread
 
 import scripts.mnist_shift as mnist_shift
-from bayesuq.inference.saved import load
+from bayesuq.inference.posteriors.saved import load
 from scripts import mnist
 from scripts.mnist_methods import read_settings
 from scripts.mnist_shift import AMOUNTS, MEASURES, NOISE, ROTATION, main, noisy, rotated

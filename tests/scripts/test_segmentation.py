@@ -8,7 +8,7 @@ import torch
 
 import bayesuq as bq
 import scripts.segmentation as segmentation
-from bayesuq import shapes
+from bayesuq.datasets import shapes
 from bayesuq.inference import ensemble
 from scripts.recording import Records
 from scripts.segmentation_methods import METHODS, Setting, augmented, fit, model, read_settings, training_data

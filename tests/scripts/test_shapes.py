@@ -8,7 +8,7 @@ import torch
 from matplotlib.image import imread
 
 import bayesuq as bq
-from bayesuq import shapes
+from bayesuq.datasets import shapes
 from scripts.shapes import main
 
 

@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 import torch
 
-from bayesuq.inference import optimize, variational
+from bayesuq.inference import variational
 from bayesuq.inference.map_estimate import fit_mode
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.inference.training import loop as optimize
+from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed
 from scripts.recording import Records
 from scripts.uci import SETTINGS, main, tasks

@@ -25,7 +25,7 @@ from bayesuq.inference import (
     temperature,
     variational,
 )
-from bayesuq.inference.guides import mean_field
+from bayesuq.inference.variational.guides import mean_field
 from bayesuq.loaders import Loader
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors

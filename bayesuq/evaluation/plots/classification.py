@@ -40,7 +40,7 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
 
     Example:
         >>> from bayesuq.evaluation.calibration import reliability
-        >>> from bayesuq.predictive import CategoricalPredictive
+        >>> from bayesuq.predictive.categorical import CategoricalPredictive
         >>> predictive = CategoricalPredictive.from_probs([[[0.9, 0.1], [0.4, 0.6]]])
         >>> reliability_diagram({"ensemble": reliability(predictive, [0, 0])}).axes[0].get_title()
         'ensemble\nECE 0.350, N = 2'

@@ -10,8 +10,8 @@ from matplotlib.patches import Patch
 
 from bayesuq.arrays import check_count
 from bayesuq.evaluation.detection import RiskCoverage
-from bayesuq.evaluation.detection_tasks import Detection
 from bayesuq.evaluation.plots.panels import BLUE, GREY, PANEL_HEIGHT, VERMILLION, draw_key, flat, looks, stack_panels
+from bayesuq.evaluation.report.detection_tasks import Detection
 
 
 def rejection_curves(curves: Mapping[str, RiskCoverage]) -> Figure:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_tensor
 from bayesuq.evaluation.plots.panels import BLUE, VERMILLION, flat
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 CELL, BARS = 1.15, 2.6  # inches: side of an image, width of its bars
 COLUMNS = 8

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from bayesuq.arrays import ArrayLike, check_finite, to_tensor
 from bayesuq.evaluation.plots.panels import GREY, PANEL_HEIGHT, Numbers, draw_key, flat, looks, stack_panels
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 BAND = 2.0  # standard deviations to each side
 LIGHT_BLUE, LIGHT_VERMILLION = "#A6CFE5", "#EE9E66"
@@ -40,7 +40,7 @@ def regression_bands(
 
     Example:
         >>> import torch
-        >>> from bayesuq.predictive import GaussianPredictive
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.zeros(1, 3, 1), noise_variance=0.1)
         >>> regression_bands({"ensemble": predictive}, [0.0, 1.0, 2.0]).axes[0].get_title()
         'ensemble'

@@ -12,7 +12,6 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels
-from bayesuq.evaluation.overlap import OverlapCounts
 from bayesuq.evaluation.plots.images import as_pictures
 from bayesuq.evaluation.plots.panels import (
     BLUE,
@@ -24,8 +23,9 @@ from bayesuq.evaluation.plots.panels import (
     flat,
     stack_panels,
 )
-from bayesuq.evaluation.segmentation import rank_correlation
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.evaluation.segmentation.measures import rank_correlation
+from bayesuq.evaluation.segmentation.overlap import OverlapCounts
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 MAP_HEIGHT, KEY_HEIGHT = 1.45, 0.75  # inches
 COLUMNS = ("image", "truth", "prediction", "error", "total", "aleatoric", "epistemic")
@@ -107,7 +107,7 @@ def overlap_curves(counts: Mapping[str, OverlapCounts]) -> Figure:
         ValueError: No method.
 
     Example:
-        >>> from bayesuq.evaluation.overlap import overlap_sweep
+        >>> from bayesuq.evaluation.segmentation.overlap import overlap_sweep
         >>> figure = overlap_curves({"ensemble": overlap_sweep([[0.9, 0.1]], [[True, False]])})
         >>> figure.axes[0].get_title()
         'ensemble\n1.000 above 0.1'

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_positive
 from bayesuq.models.priors import Prior
-from bayesuq.predictive import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution
 
 Parameter = float | Sequence[float] | Literal["learned"] | Prior | Tensor
 

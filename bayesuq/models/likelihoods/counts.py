@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_targets
-from bayesuq.mixture import MixturePredictive
 from bayesuq.models.likelihoods.base import Likelihood, aligned
 from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
+from bayesuq.predictive.mixture import MixturePredictive
 
 LARGEST_COUNT = 2**24  # below which float32 tells every whole number from its neighbours
 

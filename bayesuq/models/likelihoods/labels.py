@@ -15,7 +15,7 @@ from torch.nn import functional
 from bayesuq.arrays import ArrayLike, as_labels, check_count
 from bayesuq.models.likelihoods.base import Likelihood, aligned
 from bayesuq.models.likelihoods.far_rows import within_floats
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
 NO_LABEL = torch.iinfo(torch.int64).min  # torch's own default, -100, would hide a wrong label

@@ -25,7 +25,7 @@ from bayesuq.arrays import ArrayLike, check_count, check_finite_number
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.far_rows import within_floats
 from bayesuq.models.likelihoods.labels import Categorical
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 LARGEST_LOGIT = 1e30  # and scale of a logit's noise: their products are finite in float32
 NOISE_SEED = 0  # of the scrambling: part of what this likelihood is

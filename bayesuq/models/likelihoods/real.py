@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite_number, check_positive
-from bayesuq.mixture import MixturePredictive
 from bayesuq.models.likelihoods.base import (
     Likelihood,
     Unknown,
@@ -27,7 +26,8 @@ from bayesuq.models.likelihoods.base import (
 )
 from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
 from bayesuq.models.priors import Prior
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
 
 LOG_TWO_PI = math.log(2 * math.pi)
 MAXIMUM_SCALE = 10.0  # of the noise, where y has standard deviation 1

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from bayesuq.evaluation.detection_tasks import evaluate_misclassification, evaluate_ood
 from bayesuq.evaluation.plots.detection import rejection_curves, roc_curves, score_histograms
+from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification, evaluate_ood
 from tests.evaluation.examples import labelled
 
 

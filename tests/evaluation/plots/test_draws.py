@@ -8,7 +8,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from bayesuq.evaluation.plots import draws
-from bayesuq.inference_data import IS_ARVIZ_BEFORE_1, Variable, build
+from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Variable, build
 from tests.evaluation.draws_examples import chains, conjugate, independent, noise
 
 STATISTICS = {"energy": noise(4, 60, seed=1), "diverging": noise(4, 60, seed=2) > 2}

@@ -5,7 +5,7 @@ from matplotlib.colors import to_hex
 
 from bayesuq.evaluation.plots.images import class_probabilities, most_uncertain
 from bayesuq.evaluation.plots.panels import BLUE, VERMILLION
-from bayesuq.predictive import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
 
 PROBS = torch.tensor([[[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], [[0.5, 0.4, 0.1], [0.3, 0.1, 0.6]]])
 

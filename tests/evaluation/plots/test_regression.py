@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from bayesuq.evaluation.calibration import probability_integral_transform
 from bayesuq.evaluation.plots.regression import interval_calibration, regression_bands
-from bayesuq.predictive import GaussianPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import measured
 
 X = torch.tensor([2.0, 0.0, 1.0])

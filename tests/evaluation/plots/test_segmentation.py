@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from bayesuq.evaluation import plots
-from bayesuq.evaluation.overlap import overlap_sweep
 from bayesuq.evaluation.plots.segmentation import COLUMNS
+from bayesuq.evaluation.segmentation.overlap import overlap_sweep
 from tests.evaluation.segmented import VOID, segmented
 
 

@@ -1,0 +1,57 @@
+"""One number of a report, or of the comparison of two: its value, how sure it is, and its unit."""
+
+import math
+from dataclasses import dataclass
+
+from bayesuq.evaluation.report.tables import interval_cells, value_cells
+
+NORMAL_QUANTILE = 1.959963984540054  # of the standard normal at 0.975
+ROUNDING = 1e-9
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number, with its standard error.
+
+    Attributes:
+        name: As the function that computes it.
+        value: NaN where it is undefined; the remark then says why.
+        standard_error: Over test points, see `standard_errors`; None where there is none.
+        unit: Such as "nats".
+        remark: What must be known to read the value, often empty.
+        interval: Where the truth lies with 95 % probability, see `intervals`; None where there is none. It is printed
+            in the place of the standard error where that says something else: skewed, at the limit of what can be, or
+            0.
+    """
+
+    name: str
+    value: float
+    standard_error: float | None
+    unit: str
+    remark: str = ""
+    interval: tuple[float, float] | None = None
+
+    def __str__(self) -> str:
+        return f"{self.name} {' '.join(self.cells)}".rstrip()
+
+    @property
+    def cells(self) -> tuple[str, str, str]:
+        """Value, standard error or interval, and unit with remark, as printed."""
+        if self.interval is not None and self.is_skewed:
+            return interval_cells(self.value, self.interval, self.unit, self.remark)
+        return value_cells(self.value, self.standard_error, self.unit, self.remark)
+
+    @property
+    def is_skewed(self) -> bool:
+        """Whether an end of the interval is not where two standard errors end, by half as much again or half of it."""
+        if self.interval is None or self.standard_error is None or not math.isfinite(self.value):
+            return False
+        half = NORMAL_QUANTILE * self.standard_error
+        sides = [self.value - self.interval[0], self.interval[1] - self.value]
+        nothing = ROUNDING * max(abs(self.value), half)
+        return any(side > 1.5 * half + nothing or side < 0.5 * half - nothing for side in sides)
+
+    @property
+    def num_errors(self) -> float:
+        """The value in standard errors; NaN where there is none, or it is 0."""
+        return self.value / self.standard_error if self.standard_error else math.nan

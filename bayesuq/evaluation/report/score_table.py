@@ -1,0 +1,99 @@
+"""Which score finds what it should? Several side by side, each with its standard errors."""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, to_tensor
+from bayesuq.evaluation.error_ranks import Block, ErrorRanks
+from bayesuq.evaluation.observed import as_weight
+from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.reporting import evaluate_detection
+from bayesuq.evaluation.report.tables import aligned, in_line
+from bayesuq.evaluation.tally import made
+
+
+@dataclass(frozen=True)
+class ScoreTable:
+    """Measures of several scores against the same positives.
+
+    Attributes:
+        measures: AUROC, average precision, false positive rate at 95 % true positives and AURC, by name of the score.
+        num_points: N, rows.
+        positives: What is to be found, with its number.
+    """
+
+    measures: Mapping[str, tuple[Measure, ...]]
+    num_points: int
+    positives: str
+
+    def __str__(self) -> str:
+        columns = list(zip(*self.measures.values(), strict=True))
+        heads = [column[0].name for column in columns]
+        cells = [in_line(*zip(*(measure.cells[:2] for measure in column), strict=True)) for column in columns]
+        rows = [
+            ["", *heads],
+            *([name, *row] for name, row in zip(self.measures, zip(*cells, strict=True), strict=True)),
+        ]
+        ends = ", or [95 % interval]" if any(m.is_skewed for row in self.measures.values() for m in row) else ""
+        head = f"{self.num_points} points, {self.positives} (value ± standard error{ends})"
+        return "\n".join([head, *aligned(rows)])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain data for strict JSON; undefined values are None."""
+        plain = {
+            name: [{**asdict(m), "value": m.value if math.isfinite(m.value) else None} for m in measures]
+            for name, measures in self.measures.items()
+        }
+        return {"measures": plain, "num_points": self.num_points, "positives": self.positives}
+
+
+def score_table(
+    scores: Mapping[str, ArrayLike],
+    positives: ArrayLike,
+    *,
+    what: str,
+    weight: ArrayLike | None = None,
+    seed: int = 0,
+) -> ScoreTable:
+    """How well each of several scores picks out the positives, and what keeping the points of low score risks.
+
+    Args:
+        scores: Of N points, larger where a positive is expected, (N, ...), by name.
+        positives: Whether each point is one, (N, ...).
+        what: The positives are, such as "errors".
+        weight: How much each row counts, (N,), or each point, (N, ...); what has weight 0 is left out. None counts all
+            alike.
+        seed: Of the bootstrap of the false positive rates; every score has the same counts.
+
+    Raises:
+        TypeError: See `detection.auroc`.
+        ValueError: No score; see `detection.auroc`.
+
+    Example:
+        >>> print(score_table({"entropy": [0.1, 0.2, 0.3, 0.9]}, [0, 0, 1, 1], what="errors"))
+        4 points, 2 of 4 values are errors (value ± standard error, or [95 % interval])
+                 auroc              average_precision  false_positive_rate  aurc
+        entropy  1.00 [0.39, 1.00]  1.00 [0.34, 1.00]  0.00 [0.00, 1.00]    0.21 [0.00, 0.83]
+    """
+    if not scores:
+        raise ValueError("There is nothing to show: pass at least one score.")
+    flags = to_tensor(positives, "positives").bool()
+    heavy = None if weight is None else as_weight(weight, flags.shape).to(flags.device)
+    known = torch.ones_like(flags) if heavy is None else heavy > 0
+    told = f"{int((flags & known).sum())} of {int(known.sum())} values are {what}"
+    measures = {name: _measures(values, flags, heavy, seed) for name, values in scores.items()}
+    return ScoreTable(measures, int(known.reshape(len(known), -1).any(dim=1).sum()), told)
+
+
+def _measures(scores: ArrayLike, positives: Tensor, weight: Tensor | None, seed: int) -> tuple[Measure, ...]:
+    found = evaluate_detection(scores, positives, name="", weight=weight, seed=seed)
+    named = tuple(replace(m, name=m.name[1:]) for m in found)
+    ranks = ErrorRanks(limit=None)
+    ranks.add(Block.of(to_tensor(scores, "scores"), positives, weight))
+    risk = ranks.aurc
+    return (*named, made("aurc", risk.bounded.value, risk.standard_error, "fraction", interval=risk.interval))

@@ -1,0 +1,20 @@
+"""Segmentations: IoU, Dice, uncertainty-error overlap, patches, and a report whose unit is the image."""
+
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
+
+if TYPE_CHECKING:
+    from bayesuq.evaluation.segmentation.measures import dice as dice
+    from bayesuq.evaluation.segmentation.measures import intersection_over_union as intersection_over_union
+    from bayesuq.evaluation.segmentation.measures import pixel_accuracy as pixel_accuracy
+    from bayesuq.evaluation.segmentation.measures import pointwise_dice as pointwise_dice
+    from bayesuq.evaluation.segmentation.measures import rank_correlation as rank_correlation
+    from bayesuq.evaluation.segmentation.measures import uncertainty_error_overlap as uncertainty_error_overlap
+    from bayesuq.evaluation.segmentation.overlap import overlap_sweep as overlap_sweep
+    from bayesuq.evaluation.segmentation.patches import patch_sweep as patch_sweep
+    from bayesuq.evaluation.segmentation.pixel_counts import pixel_state as pixel_state
+    from bayesuq.evaluation.segmentation.reporting import SegmentationResult as SegmentationResult
+    from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation as evaluate_segmentation
+
+__getattr__, __dir__, __all__ = lazy(__name__)

@@ -1,0 +1,174 @@
+"""What is kept of a pointwise measure: its mean, its standard error and its interval from sums of fixed size.
+
+A row r has a weighted total t_r over its values and a weight w_r; the mean is m = sum t_r / sum w_r, and what each row
+moves it by is (t_r - m w_r) / sum w_r. Of these moves the sums of powers up to four are needed. They are kept about a
+value near the mean, so that a mean of 1e9 with a spread of 1 cancels nothing, and moved when two states merge.
+
+References:
+    Chan, Golub and LeVeque, "Algorithms for computing the sample variance", American Statistician 1983.
+    Hall, "On the removal of skewness by transformation", JRSS B 1992, section 2.
+"""
+
+import math
+from dataclasses import dataclass, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from bayesuq.evaluation.standard_errors.intervals import Interval, skewed_interval
+
+ORDER = 4  # of the moments
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Sums:
+    """Sums of a pointwise measure over rows, each of one or more values.
+
+    Attributes:
+        shift: A number near the mean that totals are taken about, 0-d, float64.
+        moments: At (i, j) the sum over rows of (t_r - shift w_r)^i w_r^j for i + j up to 4, (5, 5), float64.
+        infinite: The sum of the totals that are not finite, and in no moment, 0-d, float64.
+        count: Values that count, int64, 0-d.
+        rows: Rows that hold one, int64, 0-d.
+    """
+
+    shift: Tensor
+    moments: Tensor
+    infinite: Tensor
+    count: Tensor
+    rows: Tensor
+
+    @classmethod
+    def of(cls, values: Tensor, weight: Tensor | None = None) -> Self:
+        """Of a pointwise measure.
+
+        Args:
+            values: (N, ...); where the weight is 0 they may be anything.
+            weight: At least 0, of the same shape; None is 1 everywhere.
+        """
+        flat = values.double().reshape(len(values), values[:1].numel())
+        heavy = torch.ones_like(flat) if weight is None else weight.double().reshape(flat.shape)
+        known = heavy > 0
+        flat = torch.where(known, flat, 0.0)
+        in_row, per_row = known.any(dim=1), heavy.sum(dim=1)
+        finite = in_row & flat.isfinite().all(dim=1)
+        totals, sizes = (heavy * flat).sum(dim=1)[finite], per_row[finite]
+        # Twice, the second time about the mean: equal rows then differ by exactly 0.
+        shift = totals[0] / sizes[0] if len(totals) else flat.new_zeros(())
+        around = (heavy * (flat - shift)).sum(dim=1)[finite]
+        move = around.sum() / sizes.sum() if len(totals) else flat.new_zeros(())
+        moments = _moments(around - move * sizes, sizes)
+        unbounded = in_row & ~finite
+        # A row that is not finite still weighs.
+        moments[0] += _moments(flat.new_zeros(int(unbounded.sum())), per_row[unbounded])[0]
+        return cls(
+            shift=shift + move,
+            moments=moments,
+            infinite=(heavy * flat).sum(dim=1)[unbounded].sum(),
+            count=known.sum(),
+            rows=in_row.sum(),
+        )
+
+    @property
+    def weight(self) -> Tensor:
+        """Sum of all weights: the number of values where none were given."""
+        return self.moments[0, 1]
+
+    @property
+    def mean(self) -> Tensor:
+        """Over all values, weighted; NaN of none."""
+        return torch.where(self.rows > 0, self.shift + (self.moments[1, 0] + self.infinite) / self.weight, torch.nan)
+
+    @property
+    def standard_error(self) -> Tensor:
+        """Of the mean, over rows, as `standard_errors.of_mean`; rows may differ in size. NaN for one row."""
+        error = (self._moves(2).clamp(min=0.0) * self.rows / (self.rows - 1)).sqrt() / self.weight
+        return torch.where(self._is_defined, error, torch.nan)
+
+    @property
+    def root_standard_error(self) -> Tensor:
+        """Of the root of the mean, by the delta method; 0 where the mean is."""
+        root = self.mean.clamp(min=0.0).sqrt()
+        return torch.where(root > 0, self.standard_error / torch.where(root > 0, 2 * root, 1.0), 0.0 * root)
+
+    @property
+    def skewness(self) -> Tensor:
+        """Of the rows' moves, 0-d; 0 where nothing moves."""
+        spread = self._moves(2)
+        value = self.rows.double().sqrt() * self._moves(3) / spread.clamp(min=torch.finfo(spread.dtype).tiny) ** 1.5
+        return torch.where(self._is_defined & (spread > 0), value, 0.0)
+
+    @property
+    def concentration(self) -> Tensor:
+        """Sum over rows of (share of the squared moves)^2, from 1 / N to 1: a quarter where one row holds half."""
+        spread = self._moves(2)
+        return torch.where(self._is_defined & (spread > 0), self._moves(4) / spread.square(), 0.0)
+
+    @property
+    def interval(self) -> Interval:
+        """95 % for the mean, with the skewness taken out (Hall 1992); NaN for one row."""
+        return skewed_interval(self.mean, self.standard_error, self.skewness, self.rows)
+
+    def merge(self, other: Self) -> Self:
+        """Over the rows of both."""
+        weight = self.weight + other.weight
+        shares = [torch.where(each.weight > 0, each.weight / weight, 0.0) for each in (self, other)]
+        shift = torch.where(shares[1] == 0, self.shift, other.shift)
+        near = self.shift + shares[1] * (other.shift - self.shift)
+        shift = torch.where((shares[0] > 0) & (shares[1] > 0), near, shift)
+        return type(self)(
+            shift=shift,
+            moments=self._about(shift) + other._about(shift),
+            infinite=self.infinite + other.infinite,
+            count=self.count + other.count,
+            rows=self.rows + other.rows,
+        )
+
+    def moved(self, shift: Tensor) -> Self:
+        """The same sums about another number."""
+        return replace(self, shift=shift, moments=self._about(shift))
+
+    @property
+    def _is_defined(self) -> Tensor:
+        return (self.rows > 1) & (self.infinite == 0)
+
+    def _moves(self, power: int) -> Tensor:
+        """sum_r (t_r - m w_r)^power."""
+        step = -self.moments[1, 0] / self.weight
+        terms = [math.comb(power, k) * step**k * self.moments[power - k, k] for k in range(power + 1)]
+        return torch.stack(terms).sum()
+
+    def _about(self, shift: Tensor) -> Tensor:
+        """The moments about another number: (t - b w)^i = sum_k C(i, k) (t - a w)^(i - k) ((a - b) w)^k."""
+        places, factors = (table.to(self.moments.device) for table in (PLACES, FACTORS))
+        steps = (self.shift - shift) ** torch.arange(ORDER + 1, device=self.moments.device)
+        return (factors * steps * self.moments.flatten()[places]).sum(dim=1).view(ORDER + 1, ORDER + 1)
+
+
+def _terms() -> tuple[Tensor, Tensor]:
+    """Of each moment (i, j), row i (ORDER + 1) + j, the moments (i - k, j + k) that it is made of, and C(i, k)."""
+    size = ORDER + 1
+    places, factors = torch.zeros(size**2, size).long(), torch.zeros(size**2, size).double()
+    for i in range(size):
+        for j in range(size - i):
+            for k in range(i + 1):
+                places[i * size + j, k] = (i - k) * size + j + k
+                factors[i * size + j, k] = math.comb(i, k)
+    return places, factors
+
+
+PLACES, FACTORS = _terms()
+
+
+def _moments(totals: Tensor, sizes: Tensor) -> Tensor:
+    every = _powers(totals).T @ _powers(sizes)
+    order = torch.arange(ORDER + 1, device=totals.device)
+    return torch.where(order.unsqueeze(1) + order <= ORDER, every, 0.0)
+
+
+def _powers(values: Tensor) -> Tensor:
+    columns = [torch.ones_like(values)]
+    for _ in range(ORDER):
+        columns.append(columns[-1] * values)
+    return torch.stack(columns, dim=1)

@@ -1,0 +1,221 @@
+"""The potential energy that Hamiltonian methods move in: minus the log joint, read from the flat unconstrained vector.
+
+    U(u) = -log p(theta) - sum_n w_n log p(y_n | f(x_n; theta)) - log |d theta / d u|,   theta = theta(u)
+
+Rows are summed in chunks, each with a backward pass of its own, so that memory does not grow with their number. The
+gradient of normal priors is written by hand; autograd does the likelihood. Values are float64 whatever the network's
+dtype: what an integrator is judged by are small differences of them.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.inference.chains.perceptrons import forward_together, is_perceptron
+from bayesuq.inference.joint.layout import FlatPrior, Layout
+from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
+from bayesuq.inference.posteriors.prediction import activations_per_row
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.spectral import with_exact_norms
+
+ACTIVATION_BUDGET = 2**23  # numbers that the forward pass of one chunk keeps for the backward pass, over all chains
+
+
+class Potential(Protocol):
+    """An energy that chains move in, with its gradient."""
+
+    def at(self, position: Tensor) -> tuple[float, Tensor]:
+        """U in nats and dU/du (P,), which is the caller's to keep, at one vector (P,); where U is not finite, any."""
+
+    def at_rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """U (C,) in float64 and dU/du (C, P) at C vectors (C, P)."""
+
+
+class NetworkPotential:
+    """The potential of a Bayesian network on given rows.
+
+    Attributes:
+        model: The joint density.
+        layout: Of the random sites, which alone move.
+        buffers: The network's buffers, constants here.
+    """
+
+    def __init__(
+        self,
+        model: BayesianNetwork,
+        rows: Batch,
+        *,
+        fixed: Mapping[str, Tensor] | None = None,
+        buffers: Mapping[str, Tensor] | None = None,
+    ) -> None:
+        """Lay out the sites.
+
+        Args:
+            model: The joint density.
+            rows: All data, checked and cast.
+            fixed: Values on their own support for all sites that are learned as point values.
+            buffers: Values for the network's buffers instead of its own.
+        """
+        self.model, self.rows = model, rows
+        self.layout = Layout.of(model, model.laws)
+        self._vector = FlatVector(self.layout, self.layout.join(model.initial()))
+        self._network = TrainingNetwork(model, {"random": self._vector}, dropout=False)
+        self.buffers = self._network.buffers
+        self._fixed = dict(fixed or {})
+        with torch.no_grad():
+            for name, value in (buffers or {}).items():
+                self.buffers[name].copy_(value)
+            for name, parameter in self._network.training.named_parameters():
+                if name in self._fixed:
+                    parameter.requires_grad_(False).copy_(self._fixed[name])
+        self._unknowns = {name: value for name, value in self._fixed.items() if name.startswith(LIKELIHOOD)}
+        self._prior = FlatPrior.of(model, self.layout)
+        self._energy_prior = _in_float64(self._prior)
+        with_exact_norms(self._network.evaluation)
+        self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
+        self._is_perceptron = is_perceptron(self._tree, rows.x)
+        self._width = activations_per_row(model, rows.x, share_tensors(model.net))
+
+    def at(self, position: Tensor) -> tuple[float, Tensor]:
+        """U and its gradient at one vector (P,)."""
+        vector = self._vector
+        vector.values.copy_(position)
+        vector.grad.zero_()
+        value = -self._energy_prior.log_normaliser
+        try:
+            for number, part in enumerate(self._chunks(1)):
+                theta = vector.theta() | self._unknowns
+                likelihood = self.model.likelihood_given(theta)
+                terms = likelihood.log_prob(self._network.evaluation(part.x), part.y, part.weight)
+                loss = -terms.sum(dtype=torch.float64)
+                if number == 0:
+                    loss = loss - self._irregular_log_prior(theta, vector.leaves)
+                loss.backward()
+                value += loss.item()
+        except ValueError:
+            if self._in_support(position):
+                raise
+            return torch.inf, vector.grad.clone()
+        self._prior.add_normal_gradient(vector.values, vector.grad)
+        value += float(self._energy_prior.normal_energy(vector.values.double()))
+        return value, vector.grad.clone()
+
+    def at_rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """U (C,) and its gradients (C, P) at C vectors, in one vectorised pass.
+
+        The chains' gradients are independent, so that one backward pass through the sum of their energies gives all.
+        """
+        if len(positions) == 1:
+            value, gradient = self.at(positions[0])
+            return torch.tensor([value], dtype=torch.float64, device=positions.device), gradient.unsqueeze(0)
+        outside = None
+        if self._prior.others:  # laws refuse values outside of their support: look at the other rows alone
+            outside = ~self._rows_in_support(positions)
+            positions = positions.masked_fill(outside.unsqueeze(1), 0.0)
+        values, gradients = self._normal_energies(positions)
+        flat = positions.detach().requires_grad_()
+        for number, part in enumerate(self._chunks(len(positions))):
+            theta = self.layout.split(flat)
+            losses = -self._log_likelihoods(theta, part, len(positions))
+            if number == 0:
+                losses = losses - self._irregular_log_prior(theta, self._parts(flat), rows=len(flat))
+            gradients += torch.autograd.grad(losses.sum(), flat)[0]
+            values += losses.detach()
+        return values if outside is None else values.masked_fill(outside, torch.inf), gradients
+
+    def can_vectorise(self) -> bool:
+        """Whether vmap can follow the network: not where it branches on values."""
+        start = self.layout.join(
+            {name: value for name, value in self.model.initial().items() if name in self.layout.shapes}
+        )
+        try:
+            self.at_rows(torch.stack([start, start]))
+        except (RuntimeError, IndexError):
+            return False
+        return True
+
+    def work(self) -> int:
+        """Numbers that one evaluation makes: weights, and activations of all rows."""
+        return self.layout.size + self._width * len(self.rows.x)
+
+    def _chunks(self, num_chains: int) -> Iterator[Batch]:
+        size = max(1, ACTIVATION_BUDGET // (self._width * num_chains))
+        x, y, weight = self.rows
+        for first in range(0, len(x), size):
+            chosen = slice(first, first + size)
+            yield Batch(x[chosen], y[chosen], None if weight is None else weight[chosen])
+
+    def _log_likelihoods(self, theta: Mapping[str, Tensor], part: Batch, num_chains: int) -> Tensor:
+        """sum_n w_n log p(y_n | f) of each chain, (C,); `theta` is (C, *shape)."""
+        if not self._is_perceptron:
+            return torch.func.vmap(lambda one: self._log_likelihood(one, self._forward(one, part.x), part))(theta)
+        f = forward_together(self._tree, {**theta, **self._fixed}, part.x, num_chains)
+        if self.model.likelihood.unknowns:
+            unknowns = {name: value for name, value in theta.items() if name.startswith(LIKELIHOOD)}
+            return torch.func.vmap(lambda one, f: self._log_likelihood(one, f, part))(unknowns, f)
+        weight = None if part.weight is None else _repeated(part.weight, num_chains)
+        # Chains as further rows.
+        terms = self.model.likelihood.log_prob(f.flatten(0, 1), _repeated(part.y, num_chains), weight)
+        return terms.unflatten(0, (num_chains, -1)).sum(dim=1, dtype=torch.float64)
+
+    def _forward(self, theta: Mapping[str, Tensor], x: Tensor) -> Tensor:
+        return self.model.forward({**theta, **self._fixed}, x, net=self._tree, buffers=self.buffers)
+
+    def _log_likelihood(self, theta: Mapping[str, Tensor], f: Tensor, part: Batch) -> Tensor:
+        """Of one chain; of `theta`, only what the likelihood needs."""
+        likelihood = self.model.likelihood_given({**theta, **self._fixed})
+        return likelihood.log_prob(f, part.y, part.weight).sum(dtype=torch.float64)
+
+    def _irregular_log_prior(
+        self, theta: Mapping[str, Tensor], parts: Mapping[str, Tensor], rows: int | None = None
+    ) -> Tensor:
+        """log p of the sites whose priors are not normal, and log |d theta / d u|, () or (C,), in float64."""
+        shape = () if rows is None else (rows,)
+        total = self._vector.values.new_zeros(shape, dtype=torch.float64)
+        for name, law in self._prior.others.items():
+            total = total + law.log_prob(theta[name])
+        for name, transform in self.layout.transforms.items():
+            terms = transform.log_abs_det_jacobian(parts[name], theta[name])
+            total = total + terms.reshape(*shape, -1).sum(dim=-1)
+        return total
+
+    def _parts(self, flat: Tensor) -> dict[str, Tensor]:
+        """The sites by name, still unconstrained."""
+        parts = flat.split(self.layout.sizes, dim=-1)
+        return {
+            name: part.reshape(*flat.shape[:-1], *shape)
+            for (name, shape), part in zip(self.layout.shapes.items(), parts, strict=True)
+        }
+
+    def _normal_energies(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the normal sites, with gradients."""
+        prior = self._prior
+        centred = positions - prior.loc
+        gradients = centred * prior.precision
+        energies = 0.5 * (centred.double() * gradients).sum(dim=1)
+        return energies - prior.log_normaliser, gradients
+
+    def _in_support(self, position: Tensor) -> bool:
+        return bool(self._rows_in_support(position.unsqueeze(0)))
+
+    def _rows_in_support(self, positions: Tensor) -> Tensor:
+        """Which rows, (C,), are numbers that the laws take; exp over- and underflows far out."""
+        inside = positions.isfinite().all(dim=1)
+        theta = self.layout.split(positions)
+        for name, law in self._prior.others.items():
+            inside = inside & law.support.check(theta[name])
+        return inside
+
+
+def _in_float64(prior: FlatPrior) -> FlatPrior:
+    loc, precision = (value.double() if isinstance(value, Tensor) else value for value in (prior.loc, prior.precision))
+    return replace(prior, loc=loc, precision=precision)
+
+
+def _repeated(rows: Tensor, count: int) -> Tensor:
+    """The same rows again and again, (count N, ...)."""
+    return rows.repeat(count, *[1] * (rows.ndim - 1))

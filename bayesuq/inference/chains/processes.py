@@ -1,0 +1,158 @@
+"""How several chains are run: one after another, in processes of their own, or all in one vectorised pass.
+
+The first two give the same bits, because a chain depends on its own seed alone and always computes on one thread.
+"""
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Literal
+
+import torch
+from joblib import Parallel, delayed
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.inference.chains.hamiltonian import Kernel
+from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.chains.run import Chains, Plan, Watch, run
+from bayesuq.inference.chains.starts import Constants
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.identity import Identity, digest
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.precision import full_precision
+from bayesuq.randomness import derive_seed
+
+ChainMethod = Literal["sequential", "parallel", "vectorised"]
+PROCESSES_PAY = 20.0  # seconds of work, by a rough estimate; starting processes takes some
+USUAL_STEPS = 30  # leapfrog steps of a transition, for that estimate
+LARGEST_TOGETHER = 2**18  # weights and activations of a chain, up to which one pass was measured to be faster
+
+
+@dataclass(frozen=True, eq=False)
+class Job:
+    """All that a process needs to know of a fit.
+
+    Attributes:
+        model: The joint density.
+        rows: All data.
+        constants: What does not move.
+        kernel: The transition.
+        plan: How long.
+        seed: Of the fit.
+        fit: What tells it from others, for checkpoints; None without them.
+        checkpoint: The fit's file; chains have files of their own beside it.
+        progress: Whether to show bars.
+    """
+
+    model: BayesianNetwork
+    rows: Batch
+    constants: Constants
+    kernel: Kernel
+    plan: Plan
+    seed: int
+    fit: Identity | None
+    checkpoint: Checkpoint | None
+    progress: bool
+
+    def potential(self) -> NetworkPotential:
+        """The energy, with buffers of its own."""
+        return NetworkPotential(self.model, self.rows, fixed=self.constants.fixed, buffers=self.constants.buffers)
+
+    def watch(self, name: str, positions: Tensor, line: int = 0) -> Watch:
+        """For the run of this name, from positions (C, P)."""
+        if self.checkpoint is None or self.fit is None:
+            return Watch(None, None, self.progress, name, line)
+        fit = replace(
+            self.fit,
+            options={**self.fit.options, "part": name},
+            contents={**self.fit.contents, "start": digest({"positions": positions})},
+            before={**self.fit.before, "part": name},
+        )
+        return Watch(self.checkpoint.of_part(name), fit, self.progress, name, line)
+
+
+@full_precision()  # differences of energies decide
+def run_chains(job: Job, positions: Tensor, method: ChainMethod) -> Chains:
+    """Chains from `positions` (C, P)."""
+    if method == "vectorised":
+        watch = job.watch("chains", positions)
+        return run(job.potential(), job.kernel, positions, job.plan, derive_seed(job.seed, 0), watch)
+    if method == "parallel":
+        work = (delayed(_run_one)(job, positions[c : c + 1], c, c) for c in range(len(positions)))
+        processes = min(len(positions), num_cores())
+        return Chains.joined(Parallel(n_jobs=processes, backend="loky")(work))
+    return Chains.joined([_run_one(job, positions[c : c + 1], c) for c in range(len(positions))])
+
+
+def _run_one(job: Job, position: Tensor, chain: int, line: int = 0) -> Chains:
+    """One chain, on one thread: sums in another order would have other bits."""
+    with one_thread():
+        return run(
+            job.potential(),
+            job.kernel,
+            position,
+            job.plan,
+            derive_seed(job.seed, chain),
+            job.watch(f"chain-{chain}", position, line),
+        )
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Compute on one thread of the CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def num_cores() -> int:
+    """Cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+
+
+def choose_method(job: Job, potential: NetworkPotential, positions: Tensor, *, together: bool) -> ChainMethod:
+    """What is fastest; between methods whose draws differ, sizes alone decide, never a clock.
+
+    Args:
+        job: What is to be done.
+        potential: Of the job.
+        positions: Where the chains begin, (C, P).
+        together: Whether the kernel can move several chains at once.
+    """
+    on_cpu = job.model.device.type == "cpu"
+    is_small = not on_cpu or potential.work() <= LARGEST_TOGETHER
+    if together and len(positions) > 1 and is_small and potential.can_vectorise():
+        return "vectorised"
+    if not on_cpu or len(positions) == 1 or num_cores() == 1:
+        return "sequential"
+    seconds = _seconds_of_one(potential, positions[0])
+    estimate = seconds * USUAL_STEPS * job.plan.num_transitions * len(positions)
+    return "parallel" if estimate > PROCESSES_PAY else "sequential"
+
+
+def check_method(job: Job, potential: NetworkPotential, method: ChainMethod, *, together: bool) -> None:
+    """Raise a ValueError where a method is not possible."""
+    if method == "parallel" and job.model.device.type != "cpu":
+        raise ValueError("Chains in processes of their own compute on the CPU; pass chain_method='vectorised' or None.")
+    if method == "vectorised" and not together:
+        raise ValueError(
+            "NUTS chains make different numbers of steps and cannot move together. Pass kernel='hmc', or "
+            "chain_method='parallel'."
+        )
+    if method == "vectorised" and not potential.can_vectorise():
+        raise ValueError("The network cannot be vectorised, since it branches on values. Pass chain_method='parallel'.")
+
+
+def _seconds_of_one(potential: NetworkPotential, position: Tensor) -> float:
+    with one_thread():
+        potential.at(position)
+        begin = perf_counter()
+        potential.at(position)
+        return perf_counter() - begin

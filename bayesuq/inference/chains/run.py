@@ -1,0 +1,282 @@
+"""Chains on their way: warm-up, draws, and all that a checkpoint of them must hold.
+
+A run is one chain, or several that move together and learn one step size and one set of scales. Every random number
+comes from a generator of the run's own, so that neither other chains nor a stop between two iterations change a bit.
+"""
+
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bayesuq.inference.chains.hamiltonian import Info, Kernel, Points, harmonic_mean, reasonable_step_size
+from bayesuq.inference.chains.potential import Potential
+from bayesuq.inference.chains.warmup import Moments, StepSize, window_ends, window_start
+from bayesuq.inference.training.checkpoint import Checkpoint, below, named
+from bayesuq.inference.training.identity import Identity
+from bayesuq.randomness import generator
+
+FIRST_GUESS = 0.1
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long chains run, and how they adapt.
+
+    Attributes:
+        num_samples: Kept draws of each chain.
+        num_warmup: Transitions before, in which the step size and the scales are learned.
+        thinning: Transitions for one kept draw.
+        step_size: Where its adaptation begins (without warm-up: the one that is used); None finds one.
+        target_acceptance: Mean acceptance that the step size is adapted to.
+        keep_warmup: Whether the statistics of the warm-up are kept.
+    """
+
+    num_samples: int
+    num_warmup: int
+    thinning: int = 1
+    step_size: float | None = None
+    target_acceptance: float = 0.8
+    keep_warmup: bool = True
+
+    @property
+    def num_transitions(self) -> int:
+        """Warm-up and all."""
+        return self.num_warmup + self.num_samples * self.thinning
+
+
+@dataclass(frozen=True, eq=False)
+class Chains:
+    """What a run gives.
+
+    Attributes:
+        draws: (C, D, P).
+        statistics: Of each draw, (C, D), by name.
+        warmup_statistics: Of each transition of the warm-up, (C, W), by name; empty where it was not kept.
+        inverse_mass: The adapted scales squared, of each chain, (C, P).
+    """
+
+    draws: Tensor
+    statistics: Mapping[str, Tensor]
+    warmup_statistics: Mapping[str, Tensor]
+    inverse_mass: Tensor
+
+    @classmethod
+    def joined(cls, parts: "list[Chains]") -> "Chains":
+        """Several runs side by side."""
+        first = parts[0]
+        return cls(
+            torch.cat([part.draws for part in parts]),
+            {name: torch.cat([part.statistics[name] for part in parts]) for name in first.statistics},
+            {name: torch.cat([part.warmup_statistics[name] for part in parts]) for name in first.warmup_statistics},
+            torch.cat([part.inverse_mass for part in parts]),
+        )
+
+
+@dataclass(frozen=True)
+class Watch:
+    """Who looks on.
+
+    Attributes:
+        checkpoint: File of this run; None writes none.
+        fit: What tells this fit from others, for that file.
+        progress: Whether to show a bar; None shows it on a terminal only.
+        label: Before the bar.
+        position: Line of the bar, where several runs show one each.
+    """
+
+    checkpoint: Checkpoint | None = None
+    fit: Identity | None = None
+    progress: bool | None = False
+    label: str = ""
+    position: int = 0
+
+
+def run(
+    potential: Potential, kernel: Kernel, positions: Tensor, plan: Plan, seed: int, watch: Watch | None = None
+) -> Chains:
+    """Run chains that move together from `positions` (C, P), or go on where their checkpoint says.
+
+    Raises:
+        ValueError: The checkpoint is of another fit, or truncated.
+        OSError: Its folder cannot be written.
+    """
+    return _Run(potential, kernel, positions, plan, seed, watch or Watch()).finish()
+
+
+class _Run:
+    """The loop.
+
+    Attributes:
+        done: Transitions so far, the warm-up's included.
+        inverse_mass: Diagonal of M^-1, (P,).
+    """
+
+    def __init__(
+        self, potential: Potential, kernel: Kernel, positions: Tensor, plan: Plan, seed: int, watch: Watch
+    ) -> None:
+        self.potential, self.kernel, self.plan, self.watch = potential, kernel, plan, watch
+        self.noise = generator(seed)
+        self.done = 0
+        self.points = Points.at(positions, potential)
+        self.inverse_mass = torch.ones_like(positions[0])
+        self.moments = Moments.none(positions[0])
+        self.step_size = StepSize.of(FIRST_GUESS)
+        self.first_window, self.window_ends = window_start(plan.num_warmup), window_ends(plan.num_warmup)
+        self.draws = positions.new_zeros(len(positions), plan.num_samples, positions.shape[1])
+        self.kept: dict[str, Tensor] = {}
+        self.warmup: dict[str, Tensor] = {}
+        self.between: list[Info] = []
+        self.written = perf_counter()
+
+    def finish(self) -> Chains:
+        """Make the transitions that are left."""
+        if not self._resume():
+            self._begin()
+        total = self.plan.num_transitions
+        hidden = not sys.stderr.isatty() if self.watch.progress is None else not self.watch.progress
+        bar = tqdm(
+            total=total,
+            initial=self.done,
+            disable=hidden,
+            unit="draw",
+            desc=self.watch.label,
+            position=self.watch.position,
+        )
+        with bar:
+            while self.done < total:
+                self._move()
+                if not hidden:
+                    bar.set_postfix(self._summary(), refresh=False)
+                bar.update()
+                self._write_if_due()
+        if self.watch.checkpoint is not None:
+            self._write()
+        inverse_mass = self.inverse_mass.expand(len(self.draws), -1).clone()
+        return Chains(self.draws, self.kept, self.warmup, inverse_mass)
+
+    def _begin(self) -> None:
+        """Find a first step size."""
+        step_size = self.plan.step_size
+        if step_size is None:
+            step_size = reasonable_step_size(self.points, self.potential, FIRST_GUESS, self.inverse_mass, self.noise)
+        self.step_size = StepSize.of(step_size)
+
+    def _move(self) -> None:
+        """One transition."""
+        warming = self.done < self.plan.num_warmup
+        step_size = self.step_size.current if warming else self.step_size.average
+        self.points, info = self.kernel(self.points, self.potential, step_size, self.inverse_mass, self.noise)
+        self.done += 1
+        if warming:
+            self._adapt(harmonic_mean(info["acceptance_rate"]))
+            if self.plan.keep_warmup:
+                _put(self.warmup, info, self.done - 1, self.plan.num_warmup)
+        else:
+            self._keep(info)
+
+    def _adapt(self, acceptance: float) -> None:
+        """Learn from one transition of the warm-up."""
+        self.step_size = self.step_size.updated(acceptance, self.plan.target_acceptance)
+        if self.window_ends and self.first_window < self.done <= self.window_ends[-1]:
+            self.moments = self.moments.updated(self.points.positions)
+        if self.done in self.window_ends:
+            self.inverse_mass = self.moments.regularised_variance().to(self.inverse_mass)
+            self.moments = Moments.none(self.inverse_mass)
+            found = reasonable_step_size(
+                self.points, self.potential, self.step_size.current, self.inverse_mass, self.noise
+            )
+            self.step_size = StepSize.of(found)
+
+    def _keep(self, info: Info) -> None:
+        """Keep the last of `thinning` transitions."""
+        self.between.append(info)
+        number, rest = divmod(self.done - self.plan.num_warmup, self.plan.thinning)
+        if rest == 0:
+            self.draws[:, number - 1] = self.points.positions
+            _put(self.kept, _merged(self.between), number - 1, self.plan.num_samples)
+            self.between = []
+
+    def _summary(self) -> dict[str, Any]:
+        phase = "warm-up" if self.done < self.plan.num_warmup else "draws"
+        diverged = int(self.kept["diverging"].sum()) if self.kept else 0
+        return {"phase": phase, "step size": f"{self.step_size.average:.1e}", "divergences": diverged}
+
+    def _resume(self) -> bool:
+        """Set the run to where the file says; False where there is none."""
+        checkpoint = self.watch.checkpoint
+        found = None if checkpoint is None else checkpoint.load(self.watch.fit or Identity({}))
+        if found is None:
+            return False
+        values, tensors = found
+        device = self.inverse_mass.device
+        self.done = values["done"]
+        self.step_size = StepSize(**values["step_size"])
+        self.points = Points(**{name: tensor.to(device) for name, tensor in below("points.", tensors).items()})
+        moments = below("moments.", tensors)
+        self.moments = Moments(values["moments"], moments["mean"].to(device), moments["squares"].to(device))
+        self.inverse_mass = tensors["inverse_mass"].to(device)
+        self.noise.set_state(tensors["noise"])
+        draws = tensors["draws"].to(device)
+        self.draws[:, : draws.shape[1]] = draws
+        tables = [{name: tensors[f"{table}.{name}"] for name in names} for table, names in values["tables"]]
+        self.kept = {name: _lengthened(table, self.plan.num_samples) for name, table in tables[0].items()}
+        self.warmup, self.between = tables[1], [*tables[2:]]
+        return True
+
+    def _write_if_due(self) -> None:
+        checkpoint = self.watch.checkpoint
+        if checkpoint is None:
+            return
+        by_steps = checkpoint.every_steps is not None and self.done % checkpoint.every_steps == 0
+        if by_steps or perf_counter() - self.written > checkpoint.every_seconds:
+            self._write()
+
+    def _write(self) -> None:
+        """Replace the file."""
+        if self.watch.checkpoint is None:
+            return
+        tables: dict[str, Info] = {"kept": self.kept, "warmup": self.warmup}
+        tables.update((f"between.{k}", info) for k, info in enumerate(self.between))
+        values = {
+            "done": self.done,
+            "step_size": vars(self.step_size),
+            "moments": self.moments.count,
+            "tables": [[name, list(table)] for name, table in tables.items()],  # a file of tensors has no order
+        }
+        tensors = {"noise": self.noise.get_state(), "inverse_mass": self.inverse_mass}
+        tensors["draws"] = self.draws[:, : max(0, self.done - self.plan.num_warmup) // self.plan.thinning]
+        tensors |= named("points.", vars(self.points))
+        tensors |= {"moments.mean": self.moments.mean, "moments.squares": self.moments.squares}
+        for name, table in tables.items():
+            tensors |= named(f"{name}.", table)
+        self.watch.checkpoint.save(self.watch.fit or Identity({}), (values, tensors))
+        self.written = perf_counter()
+
+
+def _put(table: dict[str, Tensor], info: Info, number: int, length: int) -> None:
+    """Write (C,) values into column `number` of (C, length) tables, which stay on the CPU."""
+    for name, value in info.items():
+        if name not in table:
+            table[name] = torch.zeros(len(value), length, dtype=value.dtype)
+        table[name][:, number] = value.cpu()
+
+
+def _lengthened(table: Tensor, length: int) -> Tensor:
+    """A table (C, length) that begins with one of at most as many columns: a run may be longer than its file's."""
+    return torch.cat([table, table.new_zeros(len(table), length - table.shape[1])], dim=1)
+
+
+def _merged(infos: list[Info]) -> dict[str, Tensor]:
+    """Of the transitions that make one draw: steps added, acceptance averaged, any divergence, the rest of the last."""
+    merged = dict(infos[-1])
+    if len(infos) > 1:
+        merged["n_steps"] = torch.stack([info["n_steps"] for info in infos]).sum(dim=0)
+        merged["acceptance_rate"] = torch.stack([info["acceptance_rate"] for info in infos]).mean(dim=0)
+        merged["diverging"] = torch.stack([info["diverging"] for info in infos]).any(dim=0)
+    return merged

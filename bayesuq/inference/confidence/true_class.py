@@ -1,0 +1,167 @@
+"""What a confidence learns from: the last features of a fitted network, and how probable it makes the true class.
+
+Where the classifier has dropout layers they act while the head is trained: a row has other features in each epoch, and
+less certain ones, without which a classifier that fits its training rows would have no errors to learn from (Corbiere
+et al. 2019, section 2.3, whose last phase alone is without).
+"""
+
+import copy
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torch.utils.data import Dataset as Rows
+
+from bayesuq.arrays import ArrayLike, check_inputs
+from bayesuq.data import Batch, Dataset
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.masks import DROPOUT, is_dropout
+from bayesuq.inference.joint.network import NORMALISATION
+from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
+from bayesuq.inference.posteriors.weights import WeightPosterior
+from bayesuq.inference.training.minibatches import Data, in_memory
+from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.network_inputs import cast_inputs
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.randomness import isolated
+
+
+def network_of(posterior: Posterior, seed: int) -> nn.Module:
+    """A copy of the posterior's network at the weights of one of its members.
+
+    Args:
+        posterior: With weights, or with another one inside that has.
+        seed: Of the draw, where it has no members.
+
+    Raises:
+        TypeError: A posterior without weights.
+    """
+    members = getattr(posterior, "members", ())
+    inner = members[0] if members else getattr(posterior, "posterior", None)
+    if inner is not None:
+        return network_of(inner, seed)
+    model = getattr(posterior, "model", None)
+    if not isinstance(model, BayesianNetwork) or not hasattr(posterior, "buffers"):
+        raise TypeError(f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}.")
+    values = getattr(posterior, "values", None)
+    if isinstance(values, Tensor):
+        theta = Layout.of(model).split(values)
+    elif isinstance(posterior, WeightPosterior):
+        theta = {name: value[0] for name, value in posterior.sample_weights(1, seed=seed).items()}
+    else:
+        raise TypeError(f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}.")
+    net = copy.deepcopy(model.net)
+    names = net.state_dict().keys()
+    known = {name: value.detach() for name, value in {**theta, **posterior.buffers}.items() if name in names}
+    net.load_state_dict(known, strict=False)
+    return net.eval()
+
+
+def features_of(net: nn.Module) -> nn.Module:
+    """A copy whose last layer and dropout layers hand their inputs on, and whose normalisation stays as it is."""
+    own = without_last_layer(net)
+    for path, module in list(own.named_modules(remove_duplicate=False)):
+        if isinstance(module, DROPOUT):
+            if path == "":
+                return nn.Identity()
+            own.set_submodule(path, nn.Identity())
+        if isinstance(module, NORMALISATION):
+            module.requires_grad_(False)
+    return own
+
+
+def without_last_layer(net: nn.Module) -> nn.Module:
+    """A copy, in evaluation mode, whose last layer with parameters hands its inputs on."""
+    own = copy.deepcopy(net).eval()
+    modules = own.named_modules(remove_duplicate=False)  # one in two places is left in the other
+    layers = [path for path, module in modules if any(True for _ in module.parameters(recurse=False))]
+    if layers[-1] == "":  # a single layer: its inputs are the features
+        return nn.Identity()
+    own.set_submodule(layers[-1], nn.Identity())
+    return own
+
+
+def with_targets(posterior: Posterior, data: Data, num_samples: int | None, seed: int) -> Dataset:
+    """Rows with their true class probabilities, (N, 1), in place of their labels.
+
+    Raises:
+        TypeError: A posterior over real targets.
+        ValueError: Labels of pixels.
+    """
+    rows = in_memory(data, seed)
+    predictive = posterior.predict(rows.x, num_samples=num_samples, seed=seed)
+    dtype = posterior.model.dtype  # type: ignore[attr-defined]
+    return Dataset(rows.x, true_class_probs(predictive, rows.y).to(dtype), rows.weight)
+
+
+def true_class_probs(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor:
+    """What a predictive gives to the true labels, (N, 1)."""
+    if not isinstance(predictive, CategoricalPredictive):
+        raise TypeError(f"A confidence is of a posterior over labels; got {type(predictive).__name__}.")
+    if predictive.mean.ndim != 2:
+        raise ValueError(f"A confidence needs one label a row; got {tuple(predictive.mean.shape)} probabilities.")
+    return predictive.mean.gather(1, predictive.labels(y).unsqueeze(1))
+
+
+def masked_loader(
+    posterior: Posterior, net: nn.Module, data: Dataset, labels: Tensor, batch_size: int
+) -> DataLoader[Any] | None:
+    """Minibatches of features under random dropout masks, and of targets; None for a network without dropout.
+
+    Args:
+        posterior: Whose confidence is learned. Of a mode, a target is what the network gives to the true class under
+            the mask of its features; else that of `data`.
+        net: At the weights of the features.
+        data: Rows with their true class probabilities.
+        labels: The rows' true classes, (N,).
+        batch_size: Rows of a minibatch.
+    """
+    if not any(is_dropout(module) for module in net.modules()):
+        return None
+    rows = _MaskedRows(posterior.model, net, data, labels if isinstance(posterior, MapPosterior) else None)  # type: ignore[attr-defined]
+    return DataLoader(rows, batch_size=batch_size, shuffle=True, collate_fn=_as_it_is)
+
+
+class _MaskedRows(Rows[Any]):
+    """Rows that are read a minibatch at a time, each under masks of its own."""
+
+    def __init__(self, model: BayesianNetwork, net: nn.Module, data: Dataset, labels: Tensor | None) -> None:
+        self.model, self.data, self.labels = model, data, labels
+        self.network, self.features = (copy.deepcopy(part).eval() for part in (net, without_last_layer(net)))
+        for part in (self.network, self.features):
+            for module in part.modules():
+                if is_dropout(module):
+                    module.train()
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    @torch.no_grad()
+    def __getitems__(self, places: list[int]) -> Batch:
+        chosen = self.data.rows(places)
+        x = cast_inputs(self.model, chosen.x)
+        key = int(torch.randint(2**62, ()))
+        with isolated(key):
+            features = self.features(x).flatten(1)
+        targets = chosen.y
+        if self.labels is not None:
+            with isolated(key):  # the same masks
+                outputs = self.network(x)
+            targets = true_class_probs(self.model.likelihood.predictive(outputs.unsqueeze(0)), self.labels[places])
+        return Batch(features, targets.to(features), chosen.weight)
+
+
+def _as_it_is(batch: Any) -> Any:
+    return batch
+
+
+def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Tensor]:
+    """Checked rows, as many at a time as memory takes."""
+    for batch in batches_of(x):
+        rows = cast_inputs(model, check_inputs(batch))
+        yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, share_tensors(model.net))))

@@ -1,0 +1,11 @@
+"""Deep ensembles: networks from initialisations of their own; `fit` stands in `fitting`."""
+
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
+
+if TYPE_CHECKING:
+    from bayesuq.inference.ensemble.fitting import EnsemblePosterior as EnsemblePosterior
+    from bayesuq.inference.ensemble.fitting import fit as fit
+
+__getattr__, __dir__, __all__ = lazy(__name__)

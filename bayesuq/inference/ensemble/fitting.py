@@ -1,0 +1,328 @@
+"""Deep ensembles: M networks, each from an initialisation and with an order of the data of its own, and their mixture.
+
+Reference:
+    Lakshminarayanan, Pritzel & Blundell 2017, Simple and Scalable Predictive Uncertainty Estimation using Deep
+    Ensembles, section 2.4 and algorithm 1.
+"""
+
+import warnings
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from itertools import chain
+from os import PathLike
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+import bayesuq.inference.map_estimate as map_estimate
+from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.data import Dataset
+from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
+from bayesuq.inference.joint.masks import is_dropout
+from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.prediction import draw_indices
+from bayesuq.inference.posteriors.weights import WeightPosterior
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.minibatches import Data
+from bayesuq.inference.training.options import Callback, Schedule, Training
+from bayesuq.models.agreement import differ_in_start_only
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.freshness import not_fresh
+from bayesuq.models.initialisation import Initialise
+from bayesuq.options import suggests_names
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.randomness import derive_seed, generator, resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
+
+LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": map_estimate.LEARNING_RATE}
+
+
+@suggests_names
+def fit(
+    model: BayesianNetwork,
+    data: Data,
+    *,
+    num_members: int = 5,
+    adversarial: bool = False,
+    bootstrap: bool = False,
+    vectorised: bool | None = None,
+    member_fit: Callable[..., Posterior] = map_estimate.fit,
+    initialise: Initialise | None = None,
+    num_epochs: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float | None = None,
+    schedule: Schedule = "cosine",
+    max_grad_norm: float | None = None,
+    validation: Data | None = None,
+    patience: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> "EnsemblePosterior":
+    """Fit M members, each from initial weights of its own.
+
+    Args:
+        model: The joint density; its network's own weights are not used, unless `initialise` says so.
+        data: Rows to fit, or a DataLoader of them.
+        num_members: M.
+        adversarial: See `map_estimate.fit`; a `member_fit` of another kind must have the option too.
+        bootstrap: Whether each member gets N rows drawn from the N with replacement (Breiman 1996), from a Dataset.
+        vectorised: Whether members train together in one pass, which gives the same numbers to rounding. None does so
+            where it is faster: modes of small networks without dropout and BatchNorm, watched by no validation,
+            callback or gradient clipping.
+        member_fit: Any method's `fit`; `functools.partial` gives it options of its own.
+        initialise: What each member starts from: "reset", all layers initialised anew by their own `reset_parameters`;
+            "last_layer", the network's own weights under a last layer initialised anew, as for a pretrained network;
+            "keep", the network's own weights, so that only the order of the data, the bootstrap and random layers tell
+            members apart; or a function from a copy of the network and a seed to the network, for parts with an
+            initialisation of their own, such as adapters that start at 0. None resets, and warns where the network's
+            own weights do not look fresh. Frozen parameters always stay.
+        num_epochs: This and the following are passed to every member: see `bayesuq.inference.training.Training`. None
+            leaves it to `member_fit`.
+        batch_size: See there.
+        learning_rate: See there; None leaves it to `member_fit`.
+        schedule: See there.
+        max_grad_norm: See there.
+        validation: See there; each member keeps its own best epoch.
+        patience: See there.
+        device: See there.
+        seed: See there; members get seeds derived from it.
+        progress: See there; one bar a member.
+        callbacks: See there; called for every member in turn.
+        checkpoint: See there; members that train one after another have files of their own beside it.
+
+    Returns:
+        The equal mixture of the members.
+
+    Raises:
+        TypeError: Arguments of the wrong kind, unknown options.
+        ValueError: Data that the network or the likelihood does not take; options out of range; a module whose weights
+            nothing initialises.
+        FloatingPointError: The loss stopped being finite.
+
+    Warns:
+        UserWarning: Weights that look trained, or initialised in a way of their own, are reset without being asked to;
+            members that start alike and see the same minibatches.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (20,), 1), priors.Normal(), likelihoods.Normal(scale=0.1))
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> fit(model, data, num_members=3, num_epochs=3, seed=0).predict(data.x).num_samples
+        3
+    """
+    check_count(num_members, "num_members")
+    if not isinstance(model, BayesianNetwork):
+        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
+    file = Checkpoint.of(checkpoint)
+    key = resolve_seed(seed) if file is None else file.claim(seed)
+    shared: dict[str, Any] = {
+        "batch_size": batch_size,
+        "schedule": schedule,
+        "max_grad_norm": max_grad_norm,
+        "validation": validation,
+        "patience": patience,
+        "device": device,
+        "progress": progress,
+        "callbacks": callbacks,
+    }
+    given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
+    shared |= {name: value for name, value in given.items() if value is not None}
+    seeds = [derive_seed(key, number, 1) for number in range(num_members)]
+    start: Initialise = "reset" if initialise is None else initialise
+    models = [model.reinitialise(derive_seed(key, number, 0), start) for number in range(num_members)]
+    if initialise is None:
+        _warn_if_trained(model, models)
+    if initialise == "keep" and member_fit is map_estimate.fit and not bootstrap:
+        _warn_if_alike(model, data, batch_size)
+    rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
+    stackable = not callable(initialise) or all(differ_in_start_only(models[0], other) for other in models[1:])
+    if stackable and _train_together(models[0], data, shared, member_fit, vectorised=vectorised):
+        shared = {**LEFT_TO_MEMBERS, **shared}
+        trainings = [Training(**shared, seed=seed) for seed in seeds]
+        if file is not None:
+            trainings[0] = replace(trainings[0], checkpoint=file.of_part("members"))
+        return EnsemblePosterior.of(fit_modes(models, rows, trainings, adversarial=adversarial))
+    if adversarial:
+        shared["adversarial"] = True
+    members = []
+    for number, (one, own, seed) in enumerate(zip(models, rows, seeds, strict=True)):
+        own_file = {} if file is None else {"checkpoint": file.of_part(f"member-{number}")}
+        members.append(member_fit(one, own, seed=seed, **shared, **own_file))
+    return EnsemblePosterior.of(members)
+
+
+def _warn_if_trained(model: BayesianNetwork, resets: Sequence[BayesianNetwork]) -> None:
+    """Say that weights are dropped that somebody may have meant to keep."""
+    names = not_fresh(model.net, [reset.net for reset in resets])
+    if names:
+        listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
+        warnings.warn(
+            f"Members start from layers reset anew, not from the network's own weights, of which {listed} look trained "
+            "or initialised in a way of their own. Pass `initialise`: 'last_layer' or 'keep' to start from them, a "
+            "function of (net, seed) for an initialisation of your own, or 'reset' if this is meant.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _warn_if_alike(model: BayesianNetwork, data: Data, batch_size: int) -> None:
+    """Say that all members will be one network."""
+    in_one_step = isinstance(data, Dataset) and isinstance(batch_size, int) and len(data) <= batch_size
+    if in_one_step and not any(is_dropout(module) for module in model.net.modules()):
+        warnings.warn(
+            "Members that keep the network's own weights and see all rows in each step are all the same. Pass "
+            "`bootstrap=True`, a smaller `batch_size`, or initialise='last_layer'.",
+            UserWarning,
+            stacklevel=4,
+        )
+
+
+def _train_together(
+    model: BayesianNetwork,
+    data: Data,
+    shared: Mapping[str, Any],
+    member_fit: Callable[..., Posterior],
+    *,
+    vectorised: bool | None,
+) -> bool:
+    """Whether members train in one pass: as asked, or where that is possible and faster.
+
+    Raises:
+        ValueError: It was asked for where it is not possible.
+    """
+    training = Training(**{**LEFT_TO_MEMBERS, **shared, "seed": 0})
+    possible = member_fit is map_estimate.fit and is_possible(model, data, training)
+    if vectorised and not possible:
+        raise ValueError(
+            "Members can train together only as modes (`map_estimate.fit`) of networks without dropout and BatchNorm, "
+            "on a Dataset, without `validation`, `callbacks` and `max_grad_norm`. Pass vectorised=None."
+        )
+    return possible and (is_faster(model, training.batch_size) if vectorised is None else vectorised)
+
+
+def _resampled(data: Data, seed: int) -> Dataset:
+    """N rows drawn with replacement from the N."""
+    if not isinstance(data, Dataset):
+        raise TypeError(f"`bootstrap` draws rows of a Dataset; got {type(data).__name__}.")
+    return data.rows(torch.randint(len(data), (len(data),), generator=generator(seed)))
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class EnsemblePosterior(Posterior):
+    """The equal mixture of posteriors.
+
+    Attributes:
+        model: The first member's joint density.
+        members: The members' posteriors, each of its own model: its frozen parameters, its buffers, its likelihood.
+    """
+
+    model: BayesianNetwork
+    members: tuple[Posterior, ...]
+
+    @classmethod
+    def of(cls, members: Sequence[Any]) -> Self:
+        """The mixture of fitted members.
+
+        Members whose models differ only in the weights that their fits started from share the first one's.
+
+        Raises:
+            ValueError: No member.
+        """
+        if not members:
+            raise ValueError("An ensemble needs at least one member; got none.")
+        return cls(model=members[0].model, members=tuple(_sharing(member, members[0].model) for member in members))
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        return move(self, device)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file: see `Posterior.save`."""
+        save(self, path)
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D): see `Posterior.predict`.
+
+        Members that store one network count as one draw each. Draws of members without end of them are shared out, to
+        within one; None takes each member's own default.
+        """
+        key = resolve_seed(seed)
+        parts = (
+            self.members[m].predict(x, num_samples=share, seed=derive_seed(key, m), keep_samples=keep_samples)
+            for m, share in self._shares(num_samples)
+        )
+        first = next(parts)
+        return type(first).mixture(chain([first], parts))
+
+    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws of every site by name, (S, ...), those of a member standing together: see `WeightPosterior`.
+
+        Raises:
+            TypeError: Members that are not posteriors over weights.
+            ValueError: Members of networks with other parameters.
+        """
+        key = resolve_seed(seed)
+        draws = []
+        for m, share in self._shares(num_samples):
+            member = self.members[m]
+            if not isinstance(member, WeightPosterior):
+                raise TypeError(
+                    f"A {type(member).__name__} is not a posterior over weights; it draws masks or functions."
+                )
+            draws.append(member.sample_weights(share, seed=derive_seed(key, m)))
+        shapes = [{name: value.shape[1:] for name, value in draw.items()} for draw in draws]
+        if any(other != shapes[0] for other in shapes):
+            raise ValueError("The members' sites differ in names or shapes. Take draws of each of `members`.")
+        return {name: torch.cat([draw[name] for draw in draws]) for name in draws[0]}
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of; of members that are not posteriors over weights, functions of x only."""
+        over_weights = all(isinstance(member, WeightPosterior) for member in self.members)
+        weights = self.sample_weights(wanted.num_samples, seed=wanted.seed) if over_weights else {}
+        first = self.members[0].drawn(replace(wanted, num_samples=1))
+        return Drawn(
+            method=type(self).__name__,
+            weights=weights,
+            predict=partial(self.predict, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True),
+            prior=first.prior,
+            prior_predict=first.prior_predict,
+        )
+
+    def _shares(self, num_samples: int | None) -> list[tuple[int, int | None]]:
+        """Which members take part, and with how many draws."""
+        count = len(self.members)
+        if num_samples is None:
+            return [(m, None) for m in range(count)]
+        check_count(num_samples, "num_samples")
+        if num_samples < count:
+            return [(m, 1) for m in draw_indices(num_samples, count)]
+        return [(m, num_samples // count + (m < num_samples % count)) for m in range(count)]
+
+
+def _sharing(member: Any, model: BayesianNetwork) -> Any:
+    """The member on another's model, where that reads its weights as its own does."""
+    own = getattr(member, "model", None)
+    is_field = any(item.name == "model" for item in fields(member))
+    if is_field and isinstance(own, BayesianNetwork) and differ_in_start_only(own, model):
+        return replace(member, model=model)
+    return member

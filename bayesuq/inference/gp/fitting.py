@@ -1,0 +1,254 @@
+"""Gaussian processes: exact, sparse variational, and with a posterior over their hyperparameters.
+
+A prior over functions f ~ GP(m, k) meets normal noise in closed form; any other likelihood, and many rows, meet it in a
+normal law over the values at M inducing points. GPyTorch has the kernels.
+
+Reference:
+    Rasmussen & Williams 2006, Gaussian Workers for Machine Learning; Hensman, Matthews & Ghahramani 2015, Scalable
+    Variational Gaussian Process Classification; Milios et al. 2018, Dirichlet-based Gaussian Workers for Large-scale
+    Calibrated Classification.
+"""
+
+import warnings
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import torch
+from torch.distributed import ProcessGroup
+
+from bayesuq.arrays import check_count, check_device, check_positive, check_probability
+from bayesuq.data import Dataset
+from bayesuq.inference.gp.algebra import jitter_told_once
+from bayesuq.inference.gp.collapsed import fit_collapsed
+from bayesuq.inference.gp.data import ProcessReader
+from bayesuq.inference.gp.dirichlet import dirichlet_observations
+from bayesuq.inference.gp.exact import ExactGpPosterior, fit_exact
+from bayesuq.inference.gp.hyperparameters import counts_in_units
+from bayesuq.inference.gp.marginal_likelihood import Observations
+from bayesuq.inference.gp.sampled import SampledGpPosterior
+from bayesuq.inference.gp.sampling import Sampling, fit_sampled
+from bayesuq.inference.gp.search import Search
+from bayesuq.inference.gp.sparse import fit_sparse
+from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.identity import ADDRESS
+from bayesuq.inference.training.minibatches import Data, all_rows, count_batches
+from bayesuq.inference.training.options import QUALITY, Callback, Schedule, Training, default_epochs, sources
+from bayesuq.inference.training.workers import Workers
+from bayesuq.models.gp.process import GaussianProcess
+from bayesuq.models.likelihoods.labels import Categorical
+from bayesuq.models.likelihoods.real import Normal
+from bayesuq.options import suggests_names
+
+__all__ = ["ExactGpPosterior", "SampledGpPosterior", "SparseGpPosterior", "fit"]
+
+Approximation = Literal["exact", "collapsed", "sparse", "dirichlet"]
+Inference = Literal["optimise", "sample"]
+EXACT_LIMIT = 4_000  # rows up to which None means exact: minutes of one core
+BATCH_SIZE = 1024
+LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
+
+
+@suggests_names
+@jitter_told_once()
+def fit(
+    model: GaussianProcess,
+    data: Data,
+    *,
+    approximation: Approximation | None = None,
+    hyperparameters: Inference = "optimise",
+    num_restarts: int = 3,
+    max_iterations: int = 200,
+    num_samples: int = 100,
+    num_warmup: int = 200,
+    num_chains: int = 4,
+    num_inducing: int = 512,
+    natural_rate: float | None = None,
+    num_draws: int = 8,
+    num_epochs: int | None = None,
+    batch_size: int = BATCH_SIZE,
+    learning_rate: float | None = None,
+    schedule: Schedule = "cosine",
+    max_grad_norm: float | None = None,
+    validation: Data | None = None,
+    patience: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    data_parallel: bool | ProcessGroup = False,
+) -> ExactGpPosterior | SparseGpPosterior | SampledGpPosterior:
+    """Fit a Gaussian process.
+
+    Args:
+        model: The prior over functions, and the likelihood.
+        data: Rows to fit, or a DataLoader of them, which exact inference reads once. All is computed in float64. A
+            target of weight 0 is missing, also where other targets of its row are there.
+        approximation: "exact", for normal noise; "collapsed", inducing points for normal noise, from all rows at once
+            by L-BFGS; "sparse", inducing points for any likelihood and number of rows, by minibatches; "dirichlet",
+            for classes, by exact regression on transformed labels. None is exact for normal noise and up to 4,000 rows
+            in memory, else sparse; the posterior's `approximation` tells. Exact inference has a Cholesky factor up to
+            10,000 rows, and conjugate gradients beyond, whose marginal likelihood is an estimate.
+        hyperparameters: "optimise" finds the point of the largest marginal likelihood (times the density of what has a
+            prior); "sample", with exact inference, draws them by NUTS, those without a prior under a weak one in the
+            data's units.
+        num_restarts: Exact: runs of L-BFGS from different lengthscales and noises, of which the best one is kept.
+            Collapsed: these on 1,000 rows, to start from.
+        max_iterations: Exact and collapsed: of L-BFGS, for each run.
+        num_samples: Sampled hyperparameters: kept draws of each chain.
+        num_warmup: Sampled hyperparameters: transitions of each chain before.
+        num_chains: Sampled hyperparameters: chains, one after another; each starts at a draw from the prior.
+        num_inducing: Sparse and collapsed: M, at most; fewer where fewer rows differ. They start at k-means' centres.
+        natural_rate: Sparse: step size of the natural gradients that move q, at the start; it falls as the learning
+            rate does. 0 moves q by Adam. None is 0.1 for all of bayesuq's likelihoods but heteroscedastic
+            ones with a floor or of classes, else 0.
+        num_draws: Sparse: draws of f for E log p(y | f) where no quadrature is at hand, as for classes.
+        num_epochs: Sparse: this and the following: see `bayesuq.inference.training.Training`.
+        batch_size: See there.
+        learning_rate: See there. None takes 0.05 for up to 500 steps, and less in proportion to 1 / sqrt(steps) beyond.
+        schedule: See there.
+        max_grad_norm: See there.
+        validation: See there.
+        patience: See there.
+        device: Where to compute; None is the CPU.
+        seed: Makes the fit repeatable; None draws one from torch's generator.
+        progress: See there.
+        callbacks: See there.
+        checkpoint: See there. Fits by L-BFGS write down what it was told, an evaluation being a step; chains have a
+            file each beside it.
+        data_parallel: Sparse: whether the processes of `torch.distributed` (or those of a group) fit one posterior
+            together. Each calls this with rows of its own in `data`, and of its own in `validation`, and all get the
+            same posterior. Inducing points and units come from the first process: divide the rows at random. The
+            `batch_size` is that of each process, and all must have equally many minibatches.
+
+    Returns:
+        An `ExactGpPosterior`, a `SparseGpPosterior`, or a `SampledGpPosterior` of sampled hyperparameters.
+
+    Raises:
+        TypeError: Arguments of the wrong kind, unknown options.
+        ValueError: Data that the kernel or the likelihood does not take; options out of range, or that the chosen
+            approximation does not have.
+        FloatingPointError: A covariance without Cholesky factor, with what is at fault: data, kernel or noise; a loss
+            that stopped being finite.
+
+    Warns:
+        UserWarning: The hyperparameters had not converged; the targets teach no noise, or no two rows are alike under
+            the fitted kernel; trajectories diverged.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import gp
+        >>> data = Dataset([[0.0], [1.0], [2.0], [3.0]], [0.0, 0.5, 0.9, 1.0])
+        >>> posterior = fit(gp.GaussianProcess(gp.Scale(gp.RBF())), data, seed=0)
+        >>> posterior, posterior.predict(data.x).mean.shape
+        (ExactGpPosterior(exact, Cholesky, 4 rows, on cpu), torch.Size([4, 1]))
+    """
+    if not isinstance(model, GaussianProcess):
+        raise TypeError(f"`model` must be a bayesuq.models.gp.GaussianProcess; got {type(model).__name__}.")
+    counts = {"num_restarts": num_restarts, "max_iterations": max_iterations, "num_samples": num_samples}
+    counts |= {"num_chains": num_chains, "num_inducing": num_inducing, "num_draws": num_draws}
+    for name, value in counts.items():
+        check_count(value, name)
+    check_count(num_warmup, "num_warmup", minimum=0)
+    if natural_rate is not None and natural_rate != 1:
+        check_probability(natural_rate, "natural_rate")
+    place = torch.device("cpu") if device is None else check_device(device)
+    kind = _approximation(model, data, approximation, hyperparameters)
+    if hyperparameters == "sample" and checkpoint is not None:
+        checkpoint = Checkpoint.of(checkpoint)
+        seed = checkpoint.claim(seed) if checkpoint is not None else seed  # each chain has a file of its own
+    if learning_rate is None:
+        learning_rate = _default_rate(data, num_epochs, batch_size)
+    training = Training(
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        max_grad_norm=max_grad_norm,
+        validation=validation,
+        patience=patience,
+        device=place,
+        seed=seed,
+        progress=progress,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+    )
+    if kind == "sparse":
+        options: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
+        workers = Workers.of(data_parallel, place)
+        if workers.are_several and checkpoint is not None:
+            raise ValueError("`checkpoint` is for one process; a data-parallel fit writes none.")
+        return fit_sparse(model, data, training, place, workers=workers, **options)
+    if data_parallel is not False:
+        raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
+    observed = _observations(model, data, training, kind)
+    key, file = training.key(QUALITY), Checkpoint.of(training.checkpoint)
+    if hyperparameters == "sample":
+        sampling = Sampling(num_samples, num_warmup, num_chains)
+        posterior = fit_sampled(model, observed, sampling, seed=key, progress=progress, checkpoint=file)
+        _warn_of_divergences(posterior)
+        return posterior
+    told = {"seed": training.seed, "model": ADDRESS.sub("", repr(model)), "approximation": kind}
+    told |= {"num_inducing": num_inducing} if kind == "collapsed" else {}
+    search = Search(num_restarts, max_iterations, key, file, told, counts=counts_in_units(file))
+    if kind == "collapsed":
+        return fit_collapsed(model, observed, search, num_inducing=num_inducing)
+    return fit_exact(model, observed, search, kind=kind)
+
+
+def _approximation(model: GaussianProcess, data: Any, wanted: str | None, hyperparameters: str) -> str:
+    """The one that was asked for, or the one that fits likelihood and size."""
+    if wanted is not None and wanted not in get_args(Approximation):
+        known = ", ".join(repr(one) for one in get_args(Approximation))
+        raise ValueError(f"`approximation` must be one of {known}, or None; got {wanted!r}.")
+    if hyperparameters not in get_args(Inference):
+        raise ValueError(f"`hyperparameters` must be 'optimise' or 'sample'; got {hyperparameters!r}.")
+    is_normal = isinstance(model.likelihood, Normal)
+    if hyperparameters == "sample" and (not is_normal or wanted not in (None, "exact")):
+        raise ValueError("Hyperparameters are sampled with exact inference, which needs normal noise.")
+    if hyperparameters == "sample":
+        return "exact"
+    if wanted == "dirichlet" and not isinstance(model.likelihood, Categorical):
+        raise ValueError(f"Dirichlet classification needs a Categorical likelihood; got {model.likelihood!r}.")
+    if wanted in ("exact", "collapsed") and not is_normal:
+        raise ValueError(
+            f"{wanted.capitalize()} inference needs normal noise, and the likelihood is {model.likelihood!r}. Pass "
+            "approximation='sparse'" + (" or 'dirichlet'." if isinstance(model.likelihood, Categorical) else ".")
+        )
+    if wanted is not None:
+        return wanted
+    return "exact" if is_normal and isinstance(data, Dataset) and len(data) <= EXACT_LIMIT else "sparse"
+
+
+def _observations(model: GaussianProcess, data: Data, training: Training, kind: str) -> Observations:
+    """All rows at once; options that only a minibatch loop has are refused."""
+    if training.validation is not None:
+        raise ValueError("`validation` is for sparse fits; exact inference makes no steps over minibatches.")
+    if training.callbacks:
+        raise ValueError("`callbacks` are for sparse fits; exact inference makes no steps over minibatches.")
+    reader = ProcessReader(model, torch.device("cpu" if training.device is None else training.device))
+    with sources(reader, data, training) as (source, _):
+        rows = all_rows(source)
+    return dirichlet_observations(rows, reader.num_outputs) if kind == "dirichlet" else Observations.of(rows)
+
+
+def _warn_of_divergences(posterior: SampledGpPosterior) -> None:
+    if posterior.num_divergences:
+        warnings.warn(
+            f"{posterior.num_divergences} of {posterior.num_members} draws follow a trajectory that diverged: the "
+            "chains may have missed a part of the posterior. Give narrower priors, or standardise the data.",
+            UserWarning,
+            stacklevel=5,
+        )
+
+
+def _default_rate(data: Any, num_epochs: int | None, batch_size: int) -> float:
+    """The learning rate for None; data of a wrong type are refused later."""
+    if num_epochs is not None:
+        check_count(num_epochs, "num_epochs")
+    check_count(batch_size, "batch_size")
+    num_batches = count_batches(data, batch_size) if hasattr(data, "__len__") else 1
+    steps = num_batches * (default_epochs(num_batches) if num_epochs is None else num_epochs)
+    return check_positive(LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5), "learning_rate")

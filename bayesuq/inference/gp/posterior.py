@@ -1,0 +1,230 @@
+"""What every posterior over functions does: predict from its marginals, and draw functions from its joint law.
+
+    f(x*) | D ~ N(mean(x*), covariance(x*)),      p(y* | x*, D) = E p(y* | f(x*))
+
+For a normal likelihood that is one Gaussian, in closed form; for others the mixture over draws of f. Draws of
+`predict` are independent between rows, which is all that a predictive needs; `sample_functions` gives joint ones.
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike, as_real, check_count, check_inputs
+from bayesuq.inference.gp.algebra import stable_cholesky
+from bayesuq.inference.gp.saving import save_process
+from bayesuq.inference.posteriors import prediction
+from bayesuq.inference.posteriors.packing import move
+from bayesuq.inference.posteriors.prediction import draw_indices, predict_batches
+from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.real import Normal
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.covariances import correlated
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.randomness import generator, resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
+
+BLOCK = 64  # rows whose draws come from one generator
+ROUNDING = 1e-10  # of a prior variance: what subtracting may leave below 0
+
+
+class GpPosterior(Posterior):
+    """A posterior over C functions, at given hyperparameters."""
+
+    model: GaussianProcess
+    hyperparameters: Mapping[str, Tensor]
+
+    @property
+    @abstractmethod
+    def prior(self) -> FunctionPrior:
+        """The built process at the fitted hyperparameters."""
+
+    @property
+    @abstractmethod
+    def row_shape(self) -> torch.Size:
+        """Of one row of inputs."""
+
+    @property
+    @abstractmethod
+    def width(self) -> int:
+        """Numbers that predicting one row holds in memory."""
+
+    @abstractmethod
+    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of f at rows (N, ...), (C, N) each."""
+
+    @abstractmethod
+    def coupled(self, x: Tensor) -> tuple[Tensor, Tensor] | None:
+        """Means (N, C) and covariances (N, C, C) of the outputs at each row, if coregionalised; else None."""
+
+    @abstractmethod
+    def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means (C, N) and covariances (C, N, N) of f; of coregionalised outputs (1, C N) and (1, C N, C N)."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        some = next(iter(self.hyperparameters.values()), None)
+        return torch.device("cpu") if some is None else some.device
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood at its fitted parameters."""
+        return self.model.likelihood.given({name: v.detach() for name, v in self.prior.unknowns().items()})
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        return move(self, device)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file: see `Posterior.save`."""
+        save_process(self, self.model, path)
+
+    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
+        """Write a posterior that stands on this one, with the process."""
+        save_process(outer, self.model, path)
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D): see `Posterior.predict`.
+
+        For a normal likelihood it is exact and has one component, whose function variance stands apart from the noise.
+        """
+        indices = draw_indices(num_samples, None)
+        key = resolve_seed(seed)
+        start = 0
+
+        def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
+            nonlocal start
+            rows = self.cast(batch)
+            for part in rows.split(max(1, prediction.ACTIVATION_BUDGET // self.width)):
+                mean, variance = self.coupled(part) or self._apart(part)
+                yield self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
+                start += len(part)
+
+        return predict_batches(x, chunks)
+
+    def _apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Means and variances of independent outputs at each row, (N, C) each."""
+        mean, variance = self.marginals(x)
+        return mean.mT, variance.mT
+
+    def _predictive(
+        self, mean: Tensor, variance: Tensor, number: int, place: tuple[int, int], *, keep_samples: bool
+    ) -> PredictiveDistribution:
+        """Of rows from number `place[1]` on, from the mean of f, (N, C), and its variances (N, C) or covariances."""
+        likelihood, coupled = self.likelihood, variance.ndim == 3
+        if isinstance(likelihood, Normal):
+            noise = likelihood.predictive(mean.unsqueeze(0)).noise_variance
+            own = {"function_covariance" if coupled else "function_variance": variance.unsqueeze(0)}
+            return GaussianPredictive(mean=mean.unsqueeze(0), noise_variance=noise, **own)
+        draws = _noise(number, len(mean), mean.shape[1], *place, device=mean.device)
+        draws = correlated(draws, variance) if coupled else draws.mul_(variance.sqrt())
+        draws.add_(mean)
+        return likelihood.predictive(draws, keep_samples=keep_samples)
+
+    def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Joint draws of f at the rows of x, (S, N, C), on x's device; O(N^3) time.
+
+        Args:
+            x: Inputs, (N, ...).
+            num_samples: S.
+            seed: The same seed gives the same draws.
+
+        Raises:
+            TypeError: See `predict`.
+            ValueError: See `predict`.
+        """
+        check_count(num_samples, "num_samples")
+        rows = self.cast(x)
+        with torch.no_grad():
+            draws = draw_jointly(*self.joint(rows), num_samples, resolve_seed(seed), self.prior.num_outputs)
+        return draws.to(x.device if isinstance(x, Tensor) else "cpu")
+
+    def cast(self, x: ArrayLike) -> Tensor:
+        """Checked rows in float64, where it computes.
+
+        Raises:
+            ValueError: Rows of another shape than those of the fit.
+        """
+        inputs = check_inputs(x)
+        if inputs.shape[1:] != self.row_shape:
+            raise ValueError(
+                f"The kernel does not take `x` of shape {tuple(inputs.shape)}; rows of the fit have shape "
+                f"{tuple(self.row_shape)}."
+            )
+        return as_real(inputs, self.device, torch.float64)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: draws of the functions at the rows asked for, joint for a normal likelihood."""
+        number = 100 if wanted.num_samples is None else wanted.num_samples
+
+        def predict(x: Tensor) -> PredictiveDistribution:
+            if not isinstance(self.likelihood, Normal):  # whose predictive is no mixture over draws
+                return self.predict(x, num_samples=number, seed=wanted.seed, keep_samples=True)
+            draws = self.sample_functions(x, number, seed=wanted.seed)
+            return self.likelihood.predictive(draws.to(self.device)).to(x.device)
+
+        def prior_predict(x: Tensor, count: int, seed: int) -> PredictiveDistribution:
+            with torch.no_grad():
+                features = self.prior.features(self.cast(x))
+                mean, covariance = self.prior.mean_at(features), self.prior.covariance(features)
+                mean = mean.reshape(-1, covariance.shape[-1])
+                draws = draw_jointly(mean, covariance, count, seed, self.prior.num_outputs)
+                return self.likelihood.predictive(draws).to(x.device)
+
+        return Drawn(
+            method=type(self).__name__, weights={}, predict=predict, prior=_no_sites, prior_predict=prior_predict
+        )
+
+
+def draw_jointly(mean: Tensor, covariance: Tensor, number: int, seed: int, num_outputs: int) -> Tensor:
+    """Draws of N(mean, covariance), (S, N, C).
+
+    Args:
+        mean: (C, N), or (1, C N).
+        covariance: (C or 1, N, N), or (1, C N, C N).
+        number: S.
+        seed: Of the noise.
+        num_outputs: C.
+    """
+    # A posterior's covariance is singular where rows are close: a share of its largest variance keeps the factor.
+    size = covariance.diagonal(dim1=1, dim2=2).amax(dim=1, keepdim=True).clamp(min=1e-300)
+    factor = stable_cholesky(covariance + torch.diag_embed((1e-9 * size).expand(covariance.shape[:2])))
+    noise = torch.empty(number, *mean.shape, dtype=mean.dtype, device=mean.device)
+    for index, one in enumerate(noise):
+        one.normal_(generator=generator(seed, index, device=mean.device))
+    draws = mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
+    return draws.reshape(number, num_outputs, -1).mT
+
+
+def _noise(number: int, num_rows: int, num_columns: int, seed: int, start: int, *, device: torch.device) -> Tensor:
+    """Standard normal (S, N, C) for rows from `start` on; a block of rows has a generator of its own."""
+    first, last = start // BLOCK, (start + num_rows - 1) // BLOCK
+    parts = []
+    for block in range(first, last + 1):
+        noise = generator(seed, block, device=device)
+        part = torch.empty(number, BLOCK, num_columns, dtype=torch.float64, device=device)
+        for one in part:  # draw by draw: fewer draws are the first of more
+            one.normal_(generator=noise)
+        parts.append(part)
+    whole = torch.cat(parts, dim=1)
+    return whole[:, start - first * BLOCK : start - first * BLOCK + num_rows]
+
+
+def _no_sites(number: int, seed: int) -> dict[str, Tensor]:  # noqa: ARG001 - the protocol's arguments
+    """Point values have no prior draws."""
+    return {}

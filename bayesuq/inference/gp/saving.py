@@ -1,0 +1,47 @@
+"""Saved posteriors over functions: the process beside what every posterior's file holds."""
+
+import warnings
+from collections.abc import Mapping
+from os import PathLike
+from typing import Any
+
+from torch import Tensor
+
+from bayesuq.inference.posteriors.packing import FORMAT, pack
+from bayesuq.models.gp.process import GaussianProcess
+from bayesuq.models.gp.records import build_process, process_record
+from bayesuq.models.records import NoRecordError
+from bayesuq.posterior import Posterior
+from bayesuq.storage import write
+
+
+def save_process(posterior: Posterior, model: GaussianProcess, path: str | PathLike[str]) -> None:
+    """Write a posterior to one file: see `Posterior.save`.
+
+    Warns:
+        UserWarning: The process has parts of the user's own, which `load` must be given.
+    """
+    body, tensors = pack(posterior)
+    record: Any = None
+    try:
+        record = process_record(model)
+    except NoRecordError as reason:
+        message = f"{reason}; pass the same process to `bayesuq.load(path, model=...)`."
+        warnings.warn(message, UserWarning, stacklevel=3)
+    header = {"format": FORMAT, "model": None, "sites": None, "process": record, "posterior": body}
+    write(path, header, tensors)
+
+
+def restore_process(
+    header: Mapping[str, Any], _tensors: Mapping[str, Tensor], model: GaussianProcess | None
+) -> GaussianProcess:
+    """The process of a file, or the user's own; it has no weights in the file.
+
+    Raises:
+        ValueError: No record, and no process given.
+    """
+    if model is not None:
+        return model
+    if header["process"] is None:
+        raise ValueError("The file's process has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
+    return build_process(header["process"])

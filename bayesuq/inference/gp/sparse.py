@@ -1,0 +1,286 @@
+"""Sparse variational Gaussian processes: a normal law over f at M inducing points, for minibatches and any likelihood.
+
+With u = f(Z) = m(Z) + L v, L L^T = k(Z, Z), and q(v) = N(mean, S) over the whitened values,
+
+    q(f(x)) = N(m(x) + a^T mean, k(x, x) - a^T a + a^T S a),   a = L^-1 k(Z, x)
+    ELBO = (N / batch) sum_n E_q log p(y_n | f(x_n)) - KL(q(v) || N(0, I))
+
+q is moved by natural gradients where the expected curvature of log p(y | f) is at hand: for classes, for mean and log
+variance, and where each target has one latent function. For normal noise they reach the optimum of a full batch in one
+step of size 1: with g = d ELBO / d variance_n and h = d ELBO / d mean_n,
+
+    precision <- (1 - rate) precision + rate (I - 2 sum_n g_n a_n a_n^T)
+    precision mean <- (1 - rate) precision mean + rate sum_n (h_n - 2 g_n a_n^T mean) a_n
+
+and by Adam, on its mean and Cholesky factor, elsewhere. Hyperparameters and inducing points are moved by Adam always.
+
+Reference:
+    Hensman, Matthews & Ghahramani 2015, Scalable Variational Gaussian Process Classification; Khan & Lin 2017,
+    Conjugate-Computation Variational Inference, eq. (9) to (11), for the natural gradients.
+"""
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.inference.gp.algebra import stable_cholesky
+from bayesuq.inference.gp.data import ProcessReader
+from bayesuq.inference.gp.expectations import expected_log_prob, has_curvature, log_predictive, softmax_curvature
+from bayesuq.inference.gp.hyperparameters import COUNTED, counts_in_units
+from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior, SparseProcess
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.history import History
+from bayesuq.inference.training.identity import ADDRESS
+from bayesuq.inference.training.loop import Objective, adam, minimise
+from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.options import QUALITY, Training, sources
+from bayesuq.inference.training.workers import Workers
+from bayesuq.models.gp.combined import Coregionalised
+from bayesuq.models.gp.process import GaussianProcess
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Categorical
+
+NATURAL_RATE = 0.1
+SMALLEST_SHARE = 0.02  # of the natural rate, where the learning rate has fallen to 0
+
+
+def fit_sparse(
+    model: GaussianProcess,
+    data: Data,
+    training: Training,
+    device: torch.device,
+    *,
+    num_inducing: int,
+    num_draws: int,
+    natural_rate: float | None,
+    workers: Workers,
+) -> "SparseGpPosterior":
+    """Fit q, the inducing points and the hyperparameters; the options are those of `gp.fit`."""
+    if isinstance(model.kernel, Coregionalised):
+        raise ValueError("A coregionalised kernel is for exact inference; pass approximation='exact'.")
+    reader = ProcessReader(model, device)
+    training = workers.training(training)
+    with sources(reader, data, training) as (source, validation):
+        options = f"{model!r} {num_inducing} {num_draws} {natural_rate}"
+        _meet(workers, source, validation, training, options)
+        reader.num_outputs = max(workers.numbers(reader.num_outputs))
+        counts = counts_in_units(Checkpoint.of(training.checkpoint))
+        process = SparseProcess.start(
+            model, source, reader.num_outputs, num_inducing, training.key(QUALITY), counts=counts
+        )
+        _start_together(process, workers)
+        evidence = SparseObjective(
+            process, source.num_data, num_draws=num_draws, natural_rate=natural_rate, workers=workers
+        )
+        watched = None if validation is None else workers.whole(validation)
+        history = minimise(evidence.objective(), workers.whole(source), watched, training)
+        return evidence.posterior(workers.of_first(source.rows.x[:1].clone()), history)
+
+
+def _meet(workers: Workers, source: Source, validation: Source | None, training: Training, options: str) -> None:
+    """Refuse what would make processes wait for each other in vain."""
+    if not workers.are_several:
+        return
+    batches = {
+        "minibatches in an epoch": source.num_batches,
+        "minibatches of `validation`": 0 if validation is None else validation.num_batches,
+    }
+    shared = ("num_epochs", "learning_rate", "schedule", "max_grad_norm", "patience")
+    told = [f"{name} {getattr(training, name)}" for name in shared]
+    workers.agree(batches, ADDRESS.sub("", " ".join([*told, options])))
+
+
+def _start_together(process: SparseProcess, workers: Workers) -> None:
+    """Inducing points and hyperparameters as the first process has them, in its units."""
+    process.inducing = workers.of_first(process.inducing.detach()).requires_grad_()
+    if process.unit is not None:
+        process.unit = (workers.of_first(process.unit[0]), workers.of_first(process.unit[1]))
+    with torch.no_grad():
+        for shared in [*process.prior.parameters(), *process.prior.buffers()]:
+            shared.copy_(workers.of_first(shared))
+
+
+class SparseObjective:
+    """The ELBO as the loop takes it.
+
+    Attributes:
+        process: What is fitted.
+        mean: Of q(v), (C, M).
+        root: By Adam: the Cholesky factor of S, lower, (C, M, M). By natural gradients: that of its inverse.
+        num_data: Rows of this process.
+        workers: Processes that add up their parts of the ELBO; what belongs to no row is divided among them equally.
+    """
+
+    def __init__(
+        self,
+        process: SparseProcess,
+        num_data: int,
+        *,
+        num_draws: int,
+        natural_rate: float | None,
+        workers: Workers | None = None,
+    ) -> None:
+        self.process, self.num_data, self.num_draws = process, num_data, num_draws
+        self.workers = Workers() if workers is None else workers
+        likelihood = process.model.likelihood
+        self.rate = (NATURAL_RATE if has_curvature(likelihood) else 0.0) if natural_rate is None else natural_rate
+        self.is_natural = self.rate > 0
+        if self.is_natural and not has_curvature(likelihood):
+            raise ValueError(
+                f"Natural gradients are for classes, and where a target has one latent function; got {likelihood!r}. "
+                "Pass natural_rate=0, which moves q by Adam."
+            )
+        shape = (process.prior.num_outputs, len(process.inducing))
+        self.mean = torch.zeros(shape, dtype=torch.float64, device=process.inducing.device)
+        eye = torch.eye(shape[1], dtype=torch.float64, device=process.inducing.device)
+        self.root = eye.expand(*shape, -1).clone()
+        self.precision = self.root.clone()
+        self._update: tuple[Tensor, Tensor] | None = None
+        self._optimizer: torch.optim.Optimizer | None = None
+        if not self.is_natural:
+            self.mean.requires_grad_()
+            self.root.requires_grad_()
+
+    def objective(self) -> Objective:
+        """For the loop."""
+        process = self.process
+        hyperparameters = {leaf.name: leaf.value for leaf in process.vector.leaves} if process.vector else {}
+        leaves: dict[str, Tensor] = {**hyperparameters, "inducing points": process.inducing}
+        buffers: dict[str, Tensor] = {}
+        starts = process.vector.start_by_network() if process.vector else {}
+        counted = f", {COUNTED}" if process.vector is not None and process.vector.counts else ""
+        if self.is_natural:
+            buffers = {"q mean": self.mean, "q precision": self.precision, "q root": self.root}
+        else:
+            leaves |= {"q mean": self.mean, "q root": self.root}
+        return Objective(
+            leaves=leaves,
+            rates={},
+            buffers=buffers,
+            loss_and_grads=self.loss_and_grads,
+            log_predictive=self.log_predictive,
+            culprits=lambda batch, noise: [],  # noqa: ARG005 - the terms share all hyperparameters
+            identity=f"{process.model!r}, rate {self.rate}, {self.num_draws} draws{counted}",
+            from_network=(*starts, "inducing points") if starts else (),
+            contents=process.vector.contents() if process.vector else {},
+            options={"natural_rate": self.rate, "num_draws": self.num_draws} | ({COUNTED: True} if counted else {}),
+            optimizer=self._build_optimizer,
+            after_step=self._move if self.is_natural else None,
+        )
+
+    def _build_optimizer(self, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+        self._optimizer = adam(objective, learning_rate)
+        return self._optimizer
+
+    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """a (C or 1, M, N), and the means and variances of f, (N, C)."""
+        features = self.process.prior.features(x)
+        a = self.process.project(features)
+        whole = a.expand(len(self.mean), -1, -1)
+        root = self.root if self.is_natural else self.root.tril()
+        spread = torch.linalg.solve_triangular(root, whole, upper=False) if self.is_natural else root.mT @ whole
+        mean = self.process.prior.mean_at(features) + (self.mean.unsqueeze(1) @ whole).squeeze(1)
+        variance = self.process.prior.variance(features) - a.square().sum(dim=1) + spread.square().sum(dim=1)
+        return a, mean.mT, variance.clamp(min=0).mT
+
+    def divergence(self) -> Tensor:
+        """KL(q(v) || N(0, I)), 0-d, in nats."""
+        root = self.root.tril()
+        log_det = 2 * root.diagonal(dim1=1, dim2=2).abs().log().sum()  # of the precision, or of S
+        if self.is_natural:
+            eye = torch.eye(root.shape[1], dtype=root.dtype, device=root.device)
+            root, log_det = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False), -log_det
+        return 0.5 * (root.square().sum() + self.mean.square().sum() - self.mean.numel() - log_det)
+
+    def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """Minus the ELBO of a minibatch scaled to all rows, with its gradients."""
+        for leaf in self._leaves():
+            leaf.grad = None
+        a, mean, variance = self.marginals(batch.x)
+        if self.is_natural:
+            mean.retain_grad()
+            variance.retain_grad()
+        scale = self.num_data / len(batch.x)
+        expected = scale * expected_log_prob(self._likelihood(), mean, variance, *batch[1:], noise, self.num_draws)
+        loss = (self.divergence() - self._penalty()) / self.workers.size - expected
+        loss.backward()
+        for leaf in self._leaves():
+            leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
+        sums: tuple[Tensor, ...] = ()
+        if self.is_natural and mean.grad is not None and variance.grad is not None:
+            sums = self._direction(a.detach(), -mean.grad.mT, self._slope(batch, mean, variance, noise).mT)
+        loss = loss.detach()
+        self.workers.add_up(loss, *[leaf.grad for leaf in self._leaves() if leaf.grad is not None], *sums)
+        if sums:
+            eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
+            self._update = (eye + sums[0], sums[1])
+        return loss
+
+    def _slope(self, batch: Batch, mean: Tensor, variance: Tensor, noise: torch.Generator) -> Tensor:
+        """d ELBO / d variance at the rows, (B, C), but for the divergence."""
+        likelihood = self._likelihood()
+        if not isinstance(likelihood, Categorical):
+            return -variance.grad if variance.grad is not None else torch.zeros_like(variance)
+        with torch.no_grad():
+            slope = 0.5 * softmax_curvature(likelihood, mean, variance, batch.y, noise, self.num_draws)
+            if batch.weight is not None:
+                slope = slope * batch.weight.reshape(-1, 1)
+            return slope * (self.num_data / len(batch.x))
+
+    def _direction(self, a: Tensor, h: Tensor, g: Tensor) -> tuple[Tensor, Tensor]:
+        """Where the natural gradient points: the precision but for I, (C, M, M), and its product with the mean, (C, M).
+
+        Both are sums over rows.
+        """
+        g = g.clamp(max=0)  # a likelihood that is not log-concave would take the precision out of its cone
+        weighted = a * (-2 * g).unsqueeze(1)
+        precision = weighted @ a.mT
+        pull = h - 2 * g * (self.mean.unsqueeze(1) @ a).squeeze(1)
+        return precision, (a @ pull.unsqueeze(-1)).squeeze(-1)
+
+    def _move(self) -> None:
+        """One natural step."""
+        if self._update is None or self._optimizer is None:
+            return
+        group = self._optimizer.param_groups[0]
+        rate = self.rate * max(group["lr"] / group["initial_lr"], SMALLEST_SHARE)  # it falls as the learning rate does
+        precision, shift = self._update
+        old = (self.precision @ self.mean.unsqueeze(-1)).squeeze(-1)
+        self.precision.lerp_(precision, rate)
+        self.root.copy_(stable_cholesky(self.precision))
+        self.mean.copy_(torch.cholesky_solve(torch.lerp(old, shift, rate).unsqueeze(-1), self.root).squeeze(-1))
+
+    def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """log p(y | x) of each row, (B,), in nats; of several processes the sum over all their rows, (1,)."""
+        _, mean, variance = self.marginals(batch.x)
+        found = log_predictive(self._likelihood(), mean, variance, batch.y, batch.weight, noise)
+        if not self.workers.are_several:
+            return found
+        total = found.sum().reshape(1)
+        self.workers.add_up(total)
+        return total
+
+    def posterior(self, example: Tensor, history: History) -> "SparseGpPosterior":
+        """What is fitted so far, as a value of its own."""
+        with torch.no_grad():
+            root, places = self.root.tril(), self.process.places()
+            scale = torch.linalg.cholesky(torch.cholesky_inverse(root)) if self.is_natural else root
+        return SparseGpPosterior(
+            model=self.process.model,
+            hyperparameters=self.process.prior.state(),
+            inducing_points=places.detach().clone(memory_format=torch.contiguous_format),
+            inducing_mean=self.mean.detach().clone(memory_format=torch.contiguous_format),
+            inducing_scale=scale.detach().clone(memory_format=torch.contiguous_format),
+            example=example,
+            history=history,
+        )
+
+    def _leaves(self) -> list[Tensor]:
+        of_q = [] if self.is_natural else [self.mean, self.root]
+        return [*(self.process.vector.parameters if self.process.vector else []), self.process.inducing, *of_q]
+
+    def _likelihood(self) -> Likelihood:
+        return self.process.model.likelihood.given(self.process.prior.unknowns())
+
+    def _penalty(self) -> Tensor | float:
+        return self.process.vector.log_penalty() if self.process.vector else 0.0

@@ -1,0 +1,330 @@
+"""Laplace approximations: a normal law around the mode, as wide as the curvature of the log joint there says.
+
+    q(theta) = N(theta*, (H + P)^-1),      H = sum_n w_n J_n^T Lambda_n J_n
+
+P are the prior's precisions, J the Jacobian of the network's outputs at the mode, and Lambda the curvature of the
+log-likelihood in them: H is the generalised Gauss-Newton matrix, which is never indefinite. The evidence is
+
+    log p(y | x) ~ log p(y | x, theta*) + log p(theta*) + R/2 log(2 pi) - 1/2 log det(H + P)
+
+What it then says of new inputs is in `laplace_posterior`.
+
+Reference:
+    MacKay 1992, A Practical Bayesian Framework for Backpropagation Networks; Immer, Korzepa & Bauer 2021, Improving
+    Predictions of Bayesian Neural Nets via Local Linearization; Daxberger et al. 2021, Laplace Redux.
+"""
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from functools import partial
+from os import PathLike
+from typing import Any, Literal, NamedTuple, get_args
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.joint.layout import Layout, normal_base
+from bayesuq.inference.joint.masks import is_dropout
+from bayesuq.inference.laplace.curvature import check_supported, fisher_root, output_weights
+from bayesuq.inference.laplace.factors import Derivatives
+from bayesuq.inference.laplace.linearisation import Linearisation, UnevenRowsError
+from bayesuq.inference.laplace.posterior import LaplacePosterior, PriorFactors
+from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
+from bayesuq.inference.laplace.structures import STRUCTURES
+from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.options import Callback, Schedule, Training, session
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.precision import full_precision
+from bayesuq.models.rules import LAST_LAYER, matching_names
+from bayesuq.options import suggests_names
+
+Structure = Literal["diagonal", "kronecker", "full"]
+Subset = Literal["all", "last_layer"]
+PROBED = 2  # rows that tell whether the derivatives of a layer factor
+LARGEST_FULL = 20_000  # weights: 3.2 GB in float64, as much again for its factor
+
+
+@suggests_names
+def fit(
+    model: BayesianNetwork,
+    data: Data,
+    *,
+    structure: Structure = "kronecker",
+    subset: Subset = "all",
+    prior_factors: PriorFactors | None = None,
+    mode: MapPosterior | None = None,
+    num_epochs: int | None = None,
+    batch_size: int = 128,
+    learning_rate: float = LEARNING_RATE,
+    schedule: Schedule = "cosine",
+    max_grad_norm: float | None = None,
+    validation: Data | None = None,
+    patience: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> LaplacePosterior:
+    """Find the mode, and the curvature there in one more pass over the data.
+
+    Args:
+        model: The joint density; the priors of the weights that are approximated must be normal.
+        data: Rows to fit, or a DataLoader of them.
+        structure: Of the curvature: "diagonal"; "kronecker", factored layer by layer (parameters outside of linear
+            layers and plain convolutions get a diagonal); or "full", with O(R^2) memory for R weights.
+        subset: Which random weights are approximated, "all" or those of the "last_layer". All else, the likelihood's
+            unknowns among it, stays at the mode.
+        prior_factors: Multiplies the prior's precisions by what the evidence asks for, at a fixed mode: "one" factor
+            for all, or "each" parameter's own; None leaves the prior as it is.
+        mode: A fitted mode of the same model, on the same data, instead of training one; the following then say
+            nothing but where to compute.
+        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
+        batch_size: See there.
+        learning_rate: See there; scales of the likelihood move ten times as fast.
+        schedule: See there.
+        max_grad_norm: See there.
+        validation: See there.
+        patience: See there.
+        device: See there.
+        seed: See there.
+        progress: See there.
+        callbacks: See there.
+        checkpoint: See there.
+
+    Returns:
+        The linearised posterior; its `sampled` and `probit` are other readings of the same law.
+
+    Raises:
+        TypeError: Arguments of the wrong kind, unknown options.
+        ValueError: Priors that are not normal; a likelihood whose curvature is not known; a full structure of more than
+            20,000 weights; a mode of another model; data that the network or the likelihood does not take; options out
+            of range.
+        FloatingPointError: The loss stopped being finite.
+
+    Warns:
+        ConvergenceWarning: Weights that are no mode.
+        UserWarning: Linear layers that a Kronecker structure leaves out; the evidence has no best factor within
+            [1e-8, 1e8].
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=0.1))
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> posterior = fit(model, data, structure="full", num_epochs=500, learning_rate=0.1, seed=0)
+        >>> round(posterior.log_marginal_likelihood, 1)
+        -1.9
+    """
+    training = Training(
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        max_grad_norm=max_grad_norm,
+        validation=validation,
+        patience=patience,
+        device=device,
+        seed=seed,
+        progress=progress,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+    )
+    _check_options(structure=(structure, Structure), subset=(subset, Subset))
+    if prior_factors is not None:
+        _check_options(prior_factors=(prior_factors, PriorFactors))
+    if isinstance(model, BayesianNetwork):
+        _check_model(model, _names(model, subset), structure)
+    if mode is None:
+        mode = fit_mode(model, data, training)
+    elif not isinstance(mode, MapPosterior):
+        raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")
+    with session(model, data, replace(training, validation=None, patience=None)) as (model, source, _):
+        posterior = _around(model, mode.to(model.device), source, structure, _names(model, subset))
+    return posterior if prior_factors is None else posterior.tuned(prior_factors)
+
+
+def _check_options(**options: tuple[Any, Any]) -> None:
+    for name, (value, literal) in options.items():
+        if value not in get_args(literal):
+            known = ", ".join(repr(one) for one in get_args(literal))
+            raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
+
+
+def _names(model: BayesianNetwork, subset: str) -> list[str]:
+    """The random weights in a subset."""
+    names = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
+    if subset == LAST_LAYER:
+        last = set(matching_names(model.net, LAST_LAYER))
+        names = [name for name in names if name in last]
+    if not names:
+        raise ValueError(f"The subset {subset!r} has no random weight; the model's are {', '.join(model.laws)}.")
+    return names
+
+
+def _check_model(model: BayesianNetwork, names: Sequence[str], structure: str) -> None:
+    others = [name for name in names if normal_base(model.laws[name]) is None]
+    if others:
+        raise ValueError(
+            f"A Laplace approximation needs normal priors; those of {', '.join(others)} are not. Take priors.Normal, "
+            "or another method."
+        )
+    check_supported(model.likelihood)
+    size = Layout.of(model, names).size
+    if structure == "full" and size > LARGEST_FULL:
+        raise ValueError(
+            f"A full structure takes at most {LARGEST_FULL} weights; got {size}. Pass structure='kronecker' or "
+            "subset='last_layer'."
+        )
+
+
+@full_precision()
+def _around(
+    model: BayesianNetwork, mode: MapPosterior, source: Source, structure: str, names: Sequence[str]
+) -> LaplacePosterior:
+    """The posterior around a mode.
+
+    Raises:
+        ValueError: A mode of another model.
+    """
+    if Layout.of(mode.model).shapes != Layout.of(model).shapes:
+        raise ValueError("`mode` must be of the same model: names or shapes of its sites differ. Fit it again.")
+    theta = Layout.of(model).split(mode.values)
+    linear = Linearisation(model, theta, mode.buffers, names)
+    left: list[str] = []
+    found = None
+    while found is None:
+        try:
+            found = _summed(linear, source, structure, left)
+        except UnevenRowsError as error:  # as an expert's, of a mixture that only these rows showed
+            left.append(error.path)
+            linear.layers = [layer for layer in linear.layers if layer.path != error.path]
+    log_likelihood, slopes, sums = found
+    if structure == "kronecker":
+        _check_layers(linear, left)
+    posterior = LaplacePosterior(
+        model=model,
+        values=mode.values,
+        buffers=mode.buffers,
+        history=mode.history,
+        structure=structure,
+        names=tuple(names),
+        layers=tuple(layer.path for layer in linear.layers),
+        curvature=sums,
+        log_likelihood=log_likelihood,
+        prior_factors=(1.0,) * len(names),
+    )
+    _warn_if_no_mode(posterior, linear.as_derivatives(posterior.slope(slopes)), source.num_data)
+    return posterior
+
+
+def _summed(
+    linear: Linearisation, source: Source, structure: str, left: list[str]
+) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+    """Over all rows: the log-likelihood in nats, its gradient, and the curvature.
+
+    Layers whose derivatives do not factor are taken out of `linear`, and noted down.
+
+    Raises:
+        UnevenRowsError: A layer that gets some of the rows only.
+    """
+    sums: dict[str, Tensor] = {}
+    slopes: dict[str, Tensor] = {}
+    log_likelihood, first = 0.0, 0
+    for batch in source.complete():
+        if not sums:
+            left.extend(linear.probe(batch.x[:PROBED]))
+        num_columns = TOGETHER if linear.is_large(batch.x) else None
+        size = linear.rows_at_a_time(batch.x, dense=structure == "full", num_columns=num_columns)
+        for part in _chunks(batch, size):
+            terms, slope, found = _sums_of(linear, part, structure, Place(first, source.num_data))
+            log_likelihood += terms
+            first += len(part.x)
+            sums = {name: value + sums[name] if sums else value for name, value in found.items()}
+            slopes = {name: value + slopes[name] if slopes else value for name, value in slope.items()}
+    return log_likelihood, slopes, sums
+
+
+def _warn_if_no_mode(posterior: LaplacePosterior, slope: Derivatives, num_data: int) -> None:
+    """Tell of weights that are none, by how far the log joint can still rise.
+
+    To the second order that is g^T Sigma g / 2 for the gradient g, Newton's decrement. The law itself lies half as many
+    nats below its top, on average, as there are directions that the data determine, tr(H Sigma): MacKay's number of
+    good parameters. A point that lies lower is outside of the law that is put around it.
+    """
+    rise = 0.5 * float(posterior.law.output_covariance(slope))
+    spread = 0.5 * float(posterior.law.num_determined())
+    if rise <= spread:
+        return
+    history = posterior.history
+    others = " Weights kept by `validation` are no mode either: leave it out." if history.validation_loss else ""
+    if any(is_dropout(module) for module in posterior.model.net.modules()):
+        others += " Dropout moves the mode, too: fit a network without it."
+    warn_of_fit(
+        "The weights are no mode, and the law around them is no approximation: by the curvature, the log joint still "
+        f"rises by {rise:.2g} nats ({rise / num_data:.2g} a row), where draws of the law lie {spread:.2g} nats below "
+        f"its top. Raise `num_epochs` ({len(history.loss)} were made), or lower `batch_size` where an epoch has few "
+        f"steps.{others}"
+    )
+
+
+def _check_layers(linear: Linearisation, left: Sequence[str]) -> None:
+    """Refuse a Kronecker structure without a layer, and tell of layers that are left out of it."""
+    why = f"the gradients of {', '.join(left)} do not factor: other parts use their weights too, or mix their rows"
+    if not linear.layers:
+        raise ValueError(
+            "A Kronecker structure needs a linear layer or a plain convolution with random weights; none has any"
+            f"{f' ({why})' if left else ''}. Pass structure='diagonal'."
+        )
+    if left:
+        warnings.warn(f"In the Kronecker structure {why}. They get a diagonal curvature.", UserWarning, stacklevel=6)
+
+
+def _chunks(batch: Batch, size: int) -> Iterator[Batch]:
+    weights = [None] * len(batch.x) if batch.weight is None else batch.weight.split(size)
+    for x, y, weight in zip(batch.x.split(size), batch.y.split(size), weights, strict=False):
+        yield Batch(x, y, weight)
+
+
+class Place(NamedTuple):
+    """Where some rows stand among all: the number of the first, and how many there are."""
+
+    first: int
+    num_data: int
+
+
+def _sums_of(
+    linear: Linearisation, batch: Batch, structure: str, place: Place
+) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+    """Log-likelihood of some rows in nats, its gradient, and what they add to the curvature."""
+    likelihood = linear.model.likelihood_given(linear.theta)
+    f = linear.forward(batch.x)
+    weights = output_weights(likelihood, f, batch.y, batch.weight)
+    if linear.is_by_pixel(batch.x):
+        weights = as_rows(weights.view(f.shape))
+    of_row = weights.mean(dim=1)
+    shares = (weights / of_row.unsqueeze(1)).nan_to_num(0.0)  # of the outputs in their row's weight
+
+    def sums(columns: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
+        _, derivatives = linear.derivatives(batch.x, lambda f: shares.sqrt().unsqueeze(2) * columns(f))
+        return STRUCTURES[structure].sums(derivatives, of_row, linear.names)
+
+    if linear.is_large(batch.x):
+        groups = [
+            sums(partial(random_columns, likelihood, first=place.first, group=group))
+            for group in range(num_groups(place.num_data))
+        ]
+        found = {name: torch.stack([group[name] for group in groups]).mean(dim=0) for name in groups[0]}
+    else:
+        found = sums(partial(fisher_root, likelihood))
+
+    def log_prob(f: Tensor) -> Tensor:
+        return likelihood.log_prob(f, batch.y, batch.weight).double().sum()
+
+    slope = linear.gradient(batch.x, log_prob)
+    return float(log_prob(f)), slope, found

@@ -1,0 +1,366 @@
+"""The posterior of a Laplace approximation, in three readings: linearised, by probit, and sampled through the network.
+
+The network is made linear around the mode, as its curvature was,
+
+    f(x; theta) ~ f(x; theta*) + J(x) (theta - theta*)      so that      f(x) ~ N(f(x; theta*), J Sigma J^T).
+
+Reference:
+    Immer, Korzepa & Bauer 2021, Improving Predictions of Bayesian Neural Nets via Local Linearization.
+"""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from os import PathLike
+from typing import Any, Literal, Self
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike
+from bayesuq.inference.joint.layout import Layout, normal_base
+from bayesuq.inference.laplace.evidence import best_factors, log_evidence
+from bayesuq.inference.laplace.factors import Derivatives
+from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, as_outputs
+from bayesuq.inference.laplace.structures import STRUCTURES, NormalWeights
+from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_in_chunks
+from bayesuq.inference.posteriors.prior import prior_of
+from bayesuq.inference.posteriors.weights import WeightPosterior
+from bayesuq.inference.training.history import History
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods.counts import Poisson
+from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.models.precision import full_precision
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.randomness import derive_seed, generator, resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
+
+PriorFactors = Literal["one", "each"]
+VARIANCE_DRAWS, VARIANCE_SEED = 100, 0  # that a large map's variance is estimated from: to 14 %, one standard error
+DEVIATIONS_BUDGET = 2**26  # numbers in the draws of weights held at a time: 256 MiB in float32
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class LaplacePosterior(Posterior):
+    """N(theta*, (H + P)^-1) over some of the weights, all else at the mode, with the network made linear there.
+
+    For real targets the predictive is one Gaussian, exact for the linear network, whatever `num_samples`; a
+    heteroscedastic noise is that of the mode. For labels it is the mixture of draws of the linear network, each a
+    function of x, from N(f(x; theta*), J Sigma J^T) at a row.
+
+    Attributes:
+        model: The joint density.
+        values: The flat vector (P,) of every site at the mode.
+        buffers: The network's buffers as trained.
+        history: How the fit of the mode went.
+        structure: "diagonal", "kronecker" or "full".
+        names: The parameters that are approximated.
+        layers: Paths of the layers whose derivatives are taken in factors.
+        curvature: H, as the structure has it (see `curvature_structures`), float64.
+        log_likelihood: Of the data at the mode, weighted, in nats.
+        prior_factors: What multiplies the prior's precisions, for each of `names`.
+        is_probit: Whether labels get the closed form of `probit`.
+    """
+
+    model: BayesianNetwork
+    values: Tensor
+    buffers: Mapping[str, Tensor]
+    history: History
+    structure: str
+    names: tuple[str, ...]
+    layers: tuple[str, ...]
+    curvature: Mapping[str, Tensor]
+    log_likelihood: float
+    prior_factors: tuple[float, ...]
+    is_probit: bool = False
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        return move(self, device)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file: see `Posterior.save`."""
+        save(self, path)
+
+    @property
+    def sampled(self) -> "SampledLaplacePosterior":
+        """The same law read through the network itself: draws of weights, as other posteriors over weights have them.
+
+        Far from the mode the quadratic that the law stands on does not hold; it underfits where the linearised reading
+        does not (Immer et al. 2021).
+        """
+        return SampledLaplacePosterior(model=self.model, buffers=self.buffers, laplace=self)
+
+    @property
+    def probit(self) -> Self:
+        """The same, with E[softmax f] ~ softmax(f* / sqrt(1 + pi/8 diag(J Sigma J^T))) instead of draws of labels.
+
+        It has one component, so that all of its uncertainty counts as aleatoric.
+
+        Reference:
+            Spiegelhalter & Lauritzen 1990, Sequential Updating of Conditional Probabilities; Daxberger et al. 2021,
+            Laplace Redux, for more than two classes.
+        """
+        return replace(self, is_probit=True)
+
+    @property
+    def log_marginal_likelihood(self) -> float:
+        """log p(y | x), the evidence, in nats; given what is not approximated.
+
+        Exact for networks that are linear in the weights under a normal likelihood, at prior factors of 1 and a mode
+        that was reached.
+        """
+        prior = self.prior_precision()
+        return float(log_evidence(self.log_likelihood, self._squares(), prior, self.law.log_det()))
+
+    def tuned(self, kind: PriorFactors) -> Self:
+        """The same with the prior's precisions multiplied by what maximises the evidence, the mode being held fixed.
+
+        Args:
+            kind: "one" factor for all, or "each" parameter's own.
+
+        Raises:
+            ValueError: Another kind.
+
+        Warns:
+            UserWarning: There is no best factor within [1e-8, 1e8].
+        """
+        if kind not in ("one", "each"):
+            raise ValueError(f"`kind` must be 'one' or 'each'; got {kind!r}.")
+        prior = _precisions(self.model, self.names)
+
+        def law(scaled: Mapping[str, Tensor]) -> NormalWeights:
+            return STRUCTURES[self.structure](self.curvature, scaled, self._linear().layers)
+
+        return replace(self, prior_factors=best_factors(law, prior, self._squares(), each=kind == "each"))
+
+    def prior_precision(self) -> dict[str, Tensor]:
+        """Precisions of the prior by parameter, (*shape), float64, in units of weights to the power -2."""
+        prior = _precisions(self.model, self.names)
+        return {name: factor * value for (name, value), factor in zip(prior.items(), self.prior_factors, strict=True)}
+
+    def slope(self, log_likelihood: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The gradient of the log joint at the mode, (*shape) by parameter, from that of the log-likelihood."""
+        theta = Layout.of(self.model).split(self.values)
+        prior = self.prior_precision()
+        away = {name: (theta[name] - _law(self.model, name).loc).double() for name in self.names}
+        return {name: log_likelihood[name] - prior[name] * away[name] for name in self.names}
+
+    @cached_property
+    def law(self) -> NormalWeights:
+        """The normal law of the deviations from the mode."""
+        return STRUCTURES[self.structure](self.curvature, self.prior_precision(), self._linear().layers)
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D) of the linear network: see `Posterior.predict`.
+
+        O(K^2) memory a row for K outputs. Maps of more than 1,024 outputs, all positions counted, take O(K): their
+        draws come from forward derivatives, and the variances of `probit` from 100 draws. A last convolution alone is
+        exact.
+        """
+        return self._predict(x, num_samples, seed, keep_samples=keep_samples)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: draws of the linear network, also where `predict` has a closed form."""
+
+        def predict(x: Tensor) -> PredictiveDistribution:
+            return self._predict(x, wanted.num_samples, wanted.seed, keep_samples=True, by_draws=True)
+
+        weights = self.sampled.sample_weights(wanted.num_samples, seed=wanted.seed)
+        prior = prior_of(self.model, weights, self.buffers)
+        return Drawn(method=type(self).__name__, weights=weights, predict=predict, **prior)
+
+    @full_precision()
+    def _predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        num_samples: int | None,
+        seed: int | None,
+        *,
+        keep_samples: bool,
+        by_draws: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive, in closed form where there is one and draws are not asked for."""
+        indices = draw_indices(num_samples, None)
+        key = resolve_seed(seed)
+        linear = self._linear()
+
+        def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
+            for deviations in self._groups(indices, key, by_draws=by_draws):
+                num_columns = 1 if linear.is_large(rows) else None
+                size = linear.rows_at_a_time(rows, dense=self.structure == "full", num_columns=num_columns)
+                some = rows.split(size)
+                done = [self._predict_rows(linear, one, deviations, keep_samples=keep_samples) for one in some]
+                yield type(done[0]).concatenate(done)
+
+        return predict_in_chunks(self.model, x, linear.tree, parts)
+
+    def draw(self, index: int, seed: int) -> Tensor:
+        """The flat vector (P,) of draw number `index` of the weights; it depends on `index` and `seed` alone."""
+        layout = Layout.of(self.model)
+        theta = layout.split(self.values)
+        deviations = self._deviations([index], seed)
+        return layout.join({**theta, **{name: theta[name] + value[0] for name, value in deviations.items()}})
+
+    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws of every site by name, (S, ...), all but the weights approximated at the mode: see `WeightPosterior`.
+
+        They are those of the linear network that `predict` draws at the same seed.
+        """
+        return self.sampled.sample_weights(num_samples, seed=seed)
+
+    def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[dict[str, Tensor] | None]:
+        """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""
+        likelihood = self.model.likelihood
+        by_probit = self.is_probit and not isinstance(likelihood, StudentT | Poisson | HeteroscedasticCategorical)
+        if not by_draws and (by_probit or isinstance(likelihood, Normal | HeteroscedasticNormal)):
+            yield None
+            return
+        together = max(1, DEVIATIONS_BUDGET // self.law.layout.size)
+        for first in range(0, len(indices), together):
+            yield self._deviations(indices[first : first + together], seed)
+
+    @full_precision()
+    def _deviations(self, indices: Sequence[int], seed: int) -> dict[str, Tensor]:
+        """Draws of the parameters' distances from the mode, (S, *shape), in the model's dtype."""
+        size = self.law.layout.size
+        together = max(1, BUDGET // size)
+        done = []
+        for first in range(0, len(indices), together):
+            some = indices[first : first + together]
+            noise = torch.empty(len(some), size, dtype=self.model.dtype, device=self.device)
+            for row, index in zip(noise, some, strict=True):
+                row.normal_(generator=generator(derive_seed(seed, index), device=self.device))
+            done.append(self.law.deviation(noise))
+        return self.law.layout.split(torch.cat(done))
+
+    def _predict_rows(
+        self, linear: Linearisation, rows: Tensor, deviations: Mapping[str, Tensor] | None, *, keep_samples: bool
+    ) -> PredictiveDistribution:
+        """The predictive of some rows, from draws of the deviations or, without them, in closed form."""
+        likelihood = self.model.likelihood_given(linear.theta)
+        if linear.is_large(rows):
+            return self._predict_maps(linear, rows, deviations, keep_samples=keep_samples)
+        f, derivatives = linear.derivatives(rows)
+        if deviations is not None:
+            draws = self._draws(f, derivatives, deviations)
+            return mixed(likelihood.predictive(one, keep_samples=keep_samples) for one in draws)
+        if self.is_probit:
+            f = self._probit(f, derivatives)
+        predictive = likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
+        return self._widened(predictive, derivatives) if isinstance(predictive, GaussianPredictive) else predictive
+
+    def _predict_maps(
+        self, linear: Linearisation, rows: Tensor, deviations: Mapping[str, Tensor] | None, *, keep_samples: bool
+    ) -> PredictiveDistribution:
+        """The predictive of large maps of labels, in time and memory linear in pixels."""
+        likelihood = self.model.likelihood_given(linear.theta)
+        f = linear.forward(rows)
+        if deviations is not None:
+            pushed = (linear.pushed(rows, deviation) for deviation in _one_by_one(deviations))
+            return mixed(likelihood.predictive((f + one).unsqueeze(0), keep_samples=keep_samples) for one in pushed)
+        variance = torch.zeros_like(f, dtype=torch.float64)
+        for deviation in _one_by_one(self._deviations(range(VARIANCE_DRAWS), VARIANCE_SEED)):
+            variance += linear.pushed(rows, deviation).double().square() / VARIANCE_DRAWS
+        f = (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)
+        return likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
+
+    def _draws(self, f: Tensor, derivatives: Derivatives, deviations: Mapping[str, Tensor]) -> Iterator[Tensor]:
+        """Draws of the linear network's outputs, (S, N, C, ...), some at a time."""
+        num_rows = (
+            next(len(factors.inputs) for factors in derivatives.layers.values()) if derivatives.layers else len(f)
+        )
+        together = max(1, BUDGET // (num_rows * derivatives.width()))
+        parts = {name: value.split(together) for name, value in deviations.items()}
+        for group in zip(*parts.values(), strict=True):
+            pushed = derivatives.pushed(dict(zip(parts, group, strict=True)))
+            yield f + as_outputs(pushed, f.shape)
+
+    def _probit(self, f: Tensor, derivatives: Derivatives) -> Tensor:
+        """f* / sqrt(1 + pi/8 diag(J Sigma J^T)), (N, C, ...); real targets stay as they are."""
+        if isinstance(self.model.likelihood, Normal | HeteroscedasticNormal):
+            return f
+        variance = as_outputs(self._variance(derivatives), f.shape)
+        return (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)
+
+    def _widened(self, at_mode: GaussianPredictive, derivatives: Derivatives) -> GaussianPredictive:
+        """The predictive at the mode with the covariance of f, whose first columns are the means."""
+        num_columns = at_mode.component_means.shape[2]
+        covariance = self.law.output_covariance(derivatives)[:, :num_columns, :num_columns]
+        return GaussianPredictive(
+            mean=at_mode.component_means,
+            noise_variance=at_mode.noise_variance,
+            function_covariance=covariance.unsqueeze(0),
+        )
+
+    def _variance(self, derivatives: Derivatives) -> Tensor:
+        """diag(J Sigma J^T), (N, K), float64."""
+        return self.law.output_covariance(derivatives).diagonal(dim1=1, dim2=2).clamp(min=0)
+
+    def _linear(self) -> Linearisation:
+        theta = Layout.of(self.model).split(self.values)
+        return Linearisation(self.model, theta, self.buffers, self.names, self.layers)
+
+    def _squares(self) -> dict[str, Tensor]:
+        """(theta* - loc)^2 by parameter, (*shape), float64."""
+        theta = Layout.of(self.model).split(self.values)
+        return {name: (theta[name] - _law(self.model, name).loc).double().square() for name in self.names}
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SampledLaplacePosterior(WeightPosterior):
+    """A Laplace approximation read through the network itself.
+
+    Attributes:
+        model: The joint density.
+        buffers: The network's buffers as trained.
+        laplace: The law of the weights.
+    """
+
+    model: BayesianNetwork
+    buffers: Mapping[str, Tensor]
+    laplace: LaplacePosterior
+
+    @property
+    def num_members(self) -> None:
+        """None: draws are without end."""
+        return
+
+    def draw(self, index: int, seed: int) -> Tensor:
+        """A draw of the weights approximated, all else at the mode."""
+        return self.laplace.draw(index, seed)
+
+
+def _one_by_one(deviations: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
+    """Draws (S, *shape) by name, one after another."""
+    for values in zip(*deviations.values(), strict=True):
+        yield dict(zip(deviations, values, strict=True))
+
+
+def _law(model: BayesianNetwork, name: str) -> Any:
+    """The normal law of a parameter's entries."""
+    return normal_base(model.laws[name])
+
+
+def _precisions(model: BayesianNetwork, names: Sequence[str]) -> dict[str, Tensor]:
+    """Of the priors as the model has them, (*shape), float64."""
+    shapes = Layout.of(model, names).shapes
+    return {name: _law(model, name).scale.double().expand(shapes[name]) ** -2 for name in names}

@@ -1,0 +1,308 @@
+"""Normal laws of the weights whose precision is a curvature plus a prior's: diagonal, Kronecker-factored, full.
+
+    precision = H + P,      H = sum_n w_n J_n^T Lambda_n J_n,      P = diag(prior precisions)
+
+With B the Jacobian of the columns of a root of Lambda (see `curvature`), each structure sums over rows
+
+    diagonal     sum B^2
+    Kronecker    for the weights of a layer as a matrix (O, I):  H ~ G x A,  A = sum w a a^T,  G = mean of w g g^T
+    full         sum B^T B
+
+where a are a layer's inputs, its bias being the weight of an input 1, and g the columns' gradients at its outputs. A
+layer that acts at several positions, as a convolution does, has each of them counted as a row of its own (the "expand"
+variant of Eschenhagen et al. 2023). Parameters of other modules get a diagonal. All sums are in float64.
+
+Of large maps the columns are random combinations, and the sums estimates of these (see `curvature_sketches`).
+
+Reference:
+    Ritter, Botev & Barber 2018, A Scalable Laplace Approximation for Neural Networks; Eschenhagen et al. 2023,
+    Kronecker-Factored Approximate Curvature for Modern Neural Network Architectures.
+"""
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
+
+
+class NormalWeights(ABC):
+    """A normal law around 0 of the weights named, R numbers in all."""
+
+    @staticmethod
+    @abstractmethod
+    def sums(derivatives: Derivatives, weight: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """What some rows add to the curvature, which is linear in it.
+
+        Args:
+            derivatives: Of the columns of the root.
+            weight: Of the rows, (N,).
+            names: Of the parameters, in order.
+        """
+
+    def __init__(self, curvature: Mapping[str, Tensor], prior: Mapping[str, Tensor], layers: Sequence[Layer]) -> None:
+        """Take curvature and prior together.
+
+        Args:
+            curvature: The sums over all rows.
+            prior: Precisions by parameter, (*shape), above 0, float64.
+            layers: As in the derivatives.
+        """
+        self.curvature, self.prior, self.layers = curvature, prior, layers
+        self.layout = Layout({name: value.shape for name, value in prior.items()}, {})
+
+    @abstractmethod
+    def eigenvalues(self) -> Tensor:
+        """Of P^(-1/2) H P^(-1/2), (R,): with the prior scaled by t, log det = log det P + sum log(t + eigenvalues)."""
+
+    @abstractmethod
+    def num_determined(self) -> Tensor:
+        """tr(H (H + P)^-1), how many directions the data determine rather than the prior, 0-d."""
+
+    @abstractmethod
+    def deviation(self, noise: Tensor) -> Tensor:
+        """A linear map of standard normal noise (S, R) to draws of the law (S, R), in its dtype."""
+
+    @abstractmethod
+    def output_covariance(self, derivatives: Derivatives) -> Tensor:
+        """J Sigma J^T at each row, (N, K, K)."""
+
+    @abstractmethod
+    def log_det(self) -> Tensor:
+        """Of the precision, 0-d; autograd can follow it to the prior's precisions."""
+
+    def log_det_prior(self) -> Tensor:
+        """Of the prior's precision, 0-d."""
+        return torch.stack([value.log().sum() for value in self.prior.values()]).sum()
+
+
+class DiagonalWeights(NormalWeights):
+    """Independent weights."""
+
+    @staticmethod
+    def sums(derivatives: Derivatives, weight: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """sum B^2 by name, (*shape)."""
+        found = _diagonals(derivatives.others, weight)
+        for layer, factors in derivatives.layers.items():
+            found |= layer.split(factors.squares(weight))
+        return {name: found[name] for name in names}
+
+    def eigenvalues(self) -> Tensor:
+        """H / P."""
+        return self.layout.join({name: self.curvature[name] / self.prior[name] for name in self.prior})
+
+    def log_det(self) -> Tensor:
+        """Of the precision, 0-d."""
+        return self.log_det_prior() + self.eigenvalues().log1p().sum()
+
+    def num_determined(self) -> Tensor:
+        """sum e / (1 + e) over the eigenvalues."""
+        return _num_determined(self.eigenvalues())
+
+    def deviation(self, noise: Tensor) -> Tensor:
+        """Noise times the standard deviations."""
+        return noise * self.layout.join(self._variances).sqrt().to(noise.dtype)
+
+    def output_covariance(self, derivatives: Derivatives) -> Tensor:
+        """J Sigma J^T at each row, (N, K, K)."""
+        parts = [factors.covariance(layer.join(self._variances)) for layer, factors in derivatives.layers.items()]
+        return _total([*parts, *_covariances(derivatives.others, self._variances)])
+
+    @cached_property
+    def _variances(self) -> dict[str, Tensor]:
+        return {name: 1 / (self.curvature[name] + self.prior[name]) for name in self.prior}
+
+
+class KroneckerWeights(NormalWeights):
+    """Independent layers; within one, precision = D^(1/2) (G x D^(-1/2) A D^(-1/2) + 1) D^(1/2).
+
+    D are the prior's precisions, one for each column of the layer's matrix, so that weights and bias may have priors of
+    their own.
+    """
+
+    @staticmethod
+    def sums(derivatives: Derivatives, weight: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """For each layer A, the sum that G is the mean of, and what it is divided by; then the other diagonals."""
+        found = {}
+        for layer, factors in derivatives.layers.items():
+            weighted = factors.inputs * weight[:, None, None]
+            gradients = factors.gradients * weight.sqrt()[:, None, None, None]
+            flat = gradients.flatten(0, 2)
+            found[f"inputs.{layer.path}"] = weighted.flatten(0, 1).T @ factors.inputs.flatten(0, 1)
+            found[f"gradients.{layer.path}"] = flat.T @ flat
+            found[f"count.{layer.path}"] = weight.sum() * factors.inputs.shape[1]
+        others = _diagonals(derivatives.others, weight)
+        return found | {name: others[name] for name in names if name in others}
+
+    def eigenvalues(self) -> Tensor:
+        """Products of those of the whitened factors, and H / P of the other parameters."""
+        of_layers = [self._products(layer).flatten() for layer in self.layers]
+        return torch.cat(of_layers + [(self.curvature[name] / self.prior[name]).flatten() for name in self._others])
+
+    def log_det(self) -> Tensor:
+        """Of the precision, 0-d."""
+        return self.log_det_prior() + self.eigenvalues().log1p().sum()
+
+    def num_determined(self) -> Tensor:
+        """sum e / (1 + e) over the eigenvalues."""
+        return _num_determined(self.eigenvalues())
+
+    def deviation(self, noise: Tensor) -> Tensor:
+        """D^(-1/2) times rotated and scaled noise, layer by layer."""
+        own = self.layout.split(noise)
+        parts = {name: own[name] * value.sqrt().to(noise.dtype) for name, value in self._other_variances.items()}
+        for layer in self.layers:
+            (_, of_inputs), (_, of_outputs) = self._eigen(layer)
+            scales = ((1 + self._products(layer)) ** -0.5).to(noise.dtype)
+            right = (of_inputs.T * self._columns(layer) ** -0.5).to(noise.dtype)
+            parts |= layer.split(of_outputs.to(noise.dtype) @ (layer.join(own) * scales) @ right)
+        return self.layout.join(parts)
+
+    def output_covariance(self, derivatives: Derivatives) -> Tensor:
+        """J Sigma J^T at each row, (N, K, K)."""
+        parts = []
+        for layer, factors in derivatives.layers.items():
+            (_, of_inputs), (_, of_outputs) = self._eigen(layer)
+            whitened = (factors.inputs * self._columns(layer) ** -0.5) @ of_inputs
+            rotated = Factors(whitened, factors.gradients @ of_outputs)
+            parts.append(rotated.covariance(1 / (1 + self._products(layer))))
+        return _total([*parts, *_covariances(derivatives.others, self._other_variances)])
+
+    @cached_property
+    def _others(self) -> list[str]:
+        taken = {name for layer in self.layers for name in layer.names()}
+        return [name for name in self.prior if name not in taken]
+
+    @cached_property
+    def _other_variances(self) -> dict[str, Tensor]:
+        return {name: 1 / (self.curvature[name] + self.prior[name]) for name in self._others}
+
+    def _columns(self, layer: Layer) -> Tensor:
+        """D, (I,).
+
+        Raises:
+            ValueError: Precisions that differ down a column.
+        """
+        precisions = layer.join(self.prior)
+        if not (precisions == precisions[:1]).all():
+            raise ValueError(
+                f"A Kronecker structure needs one prior scale for all outputs of a layer; in layer {layer.path!r} it "
+                "differs. Take another structure, or another prior."
+            )
+        return precisions[0]
+
+    def _products(self, layer: Layer) -> Tensor:
+        """Eigenvalues of the whitened curvature, (O, I)."""
+        (inputs, _), (outputs, _) = self._eigen(layer)
+        return outputs.unsqueeze(1) * inputs
+
+    def _eigen(self, layer: Layer) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+        """Eigenvalues, not below 0, and eigenvectors of D^(-1/2) A D^(-1/2) and of G."""
+        if layer.path not in self._decompositions:
+            root = self._columns(layer) ** -0.5
+            inputs = self.curvature[f"inputs.{layer.path}"] * root * root.unsqueeze(1)
+            count = self.curvature[f"count.{layer.path}"].clamp(min=torch.finfo(torch.float64).tiny)
+            pairs = [
+                torch.linalg.eigh(matrix) for matrix in (inputs, self.curvature[f"gradients.{layer.path}"] / count)
+            ]
+            first, second = ((values.clamp(min=0), vectors) for values, vectors in pairs)
+            self._decompositions[layer.path] = (first, second)
+        return self._decompositions[layer.path]
+
+    @cached_property
+    def _decompositions(self) -> dict[str, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+        return {}
+
+
+class FullWeights(NormalWeights):
+    """All correlations: O(R^2) memory and O(R^3) time."""
+
+    @staticmethod
+    def sums(derivatives: Derivatives, weight: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
+        """sum B^T B, (R, R)."""
+        scaled = derivatives.flat(names) * weight.sqrt()[:, None, None]
+        flat = scaled.flatten(0, 1)
+        return {"full": flat.T @ flat}
+
+    def eigenvalues(self) -> Tensor:
+        """Of the whitened curvature."""
+        root = self.layout.join(self.prior) ** -0.5
+        return torch.linalg.eigvalsh(self.curvature["full"] * root * root.unsqueeze(1)).clamp(min=0)
+
+    def log_det(self) -> Tensor:
+        """Of the precision, 0-d."""
+        return 2 * self._cholesky.diag().log().sum()
+
+    def num_determined(self) -> Tensor:
+        """R - tr(P Sigma), which needs no eigenvalues."""
+        variances = torch.cholesky_inverse(self._cholesky).diag()
+        return self.layout.size - (self.layout.join(self.prior) * variances).sum()
+
+    def deviation(self, noise: Tensor) -> Tensor:
+        """L^(-T) noise, with L L^T the precision; in float64, for L may be ill-conditioned."""
+        return torch.linalg.solve_triangular(self._cholesky.T, noise.T.double(), upper=True).T.to(noise.dtype)
+
+    def output_covariance(self, derivatives: Derivatives) -> Tensor:
+        """J Sigma J^T at each row, (N, K, K)."""
+        factors = list(derivatives.layers.values())
+        if len(factors) == 1 and not derivatives.others and factors[0].inputs.shape[1] == 1:
+            return self._of_one_layer(factors[0])
+        jacobian = derivatives.flat(list(self.prior))
+        solved = torch.linalg.solve_triangular(self._cholesky, jacobian.flatten(0, 1).T, upper=False)  # L^-1 J^T
+        roots = solved.T.view(jacobian.shape)
+        return roots @ roots.mT
+
+    def _of_one_layer(self, factors: Factors) -> Tensor:
+        """J Sigma J^T where J_nk = g_nk a_n^T: less by a factor of K than with the Jacobian as it is."""
+        a, g = factors.inputs[:, 0], factors.gradients[:, :, 0]
+        num_outputs = g.shape[2]
+        between = a.new_empty(len(a), num_outputs, num_outputs)  # a^T Sigma_op a for outputs o and p of the layer
+        for o in range(num_outputs):
+            for p in range(o + 1):
+                between[:, o, p] = between[:, p, o] = ((a @ self._blocks[o, :, p]) * a).sum(dim=1)
+        return g @ between @ g.mT
+
+    @cached_property
+    def _blocks(self) -> Tensor:
+        """The covariance of the weights of the one layer, (O, I, O, I)."""
+        (layer,) = self.layers
+        numbers = self.layout.split(torch.arange(self.layout.size, device=self._cholesky.device))
+        order = layer.join(numbers)
+        covariance = torch.cholesky_inverse(self._cholesky)[order.flatten().unsqueeze(1), order.flatten()]
+        return covariance.view(*order.shape, *order.shape)
+
+    @cached_property
+    def _cholesky(self) -> Tensor:
+        return torch.linalg.cholesky(self.curvature["full"] + self.layout.join(self.prior).diag())
+
+
+STRUCTURES: dict[str, type[NormalWeights]] = {
+    "diagonal": DiagonalWeights,
+    "kronecker": KroneckerWeights,
+    "full": FullWeights,
+}
+
+
+def _num_determined(eigenvalues: Tensor) -> Tensor:
+    return (eigenvalues / (1 + eigenvalues)).sum()
+
+
+def _diagonals(others: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:
+    return {name: torch.einsum("nk...,n->...", jacobian.square(), weight) for name, jacobian in others.items()}
+
+
+def _covariances(others: Mapping[str, Tensor], variances: Mapping[str, Tensor]) -> list[Tensor]:
+    """J Sigma J^T of each parameter with independent entries."""
+    found = []
+    for name, jacobian in others.items():
+        flat = jacobian.flatten(2)
+        found.append((flat * variances[name].flatten()) @ flat.mT)
+    return found
+
+
+def _total(parts: Sequence[Tensor]) -> Tensor:
+    return torch.stack(list(parts)).sum(dim=0)

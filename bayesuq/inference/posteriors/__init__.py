@@ -1,0 +1,1 @@
+"""From draws to predictions, to files, and back: what every posterior approximation shares."""

@@ -1,0 +1,279 @@
+"""Fitted posteriors as tensors and JSON, and on another device.
+
+A posterior is a frozen dataclass whose fields are its model, tensors, mappings from names to tensors, its
+`History`, members that are posteriors themselves, or plain values. Each kind of field is handled here, once for all
+methods.
+"""
+
+import copy
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import asdict, fields
+from os import PathLike
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from bayesuq.arrays import check_device
+from bayesuq.inference.joint.programs import Program, factorised
+from bayesuq.inference.training.history import History
+from bayesuq.models.agreement import differ_in_start_only, have_same_laws
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.records import NoRecordError, build_model, laws_record, model_around, model_record
+from bayesuq.posterior import Posterior
+from bayesuq.storage import write
+
+FORMAT = 1
+ARGUMENTS = {"program": "model", "build": "guide"}  # fields that are functions, and what `load` calls them
+KNOWN = {factorised.__name__: factorised}  # functions that a file can name
+PosteriorT = TypeVar("PosteriorT", bound=Posterior)
+
+
+def move(posterior: PosteriorT, device: torch.device | str) -> PosteriorT:
+    """The same posterior on another device.
+
+    Raises:
+        ValueError: A device that this machine does not have.
+    """
+    device = check_device(device)
+    return type(posterior)(**{item.name: _moved(getattr(posterior, item.name), device) for item in fields(posterior)})  # type: ignore[arg-type]
+
+
+def read_through(posterior: PosteriorT, change: Callable[[Likelihood], Likelihood]) -> PosteriorT:
+    """The same posterior, its members included, with another likelihood over the same outputs or functions."""
+
+    def changed(value: Any) -> Any:
+        if hasattr(value, "with_likelihood"):
+            return value.with_likelihood(change(value.likelihood))
+        if isinstance(value, Posterior):
+            return read_through(value, change)
+        return tuple(changed(item) for item in value) if isinstance(value, tuple) else value
+
+    return type(posterior)(**{item.name: changed(getattr(posterior, item.name)) for item in fields(posterior)})  # type: ignore[arg-type]
+
+
+def save(posterior: Posterior, path: str | PathLike[str]) -> None:
+    """Write a posterior to one file: see `Posterior.save`."""
+    model: BayesianNetwork | None = getattr(posterior, "model", None)
+    body, tensors = pack(posterior, model)
+    header: dict[str, Any] = {"format": FORMAT, "model": None, "sites": None, "posterior": body}
+    if model is not None:
+        try:
+            header["model"] = model_record(model)
+        except NoRecordError as reason:
+            _tell(f"{reason}; pass the same model to `bayesuq.load(path, model=...)`.")
+        header["sites"] = _sites(model)
+        tensors |= {f"model.{name}": value for name, value in model.net.state_dict().items()}
+    for name in sorted(_passed(body)):
+        _tell(f"A {name} of your own cannot be recorded; pass it to `bayesuq.load(path, {name}=...)`.")
+    write(path, header, tensors)
+
+
+def _tell(message: str) -> None:
+    warnings.warn(message, UserWarning, stacklevel=4)
+
+
+def _passed(body: Mapping[str, Any]) -> set[str]:
+    """Names of `load`'s arguments that a packed posterior needs."""
+    names: set[str] = set()
+    for entry in body["fields"].values():
+        if entry["kind"] == "function" and entry["name"] is None:
+            names.add(entry["argument"])
+        for inner in [entry["posterior"]] if entry["kind"] == "posterior" else entry.get("members", []):
+            names |= _passed(inner)
+    return names
+
+
+def pack(posterior: Posterior, shared: object = None) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Its class, fields and plain values as JSON data, and its tensors by name; the shared model aside.
+
+    Args:
+        posterior: To pack.
+        shared: The model that the file holds once. A member's that differs from it in more than the weights that its
+            fit started from is packed with the member; None leaves all models aside.
+
+    Raises:
+        ValueError: A member's own prior or likelihood that cannot be recorded.
+    """
+    body: dict[str, Any] = {"class": type(posterior).__name__, "fields": {}}
+    tensors: dict[str, Tensor] = {}
+    kind: dict[str, Any]
+    for item in fields(posterior):  # type: ignore[arg-type]
+        value = getattr(posterior, item.name)
+        if isinstance(value, BayesianNetwork) or item.name == "model":  # a network's, or a process's
+            kind, inner_tensors = _pack_model(value, shared)
+            tensors |= {f"{item.name}.{name}": tensor for name, tensor in inner_tensors.items()}
+        elif isinstance(value, Tensor):
+            kind = {"kind": "tensor"}
+            tensors[item.name] = value
+        elif isinstance(value, Mapping):
+            kind = {"kind": "tensors", "names": list(value)}
+            tensors |= {f"{item.name}.{name}": tensor for name, tensor in value.items()}
+        elif isinstance(value, Posterior):
+            inner_body, inner_tensors = pack(value, shared)
+            kind = {"kind": "posterior", "posterior": inner_body}
+            tensors |= {f"{item.name}.{name}": tensor for name, tensor in inner_tensors.items()}
+        elif isinstance(value, History):
+            kind = {"kind": "history", "value": asdict(value)}
+        elif isinstance(value, tuple) and value and isinstance(value[0], Posterior):
+            packed = [pack(member, shared) for member in value]
+            kind = {"kind": "members", "members": [member for member, _ in packed]}
+            tensors |= {f"{item.name}.{m}.{k}": v for m, (_, inner) in enumerate(packed) for k, v in inner.items()}
+        elif callable(value):
+            name = next((name for name, function in KNOWN.items() if function is value), None)
+            kind = {"kind": "function", "argument": ARGUMENTS[item.name], "name": name}
+        else:
+            kind = {"kind": "value", "value": value}
+        body["fields"][item.name] = kind
+    return body, tensors
+
+
+def _pack_model(model: object, shared: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    """Nothing of the shared model; all of another."""
+    if not isinstance(model, BayesianNetwork) or not isinstance(shared, BayesianNetwork):
+        return {"kind": "model"}, {}
+    if differ_in_start_only(model, shared):
+        return {"kind": "model"}, {}
+    kind: dict[str, Any] = {"kind": "own model", "model": None, "laws": None, "sites": _sites(model)}
+    with suppress(NoRecordError):
+        kind["laws"] = laws_record(model)
+        kind["model"] = model_record(model)
+    if kind["laws"] is None and not have_same_laws(model, shared):
+        raise ValueError(
+            "A member's prior or likelihood is of your own and not that of the first member, so that no file can hold "
+            "both. Save the members one by one."
+        )
+    return kind, dict(model.net.state_dict())
+
+
+def unpack(
+    body: Mapping[str, Any],
+    tensors: Mapping[str, Tensor],
+    given: Mapping[str, Any],
+    classes: Mapping[str, type[Posterior]],
+) -> Posterior:
+    """The inverse of `pack`.
+
+    Args:
+        body: What it gave.
+        tensors: What it gave.
+        given: What is not in the file, by name: the "model", and the "guide" or None.
+        classes: By name.
+
+    Raises:
+        ValueError: A class that is not among `classes`, fields that are not the class's, or something not given.
+    """
+    kind = classes.get(body["class"])
+    if kind is None:
+        raise ValueError(f"The file holds a {body['class']}, which this version of bayesuq does not have.")
+    if set(body["fields"]) != {item.name for item in fields(kind)}:  # type: ignore[arg-type]
+        raise ValueError(f"The file's fields of {body['class']} are not those of this version of bayesuq.")
+    values: dict[str, Any] = {}
+    for name, entry in body["fields"].items():
+        if entry["kind"] == "model":
+            values[name] = given["model"]
+        elif entry["kind"] == "own model":
+            own = {f"model.{inner}": tensor for inner, tensor in _below(tensors, f"{name}.").items()}
+            values[name] = restore_model(entry, own, None if entry["model"] else given["model"])
+        elif entry["kind"] == "tensor":
+            values[name] = tensors[name]
+        elif entry["kind"] == "tensors":
+            values[name] = {inner: tensors[f"{name}.{inner}"] for inner in entry["names"]}
+        elif entry["kind"] == "history":
+            value = entry["value"]
+            values[name] = History(tuple(value["loss"]), tuple(value["validation_loss"]), int(value["best_epoch"]))
+        elif entry["kind"] == "posterior":
+            values[name] = unpack(entry["posterior"], _below(tensors, f"{name}."), given, classes)
+        elif entry["kind"] == "members":
+            values[name] = tuple(
+                unpack(member, _below(tensors, f"{name}.{m}."), given, classes)
+                for m, member in enumerate(entry["members"])
+            )
+        elif entry["kind"] == "function":
+            values[name] = _given(entry, given)
+        else:
+            values[name] = _tuples(entry["value"])
+    return kind(**values)
+
+
+def _given(entry: Mapping[str, Any], given: Mapping[str, Any]) -> Any:
+    """A function that was passed to `load`, or is in the list of known ones."""
+    argument = entry["argument"]
+    value = given[argument] if entry["name"] is None else KNOWN[entry["name"]]
+    if value is None:
+        raise ValueError(f"The file's {argument} is of your own. Pass it: `bayesuq.load(path, {argument}=...)`.")
+    return value
+
+
+def restore_model(
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: BayesianNetwork | Program | None
+) -> BayesianNetwork | Program:
+    """The model of a file: rebuilt from its record, or the user's own, with the file's weights and buffers.
+
+    A Pyro program has neither; a module is copied, since its parameters will be the file's.
+
+    Raises:
+        ValueError: No record and no model; or names, shapes or dtypes that differ from the file's.
+    """
+    if model is None and header["model"] is None:
+        raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
+    if model is not None and not isinstance(model, BayesianNetwork):
+        return copy.deepcopy(model) if isinstance(model, nn.Module) else model
+    built = build_model(header["model"]) if model is None else model
+    state = _below(tensors, "model.")
+    _check_same(built.net, state)
+    net = copy.deepcopy(built.net)
+    net.load_state_dict(state)
+    laws = header.get("laws")  # of a member's own
+    restored = (
+        BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
+        if laws is None
+        else model_around(net, laws)
+    )
+    if _sites(restored) != header["sites"]:  # the flat vectors would be read wrongly
+        raise ValueError(
+            f"The model is not the file's: which sites are random or learned differs. It has {_sites(restored)}, the "
+            f"file has {header['sites']}."
+        )
+    return restored
+
+
+def _sites(model: BayesianNetwork) -> list[list[Any]]:
+    """Kind, name and shape of each site, in the order in which the flat vectors hold them."""
+    shapes = {name: list(value.shape) for name, value in model.initial().items()}
+    random = [["random", name, shapes[name]] for name in model.laws]
+    return random + [["learned", name, shapes[name]] for name in model.points]
+
+
+def _check_same(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    expected = {name: (tuple(value.shape), value.dtype) for name, value in net.state_dict().items()}
+    found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        name = differing[0]
+        raise ValueError(
+            f"The model is not the file's: {len(differing)} tensors differ, the first is {name!r}: expected "
+            f"{expected.get(name, 'none')}, the file has {found.get(name, 'none')}."
+        )
+
+
+def _tuples(value: Any) -> Any:
+    """JSON's lists as the tuples that they were."""
+    return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
+
+
+def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _moved(value: Any, device: torch.device | str) -> Any:
+    if isinstance(value, BayesianNetwork | Tensor | Posterior):
+        return value.to(device)
+    if isinstance(value, Mapping):
+        return {name: _moved(item, device) for name, item in value.items()}
+    if isinstance(value, tuple):
+        return tuple(_moved(item, device) for item in value)
+    return value

@@ -1,0 +1,151 @@
+"""Which draws a prediction takes, and how its rows go through memory: in chunks whose size changes no result."""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import chain
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike, check_count, check_inputs
+from bayesuq.data import Dataset
+from bayesuq.loaders import Loader
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods.far_rows import counted_far_rows
+from bayesuq.models.network_inputs import cast_inputs, refusal
+from bayesuq.models.training_mode import check_repeatable
+from bayesuq.predictive.base import PredictiveDistribution
+
+DEFAULT_NUM_SAMPLES = 100
+ACTIVATION_BUDGET = 2**26  # numbers that a chunk of rows may hold in activations: 256 MiB in float32
+
+Parts = Callable[[Tensor, int, int], Iterable[PredictiveDistribution]]
+
+
+def draw_indices(num_samples: int | None, num_members: int | None) -> Sequence[int]:
+    """Which draws a prediction takes, as `Posterior.predict` says.
+
+    Raises:
+        TypeError: A number of draws that is not whole.
+        ValueError: A number of draws below 1.
+    """
+    if num_samples is not None:
+        check_count(num_samples, "num_samples")
+    if num_members is None:
+        return range(DEFAULT_NUM_SAMPLES if num_samples is None else num_samples)
+    if num_samples is None or num_samples >= num_members:
+        return range(num_members)
+    return [(2 * s + 1) * num_members // (2 * num_samples) for s in range(num_samples)]
+
+
+def predict_in_chunks(
+    model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]", tree: nn.Module, parts: Parts
+) -> PredictiveDistribution:
+    """Predict rows in chunks that fit memory, and join them.
+
+    Args:
+        model: Whose dtype, device and shapes count.
+        x: Inputs or a loader of them.
+        tree: The module tree to run, of this thread alone.
+        parts: From a chunk's rows, the number of its first row, and the activations of one row to the predictives of
+            single draws (or of several), which are mixed.
+
+    Raises:
+        TypeError: See `bayesuq.arrays.check_inputs`.
+        ValueError: See `bayesuq.arrays.check_inputs`; or a shape that the network does not take.
+    """
+    start = 0
+
+    def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
+        nonlocal start
+        inputs = cast_inputs(model, check_inputs(batch))
+        width = activations_per_row(model, inputs, tree)
+        for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
+            yield mixed(parts(rows, start, width))
+            far.end_chunk()
+            start += len(rows)
+
+    with counted_far_rows() as far:
+        return predict_batches(x, chunks)
+
+
+def predict_batches(
+    x: "ArrayLike | DataLoader[Any]", predict: Callable[[ArrayLike], Iterable[PredictiveDistribution]]
+) -> PredictiveDistribution:
+    """The predictives of inputs, or of the batches of a loader in their order, joined.
+
+    Args:
+        x: Inputs or a loader of them.
+        predict: From inputs to the predictives of their rows, in order, in one piece or several.
+
+    Returns:
+        The whole, on the device that x is on (for a loader: where `predict` left it).
+
+    Raises:
+        TypeError: A Dataset, whose targets would not be used.
+        ValueError: A loader that shuffles, or gives no batch.
+    """
+    done: list[PredictiveDistribution] = []
+    with torch.no_grad():
+        for inputs in batches_of(x):
+            done.extend(predict(inputs))
+    if not done:
+        raise ValueError("`x` must not be empty; the loader gave no batch.")
+    whole = done[0] if len(done) == 1 else type(done[0]).concatenate(done)
+    if Loader.of(x) is not None:
+        return whole
+    return whole.to(x.device if isinstance(x, Tensor) else "cpu")
+
+
+def batches_of(x: "ArrayLike | DataLoader[Any] | Loader") -> Iterator[ArrayLike]:
+    """The inputs of each batch of a loader, in order, or all at once.
+
+    Raises:
+        TypeError: A Dataset, whose targets would not be used; items that have to be read by a function.
+        ValueError: A loader that shuffles.
+    """
+    if isinstance(x, Dataset):
+        raise TypeError("`x` must be inputs, or a DataLoader of them; got a Dataset. Pass its `.x`.")
+    loader = Loader.of(x)
+    if loader is not None:
+        yield from loader.inputs()
+    else:
+        yield cast(ArrayLike, x)
+
+
+def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
+    """The mixture of the predictives of draws, one after another."""
+    draws = iter(draws)
+    first = next(draws)
+    kind, parts = type(first), chain([first], draws)
+    del first  # held no longer than the mixture needs it
+    return kind.mixture(parts)
+
+
+def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> int:
+    """Numbers that one row's forward pass puts into memory, counted on the first row.
+
+    Raises:
+        ValueError: The network does not take rows of this shape; it draws in evaluation mode.
+    """
+    try:
+        check_repeatable(model, x[:2])
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
+    count = x[0].numel()
+
+    def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
+        nonlocal count
+        count += output.numel() if isinstance(output, Tensor) else 0
+
+    leaves = [module for module in tree.modules() if not any(module.children())]
+    handles = [module.register_forward_hook(add) for module in leaves]
+    try:
+        model.forward(model.initial(), x[:1], net=tree)
+    except (RuntimeError, IndexError) as error:
+        raise refusal(x, error) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+    return count

@@ -1,0 +1,113 @@
+"""Reading saved posteriors."""
+
+from collections.abc import Callable, Iterator, Mapping
+from importlib import import_module
+from os import PathLike, fspath
+from types import ModuleType
+from typing import Any
+
+from torch import nn
+
+from bayesuq.inference.joint.programs import GuideBuilder, Program
+from bayesuq.inference.posteriors.packing import FORMAT, restore_model, unpack
+from bayesuq.models import gp
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.posterior import Posterior
+from bayesuq.storage import read
+
+# Where each class is defined, below bayesuq.inference. A file can name these classes, and nothing else.
+HOMES = {
+    "MapPosterior": "map_estimate",
+    "VariationalPosterior": "mean_field",
+    "CorrelatedPosterior": "correlated",
+    "GuidePosterior": "guide_posterior",
+    "ProgramPosterior": "program_posterior",
+    "DropoutPosterior": "dropout",
+    "EnsemblePosterior": "ensemble",
+    "LaplacePosterior": "laplace_posterior",
+    "SampledLaplacePosterior": "laplace_posterior",
+    "HmcPosterior": "hmc",
+    "SgmcmcPosterior": "sgmcmc",
+    "SwagPosterior": "swag",
+    "TemperaturePosterior": "temperature",
+    "LocalTemperaturePosterior": "local_temperature",
+    "QuantileCalibratedPosterior": "quantile_calibration",
+    "ConfidencePosterior": "confidence",
+    "ExactGpPosterior": "exact_gp",
+    "SparseGpPosterior": "sparse_gp_posterior",
+    "SampledGpPosterior": "sampled_gp",
+}
+
+
+class PosteriorClasses(Mapping[str, type[Posterior]]):
+    """The classes of `HOMES` by name, each imported when it is asked for: a network's file needs no GPyTorch."""
+
+    def __getitem__(self, name: str) -> type[Posterior]:
+        return getattr(_module(HOMES[name]), name)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(HOMES)
+
+    def __len__(self) -> int:
+        return len(HOMES)
+
+
+CLASSES = PosteriorClasses()
+
+
+def load(
+    path: str | PathLike[str],
+    model: "BayesianNetwork | gp.GaussianProcess | Program | None" = None,
+    guide: GuideBuilder | None = None,
+) -> Posterior:
+    """The posterior that `posterior.save(path)` wrote, on the CPU.
+
+    Nothing in the file is ever run or imported: it holds tensors, numbers, and names that are looked up in fixed lists.
+
+    Args:
+        path: The file.
+        model: Needed where the model has parts that are not bayesuq's own (a network of yours, a rule that is a
+            function): the same model again. Its weights come from the file; names, shapes and dtypes must agree. A
+            Pyro program of your own is always needed.
+        guide: Needed where the posterior was fitted with a guide of your own or of Pyro's: the same function from the
+            model to the guide. Its parameters come from the file.
+
+    Raises:
+        FileNotFoundError: No such file.
+        TypeError: A model or a guide of another type.
+        ValueError: A truncated or foreign file, one of a newer format; a model or guide missing or different from the
+            file's.
+
+    Example:
+        >>> posterior.save("digits.safetensors")                         # doctest: +SKIP
+        >>> bq.load("digits.safetensors").predict(x, num_samples=100)    # doctest: +SKIP
+    """
+    if guide is not None and (isinstance(guide, nn.Module) or not callable(guide)):
+        raise TypeError(f"`guide` must be a function from the model to a Pyro guide; got {type(guide).__name__}.")
+    header, tensors = read(path)
+    if header.get("format") != FORMAT:
+        raise ValueError(f"The file has format {header.get('format')!r}; this version of bayesuq reads {FORMAT}.")
+    _check_kind(header, model)
+    try:
+        restore: Callable[..., Any] = _module("gp_saved").restore_process if "process" in header else restore_model
+        given = {"model": restore(header, tensors, model), "guide": guide}
+        return unpack(header["posterior"], tensors, given, CLASSES)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
+
+
+def _check_kind(header: Mapping[str, Any], model: object) -> None:
+    """Refuse a model of another kind than the file's."""
+    if "process" in header:
+        wanted, fits = "a GaussianProcess", model is None or isinstance(model, gp.GaussianProcess)
+    elif header.get("sites") is None:
+        wanted, fits = "a Pyro program", model is None or (callable(model) and not isinstance(model, BayesianNetwork))
+    else:
+        wanted, fits = "a bayesuq.models.BayesianNetwork", model is None or isinstance(model, BayesianNetwork)
+    if not fits:
+        raise TypeError(f"`model` must be {wanted}, as in the file; got {type(model).__name__}.")
+
+
+def _module(name: str) -> ModuleType:
+    """A module of inference that this file names."""
+    return import_module(f"bayesuq.inference.{name}")

@@ -1,0 +1,135 @@
+"""The one forward pass over S draws of the weights.
+
+A `WeightPosterior` is any posterior that can name draws of the flat vector; predicting with it is written here, once:
+
+    draws (S, P) -> named weights (S, ...) -> f (S, N, C, ...) -> likelihood.predictive(f)
+"""
+
+from abc import abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from os import PathLike
+from typing import Any, ClassVar, Self
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.posteriors.prior import prior_of
+from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.precision import full_precision
+from bayesuq.models.spectral import with_exact_norms
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.randomness import resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
+
+VECTORISED_BUDGET = 2**21  # numbers in weights and activations that fit the cache: so many draws run together
+
+
+FEWEST_TOGETHER = 4  # fewer gain less than stacking their weights costs
+
+
+class WeightPosterior(Posterior):
+    """A posterior approximation over weights: it names draws of the flat vector, and this class predicts with them."""
+
+    model: BayesianNetwork
+    buffers: Mapping[str, Tensor]
+    is_mode: ClassVar[bool] = False  # whether it is the very weights that the buffers were trained with
+
+    @property
+    @abstractmethod
+    def num_members(self) -> int | None:
+        """M, the number of stored members; None where draws are without end."""
+
+    @abstractmethod
+    def draw(self, index: int, seed: int) -> Tensor:
+        """The flat vector (P,) of draw number `index`; it depends on `index` and `seed` alone."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        return move(self, device)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file: see `Posterior.save`."""
+        save(self, path)
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
+        indices = draw_indices(num_samples, self.num_members)
+        key = resolve_seed(seed)
+        layout = Layout.of(self.model)
+        tree = share_tensors(self.model.net)
+        if not self.is_mode:
+            with_exact_norms(tree)
+
+        def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
+            together = VECTORISED_BUDGET // (layout.size + len(rows) * width)
+            together = together if together >= FEWEST_TOGETHER else 1
+            for first in range(0, len(indices), together):
+                theta = layout.split(self._draws(indices[first : first + together], key))
+                f = self._outputs(theta, rows, tree)
+                yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
+
+        return predict_in_chunks(self.model, x, tree, parts)
+
+    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws of every site by name, (S, ...), on its own support; parameters learned as point values repeat.
+
+        Args:
+            num_samples: S, as for `predict`.
+            seed: As for `predict`; the same seed gives the same draws there.
+        """
+        indices = draw_indices(num_samples, self.num_members)
+        key = resolve_seed(seed)
+        return Layout.of(self.model).split(self._draws(indices, key))
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of."""
+        number = number_of_draws(self, wanted.num_samples)
+        weights = self.sample_weights(number, seed=wanted.seed)
+        return Drawn(
+            method=type(self).__name__,
+            weights=weights,
+            predict=partial(self.predict, num_samples=number, seed=wanted.seed, keep_samples=True),
+            **prior_of(self.model, weights, self.buffers),
+            **chain_facts(self, number),
+        )
+
+    def _draws(self, indices: Sequence[int], seed: int) -> Tensor:
+        """Several draws, (S, P)."""
+        with full_precision():
+            if len(indices) == 1:
+                return self.draw(indices[0], seed).unsqueeze(0)  # for a large network, stacking would be one copy more
+            return torch.stack([self.draw(index, seed) for index in indices])
+
+    def _outputs(self, theta: Mapping[str, Tensor], rows: Tensor, tree: nn.Module) -> Tensor:
+        """f (S, N, C, ...) at one chunk of rows."""
+
+        def run(one: Mapping[str, Tensor]) -> Tensor:
+            return self.model.forward(one, rows, net=tree, buffers=self.buffers)
+
+        num_draws = len(next(iter(theta.values())))
+        if num_draws > 1:
+            try:
+                return torch.func.vmap(run)(dict(theta))
+            except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
+                pass
+            return torch.stack([run({name: value[s] for name, value in theta.items()}) for s in range(num_draws)])
+        return run({name: value[0] for name, value in theta.items()}).unsqueeze(0)

@@ -1,0 +1,291 @@
+"""Stochastic gradient Markov chains: draws from the posterior by minibatches, without a test of acceptance.
+
+Chains follow Langevin (SGLD) or Hamiltonian dynamics (SGHMC) in the potential
+
+    U(u) = -log p(theta(u), y | x) - log |d theta / du|
+
+whose gradient a minibatch estimates; the steps are in `langevin`. What they leave is biased in two ways, which both
+vanish with the step size: by the discretisation, and by the noise of the minibatches, which heats the chains. With
+schedule="cyclical" each cycle first explores with large steps and then samples with small ones.
+
+Reference:
+    Welling & Teh 2011, Bayesian Learning via Stochastic Gradient Langevin Dynamics; Chen, Fox & Guestrin 2014,
+    Stochastic Gradient Hamiltonian Monte Carlo; Li et al. 2016, Preconditioned Stochastic Gradient Langevin Dynamics;
+    Zhang et al. 2020, Cyclical Stochastic Gradient MCMC.
+"""
+
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import check_count, check_positive
+from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.chains.starts import Constants, Start, starting_points
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.sgmcmc.langevin import Kernel, Sghmc, Sgld
+from bayesuq.inference.sgmcmc.potential import MinibatchPotential
+from bayesuq.inference.sgmcmc.run import Plan, Run
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
+from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
+from bayesuq.inference.training.options import Training, session
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.options import suggests_names
+from bayesuq.randomness import derive_seed
+
+Sampler = Literal["sgld", "sghmc"]
+StepSchedule = Literal["constant", "cyclical"]
+Preconditioning = Literal["rmsprop"]
+STARTS, CHAINS = range(2)  # what a fit's seed is split into
+LARGEST_WORK = 2**16  # weights times rows of a minibatch, up to which one pass for 4 chains was faster on a CPU
+
+
+@suggests_names
+def fit(
+    model: BayesianNetwork,
+    data: Data,
+    *,
+    sampler: Sampler = "sghmc",
+    num_samples: int = 250,
+    num_warmup: int = 1000,
+    num_chains: int = 4,
+    thinning: int = 10,
+    step_size: float | None = None,
+    friction: float = 0.1,
+    preconditioning: Preconditioning | None = None,
+    schedule: StepSchedule = "constant",
+    num_cycles: int = 5,
+    start: Start | Literal["network"] = "prior",
+    vectorised: bool | None = None,
+    batch_size: int = 128,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> "SgmcmcPosterior":
+    """Draw from the posterior by chains that read a minibatch a step.
+
+    Args:
+        model: The joint density. Normalisation layers are in evaluation mode, with the buffers of `start` or the
+            network's own; dropout layers are the identity.
+        data: Rows to fit, or a DataLoader of them, whose minibatches all chains share.
+        sampler: "sgld" or "sghmc".
+        num_samples: Draws of each chain that are kept.
+        num_warmup: Steps of each chain before the first draw; in a cyclical schedule, at the beginning of each cycle.
+        num_chains: Number of chains.
+        thinning: Steps for one kept draw.
+        step_size: h, the distance that a momentum of one moves a weight in a step: epsilon = h^2 in Welling & Teh's
+            eq. (4), and N h^2 is the learning rate of SGD on the loss per data point. None takes a quarter of the
+            largest stable one, or less where the noise of minibatches would heat the chains; it is measured, by the
+            curvature of minibatches, at tenths of the (first) warm-up, and then kept.
+        friction: Share of its momentum that SGHMC loses in a step, in (0, 1]; one minus SGD's momentum.
+        preconditioning: "rmsprop" learns a scale for each weight in the (first) warm-up, then keeps it, so that no
+            correction for its change is needed; the momentum's units are then those scales. None has one for all.
+        schedule: "constant" steps, or "cyclical" ones, which fall to 0 in each of `num_cycles`; the first `num_warmup`
+            of a cycle explore without noise.
+        num_cycles: Of a cyclical schedule; must divide `num_samples`.
+        start: "prior" begins each chain at a draw from the prior, "network" all at the network's own weights; a fitted
+            posterior over weights begins each at a draw from it. Sites learned as point values stay at that
+            posterior's values.
+        vectorised: Whether all chains compute their gradients in one pass, which gives the same numbers to rounding.
+            None does so where it is faster: for small networks.
+        batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
+            DataLoader has its own.
+        device: Where to compute; None is where the model is.
+        seed: Makes the fit repeatable; None draws one from torch's generator.
+        progress: Whether to show a bar; None shows it on a terminal only.
+        checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; the same fit called again goes
+            on from there and ends with the same bits. Where the file is there and `seed` is None, its seed is taken.
+
+    Returns:
+        All draws, with `lp` (log density of the flat vector, estimated from the step's minibatch, in nats) and
+        `step_size` of each.
+
+    Raises:
+        TypeError: Arguments of the wrong kind, unknown options.
+        ValueError: Data that the network or the likelihood does not take; options out of range, or that contradict each
+            other; sites learned as point values without a posterior to `start` from; a log joint that is nowhere
+            finite.
+        FloatingPointError: A chain diverged: the step size is too large.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=0.5))
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> posterior = fit(model, data, num_samples=50, num_warmup=100, num_chains=2, seed=0)
+        >>> posterior.predict(data.x).num_samples, posterior.statistics["lp"].shape
+        (100, torch.Size([2, 50]))
+    """
+    plan = _plan(num_samples, num_warmup, thinning, step_size, preconditioning, schedule, num_cycles)
+    kernel = _kernel(sampler, friction)
+    check_count(num_chains, "num_chains")
+    # What `session` needs of it; chains have no epochs and no learning rate.
+    training = Training(
+        num_epochs=1, batch_size=batch_size, learning_rate=1.0, device=device, seed=seed, checkpoint=checkpoint
+    )
+    with session(model, data, training) as (model, source, _):
+        place = "prior" if isinstance(start, str) and start == "network" else start
+        constants = Constants.of(model, place)
+        positions = _starts(model, source, constants, start, num_chains, training.key(STARTS))
+        potential = MinibatchPotential(model, source.num_data, constants.fixed, constants.buffers)
+        chosen = _is_vectorised(potential, source, num_chains, vectorised)
+        keys = [
+            [derive_seed(training.key(CHAINS), chain, purpose) for purpose in range(3)] for chain in range(num_chains)
+        ]
+        run = Run(potential, kernel, source, positions, plan, keys, vectorised=chosen)
+        file = Checkpoint.of(training.checkpoint)
+        fit = None if file is None else _identity(run, constants, training.seed, starts_at_network=place is not start)
+        run.finish(file, fit, progress)
+        return _posterior(model, constants, run)
+
+
+def _identity(run: Run, constants: Constants, seed: int | None, *, starts_at_network: bool) -> Identity:
+    """What tells a run that has not begun from others."""
+    plan, model, source, positions = run.plan, run.potential.model, run.stream.source, run.chains.positions
+    data, batch = source.contents()
+
+    def energy(position: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradients = run.potential.at(position.unsqueeze(0), [batch])
+        return values[0], gradients[0]
+
+    told = {"seed": seed, "kernel": repr(run.kernel), "vectorised": run.vectorised}
+    start = {"positions": positions, **constants.fixed, **constants.buffers}
+    contents = {"start": digest(constants.fixed if starts_at_network else start), "buffers": digest(constants.buffers)}
+    return Identity(
+        options={
+            **told,
+            **{name: value for name, value in vars(plan).items() if name != "num_samples"},
+            "chains": len(positions),
+            "device": source.device.type,
+            "data": data,
+            **sites_of(model),
+        },
+        lengths={"num_samples": plan.num_samples},
+        fixed_length="the cycles of its step size would be longer" if plan.cyclical else None,
+        contents=contents | model_contents(model),
+        numbers=probed_energy(energy, positions[0]),
+        tolerance=tolerance_of(positions.dtype),
+        text=repr(model),
+        start=digest({"positions": positions}) if starts_at_network else None,
+        before={
+            **told,
+            "plan": repr(plan),
+            "data": source.identity(),
+            "model": ADDRESS.sub("", repr(model)),
+            **({} if starts_at_network else {"start": digest(start)}),
+        },
+    )
+
+
+def _plan(
+    num_samples: int,
+    num_warmup: int,
+    thinning: int,
+    step_size: float | None,
+    preconditioning: str | None,
+    schedule: str,
+    num_cycles: int,
+) -> Plan:
+    check_count(num_samples, "num_samples")
+    check_count(num_warmup, "num_warmup", minimum=0)
+    check_count(thinning, "thinning")
+    if step_size is not None:
+        check_positive(step_size, "step_size")
+    if preconditioning is not None:
+        _check_one_of("preconditioning", preconditioning, Preconditioning)
+        if num_warmup == 0:
+            raise ValueError("`preconditioning` learns its scales in the warm-up; got `num_warmup` = 0.")
+    _check_one_of("schedule", schedule, StepSchedule)
+    cyclical = schedule == "cyclical"
+    if cyclical and num_samples % check_count(num_cycles, "num_cycles"):
+        raise ValueError(f"`num_cycles` must divide `num_samples`; got {num_cycles} cycles for {num_samples} draws.")
+    return Plan(
+        num_samples=num_samples,
+        num_warmup=num_warmup,
+        thinning=thinning,
+        num_cycles=num_cycles if cyclical else 1,
+        cyclical=cyclical,
+        step_size=step_size,
+        preconditioned=preconditioning is not None,
+    )
+
+
+def _kernel(sampler: str, friction: float) -> Kernel:
+    _check_one_of("sampler", sampler, Sampler)
+    if check_positive(friction, "friction") > 1:
+        raise ValueError(f"`friction` must lie in (0, 1]; got {friction!r}.")
+    return Sgld() if sampler == "sgld" else Sghmc(friction)
+
+
+def _check_one_of(name: str, value: Any, literal: Any) -> None:
+    if value not in get_args(literal):
+        known = ", ".join(repr(one) for one in get_args(literal))
+        raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
+
+
+def _starts(
+    model: BayesianNetwork, source: Source, constants: Constants, start: Any, num_chains: int, seed: int
+) -> Tensor:
+    """A vector of the random sites for each chain, (C, P)."""
+    if isinstance(start, str) and start == "network":
+        return Layout.of(model, model.laws).join(model.initial()).repeat(num_chains, 1)
+    potential = NetworkPotential(model, source.rows, fixed=constants.fixed, buffers=constants.buffers)
+    return starting_points(potential, start, num_chains, seed)
+
+
+def _is_vectorised(potential: MinibatchPotential, source: Source, num_chains: int, asked: bool | None) -> bool:
+    """Whether chains compute in one pass: as asked, or where that is possible and faster.
+
+    Raises:
+        ValueError: It was asked for where it is not possible.
+    """
+    first, size = source.rows, -(-source.num_data // source.num_batches)
+    few = type(first)(first.x[:2], first.y[:2], None if first.weight is None else first.weight[:2])
+    if asked is False or (asked is None and num_chains == 1):
+        return False
+    if not potential.can_vectorise(few):
+        if asked:
+            raise ValueError("The network branches on its values, so that chains cannot move together.")
+        return False
+    small = potential.layout.size * size <= LARGEST_WORK
+    return asked or small or source.device.type != "cpu"
+
+
+def _posterior(model: BayesianNetwork, constants: Constants, run: Run) -> "SgmcmcPosterior":
+    """With the point values behind the random sites, as the flat vectors of all sites have them."""
+    draws = run.draws
+    if model.points:
+        points = Layout.of(model, model.points).join(constants.fixed)
+        draws = torch.cat([draws, points.expand(*draws.shape[:2], -1)], dim=2)
+    return SgmcmcPosterior(
+        model=model,
+        draws=draws,
+        buffers={name: value.clone() for name, value in constants.buffers.items()},
+        statistics={name: value for name, value in run.told.items() if not name.startswith("warmup ")},
+        warmup_statistics={
+            name.removeprefix("warmup "): value for name, value in run.told.items() if name.startswith("warmup ")
+        },
+        scales=run.chains.scales.clone(),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class SgmcmcPosterior(ChainPosterior):
+    """Chains of stochastic gradient Langevin or Hamiltonian dynamics.
+
+    Attributes:
+        model: As in `ChainPosterior`, like the following.
+        draws: The flat vectors of every site, (C, D, P); sites learned as point values repeat.
+        buffers: The network's buffers, the same for all draws.
+        statistics: Of each draw, (C, D): `lp`, estimated from a minibatch, and `step_size`.
+        warmup_statistics: The same of each step of the (first) warm-up, (C, W).
+        scales: The preconditioner of the random sites as learned, (C, R); 1 without one.
+    """
+
+    scales: Tensor

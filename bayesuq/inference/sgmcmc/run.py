@@ -1,0 +1,311 @@
+"""Stochastic gradient chains on their way: when steps explore, when they are kept, and what a checkpoint must hold.
+
+All chains step together, each on minibatches and with noise of its own, so that a chain's path does not depend on how
+many others there are.
+"""
+
+import math
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from time import perf_counter
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from bayesuq.data import Batch
+from bayesuq.inference.sgmcmc.langevin import Chains, Kernel
+from bayesuq.inference.sgmcmc.potential import MinibatchPotential
+from bayesuq.inference.training.checkpoint import Checkpoint, below, named, random_states, set_random_states
+from bayesuq.inference.training.identity import Identity
+from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.stability import largest_curvature
+from bayesuq.randomness import generator
+
+STABLE_SHARE = 0.25  # of the largest stable step: SGLD's variances are then 7 % too large at most
+HEAT = 0.5  # of minibatches beside the step's own, were they independent
+NUM_LOOKS = 10  # at the curvature during the warm-up
+MEMORY = 0.99  # of squared gradients
+SMALLEST_SCALE = 0.1  # of the mean root mean square of gradients, so that a weight without gradient does not run away
+ORDER, NOISE, DIRECTION = range(3)  # what a chain's seed is split into
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long chains run, with which steps.
+
+    Attributes:
+        num_samples: Kept draws of each chain.
+        num_warmup: Steps before the first draw of each cycle.
+        thinning: Steps for one kept draw.
+        num_cycles: Of the step size; 1 where it is constant.
+        cyclical: Whether steps shrink along a cycle, and explore without noise at its beginning.
+        step_size: The largest; None measures one.
+        preconditioned: Whether scales are learned in the first warm-up.
+    """
+
+    num_samples: int
+    num_warmup: int
+    thinning: int
+    num_cycles: int
+    cyclical: bool
+    step_size: float | None
+    preconditioned: bool
+
+    @property
+    def length(self) -> int:
+        """Steps in a cycle."""
+        return self.num_warmup + self.num_samples // self.num_cycles * self.thinning
+
+    @property
+    def num_steps(self) -> int:
+        """In all."""
+        return self.num_cycles * self.length
+
+    def factor(self, step: int) -> float:
+        """On the step size: the root of Zhang et al. 2020, eq. (1), which is on its square."""
+        if not self.cyclical:
+            return 1.0
+        return math.sqrt(0.5 * (math.cos(math.pi * (step % self.length) / self.length) + 1))
+
+    def temperature(self, step: int) -> float:
+        """0 while a cycle explores (Zhang et al. 2020, algorithm 1), else 1."""
+        return 0.0 if self.cyclical and step % self.length < self.num_warmup else 1.0
+
+    def kept_as(self, step: int) -> int | None:
+        """Number of the draw that the positions before this step are."""
+        cycle, place = divmod(step, self.length)
+        number, rest = divmod(place - self.num_warmup + 1, self.thinning)
+        if place < self.num_warmup or rest:
+            return None
+        return cycle * (self.num_samples // self.num_cycles) + number - 1
+
+    def looks_at(self, step: int) -> bool:
+        """Whether the curvature is measured before this step."""
+        return self.step_size is None and step in {self.num_warmup * k // NUM_LOOKS for k in range(NUM_LOOKS + 1)}
+
+
+class Stream:
+    """Minibatches without end, one a chain and step, and the place in them.
+
+    Chains see all rows once in each epoch, in orders of their own; of a DataLoader, all chains see the same.
+
+    Attributes:
+        epoch: Number of the epoch under way.
+        batch: Minibatches taken from it.
+        started: Random states that this epoch began from, which a DataLoader draws its order from.
+    """
+
+    def __init__(self, source: Source, keys: Sequence[int]) -> None:
+        self.source, self.keys = source, keys
+        self.epoch, self.batch = 0, 0
+        self.started: dict[str, Tensor] = {}
+        self._left: Iterator[tuple[Batch, ...]] | None = None
+
+    def take(self) -> tuple[Batch, ...]:
+        """The next minibatch of each chain."""
+        if self._left is None:
+            self._left = self._open()
+        found = next(self._left)
+        self.batch += 1
+        if self.batch == self.source.num_batches:
+            self.epoch, self.batch, self._left = self.epoch + 1, 0, None
+        return found
+
+    def _open(self) -> Iterator[tuple[Batch, ...]]:
+        """What is left of the epoch under way."""
+        device, loader = self.source.device, self.source.loader
+        now = random_states(device, loader)
+        if self.batch:
+            set_random_states(self.started, device, loader)
+        else:
+            self.started = now
+        if loader is None:
+            orders = [self.source.shuffled_epoch(key, self.epoch) for key in self.keys]
+            batches: Iterator[tuple[Batch, ...]] = zip(*orders, strict=True)
+        else:
+            batches = ((batch,) * len(self.keys) for batch in self.source.epoch(None))
+        for _ in range(self.batch):
+            next(batches)
+        if self.batch:
+            set_random_states(now, device, loader)
+        return batches
+
+
+class Run:
+    """The loop, and all that a checkpoint of it must hold.
+
+    Attributes:
+        done: Steps so far.
+        step_size: The largest of the plan; as last measured where the plan has none.
+        squares: Running mean of squared gradients per data point, (C, P).
+        draws: Positions kept, (C, D, P).
+        told: `lp` and `step_size` of each draw, (C, D), and under "warmup ..." of each step of the first warm-up.
+    """
+
+    def __init__(
+        self,
+        potential: MinibatchPotential,
+        kernel: Kernel,
+        source: Source,
+        positions: Tensor,
+        plan: Plan,
+        keys: Sequence[Sequence[int]],
+        *,
+        vectorised: bool,
+    ) -> None:
+        """Put the chains at their starts.
+
+        Args:
+            potential: On minibatches.
+            kernel: One step.
+            source: Of minibatches.
+            positions: Where chains start, (C, P).
+            plan: How long they run.
+            keys: A seed for each purpose of each chain.
+            vectorised: Whether gradients are computed in one pass.
+        """
+        self.potential, self.kernel, self.plan, self.vectorised = potential, kernel, plan, vectorised
+        device = positions.device
+        self.noises = [generator(key[NOISE], device=device) for key in keys]
+        self.directions = [generator(key[DIRECTION], device=device) for key in keys]
+        self.stream = Stream(source, [key[ORDER] for key in keys])
+        self.chains = Chains.at(positions, self.noises)
+        self.done, self.step_size = 0, math.nan if plan.step_size is None else plan.step_size
+        self.squares = torch.zeros_like(positions)
+        self.draws = positions.new_zeros(len(positions), plan.num_samples, positions.shape[1])
+        sizes = {"": plan.num_samples, "warmup ": plan.num_warmup}
+        self.told = {
+            kind + name: torch.zeros(len(positions), size, dtype=torch.float64, device=device)
+            for kind, size in sizes.items()
+            for name in ("lp", "step_size")
+        }
+
+    def finish(self, checkpoint: Checkpoint | None, fit: Identity | None, progress: bool | None) -> None:
+        """Make the steps that are left.
+
+        Args:
+            checkpoint: To go on from, and to write; None does neither.
+            fit: What tells this fit from others, for that file; None without one.
+            progress: Whether to show a bar; None shows it on a terminal only.
+
+        Raises:
+            FloatingPointError: Chains that diverged.
+            ValueError: A checkpoint of another fit; a network whose curvature cannot be measured.
+        """
+        if checkpoint is not None and fit is not None:
+            self._resume(checkpoint, fit)
+        hidden = not sys.stderr.isatty() if progress is None else not progress
+        written, total = perf_counter(), self.plan.num_steps
+        with tqdm(total=total, initial=self.done, disable=hidden, unit="step") as bar:
+            while self.done < total:
+                self._step()
+                bar.update()
+                if checkpoint is None or fit is None:
+                    continue
+                by_steps = checkpoint.every_steps is not None and self.done % checkpoint.every_steps == 0
+                if by_steps or self.done == total or perf_counter() - written > checkpoint.every_seconds:
+                    self._write(checkpoint, fit)
+                    written = perf_counter()
+
+    def _step(self) -> None:
+        """Keep where the chains are, if that is a draw, and move them."""
+        plan, number, chains = self.plan, self.done, self.chains
+        batches = self.stream.take()
+        together = self.vectorised and len({len(batch.x) for batch in batches}) == 1
+        at = self.potential.at_rows if together else self.potential.at
+        values, gradients = self._checked(*at(chains.positions, batches))
+        if plan.preconditioned and number < plan.num_warmup:
+            self._learn_scales(gradients)
+        if plan.looks_at(number):
+            self.step_size = self._measured_step_size(batches)
+        step_size = self.step_size * plan.factor(number)
+        self._tell(number, -values, step_size)
+        self.kernel.step(chains, gradients, step_size, plan.temperature(number))
+        self.done += 1
+
+    def _checked(self, values: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
+        """The same, or an error where they are not finite."""
+        finite = values.isfinite() & gradients.isfinite().all(dim=1)
+        if not finite.all():
+            chains = ", ".join(str(chain) for chain in (~finite).nonzero().flatten().tolist())
+            raise FloatingPointError(
+                f"The log joint of chain {chains} stopped being finite at step {self.done}, with step size "
+                f"{self.step_size:.3g}. Lower `step_size`, `start` from a fitted posterior, or standardise the data."
+            )
+        return values, gradients
+
+    def _tell(self, number: int, lp: Tensor, step_size: float) -> None:
+        kept = self.plan.kept_as(number)
+        if kept is not None:
+            self.draws[:, kept] = self.chains.positions
+        for kind, place in (("", kept), ("warmup ", number if number < self.plan.num_warmup else None)):
+            if place is not None:
+                self.told[kind + "lp"][:, place] = lp
+                self.told[kind + "step_size"][:, place] = step_size
+
+    def _learn_scales(self, gradients: Tensor) -> None:
+        """RMSprop's, with a mean of 1 for each chain, so that step sizes keep their meaning."""
+        mean_squares = self.squares.mul_(MEMORY).addcmul_(gradients, gradients, value=1 - MEMORY)
+        roots = mean_squares.sqrt()
+        scales = (roots + SMALLEST_SCALE * roots.mean(dim=1, keepdim=True)).rsqrt()
+        self.chains.scales.copy_(scales / scales.mean(dim=1, keepdim=True))
+
+    def _measured_step_size(self, batches: Sequence[Batch]) -> float:
+        """A share of the step that is stable in every chain, by the curvature of its minibatch, or what heats little.
+
+        Raises:
+            ValueError: It cannot be measured.
+        """
+        rows = zip(self.chains.positions, self.chains.scales, batches, self.directions, strict=True)
+        try:
+            curvatures = [
+                largest_curvature(partial(self._energy, batch), position, direction, scales=scales)
+                for position, scales, batch, direction in rows
+            ]
+        except RuntimeError as error:
+            raise ValueError(f"No step size can be measured ({error}). Pass `step_size`.") from error
+        if not 0 < max(curvatures) < math.inf:
+            raise ValueError("The log joint has no finite curvature where the chains are. Pass `step_size`.")
+        num_batches = self.stream.source.num_batches
+        cool = math.sqrt(HEAT * self.kernel.warmth / num_batches) if num_batches > 1 else math.inf
+        return min(STABLE_SHARE * 2, cool) / math.sqrt(max(curvatures))
+
+    def _energy(self, batch: Batch, flat: Tensor) -> Tensor:
+        return self.potential.energy(flat, *batch)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """What changes from step to step."""
+        chains = self.chains
+        own = {"positions": chains.positions, "momenta": chains.momenta, "scales": chains.scales}
+        return own | {"squares": self.squares, "draws": self.draws} | named("told.", self.told)
+
+    def _resume(self, checkpoint: Checkpoint, fit: Identity) -> None:
+        found = checkpoint.load(fit)
+        if found is None:
+            return
+        values, tensors = found
+        self.done, self.step_size = values["done"], float(tensors["step_size"])
+        self.stream.epoch, self.stream.batch = values["epoch"], values["batch"]
+        self.stream.started = below("started.", tensors)
+        for name, tensor in self._tensors().items():
+            part = tensors[name]
+            if name == "draws" or name.startswith("told."):  # a run may be longer than the file's
+                tensor = tensor[:, : part.shape[1]]
+            tensor.copy_(part)
+        for kind, streams in (("noises", self.noises), ("directions", self.directions)):
+            for stream, state in zip(streams, tensors[kind], strict=True):
+                stream.set_state(state.clone())
+        source = self.stream.source
+        set_random_states(below("now.", tensors), source.device, source.loader)
+
+    def _write(self, checkpoint: Checkpoint, fit: Identity) -> None:
+        stream = self.stream
+        tensors = self._tensors() | {"step_size": torch.tensor(self.step_size, dtype=torch.float64)}
+        for kind, streams in (("noises", self.noises), ("directions", self.directions)):
+            tensors[kind] = torch.stack([one.get_state() for one in streams])
+        tensors |= named("started.", stream.started)
+        tensors |= named("now.", random_states(stream.source.device, stream.source.loader))
+        checkpoint.save(fit, ({"done": self.done, "epoch": stream.epoch, "batch": stream.batch}, tensors))

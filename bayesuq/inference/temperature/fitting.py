@@ -1,0 +1,202 @@
+"""Temperature scaling of any posterior over labels: divide every draw's logits by one T, chosen on held-out data.
+
+    T* = argmin_T  - sum_n log (1 / S) sum_s softmax(f_s(x_n) / T)[y_n]
+
+The likelihood is the mixture's, so an ensemble's or a Bayesian network's own averaging is part of what is calibrated.
+Dividing each draw, and not the log of the mean, leaves aleatoric and epistemic uncertainty defined. For one draw no
+T > 0 changes the predicted class; for a mixture it may, so both accuracies are told.
+
+`vector=True` gives each class a slope and a bias of its own instead, under weak priors around 1 and 0, and
+`matrix=True` a whole matrix, whose off-diagonal entries are as large as cross-validation allows (see `scaling`). Choose
+T on data that neither training nor early stopping has used.
+
+Reference:
+    Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
+"""
+
+from dataclasses import dataclass, replace
+from os import PathLike
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike
+from bayesuq.data import Dataset
+from bayesuq.inference.posteriors.packing import read_through
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inference.temperature.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.identity import Identity, digest
+from bayesuq.inference.training.lbfgs import Evaluations
+from bayesuq.inference.training.minibatches import Data, in_memory
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
+from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
+from bayesuq.models.scaled_logits import ScaledLogits
+from bayesuq.options import suggests_names
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.randomness import resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
+
+
+@suggests_names
+def fit(
+    posterior: Posterior,
+    data: Data,
+    *,
+    vector: bool = False,
+    matrix: bool = False,
+    num_samples: int | None = None,
+    seed: int | None = None,
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> "TemperaturePosterior":
+    """Choose the temperature that gives held-out labels the highest probability.
+
+    Args:
+        posterior: A fitted posterior over labels; it stays as it is.
+        data: Held-out rows, or a DataLoader of them, in order.
+        vector: Whether to fit a slope and a bias for each class instead of one temperature.
+        matrix: Whether each logit also takes a share of each other one; C^2 numbers, for a thousand labels and more.
+        num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many.
+        seed: Of the draws, and of the folds that a matrix is chosen by.
+        checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes, an evaluation of the loss being
+            a step; the same fit called again draws the same logits, goes on from there and ends with the same bits.
+            Where the file is there and `seed` is None, its seed is taken.
+
+    Returns:
+        The same posterior, read at scaled logits.
+
+    Raises:
+        TypeError: A posterior over real targets, unknown options.
+        ValueError: Data that the posterior does not take; both `vector` and `matrix`; a matrix of one output; a
+            checkpoint of another fit, or no whole one.
+
+    Warns:
+        UserWarning: No held-out label is in doubt, or the best temperature lies outside [0.01, 100].
+
+    Example:
+        >>> from bayesuq.inference import map_estimate
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (), 2), priors.Normal(), likelihoods.Categorical())
+        >>> data = Dataset([[0.0], [1.0], [2.0], [3.0]], [0, 1, 0, 1])
+        >>> scaled = fit(map_estimate.fit(model, data, num_epochs=3, seed=0), data)
+        >>> scaled.temperature > 0
+        True
+    """
+    likelihood = _likelihood(posterior)
+    if vector and matrix:
+        raise ValueError("`vector` and `matrix` are two scalings; choose one.")
+    file = Checkpoint.of(checkpoint)
+    key = resolve_seed(file.seed() if file is not None and seed is None else seed)
+    rows = in_memory(data, key)
+    predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
+    held_out = _held_out(likelihood, predictive, rows)
+    kind = "matrix" if matrix else "vector" if vector else "temperature"
+    told = {"seed": key, "scaling": kind, "data": digest(vars(held_out))}
+    record = Evaluations(file, Identity(told, before=told))
+    if matrix:
+        scaling = matrix_scaling(held_out, record, seed=key)
+    else:
+        scaling = vector_scaling(held_out, record) if vector else temperature_scaling(held_out, record)
+    before, after = Scaling().scores(held_out), scaling.scores(held_out)
+    return TemperaturePosterior(
+        posterior=read_through(posterior, lambda base: ScaledLogits(base, **vars(scaling))),
+        **vars(scaling),
+        negative_log_likelihood=(before[0], after[0]),
+        accuracy=(before[1], after[1]),
+    )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class TemperaturePosterior(WrappingPosterior):
+    """A posterior read at scaled logits.
+
+    Attributes:
+        posterior: The posterior, its likelihood scaled.
+        slopes: 1 / T, or a slope for each class.
+        biases: 0, or a bias for each class, in nats.
+        mixing: What each logit (row) takes of each other one (column) under matrix scaling; else none.
+        negative_log_likelihood: Of the held-out labels before and after, nats a label.
+        accuracy: On them before and after, fractions.
+    """
+
+    posterior: Posterior
+    slopes: tuple[float, ...]
+    biases: tuple[float, ...]
+    mixing: tuple[tuple[float, ...], ...]
+    negative_log_likelihood: tuple[float, float]
+    accuracy: tuple[float, float]
+
+    @property
+    def temperature(self) -> float:
+        """T, above 1 where the posterior was too sure.
+
+        Raises:
+            ValueError: Vector and matrix scaling have no one temperature.
+        """
+        if len(self.slopes) > 1 or self.biases != (0.0,):
+            raise ValueError(
+                "Vector and matrix scaling have a slope and a bias for each class: see `slopes`, `biases` and `mixing`."
+            )
+        return 1 / self.slopes[0]
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D) at scaled logits: see `Posterior.predict`."""
+        return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: that of the posterior, whose likelihood is scaled."""
+        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
+
+
+def _likelihood(posterior: Posterior) -> Likelihood:
+    model = getattr(posterior, "model", None)
+    # Of a network, or of a process, whose class is not named here: it would bring in GPyTorch.
+    likelihood = getattr(model, "likelihood", None) if hasattr(model, "with_likelihood") else None
+    if likelihood is None:
+        raise TypeError(
+            f"`posterior` must be a fitted posterior over labels; got {type(posterior).__name__}. Its outputs are "
+            "scaled at every prediction, so pass what gives them, such as `map_estimate.fit(model, data)`, and "
+            "held-out inputs with their labels."
+        )
+    if not isinstance(likelihood, Categorical | Bernoulli | HeteroscedasticCategorical | ScaledLogits):
+        raise TypeError(
+            f"Temperature scaling needs a posterior over labels; got {type(posterior).__name__} with the likelihood "
+            f"{type(likelihood).__name__}. For real targets take `quantile_calibration.fit(posterior, data)`."
+        )
+    return likelihood
+
+
+def _held_out(likelihood: Likelihood, predictive: PredictiveDistribution, rows: Dataset) -> HeldOut:
+    base = likelihood
+    while isinstance(base, ScaledLogits):
+        base = base.base
+    base = base.categorical if isinstance(base, HeteroscedasticCategorical) else base
+    if not isinstance(predictive, CategoricalPredictive) or predictive.draws is None:
+        raise TypeError(f"Temperature scaling needs single draws of class probabilities; got {predictive!r}.")
+    logits = predictive.draws.double()
+    logits = logits[:, :, 1:] if isinstance(base, Bernoulli) else logits
+    labels = base.targets(rows.y, num_outputs=logits.shape[2]).to(logits.device)
+    labels = labels.reshape(predictive.entropy_sum.shape)
+    weight = torch.ones_like(labels, dtype=torch.float64)
+    if rows.weight is not None:
+        given = rows.weight.to(weight)
+        weight = weight * given.reshape(
+            labels.shape if given.numel() == labels.numel() else (-1, *[1] * (labels.ndim - 1))
+        )
+    ignored = labels == base.ignore_index if isinstance(base, Categorical) and base.ignore_index is not None else None
+    if ignored is not None:
+        labels, weight = labels.masked_fill(ignored, 0), weight.masked_fill(ignored, 0.0)
+    if not weight.sum() > 0:
+        raise ValueError("`data` has no label of positive weight to choose the temperature by.")
+    return HeldOut(logits, labels, weight)

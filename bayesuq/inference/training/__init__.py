@@ -1,0 +1,1 @@
+"""The one minibatch loop of all that optimises: its options, its rows, its checkpoints."""

@@ -1,0 +1,149 @@
+"""Whether a fit has converged, in the words of warnings: its loss, its predictions, and a posterior's scales.
+
+A loss that still falls is read from its course (`bayesuq.inference.training.trend`). Predictions are held against those of a
+constant in the network's place, on rows that were fitted: a fit that says no more of them has learned nothing, or there
+is nothing to learn.
+
+A mean-field posterior that was trained too briefly keeps the scales it started from and looks sure of everything. Two
+facts tell: how far the log scales have moved, and the slope
+
+    r = mean over weights of  d(-ELBO) / d log_scale,   in nats per nat
+
+which is 0 at an optimum and -1 where the scales are far too small for the likelihood to notice them.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.trend import Trend
+from bayesuq.randomness import generator
+
+STILL_FALLING = 0.01  # nats a data point, for another tenth of the fit
+FEWEST_ROWS, ENOUGH_ROWS, ENOUGH_LABELS = 20, 512, 2**18  # that predictions are compared on
+LEAST_GAIN, GAIN_ERRORS = 0.02, 2.0  # nats a row, and standard errors, over a constant: one of them says something
+MIN_GRADIENTS, MAX_GRADIENTS = 8, 64
+WEIGHTS_IN_ALL = (
+    512  # over all gradients: with fewer, the skewed slopes of single weights look more certain than they are
+)
+SMALL_MOVEMENT = 1.0  # nats, of the median log scale
+LEARNED_SLOPE = 0.1  # nats a weight and nat; scales that have hardly moved but lie below it may well have started right
+RISING_SLOPE = 0.25
+
+
+def warn_if_falling(trend: Trend | None, num_epochs: int, rate_option: str) -> None:
+    """Warn where the loss was still falling at the end of so many epochs."""
+    if trend is not None and trend.exceeds(STILL_FALLING):
+        warn_of_fit(
+            f"The loss was still falling when the fit ended, after {num_epochs} epochs: another tenth of them would "
+            f"have gained {trend.fall:.2g} nats a data point. What it predicts is that of an unfinished fit. Raise "
+            f"`num_epochs` or `{rate_option}`."
+        )
+
+
+def warn_if_uninformed(
+    log_prob: Callable[[Batch, torch.Generator], Tensor],
+    log_constant: Callable[[Batch], Tensor],
+    source: Source,
+    seed: int,
+) -> None:
+    """Warn where a fit predicts the rows that it was fitted to no better than a constant would.
+
+    Args:
+        log_prob: Log predictive density of each row, (B,), in nats.
+        log_constant: The same of the best constant.
+        source: Of the rows, of which some hundreds are looked at.
+        seed: Of their choice, and of draws.
+    """
+    batch = _some_rows(source, seed)
+    if batch is None:
+        return
+    noise = generator(seed, 2, device=source.device)
+    with torch.no_grad():
+        level = log_constant(batch).double()
+        gain = log_prob(batch, noise).double() - level
+    error = float(gain.std()) / len(gain) ** 0.5
+    if float(gain.mean()) < min(LEAST_GAIN, GAIN_ERRORS * error):
+        warn_of_fit(
+            f"The fit predicts its own rows no better than a constant would: their mean log density is "
+            f"{float((level + gain).mean()):.3g} nats, a constant's {float(level.mean()):.3g} (difference "
+            f"{float(gain.mean()):.2g} ± {error:.1g}, {len(gain)} rows). It has not converged, or the prior and the "
+            "noise leave no room for a signal, or there is none. Raise `num_epochs`, standardise the data, widen the "
+            "prior, or take another method."
+        )
+
+
+def _some_rows(source: Source, seed: int) -> Batch | None:
+    """Some hundreds of rows in random order; None where they are few, or their targets all alike.
+
+    Of a loader these are the first minibatch, which is in memory.
+    """
+    rows = source.rows
+    count = min(len(rows.y), max(FEWEST_ROWS, min(ENOUGH_ROWS, ENOUGH_LABELS // max(source.num_labels, 1))))
+    if count < FEWEST_ROWS or bool((rows.y == rows.y[:1]).all()):
+        return None
+    chosen = torch.randperm(len(rows.y), generator=generator(seed, 3))[:count].to(rows.y.device)
+    return Batch(rows.x[chosen], rows.y[chosen], None if rows.weight is None else rows.weight[chosen])
+
+
+@dataclass(frozen=True)
+class ScaleSlope:
+    """The slope of -ELBO along the log scales, averaged over weights, in nats per nat.
+
+    Attributes:
+        mean: Over weights and gradient draws.
+        standard_error: Of that mean, over gradient draws.
+    """
+
+    mean: float
+    standard_error: float
+
+    def exceeds(self, tolerance: float) -> bool:
+        """Whether it is beyond the tolerance, by three standard errors."""
+        return abs(self.mean) - 3 * self.standard_error > tolerance
+
+
+def scale_slope(
+    slope: Callable[[Batch, torch.Generator], Tensor], num_weights: int, source: Source, seed: int
+) -> ScaleSlope:
+    """Estimate the slope at the current state from a few minibatches.
+
+    Args:
+        slope: Of one minibatch at a fresh draw, averaged over weights.
+        num_weights: How many it averages over.
+        source: Of the minibatches.
+        seed: Of their order and of the draws.
+    """
+    shuffle, noise = generator(seed, 0), generator(seed, 1, device=source.device)
+    count = min(max(MIN_GRADIENTS, WEIGHTS_IN_ALL // num_weights), MAX_GRADIENTS)
+    batches = islice((batch for _ in range(count) for batch in source.epoch(shuffle)), count)
+    values = torch.stack([slope(batch, noise) for batch in batches])
+    return ScaleSlope(float(values.mean()), float(values.std()) / count**0.5)
+
+
+def warn_unless_learned(slope: ScaleSlope, movement: float, num_epochs: int) -> None:
+    """Warn where the scales were not learned, or else where the ELBO was still rising along them.
+
+    Args:
+        slope: At the end of the fit.
+        movement: Median over weights of how far the log scales moved, in nats.
+        num_epochs: Of the fit.
+    """
+    direction = "wider" if slope.mean < 0 else "narrower"
+    if movement < SMALL_MOVEMENT and slope.exceeds(LEARNED_SLOPE):
+        warn_of_fit(
+            f"The posterior scales were not learned: after {num_epochs} epochs the median log scale has moved "
+            f"{movement:.2g} nats, and the ELBO still asks for {direction} ones (slope {slope.mean:.2g} nats a weight "
+            "and nat). The uncertainty says little. Raise `num_epochs`, `learning_rate` or `scale_rate`."
+        )
+    elif slope.exceeds(RISING_SLOPE):
+        warn_of_fit(
+            f"The ELBO was still rising after {num_epochs} epochs: it asks for {direction} posterior scales (slope "
+            f"{slope.mean:.2g} nats a weight and nat). Raise `num_epochs` or `learning_rate`."
+        )

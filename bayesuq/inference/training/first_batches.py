@@ -1,0 +1,73 @@
+"""The first minibatches of a DataLoader, the same each time that they are asked for, to tell loaders apart by."""
+
+import random
+from collections.abc import Iterator
+from contextlib import contextmanager
+from itertools import islice
+from typing import Any
+
+import numpy as np
+import torch
+from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import Dataset as Rows
+
+from bayesuq.data import Dataset
+from bayesuq.inference.training.identity import digest, digest_of
+from bayesuq.loaders import Loader
+from bayesuq.randomness import globally_isolated
+
+NUM_BATCHES = 2
+UNREPEATABLE = "unrepeatable"
+
+
+def first_batches(loader: Loader, device: torch.device) -> list[Dataset]:
+    """The first two, in an order that no random state of the process has a part in."""
+    with _fixed_order(loader.loader, device):
+        return list(islice(iter(loader), NUM_BATCHES))
+
+
+def loader_digest(loader: Loader, device: torch.device) -> tuple[str, list[Dataset]]:
+    """A name for a loader's data, and its first minibatches.
+
+    All rows of tensors in memory count, and of others the first minibatches. Where these are others each time, as rows
+    that are augmented by random numbers of their own are, the name says that only.
+    """
+    batches = first_batches(loader, device)
+    name = _digest(batches)
+    if _digest(first_batches(loader, device)) != name:
+        return UNREPEATABLE, batches
+    return f"{name} {_rows_in_memory(loader.loader.dataset)}".strip(), batches
+
+
+def _digest(batches: list[Dataset]) -> str:
+    return digest_of([(batch.x, batch.y, batch.weight) for batch in batches])
+
+
+def _rows_in_memory(dataset: Rows[Any]) -> str:
+    if isinstance(dataset, Subset):
+        return f"{_rows_in_memory(dataset.dataset)} {digest({'': torch.as_tensor(dataset.indices)})}"
+    if isinstance(dataset, TensorDataset):
+        return digest({str(number): tensor for number, tensor in enumerate(dataset.tensors)})
+    return ""
+
+
+@contextmanager
+def _fixed_order(loader: DataLoader[Any], device: torch.device) -> Iterator[None]:
+    """Every generator that a loader is known to draw from is at a fixed state, and then where it was."""
+    samplers = [loader, loader.sampler, loader.batch_sampler, getattr(loader.batch_sampler, "sampler", None)]
+    found = (getattr(one, "generator", None) for one in samplers)
+    own = {id(one): one for one in found if isinstance(one, torch.Generator)}
+    states = [(one, one.get_state()) for one in own.values()]
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - a dataset may draw from it
+    try:
+        for one, _ in states:
+            one.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
+        with globally_isolated(0, device=device):
+            yield
+    finally:
+        for one, state in states:
+            one.set_state(state)
+        random.setstate(python)
+        np.random.set_state(numpy)  # noqa: NPY002

@@ -1,0 +1,447 @@
+"""The one minibatch loop that every optimising method uses.
+
+A method hands over an `Objective`: the leaf tensors to move, the loss of a minibatch, and what validation needs.
+The loop moves them in place, by Adam (Kingma & Ba 2015, in its fused form) unless the method brings an optimiser of its
+own, and returns the `History`.
+"""
+
+import math
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from bayesuq.data import Batch
+from bayesuq.inference.training.checkpoint import Checkpoint, below, named, random_states, set_random_states
+from bayesuq.inference.training.convergence import warn_if_falling, warn_if_uninformed
+from bayesuq.inference.training.history import History
+from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
+from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.model_contents import model_contents, probed, sites_of
+from bayesuq.inference.training.options import NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
+from bayesuq.inference.training.trend import USUAL_POINTS, trend
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.randomness import generator, globally_isolated
+
+LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
+BUFFER = "buffer "
+GLOBAL_STATE = "now.cpu"
+FALLING = "its learning rate falls to 0 over all of them (a fit with schedule='constant' can be made longer)"
+
+
+@dataclass(frozen=True)
+class Objective:
+    """What a method gives to the loop.
+
+    Attributes:
+        leaves: The tensors to move, in place.
+        rates: Factors on the learning rate, for the leaves where it is not 1.
+        buffers: State that the forward pass changes (BatchNorm's statistics), kept with the best weights.
+        loss_and_grads: The loss of a minibatch, scaled to the whole data, in nats; it leaves its gradient in each
+            leaf's `.grad`.
+        log_predictive: Log predictive density of each row at the current state, (B,), in nats.
+        culprits: Names of the sites whose terms in the loss are not finite.
+        identity: What it is, in words: it tells fits apart for checkpoints, like the following.
+        model: The network that it is of, whose constants do.
+        options: What neither the loss nor the optimiser shows, plain JSON data.
+        contents: Digests of constants beside the network's.
+        from_network: Leaves that start at the network's own weights. These do not.
+        per_step: Buffers that have a row for each step of the fit.
+        fixed_length: Why the fit cannot be made longer afterwards; None where it can.
+        forgetting: An exponent c makes Adam's decay of squared gradients 1 - t^-c at step t, so that it soon
+            forgets the large ones of the beginning (Shazeer & Stern 2018, section 7.2); None leaves it at 0.999.
+        optimizer: Builds the optimiser from the objective and the learning rate; None is Adam.
+        after_step: Called after each step; what it remembers between steps must be in `buffers`.
+        rate_option: What the method calls the learning rate, for errors.
+        num_fits: How many fits' losses the loss is the sum of.
+        log_constant: As `log_predictive`, of the constant that fits the rows best, in the network's place; None where
+            there is no such thing, and nothing is compared with it.
+        comes_to_rest: Whether the loss is meant to stop falling; where not, nothing is said of its trend.
+    """
+
+    leaves: Mapping[str, Tensor]
+    rates: Mapping[str, float]
+    buffers: Mapping[str, Tensor]
+    loss_and_grads: Callable[[Batch, torch.Generator], Tensor]
+    log_predictive: Callable[[Batch, torch.Generator], Tensor]
+    culprits: Callable[[Batch, torch.Generator], list[str]]
+    identity: str
+    model: BayesianNetwork | None = None
+    options: Mapping[str, Any] = field(default_factory=dict)
+    contents: Mapping[str, str] = field(default_factory=dict)
+    from_network: tuple[str, ...] = ()
+    per_step: tuple[str, ...] = ()
+    fixed_length: str | None = None
+    forgetting: float | None = None
+    optimizer: "Callable[[Objective, float], torch.optim.Optimizer] | None" = None
+    after_step: Callable[[], None] | None = None
+    rate_option: str = "learning_rate"
+    num_fits: int = 1
+    log_constant: Callable[[Batch], Tensor] | None = None
+    comes_to_rest: bool = True
+
+
+def minimise(objective: Objective, data: Source, validation: Source | None, training: Training) -> History:
+    """Move the objective's leaves to a minimum of its loss; with validation, leave them at the best epoch.
+
+    Raises:
+        FloatingPointError: The loss stopped being finite; names the step and the sites.
+        ValueError: The checkpoint is of another fit.
+
+    Warns:
+        ConvergenceWarning: The loss was still falling, or what was fitted predicts no better than a constant.
+    """
+    run = _Run(objective, data, validation, training)
+    history = run.finish()
+    run.judge()
+    return history
+
+
+class _Run:
+    """One fit on its way: the loop, and all that a checkpoint of it must hold.
+
+    Attributes:
+        epoch: Number of the epoch under way.
+        batch: Steps made in it.
+        num_epochs: To make.
+        losses: Mean loss per data point of each epoch that is over.
+        course: The same of equal parts of each, so that a fit of few epochs has a course too.
+        watched: Validation loss of each.
+        steps: Losses of the steps made in this epoch.
+        started: Random states that this epoch began from, which a DataLoader draws its order from.
+        seconds: That earlier runs of this fit took.
+    """
+
+    def __init__(self, objective: Objective, data: Source, validation: Source | None, training: Training) -> None:
+        self.objective, self.data, self.validation, self.training = objective, data, validation, training
+        self.optimizer = (objective.optimizer or adam)(objective, training.learning_rate)
+        self.noise = generator(training.key(NOISE), device=data.device)
+        self.best = _Best(objective)
+        self.epoch, self.batch = 0, 0
+        self.num_epochs = training.epochs(data.num_batches)
+        self.losses: list[float] = []
+        self.course: list[float] = []
+        self.watched: list[float] = []
+        self.steps: list[Tensor] = []
+        self.started: dict[str, Tensor] = {}
+        self.seconds, self.began = 0.0, perf_counter()
+        self.log = None if training.checkpoint is None else _Log(self)
+
+    def finish(self) -> History:
+        """Make the steps that are left."""
+        if self.log is not None:
+            self.log.resume()
+        training = self.training
+        bar = tqdm(total=self.num_epochs, initial=self.epoch, disable=_hide_bar(training.progress), unit="epoch")
+        with bar:
+            while self.epoch < self.num_epochs and not self._is_out_of_patience():
+                self._run_epoch()
+                self._end_epoch()
+                seen = self.watched[-1] if self.watched else None
+                bar.set_postfix(
+                    {"loss": self.losses[-1]} | ({} if seen is None else {"validation": seen}), refresh=False
+                )
+                bar.update()
+        if self.log is not None:
+            self.log.write_if_news()
+        if self.validation is not None:
+            self.best.restore()
+        return History(
+            tuple(self.losses), tuple(self.watched), self.best.epoch if self.watched else len(self.losses) - 1
+        )
+
+    def judge(self) -> None:
+        """Warn where the fit looks unfinished; weights that validation chose may well be those before the end."""
+        objective, training = self.objective, self.training
+        if objective.comes_to_rest and (self.validation is None or self.best.epoch == self.num_epochs - 1):
+            found = trend([loss / objective.num_fits for loss in self.course], training.schedule)
+            warn_if_falling(found, self.num_epochs, objective.rate_option)
+        if objective.log_constant is not None:
+            warn_if_uninformed(objective.log_predictive, objective.log_constant, self.data, training.key(QUALITY))
+
+    def _is_out_of_patience(self) -> bool:
+        patience = self.training.patience
+        return patience is not None and bool(self.losses) and len(self.losses) - 1 - self.best.epoch >= patience
+
+    def _run_epoch(self) -> None:
+        """The steps of this epoch that are left."""
+        for batch in self._batches():
+            self._step(batch)
+            if self.log is not None:
+                self.log.write_if_due()
+
+    def _batches(self) -> Iterator[Batch]:
+        """The minibatches of this epoch that are left."""
+        device, loader = self.data.device, self.data.loader
+        batches = self.data.shuffled_epoch(self.training.key(SHUFFLE), self.epoch)
+        if self.batch == 0:
+            self.started = random_states(device, loader)
+            yield from batches
+            return
+        now = random_states(device, loader)
+        set_random_states(self.started, device, loader)
+        for _ in range(self.batch):
+            next(batches)
+        set_random_states(now, device, loader)
+        yield from batches
+
+    def _step(self, batch: Batch) -> None:
+        """Move the leaves once."""
+        number = self.epoch * self.data.num_batches + self.batch
+        leaves = list(self.objective.leaves.values())
+        last = self.num_epochs * self.data.num_batches
+        _schedule(self.optimizer, self.objective, self.training, number, last)
+        try:
+            loss = self.objective.loss_and_grads(batch, self.noise)
+        except ValueError as error:
+            if _all_finite(leaves):
+                raise
+            # A distribution refuses parameters that are NaN.
+            raise self._not_finite(number, batch) from error
+        # Reading a loss would stop an accelerator: there, look at the epoch's end instead.
+        if self.data.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise self._not_finite(number, batch)
+        if self.training.max_grad_norm is not None:
+            nn.utils.clip_grad_norm_(leaves, self.training.max_grad_norm * self.data.num_data)
+        self.optimizer.step()
+        if self.objective.after_step is not None:
+            self.objective.after_step()
+        self.steps.append(loss)
+        self.batch += 1
+        if self.batch == self.data.num_batches:
+            self._check_epoch(number, batch)
+
+    def _check_epoch(self, number: int, batch: Batch) -> None:
+        """Refuse losses that were not looked at, and what the last step has made, which no loss after it would tell."""
+        finite = torch.stack(self.steps).isfinite()
+        if not finite.all():
+            raise self._not_finite(number + 1 - self.batch + int((~finite).nonzero()[0]), batch)
+        if not _all_finite(self.objective.leaves.values()):
+            raise self._not_finite(number, batch)
+
+    def _end_epoch(self) -> None:
+        """Note its losses down, and tell the callbacks."""
+        training, data = self.training, self.data
+        steps = torch.stack(self.steps).double()
+        self.losses.append(float(steps.mean()) / data.num_data)
+        parts = min(data.num_batches, -(-USUAL_POINTS // self.num_epochs))
+        self.course += [float(part.mean()) / data.num_data for part in steps.tensor_split(parts)]
+        if self.validation is not None:
+            self.watched.append(_validation_loss(self.objective, self.validation, training))
+            self.best.offer(self.watched[-1], self.epoch)
+        seen = self.watched[-1] if self.watched else None
+        seconds = self.seconds + perf_counter() - self.began
+        for callback in training.callbacks:
+            callback(Progress(self.epoch, (self.epoch + 1) * data.num_batches, self.losses[-1], seen, seconds))
+        self.epoch, self.batch, self.steps = self.epoch + 1, 0, []
+
+    def _not_finite(self, step: int, batch: Batch) -> FloatingPointError:
+        culprits = self.objective.culprits(batch, self.noise)
+        where = f"The terms of {', '.join(culprits)} are not finite. " if culprits else ""
+        return FloatingPointError(
+            f"The loss stopped being finite at step {step} (epoch {step // self.data.num_batches}). {where}Lower "
+            f"`{self.objective.rate_option}`, set `max_grad_norm`, or standardise the data."
+        )
+
+
+class _Log:
+    """The checkpoint of a run: what it holds, read and written."""
+
+    def __init__(self, run: _Run) -> None:
+        checkpoint = Checkpoint.of(run.training.checkpoint)
+        if checkpoint is None:
+            raise TypeError("the run has no checkpoint")
+        self.run, self.checkpoint = run, checkpoint
+        self.written = perf_counter()
+        self.told = (-1, -1)  # epoch and batch that the file has
+        self.fit = _identity(run)
+
+    def resume(self) -> None:
+        """Set the run to where the file says, if there is one.
+
+        Raises:
+            ValueError: Not a whole file, or one of another fit.
+        """
+        found = self.checkpoint.load(self.fit)
+        if found is None:
+            return
+        values, tensors = found
+        run, device = self.run, self.run.data.device
+        run.epoch, run.batch, run.seconds = values["epoch"], values["batch"], values["seconds"]
+        run.best.epoch = values["best_epoch"]
+        run.losses, run.watched = tensors["losses.epochs"].tolist(), tensors["losses.watched"].tolist()
+        run.course = tensors.get("losses.course", tensors["losses.epochs"]).tolist()
+        run.best.loss = float(tensors["losses.best"])
+        run.steps = list(tensors["steps"].to(device).unbind())
+        run.best.kept = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
+        with torch.no_grad():
+            for name, tensor in below("current.", tensors).items():
+                current = run.best.current[name]
+                # A fit that is longer than the file's has more steps to tell of.
+                is_longer = name.removeprefix(BUFFER) in run.objective.per_step
+                (current[: len(tensor)] if is_longer else current).copy_(tensor)
+        for name, leaf in run.objective.leaves.items():
+            memory = below(f"memory.{name}.", tensors)
+            if memory:
+                # Adam keeps its count of steps where it made it; fused, beside the weights.
+                run.optimizer.state[leaf] = {key: value.to(device) for key, value in memory.items()}
+        # Masks and Pyro's draws came from torch's global generator in files of format 1, which have it for all data.
+        drew_globally = GLOBAL_STATE in tensors and run.data.loader is None
+        unmoved = torch.equal(tensors["noise"], run.noise.get_state())
+        run.noise.set_state(tensors[GLOBAL_STATE if drew_globally and unmoved else "noise"])
+        run.started = below("started.", tensors)
+        set_random_states(below("now.", tensors), device, run.data.loader)
+        self.told = (run.epoch, run.batch)
+
+    def write_if_news(self) -> None:
+        """Write where the fit is further than the file."""
+        if self.told != (self.run.epoch, self.run.batch):
+            self.write()
+
+    def write_if_due(self) -> None:
+        """Write where the steps or the time say so."""
+        step = self.run.epoch * self.run.data.num_batches + self.run.batch
+        by_steps = self.checkpoint.every_steps is not None and step % self.checkpoint.every_steps == 0
+        if by_steps or perf_counter() - self.written > self.checkpoint.every_seconds:
+            self.write()
+
+    def write(self) -> None:
+        """Replace the file."""
+        run = self.run
+        values = {
+            "epoch": run.epoch,
+            "batch": run.batch,
+            "seconds": run.seconds + perf_counter() - run.began,
+            "best_epoch": run.best.epoch,
+        }
+        losses = {"epochs": run.losses, "watched": run.watched, "best": run.best.loss, "course": run.course}
+        tensors = {f"losses.{name}": torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
+        tensors["steps"] = torch.stack(run.steps) if run.steps else torch.empty(0)
+        tensors["noise"] = run.noise.get_state()
+        tensors |= named("best.", run.best.kept) | named("current.", run.best.current)
+        tensors |= named("started.", run.started)
+        tensors |= named("now.", random_states(run.data.device, run.data.loader))
+        for name, leaf in run.objective.leaves.items():
+            tensors |= named(f"memory.{name}.", run.optimizer.state.get(leaf, {}))
+        self.checkpoint.save(self.fit, (values, tensors))
+        self.written, self.told = perf_counter(), (run.epoch, run.batch)
+
+
+def _identity(run: _Run) -> Identity:
+    """What tells a run from others."""
+    training, objective, model = run.training, run.objective, run.objective.model
+    told = {
+        "seed": training.seed,
+        "learning_rate": training.learning_rate,
+        "schedule": training.schedule,
+        "max_grad_norm": training.max_grad_norm,
+        "patience": training.patience,
+    }
+    data, batch = run.data.contents()
+    given = {name: leaf for name, leaf in objective.leaves.items() if name in objective.from_network}
+    own = {name: leaf for name, leaf in objective.leaves.items() if name not in given}
+    return Identity(
+        options={
+            **told,
+            "device": run.data.device.type,
+            "data": data,
+            "validation": None if run.validation is None else run.validation.contents()[0],
+            **({} if model is None else sites_of(model)),
+            "leaves": _layout(objective.leaves),
+            "buffers": _layout({n: b for n, b in objective.buffers.items() if n not in objective.per_step}),
+            "optimizer": _optimizer_options(run.optimizer),
+            "forgetting": objective.forgetting,
+            **objective.options,
+        },
+        lengths={"num_epochs": run.num_epochs},
+        fixed_length=FALLING if training.schedule == "cosine" else objective.fixed_length,
+        contents={
+            **{f"start of {name}": digest({name: leaf}) for name, leaf in own.items()},
+            **({} if model is None else model_contents(model)),
+            **objective.contents,
+        },
+        numbers=probed(objective, batch, run.data.device),
+        tolerance=tolerance_of(next(iter(objective.leaves.values())).dtype),
+        text=objective.identity,
+        start=digest(given),
+        before={
+            **told,
+            "num_epochs": run.num_epochs,
+            "data": run.data.identity(),
+            "validation": None if run.validation is None else run.validation.identity(),
+            "model": ADDRESS.sub("", objective.identity),
+            **({} if given else {"start": digest(objective.leaves)}),
+        },
+    )
+
+
+def _layout(tensors: Mapping[str, Tensor]) -> dict[str, str]:
+    """Shape and dtype of each."""
+    return {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()}
+
+
+def _optimizer_options(optimizer: torch.optim.Optimizer) -> list[str]:
+    """Its class, and the options of each group of its leaves."""
+    groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
+    return [type(optimizer).__name__, *(repr(sorted(group.items())) for group in groups)]
+
+
+def _all_finite(leaves: Iterable[Tensor]) -> bool:
+    return all(bool(leaf.isfinite().all()) for leaf in leaves)
+
+
+def _validation_loss(objective: Objective, validation: Source, training: Training) -> float:
+    noise = generator(training.key(VALIDATION), device=validation.device)  # the same draws every epoch
+    # A loader may draw from the global generators, which training goes on drawing from.
+    key, loads = training.key(VALIDATION), validation.loader is not None
+    with torch.no_grad(), globally_isolated(key, device=validation.device) if loads else nullcontext():
+        total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.complete())
+    return -total / validation.num_data
+
+
+class _Best:
+    """The state of the best epoch so far."""
+
+    def __init__(self, objective: Objective) -> None:
+        self.current = {**objective.leaves, **{f"{BUFFER}{name}": value for name, value in objective.buffers.items()}}
+        self.loss, self.epoch = math.inf, 0
+        self.kept: dict[str, Tensor] = {}
+
+    def offer(self, loss: float, epoch: int) -> None:
+        """Keep the state where its loss is the smallest."""
+        if loss < self.loss or not self.kept:
+            self.loss, self.epoch = loss, epoch
+            self.kept = {name: value.detach().clone() for name, value in self.current.items()}
+
+    def restore(self) -> None:
+        """Put the best state back in place."""
+        with torch.no_grad():
+            for name, value in self.kept.items():
+                self.current[name].copy_(value)
+
+
+def adam(objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+    """Fused Adam over the objective's leaves, a group for each rate."""
+    groups: dict[float, list[Tensor]] = {}
+    for name, leaf in objective.leaves.items():
+        groups.setdefault(learning_rate * objective.rates.get(name, 1.0), []).append(leaf)
+    return torch.optim.Adam([{"params": p, "lr": rate, "initial_lr": rate} for rate, p in groups.items()], fused=True)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, objective: Objective, training: Training, step: int, last: int) -> None:
+    """Set what changes over the steps: learning rates, and how fast Adam forgets."""
+    for group in optimizer.param_groups:
+        if training.schedule == "cosine":
+            group["lr"] = group["initial_lr"] * 0.5 * (1 + math.cos(math.pi * step / last))
+        if objective.forgetting is not None:
+            group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -objective.forgetting, LONGEST_MEMORY))
+
+
+def _hide_bar(progress: bool | None) -> bool:
+    return not sys.stderr.isatty() if progress is None else not progress

@@ -1,0 +1,237 @@
+"""Checked data in minibatches: what a fit reads from a `Dataset` or a `DataLoader`."""
+
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol, cast
+
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import OVERFLOW, as_real, check_finite
+from bayesuq.data import Batch, Dataset
+from bayesuq.inference.training.first_batches import UNREPEATABLE, loader_digest
+from bayesuq.inference.training.identity import digest, fill
+from bayesuq.loaders import Loader, check_data
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
+from bayesuq.models.training_mode import check_repeatable
+from bayesuq.randomness import generator, isolated
+
+Data = Dataset | DataLoader[Any] | Loader
+
+GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
+
+
+class Reader(Protocol):
+    """What reads rows as a model takes them."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+
+    def open(self, first: Dataset) -> Batch:
+        """Read the first rows, and learn from them what the following ones must be.
+
+        Raises:
+            TypeError: See `read`.
+            ValueError: See `read`; or shapes that the model does not take.
+        """
+
+    def read(self, data: Dataset) -> Batch:
+        """Rows on the model's device, in its dtype, and in its idea of targets.
+
+        Raises:
+            TypeError: Targets of the wrong kind.
+            ValueError: Values that the model does not take.
+        """
+
+
+class NetworkReader:
+    """Reads rows for a Bayesian network."""
+
+    def __init__(self, model: BayesianNetwork) -> None:
+        self.model = model
+        self.num_outputs: int | None = None
+        self.whole = False
+
+    @property
+    def device(self) -> torch.device:
+        """The model's."""
+        return self.model.device
+
+    def open(self, first: Dataset) -> Batch:
+        """Run the network on one row or two, and hold its outputs against the targets."""
+        self.whole = takes_whole_numbers(self.model, first.x)
+        f = probe(self.model, first.x)
+        self.num_outputs = f.shape[1]
+        rows = self.read(first)
+        self.model.likelihood.check_size(rows.y)
+        self.model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), rows.y)  # shapes only: no row is copied
+        return rows
+
+    def read(self, data: Dataset) -> Batch:
+        """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
+        y = self.model.likelihood.targets(data.y, num_outputs=self.num_outputs)
+        x = cast_inputs(self.model, data.x, whole=self.whole)
+        return cast_rows(data, y, self.device, self.model.dtype, x=x)
+
+
+def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype, *, x: Tensor | None = None) -> Batch:
+    """Rows and their targets `y` on a device, real numbers in that dtype.
+
+    Args:
+        data: The rows.
+        y: Their targets, as the model has them.
+        device: Where they go.
+        dtype: Of real numbers.
+        x: The inputs as the model takes them; None casts them, too.
+
+    Raises:
+        ValueError: Values that are not finite in that dtype.
+    """
+    x = as_real(data.x, device, dtype) if x is None else x
+    y = y.to(device, dtype) if y.is_floating_point() else y.to(device)
+    check_finite(y, f"y in {dtype}", OVERFLOW)
+    weight = None if data.weight is None else data.weight.to(device, dtype)
+    if weight is not None:
+        check_finite(weight, f"weight in {dtype}", OVERFLOW)
+    return Batch(x, y, weight)
+
+
+class Source:
+    """Minibatches of checked data, in a new order each epoch (a DataLoader keeps its own).
+
+    Attributes:
+        rows: All of a Dataset, the first minibatch of a DataLoader.
+        num_data: N.
+        num_labels: Of a row: 1, or its target's columns or pixels.
+        num_batches: In an epoch.
+    """
+
+    def __init__(self, reader: Reader, data: Data, batch_size: int) -> None:
+        """Check the data, before any work.
+
+        Raises:
+            TypeError: Neither a Dataset nor a DataLoader; targets of the wrong kind.
+            ValueError: Shapes or values that the network or the likelihood does not take.
+        """
+        check_data(data)
+        self.reader, self.device = reader, reader.device
+        self.batches = Loader.of(data)
+        self.loader = None if self.batches is None else self.batches.loader
+        first = self.batches.first() if self.batches is not None else cast(Dataset, data)
+        self.rows = reader.open(first)
+        self.num_data = len(first) if self.batches is None else self.batches.num_rows
+        self.num_labels = self.rows.y[0].numel()
+        self.num_batches = count_batches(data if self.batches is None else self.batches, batch_size)
+
+    def shuffled_epoch(self, seed: int, number: int) -> Iterator[Batch]:
+        """The minibatches of one epoch, in an order that depends on the seed and its number alone."""
+        return self.epoch(generator(seed, number))
+
+    def complete(self) -> Iterator[Batch]:
+        """Every row once and in order, whatever a loader's sampler does in training."""
+        if self.batches is None:
+            return self.epoch(None)
+        return map(self.reader.read, self.batches.complete())
+
+    def identity(self) -> str:
+        """What told these data from others in checkpoints of format 1: of a loader, its number of rows alone."""
+        rows = {} if self.loader is not None else self.rows._asdict()
+        return f"{self.num_data} rows in {self.num_batches} batches, {digest(rows)}"
+
+    def contents(self) -> tuple[str, Batch]:
+        """A name for these data, and a minibatch of them that is the same each time.
+
+        Of a loader whose rows are others each time, that is made up of numbers of their shape.
+        """
+        counts = f"{self.num_data} rows in {self.num_batches} batches"
+        if self.batches is None:
+            return f"{counts}, {digest(self.rows._asdict())}", next(self.epoch(None))
+        name, batches = loader_digest(self.batches, self.device)
+        batch = self.reader.read(batches[0])
+        if name == UNREPEATABLE:
+            y = fill(batch.y, 1) if batch.y.is_floating_point() else torch.zeros_like(batch.y)
+            batch = Batch(fill(batch.x, 0), y, None)
+        return f"{counts}, {name}", batch
+
+    def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
+        """The minibatches of one epoch; in the order of the rows where `noise` is None, of a loader in its own."""
+        if self.batches is not None:
+            yield from map(self.reader.read, self.batches)
+            return
+        number = len(self.rows.x)  # of this process, where several have rows
+        order = torch.arange(number) if noise is None else torch.randperm(number, generator=noise)
+        order = order.to(self.device)
+        sizes = [len(part) for part in order.tensor_split(self.num_batches)]
+        for first in range(0, self.num_batches, GATHERED_BATCHES):
+            group = sizes[first : first + GATHERED_BATCHES]
+            chosen, order = order[: sum(group)], order[sum(group) :]
+            x, y = self.rows.x[chosen].split(group), self.rows.y[chosen].split(group)
+            weight = None if self.rows.weight is None else self.rows.weight[chosen].split(group)
+            for number in range(len(group)):
+                yield Batch(x[number], y[number], None if weight is None else weight[number])
+
+    def input_range(self) -> Tensor:
+        """Largest minus smallest value of each input over all rows, of the shape of one row."""
+        rows = [self.rows.x] if self.loader is None else (batch.x for batch in self.complete())
+        extremes = [(x.amin(dim=0), x.amax(dim=0)) for x in rows]
+        lower, upper = (torch.stack(values) for values in zip(*extremes, strict=True))
+        return upper.amax(dim=0) - lower.amin(dim=0)
+
+
+def all_rows(source: Source) -> Batch:
+    """All rows at once, in their order."""
+    if source.loader is None:
+        return source.rows
+    batches = list(source.complete())
+    weights = [batch.weight for batch in batches if batch.weight is not None]
+    return Batch(
+        torch.cat([batch.x for batch in batches]),
+        torch.cat([batch.y for batch in batches]),
+        torch.cat(weights) if weights else None,
+    )
+
+
+def count_batches(data: Data, batch_size: int) -> int:
+    """Minibatches in an epoch."""
+    loader = Loader.of(data)
+    return math.ceil(len(data) / batch_size) if loader is None else len(loader)
+
+
+def in_memory(data: Data, seed: int) -> Dataset:
+    """All rows of a Dataset or a loader, in its order; what a loader draws depends on the seed alone.
+
+    Raises:
+        TypeError: Neither of them.
+        ValueError: An empty loader.
+    """
+    check_data(data)
+    batches = Loader.of(data)
+    if batches is None:
+        return cast(Dataset, data)
+    with isolated(seed):
+        parts = list(batches.complete())
+    if not parts:
+        raise ValueError("`data` must not be empty; the loader gave no batch.")
+    return parts[0].concatenate(*parts[1:])
+
+
+def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
+    """The outputs at the first rows, (B, C, ...), at most two.
+
+    Raises:
+        ValueError: The network does not take rows of this shape, or gives something else than outputs for each row.
+    """
+    few = cast_inputs(model, x[:2])
+    try:
+        check_repeatable(model, few)
+        with torch.no_grad():
+            f = model.forward(model.initial(), few)
+    except (RuntimeError, IndexError) as error:
+        raise refusal(x, error) from error
+    if not isinstance(f, Tensor) or f.ndim < 2 or len(f) != len(few):
+        shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
+        raise ValueError(f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}.")
+    return f

@@ -1,0 +1,148 @@
+"""The options that every optimising fit shares, and the session in which it runs."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass
+from os import PathLike
+from typing import Literal
+
+import torch
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import check_count, check_positive
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, Source
+from bayesuq.loaders import Loader
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.precision import fresh_casts
+from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed
+
+Schedule = Literal["cosine", "constant"]
+SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY = range(5)  # what a fit's seed is split into
+NUM_EPOCHS = 100  # and on small data as many as make
+FEWEST_STEPS = 2000
+
+
+@dataclass(frozen=True)
+class Progress:
+    """What a callback is told after each epoch.
+
+    Attributes:
+        epoch: Number of the epoch, from 0.
+        step: Steps made so far.
+        loss: Mean over the epoch's steps of the loss per data point, in nats.
+        validation_loss: Mean negative log predictive density of the validation points, in nats; None without them.
+        seconds: Wall time since the fit began.
+    """
+
+    epoch: int
+    step: int
+    loss: float
+    validation_loss: float | None
+    seconds: float
+
+
+Callback = Callable[[Progress], None]
+
+
+@dataclass(frozen=True)
+class Training:
+    """The options that every optimising `fit` shares.
+
+    Attributes:
+        num_epochs: Passes over the data. None makes 100, and as many as make 2,000 steps where that is more: of 60 rows
+            an epoch is one step, and a step moves a weight by no more than the learning rate, whatever the data's size.
+        batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one.
+            A DataLoader has its own.
+        learning_rate: Adam's step size at the start.
+        schedule: "cosine" lets it fall to 0 over the steps (Loshchilov & Hutter 2017); "constant" does not.
+        max_grad_norm: Clips the norm of the gradient of the loss per data point; None does not.
+        validation: Rows whose predictive log density is watched: the weights of the best epoch are kept.
+        patience: Stops after so many epochs without a better validation loss; None never does.
+        device: Where to compute; None is where the model is.
+        seed: Makes the fit repeatable; None draws one from torch's generator. It does not decide the network's initial
+            weights, which were drawn when the network was made: for the same fit in another process, give
+            `networks.mlp(..., seed=0)` or `BayesianNetwork(..., seed=0)` a seed too. (An ensemble draws its members'
+            initial weights itself, by this seed.)
+        progress: Whether to show a bar; None shows it on a terminal only.
+        callbacks: Called with a `Progress` after each epoch.
+        checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; the same fit called again goes
+            on from there and ends with the same bits. Where the file is there and `seed` is None, its seed is taken.
+    """
+
+    num_epochs: int | None
+    batch_size: int
+    learning_rate: float
+    schedule: Schedule = "cosine"
+    max_grad_norm: float | None = None
+    validation: Data | None = None
+    patience: int | None = None
+    device: torch.device | str | None = None
+    seed: int | None = None
+    progress: bool | None = None
+    callbacks: Sequence[Callback] = ()
+    checkpoint: Checkpoint | str | PathLike[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.num_epochs is not None:
+            check_count(self.num_epochs, "num_epochs")
+        check_count(self.batch_size, "batch_size")
+        check_positive(self.learning_rate, "learning_rate")
+        # A generator would be used up by this very check.
+        if not isinstance(self.callbacks, Sequence) or not all(callable(callback) for callback in self.callbacks):
+            raise TypeError(f"`callbacks` must be a list of functions of a Progress; got {self.callbacks!r}.")
+        if self.schedule not in ("cosine", "constant"):
+            raise ValueError(f"`schedule` must be 'cosine' or 'constant'; got {self.schedule!r}.")
+        if self.max_grad_norm is not None:
+            check_positive(self.max_grad_norm, "max_grad_norm")
+        if self.patience is not None:
+            check_count(self.patience, "patience")
+            if self.validation is None:
+                raise ValueError("`patience` needs `validation` rows to watch.")
+        checkpoint = Checkpoint.of(self.checkpoint)
+        object.__setattr__(self, "checkpoint", checkpoint)
+        seed = checkpoint.seed() if checkpoint is not None and self.seed is None else self.seed
+        object.__setattr__(self, "seed", resolve_seed(seed))
+
+    def key(self, purpose: int) -> int:
+        """A seed for one purpose of this fit."""
+        return derive_seed(resolve_seed(self.seed), purpose)
+
+    def epochs(self, num_batches: int) -> int:
+        """Passes over data of so many minibatches."""
+        return default_epochs(num_batches) if self.num_epochs is None else self.num_epochs
+
+
+def default_epochs(num_batches: int) -> int:
+    """The `num_epochs` that None stands for: 100, and on data of few minibatches as many as make 2,000 steps."""
+    return max(NUM_EPOCHS, -(-FEWEST_STEPS // num_batches))
+
+
+@contextmanager
+def session(
+    model: BayesianNetwork, data: Data, training: Training
+) -> Iterator[tuple[BayesianNetwork, Source, Source | None]]:
+    """The model on its device, checked data and checked validation rows, for the length of one fit.
+
+    What a DataLoader draws from torch's global generators, such as its order, depends on the fit's seed, and those
+    generators are then put back as they were. Without a DataLoader they are neither read nor written, so that fits in
+    several threads do not meet; fits that read one share these generators, and in threads need loaders with a
+    `generator=` of their own. Inside of `torch.autocast` networks run in its precision, and weights that move are cast
+    anew at each step.
+    """
+    if not isinstance(model, BayesianNetwork):
+        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
+    model = model if training.device is None else model.to(training.device)
+    with sources(NetworkReader(model), data, training) as (source, validation):
+        yield model, source, validation
+
+
+@contextmanager
+def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[Source, Source | None]]:
+    """As `session`, for whatever reads rows."""
+    watched = training.validation
+    loads = any(isinstance(rows, DataLoader | Loader) for rows in (data, watched))
+    generators = globally_isolated(training.key(GLOBAL), device=reader.device) if loads else nullcontext()
+    with fresh_casts(), generators:
+        source = Source(reader, data, training.batch_size)
+        yield source, None if watched is None else Source(reader, watched, training.batch_size)

@@ -1,0 +1,207 @@
+"""Bayes by Backprop: a factorised Gaussian over the weights, fitted by stochastic variational inference.
+
+It maximises the ELBO of `bayesuq.inference.variational.elbo` over the means and the log scales of q = N(loc, diag scale^2), one
+draw of the weights a minibatch by default. Any other Pyro guide, and any Pyro program in the place of a network, take
+Pyro's ordinary route (`bayesuq.inference.variational.guided_program`).
+
+Reference:
+    Blundell et al. 2015, Weight Uncertainty in Neural Networks, section 3.2 (with the KL in closed form).
+"""
+
+from collections.abc import Sequence
+from os import PathLike
+from typing import Any
+
+import torch
+from pyro.nn import PyroModule
+from torch import nn
+
+from bayesuq.arrays import check_count, check_positive
+from bayesuq.data import Dataset
+from bayesuq.inference.joint.programs import GuideBuilder, Program, factorised
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.convergence import scale_slope, warn_unless_learned
+from bayesuq.inference.training.loop import minimise
+from bayesuq.inference.training.minibatches import Data, count_batches
+from bayesuq.inference.training.options import QUALITY, Callback, Schedule, Training, default_epochs, session
+from bayesuq.inference.variational.activation_noise import Estimator
+from bayesuq.inference.variational.correlated import CorrelatedObjective, CorrelatedPosterior
+from bayesuq.inference.variational.factorised import EvidenceObjective, VariationalPosterior
+from bayesuq.inference.variational.guide_posterior import GuidePosterior, fit_guide
+from bayesuq.inference.variational.guides import (
+    CorrelatedGuide,
+    MeanFieldGuide,
+    autoguide,
+    full_rank,
+    low_rank,
+    mean_field,
+)
+from bayesuq.inference.variational.program_posterior import ProgramPosterior, fit_program, takes_num_data
+from bayesuq.inference.variational.tempering import Tempering, Weight, annealed
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.options import suggests_names
+
+__all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
+
+BATCH_SIZE = 128
+LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
+
+
+@suggests_names
+def fit(
+    model: BayesianNetwork | Program,
+    data: Data,
+    *,
+    guide: GuideBuilder = mean_field,
+    num_draws: int = 1,
+    scale_rate: float = 1.0,
+    kl_weight: Weight = 1.0,
+    estimator: Estimator = "weights",
+    num_epochs: int | None = None,
+    batch_size: int | None = None,
+    learning_rate: float | None = None,
+    schedule: Schedule = "cosine",
+    max_grad_norm: float | None = None,
+    validation: Data | None = None,
+    patience: int | None = None,
+    device: torch.device | str | None = None,
+    seed: int | None = None,
+    progress: bool | None = None,
+    callbacks: Sequence[Callback] = (),
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> "VariationalPosterior | CorrelatedPosterior | GuidePosterior | ProgramPosterior":
+    """Fit an approximate posterior, by default a factorised Gaussian, by stochastic variational inference.
+
+    Args:
+        model: The joint density: a network, or a Pyro program of yours with global latents and an observed site `y`
+            (see `bayesuq.inference.variational.program_posterior`).
+        data: Rows to fit, or a DataLoader of them.
+        guide: From the model to a new guide at its start. `functools.partial(mean_field, initial_scale=...)` sets the
+            initial posterior scale; `low_rank(rank)` and `full_rank` let weights correlate.
+            `autoguide(AutoLowRankMultivariateNormal, rank=5)`, or any function that builds a Pyro guide, takes Pyro's
+            ordinary, slower route; a guide that is a function itself is passed as `guide=lambda model: my_guide`.
+        num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
+        scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
+        kl_weight: Factor on the divergence: 1 is Bayes, any other number a tempered posterior, which the report names.
+            A function of the share of steps made, such as `annealed()`, changes it on the way.
+        estimator: For mean field under normal priors, where the noise of a step enters: "weights", one draw for all
+            rows; "local", the outputs of linear layers, a draw for every row, exact where a row meets a layer once;
+            "flipout", one draw that a row's own signs turn, for linear and convolution layers. They have the same
+            expected gradient; the last two are less noisy where batches are large. Prediction draws weights always.
+        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
+        batch_size: See there. None takes 128; or all rows, for a program that does not take `num_data`.
+        learning_rate: See there; of the means. None takes 0.05 for up to 500 steps, and less in proportion to
+            1 / sqrt(steps) beyond: in a short fit at a small rate the scales, which have several nats to go, would stay
+            where they start; at a large one, noise grows in a wide network before the means have found the signal.
+        schedule: See there.
+        max_grad_norm: See there.
+        validation: See there; each epoch takes the same eight draws.
+        patience: See there.
+        device: See there.
+        seed: See there.
+        progress: See there.
+        callbacks: See there.
+        checkpoint: See there.
+
+    Returns:
+        A posterior without end of draws: a `VariationalPosterior` for mean field, a `CorrelatedPosterior` for low and
+        full rank, a `GuidePosterior` for another guide, a `ProgramPosterior` for a program.
+
+    Raises:
+        TypeError: Arguments of the wrong kind, unknown options; a program whose `y` is of a family without predictive.
+        ValueError: Data that the network or the likelihood does not take; options out of range; a guide whose sites are
+            not the model's; a program without `y`, or with latents of single rows.
+        FloatingPointError: The loss stopped being finite.
+
+    Warns:
+        UserWarning: The posterior scales were not learned, or the ELBO was still rising.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=0.1))
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> fit(model, data, num_epochs=500, seed=0).predict(data.x, num_samples=10).epistemic.shape
+        torch.Size([3, 1])
+    """
+    check_count(num_draws, "num_draws")
+    check_positive(scale_rate, "scale_rate")
+    is_program = _check_model_and_guide(model, guide)
+    if estimator != "weights" and (is_program or not isinstance(guide(model), MeanFieldGuide)):
+        raise ValueError(f"`estimator` {estimator!r} is for networks and the mean-field guide; leave it at 'weights'.")
+    if batch_size is None:
+        batch_size = len(data) if is_program and isinstance(data, Dataset) and not takes_num_data(model) else BATCH_SIZE
+    if learning_rate is None:
+        learning_rate = default_learning_rate(data, num_epochs, batch_size)
+    training = Training(
+        num_epochs=num_epochs,
+        batch_size=batch_size,
+        learning_rate=learning_rate,
+        schedule=schedule,
+        max_grad_norm=max_grad_norm,
+        validation=validation,
+        patience=patience,
+        device=device,
+        seed=seed,
+        progress=progress,
+        callbacks=callbacks,
+        checkpoint=checkpoint,
+    )
+    if not isinstance(model, BayesianNetwork):
+        _check_untempered(kl_weight)
+        build = factorised if guide is mean_field else guide
+        return fit_program(model, data, training, build, num_draws=num_draws)
+    if not isinstance(guide(model), MeanFieldGuide | CorrelatedGuide):
+        _check_untempered(kl_weight)
+        return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)
+    with session(model, data, training) as (model, source, validation_source):
+        own: Any = guide(model)
+        tempering = Tempering(kl_weight, training.epochs(source.num_batches) * source.num_batches)
+        options = (source.num_data, num_draws, scale_rate, tempering)
+        evidence: EvidenceObjective | CorrelatedObjective = (
+            EvidenceObjective(model, own, *options, estimator)
+            if isinstance(own, MeanFieldGuide)
+            else CorrelatedObjective(model, own, *options)
+        )
+        start = evidence.log_scales()
+        history = minimise(evidence.objective(), source, validation_source, training)
+        movement = float((evidence.log_scales() - start).abs().median())
+        fitted = evidence.posterior(history, movement)  # before further minibatches move BatchNorm's statistics
+        slope = scale_slope(evidence.slope, evidence.guide.layout.size, source, training.key(QUALITY))
+    warn_unless_learned(slope, movement, len(history.loss))
+    return fitted
+
+
+def default_learning_rate(data: Data, num_epochs: int | None, batch_size: int) -> float:
+    """The learning rate that `fit` takes for None."""
+    num_batches = count_batches(data, check_count(batch_size, "batch_size"))
+    epochs = default_epochs(num_batches) if num_epochs is None else check_count(num_epochs, "num_epochs")
+    steps = epochs * num_batches
+    return LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5)
+
+
+def _check_untempered(kl_weight: Any) -> None:
+    if callable(kl_weight) or kl_weight != 1:
+        raise ValueError(
+            "`kl_weight` other than 1 is for mean_field, low_rank and full_rank; scale the program instead."
+        )
+
+
+def _check_model_and_guide(model: Any, guide: Any) -> bool:
+    """Whether the model is a program."""
+    if not isinstance(model, BayesianNetwork) and (not callable(model) or _is_network(model)):
+        raise TypeError(
+            "`model` must be a bayesuq.models.BayesianNetwork, or a Pyro program with a site `y`; got "
+            f"{type(model).__name__}."
+        )
+    if isinstance(guide, nn.Module) or not callable(guide):
+        raise TypeError(
+            "`guide` must be a function from the model to a new guide, such as `autoguide(AutoNormal)`; got "
+            f"{guide if isinstance(guide, str) else type(guide).__name__!r}."
+        )
+    return not isinstance(model, BayesianNetwork)
+
+
+def _is_network(model: Any) -> bool:
+    """A plain module is a network that someone forgot to wrap, and no program."""
+    return isinstance(model, nn.Module) and not isinstance(model, PyroModule)

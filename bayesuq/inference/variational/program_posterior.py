@@ -1,0 +1,317 @@
+"""Variational inference on a Pyro program of the user's own, and its posterior.
+
+A program `program(x, y=None)` samples global latents and observes the site `y`, one row of it for each row of x:
+
+    def program(x, y=None, num_data=None):
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            return pyro.sample("y", dist.Normal(slope * x[:, 0], 0.1), obs=y)
+
+The family of `y` decides the predictive: Normal gives a GaussianPredictive, Categorical and Bernoulli a
+CategoricalPredictive, StudentT and Poisson a MixturePredictive. A latent of its own for each row (in the plate of `y`)
+has no posterior at a new row, so it is refused.
+"""
+
+import copy
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from os import PathLike
+from typing import Any, Self
+
+import pyro.distributions as dist
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike, as_labels, as_real, as_targets, check_count, check_device, check_inputs
+from bayesuq.data import Batch, Dataset
+from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
+from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_batches
+from bayesuq.inference.training.history import History
+from bayesuq.inference.training.loop import minimise
+from bayesuq.inference.training.minibatches import Data, cast_rows
+from bayesuq.inference.training.options import GLOBAL, Training, sources
+from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
+from bayesuq.models.likelihoods.counts import check_counts
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.randomness import derive_seed, resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
+
+FAMILIES = (dist.Normal, dist.Categorical, dist.Bernoulli, dist.StudentT, dist.Poisson)
+
+
+def fit_program(
+    program: Program, data: Data, training: Training, build: GuideBuilder, *, num_draws: int
+) -> "ProgramPosterior":
+    """Fit a guide to a program; the options are those of `variational.fit`."""
+    program = copy.deepcopy(program) if isinstance(program, nn.Module) else program  # the user's stays as it is
+    reader = ProgramReader(program, training.device)
+    with sources(reader, data, training) as (source, validation):
+        if source.num_batches > 1 and not reader.takes_num_data:
+            raise ValueError(
+                "Minibatches need a program that takes `num_data` and scales its plate of `y` to it: "
+                '`pyro.plate("data", num_data, subsample=torch.arange(len(x)))`. Add it, or fit all rows at once.'
+            )
+        example = Batch(source.rows.x[:1].clone(), source.rows.y[:1].clone(), None)
+        pair = GuidedProgram(reader.program, build, example, seed=training.key(GLOBAL))
+        objective = ProgramObjective(pair, source.num_data, num_draws=num_draws)
+        history = minimise(objective.objective(), source, validation, training)
+        return ProgramPosterior(
+            program=reader.program,
+            build=build,
+            values=pair.values(),
+            example={"x": example.x, "y": example.y},
+            history=history,
+        )
+
+
+def takes_num_data(program: Program) -> bool:
+    """Whether a program can be fitted by minibatches."""
+    taken = inspect.signature(program.forward if isinstance(program, nn.Module) else program).parameters
+    return "num_data" in taken or any(one.kind is one.VAR_KEYWORD for one in taken.values())
+
+
+class ProgramReader:
+    """Reads rows for a Pyro program, and learns from two rows what the program observes.
+
+    Attributes:
+        program: On its device.
+        takes_num_data: Whether it can be fitted by minibatches.
+    """
+
+    def __init__(self, program: Program, device: torch.device | str | None) -> None:
+        own = next(program.parameters(), None) if isinstance(program, nn.Module) else None
+        self._device = (
+            check_device(device) if device is not None else torch.device("cpu") if own is None else own.device
+        )
+        self.program = program.to(self._device) if isinstance(program, nn.Module) else program
+        self.dtype = torch.get_default_dtype() if own is None else own.dtype
+        self.takes_num_data = takes_num_data(program)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows go; the program must compute there."""
+        return self._device
+
+    def open(self, first: Dataset) -> Batch:
+        """Run the program on one row and on two, and refuse what has no predictive."""
+        x = first.x.to(self._device, self.dtype)
+        one, two = (self._trace(rows) for rows in (x[:1], torch.cat([x[:1], x[:1]])))
+        _check_observed(two)
+        _check_global(one, two)
+        law = two.nodes[OBSERVED]["fn"]
+        self._family = family(law)
+        self._row_shape = (law.batch_shape + law.event_shape)[1:]
+        self._num_classes = self._family.probs.shape[-1] if isinstance(self._family, dist.Categorical) else 2
+        return self.read(first)
+
+    def read(self, data: Dataset) -> Batch:
+        """Rows with targets in the shape of the program's own `y`; nothing is ever broadcast."""
+        if isinstance(self._family, dist.Normal | dist.StudentT | dist.Poisson):
+            y = as_targets(data.y)
+            if isinstance(self._family, dist.Poisson):
+                check_counts(y)
+        else:
+            y = as_labels(data.y, num_classes=self._num_classes)
+        shape = (len(y), *self._row_shape)
+        if y.shape != shape and y.shape not in ((len(y), 1, *shape[1:]), shape[:1] + shape[2:]):
+            raise ValueError(f"`y` of shape {tuple(data.y.shape)} is no value of the program's `y`, {tuple(shape)}.")
+        y = y.reshape(shape)
+        return cast_rows(
+            data, y.to(self.dtype) if isinstance(self._family, dist.Bernoulli) else y, self.device, self.dtype
+        )
+
+    def _trace(self, x: Tensor) -> Any:
+        """The program run forwards, with parameters that are then forgotten."""
+        with private_store(), torch.no_grad():
+            return poutine.trace(self.program).get_trace(x)
+
+
+def family(law: Any) -> Any:
+    """The law of single entries of `y`.
+
+    Raises:
+        TypeError: None that has a predictive.
+    """
+    base = law
+    while isinstance(base, dist.Independent):
+        base = base.base_dist
+    if not isinstance(base, FAMILIES):
+        raise TypeError(
+            f"The program observes `y` from a {type(base).__name__}; predictives exist for "
+            f"{', '.join(kind.__name__ for kind in FAMILIES)}."
+        )
+    return base
+
+
+def predictive_of(law: Any, *, keep_samples: bool) -> PredictiveDistribution:
+    """The predictive of one draw, from the law of `y` at N rows."""
+    base, shape = family(law), law.batch_shape + law.event_shape
+    if isinstance(base, dist.Normal):
+        mean, scale = (value.expand(shape).reshape(1, shape[0], -1) for value in (base.loc, base.scale))
+        return GaussianPredictive(mean=mean, noise_variance=scale.square())
+    if isinstance(base, dist.StudentT | dist.Poisson):
+        values = {name: getattr(base, name).expand(shape).reshape(1, shape[0], -1) for name in base.arg_constraints}
+        return MixturePredictive(type(base)(**values))
+    if isinstance(base, dist.Categorical):
+        logits = base.logits.expand(*shape, -1).movedim(-1, 1)
+    else:
+        logit = base.logits.expand(shape)
+        logit = logit if len(shape) > 1 and shape[1] == 1 else logit.unsqueeze(1)
+        logits = torch.cat([torch.zeros_like(logit), logit], dim=1)
+    return CategoricalPredictive.from_logits(logits.unsqueeze(0), keep_samples=keep_samples)
+
+
+def _check_observed(trace: Any) -> None:
+    site = trace.nodes.get(OBSERVED)
+    if site is None or site["type"] != "sample":
+        names = [name for name, other in trace.nodes.items() if other["type"] == "sample" and not is_subsample(other)]
+        raise ValueError(f"The program must sample a site named 'y', the targets; it has {', '.join(names) or 'none'}.")
+    shape = site["fn"].batch_shape + site["fn"].event_shape
+    if shape[:1] != (2,):
+        raise ValueError(
+            f"The program's `y` must have a row for each row of x; for 2 rows it has shape {tuple(shape)}."
+        )
+    family(site["fn"])
+
+
+def _check_global(one: Any, two: Any) -> None:
+    """Refuse latents that belong to single rows."""
+    frames = {frame.name for frame in two.nodes[OBSERVED]["cond_indep_stack"]}
+    local = []
+    for name in latent_sites(two):
+        site = two.nodes[name]
+        shared = frames & {frame.name for frame in site["cond_indep_stack"]}
+        grows = name not in one.nodes or one.nodes[name]["value"].shape != site["value"].shape
+        if shared or grows:
+            local.append(name)
+    if local:
+        raise ValueError(
+            f"The latents {', '.join(local)} belong to single rows of the data, so their posterior says nothing of new "
+            "rows. Integrate them out, or index them by a group that new rows share."
+        )
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ProgramPosterior(Posterior):
+    """q = the guide at the fitted values of its parameters, over the latents of a Pyro program.
+
+    Attributes:
+        program: As it was passed.
+        build: From the program to the guide.
+        values: The parameters of both by name, unconstrained.
+        example: A row of the data, `x` and `y`, which guides get to see though they must not use it.
+        history: How the fit went.
+    """
+
+    program: Program
+    build: GuideBuilder
+    values: Mapping[str, Tensor]
+    example: Mapping[str, Tensor]
+    history: History
+
+    def __post_init__(self) -> None:
+        self.pair.put(self.values)  # now, so that a guide that is not the fitted one is refused at once
+
+    @cached_property
+    def pair(self) -> GuidedProgram:
+        """The program and a guide of this posterior's own."""
+        return GuidedProgram(self.program, self.build, Batch(**self.example, weight=None), seed=0)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.example["x"].device
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device; tensors that the program makes itself are the program's affair."""
+        moved = move(self, device)
+        if isinstance(self.program, nn.Module):
+            return replace(moved, program=copy.deepcopy(self.program).to(device))
+        return moved
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file, all but the program: see `Posterior.save`, and `bayesuq.load(path, model=program)`."""
+        save(self, path)
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
+        indices, key = draw_indices(num_samples, None), resolve_seed(seed)
+
+        def whole(batch: ArrayLike) -> list[PredictiveDistribution]:
+            return [mixed(self._parts(self._rows(batch), indices, key, keep_samples=keep_samples))]
+
+        return predict_batches(x, whole)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of; the prior is the program run forwards."""
+        return Drawn(
+            method=type(self).__name__,
+            weights=self.sample_weights(wanted.num_samples, seed=wanted.seed),
+            predict=partial(self.predict, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True),
+            prior=self._prior,
+            prior_predict=self._prior_predict,
+        )
+
+    def _prior(self, number: int, seed: int) -> dict[str, Tensor]:
+        """Draws of every latent from the program's prior, (S, ...)."""
+        traces = [self._run(self.example["x"], derive_seed(seed, index)) for index in range(number)]
+        return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in latent_sites(traces[0])}
+
+    def _prior_predict(self, x: Tensor, number: int, seed: int) -> PredictiveDistribution:
+        """The predictive of these draws."""
+        rows = self._rows(x)
+        laws = (self._run(rows, derive_seed(seed, index)).nodes[OBSERVED]["fn"] for index in range(number))
+        return mixed(predictive_of(law, keep_samples=True) for law in laws).to(x.device)
+
+    def _run(self, rows: Tensor, seed: int) -> Any:
+        """A trace of the program run forwards."""
+        with torch.no_grad(), self.pair.active(seed):
+            return poutine.trace(self.program).get_trace(rows)
+
+    def _rows(self, x: ArrayLike) -> Tensor:
+        """Checked inputs, as the program takes them."""
+        return as_real(check_inputs(x), self.device, self.example["x"].dtype)
+
+    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
+        """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""
+        key = resolve_seed(seed)
+        draws = [self.pair.draw(derive_seed(key, index)) for index in draw_indices(num_samples, None)]
+        return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+
+    def log_importance_ratios(self, data: Dataset, *, num_samples: int = 500, seed: int | None = None) -> Tensor:
+        """log p(theta, y | x) - log q(theta) at S draws of q: see `VariationalPosterior.log_importance_ratios`."""
+        key = resolve_seed(seed)
+        rows = ProgramReader(self.program, self.device).open(data)
+        ratios = []
+        for index in range(check_count(num_samples, "num_samples")):
+            with torch.no_grad(), self.pair.active(derive_seed(key, index)):
+                guide_trace, trace = self.pair.traces(rows)
+                ratios.append(trace.log_prob_sum().double() - guide_trace.log_prob_sum().double())
+        return torch.stack(ratios)
+
+    def _parts(
+        self, rows: Tensor, indices: Sequence[int], key: int, *, keep_samples: bool
+    ) -> Iterator[PredictiveDistribution]:
+        """The predictives of single draws."""
+        for index in indices:
+            seed = derive_seed(key, index)
+            latents = self.pair.draw(seed)
+            with torch.no_grad(), self.pair.active(seed):
+                trace = poutine.trace(poutine.condition(self.program, data=latents)).get_trace(rows)
+            yield predictive_of(trace.nodes[OBSERVED]["fn"], keep_samples=keep_samples)

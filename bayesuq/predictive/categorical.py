@@ -1,0 +1,437 @@
+"""The predictive distribution p(y* | x*, D), the one type that every measure, plot and report consumes.
+
+A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Three final
+types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S), `GaussianPredictive` for real
+targets, and `bayesuq.predictive.mixture.MixturePredictive` for those of other families.
+
+Each splits its total uncertainty into an aleatoric part (the mean uncertainty of the draws, what stays when the weights
+are known) and an epistemic part (the disagreement of the draws): in nats by entropies for labels, in units of y squared
+by the law of total variance for real targets. total = aleatoric + epistemic always.
+
+Letters: S draws, N points, C classes, D target columns, `...` further dimensions such as an image's height and width.
+"""
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_floating
+from bayesuq.predictive.base import PredictiveDistribution, _check_draws, check_concatenable, check_mergeable
+from bayesuq.predictive.probability_sums import ProbabilitySum
+from bayesuq.randomness import generator, resolve_seed
+
+PROBABILITY_SUM_TOLERANCE = 1e-4  # and no less than the rounding of the numbers as they came: half floats are coarser
+
+
+BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
+
+
+CACHE_NUMBERS = 2**16  # that fit it several times over
+
+
+ROUNDING = 1e-14  # of a sum in float64
+
+
+SMALLEST_NORMAL = torch.finfo(torch.float64).tiny
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class CategoricalPredictive(PredictiveDistribution):
+    """Label probabilities: the mean of S softmaxes, with the entropies that split its uncertainty.
+
+    The state is additive over draws and of fixed size, so predictions stream and merge exactly. Build it with
+    `from_logits`, `from_probs`, or `from_sums` from a state that was kept.
+
+    Attributes:
+        probability_sum: Sum over draws of p, float64, (N, C, ...).
+        entropy_sum: Sum over draws of H[p] in nats, float64, (N, ...).
+        votes: Number of draws whose most probable class this is, int64, (N, C, ...); of equal ones it is the first.
+        num_draws: S.
+        draws: The draws' log probabilities up to a constant, (S, N, C, ...), where they were kept, else None.
+        small_log_sum: The log of `probability_sum`, (N, C, ...), where an entry of it is too small for a float64 and
+            not 0, else None; `log_probability_sum` is there always.
+
+    Example:
+        >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
+        >>> predictive.mean, predictive.epistemic  # two sure draws that disagree: log 2 nats, all of it epistemic
+        (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([0.6931], dtype=torch.float64))
+    """
+
+    probability_sum: Tensor
+    entropy_sum: Tensor
+    votes: Tensor
+    num_draws: int
+    draws: Tensor | None = None
+    small_log_sum: Tensor | None = None
+
+    @classmethod
+    def from_logits(cls, logits: ArrayLike, *, keep_samples: bool = True) -> Self:
+        """The mixture of S softmaxes.
+
+        Args:
+            logits: Unnormalised log probabilities, (S, N, C, ...); -inf is a probability of zero.
+            keep_samples: Whether single draws stay available (O(S N C) memory).
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Fewer than three dimensions, an empty one, one class, NaN or +inf, or a row of -inf.
+        """
+        logits = to_floating(logits, "logits")
+        _check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
+        _check_classes(logits, "logits", dim=2)
+        if logits.isnan().any() or (logits == math.inf).any():
+            raise ValueError("`logits` must not hold NaN or +inf; the network's output has overflowed.")
+        if (logits == -math.inf).all(dim=2).any():
+            raise ValueError("`logits` must leave at least one class possible; got rows of -inf.")
+        return cls._from_logits(logits, keep_samples=keep_samples)
+
+    @classmethod
+    def from_probs(cls, probs: ArrayLike, *, keep_samples: bool = True) -> Self:
+        """The mixture of S vectors of class probabilities, (S, N, C, ...), summing to one over C.
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Fewer than three dimensions, an empty one, one class, negative, not finite, or not summing to
+                one (logits by mistake).
+        """
+        tolerance = max(PROBABILITY_SUM_TOLERANCE, _rounding_of(probs))
+        probs = to_floating(probs, "probs")
+        _check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
+        _check_classes(probs, "probs", dim=2)
+        check_finite(probs, "probs")
+        lowest = float(probs.min())
+        blocks = probs.split(_rows_at_a_time(probs[:, :1].numel()), dim=1)
+        sums = [_sums_of_probabilities(block, positive=lowest > SMALLEST_NORMAL) for block in blocks]
+        probability_sum, entropy_sum, votes, least, most = (torch.cat(part) for part in zip(*sums, strict=True))
+        if lowest < 0 or max(most.max() - 1, 1 - least.min()) > tolerance:
+            raise ValueError(
+                "`probs` must be at least 0 and sum to 1 over classes, which stand in the third dimension; got sums "
+                f"from {least.min():.4g} to {most.max():.4g}. {_mend_of(probs)}"
+            )
+        return cls(
+            probability_sum=probability_sum,
+            entropy_sum=entropy_sum,
+            votes=votes,
+            num_draws=len(probs),
+            draws=probs.log() if keep_samples else None,
+        )
+
+    @classmethod
+    def from_sums(
+        cls,
+        *,
+        probability_sum: Tensor,
+        entropy_sum: Tensor,
+        votes: Tensor,
+        num_draws: int,
+        small_log_sum: Tensor | None = None,
+    ) -> Self:
+        """From a streamed state; the arguments are the attributes of the class.
+
+        Raises:
+            ValueError: Shapes that do not fit each other, or sums that `num_draws` draws cannot have.
+        """
+        check_count(num_draws, "num_draws")
+        if probability_sum.ndim < 2 or votes.shape != probability_sum.shape or entropy_sum.shape != votes[:, 0].shape:
+            raise ValueError(
+                "`probability_sum` and `votes` must have shape (N, C, ...) and `entropy_sum` (N, ...); got "
+                f"{tuple(probability_sum.shape)}, {tuple(votes.shape)} and {tuple(entropy_sum.shape)}."
+            )
+        _check_classes(probability_sum, "probability_sum", dim=1)
+        _check_sums(probability_sum, entropy_sum, votes, num_draws)
+        if small_log_sum is not None:
+            _check_log_sum(small_log_sum, probability_sum)
+        return cls(
+            probability_sum=probability_sum.double(),
+            entropy_sum=entropy_sum.double(),
+            votes=votes.long(),
+            num_draws=num_draws,
+            small_log_sum=None if small_log_sum is None else small_log_sum.double(),
+        )
+
+    @classmethod
+    def _from_logits(cls, logits: Tensor, *, keep_samples: bool) -> Self:
+        shape = logits.shape[1:]
+        running = ProbabilitySum(torch.zeros(shape, dtype=torch.float64, device=logits.device))
+        entropy_sum = torch.zeros(shape[:1] + shape[2:], dtype=torch.float64, device=logits.device)
+        votes = torch.zeros(shape, dtype=torch.int64, device=logits.device)
+        # A few draws at a time: float64 copies of all would take S times the memory of the state.
+        for block in logits.split(max(1, BLOCK_NUMBERS // shape.numel())):
+            log_probs = block.double().log_softmax(dim=2)
+            probs = log_probs.exp()
+            running.add(ProbabilitySum.of_draws(probs, log_probs))
+            entropy_sum -= torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=(0, 2))
+            # Not of logits: two that differ may have equal probabilities, of which the first counts.
+            winners = probs.argmax(dim=2).movedim(0, 1)
+            votes.scatter_add_(1, winners, torch.ones_like(winners))
+        return cls._of(
+            running,
+            entropy_sum=entropy_sum,
+            votes=votes,
+            num_draws=len(logits),
+            draws=logits if keep_samples else None,
+        )
+
+    @classmethod
+    def _of(cls, running: ProbabilitySum, **rest: Any) -> Self:
+        settled = running.settled()
+        return cls(probability_sum=settled.value, small_log_sum=settled.log, **rest)
+
+    @property
+    def _sum(self) -> ProbabilitySum:
+        return ProbabilitySum(self.probability_sum, self.small_log_sum)
+
+    @property
+    def log_probability_sum(self) -> Tensor:
+        """log of the sum over draws of p, float64, (N, C, ...); -inf only where every draw says 0."""
+        return self._sum.full_log()
+
+    @property
+    def num_samples(self) -> int:
+        """S, the number of draws in the mixture."""
+        return self.num_draws
+
+    @property
+    def mean(self) -> Tensor:
+        """Class probabilities, (N, C, ...)."""
+        return self.probability_sum / self.num_draws
+
+    @cached_property
+    def total(self) -> Tensor:
+        """Entropy of the mean, H[E p], in nats, (N, ...)."""
+        blocks = self.probability_sum.split(_rows_at_a_time(self.probability_sum[:1].numel()))
+        return torch.cat([torch.special.entr(block / self.num_draws).sum(dim=1) for block in blocks])
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Mean entropy of the draws, E H[p], in nats, (N, ...)."""
+        return self.entropy_sum / self.num_draws
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Mutual information of label and weights, H[E p] - E H[p], in nats, (N, ...), in [0, log min(S, C)].
+
+        Its estimate from few draws is biased towards zero.
+
+        Raises:
+            FloatingPointError: Below -1e-6, which rounding cannot explain: the state's parts do not belong together.
+        """
+        if self.num_draws == 1:
+            return torch.zeros_like(self.entropy_sum)  # exactly, where the difference would leave rounding errors
+        information = self.total - self.aleatoric
+        if (information < -1e-6).any():
+            raise FloatingPointError(f"mutual information is negative, {float(information.min())}: inconsistent state")
+        return information.clamp(min=0.0)
+
+    @property
+    def samples(self) -> Tensor:
+        """Class probabilities of the single draws, (S, N, C, ...).
+
+        Raises:
+            ValueError: The draws were not kept.
+        """
+        return self._kept_draws().double().softmax(dim=2)
+
+    def log_prob(self, y: ArrayLike) -> Tensor:
+        """log of the mean probability of the labels, in nats, (N, ...).
+
+        Args:
+            y: Labels in {0, ..., C - 1}, (N, ...) or (N, 1, ...).
+
+        Raises:
+            TypeError: Labels that are not whole numbers.
+            ValueError: Another shape, or a label outside the classes.
+        """
+        labels = self.labels(y).unsqueeze(1)
+        if self.draws is None:
+            if self.small_log_sum is None:
+                log_sum = self.probability_sum.gather(1, labels).squeeze(1).log_()
+            else:
+                log_sum = self.small_log_sum.gather(1, labels).squeeze(1)
+            return log_sum if self.num_draws == 1 else log_sum.sub_(math.log(self.num_draws))
+        return self.component_log_prob(y).logsumexp(dim=0) - math.log(self.num_draws)
+
+    def component_log_prob(self, y: ArrayLike) -> Tensor:
+        """log probability of the labels under each draw, in nats, (S, N, ...).
+
+        Raises:
+            TypeError: See `log_prob`.
+            ValueError: See `log_prob`; or the draws were not kept.
+        """
+        draws, labels = self._kept_draws(), self.labels(y).unsqueeze(1)
+        return torch.stack([draw.double().log_softmax(dim=1).gather(1, labels).squeeze(1) for draw in draws])
+
+    def labels(self, y: ArrayLike) -> Tensor:
+        """`y` as int64 labels of shape (N, ...) on this predictive's device, or the errors that `log_prob` lists."""
+        expected = self.entropy_sum.shape
+        labels = as_labels(y, num_classes=self.probability_sum.shape[1])
+        if labels.shape == (*expected[:1], 1, *expected[1:]):
+            labels = labels.squeeze(1)
+        if labels.shape != expected:
+            raise ValueError(f"`y` must have shape {tuple(expected)} as the predictive has; got {tuple(labels.shape)}.")
+        return labels.to(self.probability_sum.device)
+
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Labels, (num_samples, N, ...), int64.
+
+        Where the draws were kept, each sample takes one draw for all points and so has the points' joint distribution;
+        else points are independent given x*, with the same distribution at each point.
+        """
+        check_count(num_samples, "num_samples")
+        device = self.probability_sum.device
+        noise = generator(resolve_seed(seed), device=device)
+        if self.draws is None:
+            probs = self.mean.movedim(1, -1).expand(num_samples, *self.entropy_sum.shape, -1)
+        else:
+            chosen = torch.randint(self.num_draws, (num_samples,), generator=noise, device=device)
+            probs = self.draws[chosen].double().softmax(dim=2).movedim(2, -1)
+        return _drawn_labels(probs, noise)
+
+    def component_sample(self, *, seed: int | None = None) -> Tensor:
+        """Labels, one from each draw, (S, N, ...), int64.
+
+        Raises:
+            ValueError: The draws were not kept.
+        """
+        noise = generator(resolve_seed(seed), device=self.probability_sum.device)
+        return _drawn_labels(self.samples.movedim(2, -1), noise)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same predictive on another device."""
+        return type(self)(
+            probability_sum=self.probability_sum.to(device),
+            entropy_sum=self.entropy_sum.to(device),
+            votes=self.votes.to(device),
+            num_draws=self.num_draws,
+            draws=None if self.draws is None else self.draws.to(device),
+            small_log_sum=None if self.small_log_sum is None else self.small_log_sum.to(device),
+        )
+
+    @classmethod
+    def mixture(cls, parts: Iterable[Self]) -> Self:
+        """The equal mixture of the draws of all parts, at the same points; draws stay kept where all parts kept them.
+
+        Parts may come from a generator: each is added to the running state and let go.
+        """
+        remaining = iter(parts)
+        first = next(remaining, None)
+        if first is None:
+            raise ValueError("A mixture must have at least one part; got none.")
+        running = ProbabilitySum(first.probability_sum.clone(), first.small_log_sum)
+        entropy_sum, votes = first.entropy_sum.clone(), first.votes.clone()
+        num_draws, draws = first.num_draws, [first.draws]
+        del first  # so that no part is held while another is made
+        for part in remaining:
+            check_mergeable(running.value, part.probability_sum)
+            running.add(part._sum)
+            entropy_sum += part.entropy_sum
+            votes += part.votes
+            num_draws += part.num_draws
+            draws.append(part.draws)
+            del part
+        kept = [draw for draw in draws if draw is not None]
+        return cls._of(
+            running,
+            entropy_sum=entropy_sum,
+            votes=votes,
+            num_draws=num_draws,
+            draws=torch.cat(kept) if len(kept) == len(draws) else None,
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The predictive at the points of all parts, in order; each part must have the same number of draws."""
+        check_concatenable([part.num_draws for part in parts], [part.probability_sum.shape[1:] for part in parts])
+        all_kept = all(part.draws is not None for part in parts)
+        return cls._of(
+            ProbabilitySum.concatenate([part._sum for part in parts]),
+            entropy_sum=torch.cat([part.entropy_sum for part in parts]),
+            votes=torch.cat([part.votes for part in parts]),
+            num_draws=parts[0].num_draws,
+            draws=torch.cat([part._kept_draws() for part in parts], dim=1) if all_kept else None,
+        )
+
+    def rescale(self, loc: Tensor, scale: Tensor) -> Self:  # noqa: ARG002 - labels have no unit
+        """Itself: labels have no unit."""
+        return self
+
+    def _kept_draws(self) -> Tensor:
+        if self.draws is None:
+            raise ValueError("Single draws were not kept. Call `predict(..., keep_samples=True)`.")
+        return self.draws
+
+
+def _drawn_labels(probs: Tensor, noise: torch.Generator) -> Tensor:
+    """Labels drawn with the probabilities in the last dimension."""
+    return torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=noise).reshape(probs.shape[:-1])
+
+
+def _rounding_of(values: ArrayLike) -> float:
+    """How far sums to 1 of numbers of this type may be off."""
+    if isinstance(values, Tensor) and values.is_floating_point():
+        return torch.finfo(values.dtype).eps
+    return float(np.finfo(np.float16).eps) if getattr(values, "dtype", None) == np.float16 else 0.0
+
+
+def _rows_at_a_time(numbers_in_row: int) -> int:
+    """So many that what is computed of them stays in a processor's cache."""
+    return max(1, CACHE_NUMBERS // numbers_in_row)
+
+
+def _sums_of_probabilities(block: Tensor, *, positive: bool) -> tuple[Tensor, ...]:
+    """Of (S, N, C, ...) the sums over draws of p and of H[p], the votes, and the extremes of the sums over classes."""
+    probs = block.double()
+    size = probs.sum(dim=2, keepdim=True)
+    least, most = size.aminmax()
+    if bool((least < 1 - ROUNDING) | (most > 1 + ROUNDING)):
+        probs = probs / size
+    logs = (probs if positive else probs.clamp(min=SMALLEST_NORMAL)).log()  # 0 log 0 = 0
+    entropy = -logs.mul_(probs).sum(dim=(0, 2))
+    is_largest = probs == probs.amax(dim=2, keepdim=True)  # after the division, which may make two equal
+    votes = is_largest.sum(dim=0)
+    if int(votes.sum()) > entropy.numel() * len(block):  # a tie goes to the first class
+        first = is_largest.to(torch.uint8).argmax(dim=2, keepdim=True)
+        votes = torch.zeros_like(is_largest).scatter_(2, first, True).sum(dim=0)
+    return probs.sum(dim=0), entropy.clamp(min=0.0), votes, least[None], most[None]
+
+
+def _mend_of(values: Tensor) -> str:
+    """What to do with numbers that are no probabilities of classes which exclude each other."""
+    if values.min() < 0 or values.max() > 1:
+        return "Use `from_logits` for logits."
+    return (
+        "Of labels that do not exclude each other (a sigmoid for each, as of regions that overlap) each is a point "
+        "with two classes: pass `torch.stack([1 - probs, probs], dim=2)`, and y (N, K, ...) of 0 and 1. Where the "
+        "classes stand in another dimension, move it."
+    )
+
+
+def _check_classes(values: Tensor, name: str, dim: int) -> None:
+    if values.shape[dim] < 2:
+        raise ValueError(
+            f"`{name}` must have at least two classes in dimension {dim}; got shape {tuple(values.shape)}. Write a "
+            "Bernoulli as two classes, with logits 0 and f."
+        )
+
+
+def _check_sums(probability_sum: Tensor, entropy_sum: Tensor, votes: Tensor, num_draws: int) -> None:
+    off = (probability_sum.double().sum(dim=1) - num_draws).abs()
+    if not ((off <= PROBABILITY_SUM_TOLERANCE * num_draws).all() and (probability_sum >= 0).all()):
+        raise ValueError(f"`probability_sum` must be at least 0 and sum to {num_draws}, the draws, over classes.")
+    if not (votes.sum(dim=1) == num_draws).all():
+        raise ValueError(f"`votes` must sum to {num_draws}, the draws, over classes.")
+    if not (entropy_sum.isfinite() & (entropy_sum >= -1e-6)).all():  # rounding may leave a little below 0
+        raise ValueError("`entropy_sum` must be finite and at least 0.")
+
+
+def _check_log_sum(small_log_sum: Tensor, probability_sum: Tensor) -> None:
+    if small_log_sum.shape != probability_sum.shape or not torch.allclose(
+        small_log_sum.double().exp(), probability_sum.double(), rtol=1e-6, atol=1e-250
+    ):
+        raise ValueError("`small_log_sum` must be the log of `probability_sum`, of its shape (N, C, ...).")

@@ -1,0 +1,371 @@
+"""The predictive distribution p(y* | x*, D), the one type that every measure, plot and report consumes.
+
+A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Three final
+types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S), `GaussianPredictive` for real
+targets, and `bayesuq.predictive.mixture.MixturePredictive` for those of other families.
+
+Each splits its total uncertainty into an aleatoric part (the mean uncertainty of the draws, what stays when the weights
+are known) and an epistemic part (the disagreement of the draws): in nats by entropies for labels, in units of y squared
+by the law of total variance for real targets. total = aleatoric + epistemic always.
+
+Letters: S draws, N points, C classes, D target columns, `...` further dimensions such as an image's height and width.
+"""
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite, check_fraction, to_floating
+from bayesuq.predictive import broadcasts
+from bayesuq.predictive.base import (
+    PredictiveDistribution,
+    _check_draws,
+    check_concatenable,
+    check_mergeable,
+    over_columns,
+)
+from bayesuq.predictive.categorical import BLOCK_NUMBERS
+from bayesuq.predictive.covariances import check_covariance, correlated, normal_log_prob
+from bayesuq.predictive.quantiles import continuous_quantile
+from bayesuq.randomness import generator, resolve_seed
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class GaussianPredictive(PredictiveDistribution):
+    """The equal mixture of S Gaussians, one a draw.
+
+    Never summarised as one moment-matched Gaussian: `log_prob`, `cdf` and `quantile` are the mixture's. Given the draw,
+    target columns are independent, or have the covariance that a closed form gives them.
+
+    It holds what it was given: means of a float32 network take 4 bytes a draw, point and column, and a variance that is
+    one number for all points takes one number. Everything is computed in float64, some points at a time.
+
+    Attributes:
+        function_covariance: Covariance of a point's columns within a draw, float64, (S, N, D, D), where it was given
+            and there are several columns; else None.
+
+    Example:
+        >>> predictive = GaussianPredictive(mean=torch.tensor([[[-1.0]], [[1.0]]]), noise_variance=0.01)
+        >>> predictive.total.sqrt(), predictive.log_prob([1.0])  # never the averaged 0.1
+        (tensor([[1.0050]], dtype=torch.float64), tensor([0.6905], dtype=torch.float64))
+    """
+
+    _means: Tensor  # float32 or float64
+    _noise: Tensor  # the cores of what broadcasts to the means
+    _function: Tensor
+    function_covariance: Tensor | None
+
+    def __init__(
+        self,
+        *,
+        mean: ArrayLike,
+        noise_variance: ArrayLike | float,
+        function_variance: ArrayLike | float | None = None,
+        function_covariance: ArrayLike | None = None,
+    ) -> None:
+        """Check the components.
+
+        Args:
+            mean: Component means, (S, N, D).
+            noise_variance: Of the observation noise, independent between columns, broadcastable to (S, N, D).
+            function_variance: Of the function within a component, broadcastable to (S, N, D); None is zero.
+            function_covariance: In its place, of the function's columns at a point, broadcastable to (S, N, D, D).
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Wrong shapes, values that are not finite, negative variances, a matrix that is no covariance;
+                both a variance and a covariance of the function.
+        """
+        means = to_floating(mean, "mean")
+        _check_draws(means, "mean", "(S, N, D)", "mean[None]")
+        if means.ndim != 3:
+            raise ValueError(f"`mean` must have shape (S, N, D); got {tuple(means.shape)}.")
+        check_finite(means, "mean")
+        noise = _variance_like(means, noise_variance, "noise_variance")
+        if function_covariance is None:
+            given = 0.0 if function_variance is None else function_variance
+            self._set(means, noise, _variance_like(means, given, "function_variance"), None)
+            return
+        if function_variance is not None:
+            raise ValueError("Give `function_variance` or `function_covariance`, whose diagonal it is; got both.")
+        given = to_floating(function_covariance, "function_covariance").to(means.device)
+        covariance = check_covariance(given, means.shape, "function_covariance")
+        self._set(means, noise, _diagonal(covariance), covariance if means.shape[2] > 1 else None)
+
+    def _set(self, means: Tensor, noise: Tensor, function: Tensor, covariance: Tensor | None) -> Self:
+        for name, value in (("_means", means), ("_noise", noise), ("_function", function)):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "function_covariance", covariance)
+        return self
+
+    @classmethod
+    def _of(cls, means: Tensor, noise: Tensor, function: Tensor, covariance: Tensor | None) -> Self:
+        """From checked parts: variances as cores."""
+        return cls.__new__(cls)._set(means, noise, function, covariance)
+
+    @property
+    def num_samples(self) -> int:
+        """S, the number of Gaussians in the mixture."""
+        return len(self._means)
+
+    @property
+    def component_means(self) -> Tensor:
+        """The draws' function values, float64, (S, N, D)."""
+        return self._means.double()
+
+    @property
+    def noise_variance(self) -> Tensor:
+        """The draws' noise variances, in units of y squared, float64, (S, N, D); broadcast where they are constant."""
+        return self._noise.expand(self._means.shape)
+
+    @property
+    def function_variance(self) -> Tensor:
+        """Variance of f within a draw (a Gaussian process has one), float64, (S, N, D); see `noise_variance`."""
+        return self._function.expand(self._means.shape)
+
+    @property
+    def mean(self) -> Tensor:
+        """E[y*], (N, D), in units of y."""
+        return self._by_rows(lambda part: part.component_means.mean(dim=0))
+
+    @property
+    def component_variances(self) -> Tensor:
+        """Variance of each component, noise and function together, (S, N, D); see `noise_variance`."""
+        return (self._noise + self._function).expand(self._means.shape)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Mean noise variance, (N, D), in units of y squared."""
+        return self._noise.mean(dim=0).expand(self._means.shape[1:]).clone()
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Mean function variance plus variance of the means (ddof 0, as the mixture's identity needs), (N, D)."""
+        return self._function.mean(dim=0) + self._by_rows(lambda part: part.component_means.var(dim=0, correction=0))
+
+    @property
+    def total(self) -> Tensor:
+        """Var[y*] by the law of total variance, (N, D), in units of y squared."""
+        return self.aleatoric + self.epistemic
+
+    def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density of the mixture, jointly over columns, (N,), in nats (per unit of y).
+
+        Args:
+            y: Targets, (N, D), or (N,) for D = 1.
+            observed: Which of them are known, boolean, (N, D): the density is that of these, the others integrated out
+                whatever stands in `y`; log 1 in a row without any. None is all.
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Another shape than (N, D), or (N,) for D = 1; NaN; a component of zero variance.
+        """
+        target = self.targets(y)
+        parts = [part._log_densities(target, observed, rows).logsumexp(dim=0) for part, rows in self._parts()]
+        return torch.cat(parts) - math.log(self.num_samples)
+
+    def component_log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density of each component, jointly over columns, (S, N), in nats; see `log_prob` for the rest."""
+        target = self.targets(y)
+        return torch.cat([part._log_densities(target, observed, rows) for part, rows in self._parts()], dim=1)
+
+    def _log_densities(self, target: Tensor, observed: Tensor | None, rows: slice) -> Tensor:
+        """Of each component at these rows of the targets, (S, N)."""
+        residual, variances = target[rows] - self.component_means, self._density_variances()
+        known = None if observed is None else observed.to(target.device)[rows]
+        if self.function_covariance is not None:
+            return normal_log_prob(residual, self._covariances(), known)
+        # Columns first: they share the draw, so they are independent only within a component.
+        return over_columns(-0.5 * (residual**2 / variances + (2 * math.pi * variances).log()), known)
+
+    def cdf(self, y: ArrayLike) -> Tensor:
+        """P(y* <= y) column by column, (N, D); the probability integral transform where y is the truth."""
+        target = self.targets(y)
+        return torch.cat([part._cdf_and_density(target[rows])[0] for part, rows in self._parts()])
+
+    def quantile(self, level: float) -> Tensor:
+        """The value below which y* falls with probability `level`, column by column, (N, D).
+
+        By Newton's steps within a bracket, to the resolution of the cdf in float64: some ten evaluations of the cdf.
+
+        Raises:
+            ValueError: `level` outside (0, 1), or a component of zero variance.
+        """
+        level = check_fraction(level, "level")
+        standard = torch.special.ndtri(torch.tensor(level, dtype=torch.float64)).item()
+
+        def of(part: Self) -> Tensor:
+            components = part.component_means + part._density_variances().sqrt() * standard
+            # A mixture's quantile lies among its components'.
+            return continuous_quantile(components.amin(dim=0), components.amax(dim=0), part._cdf_and_density, level)
+
+        return self._by_rows(of)
+
+    def _cdf_and_density(self, point: Tensor) -> tuple[Tensor, Tensor]:
+        """Of the mixture at (N, D), column by column."""
+        scales = self._density_variances().sqrt()
+        standardised = (point - self.component_means) / scales
+        density = (torch.exp(-standardised.square() / 2) / scales).mean(dim=0) / math.sqrt(2 * math.pi)
+        return _normal_cdf(standardised).mean(dim=0), density
+
+    def targets(self, y: ArrayLike) -> Tensor:
+        """`y` as float64 of shape (N, D) on this predictive's device, or the errors that `log_prob` lists."""
+        target = as_targets(y)
+        if target.shape != self._means.shape[1:]:
+            raise ValueError(
+                f"`y` must have shape {tuple(self._means.shape[1:])} as the predictive has, or (N,) for one "
+                f"column; got {tuple(target.shape)}."
+            )
+        return target.to(self._means.device, torch.float64)
+
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
+        check_count(num_samples, "num_samples")
+        device = self._means.device
+        noise = generator(resolve_seed(seed), device=device)
+        chosen = torch.randint(self.num_samples, (num_samples,), generator=noise, device=device)
+        shape = (num_samples, *self._means.shape[1:])
+        standard = torch.randn(shape, generator=noise, device=device, dtype=torch.float64)
+        return self._draws(chosen)._moved(standard)
+
+    def component_sample(self, *, seed: int | None = None) -> Tensor:
+        """Targets, one from each component, (S, N, D), float64; a component's own f is independent between points."""
+        device = self._means.device
+        noise = generator(resolve_seed(seed), device=device)
+        return self._moved(torch.randn(self._means.shape, generator=noise, device=device, dtype=torch.float64))
+
+    def _moved(self, standard: Tensor) -> Tensor:
+        """One target a component, from standard normal noise, (S, N, D)."""
+        if self.function_covariance is None:
+            return self.component_means + self.component_variances.sqrt() * standard
+        return self.component_means + correlated(standard, self._covariances())
+
+    def at(self, points: slice) -> Self:
+        """The predictive at some of its points."""
+        covariance = self.function_covariance
+        noise, function = (core[:, points] if core.shape[1] > 1 else core for core in (self._noise, self._function))
+        some = None if covariance is None else covariance[:, points]
+        return self._of(self._means[:, points], noise, function, some)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same predictive on another device."""
+        covariance = self.function_covariance
+        moved = None if covariance is None else covariance.to(device)
+        return self._of(self._means.to(device), self._noise.to(device), self._function.to(device), moved)
+
+    @classmethod
+    def mixture(cls, parts: Iterable[Self]) -> Self:
+        """The equal mixture of the components of all parts, at the same points."""
+        collected = list(parts)
+        if not collected:
+            raise ValueError("A mixture must have at least one part; got none.")
+        for part in collected[1:]:
+            check_mergeable(collected[0]._means[0], part._means[0])
+        return cls._joined(collected, dim=0)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The predictive at the points of all parts, in order; each part must have the same number of components."""
+        check_concatenable([part.num_samples for part in parts], [part._means.shape[2:] for part in parts])
+        return cls._joined(parts, dim=1)
+
+    def rescale(self, loc: Tensor, scale: Tensor) -> Self:
+        """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
+
+        Its means are float64.
+
+        Raises:
+            ValueError: Another number of columns.
+        """
+        columns = self._means.shape[2:]
+        if not {loc.shape, scale.shape} <= {torch.Size(), columns}:
+            raise ValueError(
+                f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and "
+                f"{tuple(scale.shape)}."
+            )
+        loc, scale = (each.to(self._means.device, torch.float64) for each in (loc, scale))
+        covariance = self.function_covariance
+        if covariance is not None:
+            each = scale.expand(columns)
+            covariance = each.unsqueeze(-1) * each * covariance
+        return self._of(
+            loc + scale * self.component_means, scale**2 * self._noise, scale**2 * self._function, covariance
+        )
+
+    @classmethod
+    def _joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        sizes = [part._means.shape[dim] for part in parts]
+        correlated_columns = any(part.function_covariance is not None for part in parts)
+        return cls._of(
+            torch.cat([part._means for part in parts], dim),
+            broadcasts.joined([part._noise for part in parts], sizes, dim),
+            broadcasts.joined([part._function for part in parts], sizes, dim),
+            torch.cat([part._function_covariance() for part in parts], dim) if correlated_columns else None,
+        )
+
+    def _draws(self, chosen: Tensor) -> Self:
+        """The components of these numbers."""
+        noise, function = (core[chosen] if len(core) > 1 else core for core in (self._noise, self._function))
+        covariance = self.function_covariance
+        return self._of(self._means[chosen], noise, function, None if covariance is None else covariance[chosen])
+
+    def _parts(self) -> Iterator[tuple[Self, slice]]:
+        """The predictive in blocks of rows whose float64 numbers stay in a processor's cache, and where each stands."""
+        together = max(1, BLOCK_NUMBERS // self._means[:, :1].numel())
+        for start in range(0, self._means.shape[1], together):
+            rows = slice(start, start + together)
+            yield self.at(rows), rows
+
+    def _by_rows(self, of: Callable[[Self], Tensor]) -> Tensor:
+        """A quantity of each point, (N, ...), computed of some points at a time."""
+        return torch.cat([of(part) for part, _ in self._parts()])
+
+    def _function_covariance(self) -> Tensor:
+        """Of a point's columns within a draw, (S, N, D, D), also where they are independent."""
+        covariance = self.function_covariance
+        return torch.diag_embed(self.function_variance) if covariance is None else covariance
+
+    def _covariances(self) -> Tensor:
+        """Of a point's targets within a draw, noise and function together, (S, N, D, D)."""
+        return self._function_covariance() + torch.diag_embed(self.noise_variance)
+
+    def _density_variances(self) -> Tensor:
+        """The core of `component_variances`, none of them 0."""
+        variances = self._noise + self._function
+        if (variances == 0).any():
+            raise ValueError(
+                "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
+            )
+        return variances
+
+
+def _normal_cdf(standardised: Tensor) -> Tensor:
+    # `torch.special.ndtr` is (1 + erf) / 2, which below -8 holds nothing but the rounding of 1.
+    return torch.erfc(-math.sqrt(0.5) * standardised) / 2
+
+
+def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Tensor:
+    """The core of a variance that broadcasts to the means, float64."""
+    if isinstance(variance, int | float):
+        value = torch.tensor(variance, dtype=torch.float64)  # float32 would turn 1e-50 into 0
+    else:
+        value = to_floating(variance, name)
+    try:
+        value.expand(means.shape)
+    except RuntimeError as error:
+        raise ValueError(
+            f"`{name}` must broadcast to `mean`, {tuple(means.shape)}; got {tuple(value.shape)}."
+        ) from error
+    value = broadcasts.core(value, means.ndim).to(means.device, torch.float64)
+    if not (value.isfinite() & (value >= 0)).all():
+        raise ValueError(f"`{name}` must be finite and at least 0; got a minimum of {float(value.min())}.")
+    return value
+
+
+def _diagonal(covariance: Tensor) -> Tensor:
+    """Variances of covariances, which rounding may leave a little below 0."""
+    return covariance.diagonal(dim1=-2, dim2=-1).clamp(min=0)

@@ -1,0 +1,116 @@
+"""ArviZ's container of draws, built from plain arrays: groups of named variables with named dimensions.
+
+Free of torch, and the same for ArviZ 0.22, 0.23 and 1.x: every group is an `xarray.Dataset`, together they are an
+`xarray.DataTree`, which 1.x takes as it is and of which 0.x makes its `InferenceData`.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib.metadata import version
+from typing import Any
+
+import numpy as np
+
+from bayesuq.to_arviz import optional
+
+IS_ARVIZ_BEFORE_1 = int(version("arviz").split(".")[0]) < 1
+SAMPLES = ("chain", "draw")
+
+Array = np.ndarray[Any, np.dtype[Any]]
+Container = Any  # arviz.InferenceData on 0.x, xarray.DataTree on 1.x
+Attributes = Mapping[str, str | int | float]
+
+
+@dataclass(frozen=True, eq=False)
+class Variable:
+    """An array whose dimensions have names.
+
+    Attributes:
+        values: The numbers.
+        dims: A name for each dimension.
+    """
+
+    values: Array
+    dims: tuple[str, ...]
+
+    @classmethod
+    def of_draws(cls, values: Array, num_chains: int, dims: tuple[str, ...]) -> "Variable":
+        """From S draws (S, ...), the chains one after another, as (chain, draw, ...); `dims` names the rest."""
+        shape = (num_chains, len(values) // num_chains, *values.shape[1:])
+        return cls(values.reshape(shape), (*SAMPLES, *dims))
+
+
+Groups = Mapping[str, Mapping[str, Variable]]
+
+
+def build(groups: Groups, *, attributes: Attributes) -> Container:
+    """The container of these groups.
+
+    Args:
+        groups: Variables by the names of groups and variables; groups without any are left out.
+        attributes: Of the whole and of each group, text and numbers (netCDF has no truth values: write 0 or 1).
+
+    Returns:
+        `arviz.InferenceData` on ArviZ 0.x, `xarray.DataTree` on 1.x, with coordinates 0, 1, 2, ... for all dimensions.
+
+    Raises:
+        ImportError: ArviZ or xarray cannot be imported.
+        ValueError: A variable named as a dimension is, which neither xarray nor netCDF can tell apart.
+
+    Example:
+        >>> draws = Variable.of_draws(np.zeros((6, 2)), 3, ("mu_dim_0",))
+        >>> build({"posterior": {"mu": draws}}, attributes={})["posterior"]["mu"].shape
+        (3, 2, 2)
+    """
+    known = {
+        "inference_library": "bayesuq",
+        "inference_library_version": version("bayesuq"),
+        "created_at": datetime.now(UTC).isoformat(),
+        **attributes,
+    }
+    datasets = {name: _dataset(name, variables, known) for name, variables in groups.items() if variables}
+    tree = optional.xarray.DataTree.from_dict({"/": optional.xarray.Dataset(attrs=known), **datasets})
+    return native(tree)
+
+
+def native(data: Container) -> Container:
+    """A container or plain DataTree as the ArviZ that is installed takes it."""
+    if IS_ARVIZ_BEFORE_1 and isinstance(data, optional.xarray.DataTree):
+        return optional.arviz.from_datatree(data)
+    return data
+
+
+def group_names(data: Container) -> list[str]:
+    """Of the groups in a container.
+
+    Raises:
+        TypeError: Something else than a container.
+    """
+    if isinstance(data, optional.xarray.DataTree):
+        return list(data.children)
+    if not hasattr(data, "groups"):
+        raise TypeError(f"`data` must be what `posterior.to_arviz` gives; got {type(data).__name__}.")
+    return list(data.groups())
+
+
+def group(data: Container, name: str) -> Any:
+    """A group as an `xarray.Dataset`; an empty one where there is none of that name."""
+    if name not in group_names(data):
+        return optional.xarray.Dataset()
+    found = data[name]
+    return found.to_dataset() if isinstance(found, optional.xarray.DataTree) else found
+
+
+def _dataset(name: str, variables: Mapping[str, Variable], attributes: Attributes) -> Any:
+    sizes = {dim: size for one in variables.values() for dim, size in zip(one.dims, one.values.shape, strict=True)}
+    clashing = sorted(set(variables) & set(sizes))
+    if clashing:
+        raise ValueError(
+            f"In the group {name}, {', '.join(clashing)} names both a variable and a dimension; rename it."
+        )
+    return optional.xarray.Dataset(
+        {name: (one.dims, one.values) for name, one in variables.items()},
+        coords={dim: np.arange(size) for dim, size in sizes.items()},
+        attrs=dict(attributes),
+    )

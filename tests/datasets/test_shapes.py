@@ -1,0 +1,54 @@
+"""Shapes drawn by code: labels follow the law that is known, and the unfamiliar object is nowhere to be trained on."""
+
+import torch
+
+from bayesuq.datasets import shapes
+from bayesuq.datasets.named import load
+
+
+def test_labels_follow_their_known_law() -> None:
+    """By class, their number is within five standard deviations of the sum of probabilities."""
+    scene = shapes.draw(200, seed=0, unfamiliar=True)
+    torch.testing.assert_close(scene.probs.sum(dim=1), torch.ones_like(scene.probs[:, 0]))
+    for label in range(4):
+        p = scene.probs[:, label].double()
+        spread = (p * (1 - p)).sum().sqrt()
+        assert abs(float((scene.y == label).sum() - p.sum())) < 5 * float(spread)
+
+
+def test_borders_are_where_labels_are_in_doubt() -> None:
+    scene = shapes.draw(50, seed=1)
+    entropy = torch.special.entr(scene.probs).sum(dim=1)
+    sure = scene.probs.amax(dim=1) > 0.999
+    assert 0.5 < float(sure.float().mean()) < 0.95
+    assert float(entropy[~sure].mean()) > 0.1
+    assert bool((scene.y == scene.probs.argmax(dim=1))[scene.probs.amax(dim=1) > 1 - 1e-7].all())
+
+
+def test_what_the_image_shows_is_what_the_labels_say() -> None:
+    """To five standard errors, and what the blur leaves of other colours where a class has 99.9 %."""
+    scene = shapes.draw(50, seed=2, unfamiliar=True)
+    for label, colour in enumerate(shapes.COLOURS):
+        inner = scene.probs[:, label] > 0.999
+        tolerance = 5 * shapes.NOISE / int(inner.sum()) ** 0.5 + 0.001
+        found = scene.x.movedim(1, -1)[inner].mean(dim=0)
+        assert float((found - torch.tensor(colour)).abs().max()) < tolerance
+
+
+def test_each_part_has_images_of_its_own_and_the_seed_decides() -> None:
+    one, same, other = load("shapes"), load("shapes"), load("shapes", seed=1)
+    assert [len(part) for part in (one.train, one.val, one.test, one.ood)] == [200, 40, 60, 20]
+    assert torch.equal(one.train.x, same.train.x)
+    assert torch.equal(one.ood.y, same.ood.y)
+    assert not torch.equal(one.train.x, other.train.x)
+    assert not torch.equal(one.train.x[:40], one.val.x)
+    assert one.train.x.shape == (200, 3, 48, 48)
+    assert float(one.train.x.min()) >= 0
+    assert float(one.train.x.max()) <= 1
+
+
+def test_the_unfamiliar_object_is_in_every_image_out_of_distribution_and_in_no_other() -> None:
+    split = load("shapes")
+    for part in (split.train, split.val, split.test):
+        assert part.y.unique().tolist() == [0, 1, 2]
+    assert bool((split.ood.y == shapes.UNFAMILIAR).flatten(1).any(dim=1).all())

@@ -1,0 +1,37 @@
+import json
+
+import pytest
+
+from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification
+from bayesuq.evaluation.report.score_table import score_table
+from tests.evaluation.examples import labelled, sure
+
+
+def test_prints_a_column_for_each_measure_and_a_row_for_each_score() -> None:
+    names = ["margin", "predictive_entropy", "mutual_information"]
+    lines = str(evaluate_misclassification(*labelled(0), scores=names).table).splitlines()
+    assert lines[0].endswith("values are errors (value ± standard error, or [95 % interval])")
+    assert lines[1].split() == ["auroc", "average_precision", "false_positive_rate", "aurc"]
+    assert [line.split()[0] for line in lines[2:]] == names
+    assert all(line.count("±") + line.count("[") == 4 for line in lines[2:])
+    at = lines[1].index("aurc")
+    assert all(line[at - 1] == " " and line[at] != " " for line in lines[2:])
+
+
+def test_becomes_strict_json_where_nothing_is_to_be_found() -> None:
+    with pytest.warns(UserWarning, match="undefined"):
+        table = evaluate_misclassification(sure([0.9, 0.1], [0.2, 0.8]), [0, 1]).table
+    plain = json.loads(json.dumps(table.to_dict(), allow_nan=False))
+    assert plain["measures"]["margin"][0] == {
+        "name": "auroc",
+        "value": None,
+        "standard_error": None,
+        "unit": "fraction",
+        "remark": "0 of 2 positive",
+        "interval": None,
+    }
+
+
+def test_of_no_score_there_is_no_table() -> None:
+    with pytest.raises(ValueError, match="nothing to show"):
+        score_table({}, [True, False], what="errors")
