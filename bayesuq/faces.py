@@ -10,6 +10,11 @@ from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
+from bayesuq.moved import HOMES as MOVED
+from bayesuq.moved import install
+
+install()  # here, because every import of bayesuq comes this way
+
 
 def lazy(face: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """The `__getattr__`, `__dir__` and `__all__` of a face.
@@ -24,6 +29,8 @@ def lazy(face: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list
 
     def get(name: str) -> Any:
         if name not in homes:
+            if f"{face}.{name}".partition(".")[2] in MOVED:
+                return import_module(f"{face}.{name}")
             raise AttributeError(f"module {face!r} has no attribute {name!r}")
         home = homes[name]
         return import_module(f"{face}.{name}") if home == face else getattr(import_module(home), name)

@@ -30,9 +30,8 @@ def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs.keys() - signature.parameters.keys():
-            raise TypeError(
-                f"`{function.__module__}.{function.__name__}` has no option {name!r}; {nearest(name, known)}."
-            )
+            module = function.__module__.removesuffix(".fitting")  # a method's `fit` is called by its folder's name
+            raise TypeError(f"`{module}.{function.__name__}` has no option {name!r}; {nearest(name, known)}.")
         return function(*args, **kwargs)
 
     return checked

@@ -15,21 +15,27 @@ EVERYTHING = "everything"
 
 # What a file may import from bayesuq, by the folder that it is in: whole folders, or files directly in bayesuq/.
 ALLOWED: dict[str, set[str]] = {
-    TOP: {TOP},
-    "models": {"models", "arrays", "predictive", "mixture", "randomness"},
+    TOP: {TOP, "predictive", "to_arviz"},
+    "predictive": {"predictive", "arrays", "randomness"},
+    "datasets": {"datasets", "arrays", "data", "options", "randomness"},
+    "to_arviz": {"to_arviz", "predictive", "arrays", "randomness"},
+    "models": {"models", "predictive", "arrays", "randomness"},
     "inference": {
-        *("inference", "models", "posterior", "predictive", "mixture", "recalibrated", "data", "export", "loaders"),
-        *("arrays", "covariances", "fit_warnings", "options", "randomness", "storage"),
+        *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
+        *("arrays", "fit_warnings", "inputs", "once", "options", "randomness", "storage"),
     },
-    "evaluation": {
-        *("evaluation", "arrays", "predictive", "mixture", "recalibrated", "randomness", "inference_data", "optional"),
-    },
-    EVERYTHING: {TOP, "models", "inference", "evaluation", "cli"},
+    "evaluation": {"evaluation", "predictive", "to_arviz", "arrays", "randomness", "storage"},
+    EVERYTHING: {TOP, "predictive", "datasets", "to_arviz", "models", "inference", "evaluation", "cli"},
 }
 ALSO_ALLOWED = {"bayesuq.evaluation.simulation": {"posterior"}}
-METHODS = {
-    *("map_estimate", "variational", "dropout", "ensemble", "laplace", "swag", "sgmcmc", "microcanonical", "ivon"),
-    *("hmc", "gp", "temperature", "local_temperature", "confidence"),
+# The floors of inference, from below: what the files of each may import from the others. What stands on no floor is a
+# method, and may import all floors, and the methods that its theory stands on.
+FLOORS: dict[str, set[str]] = {
+    "catalogue": set(),
+    "joint": set(),
+    "training": set(),
+    "posteriors": {"catalogue", "joint", "training"},
+    "chains": {"joint", "training", "posteriors"},
 }
 STANDS_ON = {
     "laplace": {"map_estimate"},
@@ -37,15 +43,12 @@ STANDS_ON = {
     "dropout": {"map_estimate"},
     "swag": {"map_estimate"},
     "confidence": {"map_estimate"},  # the auxiliary network is a mode
-    "true_class": {"map_estimate"},
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
-    "gp": {"hmc"},
-    "vectorised": {"map_estimate"},  # the ensemble's members in one pass
-    "iterates": {"map_estimate"},  # the steps of swag
+    "sequential": {"variational", "laplace"},
 }
 # Who may load a module by name, and in which function: faces, and reading saved posteriors, from lists of their own.
-LOADERS = {"bayesuq.inference.posteriors.saved": "_module", "bayesuq.faces": "lazy"}
+LOADERS = {"bayesuq.inference.posteriors.saved": "_module", "bayesuq.faces": "lazy", "bayesuq.moved": "exec_module"}
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 PROCESSES = {("joblib", "Parallel"), ("joblib", "delayed")}  # which read nothing from a file
 NO = ast.Constant(False)
@@ -138,17 +141,24 @@ def wrong_directions(module: str, source: str, sources: Mapping[str, str], packa
     return found
 
 
-def methods_on_other_methods(module: str, source: str, sources: Mapping[str, str]) -> list[str]:
-    """Imports of an inference method by a file of inference that does not stand on it."""
-    package, _, name = module.rpartition(".")
-    if package != "bayesuq.inference":
+def floors_and_methods(module: str, source: str, sources: Mapping[str, str]) -> list[str]:
+    """Imports within inference from a floor that is not below, or of a method that the theory does not stand on."""
+    own = _room(module)
+    if own is None:
         return []
-    found = []
-    for imported in imports(source):
-        package, _, method = targets(imported, sources).rpartition(".")
-        if package == "bayesuq.inference" and method in METHODS - STANDS_ON.get(name, set()) - {name}:
-            found.append(f"{module}:{imported.line} stands on {method}")
-    return found
+    allowed = FLOORS.get(own, {*FLOORS, *STANDS_ON.get(own, ())}) | {own}
+    rooms = ((imported, _room(targets(imported, sources))) for imported in imports(source))
+    return [
+        f"{module}:{imported.line} imports {targets(imported, sources)}"
+        for imported, room in rooms
+        if room is not None and room not in allowed
+    ]
+
+
+def _room(module: str) -> str | None:
+    """The folder or the file directly in inference that a module is, or is in; None outside of inference."""
+    parts = module.split(".")
+    return parts[2] if parts[:2] == ["bayesuq", "inference"] and len(parts) > 2 else None
 
 
 def names_from_elsewhere(module: str, source: str, sources: Mapping[str, str], packages: set[str]) -> list[str]:
@@ -193,7 +203,7 @@ def imports_inside_functions(module: str, source: str) -> list[str]:
     tree = parsed(source)
     lazy = {
         id(inner)
-        for node in tree.body
+        for node in ast.walk(tree)
         if isinstance(node, ast.FunctionDef) and node.name in ("__getattr__", LOADERS.get(module))
         for inner in ast.walk(node)
     }

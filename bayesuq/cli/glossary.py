@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from bayesuq.cli.methods import Method
+from bayesuq.inference.catalogue import BY_COMMAND
 
 PREDICTIONS, CALIBRATION, UNCERTAINTY, ERRORS, OOD, FIT, FURTHER = (
     "Are the predictions good?",
@@ -255,32 +256,12 @@ def explain(name: str) -> Entry:
 
 def describe(method: Method, num_members: int) -> str:
     """What a method is, in a sentence."""
-    if method.kind == "map":
-        return "The one most probable network: the baseline, without any uncertainty about its weights."
-    if method.kind == "variational":
-        return "A Gaussian for every weight (Bayes by Backprop); each draw is a network from it."
-    if method.kind == "dropout":
-        return "One network whose units are dropped at random, also when it predicts; each draw drops others."
-    if method.kind == "laplace":
-        return (
-            "A Gaussian around the most probable network, as wide as the curvature says; the network made linear there."
-        )
-    if method.kind == "swag":
-        return "A Gaussian with the moments of where stochastic gradient descent wanders around a trained network."
-    if method.kind == "sgmcmc":
-        return "Chains of weights that read a minibatch a step (SGHMC); each draw is a network that a chain was at."
-    if method.kind == "hmc":
-        return "Chains of weights by NUTS, over all rows: draws from the posterior itself where the chains agree."
-    if method.kind == "gp":
-        return "A Gaussian process in place of the network: exact for numbers of few rows, else by inducing points."
+    if method.base is None:
+        return BY_COMMAND[method.kind].sentence
     if method.kind == "ensemble":
-        what = (
-            ""
-            if method.base is None or method.base.kind == "map"
-            else f" Each is itself a posterior: {method.base.name}."
-        )
+        what = "" if method.base.kind == "map" else f" Each is itself a posterior: {method.base.name}."
         return f"{num_members} networks trained from different starts; their disagreement is the uncertainty.{what}"
-    base = "map" if method.base is None else method.base.name
+    base = method.base.name
     if method.kind == "confidence":
         return (
             f"{base}, beside a second network that has learned from training and validation rows how probable it makes "

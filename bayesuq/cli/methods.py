@@ -16,12 +16,10 @@ from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
 from bayesuq.evaluation.report.measure import Measure
-from bayesuq.inference import dropout, hmc, map_estimate
+from bayesuq.inference import map_estimate
+from bayesuq.inference.catalogue import BY_COMMAND, commands
 from bayesuq.inference.confidence import fitting as confidence
 from bayesuq.inference.ensemble import fitting as ensemble
-from bayesuq.inference.laplace import fitting as laplace
-from bayesuq.inference.sgmcmc import fitting as sgmcmc
-from bayesuq.inference.swag import fitting as swag
 from bayesuq.inference.temperature import fitting as temperature
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.variational import fitting as variational
@@ -32,15 +30,8 @@ NUM_RATIOS = 500  # draws that tell whether a Gaussian reaches the posterior: k-
 CHECKPOINT_SECONDS = 60.0  # between two writes
 MOST_FORWARD_ROWS = 5_000_000  # a matter of seconds; on larger data the reach is not looked at
 
-FITS: dict[str, Callable[..., Posterior]] = {
-    "map": map_estimate.fit,
-    "variational": variational.fit,
-    "dropout": dropout.fit,
-    "laplace": laplace.fit,
-    "swag": swag.fit,
-}
-WRAPPERS = ("temperature", "confidence")  # of a posterior that is fitted already
-CHAINS: dict[str, Callable[..., Posterior]] = {"sgmcmc": sgmcmc.fit, "hmc": hmc.fit}
+NETWORKS, CHAINS = commands("network"), commands("chains")
+WRAPPERS = commands("wrapper")  # of a posterior that is fitted already
 
 
 @dataclass(frozen=True)
@@ -67,12 +58,12 @@ class Method:
         kind, colon, rest = name.partition(":")
         if kind not in METHODS:
             raise UsageError(f"There is no method {kind!r}; {nearest(kind, list(METHODS))}.")
-        if kind in FITS or kind in CHAINS or kind == "gp":
+        if BY_COMMAND[kind].kind in ("network", "chains", "process"):
             if colon:
                 raise UsageError(f"{kind} stands on no other method; got {name!r}.")
             return cls(name, kind)
         base = cls.of(rest if colon else "map")
-        if base.kind not in ((*FITS, *CHAINS, "ensemble") if kind in WRAPPERS else FITS):
+        if base.kind not in ((*NETWORKS, *CHAINS, "ensemble") if kind in WRAPPERS else NETWORKS):
             raise UsageError(f"{kind} cannot stand on {base.name!r}; got {name!r}.")
         return cls(name, kind, base)
 
@@ -227,7 +218,7 @@ def _fit_network(
         # A minibatch's gradient at a draw from the prior may throw a chain out of the posterior's reach.
         first = options | {"checkpoint": None if checkpoint is None else checkpoint.of_part("start")}
         start = "prior" if method.kind == "hmc" else map_estimate.fit(model, data, **first)
-        return CHAINS[method.kind](
+        return _fit_of(method)(
             model,
             data,
             num_chains=chains.num_chains,
@@ -241,8 +232,8 @@ def _fit_network(
     if method.kind == "laplace" and problem.is_map:
         options["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
     if method.base is None:
-        return FITS[method.kind](model, data, **options)
-    member_fit = FITS[method.base.kind]
+        return _fit_of(method)(model, data, **options)
+    member_fit = _fit_of(method.base)
     return ensemble.fit(model, data, num_members=training.num_members, member_fit=member_fit, **options)
 
 
@@ -262,6 +253,11 @@ def _fit_process(
         checkpoint=checkpoint,
         **options,
     )
+
+
+def _fit_of(method: Method) -> Callable[..., Posterior]:
+    fit: Callable[..., Posterior] = getattr(inference, BY_COMMAND[method.kind].name).fit
+    return fit
 
 
 def _quality(posterior: Posterior, problem: Problem, seed: int) -> tuple[Measure, ...]:

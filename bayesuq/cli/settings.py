@@ -11,11 +11,10 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
+from bayesuq.inference.catalogue import commands
+
 FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
-METHODS = (
-    *("map", "variational", "dropout", "laplace", "swag", "sgmcmc", "hmc", "gp"),
-    *("ensemble", "temperature", "confidence"),  # which stand on another one
-)
+METHODS = commands()
 NetworkKind = Literal["auto", "mlp", "convnet", "unet"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
 ActivationKind = Literal["relu", "tanh", "silu", "gelu"]

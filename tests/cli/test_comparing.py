@@ -17,7 +17,7 @@ from bayesuq.cli import page
 from bayesuq.cli.figures import UNSEEN, Picture, draw
 from bayesuq.cli.judging import Judged, judge
 from bayesuq.cli.main import main
-from bayesuq.cli.methods import FITS, Fitted, Method
+from bayesuq.cli.methods import NETWORKS, Fitted, Method
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.report.measure import Measure
@@ -361,7 +361,7 @@ def test_failed_work_leaves_what_was_done(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object, **__: object) -> None:
         raise FloatingPointError("The loss stopped being finite at step 3.")
 
-    monkeypatch.setitem(FITS, "dropout", fail)
+    monkeypatch.setitem(NETWORKS, "dropout", fail)
     assert run(tmp_path / "run", methods="map,dropout") == 1
     assert (tmp_path / "run" / "posteriors" / "map.safetensors").is_file()
     assert not (tmp_path / "run" / "report.html").exists()

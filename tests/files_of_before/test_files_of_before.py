@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from bayesuq.inference.posteriors.saved import HOMES, load
+from bayesuq.inference.catalogue import HOMES
+from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.training.checkpoint import Checkpoint
 from tests.files_of_before.cases import CHECKPOINTS, NUMBERS, POSTERIORS, checkpoint_archive, numbers, posterior_file
 from tests.inference.examples import SHORT_FIT

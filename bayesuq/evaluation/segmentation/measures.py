@@ -71,8 +71,8 @@ def uncertainty_error_overlap(
 ) -> Tensor:
     """Dice of uncertain pixels, U = {u > threshold}, and wrong ones, E, image by image: 2 #(E and U) / (#E + #U).
 
-    An image where both are empty has 1, one without a labelled pixel NaN. A map that says nothing has about
-    2 e / (1 + e) at error rate e where all is called uncertain: see `bayesuq.evaluation.segmentation.overlap` for that floor, and
+    An image where both are empty has 1, one without a labelled pixel NaN. A map that says nothing has about 2 e / (1 +
+    e) at error rate e where all is called uncertain: see `bayesuq.evaluation.segmentation.overlap` for that floor, and
     for the choice of the threshold.
 
     Args:

@@ -54,7 +54,7 @@ def prior_predictive(
 
 
 def prior_of(model: BayesianNetwork, fitted: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> dict[str, Any]:
-    """The fields of `bayesuq.to_arviz.groups.Drawn` that tell of the prior; the arguments are those of `prior_predictive`."""
+    """The fields of `to_arviz.groups.Drawn` that tell of the prior; the arguments are those of `prior_predictive`."""
     return {
         "prior": partial(prior_draws, model),
         "prior_predict": partial(prior_predictive, model, fitted, buffers),

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from bayesuq.inference.catalogue import HOMES
 from bayesuq.inference.joint.programs import GuideBuilder, Program
 from bayesuq.inference.posteriors.packing import FORMAT, restore_model, unpack
 from bayesuq.models import gp
@@ -15,32 +16,9 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read
 
-# Where each class is defined, below bayesuq.inference. A file can name these classes, and nothing else.
-HOMES = {
-    "MapPosterior": "map_estimate",
-    "VariationalPosterior": "mean_field",
-    "CorrelatedPosterior": "correlated",
-    "GuidePosterior": "guide_posterior",
-    "ProgramPosterior": "program_posterior",
-    "DropoutPosterior": "dropout",
-    "EnsemblePosterior": "ensemble",
-    "LaplacePosterior": "laplace_posterior",
-    "SampledLaplacePosterior": "laplace_posterior",
-    "HmcPosterior": "hmc",
-    "SgmcmcPosterior": "sgmcmc",
-    "SwagPosterior": "swag",
-    "TemperaturePosterior": "temperature",
-    "LocalTemperaturePosterior": "local_temperature",
-    "QuantileCalibratedPosterior": "quantile_calibration",
-    "ConfidencePosterior": "confidence",
-    "ExactGpPosterior": "exact_gp",
-    "SparseGpPosterior": "sparse_gp_posterior",
-    "SampledGpPosterior": "sampled_gp",
-}
-
 
 class PosteriorClasses(Mapping[str, type[Posterior]]):
-    """The classes of `HOMES` by name, each imported when it is asked for: a network's file needs no GPyTorch."""
+    """The classes that a file can name, each imported when it is asked for: a network's file needs no GPyTorch."""
 
     def __getitem__(self, name: str) -> type[Posterior]:
         return getattr(_module(HOMES[name]), name)
@@ -89,7 +67,7 @@ def load(
         raise ValueError(f"The file has format {header.get('format')!r}; this version of bayesuq reads {FORMAT}.")
     _check_kind(header, model)
     try:
-        restore: Callable[..., Any] = _module("gp_saved").restore_process if "process" in header else restore_model
+        restore: Callable[..., Any] = _module("gp.saving").restore_process if "process" in header else restore_model
         given = {"model": restore(header, tensors, model), "guide": guide}
         return unpack(header["posterior"], tensors, given, CLASSES)
     except (KeyError, TypeError, AttributeError, IndexError) as error:

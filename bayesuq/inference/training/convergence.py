@@ -1,8 +1,8 @@
 """Whether a fit has converged, in the words of warnings: its loss, its predictions, and a posterior's scales.
 
-A loss that still falls is read from its course (`bayesuq.inference.training.trend`). Predictions are held against those of a
-constant in the network's place, on rows that were fitted: a fit that says no more of them has learned nothing, or there
-is nothing to learn.
+A loss that still falls is read from its course (`bayesuq.inference.training.trend`). Predictions are held against those
+of a constant in the network's place, on rows that were fitted: a fit that says no more of them has learned nothing, or
+there is nothing to learn.
 
 A mean-field posterior that was trained too briefly keeps the scales it started from and looks sure of everything. Two
 facts tell: how far the log scales have moved, and the slope

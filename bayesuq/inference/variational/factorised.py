@@ -35,8 +35,8 @@ FORGETTING = 0.6  # means far from their place make the scales' gradients huge a
 class EvidenceObjective:
     """Minus the ELBO as a function of the guide's means and log scales, and of the point values.
 
-    The gradient is that of `bayesuq.inference.variational.elbo`, written into buffers: one backward pass through the plain network
-    gives g at the draw, and a few kernels over the flat vectors do the rest.
+    The gradient is that of `bayesuq.inference.variational.elbo`, written into buffers: one backward pass through the
+    plain network gives g at the draw, and a few kernels over the flat vectors do the rest.
     """
 
     def __init__(

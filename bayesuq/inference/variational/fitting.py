@@ -1,8 +1,8 @@
 """Bayes by Backprop: a factorised Gaussian over the weights, fitted by stochastic variational inference.
 
-It maximises the ELBO of `bayesuq.inference.variational.elbo` over the means and the log scales of q = N(loc, diag scale^2), one
-draw of the weights a minibatch by default. Any other Pyro guide, and any Pyro program in the place of a network, take
-Pyro's ordinary route (`bayesuq.inference.variational.guided_program`).
+It maximises the ELBO of `bayesuq.inference.variational.elbo` over the means and the log scales of q = N(loc, diag
+scale^2), one draw of the weights a minibatch by default. Any other Pyro guide, and any Pyro program in the place of a
+network, take Pyro's ordinary route (`bayesuq.inference.variational.guided_program`).
 
 Reference:
     Blundell et al. 2015, Weight Uncertainty in Neural Networks, section 3.2 (with the KL in closed form).

@@ -1,0 +1,170 @@
+"""Modules that have moved: their old names still import, with a DeprecationWarning, until version 0.3.
+
+Each old name stands for a module that looks its names up where they live now.
+"""
+
+import sys
+import warnings
+from collections.abc import Sequence
+from importlib import import_module
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec
+from types import ModuleType
+from typing import Any
+
+# From each old module to where its names are now, both below `bayesuq`.
+HOMES = {
+    "archive": "datasets.archive",
+    "broadcasts": "predictive.broadcasts",
+    "covariances": "predictive.covariances",
+    "evaluation.bootstrap": "evaluation.standard_errors.bootstrap",
+    "evaluation.comparison": "evaluation.report.comparison",
+    "evaluation.convergence": "evaluation.diagnostics.convergence",
+    "evaluation.detection_tasks": "evaluation.report.detection_tasks",
+    "evaluation.fit_quality": "evaluation.diagnostics.fit_quality",
+    "evaluation.image_counts": "evaluation.segmentation.image_counts",
+    "evaluation.intervals": "evaluation.standard_errors.intervals",
+    "evaluation.leave_one_out": "evaluation.diagnostics.leave_one_out",
+    "evaluation.measure": "evaluation.report.measure",
+    "evaluation.overlap": "evaluation.segmentation.overlap",
+    "evaluation.patches": "evaluation.segmentation.patches",
+    "evaluation.pixel_counts": "evaluation.segmentation.pixel_counts",
+    "evaluation.predictive_checks": "evaluation.diagnostics.predictive_checks",
+    "evaluation.quantities": "evaluation.diagnostics.quantities",
+    "evaluation.ranking": "evaluation.streaming.ranking",
+    "evaluation.score_table": "evaluation.report.score_table",
+    "evaluation.segmentation_report": "evaluation.segmentation.reporting",
+    "evaluation.standard_measures": "evaluation.report.standard_measures",
+    "evaluation.states": "evaluation.streaming.states",
+    "evaluation.sums": "evaluation.standard_errors.sums",
+    "evaluation.tables": "evaluation.report.tables",
+    "evaluation.weighted": "evaluation.standard_errors.weighted",
+    "evaluation.worst_entries": "evaluation.diagnostics.worst_entries",
+    "export": "to_arviz.groups",
+    "fetching": "datasets.fetching",
+    "inference.activation_noise": "inference.variational.activation_noise",
+    "inference.adaptation": "inference.chains.warmup",
+    "inference.chain_methods": "inference.chains.processes",
+    "inference.chain_run": "inference.chains.run",
+    "inference.chain_starts": "inference.chains.starts",
+    "inference.checkpoint": "inference.training.checkpoint",
+    "inference.collapsed_gp": "inference.gp.collapsed",
+    "inference.conjugate_gradients": "inference.gp.conjugate_gradients",
+    "inference.constant": "inference.joint.constant",
+    "inference.convergence": "inference.training.convergence",
+    "inference.correlated": "inference.variational.correlated",
+    "inference.curvature": "inference.laplace.curvature",
+    "inference.curvature_factors": "inference.laplace.factors",
+    "inference.curvature_layers": "inference.laplace.linearisation",
+    "inference.curvature_sketches": "inference.laplace.sketches",
+    "inference.curvature_structures": "inference.laplace.structures",
+    "inference.data_parallel": "inference.training.workers",
+    "inference.dirichlet": "inference.gp.dirichlet",
+    "inference.elbo": "inference.variational.elbo",
+    "inference.evaluations": "inference.training.lbfgs",
+    "inference.evidence": "inference.laplace.evidence",
+    "inference.exact_gp": "inference.gp.exact",
+    "inference.expectations": "inference.gp.expectations",
+    "inference.first_batches": "inference.training.first_batches",
+    "inference.gp_algebra": "inference.gp.algebra",
+    "inference.gp_convergence": "inference.gp.convergence",
+    "inference.gp_data": "inference.gp.data",
+    "inference.gp_hyperparameters": "inference.gp.hyperparameters",
+    "inference.gp_posterior": "inference.gp.posterior",
+    "inference.gp_sampling": "inference.gp.sampling",
+    "inference.gp_saved": "inference.gp.saving",
+    "inference.gp_search": "inference.gp.search",
+    "inference.guide_posterior": "inference.variational.guide_posterior",
+    "inference.guided_program": "inference.variational.guided_program",
+    "inference.guides": "inference.variational.guides",
+    "inference.hamiltonian": "inference.chains.hamiltonian",
+    "inference.history": "inference.training.history",
+    "inference.identity": "inference.training.identity",
+    "inference.importance": "inference.posteriors.importance",
+    "inference.inducing": "inference.gp.inducing",
+    "inference.iterates": "inference.swag.iterates",
+    "inference.langevin": "inference.sgmcmc.langevin",
+    "inference.laplace_posterior": "inference.laplace.posterior",
+    "inference.marginal_likelihood": "inference.gp.marginal_likelihood",
+    "inference.masks": "inference.joint.masks",
+    "inference.mean_field": "inference.variational.factorised",
+    "inference.minibatch_potential": "inference.sgmcmc.potential",
+    "inference.minibatches": "inference.training.minibatches",
+    "inference.model_contents": "inference.training.model_contents",
+    "inference.network_inputs": "models.network_inputs",
+    "inference.nuts": "inference.chains.nuts",
+    "inference.optimize": "inference.training.loop",
+    "inference.packing": "inference.posteriors.packing",
+    "inference.perceptrons": "inference.chains.perceptrons",
+    "inference.potential": "inference.chains.potential",
+    "inference.prediction": "inference.posteriors.prediction",
+    "inference.prior_draws": "inference.posteriors.prior",
+    "inference.program_posterior": "inference.variational.program_posterior",
+    "inference.programs": "inference.joint.programs",
+    "inference.sampled_gp": "inference.gp.sampled",
+    "inference.saved": "inference.posteriors.saved",
+    "inference.scaling": "inference.temperature.scaling",
+    "inference.sgmcmc_run": "inference.sgmcmc.run",
+    "inference.sparse_gp": "inference.gp.sparse",
+    "inference.sparse_gp_posterior": "inference.gp.sparse_posterior",
+    "inference.stability": "inference.training.stability",
+    "inference.stacked_dropout": "inference.training.stacked_dropout",
+    "inference.stacked_mean_field": "inference.variational.together",
+    "inference.tempering": "inference.variational.tempering",
+    "inference.tensorboard": "inference.training.tensorboard",
+    "inference.training_mode": "models.training_mode",
+    "inference.training_network": "inference.joint.network",
+    "inference.trend": "inference.training.trend",
+    "inference.true_class": "inference.confidence.true_class",
+    "inference.vectorised": "inference.training.stacking inference.ensemble.together",
+    "inference.weights": "inference.joint.layout inference.posteriors.weights",
+    "inference.wrapping": "inference.posteriors.wrapping",
+    "inference_data": "to_arviz.container",
+    "mixture": "predictive.mixture",
+    "optional": "to_arviz.optional",
+    "probability_sums": "predictive.probability_sums",
+    "quantiles": "predictive.quantiles",
+    "recalibrated": "predictive.recalibrated",
+    "shapes": "datasets.shapes",
+    "sources": "datasets.sources",
+}
+
+
+class OldNames(MetaPathFinder, Loader):
+    """Finds the modules of `HOMES`, after every other finder has not."""
+
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,  # noqa: ARG002
+        target: ModuleType | None = None,  # noqa: ARG002
+    ) -> ModuleSpec | None:
+        """A module that stands for those that have taken its place; None for any other name."""
+        package, _, name = fullname.partition(".")
+        return ModuleSpec(fullname, self) if package == "bayesuq" and name in HOMES else None
+
+    def create_module(self, spec: ModuleSpec) -> None:
+        """An ordinary one."""
+
+    def exec_module(self, module: ModuleType) -> None:
+        """Let it look its names up in its new homes."""
+        homes = [f"bayesuq.{home}" for home in HOMES[module.__name__.partition(".")[2]].split()]
+        warnings.warn(
+            f"{module.__name__} has moved to {' and '.join(homes)}; its old name goes with version 0.3.",
+            DeprecationWarning,
+            stacklevel=2,
+        )
+
+        def get(name: str) -> Any:
+            for home in homes:
+                if not name.startswith("__") and hasattr(import_module(home), name):
+                    return getattr(import_module(home), name)
+            raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
+
+        module.__dict__["__getattr__"] = get
+
+
+def install() -> None:
+    """Let the old names import."""
+    if not any(isinstance(finder, OldNames) for finder in sys.meta_path):
+        sys.meta_path.append(OldNames())
