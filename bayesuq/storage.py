@@ -1,74 +1,39 @@
-"""One file for tensors and a JSON header: safetensors, which holds no code, written whole or not at all."""
+"""One file for tensors and a JSON header: safetensors, which holds no code, written whole or not at all.
 
+A checksum tells a file in which a bit has changed. Files of before have none, and are read without.
+"""
+
+import hashlib
 import json
 import os
-import secrets
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
-HEADER = "bayesuq"
+from bayesuq.writing import replacing
+
+HEADER, CHECKSUM = "bayesuq", "sha256"
+LONGEST_HEADER = 2**26  # bytes
+MOST_CONTAINERS = 10**6  # lists and mappings in a header, each of which takes some 100 bytes of memory
 
 
 def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-    """Write tensors and header to a temporary file beside `path`, sync it, and rename it.
+    """Write tensors and header, in place of what is there: see `bayesuq.writing.replacing`.
 
     Raises:
         OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
     """
-    target = Path(path)
-    check_place(target)
-    content = save(
-        {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}, {HEADER: json.dumps(header)}
-    )
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}"
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        _sync_folder(target.parent)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
-def check_place(path: str | PathLike[str]) -> None:
-    """Look before the work that a file is for.
-
-    Raises:
-        FileNotFoundError: The folder that it shall lie in does not exist.
-        NotADirectoryError: That is no folder.
-        IsADirectoryError: The path is one.
-        PermissionError: The folder must not be written.
-    """
-    target = Path(path)
-    folder = os.fspath(target.parent)
-    if target.is_dir():
-        raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; name a file in it.")
-    if not target.parent.exists():
-        raise FileNotFoundError(f"There is no folder {folder!r} for the file {target.name!r}; make it first.")
-    if not target.parent.is_dir():
-        raise NotADirectoryError(f"{folder!r} is no folder; the file {target.name!r} cannot lie there.")
-    if not os.access(folder, os.W_OK):
-        raise PermissionError(f"The folder {folder!r} cannot be written.")
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut, where the system lets one sync a folder."""
-    if not hasattr(os, "O_DIRECTORY"):
-        return
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    text = json.dumps(header)
+    content = save(own, {HEADER: text, CHECKSUM: _checksum(text, own)})
+    with replacing(path) as file:
+        file.write(content)
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
@@ -77,7 +42,7 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     Raises:
         FileNotFoundError: No such file.
         IsADirectoryError: A folder.
-        ValueError: Truncated, or another kind of file.
+        ValueError: Truncated, changed since it was written, or another kind of file.
     """
     if Path(path).is_dir():
         raise IsADirectoryError(f"{os.fspath(path)!r} is a folder; name the file in it.")
@@ -85,10 +50,41 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
         raise FileNotFoundError(f"There is no file {os.fspath(path)!r}.")
     try:
         with safe_open(path, framework="pt") as file:
-            header = json.loads((file.metadata() or {})[HEADER])
-            if not isinstance(header, dict):
-                raise ValueError("its header is no mapping")
+            texts = file.metadata() or {}
+            if texts.keys() - {HEADER, CHECKSUM}:
+                raise ValueError("it names texts that no version writes")
+            header = _parsed(texts[HEADER])
             # Copies, because a sum over memory that is not aligned, as in the file, can differ in its last bit.
-            return header, {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
-    except (SafetensorError, KeyError, ValueError, RecursionError) as error:
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
+    except (SafetensorError, KeyError, ValueError, RecursionError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{os.fspath(path)!r} is not a complete file written by bayesuq: {error!r}.") from error
+    if CHECKSUM in texts and texts[CHECKSUM] != _checksum(texts[HEADER], tensors):
+        raise ValueError(
+            f"{os.fspath(path)!r} has changed since it was written: its checksum is another. Copy it again, or use an "
+            "earlier one."
+        )
+    return header, tensors
+
+
+def _parsed(text: str) -> dict[str, Any]:
+    """The header, of a size that a file of ours can have.
+
+    Raises:
+        ValueError: Not JSON, no mapping, or too much of it.
+    """
+    if len(text) > LONGEST_HEADER or text.count("[") + text.count("{") > MOST_CONTAINERS:
+        raise ValueError("its header is larger than that of any file of ours")
+    header = json.loads(text)
+    if not isinstance(header, dict):
+        raise ValueError("its header is no mapping")
+    return header
+
+
+def _checksum(text: str, tensors: Mapping[str, Tensor]) -> str:
+    """Of a header and of contiguous tensors on the CPU, in the order of their names."""
+    state = hashlib.sha256(text.encode())
+    for name, tensor in sorted(tensors.items()):
+        state.update(f"\0{name}\0{tensor.dtype}\0{tuple(tensor.shape)}\0".encode())
+        if tensor.numel():
+            state.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
+    return state.hexdigest()

@@ -17,14 +17,14 @@ EVERYTHING = "everything"
 ALLOWED: dict[str, set[str]] = {
     TOP: {TOP, "predictive", "to_arviz"},
     "predictive": {"predictive", "arrays", "randomness"},
-    "datasets": {"datasets", "arrays", "data", "options", "randomness"},
+    "datasets": {"datasets", "arrays", "data", "options", "randomness", "writing"},
     "to_arviz": {"to_arviz", "predictive", "arrays", "randomness"},
     "models": {"models", "predictive", "arrays", "randomness"},
     "inference": {
         *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
-        *("arrays", "fit_warnings", "inputs", "once", "options", "randomness", "storage"),
+        *("arrays", "fit_warnings", "inputs", "once", "options", "randomness", "storage", "writing"),
     },
-    "evaluation": {"evaluation", "predictive", "to_arviz", "arrays", "randomness", "storage"},
+    "evaluation": {"evaluation", "predictive", "to_arviz", "arrays", "randomness", "storage", "writing"},
     EVERYTHING: {TOP, "predictive", "datasets", "to_arviz", "models", "inference", "evaluation", "cli"},
 }
 ALSO_ALLOWED = {"bayesuq.evaluation.simulation": {"posterior"}}

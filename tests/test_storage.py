@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import signal
 import stat
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import torch
 from safetensors.torch import save_file
 
 from bayesuq.storage import read, write
+from bayesuq.writing import HOST
 
 HEADER = {"format": 1, "nested": {"names": ["a", "b"], "value": 0.1, "nothing": None, "text": "é"}}
 TENSORS = {
@@ -207,3 +209,49 @@ def test_any_safetensors_reader_opens_the_file(path):
     head = json.loads(path.read_bytes()[8 : 8 + length])
     assert json.loads(head["__metadata__"]["bayesuq"]) == HEADER
     assert set(head) == {"__metadata__", *TENSORS}
+
+
+def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
+    (tmp_path / "there").mkdir()
+    real, link = tmp_path / "there" / "file", tmp_path / "link"
+    write(real, {"number": 1}, {})
+    link.symlink_to(real)
+    write(link, {"number": 2}, TENSORS)
+    assert link.is_symlink()
+    assert_holds(real, {"number": 2}, TENSORS)
+    assert os.listdir(tmp_path / "there") == ["file"]
+    (tmp_path / "new").symlink_to(tmp_path / "there" / "other")  # which is not there yet
+    write(tmp_path / "new", {"number": 3}, {})
+    assert_holds(tmp_path / "there" / "other", {"number": 3}, {})
+
+
+def test_what_a_killed_writer_left_behind_is_taken_away_by_the_next(path):
+    child = os.fork()
+    if child == 0:
+        os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+        write(path, HEADER, TENSORS)
+    os.waitpid(child, 0)
+    assert len(os.listdir(path.parent)) == 1  # the temporary file
+    alive = path.with_name(f".{path.name}.{HOST}-{os.getpid()}-01234567")  # of a writer at work
+    foreign = path.with_name(f".{path.name}.00000000-{child}-01234567")  # of another machine's
+    for other in (alive, foreign):
+        other.touch()
+    write(path, HEADER, TENSORS)
+    assert set(os.listdir(path.parent)) == {path.name, alive.name, foreign.name}
+
+
+@pytest.mark.parametrize("bits", [1, 3])
+def test_changed_bits_are_told(path, bits):
+    write(path, HEADER, TENSORS | {"large": torch.ones(1000)})
+    content = bytearray(path.read_bytes())
+    for number in range(bits):
+        content[-7 - 500 * number] ^= 1 << number
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match="has changed since it was written: its checksum is another"):
+        read(path)
+
+
+def test_a_header_of_too_many_parts_is_refused(path):
+    save_file({"a": torch.zeros(2)}, path, metadata={"bayesuq": "{" + '"a": [' + "[]," * 1_100_000 + "[]]}"})
+    with pytest.raises(ValueError, match="larger than that of any file of ours"):
+        read(path)

@@ -19,6 +19,7 @@ from bayesuq.cli.settings import (
     TrainingOptions,
 )
 from bayesuq.evaluation.report.reporting import side_by_side
+from bayesuq.writing import write_text
 
 
 def run(
@@ -67,7 +68,7 @@ def run(
             circumstances=circumstances,
         )
     )
-    (output_folder.folder / "report.html").write_text(text, encoding="utf-8")
+    write_text(output_folder.folder / "report.html", text)
     print(side_by_side({name: result.report for name, result in judged.items()}))
     print(f"\nReport: {(output_folder.folder / 'report.html').resolve()}")
 

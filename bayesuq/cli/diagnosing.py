@@ -15,6 +15,7 @@ from bayesuq.cli.settings import DataOptions, DiagnoseOptions, PredictionOptions
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
 from bayesuq.inference.posteriors.saved import load
+from bayesuq.writing import write_text
 
 TEMPLATE = "diagnostics.html"
 
@@ -107,7 +108,7 @@ def run(options: DiagnoseOptions) -> None:
         num_new=len(new),
         is_standardised=standardizer is not None and not train.is_labelled,
     )
-    (found.folder / DIAGNOSTICS).write_text(text, encoding="utf-8")
+    write_text(found.folder / DIAGNOSTICS, text)
     for name, one in diagnoses.items():
         print(f"{name}\n{one}\n")
     print(*([f"{ranking}\n"] if ranking else []), f"Report: {(found.folder / DIAGNOSTICS).resolve()}", sep="\n")

@@ -16,8 +16,10 @@ from typing import Any, Self
 import torch
 import yaml
 
+from bayesuq.cli.plain_yaml import check_plain
 from bayesuq.cli.problem import STANDARDIZER
 from bayesuq.cli.settings import CheckpointOption, OutputOptions, UsageError
+from bayesuq.writing import write_text
 
 SETTINGS = "settings.yaml"  # which many programs have: the first line is the mark by which a folder of ours is known
 FIRST_LINE = "# Options of a run of bayesuq, as --config takes them.\n"
@@ -70,14 +72,14 @@ class Output:
         settings = {name: value for group in groups for name, value in asdict(group).items() if name != "overwrite"}
         settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        (self.folder / SETTINGS).write_text(FIRST_LINE + text, encoding="utf-8")
+        write_text(self.folder / SETTINGS, FIRST_LINE + text)
         return settings
 
     def write_run(self, settings: dict[str, Any], circumstances: dict[str, str], fits: dict[str, Any]) -> None:
         """Write what was asked for, where it was done, and how each fit went, as strict JSON."""
         content = {"settings": settings, "circumstances": circumstances, "fits": fits}
         text = json.dumps(content, indent=1, allow_nan=False)
-        (self.folder / RUN).write_text(text + "\n", encoding="utf-8")
+        write_text(self.folder / RUN, text + "\n")
 
     def circumstances(self, device: str | None) -> dict[str, str]:
         """Where, when and with what the work was done, and how long it took, as text by name."""
@@ -131,7 +133,9 @@ def read_settings(folder: Path) -> dict[str, Any]:
     if not _is_ours(folder / SETTINGS):
         return {}
     try:
-        found = yaml.safe_load((folder / SETTINGS).read_text(encoding="utf-8"))
+        text = (folder / SETTINGS).read_text(encoding="utf-8")
+        check_plain(text)
+        found = yaml.safe_load(text)
     except (yaml.YAMLError, UnicodeDecodeError):  # a file that someone has edited
         return {}
     return found if isinstance(found, dict) else {}

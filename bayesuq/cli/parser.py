@@ -13,6 +13,7 @@ from typing import Any, NoReturn, get_type_hints
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
+from bayesuq.cli.plain_yaml import check_plain
 from bayesuq.cli.settings import GROUPS, UsageError
 from bayesuq.options import nearest
 
@@ -111,8 +112,16 @@ def _places(groups: Sequence[type]) -> str:
 
 
 def _load(text: str, path: str | PathLike[str] = "") -> Any:
-    """TOML where the file is called so, else YAML, which includes JSON; on the command line YAML's simple values."""
-    return tomllib.loads(text) if str(path).lower().endswith(".toml") else get_loader("yaml")(text)
+    """TOML where the file is called so, else YAML, which includes JSON; on the command line YAML's simple values.
+
+    Raises:
+        yaml.YAMLError: No YAML, or not of the kind that options are written in: see `bayesuq.cli.plain_yaml`.
+        tomllib.TOMLDecodeError: No TOML.
+    """
+    if str(path).lower().endswith(".toml"):
+        return tomllib.loads(text)
+    check_plain(text)
+    return get_loader("yaml")(text)
 
 
 def files_first(arguments: Sequence[str]) -> list[str]:

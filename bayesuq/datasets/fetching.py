@@ -5,8 +5,6 @@ A set is written whole or not at all, and only if its files have the checksums i
 
 import hashlib
 import logging
-import os
-import secrets
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -18,6 +16,7 @@ import pooch
 from bayesuq.datasets.named import folder, relative_path
 from bayesuq.datasets.sources import SOURCES, Arrays, Source
 from bayesuq.options import nearest
+from bayesuq.writing import replacing
 
 TIMEOUT = 30.0  # seconds without an answer
 RETRIES = 2
@@ -113,14 +112,6 @@ def _quiet() -> Iterator[None]:
 
 
 def _write(path: Path, arrays: Arrays) -> None:
-    """To a temporary file beside `path`, synced and renamed."""
-    temporary = path.parent / f".{path.name}.{secrets.token_hex(8)}"
-    try:
-        with temporary.open("xb") as file:
-            np.savez_compressed(file, allow_pickle=False, **arrays)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
+    """Whole or not at all."""
+    with replacing(path) as file:
+        np.savez_compressed(file, allow_pickle=False, **arrays)

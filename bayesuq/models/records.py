@@ -71,6 +71,10 @@ LAYERS: dict[str, type[nn.Module]] = {
 }
 
 
+SMALL = 2**12  # sizes that any network may have, whatever its weights
+DEEPEST = 32  # levels of a U-Net
+
+
 class NoRecordError(TypeError):
     """A model has a part that is not bayesuq's own."""
 
@@ -112,22 +116,69 @@ def laws_record(model: BayesianNetwork) -> dict[str, Any]:
     }
 
 
-def build_model(record: Mapping[str, Any]) -> BayesianNetwork:
-    """The model that a record describes, with the initial weights of a fixed seed.
+def build_model(record: Mapping[str, Any], state: Mapping[str, Tensor] | None = None) -> BayesianNetwork:
+    """The model that a record describes, at weights and buffers of a file, or at the initial ones of a fixed seed.
+
+    No memory is asked for on a record's word: a network has the tensors of the file, or is refused.
+
+    Args:
+        record: What `model_record` gave.
+        state: The weights and buffers by name, which the network then has; None is for records that are trusted.
 
     Raises:
-        ValueError: A record of another form, or with a name that is not on the lists.
+        ValueError: A record of another form, with a name that is not on the lists, or of another network than that of
+            the state.
     """
     try:
-        with isolated(0):
-            net = BUILDERS[record["net"]["builder"]](**record["net"]["arguments"])
-        net = net.to({"float32": torch.float32, "float64": torch.float64}[record["dtype"]])
+        builder, arguments = BUILDERS[record["net"]["builder"]], record["net"]["arguments"]
+        dtype = {"float32": torch.float32, "float64": torch.float64}[record["dtype"]]
+        if state is None:
+            with isolated(0):
+                net = builder(**arguments).to(dtype)
+        else:
+            net = build_on_meta(builder, arguments, state).to(dtype)
+            check_same(net, state)
+            net.load_state_dict(dict(state), assign=True)
         frozen = set(record["net"]["frozen"])
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name not in frozen)
         return model_around(net, record)
     except (KeyError, TypeError, AttributeError) as error:
         raise ValueError(f"The file describes a model that this version of bayesuq cannot build: {error!r}.") from error
+
+
+def build_on_meta(
+    builder: Callable[..., nn.Module], arguments: Mapping[str, Any], tensors: Mapping[str, Tensor]
+) -> nn.Module:
+    """A network without memory, whose arguments are not larger than the tensors that it shall have.
+
+    Raises:
+        ValueError: They are, or they describe no network.
+    """
+    largest = max([SMALL, *(value.numel() for value in tensors.values())])
+    for name, value in arguments.items():
+        sizes = value if isinstance(value, list | tuple) else [value]
+        bound = DEEPEST if name == "depth" else largest
+        if len(sizes) > len(tensors) or any(isinstance(size, int) and size > bound for size in sizes):
+            raise ValueError(f"The file describes a network whose `{name}` is larger than its weights allow.")
+    try:
+        with torch.device("meta"):
+            return builder(**arguments)
+    except (RuntimeError, OverflowError) as error:
+        raise ValueError(f"The file describes no network that can be built: {error}.") from error
+
+
+def check_same(net: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Raise a ValueError unless a network has the tensors of a state, in names, shapes and dtypes."""
+    expected = {name: (tuple(value.shape), value.dtype) for name, value in net.state_dict().items()}
+    found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
+    if expected != found:
+        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+        name = differing[0]
+        raise ValueError(
+            f"The model is not the file's: {len(differing)} tensors differ, the first is {name!r}: expected "
+            f"{expected.get(name, 'none')}, the file has {found.get(name, 'none')}."
+        )
 
 
 def model_around(net: nn.Module, record: Mapping[str, Any]) -> BayesianNetwork:

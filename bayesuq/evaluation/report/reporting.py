@@ -3,7 +3,6 @@
 import json
 import math
 import os
-import secrets
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, fields, replace
@@ -31,6 +30,7 @@ from bayesuq.evaluation.standard_errors.intervals import (
 from bayesuq.evaluation.streaming.ranking import DEFAULT_LIMIT
 from bayesuq.evaluation.tally import Tally, made
 from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.writing import write_text
 
 SCHEMA = "bayesuq report, version 2"
 TRUE_POSITIVE_RATE = 0.95
@@ -146,14 +146,7 @@ class Report:
         Raises:
             OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
         """
-        target = Path(path)
-        temporary = target.parent / f".{target.name}.{secrets.token_hex(8)}"
-        try:
-            temporary.write_text(json.dumps(self.to_dict(), allow_nan=False, indent=1) + "\n", encoding="utf-8")
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
+        write_text(path, json.dumps(self.to_dict(), allow_nan=False, indent=1) + "\n")
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> Self:

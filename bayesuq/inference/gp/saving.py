@@ -33,7 +33,7 @@ def save_process(posterior: Posterior, model: GaussianProcess, path: str | PathL
 
 
 def restore_process(
-    header: Mapping[str, Any], _tensors: Mapping[str, Tensor], model: GaussianProcess | None
+    header: Mapping[str, Any], tensors: Mapping[str, Tensor], model: GaussianProcess | None
 ) -> GaussianProcess:
     """The process of a file, or the user's own; it has no weights in the file.
 
@@ -44,4 +44,4 @@ def restore_process(
         return model
     if header["process"] is None:
         raise ValueError("The file's process has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
-    return build_process(header["process"])
+    return build_process(header["process"], tensors)

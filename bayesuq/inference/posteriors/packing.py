@@ -22,7 +22,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.models.agreement import differ_in_start_only, have_same_laws
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.models.records import NoRecordError, build_model, laws_record, model_around, model_record
+from bayesuq.models.records import NoRecordError, build_model, check_same, laws_record, model_around, model_record
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write
 
@@ -188,9 +188,9 @@ def unpack(
         elif entry["kind"] == "posterior":
             values[name] = unpack(entry["posterior"], _below(tensors, f"{name}."), given, classes)
         elif entry["kind"] == "members":
+            parts = _by_number(_below(tensors, f"{name}."))
             values[name] = tuple(
-                unpack(member, _below(tensors, f"{name}.{m}."), given, classes)
-                for m, member in enumerate(entry["members"])
+                unpack(member, parts.get(str(m), {}), given, classes) for m, member in enumerate(entry["members"])
             )
         elif entry["kind"] == "function":
             values[name] = _given(entry, given)
@@ -222,11 +222,15 @@ def restore_model(
         raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
     if model is not None and not isinstance(model, BayesianNetwork):
         return copy.deepcopy(model) if isinstance(model, nn.Module) else model
-    built = build_model(header["model"]) if model is None else model
     state = _below(tensors, "model.")
-    _check_same(built.net, state)
-    net = copy.deepcopy(built.net)
-    net.load_state_dict(state)
+    if model is None:
+        built = build_model(header["model"], state)
+        net = built.net
+    else:
+        built = model
+        check_same(built.net, state)
+        net = copy.deepcopy(built.net)
+        net.load_state_dict(state)
     laws = header.get("laws")  # of a member's own
     restored = (
         BayesianNetwork(net, built.prior, built.likelihood, random=built.random)
@@ -248,18 +252,6 @@ def _sites(model: BayesianNetwork) -> list[list[Any]]:
     return random + [["learned", name, shapes[name]] for name in model.points]
 
 
-def _check_same(net: nn.Module, state: Mapping[str, Tensor]) -> None:
-    expected = {name: (tuple(value.shape), value.dtype) for name, value in net.state_dict().items()}
-    found = {name: (tuple(value.shape), value.dtype) for name, value in state.items()}
-    if expected != found:
-        differing = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
-        name = differing[0]
-        raise ValueError(
-            f"The model is not the file's: {len(differing)} tensors differ, the first is {name!r}: expected "
-            f"{expected.get(name, 'none')}, the file has {found.get(name, 'none')}."
-        )
-
-
 def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples that they were."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
@@ -267,6 +259,15 @@ def _tuples(value: Any) -> Any:
 
 def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
+
+
+def _by_number(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
+    """The tensors of each member, whose number their names begin with, in one pass."""
+    parts: dict[str, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        number, _, rest = name.partition(".")
+        parts.setdefault(number, {})[rest] = value
+    return parts
 
 
 def _moved(value: Any, device: torch.device | str) -> Any:

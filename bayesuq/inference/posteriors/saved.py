@@ -16,6 +16,9 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read
 
+# What parts of a file that do not belong together come to.
+BROKEN = (KeyError, TypeError, AttributeError, IndexError, RecursionError, OverflowError, RuntimeError)
+
 
 class PosteriorClasses(Mapping[str, type[Posterior]]):
     """The classes that a file can name, each imported when it is asked for: a network's file needs no GPyTorch."""
@@ -70,7 +73,7 @@ def load(
         restore: Callable[..., Any] = _module("gp.saving").restore_process if "process" in header else restore_model
         given = {"model": restore(header, tensors, model), "guide": guide}
         return unpack(header["posterior"], tensors, given, CLASSES)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+    except BROKEN as error:
         raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
 
 

@@ -19,7 +19,8 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.training.identity import Identity, warn_of_versions
 from bayesuq.randomness import resolve_seed
-from bayesuq.storage import check_place, read, write
+from bayesuq.storage import read, write
+from bayesuq.writing import check_place
 
 KIND = "checkpoint"
 FORMAT = 2

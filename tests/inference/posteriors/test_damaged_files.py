@@ -1,0 +1,144 @@
+"""Files that are not what was written: an error or the same numbers, soon and in little memory."""
+
+import json
+import random
+import resource
+from collections.abc import Callable
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import pytest
+import torch
+from safetensors import safe_open
+
+from bayesuq.inference.posteriors.saved import load
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.storage import read, write
+from tests.files_of_before.cases import CHECKPOINTS, POSTERIORS, posterior_file
+from tests.inference.examples import SHORT_FIT
+from tests.zoo.damaged_files import BOMBS, damaged, rewrite_greedily
+
+pytestmark = [
+    pytest.mark.usefixtures("_fast_files"),
+    pytest.mark.filterwarnings("ignore:The checkpoint .* is of an earlier version", *SHORT_FIT),
+]
+CLASSES = ("MapPosterior", "EnsemblePosterior", "SampledGpPosterior", "ConfidencePosterior")
+MOST_SECONDS, MOST_BYTES = 10.0, 2**30
+
+
+@pytest.fixture
+def _fast_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda _: None)
+
+
+@pytest.fixture
+def within_bounds() -> Any:
+    """A test's calls to `checked` take no more than they may, together in memory."""
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    yield
+    assert (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) * 1024 < MOST_BYTES
+
+
+def refused(path: Path, name: str = "MapPosterior") -> bool:
+    """Whether `load` raises a ValueError; anything else is a failure, as is a long time."""
+    begin = perf_counter()
+    try:
+        load(path, **POSTERIORS[name].loads)
+    except ValueError:
+        return True
+    finally:
+        assert perf_counter() - begin < MOST_SECONDS
+    return False
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.usefixtures("within_bounds")
+def test_a_file_with_any_change_is_refused_or_says_the_same(name: str, tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    load(posterior_file(name), **POSTERIORS[name].loads).save(whole)
+    content, chance = whole.read_bytes(), random.Random(name)
+    header, tensors = read(whole)
+    for _ in range(60):
+        part.write_bytes(damaged(content, chance))
+        if not refused(part, name):
+            again, others = read(part)  # in which nothing of what it says has changed
+            assert again == header
+            assert all(torch.equal(others[one].nan_to_num(), tensors[one].nan_to_num()) for one in tensors)
+
+
+@pytest.mark.parametrize("name", CLASSES)
+@pytest.mark.usefixtures("within_bounds")
+def test_a_header_that_asks_for_too_much_is_answered_soon(name: str, tmp_path: Path) -> None:
+    chance, count = random.Random(name), 0
+    for _ in range(40):
+        rewrite_greedily(posterior_file(name), tmp_path / "part", chance)
+        count += refused(tmp_path / "part", name)
+    assert count > 20  # some of what is changed has no meaning
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+@pytest.mark.usefixtures("within_bounds")
+def test_no_memory_is_asked_for_on_a_files_word(kind: str, tmp_path: Path) -> None:
+    header, tensors = read(posterior_file("MapPosterior"))
+    BOMBS[kind](header["model"]["net"])
+    write(tmp_path / "bomb", header, tensors)
+    begin = perf_counter()
+    with pytest.raises(ValueError, match=r"larger than its weights|tensors differ|no network that can"):
+        load(tmp_path / "bomb")
+    assert perf_counter() - begin < 2.0
+
+
+def deep_kernel(header: dict[str, Any]) -> None:
+    net = {"net": "mlp", "arguments": {"in_features": 3, "hidden": [4000, 4000], "out_features": 4000}}
+    header["process"]["kernel"] = {"part": "gp.Deep", "net": net, "kernel": {"part": "gp.RBF"}}
+
+
+def nested(header: dict[str, Any]) -> None:
+    for _ in range(300):
+        header["process"]["kernel"] = {"part": "gp.Scale", "kernel": header["process"]["kernel"]}
+
+
+@pytest.mark.parametrize("change", [deep_kernel, nested], ids=["wide", "nested"])
+@pytest.mark.usefixtures("within_bounds")
+def test_processes_are_bounded_too(change: Callable[[dict[str, Any]], None], tmp_path: Path) -> None:
+    header, tensors = read(posterior_file("ExactGpPosterior"))
+    change(header)
+    write(tmp_path / "bomb", header, tensors)
+    assert refused(tmp_path / "bomb") or change is nested
+
+
+def test_members_take_a_time_that_is_linear_in_their_number(tmp_path: Path) -> None:
+    header, tensors = read(posterior_file("EnsemblePosterior"))
+    members = header["posterior"]["fields"]["members"]["members"]
+    first = {name.removeprefix("members.0."): tensor for name, tensor in tensors.items() if "members.0." in name}
+    for number in range(2, 1500):
+        members.append(members[0])
+        tensors |= {f"members.{number}.{name}": tensor for name, tensor in first.items()}
+    write(tmp_path / "many", header, tensors)
+    begin = perf_counter()
+    assert len(load(tmp_path / "many").members) == 1500
+    assert perf_counter() - begin < MOST_SECONDS
+
+
+def test_a_flipped_bit_of_a_checkpoint_is_told(tmp_path: Path) -> None:
+    case = CHECKPOINTS["variational"]
+    state = Checkpoint(tmp_path / "state", every_seconds=3600)
+    case.fit(checkpoint=state)
+    content, chance = bytearray(state.path.read_bytes()), random.Random(0)
+    for _ in range(10):
+        place, bit = chance.randrange(len(content) - 5_000, len(content)), 1 << chance.randrange(8)
+        content[place] ^= bit
+        state.path.write_bytes(content)
+        with pytest.raises(ValueError, match="has changed since it was written"):
+            case.fit(checkpoint=state)
+        content[place] ^= bit
+
+
+def test_a_file_of_before_has_no_checksum_and_is_read(tmp_path: Path) -> None:
+    with safe_open(posterior_file("MapPosterior"), framework="pt") as file:
+        assert set(file.metadata()) == {"bayesuq"}
+    load(posterior_file("MapPosterior")).save(tmp_path / "new")
+    with safe_open(tmp_path / "new", framework="pt") as file:
+        assert set(file.metadata()) == {"bayesuq", "sha256"}
+        assert json.loads(file.metadata()["bayesuq"])["posterior"]["class"] == "MapPosterior"
