@@ -6,6 +6,8 @@ import inspect
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
+from bayesuq.once import one_call
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -23,7 +25,10 @@ def nearest(name: str, known: list[str]) -> str:
 
 
 def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
-    """Make a function name the nearest option where it is called with one that it does not have."""
+    """Make a function name the nearest option where it is called with one that it does not have.
+
+    It says once what concerns the whole call: see `bayesuq.once`.
+    """
     signature = inspect.signature(function)
     known = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
@@ -32,6 +37,7 @@ def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs.keys() - signature.parameters.keys():
             module = function.__module__.removesuffix(".fitting")  # a method's `fit` is called by its folder's name
             raise TypeError(f"`{module}.{function.__name__}` has no option {name!r}; {nearest(name, known)}.")
-        return function(*args, **kwargs)
+        with one_call():
+            return function(*args, **kwargs)
 
     return checked

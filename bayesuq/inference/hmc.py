@@ -29,6 +29,7 @@ from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Data, NetworkReader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
@@ -128,6 +129,7 @@ def fit(
     key = resolve_seed(seed) if file is None else file.claim(seed)
     with isolated(derive_seed(key, DATA)):  # which a loader may draw its order from
         rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
+    warn_of_scales(model.likelihood, rows)
     shown = sys.stderr.isatty() if progress is None else progress
     job = Job(model, rows, constants, transition, plan, derive_seed(key, CHAINS), None, file, shown)
     potential = job.potential()

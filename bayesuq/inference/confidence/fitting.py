@@ -29,12 +29,14 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import fit_mode
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.column_scales import TOPIC
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.inference.training.options import Callback, Schedule, Training
 from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.once import is_first
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
@@ -110,6 +112,7 @@ def fit(
         >>> fit(classifier, data, hidden=(8,), num_epochs=3, seed=0).confidence(data.x).shape
         torch.Size([4])
     """
+    is_first(TOPIC)  # what the networks below see are features, whose scale is no matter of the user's
     check_positive(fine_tuning_rate, "fine_tuning_rate")
     check_count(num_fine_tuning_epochs, "num_fine_tuning_epochs", minimum=0)
     file = Checkpoint.of(checkpoint)

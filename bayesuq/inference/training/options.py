@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, Source
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
@@ -134,6 +135,7 @@ def session(
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
     model = model if training.device is None else model.to(training.device)
     with sources(NetworkReader(model), data, training) as (source, validation):
+        warn_of_scales(model.likelihood, source.rows)
         yield model, source, validation
 
 

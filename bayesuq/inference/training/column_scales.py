@@ -1,0 +1,83 @@
+"""Columns far from unit size, told where a network is fitted.
+
+Priors, initial weights and learning rates are made for inputs and targets of about unit size. A column of 1e5 saturates
+every unit that sees it, one of 1e-5 is never seen, and one that varies by a thousandth of its mean is a constant; the
+fit then ends like any other and its uncertainty covers nothing. Gaussian processes count in the columns' own units.
+
+A column is far from unit size where its standard deviation s is above 20, where its mean m is above 20 max(s, 1) in
+size, and, unless half of its entries are one value (flags, one-hot columns, the borders of images), where s is below
+1/20 or |m| above 20 s. Of images, a column is a channel.
+"""
+
+import warnings
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.once import is_first
+
+FAR = 20.0
+LOOKED_AT = 2**21  # entries, of rows spread evenly over the data
+MOST_ROWS = 2_000
+NAMED = 3  # columns that a warning shows
+TOPIC = "column scales"
+
+
+def warn_of_scales(likelihood: Any, rows: Batch) -> None:
+    """Warn, once a call, of inputs and real targets that are far from unit size.
+
+    Args:
+        likelihood: Whose targets have units, or not: counts and labels have none.
+        rows: As the network gets them; of a loader, the first batch.
+
+    Warns:
+        UserWarning: With the columns, their scales, and the remedy.
+    """
+    if not is_first(TOPIC):
+        return
+    far = []
+    if rows.x.is_floating_point():
+        far.append(_described(rows.x, "x"))
+    if isinstance(likelihood, Normal | StudentT | HeteroscedasticNormal):
+        far.append(_described(rows.y if rows.y.ndim > 1 else rows.y.unsqueeze(1), "y"))
+    told = " and ".join(part for part in far if part)
+    if told:
+        warnings.warn(
+            f"{told}: far from unit size, for which priors, initial weights and learning rates are made, so that the "
+            "fit may miss its data without a word. Take units = bayesuq.Standardizer.fit(data), fit to "
+            "units.transform(data), and read units.inverse(posterior.predict(units.transform(new).x)).",
+            UserWarning,
+            stacklevel=6,
+        )
+
+
+def far_columns(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Which columns (channels) are far from unit size, (K,), with the means and standard deviations of all."""
+    few = _some(values).double().transpose(0, 1).flatten(1)  # (K, entries)
+    mean, scale = few.mean(dim=1), few.std(dim=1, correction=0)
+    is_sparse = (few == few.median(dim=1, keepdim=True).values).double().mean(dim=1) >= 0.5
+    far = (scale > FAR) | (mean.abs() > FAR * scale.clamp(min=1.0))
+    far |= ~is_sparse & ((scale < 1 / FAR) | (mean.abs() > FAR * scale))
+    return far, mean, scale
+
+
+def _some(values: Tensor) -> Tensor:
+    number = min(len(values), MOST_ROWS, max(1, LOOKED_AT // max(1, values[0].numel())))
+    if number == len(values):
+        return values
+    return values[torch.linspace(0, len(values) - 1, number, device=values.device).long()]
+
+
+def _described(values: Tensor, name: str) -> str:
+    """The columns that are far from unit size; nothing where there are none."""
+    far, mean, scale = far_columns(values)
+    places = far.nonzero().flatten().tolist()
+    if not places:
+        return ""
+    kind = "columns" if values.ndim == 2 else "channels"
+    shown = ", ".join(f"{place}: {mean[place]:.3g} ± {scale[place]:.3g}" for place in places[:NAMED])
+    more = ", ..." if len(places) > NAMED else ""
+    return f"{len(places)} of {len(mean)} {kind} of `{name}` ({shown}{more})"
