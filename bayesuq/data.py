@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Self, TypeVar
+from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
@@ -15,10 +15,10 @@ from bayesuq.arrays import (
     check_count,
     check_finite,
     check_fraction,
-    check_inputs,
     to_floating,
     to_tensor,
 )
+from bayesuq.inputs import as_rows, checked, described, joined, named_leaves, require_tensor, structure
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
 
@@ -28,7 +28,7 @@ PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 class Batch(NamedTuple):
     """Some rows: inputs, (B, ...), their targets, and their weights or None."""
 
-    x: Tensor
+    x: Any  # a tensor, or a tuple, mapping or dataclass of tensors with B rows each
     y: Tensor
     weight: Tensor | None = None
 
@@ -38,7 +38,8 @@ class Dataset:
     """N inputs with their targets.
 
     Attributes:
-        x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so); whole numbers are int64.
+        x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so); whole numbers are int64. Or several
+            parts with N rows each: a tuple, mapping or dataclass, as the network takes it.
         y: Real targets (N, D), or int64 labels (N, ...): the dtype that comes in decides.
         weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
 
@@ -48,16 +49,17 @@ class Dataset:
         (3, torch.Size([3, 1]))
     """
 
-    x: Tensor
+    x: Any
     y: Tensor
     weight: Tensor | None
 
-    def __init__(self, x: ArrayLike, y: ArrayLike, weight: ArrayLike | None = None) -> None:
+    def __init__(self, x: Any, y: ArrayLike, weight: ArrayLike | None = None) -> None:
         """Check and convert.
 
         Args:
             x: Inputs, (N, D) or (N, channels, ...). Whole numbers stay whole until a network asks for floats; bytes and
-                booleans become float32, their scale unchanged.
+                booleans become float32, their scale unchanged. Of several parts, such as a mapping of token ids and
+                masks, booleans stay, and each may be (N,).
             y: Targets: floats (N, D), (N,) being taken as D = 1; whole numbers and booleans are labels (N, ...).
             weight: (N,), or of y's shape. Where it is 0, a target may be missing (NaN); `y` then holds another one of
                 its column in its place.
@@ -67,24 +69,24 @@ class Dataset:
             ValueError: Empty, not finite (of y: where it counts), one-dimensional x, numbers of rows that differ, real
                 y of more than two dimensions, negative weights.
         """
-        inputs = check_inputs(x)
+        inputs = checked(x)
         targets = to_tensor(y, "y")
         if targets.ndim == 0 or len(targets) != len(inputs):
             raise ValueError(
-                f"`y` must have N = {len(inputs)} rows as `x` has; got shape {tuple(targets.shape)} for `x` of "
-                f"{tuple(inputs.shape)}."
+                f"`y` must have N = {len(inputs)} rows as `x` has; got shape {tuple(targets.shape)} for "
+                f"{described(inputs)}."
             )
         targets = _check_targets(targets.to(inputs.device))
-        checked = None if weight is None else _check_weight(weight, targets)
-        object.__setattr__(self, "x", inputs)
-        object.__setattr__(self, "y", _filled(targets, checked, is_tensor=isinstance(y, Tensor)))
-        object.__setattr__(self, "weight", checked)
+        weights = None if weight is None else _check_weight(weight, targets)
+        object.__setattr__(self, "x", structure(inputs))
+        object.__setattr__(self, "y", _filled(targets, weights, is_tensor=isinstance(y, Tensor)))
+        object.__setattr__(self, "weight", weights)
 
     def __len__(self) -> int:
-        return len(self.x)
+        return len(self.y)
 
     def __repr__(self) -> str:
-        parts = {"x": self.x, "y": self.y} | ({} if self.weight is None else {"weight": self.weight})
+        parts = named_leaves(self.x) | {"y": self.y} | ({} if self.weight is None else {"weight": self.weight})
         shown = [f"{name}: {tuple(part.shape)} {str(part.dtype)[6:]}" for name, part in parts.items()]
         return f"Dataset({', '.join(shown)})"
 
@@ -104,7 +106,7 @@ class Dataset:
             ValueError: More than one dimension, booleans of another length, or no row left.
             IndexError: No such row.
         """
-        chosen = to_tensor(index, "index").to(self.x.device)
+        chosen = to_tensor(index, "index").to(self.y.device)
         if chosen.is_floating_point() and chosen.numel():
             raise TypeError(f"`index` must hold whole numbers or booleans; got {chosen.dtype}.")
         is_mask = chosen.dtype == torch.bool
@@ -114,11 +116,12 @@ class Dataset:
             )
         if not is_mask:
             chosen = chosen.long()  # torch takes bytes for a mask
-        return type(self)(self.x[chosen], self.y[chosen], None if self.weight is None else self.weight[chosen])
+        x = structure(as_rows(self.x)[chosen])
+        return type(self)(x, self.y[chosen], None if self.weight is None else self.weight[chosen])
 
     def reweighted(self, factor: Tensor) -> Self:
         """The same rows, the weight of each multiplied by a factor, (N,)."""
-        factor = factor.to(self.x.device)
+        factor = factor.to(self.y.device)
         if self.weight is None:
             return type(self)(self.x, self.y, factor)
         return type(self)(self.x, self.y, self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1)))
@@ -129,30 +132,20 @@ class Dataset:
         Raises:
             ValueError: Inputs or targets of different shape or kind.
         """
-        parts = [self, *(other.to(self.x.device) for other in others)]
+        parts = [self, *(other.to(self.y.device) for other in others)]
         for other in others:
-            if self.x.shape[1:] != other.x.shape[1:] or self.y.shape[1:] != other.y.shape[1:]:
-                raise ValueError(
-                    f"Only data of the same shape concatenate; got x {tuple(self.x.shape)} and {tuple(other.x.shape)}, "
-                    f"y {tuple(self.y.shape)} and {tuple(other.y.shape)}."
-                )
-            if self.is_labelled != other.is_labelled:
-                raise ValueError("Labels and real targets do not concatenate.")
-            if self.x.is_floating_point() != other.x.is_floating_point():  # float32 would not hold all whole numbers
-                raise ValueError(
-                    f"Whole-number and real inputs do not concatenate; got x of {self.x.dtype} and {other.x.dtype}. "
-                    "Make both real, as by `x.double()`."
-                )
+            _check_alike(self, other)
         weight = None
         if any(part.weight is not None for part in parts):
             per_target = any(part.weight is not None and part.weight.ndim == part.y.ndim for part in parts)
             weight = torch.cat([_weight_or_one(part, per_target=per_target) for part in parts])
-        return type(self)(torch.cat([part.x for part in parts]), torch.cat([part.y for part in parts]), weight)
+        x = structure(joined([as_rows(part.x) for part in parts]))
+        return type(self)(x, torch.cat([part.y for part in parts]), weight)
 
     def to(self, device: torch.device | str) -> Self:
         """The same data on another device."""
         weight = None if self.weight is None else self.weight.to(device)
-        return type(self)(self.x.to(device), self.y.to(device), weight)
+        return type(self)(structure(as_rows(self.x).to(device)), self.y.to(device), weight)
 
 
 @dataclass(frozen=True, eq=False)
@@ -331,6 +324,26 @@ def _check_dataset(value: object) -> None:
             f"`dataset` must be a bayesuq.Dataset, of inputs and targets together; got {type(value).__name__}. Take "
             "one part of a Split; of arrays, pass Dataset(x, y)."
         )
+    require_tensor(value.x, "A Standardizer")
+
+
+def _check_alike(one: Dataset, other: Dataset) -> None:
+    """Raise a ValueError unless the rows of two data sets can stand in one."""
+    mine, others = named_leaves(one.x), named_leaves(other.x)
+    shapes, other_shapes = ({name: leaf.shape[1:] for name, leaf in leaves.items()} for leaves in (mine, others))
+    if shapes != other_shapes or one.y.shape[1:] != other.y.shape[1:]:
+        raise ValueError(
+            f"Only data of the same shape concatenate; got {described(one.x)} and {described(other.x)}, "
+            f"y {tuple(one.y.shape)} and {tuple(other.y.shape)}."
+        )
+    if one.is_labelled != other.is_labelled:
+        raise ValueError("Labels and real targets do not concatenate.")
+    for name, leaf in mine.items():
+        if leaf.is_floating_point() != others[name].is_floating_point():  # float32 would not hold all whole numbers
+            raise ValueError(
+                f"Whole-number and real inputs do not concatenate; got `{name}` of {leaf.dtype} and "
+                f"{others[name].dtype}. Make both real, as by `x.double()`."
+            )
 
 
 def _check_targets(targets: Tensor) -> Tensor:
@@ -403,7 +416,7 @@ def _check_weight(weight: ArrayLike, y: Tensor) -> Tensor:
 def _weight_or_one(dataset: Dataset, *, per_target: bool) -> Tensor:
     shape = dataset.y.shape if per_target else dataset.y.shape[:1]
     if dataset.weight is None:
-        return torch.ones(shape, device=dataset.x.device)
+        return torch.ones(shape, device=dataset.y.device)
     return _per_target(dataset.weight, len(shape)).expand(shape)
 
 

@@ -151,7 +151,7 @@ class Loader:
             elif isinstance(item, list | tuple):
                 if len(item) > 2:
                     raise TypeError(_unreadable(item))
-                yield item[0]
+                yield _regrouped(item[0])
             else:
                 yield item
 
@@ -167,7 +167,7 @@ class Loader:
             return Batch(**_by_name(named, needed={"x", "y"}))
         if not isinstance(item, list | tuple) or len(item) != 2:
             raise TypeError(_unreadable(item))
-        return Batch(*item)
+        return Batch(_regrouped(item[0]), item[1])
 
 
 @dataclass(frozen=True, eq=False)
@@ -259,6 +259,12 @@ def _by_name(named: Mapping[str, Any], *, needed: set[str]) -> dict[str, Any]:
             f"names. {HOW_TO_READ.format('item[...]', 'item[...]')}."
         )
     return dict(named)
+
+
+def _regrouped(x: Any) -> Any:
+    """Inputs of several parts, which torch's collation makes a list of tensors, as the tuple that they were."""
+    is_parts = isinstance(x, list) and bool(x) and all(isinstance(part, Tensor) and part.ndim > 0 for part in x)
+    return tuple(x) if is_parts else x
 
 
 def _unreadable(item: Any) -> str:

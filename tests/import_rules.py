@@ -18,8 +18,8 @@ ALLOWED: dict[str, set[str]] = {
     TOP: {TOP, "predictive", "to_arviz"},
     "predictive": {"predictive", "arrays", "randomness"},
     "datasets": {"datasets", "arrays", "data", "options", "randomness", "writing"},
-    "to_arviz": {"to_arviz", "predictive", "arrays", "randomness"},
-    "models": {"models", "predictive", "arrays", "randomness"},
+    "to_arviz": {"to_arviz", "predictive", "arrays", "inputs", "randomness"},
+    "models": {"models", "predictive", "arrays", "inputs", "randomness"},
     "inference": {
         *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
         *("arrays", "fit_warnings", "inputs", "once", "options", "randomness", "storage", "writing"),

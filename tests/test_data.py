@@ -86,7 +86,7 @@ def test_label_columns_are_flattened_with_a_warning_that_points_at_the_caller():
         (X, np.where(Y > 2, -np.inf, Y), "`y` must be finite; 1 of 6 rows"),
         (X[:0], Y[:0], r"`x` must not be empty; got shape \(0, 2\)"),
         (X[:, :0], Y, r"`x` must not be empty; got shape \(6, 0\)"),
-        (X, Y[:5], r"`y` must have N = 6 rows as `x` has; got shape \(5,\) for `x` of \(6, 2\)"),
+        (X, Y[:5], r"`y` must have N = 6 rows as `x` has; got shape \(5,\) for `x` of shape \(6, 2\)"),
         (X, Y[None], r"`y` must have N = 6 rows .*\(1, 6\)"),
         (X, 1.0, r"`y` must have N = 6 rows .*\(\)"),
         (X[:, 0], Y, r"`x` must have shape .*\(6,\).*reshape\(-1, 1\)"),
@@ -524,6 +524,7 @@ def test_the_units_of_targets_are_those_of_the_ones_that_count():
     assert by_row.y_loc.tolist() == [3.0]
 
 
+@pytest.mark.filterwarnings("ignore:The weights are no mode")
 def test_a_fit_with_missing_targets_is_one_without_their_rows():
     y = torch.tensor([0.5, torch.nan, 2.5, torch.nan])
     kept = ~y.isnan()

@@ -31,6 +31,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import Callback, Schedule, Training, session
+from bayesuq.inputs import row_kind
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.options import suggests_names
@@ -170,12 +171,12 @@ class DropoutPosterior(Posterior):
         key = resolve_seed(seed)
         theta = Layout.of(self.model).split(self.values)
         likelihood = self.model.likelihood_given(theta)
-        masked: dict[torch.Size, MaskedNetwork] = {}  # by the shape of a row
+        masked: dict[tuple[Any, ...], MaskedNetwork] = {}  # by the kind of rows
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
-            network = masked.get(rows.shape[1:])
+            network = masked.get(row_kind(rows))
             if network is None:
-                network = masked[rows.shape[1:]] = MaskedNetwork(self.model, rows)
+                network = masked[row_kind(rows)] = MaskedNetwork(self.model, rows)
             for index in indices:
                 f = network(theta, rows, self.buffers, key=(key, index), start=start)
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)

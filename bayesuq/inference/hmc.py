@@ -33,6 +33,7 @@ from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Data, NetworkReader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
+from bayesuq.inputs import named_leaves
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
@@ -212,7 +213,7 @@ def _identity(job: Job, potential: NetworkPotential, positions: Tensor, key: int
     """What tells this fit from others, for checkpoints; each chain adds where it starts."""
     plan, model, rows = job.plan, job.model, job.rows
     weight = {} if rows.weight is None else {"weight": rows.weight}
-    data = digest({"x": rows.x, "y": rows.y, **weight})
+    data = digest({**named_leaves(rows.x), "y": rows.y, **weight})
     told = {"seed": key, "kernel": repr(job.kernel)}
     constants = {"values of learned sites": job.constants.fixed, "buffers of the start": job.constants.buffers}
     return Identity(
@@ -220,7 +221,7 @@ def _identity(job: Job, potential: NetworkPotential, positions: Tensor, key: int
             **told,
             **{name: value for name, value in vars(plan).items() if name != "num_samples"},
             "device": model.device.type,
-            "data": f"{len(rows.x)} rows, {data}",
+            "data": f"{len(rows.y)} rows, {data}",
             **sites_of(model),
         },
         lengths={"num_samples": plan.num_samples},

@@ -28,6 +28,7 @@ from bayesuq.arrays import ArrayLike, check_count, check_inputs, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, predict_batches
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inputs import require_tensor
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
@@ -91,6 +92,7 @@ def fit(
     check_positive(learning_rate, "learning_rate")
     if not isinstance(data, Dataset):
         raise TypeError(f"`data` must be a bayesuq.Dataset; got {type(data).__name__}.")
+    require_tensor(data.x, "A temperature for each pixel")
     key = resolve_seed(seed)
     predictive = _with_draws(posterior.predict(data.x, num_samples=num_samples, seed=key, keep_samples=True))
     if ignore_index is None:

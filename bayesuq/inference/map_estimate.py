@@ -121,11 +121,12 @@ def adversarial_step(source: Source) -> Tensor:
     """How far inputs are moved, as one row of x.
 
     Raises:
-        ValueError: Whole-number inputs, which nothing lies between.
+        ValueError: Whole-number inputs, which nothing lies between, or several parts.
     """
-    if not source.rows.x.is_floating_point():
+    x = source.rows.x
+    if not isinstance(x, Tensor) or not x.is_floating_point():
         raise ValueError(
-            "`adversarial` moves inputs a little; the network takes whole numbers. Pass adversarial=False."
+            "`adversarial` moves inputs a little; that needs one tensor of real numbers. Pass adversarial=False."
         )
     return ADVERSARIAL_SHARE * source.input_range()
 

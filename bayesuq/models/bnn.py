@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesuq.arrays import check_device
+from bayesuq.inputs import arguments, output
 from bayesuq.models.initialisation import Initialise, started
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.precision import raised
@@ -130,7 +131,7 @@ class BayesianNetwork:
     def forward(
         self,
         theta: Mapping[str, Tensor],
-        x: Tensor,
+        x: Any,
         *,
         net: nn.Module | None = None,
         buffers: Mapping[str, Tensor] | None = None,
@@ -139,7 +140,7 @@ class BayesianNetwork:
 
         Args:
             theta: A value for each site.
-            x: Inputs, (N, ...).
+            x: Inputs, (N, ...), or several parts: see `bayesuq.inputs.arguments`.
             net: The module tree to run, for another training mode; by default one of this thread alone.
             buffers: Values for the network's buffers (BatchNorm's statistics) instead of its own.
         """
@@ -149,7 +150,9 @@ class BayesianNetwork:
         for name, places in self._tied.items():
             if name in values:
                 values.update(dict.fromkeys(places, values[name]))
-        f = functional_call(self._trees.of(self.net) if net is None else net, values, (x,), tie_weights=False)
+        tree = self._trees.of(self.net) if net is None else net
+        args, named = arguments(tree, x)
+        f = output(functional_call(tree, values, args, named, tie_weights=False))
         return raised(f, self.dtype) if isinstance(f, Tensor) else f
 
     def likelihood_given(self, theta: Mapping[str, Tensor]) -> Likelihood:
@@ -192,7 +195,7 @@ class BayesianNetwork:
         if missing:
             raise ValueError(f"`theta` lacks a value for {', '.join(sorted(missing))}.")
         terms = self.likelihood_given(theta).log_prob(self.forward(theta, x), y, weight)
-        scale = 1.0 if num_data is None else num_data / len(x)
+        scale = 1.0 if num_data is None else num_data / len(y)
         return self.log_prior(theta) + scale * terms.sum()
 
     def __call__(
@@ -219,9 +222,9 @@ class BayesianNetwork:
         law = likelihood.distribution(f)
         if weight is not None or likelihood.reweights_classes:
             law = _Weighted(law, likelihood, f, weight)
-        size = len(x) if num_data is None else num_data
+        size = len(f) if num_data is None else num_data
         # The rows are given, so the plate must not draw any: `subsample` only tells it how many of `size` there are.
-        with pyro.plate("data", size, subsample=torch.arange(len(x), device=f.device), dim=-1):
+        with pyro.plate("data", size, subsample=torch.arange(len(f), device=f.device), dim=-1):
             return pyro.sample("y", law, obs=None if y is None else likelihood.align(f, y))
 
     def simulate(self, x: Tensor, *, seed: int) -> tuple[dict[str, Tensor], Tensor]:

@@ -7,29 +7,30 @@ which. So it is asked: where it runs on whole numbers they stay whole, and else 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import as_real
+from bayesuq.inputs import Inputs, described, in_dtype, named_leaves
 from bayesuq.models.bnn import BayesianNetwork
 
 
-def takes_whole_numbers(model: BayesianNetwork, x: Tensor) -> bool:
-    """Whether a network runs on the first rows, at most two, of whole-number inputs as they are."""
-    if x.is_floating_point():
+def takes_whole_numbers(model: BayesianNetwork, x: Inputs) -> bool:
+    """Whether a network runs on the first rows, at most two, of inputs whose whole numbers stay as they are."""
+    if all(leaf.is_floating_point() for leaf in named_leaves(x).values()):
         return False
+    few = in_dtype(x[:2], model.device, model.dtype, whole=True)
     try:
         with torch.no_grad():
-            return model.forward(model.initial(), x[:2].to(model.device)).is_floating_point()
+            return model.forward(model.initial(), few).is_floating_point()
     except IndexError:  # a table that is too small for them: the network does take whole numbers
         return True
     except (RuntimeError, TypeError, AttributeError):
         return False
 
 
-def cast_inputs(model: BayesianNetwork, x: Tensor, *, whole: bool | None = None) -> Tensor:
+def cast_inputs(model: BayesianNetwork, x: Inputs, *, whole: bool | None = None) -> Inputs:
     """Checked inputs on the model's device, as it takes them.
 
     Args:
         model: Whose device and dtype count.
-        x: From `check_inputs`.
+        x: From `bayesuq.inputs.checked`.
         whole: What `takes_whole_numbers` said, where it has been asked.
 
     Raises:
@@ -38,14 +39,13 @@ def cast_inputs(model: BayesianNetwork, x: Tensor, *, whole: bool | None = None)
     Warns:
         UserWarning: Whole numbers that the model's dtype does not hold.
     """
-    if not x.is_floating_point() and (takes_whole_numbers(model, x) if whole is None else whole):
-        return x.to(model.device)
-    return as_real(x, model.device, model.dtype)
+    whole = takes_whole_numbers(model, x) if whole is None else whole
+    return in_dtype(x, model.device, model.dtype, whole=whole)
 
 
-def refusal(x: Tensor, error: Exception) -> ValueError:
+def refusal(x: Inputs, error: Exception) -> ValueError:
     """What to raise where a network fails at the first rows."""
-    message = f"The network does not take `x` of shape {tuple(x.shape)}: {error}"
-    if x.is_floating_point() and "ndices" in str(error):
+    message = f"The network does not take {described(x)}: {error}"
+    if isinstance(x, Tensor) and x.is_floating_point() and "ndices" in str(error):
         message += ". Places in a table, such as tokens, are whole numbers: pass `x.long()`."
     return ValueError(message)

@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesuq.inputs import Inputs, apply, row_kind
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
 
@@ -80,7 +81,7 @@ class TrainingMode:
 _KNOWN: WeakKeyDictionary[BayesianNetwork, dict[Any, Any]] = WeakKeyDictionary()
 
 
-def training_mode(model: BayesianNetwork, x: Tensor) -> TrainingMode:
+def training_mode(model: BayesianNetwork, x: Inputs) -> TrainingMode:
     """What the network of a model does in training mode, by passes over a few rows, once for rows of a shape.
 
     Raises:
@@ -92,7 +93,7 @@ def training_mode(model: BayesianNetwork, x: Tensor) -> TrainingMode:
     def find() -> TrainingMode:
         mode = observe(with_own_buffers(model.net).train(), x)
         with torch.no_grad():
-            expected = with_own_buffers(model.net)(some_rows(x, FEW))
+            expected = apply(with_own_buffers(model.net), some_rows(x, FEW))
         if isinstance(expected, Tensor) and mode.shape != tuple(expected.shape[1:]):
             raise ValueError(
                 "The network must give the same kind of outputs in training mode as in evaluation mode, f (N, C, ...); "
@@ -101,19 +102,19 @@ def training_mode(model: BayesianNetwork, x: Tensor) -> TrainingMode:
             )
         return mode
 
-    return _once(model, ("training", x.shape[1:], x.dtype), find)
+    return _once(model, ("training", row_kind(x)), find)
 
 
-def check_repeatable(model: BayesianNetwork, x: Tensor) -> None:
+def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
     """Refuse a network that draws in evaluation mode too, by two passes over two rows, once for rows of a shape.
 
     Raises:
         ValueError: It draws.
     """
-    _once(model, ("evaluation", x.shape[1:], x.dtype), lambda: _check_repeatable(with_own_buffers(model.net), x))
+    _once(model, ("evaluation", row_kind(x)), lambda: _check_repeatable(with_own_buffers(model.net), x))
 
 
-def observe(tree: nn.Module, x: Tensor) -> TrainingMode:
+def observe(tree: nn.Module, x: Inputs) -> TrainingMode:
     """What passes over a few rows do, in the modes that the modules of a tree are in; the tree is used up.
 
     Raises:
@@ -133,7 +134,7 @@ def observe(tree: nn.Module, x: Tensor) -> TrainingMode:
     return TrainingMode({key: calls[key] for key in order}, *observer.moved(), observer.shape)
 
 
-def some_rows(x: Tensor, number: int) -> Tensor:
+def some_rows(x: Any, number: int) -> Any:
     """The first rows, again and again where there are fewer than asked for."""
     return x[torch.arange(number) % len(x)]
 
@@ -199,7 +200,7 @@ class _Observer(RandomOperators):
         self.running.begin()
         before = _other_states()
         with torch.no_grad(), self:
-            f = self.tree(x)
+            f = apply(self.tree, x)
         self.others += before != _other_states()
         if self.others > 1:  # once may be another thread's doing
             raise ValueError(
@@ -247,14 +248,14 @@ def _call(key: Key, one: tuple[Any, tuple[int, ...]], other: tuple[Any, tuple[in
     )
 
 
-def _check_repeatable(tree: nn.Module, x: Tensor) -> None:
+def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
     few = some_rows(x, FEW)
     with torch.no_grad():
-        plain = tree(few)
+        plain = apply(tree, few)
     observer = _Observer(tree)
     found = observer.run(few, 0)
     with torch.no_grad():
-        again = tree(few)
+        again = apply(tree, few)
     drawing = ", ".join(dict.fromkeys(_named(path) for path, _ in found))
     differs = isinstance(plain, Tensor) and not torch.allclose(plain, again, SAME, SAME, equal_nan=True)
     if found or differs:

@@ -13,7 +13,8 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_count, check_inputs
+from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.inputs import Inputs, checked, named_leaves
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -23,7 +24,7 @@ from bayesuq.to_arviz.container import Array, Attributes, Container, Variable, b
 
 OBSERVED = "y"
 Y_DRAWS, PRIOR, PRIOR_Y_DRAWS = range(3)  # what the seed is split into
-Predict = Callable[[Tensor], PredictiveDistribution]
+Predict = Callable[[Any], PredictiveDistribution]
 
 
 @runtime_checkable
@@ -55,9 +56,9 @@ class Wanted:
         include_weights: Whether the draws of the weights are told, too.
     """
 
-    x: Tensor | None
+    x: Inputs | None
     y: ArrayLike | None
-    new_x: Tensor | None
+    new_x: Inputs | None
     num_samples: int | None
     seed: int
     num_prior_samples: int
@@ -85,7 +86,7 @@ class Wanted:
         if num_samples is not None:
             check_count(num_samples, "num_samples")
         check_count(num_prior_samples, "num_prior_samples", minimum=0)
-        observed, new = (None if each is None else check_inputs(each) for each in (x, new_x))
+        observed, new = (None if each is None else checked(each) for each in (x, new_x))
         return cls(observed, y, new, num_samples, resolve_seed(seed), num_prior_samples, include_weights)
 
 
@@ -108,7 +109,7 @@ class Drawn:
     weights: Mapping[str, Tensor]
     predict: Predict
     prior: Callable[[int, int], Mapping[str, Tensor]]
-    prior_predict: Callable[[Tensor, int, int], PredictiveDistribution]
+    prior_predict: Callable[[Any, int, int], PredictiveDistribution]
     num_chains: int | None = None
     statistics: Mapping[str, Tensor] | None = None
     warmup_statistics: Mapping[str, Tensor] | None = None
@@ -151,12 +152,12 @@ def export(drawn: Drawn, wanted: Wanted) -> Container:
         groups["posterior_predictive"] = _y_draws(predictive, chains, derive_seed(wanted.seed, Y_DRAWS, 0))
         groups["log_likelihood"] = _log_likelihood(predictive, wanted.y, chains)
         groups["observed_data"] = {OBSERVED: _observed(predictive, wanted.y)}
-        groups["constant_data"] = {"x": _inputs(wanted.x)}
+        groups["constant_data"] = _inputs(wanted.x)
     if wanted.new_x is not None:
         predictive = drawn.predict(wanted.new_x)
         function = _function_values(predictive, chains, taken=set())
         groups["predictions"] = _y_draws(predictive, chains, derive_seed(wanted.seed, Y_DRAWS, 1)) | function
-        groups["predictions_constant_data"] = {"x": _inputs(wanted.new_x)}
+        groups["predictions_constant_data"] = _inputs(wanted.new_x)
         marks["function_values"] = f"predictions/{next(iter(function))}"
     if not any(groups.values()):
         raise ValueError(f"Nothing of a {drawn.method} can be told without inputs: its draws are no sets of weights.")
@@ -219,8 +220,12 @@ def _target_dims(predictive: PredictiveDistribution, ndim: int) -> tuple[str, ..
     return ("point", *further)[:ndim]
 
 
-def _inputs(x: Tensor) -> Variable:
-    return Variable(_numbers(x), ("point", "feature") if x.ndim == 2 else ("point", *_further("x", x.ndim - 1)))
+def _inputs(x: Inputs) -> dict[str, Variable]:
+    """Each part under its name."""
+    if isinstance(x, Tensor) and x.ndim == 2:
+        return {"x": Variable(_numbers(x), ("point", "feature"))}
+    leaves = named_leaves(x).items()
+    return {name: Variable(_numbers(leaf), ("point", *_further(name, leaf.ndim - 1))) for name, leaf in leaves}
 
 
 def _further(name: str, number: int) -> tuple[str, ...]:

@@ -19,6 +19,7 @@ from bayesuq.inference.chains.perceptrons import forward_together, is_perceptron
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
 from bayesuq.inference.posteriors.prediction import activations_per_row
+from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.spectral import with_exact_norms
 
@@ -77,7 +78,7 @@ class NetworkPotential:
         self._energy_prior = _in_float64(self._prior)
         with_exact_norms(self._network.evaluation)
         self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
-        self._is_perceptron = is_perceptron(self._tree, rows.x)
+        self._is_perceptron = isinstance(rows.x, Tensor) and is_perceptron(self._tree, rows.x)
         self._width = activations_per_row(model, rows.x, share_tensors(model.net))
 
     def at(self, position: Tensor) -> tuple[float, Tensor]:
@@ -90,7 +91,7 @@ class NetworkPotential:
             for number, part in enumerate(self._chunks(1)):
                 theta = vector.theta() | self._unknowns
                 likelihood = self.model.likelihood_given(theta)
-                terms = likelihood.log_prob(self._network.evaluation(part.x), part.y, part.weight)
+                terms = likelihood.log_prob(apply(self._network.evaluation, part.x), part.y, part.weight)
                 loss = -terms.sum(dtype=torch.float64)
                 if number == 0:
                     loss = loss - self._irregular_log_prior(theta, vector.leaves)

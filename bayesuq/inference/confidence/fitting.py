@@ -33,6 +33,7 @@ from bayesuq.inference.training.column_scales import TOPIC
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.inference.training.options import Callback, Schedule, Training
+from bayesuq.inputs import OneArgument, apply, device_of
 from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -148,7 +149,8 @@ def fit(
             seed=derive_seed(key, 4),
             checkpoint=None if file is None else file.of_part("fine-tuning"),
         )
-        tuned = _fine_tune(nn.Sequential(features, head), train, second)
+        below = features if isinstance(train.x, Tensor) else OneArgument(features)
+        tuned = _fine_tune(nn.Sequential(below, head), train, second)
     return ConfidencePosterior(
         posterior=posterior,
         hidden=tuple(hidden),
@@ -205,17 +207,17 @@ class ConfidencePosterior(WrappingPosterior):
         """
         net = self._network()
         with torch.no_grad():
-            found = [net(rows).double().squeeze(1) for rows in in_chunks(self.model, x)]
+            found = [net[1:](apply(net[0], rows)).double().squeeze(1) for rows in in_chunks(self.model, x)]
         if not found:
             raise ValueError("`x` must not be empty; the loader gave no batch.")
         whole = torch.cat(found)
-        return whole if Loader.of(x) is not None else whole.to(x.device if isinstance(x, Tensor) else "cpu")
+        return whole if Loader.of(x) is not None else whole.to(device_of(x))
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior."""
         return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
-    def _network(self) -> nn.Module:
+    def _network(self) -> nn.Sequential:
         """From inputs to the estimated probability, (N, 1)."""
         features = features_of(self.model.net)
         num_features = next(iter(self.head.values())).shape[1]
@@ -239,7 +241,7 @@ def _fit_head(
 
     def at(rows: Dataset) -> Dataset:
         with torch.no_grad():
-            found = [features(part).flatten(1) for part in in_chunks(model, rows.x)]
+            found = [apply(features, part).flatten(1) for part in in_chunks(model, rows.x)]
         return Dataset(torch.cat(found), rows.y.to(found[0].device), rows.weight)
 
     inner = at(data) if loader is None else at(data.rows([0]))

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as Rows
 
-from bayesuq.arrays import ArrayLike, check_inputs
+from bayesuq.arrays import ArrayLike
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import DROPOUT, is_dropout
@@ -23,6 +23,7 @@ from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.minibatches import Data, in_memory
+from bayesuq.inputs import Inputs, apply, as_rows, checked
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.posterior import Posterior
@@ -144,14 +145,14 @@ class _MaskedRows(Rows[Any]):
     @torch.no_grad()
     def __getitems__(self, places: list[int]) -> Batch:
         chosen = self.data.rows(places)
-        x = cast_inputs(self.model, chosen.x)
+        x = cast_inputs(self.model, as_rows(chosen.x))
         key = int(torch.randint(2**62, ()))
         with isolated(key):
-            features = self.features(x).flatten(1)
+            features = apply(self.features, x).flatten(1)
         targets = chosen.y
         if self.labels is not None:
             with isolated(key):  # the same masks
-                outputs = self.network(x)
+                outputs = apply(self.network, x)
             targets = true_class_probs(self.model.likelihood.predictive(outputs.unsqueeze(0)), self.labels[places])
         return Batch(features, targets.to(features), chosen.weight)
 
@@ -160,8 +161,8 @@ def _as_it_is(batch: Any) -> Any:
     return batch
 
 
-def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Tensor]:
+def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Inputs]:
     """Checked rows, as many at a time as memory takes."""
     for batch in batches_of(x):
-        rows = cast_inputs(model, check_inputs(batch))
+        rows = cast_inputs(model, checked(batch))
         yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, share_tensors(model.net))))

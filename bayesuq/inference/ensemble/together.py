@@ -20,6 +20,7 @@ from bayesuq.inference.training.minibatches import Data, NetworkReader, Source
 from bayesuq.inference.training.options import NOISE, Training, session
 from bayesuq.inference.training.stacked_dropout import StackedDropout, with_stacked_dropout
 from bayesuq.inference.training.stacking import StackedSource, Streams, check_stackable
+from bayesuq.inputs import as_rows
 from bayesuq.models.attention import has_attention
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.network_inputs import cast_inputs
@@ -46,7 +47,7 @@ def is_possible(model: BayesianNetwork, data: Data, training: Training) -> bool:
     buffers = dict(model.net.named_buffers())
     if watched or buffers or not isinstance(data, Dataset) or not _follows(model, data):
         return False
-    return not training_mode(model, cast_inputs(model, data.x[:3])).calls
+    return not training_mode(model, cast_inputs(model, as_rows(data.x)[:3])).calls
 
 
 def _follows(model: BayesianNetwork, data: Dataset) -> bool:
@@ -56,6 +57,8 @@ def _follows(model: BayesianNetwork, data: Dataset) -> bool:
     """
     if has_attention(model.net):
         return False  # vmap has no rules for its fused kernels
+    if not isinstance(data.x, Tensor):  # several parts do not stack
+        return False
     x = cast_inputs(model, data.x[:1])
     twice = {name: torch.stack([value, value]).requires_grad_() for name, value in model.initial().items()}
     try:

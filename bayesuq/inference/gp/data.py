@@ -7,6 +7,7 @@ from torch import Tensor
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.training.minibatches import cast_rows
+from bayesuq.inputs import require_tensor
 from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.gp.units import ROUNDING, Units, channel_moments, spread_or_size
@@ -34,6 +35,7 @@ class ProcessReader:
 
     def open(self, first: Dataset) -> Batch:
         """Learn C and the shape of a row, and hold the process's shapes against them; validation rows come second."""
+        require_tensor(first.x, "A Gaussian process")
         if self._row is None:
             self._row = first.x.shape[1:]
             self.num_outputs = self.model.outputs_for(self.model.likelihood.targets(first.y))

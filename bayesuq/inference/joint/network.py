@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bayesuq.inference.joint.constant import best_constant
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import Stream, check_streams, only_layers, with_masks
+from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.precision import raised
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
@@ -127,10 +128,10 @@ class TrainingNetwork:
         self.prepare_once(x)
         self._stream.noise = noise
         if self._by_layers or noise is None:
-            f = self.training(x)
+            f = apply(self.training, x)
         else:
             with OwnGenerators(noise):
-                f = self.training(x)
+                f = apply(self.training, x)
         if self._mode is not None and self._mode.assigned:
             self._keep_assigned()
         return f
@@ -165,7 +166,7 @@ class TrainingNetwork:
 
     def log_prob(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """log p(y | x, theta) of each row in evaluation mode, (N,), in nats, at the weights that the vectors hold."""
-        return self.model.likelihood_given(theta).log_prob(raised(self.evaluation(x), self.dtype), y, weight)
+        return self.model.likelihood_given(theta).log_prob(raised(apply(self.evaluation, x), self.dtype), y, weight)
 
     def total_log_prob(
         self,
@@ -182,7 +183,7 @@ class TrainingNetwork:
     def log_constant(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """As `log_prob`, with the network's outputs replaced by the constant that fits these rows best."""
         with torch.no_grad():
-            f = raised(self.evaluation(x), self.dtype)
+            f = raised(apply(self.evaluation, x), self.dtype)
         return best_constant(self.model.likelihood_given(theta), f, y, weight)
 
     def culprits(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> list[str]:

@@ -10,6 +10,7 @@ where maps of T pixels have O(C^2 T^2). Of other large maps only combinations of
 `curvature_sketches`), and products with deviations of the weights, which forward-mode derivatives give.
 """
 
+import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -21,6 +22,7 @@ from torch.nn import functional
 
 from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
 from bayesuq.inference.laplace.sketches import EXACT_OUTPUTS, as_rows
+from bayesuq.inputs import Inputs, Parts
 from bayesuq.models.attention import PlainAttention
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 
@@ -266,25 +268,27 @@ class Linearisation:
             found[layer] = Factors(torch.cat(inputs, dim=1), torch.cat(places, dim=2))
         return found
 
-    def _jacobians(self, rows: Tensor) -> dict[str, Tensor]:
+    def _jacobians(self, rows: Inputs) -> dict[str, Tensor]:
         """Of the outputs in the parameters that are in no layer, (N, K, *shape)."""
         values = {name: self.theta[name] for name in self.other_names}
         if not values:
             return {}
 
-        def outputs(values: Mapping[str, Tensor], row: Tensor) -> Tensor:
+        def outputs(values: Mapping[str, Tensor], one: Any) -> Tensor:
             theta = {**self.theta, **values}
-            return self.model.forward(theta, row.unsqueeze(0), net=self.tree, buffers=self.buffers)[0].flatten()
+            return self.model.forward(theta, one, net=self.tree, buffers=self.buffers)[0].flatten()
 
-        of_row = torch.func.jacrev(outputs)
-        try:
-            with PlainAttention():  # which vmap has rules for
-                return torch.func.vmap(of_row, in_dims=(None, 0))(values, rows)
-        except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
-            found = [_jacobian(outputs, values, row) for row in rows]
-            return {name: torch.stack([one[name] for one in found]) for name in values}
+        if isinstance(rows, Tensor):
+            of_row = torch.func.jacrev(lambda values, row: outputs(values, row.unsqueeze(0)))
+            try:
+                with PlainAttention():  # which vmap has rules for
+                    return torch.func.vmap(of_row, in_dims=(None, 0))(values, rows)
+            except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
+                pass
+        found = [_jacobian(outputs, values, one) for one in rows.split(1)]
+        return {name: torch.stack([one[name] for one in found]) for name in values}
 
-    def _products(self, rows: Tensor, columns: Tensor) -> dict[str, Tensor]:
+    def _products(self, rows: Inputs, columns: Tensor) -> dict[str, Tensor]:
         """Of columns (N, K, R) of the outputs, in the parameters that are in no layer, (N, R, *shape), float64."""
         values = {name: self.theta[name] for name in self.other_names}
         if not values:
@@ -299,20 +303,21 @@ class Linearisation:
             _, pull = torch.func.vjp(outputs, values)  # type: ignore[misc]
             return torch.func.vmap(pull, in_dims=1)(columns)[0]
 
-        with PlainAttention():
-            try:
+        found = None
+        if isinstance(rows, Tensor):
+            with PlainAttention(), contextlib.suppress(RuntimeError):  # a module that vmap cannot follow
                 found = torch.func.vmap(of_row)(rows, columns)
-            except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
-                parts = [self._products_of_row(row, own) for row, own in zip(rows, columns, strict=True)]
-                found = {name: torch.stack([part[name] for part in parts]) for name in values}
+        if found is None:
+            parts = [self._products_of_row(one, own) for one, own in zip(rows.split(1), columns, strict=True)]
+            found = {name: torch.stack([part[name] for part in parts]) for name in values}
         return {name: value.double() for name, value in found.items()}
 
-    def _products_of_row(self, row: Tensor, columns: Tensor) -> dict[str, Tensor]:
+    def _products_of_row(self, one: Inputs, columns: Tensor) -> dict[str, Tensor]:
         """The same of one row, a column at a time: (R, *shape)."""
         with torch.enable_grad():
             leaves = {name: self.theta[name].detach().requires_grad_() for name in self.other_names}
             theta = {**self.theta, **leaves}
-            f = self.model.forward(theta, row.unsqueeze(0), net=self.tree, buffers=self.buffers).flatten()
+            f = self.model.forward(theta, one, net=self.tree, buffers=self.buffers).flatten()
             parts = [
                 torch.autograd.grad(f, list(leaves.values()), column, retain_graph=True, materialize_grads=True)
                 for column in columns.unbind(dim=1)
@@ -350,8 +355,10 @@ def as_outputs(flat: Tensor, shape: torch.Size) -> Tensor:
     return flat.reshape(*flat.shape[:-2], shape[0], *shape[2:], shape[1]).movedim(-1, 1 - len(shape))
 
 
-def _as_float64(value: Tensor) -> Tensor:
+def _as_float64(value: Any) -> Any:
     """Real numbers in float64; whole ones as they are."""
+    if isinstance(value, Parts):
+        return value.map(_as_float64)
     return value.double() if value.is_floating_point() else value
 
 
@@ -410,7 +417,7 @@ def _positions_of_outputs(module: nn.Module, gradients: Tensor) -> Tensor:
 
 
 def _jacobian(
-    outputs: Callable[[Mapping[str, Tensor], Tensor], Tensor], values: Mapping[str, Tensor], row: Tensor
+    outputs: Callable[[Mapping[str, Tensor], Any], Tensor], values: Mapping[str, Tensor], row: Any
 ) -> dict[str, Tensor]:
     """One row's Jacobian, an output at a time."""
     with torch.enable_grad():

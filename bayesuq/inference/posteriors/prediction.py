@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, check_count, check_inputs
+from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.inputs import Inputs, checked, device_of
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.far_rows import counted_far_rows
@@ -20,7 +21,7 @@ from bayesuq.predictive.base import PredictiveDistribution
 DEFAULT_NUM_SAMPLES = 100
 ACTIVATION_BUDGET = 2**26  # numbers that a chunk of rows may hold in activations: 256 MiB in float32
 
-Parts = Callable[[Tensor, int, int], Iterable[PredictiveDistribution]]
+Parts = Callable[[Any, int, int], Iterable[PredictiveDistribution]]
 
 
 def draw_indices(num_samples: int | None, num_members: int | None) -> Sequence[int]:
@@ -59,7 +60,7 @@ def predict_in_chunks(
 
     def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
         nonlocal start
-        inputs = cast_inputs(model, check_inputs(batch))
+        inputs = cast_inputs(model, checked(batch))
         width = activations_per_row(model, inputs, tree)
         for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
             yield mixed(parts(rows, start, width))
@@ -95,7 +96,7 @@ def predict_batches(
     whole = done[0] if len(done) == 1 else type(done[0]).concatenate(done)
     if Loader.of(x) is not None:
         return whole
-    return whole.to(x.device if isinstance(x, Tensor) else "cpu")
+    return whole.to(device_of(x))
 
 
 def batches_of(x: "ArrayLike | DataLoader[Any] | Loader") -> Iterator[ArrayLike]:
@@ -123,7 +124,7 @@ def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
     return kind.mixture(parts)
 
 
-def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> int:
+def activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
     """Numbers that one row's forward pass puts into memory, counted on the first row.
 
     Raises:
@@ -132,8 +133,8 @@ def activations_per_row(model: BayesianNetwork, x: Tensor, tree: nn.Module) -> i
     try:
         check_repeatable(model, x[:2])
     except (RuntimeError, IndexError) as error:
-        raise ValueError(f"The network does not take `x` of shape {tuple(x.shape)}: {error}") from error
-    count = x[0].numel()
+        raise refusal(x, error) from error
+    count = x[:1].numel()
 
     def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
         nonlocal count

@@ -13,6 +13,7 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
+from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.precision import raised
 from bayesuq.models.spectral import with_exact_norms
@@ -60,7 +61,7 @@ class MinibatchPotential:
         f = self.model.forward(everything, x, net=self._tree, buffers=self.buffers)
         log_likelihood = self.model.likelihood_given(everything).log_prob(f, y, weight).sum()
         log_prior = self._prior.log_prob(flat, theta) + self.layout.log_abs_det_jacobian(flat)
-        return -log_prior - self.num_data / len(x) * log_likelihood
+        return -log_prior - self.num_data / len(y) * log_likelihood
 
     def at(self, positions: Tensor, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """U (C,) and dU/du (C, P) at C vectors (C, P), each on a minibatch of its own, one after another."""
@@ -84,6 +85,8 @@ class MinibatchPotential:
 
     def can_vectorise(self, batch: Batch) -> bool:
         """Whether vmap can follow the network: not where it branches on values."""
+        if not isinstance(batch.x, Tensor):  # several parts do not stack
+            return False
         start = self._vector.values
         try:
             self.at_rows(torch.stack([start, start]), [batch, batch])
@@ -98,7 +101,7 @@ class MinibatchPotential:
         vector.grad.zero_()
         theta = vector.theta()
         likelihood = self.model.likelihood_given({**theta, **self._unknowns})
-        f = raised(self._network.evaluation(batch.x), position.dtype)
+        f = raised(apply(self._network.evaluation, batch.x), position.dtype)
         terms = likelihood.log_prob(f, batch.y, batch.weight)
         loss = terms.sum() * (-self.num_data / len(batch.x))
         for name, law in self._prior.others.items():

@@ -5,23 +5,26 @@ every unit that sees it, one of 1e-5 is never seen, and one that varies by a tho
 fit then ends like any other and its uncertainty covers nothing. Gaussian processes count in the columns' own units.
 
 A column is far from unit size where its standard deviation s is above 20, where its mean m is above 20 max(s, 1) in
-size, and, unless half of its entries are one value (flags, one-hot columns, the borders of images), where s is below
-1/20 or |m| above 20 s. Of images, a column is a channel.
+size, and, unless there are few rows or half of its entries are one value (flags, one-hot columns, the borders of
+images), where |m| is above 20 s, or s is below 1/20 and no entry above 1/4 in size. Of images, a column is a channel.
 """
 
-import warnings
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inputs import named_leaves
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 from bayesuq.once import is_first
 
 FAR = 20.0
+SMALL = 0.25  # five times a standard deviation of 1 / FAR
 LOOKED_AT = 2**21  # entries, of rows spread evenly over the data
 MOST_ROWS = 2_000
+FEWEST = 10  # rows whose spread says something of the column's
 NAMED = 3  # columns that a warning shows
 TOPIC = "column scales"
 
@@ -39,18 +42,18 @@ def warn_of_scales(likelihood: Any, rows: Batch) -> None:
     if not is_first(TOPIC):
         return
     far = []
-    if rows.x.is_floating_point():
-        far.append(_described(rows.x, "x"))
+    for name, leaf in named_leaves(rows.x).items():
+        if leaf.is_floating_point():
+            far.append(_described(leaf if leaf.ndim > 1 else leaf.unsqueeze(1), name))
     if isinstance(likelihood, Normal | StudentT | HeteroscedasticNormal):
         far.append(_described(rows.y if rows.y.ndim > 1 else rows.y.unsqueeze(1), "y"))
     told = " and ".join(part for part in far if part)
     if told:
-        warnings.warn(
+        warn_of_fit(
             f"{told}: far from unit size, for which priors, initial weights and learning rates are made, so that the "
             "fit may miss its data without a word. Take units = bayesuq.Standardizer.fit(data), fit to "
             "units.transform(data), and read units.inverse(posterior.predict(units.transform(new).x)).",
             UserWarning,
-            stacklevel=6,
         )
 
 
@@ -60,7 +63,9 @@ def far_columns(values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     mean, scale = few.mean(dim=1), few.std(dim=1, correction=0)
     is_sparse = (few == few.median(dim=1, keepdim=True).values).double().mean(dim=1) >= 0.5
     far = (scale > FAR) | (mean.abs() > FAR * scale.clamp(min=1.0))
-    far |= ~is_sparse & ((scale < 1 / FAR) | (mean.abs() > FAR * scale))
+    if len(values) >= FEWEST:
+        is_small = (scale < 1 / FAR) & (few.abs().amax(dim=1) < SMALL)
+        far |= ~is_sparse & (is_small | (mean.abs() > FAR * scale))
     return far, mean, scale
 
 

@@ -12,6 +12,7 @@ from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.training.first_batches import UNREPEATABLE, loader_digest
 from bayesuq.inference.training.identity import digest, fill
+from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
@@ -62,22 +63,25 @@ class NetworkReader:
 
     def open(self, first: Dataset) -> Batch:
         """Run the network on one row or two, and hold its outputs against the targets."""
-        self.whole = takes_whole_numbers(self.model, first.x)
-        f = probe(self.model, first.x)
+        self.whole = takes_whole_numbers(self.model, as_rows(first.x))
+        x = cast_inputs(self.model, as_rows(first.x), whole=self.whole)
+        f = probe(self.model, x)
         self.num_outputs = f.shape[1]
-        rows = self.read(first)
+        rows = self._with_targets(first, x)
         self.model.likelihood.check_size(rows.y)
         self.model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), rows.y)  # shapes only: no row is copied
         return rows
 
     def read(self, data: Dataset) -> Batch:
         """Rows on the model's device, in its dtype, and in the likelihood's idea of targets."""
+        return self._with_targets(data, cast_inputs(self.model, as_rows(data.x), whole=self.whole))
+
+    def _with_targets(self, data: Dataset, x: Inputs) -> Batch:
         y = self.model.likelihood.targets(data.y, num_outputs=self.num_outputs)
-        x = cast_inputs(self.model, data.x, whole=self.whole)
         return cast_rows(data, y, self.device, self.model.dtype, x=x)
 
 
-def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype, *, x: Tensor | None = None) -> Batch:
+def cast_rows(data: Dataset, y: Tensor, device: torch.device, dtype: torch.dtype, *, x: Inputs | None = None) -> Batch:
     """Rows and their targets `y` on a device, real numbers in that dtype.
 
     Args:
@@ -138,7 +142,7 @@ class Source:
 
     def identity(self) -> str:
         """What told these data from others in checkpoints of format 1: of a loader, its number of rows alone."""
-        rows = {} if self.loader is not None else self.rows._asdict()
+        rows = {} if self.loader is not None else self._leaves()
         return f"{self.num_data} rows in {self.num_batches} batches, {digest(rows)}"
 
     def contents(self) -> tuple[str, Batch]:
@@ -148,20 +152,23 @@ class Source:
         """
         counts = f"{self.num_data} rows in {self.num_batches} batches"
         if self.batches is None:
-            return f"{counts}, {digest(self.rows._asdict())}", next(self.epoch(None))
+            return f"{counts}, {digest(self._leaves())}", next(self.epoch(None))
         name, batches = loader_digest(self.batches, self.device)
         batch = self.reader.read(batches[0])
         if name == UNREPEATABLE:
             y = fill(batch.y, 1) if batch.y.is_floating_point() else torch.zeros_like(batch.y)
-            batch = Batch(fill(batch.x, 0), y, None)
+            batch = Batch(on_leaves(lambda leaf: fill(leaf, 0), batch.x), y, None)
         return f"{counts}, {name}", batch
+
+    def _leaves(self) -> dict[str, Tensor | None]:
+        return {**named_leaves(self.rows.x), "y": self.rows.y, "weight": self.rows.weight}
 
     def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
         """The minibatches of one epoch; in the order of the rows where `noise` is None, of a loader in its own."""
         if self.batches is not None:
             yield from map(self.reader.read, self.batches)
             return
-        number = len(self.rows.x)  # of this process, where several have rows
+        number = len(self.rows.y)  # of this process, where several have rows
         order = torch.arange(number) if noise is None else torch.randperm(number, generator=noise)
         order = order.to(self.device)
         sizes = [len(part) for part in order.tensor_split(self.num_batches)]
@@ -188,7 +195,7 @@ def all_rows(source: Source) -> Batch:
     batches = list(source.complete())
     weights = [batch.weight for batch in batches if batch.weight is not None]
     return Batch(
-        torch.cat([batch.x for batch in batches]),
+        joined([batch.x for batch in batches]),
         torch.cat([batch.y for batch in batches]),
         torch.cat(weights) if weights else None,
     )
@@ -218,12 +225,13 @@ def in_memory(data: Data, seed: int) -> Dataset:
     return parts[0].concatenate(*parts[1:])
 
 
-def probe(model: BayesianNetwork, x: Tensor) -> Tensor:
+def probe(model: BayesianNetwork, x: Any) -> Tensor:
     """The outputs at the first rows, (B, C, ...), at most two.
 
     Raises:
         ValueError: The network does not take rows of this shape, or gives something else than outputs for each row.
     """
+    x = as_rows(x)
     few = cast_inputs(model, x[:2])
     try:
         check_repeatable(model, few)

@@ -20,6 +20,7 @@ from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import GLOBAL, Training, session
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
+from bayesuq.inputs import require_tensor
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, resolve_seed
 
@@ -29,6 +30,7 @@ def fit_guide(
 ) -> "GuidePosterior":
     """Fit a guide of any kind by Pyro's ordinary route; the options are those of `variational.fit`."""
     with session(model, data, training) as (model, source, validation):
+        require_tensor(source.rows.x, "A Pyro guide")
         example = Batch(source.rows.x[:1].clone(), source.rows.y[:1].clone(), None)
         pair = GuidedProgram(model, build, example, seed=training.key(GLOBAL))
         network = TrainingNetwork(model, {}, dropout=False)

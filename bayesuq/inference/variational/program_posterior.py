@@ -36,6 +36,7 @@ from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data, cast_rows
 from bayesuq.inference.training.options import GLOBAL, Training, sources
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
+from bayesuq.inputs import require_tensor
 from bayesuq.models.likelihoods.counts import check_counts
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
@@ -103,6 +104,7 @@ class ProgramReader:
 
     def open(self, first: Dataset) -> Batch:
         """Run the program on one row and on two, and refuse what has no predictive."""
+        require_tensor(first.x, "A Pyro program")
         x = first.x.to(self._device, self.dtype)
         one, two = (self._trace(rows) for rows in (x[:1], torch.cat([x[:1], x[:1]])))
         _check_observed(two)

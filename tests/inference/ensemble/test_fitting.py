@@ -468,6 +468,7 @@ def first_loss(model: BayesianNetwork, data: Dataset, **options) -> float:
     return map_estimate.fit(model, data, num_epochs=1, batch_size=len(data), seed=0, **options).history.loss[0]
 
 
+@pytest.mark.filterwarnings("ignore:.*far from unit size")
 def test_half_of_an_adversarial_loss_is_that_of_inputs_moved_by_a_hundredth_of_their_range():
     net = nn.Linear(2, 1).double()
     weight, bias = net.weight.detach().flatten(), net.bias.detach()

@@ -358,6 +358,7 @@ def test_a_gradient_that_is_not_a_number_is_raised_with_the_site_it_spoils(metho
         METHODS[method](model, line(), num_epochs=num_epochs, batch_size=40, learning_rate=0.1, seed=0)
 
 
+@pytest.mark.filterwarnings("ignore:.*far from unit size")
 def test_inputs_that_overflow_inside_the_network_are_raised_at_the_first_step():
     data = Dataset(torch.full((10, 1), 1e30), torch.zeros(10))
     model = BayesianNetwork(nn.Linear(1, 1), priors.Normal(), likelihoods.Normal(scale=0.1))

@@ -1,0 +1,263 @@
+"""Inputs of one part or several: a tensor, or a tuple, mapping or dataclass of tensors with N rows each.
+
+Users write the structure as their network takes it. Inside, `Parts` holds it, and is cut, moved and joined by rows as
+one tensor is, so that the code between the door and the network reads alike for both. `apply` hands the structure to
+the network again.
+"""
+
+import dataclasses
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from itertools import accumulate, pairwise
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor, nn
+
+from bayesuq.arrays import ArrayLike, as_real, check_finite, check_inputs, to_floating, to_tensor
+
+
+class Parts:
+    """Inputs of several parts, with the rows of a tensor.
+
+    Attributes:
+        value: The structure, with tensors for leaves.
+    """
+
+    def __init__(self, value: Any) -> None:
+        self.value = value
+
+    def __len__(self) -> int:
+        return len(self.leaves()[0])
+
+    def __repr__(self) -> str:
+        return f"Parts({described(self.value)})"
+
+    def __getitem__(self, rows: Any) -> "Parts":
+        return self.map(lambda leaf: leaf[rows])
+
+    @property
+    def device(self) -> torch.device:
+        """Of all parts."""
+        return self.leaves()[0].device
+
+    def leaves(self) -> list[Tensor]:
+        """The tensors, in order."""
+        return list(named_leaves(self.value).values())
+
+    def numel(self) -> int:
+        """Numbers in all of them."""
+        return sum(leaf.numel() for leaf in self.leaves())
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> "Parts":
+        """The same structure of other tensors."""
+        return Parts(mapped(function, self.value))
+
+    def to(self, device: torch.device | str) -> "Parts":
+        """On another device."""
+        return self.map(lambda leaf: leaf.to(device))
+
+    def clone(self) -> "Parts":
+        """A copy."""
+        return self.map(torch.clone)
+
+    def split(self, sizes: int | Sequence[int]) -> list["Parts"]:
+        """Runs of rows, of one size or of those given, as `torch.Tensor.split` has it."""
+        if isinstance(sizes, int):
+            sizes = [min(sizes, len(self) - start) for start in range(0, len(self), sizes)]
+        return [self[start:stop] for start, stop in pairwise(accumulate(sizes, initial=0))]
+
+
+Inputs: TypeAlias = Tensor | Parts
+
+
+def is_structure(value: Any) -> bool:
+    """Whether a value is inputs of several parts: a mapping, a dataclass, or a tuple of arrays, and no array itself."""
+    if isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
+        return True
+    return isinstance(value, tuple) and bool(value) and all(hasattr(v, "__array__") or is_structure(v) for v in value)
+
+
+def mapped(function: Callable[[Any], Any], value: Any) -> Any:
+    """The same structure with other leaves; None, a part that is not there, stays."""
+    if value is None:
+        return None
+    if isinstance(value, Mapping):
+        return {name: mapped(function, part) for name, part in value.items()}
+    if isinstance(value, tuple):
+        parts = [mapped(function, part) for part in value]
+        return type(value)(*parts) if hasattr(value, "_fields") else tuple(parts)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        fields = [field.name for field in dataclasses.fields(value)]
+        return dataclasses.replace(value, **{name: mapped(function, getattr(value, name)) for name in fields})
+    return function(value)
+
+
+def named_leaves(value: Any, name: str = "x") -> dict[str, Any]:
+    """The leaves by where they stand, such as `x.image` or `x[0]`; of an array, itself."""
+    if value is None:
+        return {}
+    if isinstance(value, Parts):
+        return named_leaves(value.value, name)
+    if isinstance(value, Mapping):
+        parts = {f"{name}.{key}": part for key, part in value.items()}
+    elif isinstance(value, tuple):
+        parts = {f"{name}[{place}]": part for place, part in enumerate(value)}
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        parts = {f"{name}.{field.name}": getattr(value, field.name) for field in dataclasses.fields(value)}
+    else:
+        return {name: value}
+    return {place: leaf for inner, part in parts.items() for place, leaf in named_leaves(part, inner).items()}
+
+
+def checked(x: Any) -> Inputs:
+    """Inputs as a user passes them: see `bayesuq.arrays.check_inputs`; parts may be one-dimensional, and booleans stay.
+
+    Raises:
+        TypeError: Parts that are no arrays of numbers.
+        ValueError: Parts that are empty or not finite, or of different numbers of rows.
+    """
+    if isinstance(x, Parts):
+        return x
+    if not is_structure(x):
+        return check_inputs(x)
+    found = {name: _checked_part(part, name) for name, part in named_leaves(x).items()}
+    sizes = {name: len(part) for name, part in found.items()}
+    if not found or len(set(sizes.values())) > 1 or 0 in sizes.values():
+        raise ValueError(f"All parts of `x` must have the same N rows, at least one; got {sizes}.")
+    leaves = iter(found.values())
+    return Parts(mapped(lambda _: next(leaves), x))
+
+
+def structure(x: Any) -> Any:
+    """As the user has it."""
+    return x.value if isinstance(x, Parts) else x
+
+
+def as_rows(x: Any) -> Inputs:
+    """As it is cut and joined; the reverse of `structure`."""
+    return x if isinstance(x, Tensor | Parts) else Parts(x)
+
+
+def require_tensor(x: Any, taker: str) -> None:
+    """Raise a TypeError where inputs have several parts, and what takes them is made for one tensor."""
+    if not isinstance(x, Tensor):
+        raise TypeError(
+            f"{taker} takes inputs that are one tensor; got {described(x)}. Join the parts, as by `torch.cat`, or give "
+            "it the features that a network makes of them."
+        )
+
+
+def on_leaves(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
+    """The same rows with other tensors."""
+    return function(x) if isinstance(x, Tensor) else x.map(function)
+
+
+def row_kind(x: Inputs) -> tuple[Any, ...]:
+    """What rows must share for a network to treat them alike: shapes and dtypes, part by part."""
+    return tuple((name, leaf.shape[1:], leaf.dtype) for name, leaf in named_leaves(x).items())
+
+
+def joined(batches: Sequence[Inputs]) -> Inputs:
+    """The rows of all.
+
+    Raises:
+        ValueError: Structures that differ.
+    """
+    first = batches[0]
+    if isinstance(first, Tensor):
+        return torch.cat([batch for batch in batches if isinstance(batch, Tensor)])
+    columns = [named_leaves(batch) for batch in batches]
+    if any(column.keys() != columns[0].keys() for column in columns):
+        raise ValueError(f"Only inputs of the same parts join; got {[list(column) for column in columns]}.")
+    leaves = iter([torch.cat(parts) for parts in zip(*(column.values() for column in columns), strict=True)])
+    return first.map(lambda _: next(leaves))
+
+
+def device_of(x: Any) -> torch.device:
+    """Where the tensors of inputs as a user passes them are; the CPU for arrays, and for parts in several places."""
+    devices = {leaf.device for leaf in named_leaves(x).values() if isinstance(leaf, Tensor)}
+    return devices.pop() if len(devices) == 1 else torch.device("cpu")
+
+
+def described(x: Any) -> str:
+    """The shapes, for an error."""
+    if isinstance(x, Tensor):
+        return f"`x` of shape {tuple(x.shape)}"
+    return ", ".join(f"`{name}` of shape {tuple(leaf.shape)}" for name, leaf in named_leaves(x).items())
+
+
+def in_dtype(x: Inputs, device: torch.device, dtype: torch.dtype, *, whole: bool) -> Inputs:
+    """Checked inputs on a device, real numbers in a dtype; whole numbers only where they are not to stay whole."""
+
+    def cast(name: str, leaf: Tensor) -> Tensor:
+        is_kept = leaf.dtype == torch.bool or (whole and not leaf.is_floating_point())
+        return leaf.to(device) if is_kept else as_real(leaf, device, dtype, name)
+
+    if isinstance(x, Tensor):
+        return cast("x", x)
+    leaves = iter([cast(name, leaf) for name, leaf in named_leaves(x).items()])
+    return x.map(lambda _: next(leaves))
+
+
+def arguments(net: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """How a network is called on inputs.
+
+    A tensor, and in general any structure, is its one argument. A mapping whose keys are all names of parameters of
+    `forward` is passed by these names, as Hugging Face's networks take it; a tuple as so many arguments where `forward`
+    needs so many.
+    """
+    value = structure(x)
+    if isinstance(value, Tensor):
+        return (value,), {}
+    signature = inspect.signature(net.forward)
+    if isinstance(value, Mapping) and value.keys() <= signature.parameters.keys():
+        return (), dict(value)
+    if isinstance(value, tuple) and not _binds(signature, (value,)) and _binds(signature, value):
+        return value, {}
+    return (value,), {}
+
+
+def output(found: Any) -> Any:
+    """The outputs f of what a network returns: itself, or its `.logits`."""
+    return found if isinstance(found, Tensor) else getattr(found, "logits", found)
+
+
+def apply(net: nn.Module, x: Any) -> Any:
+    """The outputs of a network, called as `arguments` says."""
+    if isinstance(x, Tensor):
+        return output(net(x))
+    args, named = arguments(net, x)
+    return output(net(*args, **named))
+
+
+class OneArgument(nn.Module):
+    """A network that takes inputs of several parts as one argument, so that others can follow it in a sequence."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self.net = net
+
+    def forward(self, x: Any) -> Any:
+        """Its outputs."""
+        return apply(self.net, x)
+
+
+def _binds(signature: inspect.Signature, values: tuple[Any, ...]) -> bool:
+    try:
+        signature.bind(*values)
+    except TypeError:
+        return False
+    return True
+
+
+def _checked_part(part: ArrayLike, name: str) -> Tensor:
+    tensor = to_tensor(part, name)
+    if tensor.ndim == 0:
+        raise ValueError(f"`{name}` must have N rows; got a single number.")
+    if tensor.is_floating_point() or tensor.dtype == torch.uint8:
+        tensor = to_floating(tensor, name)
+    elif tensor.dtype != torch.bool:
+        tensor = tensor.long()
+    check_finite(tensor, name)
+    return tensor
