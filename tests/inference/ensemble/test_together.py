@@ -9,6 +9,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble
+from bayesuq.inference.ensemble import fitting as ensemble_fitting
 from bayesuq.inference.ensemble import together as vectorised
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.map_estimate import fit_mode
@@ -151,7 +152,7 @@ def test_a_member_does_not_depend_on_how_many_there_are() -> None:
 @pytest.mark.parametrize(("hidden", "batch_size", "together"), [(50, 32, True), (400, 128, False)])
 def test_small_members_train_together_and_large_ones_apart(monkeypatch, hidden, batch_size, together) -> None:
     spy = Mock(wraps=vectorised.fit_modes)
-    monkeypatch.setattr(ensemble, "fit_modes", spy)
+    monkeypatch.setattr(ensemble_fitting, "fit_modes", spy)
     density = BayesianNetwork(networks.mlp(3, (hidden, hidden), 1), priors.Normal(), likelihoods.Normal())
     ensemble.fit(density, measured(), num_members=2, num_epochs=1, batch_size=batch_size, seed=0)
     assert spy.called is together

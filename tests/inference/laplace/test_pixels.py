@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from bayesuq.data import Dataset
 from bayesuq.inference import laplace, map_estimate
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.laplace import fitting as laplace_fitting
 from bayesuq.inference.laplace import linearisation as curvature_layers
 from bayesuq.inference.laplace import sketches as curvature_sketches
 from bayesuq.inference.laplace.linearisation import Linearisation
@@ -194,7 +195,7 @@ def test_combinations_of_all_outputs_give_the_explicit_curvature(kind, structure
 
     monkeypatch.setattr(curvature_layers, "EXACT_OUTPUTS", 1)
     monkeypatch.setattr(curvature_sketches, "_signs", units)
-    monkeypatch.setattr(laplace, "num_groups", lambda _: groups)
+    monkeypatch.setattr(laplace_fitting, "num_groups", lambda _: groups)
     for batch_size in (3, 1):
         sketched = laplace.fit(model, data, mode=mode, structure=structure, batch_size=batch_size)
         for name, value in explicit.curvature.items():
