@@ -16,7 +16,6 @@ Reference:
     Titsias 2009, Variational Learning of Inducing Variables in Sparse Gaussian Processes, eq. (9) and (10).
 """
 
-import warnings
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -74,9 +73,7 @@ def _some(data: Observations, seed: int) -> Observations:
 
 def _start(evidence: MarginalLikelihood, vector: HyperparameterVector, search: Search, record: Evaluations) -> None:
     """Put the hyperparameters at their exact optimum on some rows."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # a start need not have converged
-        maximise(evidence, vector, search, record, name="some rows")
+    maximise(evidence, vector, search, record, name="some rows", warns=False)  # a start need not have converged
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,11 +1,11 @@
 """Whether a search for hyperparameters has ended at an optimum, and what its end says of the data."""
 
-import warnings
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Observations
 from bayesuq.models.gp.process import FunctionPrior
@@ -26,21 +26,19 @@ def warn_of_end(found: Mapping[str, Tensor], vector: HyperparameterVector, max_i
         max_iterations: What it was allowed.
 
     Warns:
-        UserWarning: With the figure.
+        ConvergenceWarning: With the figure.
     """
     slope, number = _largest_slope(found, vector), int(found["num_iterations"])
     status = int(found.get("status", torch.tensor(0)))
     if number >= max_iterations or status == STOPPED:
-        _tell(
+        warn_of_fit(
             f"The hyperparameters had not converged after {number} iterations: the largest slope is {slope:.1e} nats "
-            "a data point. Raise `max_iterations`.",
-            depth=1,
+            "a data point. Raise `max_iterations`."
         )
     elif status == GAVE_UP and slope > STEEP:
-        _tell(
+        warn_of_fit(
             f"L-BFGS gave up after {number} iterations, and not at an optimum: the largest slope is still {slope:.1e} "
-            "nats a data point, and rounding hides the way. Raise `num_restarts`, or give the noise scale a prior.",
-            depth=1,
+            "nats a data point, and rounding hides the way. Raise `num_restarts`, or give the noise scale a prior."
         )
 
 
@@ -59,7 +57,7 @@ def warn_of_nothing_left(prior: FunctionPrior, vector: HyperparameterVector, dat
     """Tell of a mean that passes through all targets of an output, so that no spread is left to learn from.
 
     Warns:
-        UserWarning: With the outputs.
+        ConvergenceWarning: With the outputs.
     """
     if data.noise is not None or not any(leaf.name == "log_unknowns.scale" for leaf in vector.leaves):
         return
@@ -70,7 +68,7 @@ def warn_of_nothing_left(prior: FunctionPrior, vector: HyperparameterVector, dat
     left = residual.abs().amax(dim=1) / vector.units.deviation
     columns = (left < NOTHING_LEFT).nonzero().flatten().tolist()
     if columns:
-        _tell(
+        warn_of_fit(
             f"The mean alone passes through all targets of column {', '.join(map(str, columns))}, in "
             f"{data.y.shape[1]} rows: they are constant, or as few as the mean has parameters. No noise can be learned "
             "from them, and the uncertainty is no more than the smallest that is looked for. Give the noise a number "
@@ -82,7 +80,7 @@ def warn_of_strangers(prior: FunctionPrior, x: Tensor) -> None:
     """Tell of a fitted kernel under which no two rows (N, ...) are alike, so that none tells of new ones.
 
     Warns:
-        UserWarning: With the figure.
+        ConvergenceWarning: With the figure.
     """
     with torch.no_grad():
         covariance = prior.lazy(prior.features(x)).to_dense()
@@ -92,13 +90,8 @@ def warn_of_strangers(prior: FunctionPrior, x: Tensor) -> None:
         alike.diagonal(dim1=1, dim2=2).zero_()
         largest = float(alike.amax(dim=(1, 2)).min())
     if len(x) > 1 and largest < ALIKE:
-        _tell(
+        warn_of_fit(
             f"The kernel finds no two rows alike: the largest correlation of an output's function between two of them "
             f"is {largest:.1e}, so that predictions at new inputs are the mean. Is there anything to learn from these "
             "inputs, and does a kernel of your own start from lengthscales in their units?"
         )
-
-
-def _tell(message: str, depth: int = 0) -> None:
-    """Warn at the line that called `gp.fit`, `depth` calls deeper than from the fit of an approximation."""
-    warnings.warn(message, UserWarning, stacklevel=7 + depth)

@@ -9,7 +9,6 @@ Reference:
     Calibrated Classification.
 """
 
-import warnings
 from collections.abc import Sequence
 from os import PathLike
 from typing import Any, Literal, get_args
@@ -19,6 +18,7 @@ from torch.distributed import ProcessGroup
 
 from bayesuq.arrays import check_count, check_device, check_positive, check_probability
 from bayesuq.data import Dataset
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.gp.algebra import jitter_told_once
 from bayesuq.inference.gp.collapsed import fit_collapsed
 from bayesuq.inference.gp.data import ProcessReader
@@ -134,7 +134,7 @@ def fit(
             that stopped being finite.
 
     Warns:
-        UserWarning: The hyperparameters had not converged; the targets teach no noise, or no two rows are alike under
+        ConvergenceWarning: The hyperparameters had not converged; the targets teach no noise, or no two rows are alike under
             the fitted kernel; trajectories diverged.
 
     Example:
@@ -236,11 +236,9 @@ def _observations(model: GaussianProcess, data: Data, training: Training, kind: 
 
 def _warn_of_divergences(posterior: SampledGpPosterior) -> None:
     if posterior.num_divergences:
-        warnings.warn(
+        warn_of_fit(
             f"{posterior.num_divergences} of {posterior.num_members} draws follow a trajectory that diverged: the "
-            "chains may have missed a part of the posterior. Give narrower priors, or standardise the data.",
-            UserWarning,
-            stacklevel=5,
+            "chains may have missed a part of the posterior. Give narrower priors, or more warm-up."
         )
 
 

@@ -97,7 +97,13 @@ def _probed(evidence: Evidence, vector: HyperparameterVector) -> dict[str, list[
 
 
 def maximise(
-    evidence: Evidence, vector: HyperparameterVector, search: Search, record: Evaluations, *, name: str = "all rows"
+    evidence: Evidence,
+    vector: HyperparameterVector,
+    search: Search,
+    record: Evaluations,
+    *,
+    name: str = "all rows",
+    warns: bool = True,
 ) -> History:
     """Leave the hyperparameters where the evidence, times the density of their priors, is the largest of all runs.
 
@@ -107,12 +113,13 @@ def maximise(
         search: How.
         record: Of the evaluations.
         name: That this call has there.
+        warns: Whether to tell of an end that is no optimum.
 
     Raises:
         NotPositiveDefiniteError: No start has a Cholesky factor.
 
     Warns:
-        UserWarning: The best run was stopped before it converged, or gave up.
+        ConvergenceWarning: The best run was stopped before it converged, or gave up.
     """
     num_data = float(evidence.data.counts.sum())
     size = log_size(evidence.data, vector) / num_data
@@ -132,7 +139,8 @@ def maximise(
             best = found
     if best is None:
         raise failure or NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
-    warn_of_end(best, vector, search.max_iterations)
+    if warns:
+        warn_of_end(best, vector, search.max_iterations)
     vector.put(best["place"].to(evidence.data.x.device))
     course = [value + size for value in best["course"].tolist() or [float(best["loss"])]]  # a start may be a maximum
     return History(tuple(course), (), len(course) - 1)
