@@ -47,6 +47,9 @@ def test_coregionalised_outputs_fill_each_others_gaps() -> None:
     torch.testing.assert_close(predictive.mean, mean.reshape(2, -1).T, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(predictive.epistemic, left.diagonal().reshape(2, -1).T, rtol=1e-7, atol=1e-7)
     torch.testing.assert_close(posterior.joint(NEW_X)[1][0], left, rtol=1e-7, atol=1e-7)
+    torch.testing.assert_close(
+        predictive.function_covariance[0, :, 0, 1], left[:6, 6:].diagonal(), rtol=1e-6, atol=1e-7
+    )
     law = torch.distributions.MultivariateNormal(torch.zeros_like(y), gram)
     assert posterior.log_marginal_likelihood == pytest.approx(float(law.log_prob(y)), abs=1e-8)
     assert outputs[0, 1].abs() > 0  # else there is nothing to fill with

@@ -11,12 +11,12 @@ from torch import Tensor
 from bayesuq.data import Dataset
 from bayesuq.inference.gp.fitting import fit
 from bayesuq.inference.posteriors.saved import load
-from bayesuq.models import gp
+from bayesuq.models import gp, likelihoods
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.to_arviz.container import group
 from tests.inference.examples import noise
-from tests.zoo.units import PROCESSES, SCALINGS, ProcessCase, Scaling
+from tests.zoo.units import APPROXIMATIONS, PROCESSES, SCALINGS, ProcessCase, Scaling
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The hyperparameters had not converged:UserWarning",  # searches are short on purpose
@@ -145,3 +145,15 @@ def test_float32_targets_of_any_unit_are_predicted_alike(unit: float) -> None:
     expected = fit(gp.GaussianProcess(), Dataset(data.x, 5 + data.y), num_restarts=1, seed=0).predict(NEW_X)
     torch.testing.assert_close(predictive.mean / unit, expected.mean, rtol=0, atol=1e-3)
     torch.testing.assert_close(predictive.total / unit**2, expected.total, rtol=1e-2, atol=0)
+
+
+@pytest.mark.parametrize("approximation", ["exact", "collapsed", "sparse"])
+def test_columns_with_noise_of_their_own_have_units_of_their_own(approximation: str) -> None:
+    case, scale = PROCESSES["two outputs"], torch.tensor([1e-6, 1e5], dtype=torch.float64)
+    data, model = case.data(), gp.GaussianProcess(likelihood=likelihoods.Normal(per_column=True))
+    options = {**APPROXIMATIONS[approximation], "seed": 0}
+    one = fit(model, data, **options).predict(NEW_X)
+    other = fit(model, Dataset(data.x, data.y * scale + scale), **options).predict(NEW_X)
+    torch.testing.assert_close((other.mean - scale) / scale, one.mean, **CLOSE)
+    torch.testing.assert_close(other.total / scale**2, one.total, **CLOSE)
+    assert float(one.aleatoric[0, 0]) != float(one.aleatoric[0, 1])

@@ -15,6 +15,7 @@ from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 
 NUM_NODES = 20  # exact for polynomials of degree 39
+SMALLEST_SHARE = 1e-20  # of the largest variance: what counts as none
 NUM_PREDICTIVE_DRAWS = 64  # for a validation loss
 
 
@@ -115,7 +116,8 @@ def _points(
     likelihood: Likelihood, mean: Tensor, variance: Tensor, noise: torch.Generator, num_draws: int
 ) -> tuple[Tensor, Tensor]:
     """Values of f (Q, N, C), and the logarithms of their shares (Q,)."""
-    deviation = variance.clamp(min=1e-20).sqrt()  # the root has no slope at 0
+    smallest = (SMALLEST_SHARE * variance.detach().amax()).clamp(min=torch.finfo(variance.dtype).tiny)
+    deviation = torch.maximum(variance, smallest).sqrt()  # the root has no slope at 0
     if is_elementwise(likelihood) and mean.shape[1] == 1:
         return _normal_points(mean, deviation)
     half = torch.randn(

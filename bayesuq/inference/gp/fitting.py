@@ -102,8 +102,8 @@ def fit(
         num_chains: Sampled hyperparameters: chains, one after another; each starts at a draw from the prior.
         num_inducing: Sparse and collapsed: M, at most; fewer where fewer rows differ. They start at k-means' centres.
         natural_rate: Sparse: step size of the natural gradients that move q, at the start; it falls as the learning
-            rate does. 0 moves q by Adam. None is 0.1 for all of bayesuq's likelihoods but heteroscedastic
-            ones with a floor or of classes, else 0.
+            rate does. 0 moves q by Adam. None is 0.1 for all of bayesuq's likelihoods but the heteroscedastic
+            one of classes, else 0.
         num_draws: Sparse: draws of f for E log p(y | f) where no quadrature is at hand, as for classes.
         num_epochs: Sparse: this and the following: see `bayesuq.inference.training.Training`.
         batch_size: See there.
@@ -134,8 +134,8 @@ def fit(
             that stopped being finite.
 
     Warns:
-        ConvergenceWarning: The hyperparameters had not converged; the targets teach no noise, or no two rows are alike under
-            the fitted kernel; trajectories diverged.
+        ConvergenceWarning: The hyperparameters had not converged; the targets teach no noise, or no two rows are alike
+            under the fitted kernel; trajectories diverged.
 
     Example:
         >>> from bayesuq.data import Dataset

@@ -316,7 +316,7 @@ def test_spreads_without_a_square_are_refused(approximation: str, of_x: float, o
         fit(gp.GaussianProcess(), Dataset(of_x * X, of_y * Y), approximation=approximation, seed=0)
 
 
-@pytest.mark.parametrize("unit", [1e-100, 1e100])
+@pytest.mark.parametrize("unit", [1e-30, 1e30])
 def test_spreads_with_a_square_are_taken(unit: float) -> None:
     predictive = fit(gp.GaussianProcess(), Dataset(X / unit, unit * Y), num_restarts=1, seed=0).predict(NEW_X / unit)
     expected = fit(gp.GaussianProcess(), DATA, num_restarts=1, seed=0).predict(NEW_X)

@@ -375,7 +375,7 @@ def test_validation_rows_keep_the_best_epoch() -> None:
 
 
 def test_natural_gradients_are_refused_where_there_are_none() -> None:
-    model = known(likelihoods.HeteroscedasticNormal(minimum_scale=0.1))
+    model, data = known(likelihoods.HeteroscedasticCategorical()), Dataset(X, (Y > 0).long())
     with pytest.raises(ValueError, match="Pass natural_rate=0"):
-        fit(model, DATA, natural_rate=0.1, num_epochs=1, seed=0)
-    assert isinstance(fit(model, DATA, num_epochs=1, seed=0), SparseGpPosterior)
+        fit(model, data, natural_rate=0.1, num_epochs=1, seed=0)
+    assert isinstance(fit(model, data, num_epochs=1, seed=0), SparseGpPosterior)
