@@ -462,7 +462,7 @@ def test_size_and_likelihood_choose_the_approximation(monkeypatch: pytest.Monkey
     assert fit(known(), loader, **short).approximation == "sparse"
     by_loader = fit(known(), loader, approximation="exact", seed=0)
     torch.testing.assert_close(by_loader.predict(NEW_X).mean, fit(known(), DATA, seed=0).predict(NEW_X).mean, **EXACT)
-    monkeypatch.setattr("bayesuq.inference.gp.EXACT_LIMIT", 10)
+    monkeypatch.setattr("bayesuq.inference.gp.fitting.EXACT_LIMIT", 10)
     assert fit(known(), DATA, **short).approximation == "sparse"
 
 

@@ -137,7 +137,7 @@ def test_what_has_no_labels_or_no_weights_is_refused() -> None:
     exact = gp.fit(processes.GaussianProcess(KERNEL), measured(20), num_restarts=1, max_iterations=100, seed=0)
     sampled = gp.fit(processes.GaussianProcess(KERNEL), measured(20), hyperparameters="sample", seed=0, **short)
     for posterior in (exact, sampled):
-        with pytest.raises(TypeError, match=r"needs a fitted posterior over labels; got .*GpPosterior"):
+        with pytest.raises(TypeError, match=r"needs a posterior over labels; got .*GpPosterior"):
             temperature.fit(posterior, labelled(20))
     with pytest.raises(TypeError, match="needs a posterior over a network's weights; got SparseGpPosterior"):
         confidence.fit(fitted("sparse"), labelled(20), num_epochs=1, seed=0)
