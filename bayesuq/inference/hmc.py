@@ -11,7 +11,6 @@ Reference:
 """
 
 import sys
-import warnings
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Literal, get_args
@@ -20,6 +19,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_fraction, check_positive
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.chains.agreement import warn_unless_agreed
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.potential import NetworkPotential
@@ -108,6 +109,10 @@ def fit(
             other; sites learned as point values without a posterior to `start` from; a log joint that is nowhere
             finite.
 
+    Warns:
+        ConvergenceWarning: The chains disagree in what they predict at some of the rows; trajectories diverged, or had
+            the greatest length.
+
     Example:
         >>> from bayesuq.data import Dataset
         >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
@@ -144,7 +149,9 @@ def fit(
         check_method(job, potential, chain_method, together=together)
     chains = run_chains(job, positions, chain_method)
     _warn(chains, max_tree_depth)
-    return _posterior(model, constants, chains)
+    posterior = _posterior(model, constants, chains)
+    warn_unless_agreed(posterior, rows)
+    return posterior
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -242,20 +249,16 @@ def _identity(job: Job, potential: NetworkPotential, positions: Tensor, key: int
 def _warn(chains: Chains, max_tree_depth: int) -> None:
     diverging = chains.statistics["diverging"]
     if diverging.any():
-        warnings.warn(
+        warn_of_fit(
             f"{int(diverging.sum())} of {diverging.numel()} draws follow a trajectory that diverged: the chains may "
-            "have missed a part of the posterior. Raise `target_acceptance`, towards 1, or choose other priors.",
-            UserWarning,
-            stacklevel=4,
+            "have missed a part of the posterior. Raise `target_acceptance`, towards 1, or choose other priors."
         )
     depths = chains.statistics.get("tree_depth")
     if depths is not None and (depths >= max_tree_depth).double().mean() > OFTEN:
         share = float((depths >= max_tree_depth).double().mean())
-        warnings.warn(
+        warn_of_fit(
             f"{share:.0%} of the trajectories had the greatest length, 2^{max_tree_depth} - 1 steps: the chains move "
-            "slowly. Raise `max_tree_depth` or `num_warmup`.",
-            UserWarning,
-            stacklevel=4,
+            "slowly. Raise `max_tree_depth` or `num_warmup`."
         )
 
 

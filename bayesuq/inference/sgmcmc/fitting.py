@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_positive
+from bayesuq.inference.chains.agreement import warn_unless_agreed
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.joint.layout import Layout
@@ -113,6 +114,9 @@ def fit(
             finite.
         FloatingPointError: A chain diverged: the step size is too large.
 
+    Warns:
+        ConvergenceWarning: The chains disagree in what they predict at some of the rows.
+
     Example:
         >>> from bayesuq.data import Dataset
         >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
@@ -142,7 +146,9 @@ def fit(
         file = Checkpoint.of(training.checkpoint)
         fit = None if file is None else _identity(run, constants, training.seed, starts_at_network=place is not start)
         run.finish(file, fit, progress)
-        return _posterior(model, constants, run)
+        posterior = _posterior(model, constants, run)
+        warn_unless_agreed(posterior, source.rows)
+        return posterior
 
 
 def _identity(run: Run, constants: Constants, seed: int | None, *, starts_at_network: bool) -> Identity:
