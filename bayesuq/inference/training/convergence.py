@@ -16,6 +16,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import islice
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -23,11 +24,14 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.trend import Trend
+from bayesuq.pareto import GOOD_K, tail_shape
 from bayesuq.randomness import generator
 
 STILL_FALLING = 0.01  # nats a data point, for another tenth of the fit
 FEWEST_ROWS, ENOUGH_ROWS, ENOUGH_LABELS = 20, 512, 2**18  # that predictions are compared on
 LEAST_GAIN, GAIN_ERRORS = 0.02, 2.0  # nats a row, and standard errors, over a constant: one of them says something
+FEWEST_RATIOS, MOST_RATIOS = 100, 500  # draws that k is read from
+CHEAP_SHARE = 0.02  # of a fit's cost, up to which networks are looked at too
 MIN_GRADIENTS, MAX_GRADIENTS = 8, 64
 WEIGHTS_IN_ALL = (
     512  # over all gradients: with fewer, the skewed slopes of single weights look more certain than they are
@@ -76,6 +80,35 @@ def warn_if_uninformed(
             f"{float(gain.mean()):.2g} ± {error:.1g}, {len(gain)} rows). It has not converged, or the prior and the "
             "noise leave no room for a signal, or there is none. Raise `num_epochs`, standardise the data, widen the "
             "prior, or take another method."
+        )
+
+
+def num_ratios(num_steps: int) -> int:
+    """Draws that tell how far a program's posterior reaches: fewer after a fit that was quicker than they."""
+    return min(max(num_steps // 4, FEWEST_RATIOS), MOST_RATIOS)
+
+
+def is_cheap(num_epochs: int) -> bool:
+    """Whether the most draws, a forward pass of all rows each, cost little beside the passes of a network's fit."""
+    return CHEAP_SHARE * 3 * num_epochs >= MOST_RATIOS  # a pass forwards and backwards counts as three
+
+
+def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
+    """Warn where the posterior misses parts of the model's, by the tail of p / q at draws of q.
+
+    Args:
+        log_ratios: log p(theta, y | x) - log q(theta), (S,), in nats.
+        remedy: What to do about it, a sentence.
+    """
+    ratios = log_ratios.detach().cpu().numpy()
+    if not np.isfinite(ratios).all() or np.ptp(ratios) == 0:
+        return
+    k = tail_shape(ratios)
+    if k > GOOD_K:
+        warn_of_fit(
+            f"The posterior misses parts of the model's: the ratios of the two at {len(ratios)} draws have Pareto k "
+            f"{k:.2g}, where {GOOD_K} is the limit up to which they can be trusted. Means and spreads may be wrong. "
+            f"{remedy}"
         )
 
 

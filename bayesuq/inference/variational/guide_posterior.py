@@ -15,14 +15,17 @@ from bayesuq.inference.joint.network import TrainingNetwork
 from bayesuq.inference.joint.programs import GuideBuilder
 from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
+from bayesuq.inference.training.convergence import ScaleSlope, warn_unless_learned
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data
-from bayesuq.inference.training.options import GLOBAL, Training, session
+from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.options import GLOBAL, QUALITY, Training, session
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inputs import require_tensor
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import derive_seed, resolve_seed
+
+NUM_DRAWS = 32  # that a guide's scales are judged by
 
 
 def fit_guide(
@@ -44,9 +47,11 @@ def fit_guide(
             evaluation=_on(model, network.evaluation),
             buffers=network.buffers,
         )
+        key = training.key(QUALITY)
+        start = _spread(pair, key)
         history = minimise(objective.objective(), source, validation, training)
         buffers = {name: buffer.clone() for name, buffer in network.buffers.items()}
-        return GuidePosterior(
+        posterior = GuidePosterior(
             model=model,
             build=build,
             values=pair.values(),
@@ -54,6 +59,42 @@ def fit_guide(
             buffers=buffers,
             history=history,
         )
+        end = _spread(pair, key)
+        if (start > 0).all() and (end > 0).all():  # and the guide is no point
+            movement = float((end / start).log().abs().median())
+            warn_unless_learned(_scale_slope(posterior, source, key), movement, len(history.loss))
+        return posterior
+
+
+def _spread(pair: GuidedProgram, key: int) -> Tensor:
+    """Standard deviations of the latents by some draws, (R,)."""
+    draws = [pair.draw(derive_seed(key, index)) for index in range(NUM_DRAWS)]
+    return torch.stack([torch.cat([value.reshape(-1) for value in draw.values()]) for draw in draws]).std(dim=0)
+
+
+def _scale_slope(posterior: "GuidePosterior", source: Source, key: int) -> ScaleSlope:
+    """The slope along all scales at once of whatever guide, where latents are on the real line.
+
+    With g = -d log p(theta, y | x) / d theta at draws of q, it is E[g (theta - E theta)] - 1, averaged over weights.
+    The entropy's own slope is the -1.
+    """
+    model, names = posterior.model, [name for name in posterior.model.laws if not name.startswith(LIKELIHOOD)]
+    theta = posterior.sample_weights(NUM_DRAWS, seed=key)
+    means = {name: theta[name].mean(dim=0) for name in names}
+    correction = NUM_DRAWS / (NUM_DRAWS - 1)  # for means over the same draws
+    batches = (batch for epoch in range(NUM_DRAWS) for batch in source.shuffled_epoch(key, epoch))
+    slopes = []
+    for index, batch in zip(range(NUM_DRAWS), batches, strict=False):
+        point = {name: value[index].detach().requires_grad_(name in means) for name, value in theta.items()}
+        energy = -model.log_joint(point, batch.x, batch.y, source.num_data, batch.weight)
+        gradients = torch.autograd.grad(energy, [point[name] for name in names])
+        parts = [
+            (gradient * (point[name] - means[name])).detach().reshape(-1).double()
+            for name, gradient in zip(names, gradients, strict=True)
+        ]
+        slopes.append(correction * torch.cat(parts).mean() - 1)
+    values = torch.stack(slopes)
+    return ScaleSlope(float(values.mean()), float(values.std()) / NUM_DRAWS**0.5)
 
 
 def _on(model: BayesianNetwork, net: nn.Module) -> BayesianNetwork:

@@ -31,10 +31,11 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
 from bayesuq.inference.posteriors.packing import move, save
 from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_batches
+from bayesuq.inference.training.convergence import num_ratios, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data, cast_rows
-from bayesuq.inference.training.options import GLOBAL, Training, sources
+from bayesuq.inference.training.options import GLOBAL, QUALITY, Training, sources
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inputs import require_tensor
 from bayesuq.models.likelihoods.counts import check_counts
@@ -46,6 +47,11 @@ from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
+MOST_ROWS = 5_000_000  # over all draws, a matter of seconds: on larger data the reach is not looked at
+REMEDY = (
+    "Raise `num_epochs`, or take a guide whose latents correlate, such as "
+    "guide=pyro.infer.autoguide.AutoMultivariateNormal."
+)
 FAMILIES = (dist.Normal, dist.Categorical, dist.Bernoulli, dist.StudentT, dist.Poisson)
 
 
@@ -65,13 +71,18 @@ def fit_program(
         pair = GuidedProgram(reader.program, build, example, seed=training.key(GLOBAL))
         objective = ProgramObjective(pair, source.num_data, num_draws=num_draws)
         history = minimise(objective.objective(), source, validation, training)
-        return ProgramPosterior(
+        posterior = ProgramPosterior(
             program=reader.program,
             build=build,
             values=pair.values(),
             example={"x": example.x, "y": example.y},
             history=history,
         )
+        count = num_ratios(len(history.loss) * source.num_batches)
+        if source.loader is None and pair.latents and count * source.num_data <= MOST_ROWS:
+            ratios = posterior.ratios_at(source.rows, count, training.key(QUALITY))
+            warn_unless_reaching(ratios, REMEDY)
+        return posterior
 
 
 def takes_num_data(program: Program) -> bool:
@@ -298,10 +309,13 @@ class ProgramPosterior(Posterior):
 
     def log_importance_ratios(self, data: Dataset, *, num_samples: int = 500, seed: int | None = None) -> Tensor:
         """log p(theta, y | x) - log q(theta) at S draws of q: see `VariationalPosterior.log_importance_ratios`."""
-        key = resolve_seed(seed)
         rows = ProgramReader(self.program, self.device).open(data)
+        return self.ratios_at(rows, check_count(num_samples, "num_samples"), resolve_seed(seed))
+
+    def ratios_at(self, rows: Batch, num_samples: int, key: int) -> Tensor:
+        """As `log_importance_ratios`, of rows as the program takes them."""
         ratios = []
-        for index in range(check_count(num_samples, "num_samples")):
+        for index in range(num_samples):
             with torch.no_grad(), self.pair.active(derive_seed(key, index)):
                 guide_trace, trace = self.pair.traces(rows)
                 ratios.append(trace.log_prob_sum().double() - guide_trace.log_prob_sum().double())

@@ -5,16 +5,20 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro.infer.autoguide import AutoNormal
 from torch import nn
 
 from bayesuq import datasets
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
-from bayesuq.inference.training.convergence import ScaleSlope, warn_unless_learned
-from bayesuq.inference.training.options import default_epochs
+from bayesuq.inference.training.convergence import ScaleSlope, is_cheap, num_ratios, warn_unless_learned
+from bayesuq.inference.training.options import Training, default_epochs
 from bayesuq.inference.variational.guides import MeanFieldGuide, mean_field
+from bayesuq.inference.variational.together import fit_mean_fields
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import Conjugate, built, labelled, noise, recorded_warnings
@@ -241,3 +245,65 @@ def test_a_fit_of_a_few_long_epochs_has_a_course_too():
     model = BayesianNetwork(built(lambda: nn.Linear(3, 1)), priors.Normal(3.0), likelihoods.Normal(scale=0.5))
     told = told_by(lambda: map_estimate.fit(model, data, num_epochs=2, batch_size=20, seed=0))
     assert any("still falling" in one for one in told)
+
+
+# Guides of every kind, and programs
+
+
+NARROW = 1e-4
+STUCK: dict[str, Callable[..., Any]] = {
+    "low rank": partial(variational.fit, guide=variational.low_rank(2, initial_scale=NARROW)),
+    "full rank": partial(variational.fit, guide=partial(variational.full_rank, initial_scale=NARROW)),
+    "local": partial(variational.fit, guide=partial(mean_field, initial_scale=NARROW), estimator="local"),
+    "flipout": partial(variational.fit, guide=partial(mean_field, initial_scale=NARROW), estimator="flipout"),
+    "autoguide": partial(variational.fit, guide=variational.autoguide(AutoNormal, init_scale=NARROW)),
+}
+
+
+@pytest.mark.parametrize("name", STUCK)
+def test_every_guide_tells_that_its_scales_were_not_learned(name):
+    exact = Conjugate(40, 3, 0.5)
+    told = told_by(lambda: STUCK[name](exact.model, exact.data, num_epochs=50, learning_rate=1e-3, seed=0))
+    assert any("not learned" in one or "still falling" in one for one in told)
+
+
+def test_members_that_train_together_tell_that_they_are_unfinished():
+    exact = Conjugate(40, 3, 0.5)
+    trainings = [
+        Training(num_epochs=50, batch_size=40, learning_rate=1e-3, schedule="constant", seed=seed) for seed in (0, 1)
+    ]
+    build = partial(mean_field, initial_scale=NARROW)
+    told = told_by(lambda: fit_mean_fields([exact.model] * 2, [exact.data] * 2, trainings, guide=build))
+    assert any("still falling" in one for one in told)
+
+
+def line(x: torch.Tensor, y: torch.Tensor | None = None) -> torch.Tensor:
+    slope = pyro.sample("slope", dist.Normal(torch.zeros(x.shape[1]), 10.0).to_event(1))
+    scale = pyro.sample("scale", dist.HalfNormal(10.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Normal(x @ slope, scale), obs=y)
+
+
+def test_a_program_whose_slopes_are_known_to_a_thousandth_of_the_prior_is_right_by_default():
+    x = 5.0 * noise(0, 100, 2)
+    data = Dataset(x, x @ torch.tensor([3.0, 8.0], dtype=torch.float64) + 0.963 * noise(1, 100))
+    posterior = variational.fit(line, data, seed=0)  # a warning would be an error here
+    draws = posterior.sample_weights(200, seed=0)
+    least_squares = torch.linalg.lstsq(x, data.y).solution[:, 0]
+    rest = (data.y[:, 0] - x @ least_squares).square().sum().div(98).sqrt()
+    assert float(draws["scale"].mean()) == pytest.approx(float(rest), rel=0.05)
+    assert (draws["slope"].mean(dim=0) - least_squares).abs().max() < 0.02
+
+
+def test_a_program_whose_posterior_is_missed_is_told_of():
+    x = 5.0 * noise(0, 100, 2)
+    x[:, 1] = x[:, 0] + 0.01 * x[:, 1]  # slopes that only a correlated guide reaches
+    data = Dataset(x, x.sum(dim=1) + 0.963 * noise(1, 100))
+    told = told_by(lambda: variational.fit(line, data, num_epochs=300, seed=0))
+    assert any("misses parts of the model's" in one and "AutoMultivariateNormal" in one for one in told)
+
+
+def test_a_network_is_asked_for_k_where_that_costs_little():
+    assert not is_cheap(2000)
+    assert is_cheap(10_000)
+    assert [num_ratios(steps) for steps in (1, 1000, 10**6)] == [100, 250, 500]
