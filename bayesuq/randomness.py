@@ -110,6 +110,11 @@ def lent(noise: torch.Generator) -> Iterator[None]:
 class RandomOperators(TorchDispatchMode):
     """While it is on, in this thread, every operator that draws goes through `draw`; the others run as ever."""
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler to wrap the mode, 1.4 CPU seconds of a process's first fit."""
+        return False
+
     def draw(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What such an operator gives."""
         raise NotImplementedError
