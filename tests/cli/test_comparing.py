@@ -17,12 +17,12 @@ from bayesuq.cli import page
 from bayesuq.cli.figures import UNSEEN, Picture, draw
 from bayesuq.cli.judging import Judged, judge
 from bayesuq.cli.main import main
-from bayesuq.cli.methods import NETWORKS, Fitted, Method
+from bayesuq.cli.methods import Fitted, Method
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report, evaluate
-from bayesuq.inference import map_estimate
+from bayesuq.inference import dropout, map_estimate
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -361,7 +361,7 @@ def test_failed_work_leaves_what_was_done(tmp_path: Path, monkeypatch: pytest.Mo
     def fail(*_: object, **__: object) -> None:
         raise FloatingPointError("The loss stopped being finite at step 3.")
 
-    monkeypatch.setitem(NETWORKS, "dropout", fail)
+    monkeypatch.setattr(dropout, "fit", fail)
     assert run(tmp_path / "run", methods="map,dropout") == 1
     assert (tmp_path / "run" / "posteriors" / "map.safetensors").is_file()
     assert not (tmp_path / "run" / "report.html").exists()
