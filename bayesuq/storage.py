@@ -30,8 +30,9 @@ def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping
         OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
     """
     own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
-    text = json.dumps(header)
-    content = save(own, {HEADER: text, CHECKSUM: _checksum(text, own)})
+    # In the header itself: of two texts, safetensors would choose the order anew in each file.
+    text = json.dumps({**header, CHECKSUM: _checksum(json.dumps(header), own)})
+    content = save(own, {HEADER: text})
     with replacing(path) as file:
         file.write(content)
 
@@ -51,14 +52,15 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     try:
         with safe_open(path, framework="pt") as file:
             texts = file.metadata() or {}
-            if texts.keys() - {HEADER, CHECKSUM}:
+            if texts.keys() - {HEADER}:
                 raise ValueError("it names texts that no version writes")
             header = _parsed(texts[HEADER])
             # Copies, because a sum over memory that is not aligned, as in the file, can differ in its last bit.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, KeyError, ValueError, RecursionError, OverflowError, RuntimeError) as error:
         raise ValueError(f"{os.fspath(path)!r} is not a complete file written by bayesuq: {error!r}.") from error
-    if CHECKSUM in texts and texts[CHECKSUM] != _checksum(texts[HEADER], tensors):
+    checksum = header.pop(CHECKSUM, None)
+    if checksum is not None and checksum != _checksum(json.dumps(header), tensors):
         raise ValueError(
             f"{os.fspath(path)!r} has changed since it was written: its checksum is another. Copy it again, or use an "
             "earlier one."
