@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 import torch
 from torch.distributed import ProcessGroup
 
-from bayesuq.arrays import check_count, check_device, check_positive, check_probability
+from bayesuq.arrays import ArrayLike, check_count, check_device, check_positive, check_probability, to_floating
 from bayesuq.data import Dataset
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.gp.algebra import jitter_told_once
@@ -58,6 +58,7 @@ def fit(
     *,
     approximation: Approximation | None = None,
     hyperparameters: Inference = "optimise",
+    noise_scale: ArrayLike | None = None,
     num_restarts: int = 3,
     max_iterations: int = 200,
     num_samples: int = 100,
@@ -94,6 +95,9 @@ def fit(
         hyperparameters: "optimise" finds the point of the largest marginal likelihood (times the density of what has a
             prior); "sample", with exact inference, draws them by NUTS, those without a prior under a weak one in the
             data's units.
+        noise_scale: Exact and collapsed: known standard deviations of the targets' noise in units of y, (N,) or
+            (N, D), such as errors of measurement, in the rows' order. The likelihood's noise comes on top (variances
+            add), and is all that `predict` knows at new rows; a small number, `Normal(scale=1e-6)`, leaves none.
         num_restarts: Exact: runs of L-BFGS from different lengthscales and noises, of which the best one is kept.
             Collapsed: these on 1,000 rows, to start from.
         max_iterations: Exact and collapsed: of L-BFGS, for each run.
@@ -175,6 +179,12 @@ def fit(
         callbacks=callbacks,
         checkpoint=checkpoint,
     )
+    if noise_scale is not None and (kind not in ("exact", "collapsed") or hyperparameters == "sample"):
+        asked = "hyperparameters='sample'" if hyperparameters == "sample" else f"approximation {kind!r}"
+        raise ValueError(
+            f"`noise_scale` is for exact and collapsed fits at point values of the hyperparameters; got {asked}. Pass "
+            "approximation='collapsed' for many rows."
+        )
     if kind == "sparse":
         options: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
         workers = Workers.of(data_parallel, place)
@@ -183,7 +193,7 @@ def fit(
         return fit_sparse(model, data, training, place, workers=workers, **options)
     if data_parallel is not False:
         raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
-    observed = _observations(model, data, training, kind)
+    observed = _observations(model, data, training, kind, noise_scale)
     key, file = training.key(QUALITY), Checkpoint.of(training.checkpoint)
     if hyperparameters == "sample":
         sampling = Sampling(num_samples, num_warmup, num_chains)
@@ -222,7 +232,9 @@ def _approximation(model: GaussianProcess, data: Any, wanted: str | None, hyperp
     return "exact" if is_normal and isinstance(data, Dataset) and len(data) <= EXACT_LIMIT else "sparse"
 
 
-def _observations(model: GaussianProcess, data: Data, training: Training, kind: str) -> Observations:
+def _observations(
+    model: GaussianProcess, data: Data, training: Training, kind: str, noise_scale: ArrayLike | None
+) -> Observations:
     """All rows at once; options that only a minibatch loop has are refused."""
     if training.validation is not None:
         raise ValueError("`validation` is for sparse fits; exact inference makes no steps over minibatches.")
@@ -231,7 +243,9 @@ def _observations(model: GaussianProcess, data: Data, training: Training, kind: 
     reader = ProcessReader(model, torch.device("cpu" if training.device is None else training.device))
     with sources(reader, data, training) as (source, _):
         rows = all_rows(source)
-    return dirichlet_observations(rows, reader.num_outputs) if kind == "dirichlet" else Observations.of(rows)
+    if kind == "dirichlet":
+        return dirichlet_observations(rows, reader.num_outputs)
+    return Observations.of(rows, None if noise_scale is None else to_floating(noise_scale, "noise_scale"))
 
 
 def _warn_of_divergences(posterior: SampledGpPosterior) -> None:

@@ -3,7 +3,7 @@
     S = K + noise,   log p(y) = sum_c log N(y_c; mean_c, S_c)
 
 A number of weight w has noise variance scale^2 / w, and the normaliser that makes it w numbers exactly. One of weight
-0 is missing, and counts for nothing.
+0 is missing, and counts for nothing. Known noise of a number adds its variance to the likelihood's scale^2.
 
 Reference:
     Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, eq. (2.30).
@@ -37,36 +37,43 @@ class Observations:
         x: Inputs, (N, ...).
         y: (C, N); any finite number where it is missing.
         weight: Of the rows (N,), or of the numbers (C, N), which are missing where it is 0; None is 1.
-        noise: Known noise variances (C, N); None where the likelihood's scale is the noise.
+        noise: Noise variances (C, N) in place of the likelihood's; None where its scale is the noise.
+        known: Known noise variances (C, N) beside it; None is 0.
     """
 
     x: Tensor
     y: Tensor
     weight: Tensor | None = None
     noise: Tensor | None = None
+    known: Tensor | None = None
 
     @classmethod
-    def of(cls, rows: Batch) -> Self:
+    def of(cls, rows: Batch, noise_scale: Tensor | None = None) -> Self:
         """Of real targets; rows without any of positive weight are left out.
 
+        Args:
+            rows: The rows.
+            noise_scale: Known standard deviations of their noise, (N,) or (N, C).
+
         Raises:
-            ValueError: No row of positive weight.
+            ValueError: No row of positive weight; noise of another shape.
         """
         y = rows.y.mT.contiguous()
+        known = None if noise_scale is None else _known_variance(noise_scale, y)
         if rows.weight is None:
-            return cls(rows.x, y)
+            return cls(rows.x, y, known=known)
         weight = rows.weight.reshape(len(rows.x), -1).mT.contiguous()
         weight = weight[0] if len(weight) == 1 or bool((weight == weight[0]).all()) else weight
         kept = torch.atleast_2d(weight > 0).any(dim=0)
         if not kept.any():
             raise ValueError("`weight` must be above 0 for at least one row.")
-        return cls(rows.x[kept], y[:, kept], weight[..., kept])
+        return cls(rows.x[kept], y[:, kept], weight[..., kept], known=None if known is None else known[:, kept])
 
     def rows(self, chosen: Tensor) -> "Observations":
         """Some of the rows, by index."""
         weight = None if self.weight is None else self.weight[..., chosen]
-        noise = None if self.noise is None else self.noise[:, chosen]
-        return Observations(self.x[chosen], self.y[:, chosen], weight, noise)
+        noise, known = (None if part is None else part[:, chosen] for part in (self.noise, self.known))
+        return Observations(self.x[chosen], self.y[:, chosen], weight, noise, known)
 
     @cached_property
     def present(self) -> Tensor | None:
@@ -93,15 +100,20 @@ class Observations:
         """Of each number, (1, N) or (C, N), at the likelihood's noise scale, () or (C,); any where it is missing."""
         if self.noise is not None:
             return self.noise
-        square = scale.square().reshape(-1, 1).expand(-1, len(self.x))
-        return square if self.weight is None else square / self._weight_or_one
+        variance = self._unweighted(scale)
+        return variance if self.weight is None else variance / self._weight_or_one
 
     def log_normaliser(self, scale: Tensor) -> Tensor | float:
         """What makes N(y; f, scale^2 / w) the w-th power of N(y; f, scale^2), in nats."""
         if self.weight is None or self.noise is not None:
             return 0.0
-        w, log_variance = self._weight_or_one, (2 * math.pi * scale.square()).log().reshape(-1, 1)
+        w, log_variance = self._weight_or_one, (2 * math.pi * self._unweighted(scale)).log()
         return 0.5 * ((1 - w) * log_variance - w.log()).expand_as(self.y).sum()
+
+    def _unweighted(self, scale: Tensor) -> Tensor:
+        """Noise variances where all weights are 1, (1 or C, N)."""
+        square = scale.square().reshape(-1, 1).expand(-1, len(self.x))
+        return square if self.known is None else square + self.known
 
     @property
     def _weight_or_one(self) -> Tensor:
@@ -109,6 +121,23 @@ class Observations:
         if self.weight is None:
             return self.y.new_ones(())
         return torch.where(self.weight > 0, self.weight, 1.0)
+
+
+def _known_variance(noise_scale: Tensor, y: Tensor) -> Tensor:
+    """Squares of noise scales, (C, N), for y of that shape.
+
+    Raises:
+        ValueError: Another shape, numbers below 0 or not finite.
+    """
+    shape = tuple(y.mT.shape)
+    if noise_scale.shape not in (y.shape[1:], y.mT.shape):
+        raise ValueError(
+            f"`noise_scale` must have shape {shape[:1]}, a number for each row, or {shape} as `y`; got "
+            f"{tuple(noise_scale.shape)}."
+        )
+    if not bool((noise_scale.isfinite() & (noise_scale >= 0)).all()):
+        raise ValueError("`noise_scale` must hold finite numbers of at least 0; give a missing target weight 0.")
+    return noise_scale.to(y).square().reshape(len(noise_scale), -1).mT.expand_as(y).contiguous()
 
 
 def without_missing(

@@ -70,7 +70,7 @@ class Search:
         others = {name: value for name, value in vector.start.items() if name not in given}
         own = {
             "max_iterations": self.max_iterations,
-            "data": digest({"x": data.x, "y": data.y, "weight": data.weight, "noise": data.noise}),
+            "data": digest({name: getattr(data, name) for name in ("x", "y", "weight", "noise", "known")}),
             **({COUNTED: True} if vector.counts else {}),
         }
         return Identity(
