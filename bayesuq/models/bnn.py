@@ -28,7 +28,7 @@ from bayesuq.models.precision import raised
 from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
 from bayesuq.models.spectral import with_exact_norms
-from bayesuq.randomness import isolated
+from bayesuq.randomness import isolated, resolve_seed
 
 LIKELIHOOD = "likelihood."
 RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
@@ -62,7 +62,13 @@ class BayesianNetwork:
     """
 
     def __init__(
-        self, net: nn.Module, prior: Prior | Mapping[Rule, Prior], likelihood: Likelihood, *, random: Rule = ALL
+        self,
+        net: nn.Module,
+        prior: Prior | Mapping[Rule, Prior],
+        likelihood: Likelihood,
+        *,
+        random: Rule = ALL,
+        seed: int | None = None,
     ) -> None:
         """Copy the network and lay out the sites.
 
@@ -72,6 +78,8 @@ class BayesianNetwork:
             likelihood: p(y | f).
             random: Which trainable parameters get a prior and a posterior: "all", "last_layer", or another rule (see
                 `bayesuq.models.rules`). The rest are learned as point values.
+            seed: Draws other initial weights, as `reinitialise` does, so that they are the same in every process; None
+                keeps the network's own, which were drawn when it was made.
 
         Raises:
             TypeError: An argument of another kind.
@@ -80,7 +88,11 @@ class BayesianNetwork:
                 a fit would start.
         """
         _check_kinds(net, prior, likelihood)
-        self.net = copied(net).eval()
+        own = copied(net)
+        if seed is not None:
+            place = next((parameter.device for parameter in own.parameters()), None)
+            own = started(own, resolve_seed(seed)).to(place)
+        self.net = own.eval()
         self.prior = prior
         self.likelihood = likelihood = likelihood.for_outputs(_num_outputs(self.net))
         self.random = random

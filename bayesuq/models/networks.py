@@ -6,6 +6,7 @@ layers act only where a method says so (`inference.dropout` above all); elsewher
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Literal
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_count, check_probability
+from bayesuq.randomness import isolated, resolve_seed
 
 Activation = Literal["relu", "tanh", "silu", "gelu"]
 Norm = Literal["batch", "group"]
@@ -49,6 +51,7 @@ def mlp(
     *,
     activation: Activation = "relu",
     batch_norm: bool = False,
+    seed: int | None = None,
 ) -> Network:
     """A multilayer perceptron; inputs of more than two dimensions are flattened.
 
@@ -59,6 +62,7 @@ def mlp(
         dropout: Probability of dropping each hidden unit, in [0, 1); 0 adds no dropout layers.
         activation: Of the hidden layers.
         batch_norm: Whether a BatchNorm layer stands before each activation.
+        seed: Of the initial weights, which are then the same in every process; None draws them from torch's generator.
 
     Returns:
         A network from (N, in_features) or (N, channels, ...) to (N, out_features).
@@ -77,12 +81,13 @@ def mlp(
     out_features = check_count(out_features, "out_features")
     dropout = check_probability(dropout, "dropout")
     layers: list[nn.Module] = [nn.Flatten()]
-    for before, after in pairwise(widths):
-        layers.append(nn.Linear(before, after))
-        layers += [nn.BatchNorm1d(after)] if batch_norm else []
-        layers.append(_activation(activation))
-        layers += [nn.Dropout(dropout)] if dropout else []
-    layers.append(nn.Linear(widths[-1], out_features))
+    with _drawn_from(seed):
+        for before, after in pairwise(widths):
+            layers.append(nn.Linear(before, after))
+            layers += [nn.BatchNorm1d(after)] if batch_norm else []
+            layers.append(_activation(activation))
+            layers += [nn.Dropout(dropout)] if dropout else []
+        layers.append(nn.Linear(widths[-1], out_features))
     arguments = {
         "in_features": widths[0],
         "hidden": widths[1:],
@@ -102,6 +107,7 @@ def convnet(
     channels: tuple[int, int] = (32, 64),
     hidden: int = 128,
     batch_norm: bool = False,
+    seed: int | None = None,
 ) -> Network:
     """A small convolutional network in the manner of LeNet (LeCun et al. 1998): two convolutions, two dense layers.
 
@@ -112,6 +118,7 @@ def convnet(
         channels: Channels of the two convolutions.
         hidden: Width of the dense layer.
         batch_norm: Whether BatchNorm follows each convolution.
+        seed: Of the initial weights, which are then the same in every process; None draws them from torch's generator.
 
     Returns:
         A network from (N, in_channels, H, W) to (N, out_features).
@@ -129,15 +136,16 @@ def convnet(
     hidden = check_count(hidden, "hidden")
     dropout = check_probability(dropout, "dropout")
     layers: list[nn.Module] = []
-    for before, after in pairwise(widths):
-        layers.append(nn.Conv2d(before, after, kernel_size=5, padding=2))
-        layers += [nn.BatchNorm2d(after)] if batch_norm else []
-        layers += [nn.ReLU(), nn.MaxPool2d(2)]
-        layers += [nn.Dropout2d(dropout)] if dropout else []
-    layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]  # a 4 x 4 grid for any size of image
-    layers += [nn.Linear(16 * widths[-1], hidden), nn.ReLU()]
-    layers += [nn.Dropout(dropout)] if dropout else []
-    layers.append(nn.Linear(hidden, out_features))
+    with _drawn_from(seed):
+        for before, after in pairwise(widths):
+            layers.append(nn.Conv2d(before, after, kernel_size=5, padding=2))
+            layers += [nn.BatchNorm2d(after)] if batch_norm else []
+            layers += [nn.ReLU(), nn.MaxPool2d(2)]
+            layers += [nn.Dropout2d(dropout)] if dropout else []
+        layers += [nn.AdaptiveAvgPool2d(4), nn.Flatten()]  # a 4 x 4 grid for any size of image
+        layers += [nn.Linear(16 * widths[-1], hidden), nn.ReLU()]
+        layers += [nn.Dropout(dropout)] if dropout else []
+        layers.append(nn.Linear(hidden, out_features))
     arguments = {
         "in_channels": widths[0],
         "out_features": out_features,
@@ -197,6 +205,7 @@ def unet(
     width: int = 32,
     dropout: float = 0.0,
     norm: Norm | None = "batch",
+    seed: int | None = None,
 ) -> UNet:
     """A U-Net (Ronneberger, Fischer & Brox 2015) that keeps an image's height and width, whatever they are.
 
@@ -213,6 +222,7 @@ def unet(
         dropout: Probability of dropping a channel, in [0, 1); 0 adds no dropout layers.
         norm: After each 3 x 3 convolution: "batch" for BatchNorm, which wants batches of several images; "group" for
             GroupNorm (Wu & He 2018) in at most 8 groups, which does not; or None.
+        seed: Of the initial weights, which are then the same in every process; None draws them from torch's generator.
 
     Returns:
         A network from (N, in_channels, H, W) to (N, out_channels, H, W), whose last layer is a 1 x 1 convolution.
@@ -248,7 +258,13 @@ def unet(
         return nn.Sequential(*layers, *([nn.Dropout2d(dropout)] if dropout and 2 * level >= depth else []))
 
     widths = [width * 2**level for level in range(depth + 1)]
-    return UNet(in_channels, out_channels, widths, block, Recipe("unet", arguments))
+    with _drawn_from(seed):
+        return UNet(in_channels, out_channels, widths, block, Recipe("unet", arguments))
+
+
+def _drawn_from(seed: int | None) -> AbstractContextManager[None]:
+    """Layers made within draw their weights by this seed and leave torch's generator as it is; None draws from that."""
+    return nullcontext() if seed is None else isolated(resolve_seed(seed))
 
 
 def _activation(name: str) -> nn.Module:

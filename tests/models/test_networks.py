@@ -5,8 +5,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.nn.utils import parameters_to_vector
 
-from bayesuq.models.networks import Network, Recipe, convnet, mlp
+from bayesuq.models import likelihoods, priors
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.networks import Network, Recipe, convnet, mlp, unet
 
 
 def kinds(net: nn.Module) -> list[str]:
@@ -195,3 +198,36 @@ def test_a_copy_keeps_the_recipe_and_the_weights() -> None:
 
 def assert_equal(found: Tensor, expected: Tensor) -> None:
     torch.testing.assert_close(found, expected, rtol=0.0, atol=0.0)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda seed: mlp(3, (4,), 2, seed=seed),
+        lambda seed: convnet(1, 2, channels=(2, 2), hidden=4, batch_norm=True, seed=seed),
+        lambda seed: unet(1, 2, depth=1, width=2, norm="group", seed=seed),
+        lambda seed: (
+            BayesianNetwork(
+                nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)), priors.Normal(), likelihoods.Categorical(), seed=seed
+            ).net
+        ),
+    ],
+)
+def test_a_seed_alone_decides_the_initial_weights_and_touches_no_global_generator(build):
+    torch.manual_seed(1)
+    first = parameters_to_vector(build(7).parameters())
+    torch.manual_seed(2)
+    build(0)  # whose own draws must not matter
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    mlp(3, (4,), 2, seed=7)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert torch.equal(parameters_to_vector(build(7).parameters()), first)
+    assert not torch.equal(parameters_to_vector(build(8).parameters()), first)
+
+
+def test_a_seed_of_the_wrong_kind_is_refused():
+    with pytest.raises(ValueError, match="`seed`"):
+        mlp(3, (4,), 2, seed=-1)
+    with pytest.raises(TypeError, match="`seed`"):
+        convnet(1, 2, seed=0.5)
