@@ -6,12 +6,12 @@ from pathlib import Path
 import pytest
 import torch
 
-from bayesuq import datasets
 from bayesuq.cli import problem
 from bayesuq.cli.main import main
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import ModelOptions
 from bayesuq.data import Dataset, Split
+from bayesuq.datasets import named as datasets
 from bayesuq.datasets import shapes
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods
