@@ -20,6 +20,8 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 
+BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
+
 
 class PredictiveDistribution(ABC):
     """The distribution of y* at N new inputs, after the weights have been integrated out."""
@@ -98,7 +100,8 @@ class PredictiveDistribution(ABC):
         return type(self).mixture([self, other])
 
 
-def _check_draws(values: Tensor, name: str, shape: str, mend: str) -> None:
+def check_draws(values: Tensor, name: str, shape: str, mend: str) -> None:
+    """Raise a ValueError unless values have a dimension of draws, one of points and one more, and none is empty."""
     if values.ndim < 3 or values.numel() == 0:
         raise ValueError(
             f"`{name}` must have shape {shape} with no empty dimension; got {tuple(values.shape)}. "

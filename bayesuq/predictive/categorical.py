@@ -1,14 +1,6 @@
-"""The predictive distribution p(y* | x*, D), the one type that every measure, plot and report consumes.
+"""The predictive of labels: the mean of S softmaxes, from sums of fixed size that stream and merge.
 
-A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Three final
-types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S), `GaussianPredictive` for real
-targets, and `bayesuq.predictive.mixture.MixturePredictive` for those of other families.
-
-Each splits its total uncertainty into an aleatoric part (the mean uncertainty of the draws, what stays when the weights
-are known) and an epistemic part (the disagreement of the draws): in nats by entropies for labels, in units of y squared
-by the law of total variance for real targets. total = aleatoric + epistemic always.
-
-Letters: S draws, N points, C classes, D target columns, `...` further dimensions such as an image's height and width.
+Letters: S draws, N points, C classes, `...` further dimensions such as an image's height and width.
 """
 
 import math
@@ -22,22 +14,19 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_floating
-from bayesuq.predictive.base import PredictiveDistribution, _check_draws, check_concatenable, check_mergeable
+from bayesuq.predictive.base import (
+    BLOCK_NUMBERS,
+    PredictiveDistribution,
+    check_concatenable,
+    check_draws,
+    check_mergeable,
+)
 from bayesuq.predictive.probability_sums import ProbabilitySum
 from bayesuq.randomness import generator, resolve_seed
 
 PROBABILITY_SUM_TOLERANCE = 1e-4  # and no less than the rounding of the numbers as they came: half floats are coarser
-
-
-BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
-
-
-CACHE_NUMBERS = 2**16  # that fit it several times over
-
-
+CACHE_NUMBERS = 2**16  # that fit a processor's cache several times over
 ROUNDING = 1e-14  # of a sum in float64
-
-
 SMALLEST_NORMAL = torch.finfo(torch.float64).tiny
 
 
@@ -83,7 +72,7 @@ class CategoricalPredictive(PredictiveDistribution):
             ValueError: Fewer than three dimensions, an empty one, one class, NaN or +inf, or a row of -inf.
         """
         logits = to_floating(logits, "logits")
-        _check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
+        check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
         _check_classes(logits, "logits", dim=2)
         if logits.isnan().any() or (logits == math.inf).any():
             raise ValueError("`logits` must not hold NaN or +inf; the network's output has overflowed.")
@@ -102,7 +91,7 @@ class CategoricalPredictive(PredictiveDistribution):
         """
         tolerance = max(PROBABILITY_SUM_TOLERANCE, _rounding_of(probs))
         probs = to_floating(probs, "probs")
-        _check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
+        check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
         _check_classes(probs, "probs", dim=2)
         check_finite(probs, "probs")
         lowest = float(probs.min())

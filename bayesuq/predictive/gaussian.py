@@ -1,14 +1,6 @@
-"""The predictive distribution p(y* | x*, D), the one type that every measure, plot and report consumes.
+"""The predictive of real targets: the equal mixture of S Gaussians, never summarised as one.
 
-A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Three final
-types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S), `GaussianPredictive` for real
-targets, and `bayesuq.predictive.mixture.MixturePredictive` for those of other families.
-
-Each splits its total uncertainty into an aleatoric part (the mean uncertainty of the draws, what stays when the weights
-are known) and an epistemic part (the disagreement of the draws): in nats by entropies for labels, in units of y squared
-by the law of total variance for real targets. total = aleatoric + epistemic always.
-
-Letters: S draws, N points, C classes, D target columns, `...` further dimensions such as an image's height and width.
+Letters: S draws, N points, D target columns.
 """
 
 import math
@@ -22,13 +14,13 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite, check_fraction, to_floating
 from bayesuq.predictive import broadcasts
 from bayesuq.predictive.base import (
+    BLOCK_NUMBERS,
     PredictiveDistribution,
-    _check_draws,
     check_concatenable,
+    check_draws,
     check_mergeable,
     over_columns,
 )
-from bayesuq.predictive.categorical import BLOCK_NUMBERS
 from bayesuq.predictive.covariances import check_covariance, correlated, normal_log_prob
 from bayesuq.predictive.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
@@ -81,7 +73,7 @@ class GaussianPredictive(PredictiveDistribution):
                 both a variance and a covariance of the function.
         """
         means = to_floating(mean, "mean")
-        _check_draws(means, "mean", "(S, N, D)", "mean[None]")
+        check_draws(means, "mean", "(S, N, D)", "mean[None]")
         if means.ndim != 3:
             raise ValueError(f"`mean` must have shape (S, N, D); got {tuple(means.shape)}.")
         check_finite(means, "mean")

@@ -36,7 +36,7 @@ class TestDensity:
 
     def test_in_blocks_of_rows_is_the_same(self, monkeypatch: pytest.MonkeyPatch) -> None:
         whole = CORRELATED.log_prob(Y), CORRELATED.quantile(0.3), CORRELATED.total
-        monkeypatch.setattr("bayesuq.predictive.BLOCK_NUMBERS", 2 * S * D)
+        monkeypatch.setattr("bayesuq.predictive.gaussian.BLOCK_NUMBERS", 2 * S * D)
         assert len(list(CORRELATED._parts())) == 3
         for found, expected in zip(
             (CORRELATED.log_prob(Y), CORRELATED.quantile(0.3), CORRELATED.total), whole, strict=True

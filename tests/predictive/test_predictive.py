@@ -452,7 +452,7 @@ class TestProbabilitiesAndQuantilesInBlocks:
         logits[:, :, 1, 0] = -math.inf
         expected = CategoricalPredictive.from_logits(logits)
         for numbers in (1, 100, 2**16):
-            monkeypatch.setattr("bayesuq.predictive.CACHE_NUMBERS", numbers)
+            monkeypatch.setattr("bayesuq.predictive.categorical.CACHE_NUMBERS", numbers)
             found = CategoricalPredictive.from_probs(logits.softmax(dim=2))
             torch.testing.assert_close(found.probability_sum, expected.probability_sum)
             torch.testing.assert_close(found.entropy_sum, expected.entropy_sum)
