@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from bayesuq import datasets
 from bayesuq.datasets import fetching, sources
+from bayesuq.datasets import named as datasets
 from bayesuq.datasets.fetching import FetchError, digest, get
 from tests.datasets.test_sources import INDICES, idx
 

@@ -10,7 +10,7 @@ import sklearn.datasets
 import torch
 from scipy import stats
 
-from bayesuq import datasets
+from bayesuq.datasets import named as datasets
 from bayesuq.datasets.named import CLASS_NAMES, available, load
 
 BUILT_IN = ("digits", "digits-0to8", "shapes", "toy/linear", "toy/sine-gap", "toy/heteroscedastic", "toy/cubic")
