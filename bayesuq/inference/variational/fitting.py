@@ -142,7 +142,7 @@ def fit(
         batch_size = len(data) if is_program and isinstance(data, Dataset) and not takes_num_data(model) else BATCH_SIZE
     if learning_rate is None:
         learning_rate = default_learning_rate(data, num_epochs, batch_size)
-    if max_grad_norm is None and is_program:
+    if max_grad_norm is None and is_program and not _goes_on_unclipped(checkpoint):
         max_grad_norm = PROGRAM_NORM
     training = Training(
         num_epochs=num_epochs,
@@ -192,6 +192,12 @@ def default_learning_rate(data: Data, num_epochs: int | None, batch_size: int) -
     epochs = default_epochs(num_batches) if num_epochs is None else check_count(num_epochs, "num_epochs")
     steps = epochs * num_batches
     return LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5)
+
+
+def _goes_on_unclipped(checkpoint: Checkpoint | str | PathLike[str] | None) -> bool:
+    """Whether the fit goes on from a file of the time when no program's gradients were clipped."""
+    there = Checkpoint.of(checkpoint)
+    return there is not None and there.told().get("max_grad_norm", PROGRAM_NORM) is None
 
 
 def _check_untempered(kl_weight: Any) -> None:

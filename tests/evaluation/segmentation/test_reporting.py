@@ -149,7 +149,7 @@ def test_memory_does_not_grow_with_the_draws() -> None:
     What glibc keeps of freed memory differs by a quarter from run to run; with every larger block mapped and returned
     on its own the peak is that of the tensors, within 1 %.
     """
-    script = Path(__file__).with_name("peak_memory.py")
+    script = Path(__file__).parents[1] / "peak_memory.py"
     returned = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
     def rise(num_draws: int) -> int:
