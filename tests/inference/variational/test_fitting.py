@@ -12,6 +12,7 @@ from bayesuq import datasets
 from bayesuq.data import Dataset
 from bayesuq.inference import variational
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.variational.fitting import default_learning_rate
 from bayesuq.inference.variational.guides import MeanFieldGuide, mean_field
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -311,4 +312,4 @@ def test_unknown_digits_are_unknown():
 @pytest.mark.parametrize(("num_epochs", "rate"), [(1, 0.05), (125, 0.05), (500, 0.025), (50_000, 0.0025)])
 def test_the_default_learning_rate_falls_with_the_root_of_the_steps(num_epochs: int, rate: float):
     data = Dataset(torch.zeros(40, 1), torch.zeros(40))
-    assert variational.default_learning_rate(data, num_epochs, batch_size=10) == pytest.approx(rate)
+    assert default_learning_rate(data, num_epochs, batch_size=10) == pytest.approx(rate)
