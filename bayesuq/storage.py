@@ -29,7 +29,7 @@ def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping
     Raises:
         OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
     """
-    own = {name: t.detach().cpu().contiguous().clone() for name, t in tensors.items()}
+    own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
     # In the header itself: of two texts, safetensors would choose the order anew in each file.
     text = json.dumps({**header, CHECKSUM: _checksum(json.dumps(header), own)})
     content = save(own, {HEADER: text})

@@ -221,6 +221,11 @@ def test_the_same_content_makes_the_same_file(path):
         assert path.read_bytes() == first
 
 
+def test_one_number_of_a_wider_tensor_is_written(path):
+    write(path, HEADER, {"one": torch.arange(10.0).double().view(2, 5)[:1, 2]})
+    assert read(path)[1]["one"].tolist() == [2.0]
+
+
 def test_a_link_stays_one_and_what_it_leads_to_is_replaced(tmp_path):
     (tmp_path / "there").mkdir()
     real, link = tmp_path / "there" / "file", tmp_path / "link"

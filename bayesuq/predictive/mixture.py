@@ -246,11 +246,13 @@ class MixturePredictive(PredictiveDistribution):
         if len(kinds) != 1:
             raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(kinds))}.")
         first, sizes = parts[0], [part.components.batch_shape[dim] for part in parts]
+        shape = [*first.components.batch_shape]
+        shape[dim] = sum(sizes)
 
         def joined(name: str, _: Tensor) -> Tensor:
             """What is one number for all points, such as the degrees of freedom, stays one."""
             cores = [broadcasts.core(_parameters(part.components)[name], 3) for part in parts]
-            return broadcasts.joined(cores, sizes, dim)
+            return broadcasts.joined(cores, sizes, dim).expand(shape)
 
         return first._rebuilt(joined)
 

@@ -91,6 +91,7 @@ def test_bounds_that_leave_no_room_are_refused(arguments: tuple[float, float]) -
         HeteroscedasticNormal(*arguments)
 
 
+@pytest.mark.filterwarnings("ignore:.*far from unit size:UserWarning")  # which is told of, too
 @pytest.mark.parametrize("size", [1e-6, 1e4])
 def test_a_y_that_the_bounds_do_not_suit_is_told_of_and_the_remedies_are_silent(size: float) -> None:
     x = torch.linspace(-1, 1, 30).unsqueeze(1)

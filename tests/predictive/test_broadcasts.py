@@ -59,3 +59,14 @@ def test_a_mixture_of_other_laws_holds_what_is_constant_once() -> None:
     assert sum(value.untyped_storage().nbytes() for value in parameters) <= 8 * 8 * 500 + 200
     expected = torch.cat([each.log_prob(torch.zeros(100)) for each in rows])
     torch.testing.assert_close(whole.log_prob(torch.zeros(500)), expected)
+
+
+def test_laws_that_are_alike_at_all_points_stay_at_all_of_them() -> None:
+    one, other = (
+        MixturePredictive(torch.distributions.Poisson(torch.full((1, 1, 1), rate).expand(2, 3, 1)))
+        for rate in (1.0, 3.0)
+    )
+    both, further = MixturePredictive.mixture([one, other]), MixturePredictive.concatenate([one, other])
+    assert torch.equal(both.mean, torch.full((3, 1), 2.0).double())
+    assert torch.equal(further.mean.squeeze(1), torch.tensor([1.0, 1, 1, 3, 3, 3]).double())
+    assert torch.equal(MixturePredictive.mixture([one, one]).mean, one.mean)

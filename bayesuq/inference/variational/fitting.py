@@ -51,7 +51,7 @@ __all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", 
 
 BATCH_SIZE = 128
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
-PROGRAM_NORM = 1.0  # a program's latents may start far off: Adam would remember their gradients for the whole fit
+PROGRAM_NORM = 10.0  # a program's latents may start far off: Adam would remember their gradients for the whole fit
 
 
 @suggests_names
@@ -101,7 +101,7 @@ def fit(
             1 / sqrt(steps) beyond: in a short fit at a small rate the scales, which have several nats to go, would stay
             where they start; at a large one, noise grows in a wide network before the means have found the signal.
         schedule: See there.
-        max_grad_norm: See there. None clips at 1 for a program, and not at all for a network.
+        max_grad_norm: See there. None clips at 10 for a program, and not at all for a network.
         validation: See there; each epoch takes the same eight draws.
         patience: See there.
         device: See there.

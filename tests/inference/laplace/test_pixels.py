@@ -70,6 +70,7 @@ def of_pixels(posterior: LaplacePosterior, kind: str, structure: Any) -> tuple[L
     return laplace.fit(model, data, mode=mode, structure=structure, seed=0), rows
 
 
+@pytest.mark.filterwarnings("ignore:.*far from unit size:UserWarning")
 @pytest.mark.parametrize("structure", STRUCTURES)
 @pytest.mark.parametrize("kind", LIKELIHOODS)
 def test_it_is_the_linear_model_whose_rows_are_the_pixels(kind, structure):
