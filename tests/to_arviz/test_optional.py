@@ -26,7 +26,7 @@ sys.exit("no error")
 
 
 def test_other_names_are_not_there() -> None:
-    with pytest.raises(AttributeError, match=r"bayesuq\.optional.*no attribute 'pandas'"):
+    with pytest.raises(AttributeError, match=r"bayesuq\.to_arviz\.optional.*no attribute 'pandas'"):
         _ = optional.pandas
 
 

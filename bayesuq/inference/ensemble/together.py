@@ -59,13 +59,13 @@ def _follows(model: BayesianNetwork, data: Dataset) -> bool:
         return False  # vmap has no rules for its fused kernels
     if not isinstance(data.x, Tensor):  # several parts do not stack
         return False
-    x = cast_inputs(model, data.x[:1])
     twice = {name: torch.stack([value, value]).requires_grad_() for name, value in model.initial().items()}
     try:
+        x = cast_inputs(model, data.x[:1])
         with torch.enable_grad():
             f = torch.func.vmap(lambda theta: model.forward(theta, x, net=share_tensors(model.net)))(twice)
             torch.autograd.grad(f.sum(), list(twice.values()), allow_unused=True)
-    except (RuntimeError, IndexError):
+    except (RuntimeError, IndexError, ValueError):  # the last of values that overflow, which fits refuse in full
         return False
     return True
 
