@@ -165,7 +165,7 @@ MEASURES: dict[str, Entry] = {
     "elbo_rise": Entry(
         FIT,
         "Rise of the ELBO",
-        "What the objective still gained over the last tenth of the epochs. Near 0 it had settled; else train longer.",
+        "What the objective gained over the last tenth of the epochs, at rates that fell. Well above 0, train longer.",
     ),
     "scale_movement": Entry(
         FIT,

@@ -17,6 +17,7 @@ from bayesuq.evaluation.report.measure import Measure
 
 FEWEST_EPOCHS = 20
 WINDOW = 0.1  # of the epochs
+NEXT_TO_NOTHING = 0.01  # nats a data point
 GOOD_K, BAD_K = 0.7, 1.0
 
 
@@ -37,7 +38,8 @@ def evaluate_fit(
 
     Returns:
         `elbo_rise`: what the ELBO gained over the last tenth of the epochs beyond the tenth before them. Near 0, it had
-        stopped rising; but a learning rate that falls to 0 makes any ELBO stop.
+        stopped rising; but a learning rate that falls to 0 makes any ELBO stop. It is called flat only where the
+        scatter leaves room for less than 0.01 nats a data point.
         `scale_movement`: below about 1 nat, the posterior's scales are still those it started from.
         `pareto_k`: see `diagnostics.pareto_k`.
         `kl_weight`: where it is not 1, so that nobody takes a tempered posterior for the Bayesian one.
@@ -75,7 +77,9 @@ def _elbo_rise(losses: np.ndarray) -> Measure:
     last, before = losses[-width:], losses[-2 * width : -width]
     rise = float(before.mean() - last.mean())
     error = float(np.sqrt((last.var(ddof=1) + before.var(ddof=1)) / width))
-    verdict = "still rising" if rise > 2 * error and rise > 0 else "flat"
+    at_most = rise + 2 * error
+    rises = rise > 2 * error and rise > 0
+    verdict = "still rising" if rises else "flat" if at_most < NEXT_TO_NOTHING else f"unclear: it may be {at_most:.2g}"
     return Measure(name, rise, error, unit, f"over the last {width} of {len(losses)} epochs; {verdict}")
 
 

@@ -38,6 +38,13 @@ def test_a_level_loss_is_called_flat_nearly_always():
     assert np.mean([measure.standard_error for measure in level]) == pytest.approx(spread, rel=5 / math.sqrt(2 * 200))
 
 
+def test_what_the_scatter_hides_is_not_called_flat():
+    noise = np.random.default_rng(2).standard_normal(400)
+    assert by_name(losses=1 + 0.001 * noise)["elbo_rise"].remark.endswith("flat")
+    hidden = by_name(losses=1 - 0.0001 * np.arange(400) + 0.3 * noise)["elbo_rise"]
+    assert f"it may be {hidden.value + 2 * hidden.standard_error:.2g}" in hidden.remark
+
+
 def test_few_epochs_say_nothing():
     measure = by_name(losses=[3.0, 2.0, 1.0])["elbo_rise"]
     assert math.isnan(measure.value)
