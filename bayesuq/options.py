@@ -1,15 +1,23 @@
-"""Options by keyword, with the nearest name in the error for a misspelt one."""
+"""Options by keyword: written once where several functions share them, and with the nearest name for a misspelt one.
+
+A function takes options that it shares with others as `**options: Unpack[Options]` (PEP 692), `Options` being a
+`TypedDict` whose docstring has a sentence for each. Type checkers and editors read names and types there, and so does
+`spells_out`, which makes of them the function's signature and docstring.
+"""
 
 import difflib
 import functools
 import inspect
-from collections.abc import Callable
-from typing import ParamSpec, TypeVar
+import re
+from collections.abc import Callable, Mapping
+from typing import Any, ParamSpec, TypeVar, get_args
 
 from bayesuq.once import one_call
 
 P = ParamSpec("P")
 R = TypeVar("R")
+SECTION = re.compile(r"^(?:Args|Attributes):\n((?:    .*\n|\n(?=    ))*)", re.MULTILINE)
+ENTRY = re.compile(r"^    (\w+): .*\n(?:     .*\n)*", re.MULTILINE)
 
 
 def nearest(name: str, known: list[str]) -> str:
@@ -29,7 +37,49 @@ def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
 
     It says once what concerns the whole call: see `bayesuq.once`.
     """
-    signature = inspect.signature(function)
+    return _checked(function, inspect.signature(function), {})
+
+
+def spells_out(defaults: Mapping[str, Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a function that takes `**options: Unpack[Options]` show and fill in each of them as if it were its own.
+
+    Its signature lists them with their types and defaults, and its docstring has the sentence of each, that of
+    `Options` where it has none itself. An option that is not given, or given as None, is its default inside. Names are
+    suggested as by `suggests_names`.
+
+    Args:
+        defaults: Of all options.
+
+    Example:
+        >>> from typing import TypedDict, Unpack
+        >>> class Brewing(TypedDict, total=False):
+        ...     minutes: int | None
+        >>> @spells_out({"minutes": 3})
+        ... def brew(leaf: str, **brewing: Unpack[Brewing]) -> int | None:
+        ...     return brewing["minutes"]
+        >>> inspect.signature(brew), brew("oolong")
+        (<Signature (leaf: str, *, minutes: int | None = 3) -> int | None>, 3)
+    """
+
+    def decorated(function: Callable[P, R]) -> Callable[P, R]:
+        written = inspect.signature(function)
+        *own, packed = written.parameters.values()
+        (options,) = get_args(packed.annotation)
+        shared = [
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=defaults[name], annotation=kind)
+            for name, kind in options.__annotations__.items()
+        ]
+        signature = written.replace(parameters=[*own, *shared])
+        checked: Any = _checked(function, signature, {option.name: option.default for option in shared})
+        checked.__signature__ = signature
+        checked.__doc__ = _with_sentences(function.__doc__, options.__doc__, list(signature.parameters))
+        return checked
+
+    return decorated
+
+
+def _checked(function: Callable[P, R], signature: inspect.Signature, defaults: Mapping[str, Any]) -> Callable[P, R]:
+    """The function, called with these defaults, and with no name that its signature does not have."""
     known = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
     @functools.wraps(function)
@@ -37,7 +87,27 @@ def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs.keys() - signature.parameters.keys():
             module = function.__module__.removesuffix(".fitting")  # a method's `fit` is called by its folder's name
             raise TypeError(f"`{module}.{function.__name__}` has no option {name!r}; {nearest(name, known)}.")
+        kwargs.update({name: value for name, value in defaults.items() if kwargs.get(name) is None})
         with one_call():
             return function(*args, **kwargs)
 
     return checked
+
+
+def _with_sentences(own: str | None, shared: str | None, names: list[str]) -> str | None:
+    """A function's docstring whose `Args` have, in the order of the names, its own sentences and the shared ones.
+
+    It has none where Python runs without docstrings.
+    """
+    if own is None or shared is None:
+        return own
+    own = inspect.cleandoc(own) + "\n"
+    sentences = {**_sentences(shared), **_sentences(own)}
+    listed = "Args:\n" + "".join(sentences.get(name, "") for name in names)
+    return SECTION.sub(lambda _: listed, own, count=1).removesuffix("\n")
+
+
+def _sentences(doc: str) -> dict[str, str]:
+    """What a docstring says of each argument or attribute, by name, with the lines as they stand."""
+    section = SECTION.search(inspect.cleandoc(doc) + "\n")
+    return {entry[1]: entry[0] for entry in ENTRY.finditer(section[1])} if section else {}

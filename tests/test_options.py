@@ -1,11 +1,16 @@
 """A misspelt option is answered with the nearest one, and the function is otherwise as it was."""
 
 import inspect
+import re
+from importlib import import_module
+from typing import TypedDict, Unpack, get_type_hints
 
 import pytest
 
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
-from bayesuq.options import nearest, suggests_names
+from bayesuq.inference.catalogue import METHODS
+from bayesuq.inference.training import Training, TrainingOptions
+from bayesuq.options import nearest, spells_out, suggests_names
 
 
 @suggests_names
@@ -75,3 +80,95 @@ def test_every_method_has_the_common_options_by_keyword_only(method):
     assert all(parameters[name].kind is inspect.Parameter.KEYWORD_ONLY for name in common)
     others = [p for name, p in parameters.items() if name not in ("model", "data")]
     assert all(p.default is not inspect.Parameter.empty for p in others)
+
+
+class Brewing(TypedDict, total=False):
+    """How tea is made.
+
+    Attributes:
+        minutes: How long it draws,
+            with the lid on.
+        milk: Before or after.
+    """
+
+    minutes: int | None
+    milk: str
+
+
+@spells_out({"minutes": 3, "milk": "after"})
+def steep(leaf: str, *, sugar: bool = False, **brewing: Unpack[Brewing]) -> tuple:
+    """Make tea.
+
+    Args:
+        milk: Never
+            before.
+        leaf: Of which plant.
+        sugar: Whether.
+
+    Returns:
+        Tea.
+    """
+    return leaf, sugar, brewing
+
+
+def test_shared_options_are_in_signature_and_docstring_as_if_they_were_written_out():
+    assert str(inspect.signature(steep)) == (
+        "(leaf: str, *, sugar: bool = False, minutes: int | None = 3, milk: str = 'after') -> tuple"
+    )
+    assert inspect.getdoc(steep) == (
+        "Make tea.\n\nArgs:\n    leaf: Of which plant.\n    sugar: Whether.\n    minutes: How long it draws,\n"
+        "        with the lid on.\n    milk: Never\n        before.\n\nReturns:\n    Tea."
+    )
+
+
+@pytest.mark.parametrize("given", [{}, {"minutes": None}])
+def test_shared_options_that_are_not_given_are_their_defaults(given):
+    assert steep("oolong", **given) == ("oolong", False, {"minutes": 3, "milk": "after"})
+    assert steep(leaf="oolong", minutes=4, sugar=True) == ("oolong", True, {"minutes": 4, "milk": "after"})
+
+
+def test_shared_options_are_suggested():
+    with pytest.raises(TypeError, match=r"has no option 'minute'; did you mean 'minutes'\? There are: sugar, minutes"):
+        steep("oolong", minute=4)
+
+
+FITS = [import_module(f"bayesuq.inference.{method.name}").fit for method in METHODS]
+TRAINING = [fit for fit in FITS if "num_epochs" in inspect.signature(fit).parameters and "patience" in fit.__doc__]
+
+
+@pytest.mark.parametrize("fit", FITS, ids=lambda fit: fit.__module__)
+def test_help_has_a_sentence_of_its_own_for_every_option(fit):
+    listed = re.findall(r"^    (\w+): (.*(?:\n     .*)*)", inspect.getdoc(fit).partition("Args:")[2], re.MULTILINE)
+    told = dict(listed[: len(inspect.signature(fit).parameters)])
+    assert list(told) == list(inspect.signature(fit).parameters)
+    assert not [name for name, text in told.items() if re.search(r"^See |see there|the following", text)]
+    assert [name for name, text in told.items() if not text.rstrip().endswith((".", ")"))] == []
+
+
+def test_all_that_optimise_take_the_training_options_with_their_types():
+    names = {fit.__module__.removeprefix("bayesuq.inference.").removesuffix(".fitting") for fit in TRAINING}
+    assert names == {"map_estimate", "variational", "dropout", "laplace", "swag", "gp", "ensemble", "confidence"}
+    hints = get_type_hints(TrainingOptions)
+    assert list(hints) == [*Training.__dataclass_fields__]
+    for fit in TRAINING:
+        parameters = inspect.signature(fit).parameters
+        assert {name: parameters[name].annotation for name in hints} == hints
+
+
+def test_defaults_of_a_method_are_those_of_its_signature():
+    def default(method, name):
+        return inspect.signature(import_module(f"bayesuq.inference.{method}").fit).parameters[name].default
+
+    assert default("map_estimate", "learning_rate") == map_estimate.LEARNING_RATE
+    assert [default("gp", name) for name in ("batch_size", "learning_rate", "schedule")] == [1024, None, "cosine"]
+    assert [default("confidence", name) for name in ("learning_rate", "schedule")] == [1e-4, "constant"]
+    assert [default("variational", name) for name in ("batch_size", "num_epochs", "callbacks")] == [None, None, ()]
+
+
+def test_options_are_in_the_signature_also_where_python_runs_without_docstrings():
+    def bare(leaf: str, **brewing: Unpack[Brewing]) -> tuple:
+        return leaf, brewing
+
+    shown = spells_out({"minutes": 3, "milk": "after"})(bare)
+    assert shown.__doc__ is None
+    assert list(inspect.signature(shown).parameters) == ["leaf", "minutes", "milk"]

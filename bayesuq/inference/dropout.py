@@ -8,12 +8,12 @@ Reference:
     Gal & Ghahramani 2016, Dropout as a Bayesian Approximation, section 4 (eq. 6 and 7).
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -26,56 +26,33 @@ from bayesuq.inference.map_estimate import LEARNING_RATE, ModeObjective
 from bayesuq.inference.posteriors.packing import move, save
 from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
-from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
-from bayesuq.inference.training.options import Callback, Schedule, Training, session
+from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.inputs import row_kind
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
-from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
 
-@suggests_names
+@training_options(learning_rate=LEARNING_RATE)
 def fit(
     model: BayesianNetwork,
     data: Data,
-    *,
-    num_epochs: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float = LEARNING_RATE,
-    schedule: Schedule = "cosine",
-    max_grad_norm: float | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> "DropoutPosterior":
     """Train the network with its dropout layers on; the prior acts as weight decay.
 
     Args:
         model: The joint density; its network drops units in training mode, by layers or by other means of torch's.
         data: Rows to fit, or a DataLoader of them.
-        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
-        batch_size: See there.
-        learning_rate: See there; scales of the likelihood move ten times as fast.
-        schedule: See there.
-        max_grad_norm: See there.
-        validation: See there; watched with the dropout layers off.
-        patience: See there.
-        device: See there.
-        seed: See there.
-        progress: See there.
-        callbacks: See there.
-        checkpoint: See there.
+        learning_rate: Adam's step size at the start; scales of the likelihood move ten times as fast.
+        validation: Rows whose predictive log density is watched, with the dropout layers off: the weights of the best
+            epoch are kept.
 
     Returns:
         A posterior without end of draws, one mask each.
@@ -96,20 +73,7 @@ def fit(
         >>> fit(model, data, num_epochs=3, seed=0).predict(data.x, num_samples=10).num_samples
         10
     """
-    training = Training(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        max_grad_norm=max_grad_norm,
-        validation=validation,
-        patience=patience,
-        device=device,
-        seed=seed,
-        progress=progress,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-    )
+    training = Training.of(options)
     with session(model, data, training) as (model, source, watched):
         _check_draws(model, source.rows.x)
         objective = ModeObjective(model, source.num_data)

@@ -6,10 +6,9 @@ by Adam on minibatches. The density is that of the sites on their own support (n
 layers act while it trains, as a regulariser, and are the identity afterwards.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from os import PathLike
-from typing import ClassVar
+from typing import ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -18,37 +17,24 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import TrainingNetwork, point_vectors
 from bayesuq.inference.posteriors.weights import WeightPosterior
-from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
 from bayesuq.inference.training.minibatches import Data, Source
-from bayesuq.inference.training.options import Callback, Schedule, Training, session
+from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.options import suggests_names
 
 LEARNING_RATE = 3e-3
 ADVERSARIAL_SHARE = 0.01  # of each input's range
 SCALE_RATE = 10.0  # positive scales move on the log scale, over larger distances than weights do
 
 
-@suggests_names
+@training_options(learning_rate=LEARNING_RATE)
 def fit(
     model: BayesianNetwork,
     data: Data,
     *,
     adversarial: bool = False,
-    num_epochs: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float = LEARNING_RATE,
-    schedule: Schedule = "cosine",
-    max_grad_norm: float | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> "MapPosterior":
     """Find the mode of the posterior, from the network's own weights.
 
@@ -57,18 +43,7 @@ def fit(
         data: Rows to fit, or a DataLoader of them.
         adversarial: Whether half of the likelihood is that of inputs moved by 1 % of their range, each in the direction
             that makes its target least likely (Goodfellow et al. 2015; Lakshminarayanan et al. 2017, section 2.3).
-        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
-        batch_size: See there.
-        learning_rate: See there; scales of the likelihood move ten times as fast.
-        schedule: See there.
-        max_grad_norm: See there.
-        validation: See there.
-        patience: See there.
-        device: See there.
-        seed: See there.
-        progress: See there.
-        callbacks: See there.
-        checkpoint: See there.
+        learning_rate: Adam's step size at the start; scales of the likelihood move ten times as fast.
 
     Returns:
         A posterior of one member.
@@ -89,21 +64,7 @@ def fit(
         >>> fit(model, data, num_epochs=3, seed=0).predict(data.x).mean.shape
         torch.Size([3, 1])
     """
-    training = Training(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        max_grad_norm=max_grad_norm,
-        validation=validation,
-        patience=patience,
-        device=device,
-        seed=seed,
-        progress=progress,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-    )
-    return fit_mode(model, data, training, adversarial=adversarial)
+    return fit_mode(model, data, Training.of(options), adversarial=adversarial)
 
 
 def fit_mode(

@@ -15,8 +15,7 @@ Reference:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -32,13 +31,12 @@ from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import TOPIC
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.minibatches import Data, in_memory
-from bayesuq.inference.training.options import Callback, Schedule, Training
+from bayesuq.inference.training.options import Training, TrainingOptions, training_options
 from bayesuq.inputs import OneArgument, apply, device_of
 from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.once import is_first
-from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
@@ -49,27 +47,16 @@ HIDDEN = (400, 400, 400, 400)  # as in the paper's MNIST experiments
 LOSS_SCALE, PRIOR_SCALE = 0.1, 10.0
 
 
-@suggests_names
+@training_options(learning_rate=1e-4, schedule="constant")
 def fit(
     posterior: Posterior,
     data: Data,
     *,
     hidden: Sequence[int] = HIDDEN,
-    num_epochs: int | None = None,
     num_fine_tuning_epochs: int = 20,
-    batch_size: int = 128,
-    learning_rate: float = 1e-4,
     fine_tuning_rate: float = 1e-5,
-    schedule: Schedule = "constant",
-    max_grad_norm: float | None = None,
-    validation: Dataset | None = None,
-    patience: int | None = None,
     num_samples: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> "ConfidencePosterior":
     """Learn the true class probability of a fitted posterior.
 
@@ -81,21 +68,15 @@ def fit(
             its mode, its first member, or one draw.
         data: Rows with labels, or a DataLoader of them; the paper takes the rows that the classifier was trained on.
         hidden: Widths of the head.
-        num_epochs: Passes of the first stage; this and the following: see `bayesuq.inference.training.Training`.
         num_fine_tuning_epochs: Passes of the second stage; 0 leaves it out.
-        batch_size: See there.
-        learning_rate: Of the first stage.
         fine_tuning_rate: Of the second.
-        schedule: See there.
-        max_grad_norm: See there.
-        validation: Rows with labels, on which the loss is watched: each stage keeps its best epoch.
-        patience: See there.
         num_samples: Draws of the predictive whose true class probability is learned.
-        device: See there.
-        seed: See there.
-        progress: See there.
-        callbacks: See there.
-        checkpoint: See there; each stage has a file beside it.
+        num_epochs: Passes of the first stage. None makes 100, and as many as make 2,000 steps where that is more.
+        learning_rate: Adam's step size at the start of the first stage.
+        validation: Rows with labels, on which the loss is watched: each stage keeps its best epoch.
+        checkpoint: A path, or a `Checkpoint` of one, beside which each stage writes a file of its own as it goes; the
+            same fit called again goes on from there and ends with the same bits. Where a file is there and `seed` is
+            None, its seed is taken.
 
     Returns:
         The same posterior with a `confidence`.
@@ -116,24 +97,20 @@ def fit(
     is_first(TOPIC)  # what the networks below see are features, whose scale is no matter of the user's
     check_positive(fine_tuning_rate, "fine_tuning_rate")
     check_count(num_fine_tuning_epochs, "num_fine_tuning_epochs", minimum=0)
-    file = Checkpoint.of(checkpoint)
-    key = resolve_seed(seed) if file is None else file.claim(seed)
-    posterior = posterior if device is None else posterior.to(device)
+    file = Checkpoint.of(options["checkpoint"])
+    key = resolve_seed(options["seed"]) if file is None else file.claim(options["seed"])
+    posterior = posterior if options["device"] is None else posterior.to(options["device"])
     net = network_of(posterior, derive_seed(key, 0))
     rows = in_memory(data, derive_seed(key, 1))
     train = with_targets(posterior, rows, num_samples, derive_seed(key, 1))
-    watched = None if validation is None else with_targets(posterior, validation, num_samples, derive_seed(key, 1))
-    training = Training(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        max_grad_norm=max_grad_norm,
+    watched = options["validation"]
+    if watched is not None:
+        watched = with_targets(posterior, in_memory(watched, derive_seed(key, 1)), num_samples, derive_seed(key, 1))
+    training = Training.of(
+        options,
         validation=watched,
-        patience=patience,
+        device=None,
         seed=derive_seed(key, 2),
-        progress=progress,
-        callbacks=callbacks,
         checkpoint=None if file is None else file.of_part("head"),
     )
     features = features_of(net)

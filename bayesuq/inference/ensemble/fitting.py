@@ -11,7 +11,7 @@ from dataclasses import dataclass, fields, replace
 from functools import partial
 from itertools import chain
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -27,12 +27,11 @@ from bayesuq.inference.posteriors.prediction import draw_indices
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.minibatches import Data
-from bayesuq.inference.training.options import Callback, Schedule, Training
+from bayesuq.inference.training.options import Training, TrainingOptions, training_options
 from bayesuq.models.agreement import differ_in_start_only
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh
 from bayesuq.models.initialisation import Initialise
-from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator, resolve_seed
@@ -41,7 +40,7 @@ from bayesuq.to_arviz.groups import Drawn, Wanted
 LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": map_estimate.LEARNING_RATE}
 
 
-@suggests_names
+@training_options(learning_rate=None)
 def fit(
     model: BayesianNetwork,
     data: Data,
@@ -52,18 +51,7 @@ def fit(
     vectorised: bool | None = None,
     member_fit: Callable[..., Posterior] = map_estimate.fit,
     initialise: Initialise | None = None,
-    num_epochs: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float | None = None,
-    schedule: Schedule = "cosine",
-    max_grad_norm: float | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> "EnsemblePosterior":
     """Fit M members, each from initial weights of its own.
 
@@ -71,7 +59,8 @@ def fit(
         model: The joint density; its network's own weights are not used, unless `initialise` says so.
         data: Rows to fit, or a DataLoader of them.
         num_members: M.
-        adversarial: See `map_estimate.fit`; a `member_fit` of another kind must have the option too.
+        adversarial: Whether half of the likelihood is that of inputs moved by 1 % of their range, each in the direction
+            that makes its target least likely (section 2.3); `member_fit` must have the option.
         bootstrap: Whether each member gets N rows drawn from the N with replacement (Breiman 1996), from a Dataset.
         vectorised: Whether members train together in one pass, which gives the same numbers to rounding. None does so
             where it is faster: modes of small networks without dropout and BatchNorm, watched by no validation,
@@ -83,19 +72,16 @@ def fit(
             members apart; or a function from a copy of the network and a seed to the network, for parts with an
             initialisation of their own, such as adapters that start at 0. None resets, and warns where the network's
             own weights do not look fresh. Frozen parameters always stay.
-        num_epochs: This and the following are passed to every member: see `bayesuq.inference.training.Training`. None
-            leaves it to `member_fit`.
-        batch_size: See there.
-        learning_rate: See there; None leaves it to `member_fit`.
-        schedule: See there.
-        max_grad_norm: See there.
-        validation: See there; each member keeps its own best epoch.
-        patience: See there.
-        device: See there.
-        seed: See there; members get seeds derived from it.
-        progress: See there; one bar a member.
-        callbacks: See there; called for every member in turn.
-        checkpoint: See there; members that train one after another have files of their own beside it.
+        num_epochs: Passes over the data, of every member. None leaves it to `member_fit`.
+        learning_rate: Adam's step size at the start. None leaves it to `member_fit`.
+        validation: Rows whose predictive log density is watched: each member keeps the weights of its own best epoch.
+        seed: Makes the fit repeatable; None draws one from torch's generator. Members' initial weights, orders and
+            bootstraps get seeds derived from it.
+        progress: Whether to show a bar for each member; None shows them on a terminal only.
+        callbacks: Called with a `Progress` after each epoch, of every member in turn.
+        checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; members that train one after
+            another have files of their own beside it. The same fit called again goes on from there and ends with the
+            same bits. Where the file is there and `seed` is None, its seed is taken.
 
     Returns:
         The equal mixture of the members.
@@ -121,27 +107,19 @@ def fit(
     check_count(num_members, "num_members")
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
-    file = Checkpoint.of(checkpoint)
-    key = resolve_seed(seed) if file is None else file.claim(seed)
-    shared: dict[str, Any] = {
-        "batch_size": batch_size,
-        "schedule": schedule,
-        "max_grad_norm": max_grad_norm,
-        "validation": validation,
-        "patience": patience,
-        "device": device,
-        "progress": progress,
-        "callbacks": callbacks,
-    }
-    given = {"num_epochs": num_epochs, "learning_rate": learning_rate}
-    shared |= {name: value for name, value in given.items() if value is not None}
+    file = Checkpoint.of(options["checkpoint"])
+    key = resolve_seed(options["seed"]) if file is None else file.claim(options["seed"])
+    shared: dict[str, Any] = {name: value for name, value in options.items() if name not in ("seed", "checkpoint")}
+    for name in LEFT_TO_MEMBERS:
+        if shared[name] is None:
+            del shared[name]
     seeds = [derive_seed(key, number, 1) for number in range(num_members)]
     start: Initialise = "reset" if initialise is None else initialise
     models = [model.reinitialise(derive_seed(key, number, 0), start) for number in range(num_members)]
     if initialise is None:
         _warn_if_trained(model, models)
     if initialise == "keep" and member_fit is map_estimate.fit and not bootstrap:
-        _warn_if_alike(model, data, batch_size)
+        _warn_if_alike(model, data, options["batch_size"])
     rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
     stackable = not callable(initialise) or all(differ_in_start_only(models[0], other) for other in models[1:])
     if stackable and _train_together(models[0], data, shared, member_fit, vectorised=vectorised):
@@ -173,7 +151,7 @@ def _warn_if_trained(model: BayesianNetwork, resets: Sequence[BayesianNetwork]) 
         )
 
 
-def _warn_if_alike(model: BayesianNetwork, data: Data, batch_size: int) -> None:
+def _warn_if_alike(model: BayesianNetwork, data: Data, batch_size: int | None) -> None:
     """Say that all members will be one network."""
     in_one_step = isinstance(data, Dataset) and isinstance(batch_size, int) and len(data) <= batch_size
     if in_one_step and not any(is_dropout(module) for module in model.net.modules()):

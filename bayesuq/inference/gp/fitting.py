@@ -9,9 +9,7 @@ Reference:
     Calibrated Classification.
 """
 
-from collections.abc import Sequence
-from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import torch
 from torch.distributed import ProcessGroup
@@ -34,12 +32,18 @@ from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import ADDRESS
 from bayesuq.inference.training.minibatches import Data, all_rows, count_batches
-from bayesuq.inference.training.options import QUALITY, Callback, Schedule, Training, default_epochs, sources
+from bayesuq.inference.training.options import (
+    QUALITY,
+    Training,
+    TrainingOptions,
+    default_epochs,
+    sources,
+    training_options,
+)
 from bayesuq.inference.training.workers import Workers
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.real import Normal
-from bayesuq.options import suggests_names
 
 __all__ = ["ExactGpPosterior", "SampledGpPosterior", "SparseGpPosterior", "fit"]
 
@@ -50,7 +54,7 @@ BATCH_SIZE = 1024
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 
 
-@suggests_names
+@training_options(batch_size=BATCH_SIZE, learning_rate=None)
 @jitter_told_once()
 def fit(
     model: GaussianProcess,
@@ -67,21 +71,12 @@ def fit(
     num_inducing: int = 512,
     natural_rate: float | None = None,
     num_draws: int = 8,
-    num_epochs: int | None = None,
-    batch_size: int = BATCH_SIZE,
-    learning_rate: float | None = None,
-    schedule: Schedule = "cosine",
-    max_grad_norm: float | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
     data_parallel: bool | ProcessGroup = False,
+    **options: Unpack[TrainingOptions],
 ) -> ExactGpPosterior | SparseGpPosterior | SampledGpPosterior:
     """Fit a Gaussian process.
+
+    Epochs, minibatches, rates, validation and callbacks are of sparse fits; others make no steps over minibatches.
 
     Args:
         model: The prior over functions, and the likelihood.
@@ -109,23 +104,19 @@ def fit(
             rate does. 0 moves q by Adam. None is 0.1 for all of bayesuq's likelihoods but the heteroscedastic
             one of classes, else 0.
         num_draws: Sparse: draws of f for E log p(y | f) where no quadrature is at hand, as for classes.
-        num_epochs: Sparse: this and the following: see `bayesuq.inference.training.Training`.
-        batch_size: See there.
-        learning_rate: See there. None takes 0.05 for up to 500 steps, and less in proportion to 1 / sqrt(steps) beyond.
-        schedule: See there.
-        max_grad_norm: See there.
-        validation: See there.
-        patience: See there.
-        device: Where to compute; None is the CPU.
-        seed: Makes the fit repeatable; None draws one from torch's generator.
-        progress: See there.
-        callbacks: See there.
-        checkpoint: See there. Fits by L-BFGS write down what it was told, an evaluation being a step; chains have a
-            file each beside it.
         data_parallel: Sparse: whether the processes of `torch.distributed` (or those of a group) fit one posterior
             together. Each calls this with rows of its own in `data`, and of its own in `validation`, and all get the
             same posterior. Inducing points and units come from the first process: divide the rows at random. The
             `batch_size` is that of each process, and all must have equally many minibatches.
+        num_epochs: Sparse: passes over the data. None makes 100, and as many as make 2,000 steps where that is more.
+        learning_rate: Sparse: Adam's step size at the start. None takes 0.05 for up to 500 steps, and less in
+            proportion to 1 / sqrt(steps) beyond.
+        device: Where to compute; None is the CPU.
+        seed: Makes the fit repeatable; None draws one from torch's generator.
+        checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; fits by L-BFGS write down what
+            it was told, an evaluation being a step, and chains have a file each beside it. The same fit called again
+            goes on from there and ends with the same bits. Where the file is there and `seed` is None, its seed is
+            taken.
 
     Returns:
         An `ExactGpPosterior`, a `SparseGpPosterior`, or a `SampledGpPosterior` of sampled hyperparameters.
@@ -158,27 +149,14 @@ def fit(
     check_count(num_warmup, "num_warmup", minimum=0)
     if natural_rate is not None and natural_rate != 1:
         check_probability(natural_rate, "natural_rate")
-    place = torch.device("cpu") if device is None else check_device(device)
+    place = torch.device("cpu") if options["device"] is None else check_device(options["device"])
     kind = _approximation(model, data, approximation, hyperparameters)
-    if hyperparameters == "sample" and checkpoint is not None:
-        checkpoint = Checkpoint.of(checkpoint)
-        seed = checkpoint.claim(seed) if checkpoint is not None else seed  # each chain has a file of its own
-    if learning_rate is None:
-        learning_rate = _default_rate(data, num_epochs, batch_size)
-    training = Training(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        max_grad_norm=max_grad_norm,
-        validation=validation,
-        patience=patience,
-        device=place,
-        seed=seed,
-        progress=progress,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-    )
+    file = Checkpoint.of(options["checkpoint"])
+    if hyperparameters == "sample" and file is not None:
+        options["seed"] = file.claim(options["seed"])  # each chain has a file of its own
+    if options["learning_rate"] is None:
+        options["learning_rate"] = _default_rate(data, options["num_epochs"], options["batch_size"])
+    training = Training.of(options, device=place, checkpoint=file)
     if noise_scale is not None and (kind not in ("exact", "collapsed") or hyperparameters == "sample"):
         asked = "hyperparameters='sample'" if hyperparameters == "sample" else f"approximation {kind!r}"
         raise ValueError(
@@ -186,18 +164,18 @@ def fit(
             "approximation='collapsed' for many rows."
         )
     if kind == "sparse":
-        options: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
+        sizes: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
         workers = Workers.of(data_parallel, place)
-        if workers.are_several and checkpoint is not None:
+        if workers.are_several and file is not None:
             raise ValueError("`checkpoint` is for one process; a data-parallel fit writes none.")
-        return fit_sparse(model, data, training, place, workers=workers, **options)
+        return fit_sparse(model, data, training, place, workers=workers, **sizes)
     if data_parallel is not False:
         raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
     observed = _observations(model, data, training, kind, noise_scale)
-    key, file = training.key(QUALITY), Checkpoint.of(training.checkpoint)
+    key = training.key(QUALITY)
     if hyperparameters == "sample":
         sampling = Sampling(num_samples, num_warmup, num_chains)
-        posterior = fit_sampled(model, observed, sampling, seed=key, progress=progress, checkpoint=file)
+        posterior = fit_sampled(model, observed, sampling, seed=key, progress=training.progress, checkpoint=file)
         _warn_of_divergences(posterior)
         return posterior
     told = {"seed": training.seed, "model": ADDRESS.sub("", repr(model)), "approximation": kind}
@@ -256,7 +234,7 @@ def _warn_of_divergences(posterior: SampledGpPosterior) -> None:
         )
 
 
-def _default_rate(data: Any, num_epochs: int | None, batch_size: int) -> float:
+def _default_rate(data: Any, num_epochs: int | None, batch_size: Any) -> float:
     """The learning rate for None; data of a wrong type are refused later."""
     if num_epochs is not None:
         check_count(num_epochs, "num_epochs")

@@ -18,8 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from os import PathLike
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, Unpack, get_args
 
 import torch
 from torch import Tensor
@@ -35,13 +34,11 @@ from bayesuq.inference.laplace.posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.laplace.structures import STRUCTURES
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
-from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.minibatches import Data, Source
-from bayesuq.inference.training.options import Callback, Schedule, Training, session
+from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.precision import full_precision
 from bayesuq.models.rules import LAST_LAYER, matching_names
-from bayesuq.options import suggests_names
 
 Structure = Literal["diagonal", "kronecker", "full"]
 Subset = Literal["all", "last_layer"]
@@ -49,7 +46,7 @@ PROBED = 2  # rows that tell whether the derivatives of a layer factor
 LARGEST_FULL = 20_000  # weights: 3.2 GB in float64, as much again for its factor
 
 
-@suggests_names
+@training_options(learning_rate=LEARNING_RATE)
 def fit(
     model: BayesianNetwork,
     data: Data,
@@ -58,18 +55,7 @@ def fit(
     subset: Subset = "all",
     prior_factors: PriorFactors | None = None,
     mode: MapPosterior | None = None,
-    num_epochs: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float = LEARNING_RATE,
-    schedule: Schedule = "cosine",
-    max_grad_norm: float | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> LaplacePosterior:
     """Find the mode, and the curvature there in one more pass over the data.
 
@@ -82,20 +68,9 @@ def fit(
             unknowns among it, stays at the mode.
         prior_factors: Multiplies the prior's precisions by what the evidence asks for, at a fixed mode: "one" factor
             for all, or "each" parameter's own; None leaves the prior as it is.
-        mode: A fitted mode of the same model, on the same data, instead of training one; the following then say
-            nothing but where to compute.
-        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
-        batch_size: See there.
-        learning_rate: See there; scales of the likelihood move ten times as fast.
-        schedule: See there.
-        max_grad_norm: See there.
-        validation: See there.
-        patience: See there.
-        device: See there.
-        seed: See there.
-        progress: See there.
-        callbacks: See there.
-        checkpoint: See there.
+        mode: A fitted mode of the same model, on the same data, instead of training one; the options of the training
+            then say nothing but where to compute.
+        learning_rate: Adam's step size at the start; scales of the likelihood move ten times as fast.
 
     Returns:
         The linearised posterior; its `sampled` and `probit` are other readings of the same law.
@@ -121,20 +96,7 @@ def fit(
         >>> round(posterior.log_marginal_likelihood, 1)
         -1.9
     """
-    training = Training(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        max_grad_norm=max_grad_norm,
-        validation=validation,
-        patience=patience,
-        device=device,
-        seed=seed,
-        progress=progress,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-    )
+    training = Training.of(options)
     _check_options(structure=(structure, Structure), subset=(subset, Subset))
     if prior_factors is not None:
         _check_options(prior_factors=(prior_factors, PriorFactors))

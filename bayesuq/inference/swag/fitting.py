@@ -13,9 +13,9 @@ Reference:
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from os import PathLike
+from typing import Unpack
 
 import torch
 from torch import Tensor
@@ -29,15 +29,21 @@ from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data, Source
-from bayesuq.inference.training.options import Callback, Progress, Schedule, Training, session
+from bayesuq.inference.training.options import (
+    Callback,
+    Progress,
+    Training,
+    TrainingOptions,
+    session,
+    training_options,
+)
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 
 MODE, ITERATES, RATE = range(3)  # what a fit's seed is split into
 
 
-@suggests_names
+@training_options(learning_rate=LEARNING_RATE)
 def fit(
     model: BayesianNetwork,
     data: Data,
@@ -49,18 +55,7 @@ def fit(
     collect_every: int | None = None,
     scale: float = 1.0,
     mode: MapPosterior | None = None,
-    num_epochs: int | None = None,
-    batch_size: int = 128,
-    learning_rate: float = LEARNING_RATE,
-    schedule: Schedule = "cosine",
-    max_grad_norm: float | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> "SwagPosterior":
     """Find the mode, and follow SGD around it.
 
@@ -78,18 +73,15 @@ def fit(
             `rank` of them.
         scale: Multiplies the covariance; 1 is the paper's law.
         mode: A fitted mode of the same model, on the same data, instead of training one; SGD's epochs are as many.
-        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
-        batch_size: See there.
-        learning_rate: Adam's, on the way to the mode; see there.
-        schedule: Of that rate; see there.
-        max_grad_norm: See there.
-        validation: See there; watched on the way to the mode, whose best epoch is where SGD starts.
-        patience: See there.
-        device: See there.
-        seed: See there.
-        progress: See there.
-        callbacks: See there.
-        checkpoint: See there; the way to the mode and SGD have files of their own beside it: `.mode`, `.iterates`.
+        learning_rate: Adam's step size at the start of the way to the mode; scales of the likelihood move ten times as
+            fast.
+        schedule: Of Adam's step size: "cosine" lets it fall to 0 over the steps (Loshchilov & Hutter 2017); "constant"
+            does not.
+        validation: Rows whose predictive log density is watched on the way to the mode, whose best epoch is where SGD
+            starts.
+        checkpoint: A path, or a `Checkpoint` of one, beside which the way to the mode and SGD write files of their own,
+            `.mode` and `.iterates`, as they go; the same fit called again goes on from there and ends with the same
+            bits. Where a file is there and `seed` is None, its seed is taken.
 
     Returns:
         A posterior without end of draws. Statistics of normalisation layers are those at the mean.
@@ -109,20 +101,7 @@ def fit(
         >>> posterior.deviations.shape, posterior.predict(data.x, num_samples=10).num_samples
         (torch.Size([5, 61]), 10)
     """
-    training = Training(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        max_grad_norm=max_grad_norm,
-        validation=validation,
-        patience=patience,
-        device=device,
-        seed=seed,
-        progress=progress,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-    )
+    training = Training.of(options)
     _check_options(rank, swa_share, swa_learning_rate, momentum, collect_every, scale)
     if mode is not None and not isinstance(mode, MapPosterior):
         raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")

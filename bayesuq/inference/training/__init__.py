@@ -11,5 +11,6 @@ if TYPE_CHECKING:
     from bayesuq.inference.training.options import Progress as Progress
     from bayesuq.inference.training.options import Schedule as Schedule
     from bayesuq.inference.training.options import Training as Training
+    from bayesuq.inference.training.options import TrainingOptions as TrainingOptions
 
 __getattr__, __dir__, __all__ = lazy(__name__)

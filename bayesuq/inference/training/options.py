@@ -2,9 +2,9 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass, fields
 from os import PathLike
-from typing import Literal
+from typing import Any, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import torch
 from torch.utils.data import DataLoader
@@ -16,12 +16,16 @@ from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, 
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import fresh_casts
+from bayesuq.options import spells_out
 from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed
 
+P = ParamSpec("P")
+R = TypeVar("R")
 Schedule = Literal["cosine", "constant"]
 SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY = range(5)  # what a fit's seed is split into
 NUM_EPOCHS = 100  # and on small data as many as make
 FEWEST_STEPS = 2000
+BATCH_SIZE = 128
 
 
 @dataclass(frozen=True)
@@ -46,17 +50,17 @@ class Progress:
 Callback = Callable[[Progress], None]
 
 
-@dataclass(frozen=True)
-class Training:
-    """The options that every optimising `fit` shares.
+class TrainingOptions(TypedDict, total=False):
+    """The options that every optimising `fit` takes. None is always the method's default.
 
     Attributes:
         num_epochs: Passes over the data. None makes 100, and as many as make 2,000 steps where that is more: of 60 rows
             an epoch is one step, and a step moves a weight by no more than the learning rate, whatever the data's size.
-        batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one.
-            A DataLoader has its own.
+        batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
+            DataLoader has its own.
         learning_rate: Adam's step size at the start.
-        schedule: "cosine" lets it fall to 0 over the steps (Loshchilov & Hutter 2017); "constant" does not.
+        schedule: Of the learning rate: "cosine" lets it fall to 0 over the steps (Loshchilov & Hutter 2017); "constant"
+            does not.
         max_grad_norm: Clips the norm of the gradient of the loss per data point; None does not.
         validation: Rows whose predictive log density is watched: the weights of the best epoch are kept.
         patience: Stops after so many epochs without a better validation loss; None never does.
@@ -72,6 +76,34 @@ class Training:
     """
 
     num_epochs: int | None
+    batch_size: int | None
+    learning_rate: float | None
+    schedule: Schedule
+    max_grad_norm: float | None
+    validation: Data | None
+    patience: int | None
+    device: torch.device | str | None
+    seed: int | None
+    progress: bool | None
+    callbacks: Sequence[Callback]
+    checkpoint: Checkpoint | str | PathLike[str] | None
+
+
+def training_options(**defaults: Unpack[TrainingOptions]) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Make a `fit` that takes `**training: Unpack[TrainingOptions]` show them all, and get them all when it is called.
+
+    Args:
+        defaults: Those in which the method differs from others. It says its learning rate always.
+    """
+    usual = {field.name: field.default for field in fields(Training) if field.default is not MISSING}
+    return spells_out({"num_epochs": None, "batch_size": BATCH_SIZE, **usual, **defaults})
+
+
+@dataclass(frozen=True)
+class Training:
+    """The options of `TrainingOptions` as they travel inside of a fit: all are there, and checked."""
+
+    num_epochs: int | None
     batch_size: int
     learning_rate: float
     schedule: Schedule = "cosine"
@@ -83,6 +115,17 @@ class Training:
     progress: bool | None = None
     callbacks: Sequence[Callback] = ()
     checkpoint: Checkpoint | str | PathLike[str] | None = None
+
+    @classmethod
+    def of(cls, options: TrainingOptions, **changed: Any) -> Self:
+        """A fit's options, but for those that it changes.
+
+        Raises:
+            TypeError: Options of the wrong kind.
+            ValueError: Options out of range, or `patience` without `validation`.
+        """
+        told: dict[str, Any] = {**options, **changed}
+        return cls(**told)
 
     def __post_init__(self) -> None:
         if self.num_epochs is not None:

@@ -8,11 +8,9 @@ Reference:
     Blundell et al. 2015, Weight Uncertainty in Neural Networks, section 3.2 (with the KL in closed form).
 """
 
-from collections.abc import Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, Unpack
 
-import torch
 from pyro.nn import PyroModule
 from torch import nn
 
@@ -29,7 +27,15 @@ from bayesuq.inference.training.convergence import (
 )
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data, count_batches
-from bayesuq.inference.training.options import QUALITY, Callback, Schedule, Training, default_epochs, session
+from bayesuq.inference.training.options import (
+    BATCH_SIZE,
+    QUALITY,
+    Training,
+    TrainingOptions,
+    default_epochs,
+    session,
+    training_options,
+)
 from bayesuq.inference.variational.activation_noise import Estimator
 from bayesuq.inference.variational.correlated import CorrelatedObjective, CorrelatedPosterior
 from bayesuq.inference.variational.factorised import EvidenceObjective, VariationalPosterior
@@ -45,16 +51,14 @@ from bayesuq.inference.variational.guides import (
 from bayesuq.inference.variational.program_posterior import ProgramPosterior, fit_program, takes_num_data
 from bayesuq.inference.variational.tempering import Tempering, Weight, annealed
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.options import suggests_names
 
 __all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
 
-BATCH_SIZE = 128
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 PROGRAM_NORM = 10.0  # a program's latents may start far off: Adam would remember their gradients for the whole fit
 
 
-@suggests_names
+@training_options(batch_size=None, learning_rate=None)
 def fit(
     model: BayesianNetwork | Program,
     data: Data,
@@ -64,18 +68,7 @@ def fit(
     scale_rate: float = 1.0,
     kl_weight: Weight = 1.0,
     estimator: Estimator = "weights",
-    num_epochs: int | None = None,
-    batch_size: int | None = None,
-    learning_rate: float | None = None,
-    schedule: Schedule = "cosine",
-    max_grad_norm: float | None = None,
-    validation: Data | None = None,
-    patience: int | None = None,
-    device: torch.device | str | None = None,
-    seed: int | None = None,
-    progress: bool | None = None,
-    callbacks: Sequence[Callback] = (),
-    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+    **options: Unpack[TrainingOptions],
 ) -> "VariationalPosterior | CorrelatedPosterior | GuidePosterior | ProgramPosterior":
     """Fit an approximate posterior, by default a factorised Gaussian, by stochastic variational inference.
 
@@ -95,20 +88,16 @@ def fit(
             rows; "local", the outputs of linear layers, a draw for every row, exact where a row meets a layer once;
             "flipout", one draw that a row's own signs turn, for linear and convolution layers. They have the same
             expected gradient; the last two are less noisy where batches are large. Prediction draws weights always.
-        num_epochs: This and the following: see `bayesuq.inference.training.Training`.
-        batch_size: See there. None takes 128; or all rows, for a program that does not take `num_data`.
-        learning_rate: See there; of the means. None takes 0.05 for up to 500 steps, and less in proportion to
-            1 / sqrt(steps) beyond: in a short fit at a small rate the scales, which have several nats to go, would stay
-            where they start; at a large one, noise grows in a wide network before the means have found the signal.
-        schedule: See there.
-        max_grad_norm: See there. None clips at 10 for a program, and not at all for a network.
-        validation: See there; each epoch takes the same eight draws.
-        patience: See there.
-        device: See there.
-        seed: See there.
-        progress: See there.
-        callbacks: See there.
-        checkpoint: See there.
+        batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
+            DataLoader has its own. None takes 128; or all rows, for a program that does not take `num_data`.
+        learning_rate: Adam's step size of the means at the start. None takes 0.05 for up to 500 steps, and less in
+            proportion to 1 / sqrt(steps) beyond: in a short fit at a small rate the scales, which have several nats to
+            go, would stay where they start; at a large one, noise grows in a wide network before the means have found
+            the signal.
+        max_grad_norm: Clips the norm of the gradient of the loss per data point. None clips at 10 for a program, and
+            not at all for a network.
+        validation: Rows whose predictive log density is watched, by the same eight draws each epoch: the weights of the
+            best epoch are kept.
 
     Returns:
         A posterior without end of draws: a `VariationalPosterior` for mean field, a `CorrelatedPosterior` for low and
@@ -138,26 +127,14 @@ def fit(
     is_program = _check_model_and_guide(model, guide)
     if estimator != "weights" and (is_program or not isinstance(guide(model), MeanFieldGuide)):
         raise ValueError(f"`estimator` {estimator!r} is for networks and the mean-field guide; leave it at 'weights'.")
+    batch_size = options["batch_size"]
     if batch_size is None:
         batch_size = len(data) if is_program and isinstance(data, Dataset) and not takes_num_data(model) else BATCH_SIZE
-    if learning_rate is None:
-        learning_rate = default_learning_rate(data, num_epochs, batch_size)
-    if max_grad_norm is None and is_program and not _goes_on_unclipped(checkpoint):
-        max_grad_norm = PROGRAM_NORM
-    training = Training(
-        num_epochs=num_epochs,
-        batch_size=batch_size,
-        learning_rate=learning_rate,
-        schedule=schedule,
-        max_grad_norm=max_grad_norm,
-        validation=validation,
-        patience=patience,
-        device=device,
-        seed=seed,
-        progress=progress,
-        callbacks=callbacks,
-        checkpoint=checkpoint,
-    )
+    if options["learning_rate"] is None:
+        options["learning_rate"] = default_learning_rate(data, options["num_epochs"], batch_size)
+    if options["max_grad_norm"] is None and is_program and not _goes_on_unclipped(options["checkpoint"]):
+        options["max_grad_norm"] = PROGRAM_NORM
+    training = Training.of(options, batch_size=batch_size)
     if not isinstance(model, BayesianNetwork):
         _check_untempered(kl_weight)
         build = factorised if guide is mean_field else guide
@@ -168,11 +145,11 @@ def fit(
     with session(model, data, training) as (model, source, validation_source):
         own: Any = guide(model)
         tempering = Tempering(kl_weight, training.epochs(source.num_batches) * source.num_batches)
-        options = (source.num_data, num_draws, scale_rate, tempering)
+        numbers = (source.num_data, num_draws, scale_rate, tempering)
         evidence: EvidenceObjective | CorrelatedObjective = (
-            EvidenceObjective(model, own, *options, estimator)
+            EvidenceObjective(model, own, *numbers, estimator)
             if isinstance(own, MeanFieldGuide)
-            else CorrelatedObjective(model, own, *options)
+            else CorrelatedObjective(model, own, *numbers)
         )
         start = evidence.log_scales()
         history = minimise(evidence.objective(), source, validation_source, training)
