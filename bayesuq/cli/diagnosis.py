@@ -16,6 +16,7 @@ from bayesuq.evaluation.diagnostics.leave_one_out import LeaveOneOut, loo
 from bayesuq.evaluation.diagnostics.predictive_checks import PredictiveCheck, predictive_checks, table
 from bayesuq.evaluation.plots import draws, training
 from bayesuq.evaluation.report.measure import Measure
+from bayesuq.inference.posteriors.network import over_network
 from bayesuq.posterior import Posterior
 from bayesuq.to_arviz.container import Container, group
 
@@ -117,9 +118,9 @@ def diagnose(
         )
 
 
-def _num_weights(posterior: Any) -> int:
-    model = getattr(posterior, "model", None)
-    return 0 if model is None else sum(value.numel() for value in model.initial().values())
+def _num_weights(posterior: Posterior) -> int:
+    network = over_network(posterior)
+    return 0 if network is None else sum(value.numel() for value in network.model.initial().values())
 
 
 def _loo(data: Container) -> tuple[LeaveOneOut | None, str]:

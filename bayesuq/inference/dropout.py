@@ -12,10 +12,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from os import PathLike
-from typing import Any, Self, Unpack
+from typing import Any, Unpack
 
-import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
@@ -23,7 +21,7 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
 from bayesuq.inference.map_estimate import LEARNING_RATE, ModeObjective
-from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.training.history import History
@@ -33,7 +31,6 @@ from bayesuq.inference.training.options import Training, TrainingOptions, sessio
 from bayesuq.inputs import row_kind
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
-from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
@@ -94,7 +91,7 @@ def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class DropoutPosterior(Posterior):
+class DropoutPosterior(NetworkPosterior):
     """One set of weights whose units are dropped at random.
 
     Attributes:
@@ -108,19 +105,6 @@ class DropoutPosterior(Posterior):
     values: Tensor
     buffers: Mapping[str, Tensor]
     history: History
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.model.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     def predict(
         self,

@@ -26,6 +26,7 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, check_inputs, check_positive
 from bayesuq.data import Dataset
+from bayesuq.inference.posteriors.network import over_network
 from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, predict_batches
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inputs import require_tensor
@@ -96,7 +97,8 @@ def fit(
     key = resolve_seed(seed)
     predictive = _with_draws(posterior.predict(data.x, num_samples=num_samples, seed=key, keep_samples=True))
     if ignore_index is None:
-        ignore_index = getattr(getattr(getattr(posterior, "model", None), "likelihood", None), "ignore_index", None)
+        network = over_network(posterior)
+        ignore_index = None if network is None else getattr(network.likelihood, "ignore_index", None)
     labels, weight = _targets(predictive, data, ignore_index)
     inputs = _inputs(data.x.to(labels.device), predictive)
     with isolated(derive_seed(key, WEIGHTS)):

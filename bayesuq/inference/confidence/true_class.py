@@ -20,6 +20,7 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import DROPOUT, is_dropout
 from bayesuq.inference.joint.network import NORMALISATION
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network import over_network
 from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.minibatches import Data, in_memory
@@ -42,23 +43,17 @@ def network_of(posterior: Posterior, seed: int) -> nn.Module:
     Raises:
         TypeError: A posterior without weights.
     """
-    members = getattr(posterior, "members", ())
-    inner = members[0] if members else getattr(posterior, "posterior", None)
-    if inner is not None:
-        return network_of(inner, seed)
-    model = getattr(posterior, "model", None)
-    if not isinstance(model, BayesianNetwork) or not hasattr(posterior, "buffers"):
-        raise TypeError(f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}.")
-    values = getattr(posterior, "values", None)
-    if isinstance(values, Tensor):
-        theta = Layout.of(model).split(values)
-    elif isinstance(posterior, WeightPosterior):
-        theta = {name: value[0] for name, value in posterior.sample_weights(1, seed=seed).items()}
+    inner = over_network(posterior)
+    values = getattr(inner, "values", None)
+    if inner is not None and isinstance(values, Tensor):
+        theta = Layout.of(inner.model).split(values)
+    elif isinstance(inner, WeightPosterior):
+        theta = {name: value[0] for name, value in inner.sample_weights(1, seed=seed).items()}
     else:
         raise TypeError(f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}.")
-    net = copy.deepcopy(model.net)
+    net = copy.deepcopy(inner.model.net)
     names = net.state_dict().keys()
-    known = {name: value.detach() for name, value in {**theta, **posterior.buffers}.items() if name in names}
+    known = {name: value.detach() for name, value in {**theta, **inner.buffers}.items() if name in names}
     net.load_state_dict(known, strict=False)
     return net.eval()
 

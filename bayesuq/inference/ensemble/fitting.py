@@ -7,10 +7,9 @@ Reference:
 
 import warnings
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import chain
-from os import PathLike
 from typing import Any, Self, Unpack
 
 import torch
@@ -22,7 +21,7 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.joint.masks import is_dropout
-from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior
 from bayesuq.inference.posteriors.prediction import draw_indices
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -194,7 +193,7 @@ def _resampled(data: Data, seed: int) -> Dataset:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class EnsemblePosterior(Posterior):
+class EnsemblePosterior(StoredPosterior):
     """The equal mixture of posteriors.
 
     Attributes:
@@ -222,14 +221,6 @@ class EnsemblePosterior(Posterior):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.model.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     def predict(
         self,
@@ -299,8 +290,6 @@ class EnsemblePosterior(Posterior):
 
 def _sharing(member: Any, model: BayesianNetwork) -> Any:
     """The member on another's model, where that reads its weights as its own does."""
-    own = getattr(member, "model", None)
-    is_field = any(item.name == "model" for item in fields(member))
-    if is_field and isinstance(own, BayesianNetwork) and differ_in_start_only(own, model):
-        return replace(member, model=model)
+    if isinstance(member, NetworkPosterior) and differ_in_start_only(member.model, model):
+        return replace(member, model=model)  # type: ignore[type-var]  # every one is a dataclass
     return member

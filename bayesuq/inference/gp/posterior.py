@@ -8,8 +8,7 @@ For a normal likelihood that is one Gaussian, in closed form; for others the mix
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -17,14 +16,12 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_real, check_count, check_inputs
 from bayesuq.inference.gp.algebra import stable_cholesky
-from bayesuq.inference.gp.saving import save_process
+from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors import prediction
-from bayesuq.inference.posteriors.packing import move
 from bayesuq.inference.posteriors.prediction import draw_indices, predict_batches
-from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+from bayesuq.models.gp.process import FunctionPrior
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.real import Normal
-from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.covariances import correlated
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -35,10 +32,9 @@ BLOCK = 64  # rows whose draws come from one generator
 ROUNDING = 1e-10  # of a prior variance: what subtracting may leave below 0
 
 
-class GpPosterior(Posterior):
+class GpPosterior(ProcessPosterior):
     """A posterior over C functions, at given hyperparameters."""
 
-    model: GaussianProcess
     hyperparameters: Mapping[str, Tensor]
 
     @property
@@ -78,18 +74,6 @@ class GpPosterior(Posterior):
     def likelihood(self) -> Likelihood:
         """The likelihood at its fitted parameters."""
         return self.model.likelihood.given({name: v.detach() for name, v in self.prior.unknowns().items()})
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save_process(self, self.model, path)
-
-    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
-        """Write a posterior that stands on this one, with the process."""
-        save_process(outer, self.model, path)
 
     def predict(
         self,

@@ -9,8 +9,7 @@ Reference:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,12 +20,10 @@ from bayesuq.inference.gp.exact import ExactGpPosterior, condition
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Observations, hyperparameters_of
 from bayesuq.inference.gp.posterior import draw_jointly
-from bayesuq.inference.gp.saving import save_process
-from bayesuq.inference.posteriors.packing import move
+from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors.prediction import draw_indices, mixed
 from bayesuq.inference.training.history import History
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
-from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
@@ -35,7 +32,7 @@ CACHED = 2**27  # numbers in Cholesky factors that a posterior keeps between pre
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class SampledGpPosterior(Posterior):
+class SampledGpPosterior(ProcessPosterior):
     """Exact posteriors over functions at draws of the hyperparameters: a mixture of Gaussians.
 
     Attributes:
@@ -82,18 +79,6 @@ class SampledGpPosterior(Posterior):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.x.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save_process(self, self.model, path)
-
-    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
-        """Write a posterior that stands on this one, with the process."""
-        save_process(outer, self.model, path)
 
     @cached_property
     def _kept(self) -> dict[int, ExactGpPosterior]:

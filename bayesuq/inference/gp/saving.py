@@ -1,18 +1,33 @@
 """Saved posteriors over functions: the process beside what every posterior's file holds."""
 
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from typing import Any
 
 from torch import Tensor
 
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import FORMAT, pack
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.gp.records import build_process, process_record
 from bayesuq.models.records import NoRecordError
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write
+
+
+class ProcessPosterior(StoredPosterior):
+    """A posterior over functions, whose file holds the record of a process.
+
+    Attributes:
+        model: The prior over functions and the likelihood.
+    """
+
+    model: GaussianProcess
+
+    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
+        """Write a posterior that stands on this one, with the process."""
+        save_process(outer, self.model, path)
 
 
 def save_process(posterior: Posterior, model: GaussianProcess, path: str | PathLike[str]) -> None:
@@ -27,7 +42,7 @@ def save_process(posterior: Posterior, model: GaussianProcess, path: str | PathL
         record = process_record(model)
     except NoRecordError as reason:
         message = f"{reason}; pass the same process to `bayesuq.load(path, model=...)`."
-        warnings.warn(message, UserWarning, stacklevel=3)
+        warn_of_fit(message, UserWarning)
     header = {"format": FORMAT, "model": None, "sites": None, "process": record, "posterior": body}
     write(path, header, tensors)
 

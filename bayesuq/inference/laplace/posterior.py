@@ -12,7 +12,6 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from os import PathLike
 from typing import Any, Literal, Self
 
 import torch
@@ -25,7 +24,7 @@ from bayesuq.inference.laplace.evidence import best_factors, log_evidence
 from bayesuq.inference.laplace.factors import Derivatives
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, as_outputs
 from bayesuq.inference.laplace.structures import STRUCTURES, NormalWeights
-from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.posteriors.weights import WeightPosterior
@@ -35,7 +34,6 @@ from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 from bayesuq.models.precision import full_precision
-from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed, generator, resolve_seed
@@ -47,7 +45,7 @@ DEVIATIONS_BUDGET = 2**26  # numbers in the draws of weights held at a time: 256
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class LaplacePosterior(Posterior):
+class LaplacePosterior(NetworkPosterior):
     """N(theta*, (H + P)^-1) over some of the weights, all else at the mode, with the network made linear there.
 
     For real targets the predictive is one Gaussian, exact for the linear network, whatever `num_samples`; a
@@ -79,19 +77,6 @@ class LaplacePosterior(Posterior):
     log_likelihood: float
     prior_factors: tuple[float, ...]
     is_probit: bool = False
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.model.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     @property
     def sampled(self) -> "SampledLaplacePosterior":

@@ -6,7 +6,6 @@ methods.
 """
 
 import copy
-import warnings
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import asdict, fields
@@ -17,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_device
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.programs import Program, factorised
 from bayesuq.inference.training.history import History
 from bayesuq.models.agreement import differ_in_start_only, have_same_laws
@@ -73,7 +73,7 @@ def save(posterior: Posterior, path: str | PathLike[str]) -> None:
 
 
 def _tell(message: str) -> None:
-    warnings.warn(message, UserWarning, stacklevel=4)
+    warn_of_fit(message, UserWarning)
 
 
 def _passed(body: Mapping[str, Any]) -> set[str]:
@@ -273,6 +273,8 @@ def _by_number(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:
 def _moved(value: Any, device: torch.device | str) -> Any:
     if isinstance(value, BayesianNetwork | Tensor | Posterior):
         return value.to(device)
+    if isinstance(value, nn.Module):  # a program that is one; it is the user's
+        return copy.deepcopy(value).to(device)
     if isinstance(value, Mapping):
         return {name: _moved(item, device) for name, item in value.items()}
     if isinstance(value, tuple):

@@ -8,8 +8,7 @@ A `WeightPosterior` is any posterior that can name draws of the flat vector; pre
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
-from os import PathLike
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -17,13 +16,12 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
-from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.bnn import share_tensors
 from bayesuq.models.precision import full_precision
 from bayesuq.models.spectral import with_exact_norms
-from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
@@ -34,11 +32,9 @@ VECTORISED_BUDGET = 2**21  # numbers in weights and activations that fit the cac
 FEWEST_TOGETHER = 4  # fewer gain less than stacking their weights costs
 
 
-class WeightPosterior(Posterior):
+class WeightPosterior(NetworkPosterior):
     """A posterior approximation over weights: it names draws of the flat vector, and this class predicts with them."""
 
-    model: BayesianNetwork
-    buffers: Mapping[str, Tensor]
     is_mode: ClassVar[bool] = False  # whether it is the very weights that the buffers were trained with
 
     @property
@@ -49,19 +45,6 @@ class WeightPosterior(Posterior):
     @abstractmethod
     def draw(self, index: int, seed: int) -> Tensor:
         """The flat vector (P,) of draw number `index`; it depends on `index` and `seed` alone."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.model.device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device."""
-        return move(self, device)
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file: see `Posterior.save`."""
-        save(self, path)
 
     def predict(
         self,

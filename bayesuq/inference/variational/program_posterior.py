@@ -15,10 +15,9 @@ has no posterior at a new row, so it is refused.
 import copy
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property, partial
-from os import PathLike
-from typing import Any, Self
+from typing import Any
 
 import pyro.distributions as dist
 import torch
@@ -29,7 +28,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike, as_labels, as_real, as_targets, check_count, check_device, check_inputs
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
-from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_batches
 from bayesuq.inference.training.convergence import num_ratios, warn_unless_reaching
 from bayesuq.inference.training.history import History
@@ -39,7 +38,6 @@ from bayesuq.inference.training.options import GLOBAL, QUALITY, Training, source
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inputs import require_tensor
 from bayesuq.models.likelihoods.counts import check_counts
-from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -214,8 +212,11 @@ def _check_global(one: Any, two: Any) -> None:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ProgramPosterior(Posterior):
+class ProgramPosterior(StoredPosterior):
     """q = the guide at the fitted values of its parameters, over the latents of a Pyro program.
+
+    Its file holds all but the program, which `bayesuq.load(path, model=program)` is given again. On another device,
+    tensors that the program makes itself are the program's affair.
 
     Attributes:
         program: As it was passed.
@@ -243,17 +244,6 @@ class ProgramPosterior(Posterior):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.example["x"].device
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same posterior on another device; tensors that the program makes itself are the program's affair."""
-        moved = move(self, device)
-        if isinstance(self.program, nn.Module):
-            return replace(moved, program=copy.deepcopy(self.program).to(device))
-        return moved
-
-    def save(self, path: "str | PathLike[str]") -> None:
-        """Write it to one file, all but the program: see `Posterior.save`, and `bayesuq.load(path, model=program)`."""
-        save(self, path)
 
     def predict(
         self,

@@ -1,0 +1,66 @@
+"""What posteriors share that are frozen dataclasses of a model, tensors and plain values: they move, and are saved."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import fields, is_dataclass
+from os import PathLike
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.posterior import Posterior
+
+
+class StoredPosterior(Posterior):
+    """A posterior that is no more than its fields, of the kinds that `bayesuq.inference.posteriors.packing` knows."""
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        return move(self, device)
+
+    def save(self, path: "str | PathLike[str]") -> None:
+        """Write it to one file: see `Posterior.save`."""
+        self.save_around(self, path)
+
+    def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
+        """Write a posterior that stands on this one, with the model of this one."""
+        save(outer, path)
+
+
+class NetworkPosterior(StoredPosterior):
+    """A posterior over one network, whatever is random in it.
+
+    Attributes:
+        model: The joint density.
+        buffers: The network's buffers as trained.
+    """
+
+    model: BayesianNetwork
+    buffers: Mapping[str, Tensor]
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return self.model.device
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """That of the model, which may have unknowns that each draw gives a value."""
+        return self.model.likelihood
+
+
+def over_network(posterior: Posterior) -> NetworkPosterior | None:
+    """The posterior itself where it is one over a network, else the first one that it is made of or stands on."""
+    if isinstance(posterior, NetworkPosterior):
+        return posterior
+    return next((found for inner in _inside(posterior) if (found := over_network(inner)) is not None), None)
+
+
+def _inside(posterior: Posterior) -> Iterator[Posterior]:
+    """The posteriors in its fields, those in tuples too."""
+    values: list[Any] = [getattr(posterior, item.name) for item in fields(posterior)] if is_dataclass(posterior) else []
+    for value in values:
+        yield from (item for item in (value if isinstance(value, tuple) else [value]) if isinstance(item, Posterior))
