@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from bayesuq.inference.posteriors.saved import load as load
     from bayesuq.loaders import Loader as Loader
     from bayesuq.posterior import Posterior as Posterior
-    from bayesuq.predictive import mixture as mixture
-    from bayesuq.predictive import recalibrated as recalibrated
     from bayesuq.predictive.base import PredictiveDistribution as PredictiveDistribution
     from bayesuq.predictive.categorical import CategoricalPredictive as CategoricalPredictive
     from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive

@@ -31,6 +31,9 @@ from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import generator, resolve_seed
 
+__all__ = ["ConformalIntervals", "ConformalLabels", "calibrate_intervals", "calibrate_labels"]
+__dir__ = __all__.copy
+
 LabelMethod = Literal["lac", "aps"]
 IntervalMethod = Literal["absolute", "normalised", "quantile"]
 LABEL_METHODS: tuple[LabelMethod, ...] = ("lac", "aps")

@@ -22,6 +22,9 @@ from bayesuq.inputs import as_rows, checked, described, joined, named_leaves, re
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
 
+__all__ = ["Batch", "Dataset", "Split", "Standardizer", "split_dataset", "split_last_tenth"]
+__dir__ = __all__.copy
+
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 
 

@@ -2,6 +2,9 @@
 
 A face names each thing once, in its imports under `if TYPE_CHECKING:`. Type checkers and editors read them there, and
 so does `lazy`, which makes of them the face's `__getattr__`, `__dir__` and `__all__`.
+
+A public module that is a file says in `__all__` what is meant to be called, and `__dir__ = __all__.copy` lets `dir` and
+editors show these names, without constants and without what it imports.
 """
 
 import ast
@@ -11,7 +14,7 @@ from importlib import import_module
 from typing import Any
 
 from bayesuq.moved import HOMES as MOVED
-from bayesuq.moved import install
+from bayesuq.moved import INTERNAL, install, is_import_statement, warn_of_internal
 
 install()  # here, because every import of bayesuq comes this way
 
@@ -29,8 +32,13 @@ def lazy(face: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list
 
     def get(name: str) -> Any:
         if name not in homes:
-            if f"{face}.{name}".partition(".")[2] in MOVED:
+            path = f"{face}.{name}".partition(".")[2]
+            if path in MOVED:
                 return import_module(f"{face}.{name}")
+            if path in INTERNAL and not is_import_statement(1):
+                module, _, inner = f"bayesuq.{INTERNAL[path]}".partition(":")
+                warn_of_internal(f"{face}.{name}", module)
+                return getattr(import_module(module), inner) if inner else import_module(module)
             raise AttributeError(f"module {face!r} has no attribute {name!r}")
         home = homes[name]
         return import_module(f"{face}.{name}") if home == face else getattr(import_module(home), name)

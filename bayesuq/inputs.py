@@ -16,6 +16,9 @@ from torch import Tensor, nn
 
 from bayesuq.arrays import ArrayLike, as_real, check_finite, check_inputs, to_floating, to_tensor
 
+__all__ = ["Parts", "structure"]
+__dir__ = __all__.copy
+
 
 class Parts:
     """Inputs of several parts, with the rows of a tensor.

@@ -39,6 +39,9 @@ from torch.utils.data import (
 from bayesuq.arrays import ArrayLike, SupportsArray
 from bayesuq.data import Batch, Dataset
 
+__all__ = ["Loader"]
+__dir__ = __all__.copy
+
 SHUFFLES = (RandomSampler, SubsetRandomSampler, WeightedRandomSampler)
 MOST_PASSES = 100  # a sampler that gives so many times the data set's rows is taken to have no end
 HOW_TO_READ = "Say what it holds: bayesuq.Loader(loader, batch=lambda item: bayesuq.Batch(x={}, y={}))"

@@ -1,6 +1,7 @@
-"""Modules that have moved: their old names still import, with a DeprecationWarning, until version 0.3.
+"""Names that have moved: the old ones still work, with a DeprecationWarning, until version 0.3.
 
-Each old name stands for a module that looks its names up where they live now.
+Each old module stands for one that looks its names up where they live now. What a face no longer hands on, because it
+is not meant to be called, is asked for at the module that has it.
 """
 
 import sys
@@ -129,6 +130,21 @@ HOMES = {
     "sources": "datasets.sources",
 }
 
+# What faces handed on, and where it is; both below `bayesuq`. Without a colon it is a module.
+INTERNAL = {
+    "datasets.IGNORED": "datasets.named:IGNORED",
+    "datasets.archive": "datasets.archive",
+    "datasets.fetching": "datasets.fetching",
+    "datasets.named": "datasets.named",
+    "datasets.relative_path": "datasets.named:relative_path",
+    "datasets.shapes": "datasets.shapes",
+    "datasets.sources": "datasets.sources",
+    "evaluation.binning": "evaluation.binning",
+    "evaluation.diagnostics.quantities": "evaluation.diagnostics.quantities",
+    "evaluation.standard_errors.closed_form": "evaluation.standard_errors.closed_form",
+    "evaluation.standard_errors.weighted": "evaluation.standard_errors.weighted",
+}
+
 
 class OldNames(MetaPathFinder, Loader):
     """Finds the modules of `HOMES`, after every other finder has not."""
@@ -162,6 +178,16 @@ class OldNames(MetaPathFinder, Loader):
             raise AttributeError(f"module {module.__name__!r} has no attribute {name!r}")
 
         module.__dict__["__getattr__"] = get
+
+
+def warn_of_internal(name: str, home: str) -> None:
+    """Warn where a face is asked for a name of `INTERNAL`, at the line that asks."""
+    warnings.warn(f"{name} is handed on no longer from version 0.3; it is in {home}.", DeprecationWarning, stacklevel=3)
+
+
+def is_import_statement(depth: int) -> bool:
+    """Whether the caller that many frames up is Python, which asks a package before it imports a module of its own."""
+    return sys._getframe(depth + 1).f_code.co_filename.startswith("<frozen importlib")
 
 
 def install() -> None:

@@ -12,6 +12,9 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.to_arviz.container import Container
 from bayesuq.to_arviz.groups import Drawn, Wanted, export
 
+__all__ = ["Posterior"]
+__dir__ = __all__.copy
+
 
 class Posterior(ABC):
     """A fitted posterior approximation: a value, never changed by predicting.

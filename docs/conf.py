@@ -3,6 +3,7 @@
 import sys
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
 
 import jinja2
 
@@ -54,9 +55,14 @@ FIRST = (
 
 
 def public_modules(face: str) -> list[str]:
-    """The modules that a package hands on, in full: those with a `fit` first, then those that a reader seeks first."""
-    names = [f"{face}.{name}" for name in import_module(face).__all__ if name.islower()]
-    return sorted(names, key=lambda name: (not hasattr(import_module(name), "fit"), _rank(name.rpartition(".")[2])))
+    """The modules that a package hands on, in full: those with a `fit` first, then those that a reader seeks first.
+
+    Each is followed by the modules that it hands on itself.
+    """
+    package = import_module(face)
+    names = [f"{face}.{name}" for name in package.__all__ if isinstance(getattr(package, name), ModuleType)]
+    names.sort(key=lambda name: (not hasattr(import_module(name), "fit"), _rank(name.rpartition(".")[2])))
+    return [found for name in names for found in (name, *public_modules(name))]
 
 
 def _rank(name: str) -> int:

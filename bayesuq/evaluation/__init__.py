@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.evaluation import binning as binning
     from bayesuq.evaluation import calibration as calibration
     from bayesuq.evaluation import decomposition as decomposition
     from bayesuq.evaluation import detection as detection

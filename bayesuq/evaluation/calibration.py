@@ -27,6 +27,24 @@ from bayesuq.evaluation.uncertainty import maximum_probability
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import generator, resolve_seed
 
+__all__ = [
+    "Reliability",
+    "adaptive_calibration_error",
+    "calibration_error_floor",
+    "classwise_calibration_error",
+    "classwise_reliability",
+    "debiased_calibration_error",
+    "expected_calibration_error",
+    "interval_coverage",
+    "interval_width",
+    "maximum_calibration_error",
+    "pointwise_coverage",
+    "probability_integral_transform",
+    "regression_calibration_error",
+    "reliability",
+]
+__dir__ = __all__.copy
+
 FOR_LABELS = "Of real targets take `probability_integral_transform` or `interval_coverage`."
 FOR_REAL_TARGETS = "Of labels take `reliability` or `expected_calibration_error`."
 

@@ -31,6 +31,9 @@ from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.scores import FOR_LABELS
 from bayesuq.predictive.categorical import CategoricalPredictive
 
+__all__ = ["BrierDecomposition", "brier_decomposition"]
+__dir__ = __all__.copy
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class BrierDecomposition:

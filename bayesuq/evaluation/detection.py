@@ -33,6 +33,18 @@ from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_rate, ch
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.weighted import Weighted
 
+__all__ = [
+    "RiskCoverage",
+    "augrc",
+    "aurc",
+    "auroc",
+    "average_precision",
+    "excess_aurc",
+    "false_positive_rate_at",
+    "risk_coverage",
+]
+__dir__ = __all__.copy
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class RiskCoverage:

@@ -18,6 +18,9 @@ from bayesuq.predictive.base import PredictiveDistribution, check_mergeable
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 
+__all__ = ["agreement", "total_variation", "wasserstein"]
+__dir__ = __all__.copy
+
 NUM_NODES = 256  # of each predictive
 NUM_COMPONENTS = 16  # of a mixture that nodes are laid around
 FURTHEST = 1e-10  # probability beyond the last node

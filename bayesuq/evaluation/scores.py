@@ -23,6 +23,24 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 
+__all__ = [
+    "accuracy",
+    "brier_score",
+    "crps",
+    "interval_score",
+    "negative_log_likelihood",
+    "pointwise_accuracy",
+    "pointwise_brier_score",
+    "pointwise_crps",
+    "pointwise_interval_score",
+    "pointwise_negative_log_likelihood",
+    "pointwise_sample_crps",
+    "pointwise_squared_error",
+    "root_mean_squared_error",
+    "sample_crps",
+]
+__dir__ = __all__.copy
+
 FOR_LABELS = "Of real targets take `root_mean_squared_error`, `negative_log_likelihood` or `crps`."
 FOR_REAL_TARGETS = "Of labels take `accuracy`, `negative_log_likelihood` or `brier_score`."
 TIES_BELOW = 0.51  # a half, and what the probabilities of a row may sum to above 1

@@ -27,6 +27,9 @@ from bayesuq.arrays import ArrayLike, check_count, check_fraction, to_tensor
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator
 
+__all__ = ["Ranks", "calibrate"]
+__dir__ = __all__.copy
+
 Theta = Mapping[str, ArrayLike]
 Quantities = Callable[[Mapping[str, Tensor], Any], Mapping[str, ArrayLike]]
 TRUTH, FIT, DRAWS, TIES = range(4)  # what a simulation's seed is split into

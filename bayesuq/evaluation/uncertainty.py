@@ -21,6 +21,19 @@ from torch import Tensor
 from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_known
 from bayesuq.predictive.categorical import CategoricalPredictive
 
+__all__ = [
+    "aleatoric_variance",
+    "epistemic_variance",
+    "expected_entropy",
+    "margin",
+    "maximum_probability",
+    "mutual_information",
+    "predictive_entropy",
+    "predictive_variance",
+    "variation_ratio",
+]
+__dir__ = __all__.copy
+
 REMEDY = "For real targets take `predictive_variance`, `aleatoric_variance` and `epistemic_variance`."
 
 

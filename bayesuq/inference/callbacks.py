@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from bayesuq.inference.training.tensorboard import TensorBoardLogger
 
 __all__ = ["CSVLogger", "TensorBoardLogger"]
+__dir__ = __all__.copy
 
 COLUMNS = ("fit", "epoch", "step", "loss", "validation_loss", "seconds")
 

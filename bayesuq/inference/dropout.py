@@ -35,6 +35,9 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
+__all__ = ["DropoutPosterior", "fit"]
+__dir__ = __all__.copy
+
 
 @training_options(learning_rate=LEARNING_RATE)
 def fit(

@@ -39,6 +39,9 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
 
+__all__ = ["HmcPosterior", "fit"]
+__dir__ = __all__.copy
+
 KernelName = Literal["nuts", "hmc"]
 NUM_STEPS = 32
 OFTEN = 0.05  # of all draws at the bound on the tree's depth

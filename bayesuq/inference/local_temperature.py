@@ -37,6 +37,9 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
+__all__ = ["LocalTemperaturePosterior", "fit"]
+__dir__ = __all__.copy
+
 DRAWS_BUDGET = 2**25  # numbers in the draws held at a time: 128 MiB in float32
 LEAST_LOG_PROB = -10.0  # what h is told of a class that is next to impossible
 WATCHED_SHARE = 5  # one image in so many chooses the epoch

@@ -23,6 +23,9 @@ from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.models.bnn import BayesianNetwork
 
+__all__ = ["MapPosterior", "fit"]
+__dir__ = __all__.copy
+
 LEARNING_RATE = 3e-3
 ADVERSARIAL_SHARE = 0.01  # of each input's range
 SCALE_RATE = 10.0  # positive scales move on the log scale, over larger distances than weights do

@@ -30,6 +30,9 @@ from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
+__all__ = ["QuantileCalibratedPosterior", "fit"]
+__dir__ = __all__.copy
+
 
 @suggests_names
 def fit(

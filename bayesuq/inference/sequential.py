@@ -25,6 +25,9 @@ from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import EntrywiseNormal, LogNormal, Prior
 from bayesuq.models.rules import Rule
 
+__all__ = ["updated_model"]
+__dir__ = __all__.copy
+
 
 def updated_model(posterior: VariationalPosterior | LaplacePosterior) -> BayesianNetwork:
     """The model whose prior is a fitted posterior, for the next data; its network starts at the posterior's means.

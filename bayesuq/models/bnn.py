@@ -30,6 +30,9 @@ from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_pa
 from bayesuq.models.spectral import with_exact_norms
 from bayesuq.randomness import isolated, resolve_seed
 
+__all__ = ["BayesianNetwork"]
+__dir__ = __all__.copy
+
 LIKELIHOOD = "likelihood."
 RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
 EMPTY = torch.Size()

@@ -17,6 +17,9 @@ from torch import Tensor, nn
 from bayesuq.arrays import check_count, check_probability
 from bayesuq.randomness import isolated, resolve_seed
 
+__all__ = ["convnet", "mlp", "unet"]
+__dir__ = __all__.copy
+
 Activation = Literal["relu", "tanh", "silu", "gelu"]
 Norm = Literal["batch", "group"]
 

@@ -21,6 +21,23 @@ from bayesuq.models.horseshoe import HorseshoeLaw
 from bayesuq.models.rules import trainable_parameters
 from bayesuq.models.scale_mixture import NormalScaleMixture
 
+__all__ = [
+    "EntrywiseNormal",
+    "FanIn",
+    "Gamma",
+    "HalfCauchy",
+    "HalfNormal",
+    "Horseshoe",
+    "Laplace",
+    "LogNormal",
+    "Normal",
+    "Prior",
+    "ScaleMixture",
+    "StudentT",
+    "centred",
+]
+__dir__ = __all__.copy
+
 
 class Prior(ABC):
     """A law for each entry of a parameter."""

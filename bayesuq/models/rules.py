@@ -6,6 +6,9 @@ from typing import TypeAlias, TypeVar
 
 from torch import nn
 
+__all__ = ["assign", "matching_names", "trainable_parameters"]
+__dir__ = __all__.copy
+
 Rule: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Parameter], bool]
 T = TypeVar("T")
 

@@ -14,6 +14,9 @@ import numpy as np
 
 from bayesuq.to_arviz import optional
 
+__all__ = ["Variable", "build", "group", "group_names", "native"]
+__dir__ = __all__.copy
+
 IS_ARVIZ_BEFORE_1 = int(version("arviz").split(".")[0]) < 1
 SAMPLES = ("chain", "draw")
 

@@ -15,6 +15,9 @@ from numpy.typing import ArrayLike
 from bayesuq.evaluation.diagnostics.pareto import pareto_k
 from bayesuq.evaluation.report.measure import Measure
 
+__all__ = ["evaluate_fit"]
+__dir__ = __all__.copy
+
 FEWEST_EPOCHS = 20
 WINDOW = 0.1  # of the epochs
 NEXT_TO_NOTHING = 0.01  # nats a data point

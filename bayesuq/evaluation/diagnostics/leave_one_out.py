@@ -23,6 +23,9 @@ from bayesuq.evaluation.report.tables import aligned
 from bayesuq.to_arviz import optional
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group
 
+__all__ = ["LeaveOneOut", "Ranked", "Ranking", "compare", "loo"]
+__dir__ = __all__.copy
+
 FEWEST_DRAWS = 25  # fewer have no tail to fit
 OBSERVED = "y"
 APPROXIMATE = (

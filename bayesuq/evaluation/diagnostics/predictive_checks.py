@@ -16,6 +16,9 @@ import numpy as np
 from bayesuq.evaluation.report.tables import aligned
 from bayesuq.to_arviz.container import Container, group
 
+__all__ = ["PredictiveCheck", "predictive_checks", "table"]
+__dir__ = __all__.copy
+
 OBSERVED = "y"
 INTERVAL = (5.0, 95.0)  # percent
 MOST_CLASSES = 12

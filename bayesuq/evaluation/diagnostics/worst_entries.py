@@ -11,6 +11,9 @@ from bayesuq.evaluation.diagnostics.convergence import convergence, function_val
 from bayesuq.evaluation.diagnostics.quantities import entries
 from bayesuq.to_arviz.container import SAMPLES, Container, Variable, build, group
 
+__all__ = ["worst_entries"]
+__dir__ = __all__.copy
+
 MOST_LOOKED_AT = 200  # of the function's values
 
 

@@ -6,8 +6,6 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.evaluation.standard_errors import bootstrap as bootstrap
-    from bayesuq.evaluation.standard_errors import closed_form as closed_form
-    from bayesuq.evaluation.standard_errors import weighted as weighted
     from bayesuq.evaluation.standard_errors.closed_form import by_derivative as by_derivative
     from bayesuq.evaluation.standard_errors.closed_form import of_aurc as of_aurc
     from bayesuq.evaluation.standard_errors.closed_form import of_auroc as of_auroc

@@ -28,6 +28,20 @@ from bayesuq.evaluation.uncertainty import predictive_entropy
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 
+__all__ = [
+    "State",
+    "Summary",
+    "brier_bins",
+    "classwise_reliability",
+    "interval_coverage",
+    "mean_of",
+    "mean_of_defined",
+    "misclassification",
+    "root_mean_of",
+    "top_label_reliability",
+]
+__dir__ = __all__.copy
+
 
 class Summary(Protocol):
     """What is kept of the points seen: a frozen dataclass of tensors that merges."""

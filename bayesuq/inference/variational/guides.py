@@ -17,6 +17,18 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
 
+__all__ = [
+    "CorrelatedGuide",
+    "FullRankGuide",
+    "LowRankGuide",
+    "MeanFieldGuide",
+    "autoguide",
+    "full_rank",
+    "low_rank",
+    "mean_field",
+]
+__dir__ = __all__.copy
+
 DEFAULT_RANK = 5
 INITIAL_FACTOR = 0.01  # of the scales: enough to break the symmetry between columns
 LOG_TWO_PI = math.log(2 * math.pi)

@@ -1,0 +1,89 @@
+"""What is public is said by `__all__`, shown by `dir` and told in the reference; what left a face still works."""
+
+import re
+import sys
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from bayesuq.moved import INTERNAL
+
+DOCS = Path(__file__).parents[1] / "docs"
+CONSTANTS = (bool, int, float, str, bytes, tuple, frozenset, dict, set, list)
+
+
+def public_modules() -> list[str]:
+    """All that a user reaches from `bayesuq` by names of `__all__`."""
+    found, ahead = set(), ["bayesuq"]
+    while ahead:
+        name = ahead.pop()
+        module = import_module(name)
+        found.add(name)
+        values = [getattr(module, one) for one in getattr(module, "__all__", ())]
+        ahead += [value.__name__ for value in values if isinstance(value, ModuleType) and value.__name__ not in found]
+    return sorted(found)
+
+
+@pytest.fixture(scope="module")
+def documented() -> dict[str, bool]:
+    """The modules of the reference, and whether all of their names are in it."""
+    before = list(sys.path)
+    spec = spec_from_file_location("conf", DOCS / "conf.py")
+    conf = module_from_spec(spec)
+    spec.loader.exec_module(conf)
+    sys.path[:] = before
+    pages = []
+    for path in sorted((DOCS / "api").glob("*.md")):
+        pages.append([path.read_text()])
+        conf.fill_reference(None, f"api/{path.stem}", pages[-1])
+    found = re.findall(r"automodule:: (\S+)\n   :members:(.*)", "\n".join(page for (page,) in pages))
+    return {module: not some.strip() for module, some in found}
+
+
+PUBLIC = public_modules()
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_a_public_module_says_what_is_to_be_called_and_shows_nothing_else(name):
+    module = import_module(name)
+    values = {one: getattr(module, one) for one in module.__all__}
+    assert list(values) == sorted(values)
+    assert dir(module) == module.__all__
+    assert [one for one, value in values.items() if isinstance(value, CONSTANTS) or one.startswith("_")] == []
+
+
+def test_public_modules_are_all_in_the_reference(documented):
+    assert len(PUBLIC) > 40
+    faces = {"bayesuq", "bayesuq.models", "bayesuq.inference", "bayesuq.evaluation"}
+    assert set(PUBLIC) - faces - documented.keys() == set()
+
+
+def test_what_the_reference_tells_in_full_says_what_is_to_be_called(documented):
+    modules = {name: import_module(name) for name, whole in documented.items() if whole}
+    assert [name for name, module in modules.items() if not hasattr(module, "__all__")] == []
+    assert [(name, one) for name, module in modules.items() for one in module.__all__ if not hasattr(module, one)] == []
+
+
+@pytest.mark.parametrize("name", sorted(INTERNAL))
+def test_a_name_that_left_a_face_is_still_there_with_a_warning(name, monkeypatch):
+    face, _, last = f"bayesuq.{name}".rpartition(".")
+    home, _, inner = f"bayesuq.{INTERNAL[name]}".partition(":")
+    package = import_module(face)
+    monkeypatch.delitem(vars(package), last, raising=False)  # which an import of the module has put there
+    with pytest.warns(DeprecationWarning, match=rf"{face}\.{last} is handed on no longer .* {home}") as told:
+        found = getattr(package, last)
+    assert told[0].filename == __file__
+    assert found is (getattr(import_module(home), inner) if inner else sys.modules[home])
+
+
+def test_importing_a_module_that_left_a_face_is_no_use_of_the_face(monkeypatch):
+    package, name = import_module("bayesuq.datasets"), "bayesuq.datasets.archive"
+    import_module(name)  # so that both of these are put back
+    monkeypatch.delitem(vars(package), "archive")
+    monkeypatch.delitem(sys.modules, name)
+    found = {}
+    exec("from bayesuq.datasets import archive", found)  # warnings are errors here
+    assert found["archive"].__name__ == name
