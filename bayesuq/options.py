@@ -9,7 +9,8 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Set
+from types import NoneType
 from typing import Any, ParamSpec, TypeVar, get_args
 
 from bayesuq.once import one_call
@@ -37,15 +38,15 @@ def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
 
     It says once what concerns the whole call: see `bayesuq.once`.
     """
-    return _checked(function, inspect.signature(function), {})
+    return _checked(function, inspect.signature(function), {}, set())
 
 
 def spells_out(defaults: Mapping[str, Any]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a function that takes `**options: Unpack[Options]` show and fill in each of them as if it were its own.
 
     Its signature lists them with their types and defaults, and its docstring has the sentence of each, that of
-    `Options` where it has none itself. An option that is not given, or given as None, is its default inside. Names are
-    suggested as by `suggests_names`.
+    `Options` where it has none itself. An option that is not given, or given as None where its type has a None, is its
+    default inside. Names are suggested as by `suggests_names`.
 
     Args:
         defaults: Of all options.
@@ -70,7 +71,8 @@ def spells_out(defaults: Mapping[str, Any]) -> Callable[[Callable[P, R]], Callab
             for name, kind in options.__annotations__.items()
         ]
         signature = written.replace(parameters=[*own, *shared])
-        checked: Any = _checked(function, signature, {option.name: option.default for option in shared})
+        optional = {option.name for option in shared if NoneType in get_args(option.annotation)}
+        checked: Any = _checked(function, signature, {one.name: one.default for one in shared}, optional)
         checked.__signature__ = signature
         checked.__doc__ = _with_sentences(function.__doc__, options.__doc__, list(signature.parameters))
         return checked
@@ -78,8 +80,10 @@ def spells_out(defaults: Mapping[str, Any]) -> Callable[[Callable[P, R]], Callab
     return decorated
 
 
-def _checked(function: Callable[P, R], signature: inspect.Signature, defaults: Mapping[str, Any]) -> Callable[P, R]:
-    """The function, called with these defaults, and with no name that its signature does not have."""
+def _checked(
+    function: Callable[P, R], signature: inspect.Signature, defaults: Mapping[str, Any], optional: Set[str]
+) -> Callable[P, R]:
+    """The function, called with these defaults, also for None if optional, and with no name that it does not have."""
     known = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
     @functools.wraps(function)
@@ -87,7 +91,8 @@ def _checked(function: Callable[P, R], signature: inspect.Signature, defaults: M
         for name in kwargs.keys() - signature.parameters.keys():
             module = function.__module__.removesuffix(".fitting")  # a method's `fit` is called by its folder's name
             raise TypeError(f"`{module}.{function.__name__}` has no option {name!r}; {nearest(name, known)}.")
-        kwargs.update({name: value for name, value in defaults.items() if kwargs.get(name) is None})
+        missing = [name for name in defaults if name not in kwargs or (kwargs[name] is None and name in optional)]
+        kwargs.update({name: defaults[name] for name in missing})
         with one_call():
             return function(*args, **kwargs)
 

@@ -124,6 +124,7 @@ def test_shared_options_are_in_signature_and_docstring_as_if_they_were_written_o
 @pytest.mark.parametrize("given", [{}, {"minutes": None}])
 def test_shared_options_that_are_not_given_are_their_defaults(given):
     assert steep("oolong", **given) == ("oolong", False, {"minutes": 3, "milk": "after"})
+    assert steep("oolong", milk=None)[2]["milk"] is None  # which its type does not have: the function's to refuse
     assert steep(leaf="oolong", minutes=4, sugar=True) == ("oolong", True, {"minutes": 4, "milk": "after"})
 
 

@@ -51,7 +51,7 @@ Callback = Callable[[Progress], None]
 
 
 class TrainingOptions(TypedDict, total=False):
-    """The options that every optimising `fit` takes. None is always the method's default.
+    """The options that every optimising `fit` takes. None, where a type has it, is the method's default.
 
     Attributes:
         num_epochs: Passes over the data. None makes 100, and as many as make 2,000 steps where that is more: of 60 rows
