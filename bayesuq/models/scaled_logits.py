@@ -7,18 +7,17 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_finite_number
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
-from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
+from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.predictive.base import PredictiveDistribution
 
 
 @dataclass(frozen=True)
 class ScaledLogits(Likelihood):
-    """`base` at slopes * f + mixing f + biases.
+    """`base` at slopes * f + mixing f + biases, f being its logits.
 
     One slope 1 / T and bias 0 is temperature scaling; a slope and a bias for each class is vector scaling; with mixing
-    it is matrix scaling. Every draw's f is scaled, before the draws are mixed. Of HeteroscedasticCategorical, whose f
-    are no logits, those of the mean over its noise are scaled.
+    it is matrix scaling. Every draw's logits are scaled, before the draws are mixed. Where a network's outputs are no
+    logits, log p of each class given them is scaled: of HeteroscedasticCategorical that of the mean over its noise.
 
     Attributes:
         base: The likelihood that takes the scaled f.
@@ -36,7 +35,7 @@ class ScaledLogits(Likelihood):
     mixing: tuple[tuple[float, ...], ...] = ()
 
     def __post_init__(self) -> None:
-        if not isinstance(self.base, Categorical | Bernoulli | HeteroscedasticCategorical | ScaledLogits):
+        if not isinstance(self.base, Likelihood) or not self.base.has_labels:
             raise TypeError(f"`base` must be a likelihood of labels; got {type(self.base).__name__}.")
         for name in ("slopes", "biases"):
             values = tuple(check_finite_number(value, name) for value in getattr(self, name))
@@ -58,20 +57,24 @@ class ScaledLogits(Likelihood):
         return self.base.targets(y, num_outputs=num_outputs)
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
+        """Labels as the scaled f ask for them."""
+        return self.takes_logits.align(self.scaled(f, dim=1), y)
+
+    def num_outputs(self, y: Tensor) -> int:
         """As the base."""
-        return self.base.align(f, y)
+        return self.base.num_outputs(y)
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """The base's at the scaled f."""
-        return self._of_logits.elementwise_log_prob(self.scaled(f, dim=1), y)
+        return self.takes_logits.elementwise_log_prob(self.scaled(f, dim=1), y)
 
     def distribution(self, f: Tensor) -> Any:
         """The base's at the scaled f."""
-        return self._of_logits.distribution(self.scaled(f, dim=1))
+        return self.takes_logits.distribution(self.scaled(f, dim=1))
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> PredictiveDistribution:
         """The base's at the scaled f."""
-        return self._of_logits.predictive(self.scaled(f, dim=2), keep_samples=keep_samples)
+        return self.takes_logits.predictive(self.scaled(f, dim=2), keep_samples=keep_samples)
 
     def scaled(self, f: Tensor, dim: int) -> Tensor:
         """slopes * f + mixing f + biases along the outputs' dimension, of what the base makes of f.
@@ -79,10 +82,7 @@ class ScaledLogits(Likelihood):
         Raises:
             ValueError: Another number of outputs than slopes, biases or rows of mixing.
         """
-        if isinstance(self.base, ScaledLogits):
-            f = self.base.scaled(f, dim)  # the inner scaling was there when this one was chosen
-        elif isinstance(self.base, HeteroscedasticCategorical):
-            f = self.base.logits(f, dim)
+        f = self.base.logits(f, dim)  # which an inner scaling, that was there when this one was chosen, has scaled
         sizes = {len(self.slopes), len(self.biases), len(self.mixing) or 1}
         if sizes - {1, f.shape[dim]}:
             raise ValueError(
@@ -91,12 +91,28 @@ class ScaledLogits(Likelihood):
             )
         return affine(f, dim, f.new_tensor(self.slopes), f.new_tensor(self.biases), f.new_tensor(self.mixing))
 
+    def logits(self, f: Tensor, dim: int = 1) -> Tensor:
+        """The scaled ones."""
+        return self.scaled(f, dim)
+
     @property
-    def _of_logits(self) -> Likelihood:
+    def takes_logits(self) -> Likelihood:
         """What takes the scaled logits."""
-        if isinstance(self.base, ScaledLogits):
-            return self.base._of_logits
-        return self.base.categorical if isinstance(self.base, HeteroscedasticCategorical) else self.base
+        return self.base.takes_logits or Categorical()
+
+    @property
+    def outputs_are_logits(self) -> bool:
+        """As the base: the scaling is a linear layer more."""
+        return self.base.outputs_are_logits
+
+    @property
+    def has_one_logit(self) -> bool:
+        """As the base."""
+        return self.base.has_one_logit
+
+    def target_weights(self, y: Tensor) -> Tensor:
+        """As the base."""
+        return self.takes_logits.target_weights(y)
 
 
 def affine(f: Tensor, dim: int, slopes: Tensor, biases: Tensor, mixing: Tensor) -> Tensor:

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from bayesuq.data import Dataset
 from bayesuq.inference import map_estimate
 from bayesuq.inference.gp.expectations import expected_log_prob
-from bayesuq.inference.laplace.curvature import fisher_root
 from bayesuq.models import BayesianNetwork, gp, priors
 from bayesuq.models.likelihoods import HeteroscedasticNormal
 from bayesuq.models.records import _built, _part
@@ -65,7 +64,7 @@ class TestBound:
         torch.testing.assert_close(likelihood.distribution(f).log_prob(y), log_prob, rtol=1e-9, atol=1e-9)
         torch.testing.assert_close(likelihood.predictive(f[None]).log_prob(y), log_prob, rtol=1e-9, atol=1e-9)
         # The expected square of the score, by the law of its own: E (d log p / d g)^2 = slope^2 / 2.
-        root = fisher_root(likelihood, f)
+        root = likelihood.fisher_root(f)
         torch.testing.assert_close(root[:, 1, 1], likelihood.log_variance_slope(f[:, 1]) / math.sqrt(2))
         scale = likelihood.distribution(f).base_dist.scale[:, 0]
         torch.testing.assert_close(root[:, 0, 0], 1 / scale)

@@ -12,7 +12,7 @@ from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.gp.units import ROUNDING, Units, channel_moments, spread_or_size
 from bayesuq.models.likelihoods.labels import Categorical
-from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal
 
 
 class ProcessReader:
@@ -80,7 +80,8 @@ def units_of(
     square = torch.where(square > SMALLEST_SQUARE, square, 1.0)
     ones = torch.ones(num_outputs, dtype=torch.float64, device=features.device)
     units = Units(centre, spread, square, 0 * ones, ones)
-    if not y.is_floating_point() or not (_has_units(model) or isinstance(model.likelihood, Categorical)):
+    # Classes as a Dirichlet process has them are real targets too.
+    if not y.is_floating_point() or not (model.likelihood.has_units or isinstance(model.likelihood, Categorical)):
         return units
     mean, variance = _target_moments(y if y.ndim > 1 else y.unsqueeze(1), weight)
     _check_spread(variance.sqrt(), "`y`")
@@ -119,8 +120,3 @@ def _target_moments(y: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
 NOISE_SHARE = 0.1  # of the targets' variance
 LARGEST = 1e140  # spread, and the inverse of the smallest
 SMALLEST_SQUARE = 1e-300  # of a feature's size that a slope is measured by
-
-
-def _has_units(model: GaussianProcess) -> bool:
-    """Whether f is counted in units of y: not for counts, whose f is a log rate."""
-    return isinstance(model.likelihood, Normal | StudentT | HeteroscedasticNormal)

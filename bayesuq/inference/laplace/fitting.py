@@ -27,7 +27,7 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout, normal_base
 from bayesuq.inference.joint.masks import is_dropout
-from bayesuq.inference.laplace.curvature import check_supported, fisher_root, output_weights
+from bayesuq.inference.laplace.curvature import output_weights
 from bayesuq.inference.laplace.factors import Derivatives
 from bayesuq.inference.laplace.linearisation import Linearisation, UnevenRowsError
 from bayesuq.inference.laplace.posterior import LaplacePosterior, PriorFactors
@@ -77,7 +77,7 @@ def fit(
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
-        ValueError: Priors that are not normal; a likelihood whose curvature is not known; a full structure of more than
+        ValueError: Priors that are not normal; a full structure of more than
             20,000 weights; a mode of another model; data that the network or the likelihood does not take; options out
             of range.
         FloatingPointError: The loss stopped being finite.
@@ -136,7 +136,6 @@ def _check_model(model: BayesianNetwork, names: Sequence[str], structure: str) -
             f"A Laplace approximation needs normal priors; those of {', '.join(others)} are not. Take priors.Normal, "
             "or another method."
         )
-    check_supported(model.likelihood)
     size = Layout.of(model, names).size
     if structure == "full" and size > LARGEST_FULL:
         raise ValueError(
@@ -283,7 +282,7 @@ def _sums_of(
         ]
         found = {name: torch.stack([group[name] for group in groups]).mean(dim=0) for name in groups[0]}
     else:
-        found = sums(partial(fisher_root, likelihood))
+        found = sums(likelihood.fisher_root)
 
     def log_prob(f: Tensor) -> Tensor:
         return likelihood.log_prob(f, batch.y, batch.weight).double().sum()

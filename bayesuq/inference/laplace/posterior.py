@@ -30,9 +30,6 @@ from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.likelihoods.counts import Poisson
-from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
-from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
 from bayesuq.models.precision import full_precision
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -215,8 +212,8 @@ class LaplacePosterior(NetworkPosterior):
     def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[dict[str, Tensor] | None]:
         """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""
         likelihood = self.model.likelihood
-        by_probit = self.is_probit and not isinstance(likelihood, StudentT | Poisson | HeteroscedasticCategorical)
-        if not by_draws and (by_probit or isinstance(likelihood, Normal | HeteroscedasticNormal)):
+        by_probit = self.is_probit and likelihood.outputs_are_logits
+        if not by_draws and (by_probit or likelihood.has_normal_noise):
             yield None
             return
         together = max(1, DEVIATIONS_BUDGET // self.law.layout.size)
@@ -281,7 +278,7 @@ class LaplacePosterior(NetworkPosterior):
 
     def _probit(self, f: Tensor, derivatives: Derivatives) -> Tensor:
         """f* / sqrt(1 + pi/8 diag(J Sigma J^T)), (N, C, ...); real targets stay as they are."""
-        if isinstance(self.model.likelihood, Normal | HeteroscedasticNormal):
+        if self.model.likelihood.has_normal_noise:
             return f
         variance = as_outputs(self._variance(derivatives), f.shape)
         return (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)

@@ -19,7 +19,6 @@ import math
 import torch
 from torch import Tensor
 
-from bayesuq.inference.laplace.curvature import fisher_root
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.randomness import generator
 
@@ -51,7 +50,7 @@ def random_columns(likelihood: Likelihood, f: Tensor, first: int, group: int) ->
     num_rows, num_channels, num_pixels = len(f), f.shape[1], f[0, 0].numel()
     signs = torch.stack([_signs(num_pixels * num_channels, first + row, group) for row in range(num_rows)])
     signs = signs.view(-1, num_channels, TOGETHER).to(f.device) / math.sqrt(TOGETHER)
-    columns = fisher_root(likelihood, as_rows(f)) @ signs
+    columns = likelihood.fisher_root(as_rows(f)) @ signs
     return columns.view(num_rows, num_pixels, num_channels, TOGETHER).transpose(1, 2).flatten(1, 2)
 
 

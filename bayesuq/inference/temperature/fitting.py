@@ -31,8 +31,6 @@ from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.lbfgs import Evaluations
 from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
-from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
 from bayesuq.models.scaled_logits import ScaledLogits
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -169,7 +167,7 @@ def _likelihood(posterior: Posterior) -> Likelihood:
             "scaled at every prediction, so pass what gives them, such as `map_estimate.fit(model, data)`, and "
             "held-out inputs with their labels."
         )
-    if not isinstance(likelihood, Categorical | Bernoulli | HeteroscedasticCategorical | ScaledLogits):
+    if not likelihood.has_labels:
         raise TypeError(
             f"Temperature scaling needs a posterior over labels; got {type(posterior).__name__} with the likelihood "
             f"{type(likelihood).__name__}. For real targets take `quantile_calibration.fit(posterior, data)`."
@@ -178,15 +176,12 @@ def _likelihood(posterior: Posterior) -> Likelihood:
 
 
 def _held_out(likelihood: Likelihood, predictive: PredictiveDistribution, rows: Dataset) -> HeldOut:
-    base = likelihood
-    while isinstance(base, ScaledLogits):
-        base = base.base
-    base = base.categorical if isinstance(base, HeteroscedasticCategorical) else base
     if not isinstance(predictive, CategoricalPredictive) or predictive.draws is None:
         raise TypeError(f"Temperature scaling needs single draws of class probabilities; got {predictive!r}.")
+    base = ScaledLogits(likelihood, (1.0,)).takes_logits
     logits = predictive.draws.double()
-    logits = logits[:, :, 1:] if isinstance(base, Bernoulli) else logits
     labels = base.targets(rows.y, num_outputs=logits.shape[2]).to(logits.device)
+    logits = logits[:, :, 1:] if likelihood.has_one_logit else logits
     labels = labels.reshape(predictive.entropy_sum.shape)
     weight = torch.ones_like(labels, dtype=torch.float64)
     if rows.weight is not None:
@@ -194,8 +189,8 @@ def _held_out(likelihood: Likelihood, predictive: PredictiveDistribution, rows: 
         weight = weight * given.reshape(
             labels.shape if given.numel() == labels.numel() else (-1, *[1] * (labels.ndim - 1))
         )
-    ignored = labels == base.ignore_index if isinstance(base, Categorical) and base.ignore_index is not None else None
-    if ignored is not None:
+    if base.ignore_index is not None:
+        ignored = labels == base.ignore_index
         labels, weight = labels.masked_fill(ignored, 0), weight.masked_fill(ignored, 0.0)
     if not weight.sum() > 0:
         raise ValueError("`data` has no label of positive weight to choose the temperature by.")

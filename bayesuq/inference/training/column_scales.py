@@ -9,15 +9,13 @@ size, and, unless there are few rows or half of its entries are one value (flags
 images), where |m| is above 20 s, or s is below 1/20 and no entry above 1/4 in size. Of images, a column is a channel.
 """
 
-from typing import Any
-
 import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inputs import named_leaves
-from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.once import is_first
 
 FAR = 20.0
@@ -29,7 +27,7 @@ NAMED = 3  # columns that a warning shows
 TOPIC = "column scales"
 
 
-def warn_of_scales(likelihood: Any, rows: Batch) -> None:
+def warn_of_scales(likelihood: Likelihood, rows: Batch) -> None:
     """Warn, once a call, of inputs and real targets that are far from unit size.
 
     Args:
@@ -45,7 +43,7 @@ def warn_of_scales(likelihood: Any, rows: Batch) -> None:
     for name, leaf in named_leaves(rows.x).items():
         if leaf.is_floating_point():
             far.append(_described(leaf if leaf.ndim > 1 else leaf.unsqueeze(1), name))
-    if isinstance(likelihood, Normal | StudentT | HeteroscedasticNormal):
+    if likelihood.has_units:
         far.append(_described(rows.y if rows.y.ndim > 1 else rows.y.unsqueeze(1), "y"))
     told = " and ".join(part for part in far if part)
     if told:

@@ -17,8 +17,7 @@ from bayesuq.models.gp.means import ConstantMean, Mean, ZeroMean
 from bayesuq.models.gp.units import Counted, Units, channel_moments
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Categorical
-from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
-from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
 
 CONSTRAINT = "_constraint."  # in the names of GPyTorch's bounds, which are no state of ours
 
@@ -60,11 +59,10 @@ class GaussianProcess:
             raise TypeError(f"`likelihood` must be one of bayesuq.models.likelihoods; got {_kind(likelihood)}.")
         if likelihood == HeteroscedasticNormal(getattr(likelihood, "minimum_scale", 0.0)):
             likelihood = replace(likelihood, maximum_scale=None)  # by default: a process' log variance is no line
-        of_real_targets = isinstance(likelihood, Normal | HeteroscedasticNormal | StudentT)
         kernel = Scale(Matern()) if self.kernel is None else self.kernel
         if not isinstance(kernel, Kernel | gpytorch.kernels.Kernel):
             raise TypeError(f"`kernel` must be one of bayesuq.models.gp or of gpytorch.kernels; got {_kind(kernel)}.")
-        mean = self.mean if self.mean is not None else ConstantMean() if of_real_targets else ZeroMean()
+        mean = self.mean if self.mean is not None else ConstantMean() if likelihood.has_units else ZeroMean()
         if not isinstance(mean, Mean):
             raise TypeError(f"`mean` must be one of bayesuq.models.gp's means; got {_kind(mean)}.")
         if self.num_outputs is not None:
@@ -83,12 +81,8 @@ class GaussianProcess:
         """
         if self.num_outputs is not None:
             return self.num_outputs
-        if isinstance(self.likelihood, HeteroscedasticNormal):
-            return 2 * (y.shape[1] if y.ndim > 1 else 1)
-        if not y.is_floating_point() and isinstance(self.likelihood, Categorical | HeteroscedasticCategorical):
-            each = 2 if isinstance(self.likelihood, HeteroscedasticCategorical) else 1  # log variances of logits, too
-            return each * max(2, int(y.max()) + 1)
-        return y.shape[1] if y.ndim > 1 else 1
+        number: int = self.likelihood.num_outputs(y)
+        return number
 
     @property
     def shares(self) -> bool:

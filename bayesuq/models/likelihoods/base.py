@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_positive
+from bayesuq.models.likelihoods.derived import fisher_information, label_log_probs, root_of
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.base import PredictiveDistribution
 
@@ -58,6 +59,41 @@ class Likelihood(ABC):
         """Whether `log_prob` differs from `distribution(f).log_prob(y)` also where no weight is given."""
         return False
 
+    @property
+    def has_labels(self) -> bool:
+        """Whether targets are labels, so that the predictive is one of class probabilities."""
+        return not _takes(self, [0]).is_floating_point()
+
+    @property
+    def has_units(self) -> bool:
+        """Whether targets are real numbers of either sign, which are counted in some unit, as f is."""
+        return _takes(self, [-0.5]).numel() > 0
+
+    @property
+    def has_normal_noise(self) -> bool:
+        """Whether y is normal around the first columns of f, so that under a normal f it is normal too."""
+        return False
+
+    @property
+    def has_one_logit(self) -> bool:
+        """Whether `logits` has one number for two classes, the logit of the second."""
+        return False
+
+    @property
+    def takes_logits(self) -> "Likelihood | None":
+        """The likelihood of the same targets whose outputs are what `logits` gives; None is `Categorical()`."""
+        return None
+
+    @property
+    def outputs_are_logits(self) -> bool:
+        """Whether `logits` gives the network's outputs themselves."""
+        return self.takes_logits is self
+
+    @property
+    def ignore_index(self) -> int | None:
+        """The label that adds nothing, where there is one."""
+        return None
+
     @abstractmethod
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:
         """Checked targets of the dtype that `log_prob` takes.
@@ -93,6 +129,72 @@ class Likelihood(ABC):
     @abstractmethod
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> PredictiveDistribution:
         """The equal mixture over S draws of f, (S, N, C, ...)."""
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """The root R of the curvature in f that a Gauss-Newton matrix is made of, (N, K, K), float64.
+
+            R R^T = Lambda = E[ -d^2 log p(y | f) / df df^T ]  over y ~ p(y | f)
+
+        K is the number of outputs of a row, in the order of `f.flatten(1)`. By default it is derived from
+        `distribution`: see `bayesuq.models.likelihoods.derived.fisher_information`. Weights of classes have no part in
+        it: see `target_weights`.
+        """
+        return root_of(fisher_information(self.distribution, f))
+
+    def target_weights(self, y: Tensor) -> Tensor:
+        """What the likelihood itself multiplies log p of each target by, of y's shape, float64; `y` is aligned.
+
+        Raises:
+            NotImplementedError: A likelihood that says `reweights_classes`, but not by what.
+        """
+        if self.reweights_classes:
+            raise NotImplementedError(
+                f"{type(self).__name__} says that it reweights classes, but not by what. Define `target_weights(y)`."
+            )
+        return torch.ones(y.shape, dtype=torch.float64, device=y.device)
+
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor | None:  # noqa: ARG002
+        """E log p of each target under independent f ~ N(mean, variance), (N, D), in closed form.
+
+        None, as by default, leaves it to quadrature or draws.
+
+        Args:
+            mean: Of f, (N, C).
+            variance: Of f, (N, C).
+            y: Targets, aligned.
+        """
+        return None
+
+    @property
+    def is_elementwise(self) -> bool:
+        """Whether each target has one output of its own, so that expectations over f have one dimension."""
+        return False
+
+    def num_outputs(self, y: Tensor) -> int:
+        """C for these targets, which `targets` gave, where no network tells it."""
+        if not self.has_labels:
+            return y.shape[1] if y.ndim > 1 else 1
+        try:
+            binary = self.logits(torch.zeros(1, 1)).shape[1] == 2
+        except (TypeError, ValueError, IndexError, RuntimeError):  # however a likelihood refuses one output
+            binary = False
+        return 1 if binary else max(2, int(y.max()) + 1)
+
+    def logits(self, f: Tensor, dim: int = 1) -> Tensor:
+        """What a temperature divides: log p of each class, by default normalised, with the classes in dimension `dim`.
+
+        Args:
+            f: Network outputs, with the C channels in dimension `dim`.
+            dim: 1, or 2 for f of S draws, (S, N, C, ...).
+
+        Raises:
+            TypeError: No likelihood of labels.
+        """
+        leading = f.shape[:dim]
+        found = label_log_probs(self.distribution(f.flatten(0, dim - 1)))
+        if found.ndim == f.ndim - dim + 2 and f.shape[dim] == 1:  # (N, 2, 1, ...): a channel for one label
+            found = found.squeeze(2)
+        return found.unflatten(0, leading)
 
     def log_prob(self, f: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """log p(y | f) of each point, summed over its targets, weighted; (N,), in nats.
@@ -179,6 +281,14 @@ def aligned(f: Tensor, y: Tensor, *, channels: tuple[int, ...]) -> Tensor:
             f"`y` must have shape {expected} for network outputs f of shape {tuple(f.shape)}; got {tuple(y.shape)}."
         )
     return y.reshape(expected)
+
+
+def _takes(likelihood: Likelihood, y: list[float]) -> Tensor:
+    """What the likelihood makes of these targets; of those that it does not take, no numbers."""
+    try:
+        return likelihood.targets(np.asarray(y))
+    except (TypeError, ValueError):
+        return torch.empty(0)
 
 
 def _aligned_weight(weight: Tensor, terms: Tensor) -> Tensor:

@@ -26,6 +26,11 @@ class Poisson(Likelihood):
     all. For an exposure that differs between rows, let the network add its logarithm.
     """
 
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Counts, (N, D), floating."""
         counts = as_targets(y)
@@ -52,6 +57,10 @@ class Poisson(Likelihood):
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
         """The mixture of S Poisson laws; its components are the single draws, which it always keeps."""
         return MixturePredictive(dist.Poisson(within_floats(f.double(), highest=LARGEST_LOG).exp()))
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """exp(f / 2) on the diagonal, (N, K, K): a count tells of its log rate as much as the rate is large."""
+        return (0.5 * f.double()).exp().flatten(1).diag_embed()
 
 
 def check_counts(y: Tensor) -> None:

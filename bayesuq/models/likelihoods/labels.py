@@ -44,6 +44,11 @@ class Categorical(Likelihood):
         """Whether class weights or an ignored label are set."""
         return self.class_weights is not None or self.ignore_index is not None
 
+    @property
+    def takes_logits(self) -> "Categorical":
+        """Itself."""
+        return self
+
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:
         """Labels, int64."""
         if num_outputs == 1:
@@ -76,6 +81,23 @@ class Categorical(Likelihood):
         """The mixture of S softmaxes."""
         return CategoricalPredictive.from_logits(_within_floats(f), keep_samples=keep_samples)
 
+    def logits(self, f: Tensor, dim: int = 1) -> Tensor:  # noqa: ARG002
+        """The outputs themselves."""
+        return f
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """diag(sqrt p) - p sqrt(p)^T at each position, whose square is diag(p) - p p^T, (N, K, K)."""
+        p = f.double().reshape(*f.shape[:2], -1).softmax(dim=1).movedim(1, -1)  # (N, M, C); M = 1 for plain labels
+        root = p.sqrt().diag_embed() - p.unsqueeze(-1) * p.sqrt().unsqueeze(-2)
+        _, num_positions, num_classes = p.shape
+        whole = torch.diag_embed(root.movedim(1, -1))  # (N, C, C, M, M): positions do not mix
+        return whole.permute(0, 1, 3, 2, 4).reshape(len(f), num_classes * num_positions, -1)
+
+    def target_weights(self, y: Tensor) -> Tensor:
+        """Of each label's class, and 0 of one that is ignored."""
+        own = _of_classes(self.class_weights, y)
+        return own if self.ignore_index is None else torch.where(y == self.ignore_index, 0.0, own)
+
 
 @dataclass(frozen=True)
 class Bernoulli(Likelihood):
@@ -102,6 +124,21 @@ class Bernoulli(Likelihood):
     def reweights_classes(self) -> bool:
         """Whether class weights are set."""
         return self.class_weights is not None
+
+    @property
+    def has_one_logit(self) -> bool:
+        """True: f itself."""
+        return True
+
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def takes_logits(self) -> "Bernoulli":
+        """Itself."""
+        return self
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Labels 0 and 1, int64."""
@@ -142,6 +179,32 @@ class Bernoulli(Likelihood):
         f = within_floats(f)
         f = f if f.shape[2] == 1 else f.unsqueeze(2)
         return CategoricalPredictive.from_logits(torch.cat([torch.zeros_like(f), f], dim=2), keep_samples=keep_samples)
+
+    def num_outputs(self, y: Tensor) -> int:
+        """One for each label of a row."""
+        return y.shape[1] if y.ndim > 1 else 1
+
+    def logits(self, f: Tensor, dim: int = 1) -> Tensor:  # noqa: ARG002
+        """The outputs themselves, logits of the second class."""
+        return f
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """sqrt(p (1 - p)) on the diagonal, (N, K, K)."""
+        p = f.double().sigmoid()
+        return (p * (1 - p)).sqrt().flatten(1).diag_embed()
+
+    def target_weights(self, y: Tensor) -> Tensor:
+        """Of each label's class."""
+        return _of_classes(self.class_weights, y)
+
+
+def _of_classes(class_weights: tuple[float, ...] | None, y: Tensor) -> Tensor:
+    """The weight of each label's class, float64."""
+    own = torch.ones(y.shape, dtype=torch.float64, device=y.device)
+    if class_weights is None:
+        return own
+    classes = own.new_tensor(class_weights)
+    return classes[y.long().clamp(0, len(classes) - 1)]  # an ignored label may be any number
 
 
 def _within_floats(f: Tensor) -> Tensor:

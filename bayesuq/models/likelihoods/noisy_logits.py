@@ -109,6 +109,35 @@ class HeteroscedasticCategorical(Likelihood):
         noisy = (mean + scale * noise).log_softmax(dim=dim + 1)
         return noisy.logsumexp(dim=0) - math.log(self.num_noise_draws)
 
+    @property
+    def takes_logits(self) -> Categorical:
+        """What takes the logits of the mean over the noise."""
+        return self.categorical
+
+    def num_outputs(self, y: Tensor) -> int:
+        """A mean and a log variance for each class."""
+        return 2 * super().num_outputs(y)
+
+    def target_weights(self, y: Tensor) -> Tensor:
+        """Of each label's class, and 0 of one that is ignored."""
+        return self.categorical.target_weights(y)
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """Columns sqrt(p_y) d log p_y / df for each label and position, and zeros, (N, K, K)."""
+        num_classes, num_positions = f.shape[1] // 2, f[0, 0].numel()
+        with torch.enable_grad():
+            outputs = f.detach().double().requires_grad_()
+            log_probs = self.logits(outputs)
+            # Rows and positions do not mix, so that one sum a label has all their gradients.
+            slopes = [
+                torch.autograd.grad(log_probs[:, k].sum(), outputs, retain_graph=True)[0] for k in range(num_classes)
+            ]
+        roots = (0.5 * log_probs.detach()).exp()
+        columns = torch.stack([roots[:, k, None] * slope for k, slope in enumerate(slopes)], dim=2)  # (N, 2 C, C, ...)
+        whole = torch.diag_embed(columns.reshape(len(f), 2 * num_classes, num_classes, num_positions))
+        whole = torch.cat([whole, torch.zeros_like(whole)], dim=2)
+        return whole.permute(0, 1, 3, 2, 4).reshape(len(f), 2 * num_classes * num_positions, -1)
+
     def _parts(self, f: Tensor, dim: int) -> tuple[Tensor, Tensor]:
         """Means and scales of the logits."""
         if f.ndim <= dim or f.shape[dim] % 2 or f.shape[dim] < 4:

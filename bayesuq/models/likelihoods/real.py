@@ -24,6 +24,7 @@ from bayesuq.models.likelihoods.base import (
     parameter_value,
     unknown_parameters,
 )
+from bayesuq.models.likelihoods.derived import normal_points
 from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -63,6 +64,16 @@ class Normal(Likelihood):
         """The likelihood at this noise scale."""
         return _at(self, values, ("scale",))
 
+    @property
+    def has_normal_noise(self) -> bool:
+        """True."""
+        return True
+
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
     def for_outputs(self, num_outputs: int | None) -> Self:
         """The likelihood with a scale for each of the network's outputs, where columns have their own."""
         return _with_columns(self, num_outputs)
@@ -93,6 +104,17 @@ class Normal(Likelihood):
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
         scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
         return GaussianPredictive(mean=within_floats(f), noise_variance=scale.double() ** 2)
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """1 / scale on the diagonal, (N, K, K)."""
+        f = f.double()
+        scale = _over_columns(parameter_value(self.scale, "scale"), f, self.per_column)
+        return (1 / scale).expand(f.shape).flatten(1).diag_embed()
+
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """log N(y; mean, scale^2) - variance / (2 scale^2), (N, D)."""
+        scale = _over_columns(parameter_value(self.scale, "scale"), mean, self.per_column)
+        return self.elementwise_log_prob(mean, y) - 0.5 * variance / scale.square()
 
 
 @dataclass(frozen=True)
@@ -130,6 +152,11 @@ class HeteroscedasticNormal(Likelihood):
                     f"`maximum_scale` must be at least 10 times `minimum_scale` and {SMALLEST_SCALE:g}; got "
                     f"{self.maximum_scale} and {self.minimum_scale}. Standardise y."
                 )
+
+    @property
+    def has_normal_noise(self) -> bool:
+        """True: around the means, the first half of f."""
+        return True
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Real targets, (N, D)."""
@@ -173,6 +200,33 @@ class HeteroscedasticNormal(Likelihood):
         log_variance = self.log_variance(log_variance.double())
         variance = within_floats(log_variance, highest=2 * LARGEST_LOG, lowest=-2 * LARGEST_LOG).exp()
         return GaussianPredictive(mean=within_floats(mean).contiguous(), noise_variance=variance)
+
+    def num_outputs(self, y: Tensor) -> int:
+        """A mean and a log variance for each target."""
+        return 2 * super().num_outputs(y)
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """Of N(m, v) the information is 1 / v in m and 1 / 2 in log v, (N, K, K)."""
+        mean, g = self._parts(f.double(), dim=1)
+        inverse_scale = torch.exp(-0.5 * self.log_variance(g))
+        return torch.cat([inverse_scale.expand_as(mean), self.log_variance_slope(g) / 2**0.5], dim=1).diag_embed()
+
+    def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
+        """-(((y - E m)^2 + Var m) E[1 / v] + E[log v] + log 2 pi) / 2, (N, D), m and v being independent.
+
+        Where v = exp(g) the two expectations are exp(-E g + Var g / 2) and E g; a floor or a ceiling of the noise takes
+        quadrature.
+        """
+        (m, g), (m_variance, g_variance) = (each.chunk(2, dim=1) for each in (mean, variance))
+        squares = (y - m).square() + m_variance
+        if self.maximum_scale is None and self.minimum_scale == 0:
+            inverse, log_variance = (0.5 * g_variance - g).exp(), g
+        else:
+            points, shares = normal_points(g, g_variance.clamp(min=1e-20).sqrt())
+            at_points = self.log_variance(points)
+            inverse = torch.einsum("q,qnd->nd", shares, (-at_points).exp())
+            log_variance = torch.einsum("q,qnd->nd", shares, at_points)
+        return -0.5 * (squares * inverse + log_variance + LOG_TWO_PI)
 
     def log_variance(self, g: Tensor) -> Tensor:
         """log v(g), of g's shape."""
@@ -255,6 +309,11 @@ class StudentT(Likelihood):
         """The likelihood at these values."""
         return _at(self, values, ("df", "scale"))
 
+    @property
+    def is_elementwise(self) -> bool:
+        """True."""
+        return True
+
     def for_outputs(self, num_outputs: int | None) -> Self:
         """The likelihood with a scale for each of the network's outputs, where columns have their own."""
         return _with_columns(self, num_outputs)
@@ -285,6 +344,12 @@ class StudentT(Likelihood):
         df = _of_draws(parameter_value(self.df, "df"), f, per_column=False)
         scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
         return MixturePredictive(dist.StudentT(df, f, scale))
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """sqrt((df + 1) / (df + 3)) / scale on the diagonal, (N, K, K): Lange et al. 1989, section 2."""
+        f = f.double()
+        df, scale = self._parameters(f)
+        return (((df + 1) / (df + 3)).sqrt() / scale).expand(f.shape).flatten(1).diag_embed()
 
     def _parameters(self, f: Tensor) -> tuple[Tensor, Tensor]:
         df = _over_columns(parameter_value(self.df, "df"), f, per_column=False)

@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.laplace import linearisation as curvature_layers
-from bayesuq.inference.laplace.curvature import fisher_root, output_weights
+from bayesuq.inference.laplace.curvature import output_weights
 from bayesuq.inference.laplace.linearisation import Linearisation
 from bayesuq.inference.laplace.structures import STRUCTURES
 from bayesuq.models import likelihoods, networks, priors
@@ -55,7 +55,7 @@ HESSIANS = {
 @pytest.mark.parametrize("shape", [(6,), (4, 2, 2)])
 def test_the_root_of_noisy_logits_squares_to_their_fisher_information(shape):
     likelihood, f = likelihoods.HeteroscedasticCategorical(8), noise(0, 3, *shape)
-    root = fisher_root(likelihood, f)
+    root = likelihood.fisher_root(f)
     expected = torch.zeros_like(root)
     num_positions, num_classes = f[0, 0].numel(), shape[0] // 2
     for k in range(num_classes):
@@ -75,7 +75,7 @@ def test_the_curvature_is_the_hessian_of_the_log_likelihood(name, weighting):
     likelihood, shape, y = HESSIANS[name]
     f = noise(0, 5, *shape)
     weight = {"none": None, "rows": noise(2, 5).abs(), "targets": noise(3, *y.shape).abs()}[weighting]
-    root = fisher_root(likelihood, f) * output_weights(likelihood, f, y, weight).sqrt().unsqueeze(2)
+    root = likelihood.fisher_root(f) * output_weights(likelihood, f, y, weight).sqrt().unsqueeze(2)
     torch.testing.assert_close(root @ root.mT, hessian(likelihood, f, y, weight), **TIGHT)
 
 
@@ -84,7 +84,7 @@ def test_the_curvature_of_unequal_noise_is_its_expected_hessian(minimum_scale):
     likelihood = likelihoods.HeteroscedasticNormal(minimum_scale=minimum_scale)
     f = noise(0, 3, 4)
     law = likelihood.distribution(f).base_dist
-    root = fisher_root(likelihood, f)
+    root = likelihood.fisher_root(f)
     for row in range(3):
         for a, b in ((0, 0), (2, 2), (0, 2), (1, 3), (3, 3), (0, 1)):
 
@@ -99,7 +99,7 @@ def test_the_curvature_of_unequal_noise_is_its_expected_hessian(minimum_scale):
 @pytest.mark.parametrize("df", [1.0, 4.0])
 def test_the_curvature_of_outliers_is_their_expected_hessian(df):
     likelihood = likelihoods.StudentT(df=df, scale=0.6)
-    root = fisher_root(likelihood, noise(0, 3, 2))
+    root = likelihood.fisher_root(noise(0, 3, 2))
     y = 0.6 * torch.arange(-8.0, 8.0, 0.01, dtype=torch.float64).sinh()  # the trapezoid rule, exact on such a grid
     weights = (y / 0.6).square().add(1).sqrt() * 0.6 * 0.01
     f = torch.zeros(len(y), 1, dtype=torch.float64)
@@ -108,15 +108,6 @@ def test_the_curvature_of_outliers_is_their_expected_hessian(df):
     torch.testing.assert_close(
         (root @ root.mT), (expected * torch.eye(2)).expand(3, 2, 2).double(), rtol=1e-6, atol=1e-9
     )
-
-
-def test_a_likelihood_without_a_known_curvature_is_refused():
-    class Other(likelihoods.Normal):
-        pass
-
-    fisher_root(Other(scale=1.0), noise(0, 2, 1))  # a kind of Normal is one
-    with pytest.raises(ValueError, match=r"curvature of object is not known; .* take Categorical, Bernoulli, "):
-        fisher_root(object(), noise(0, 2, 1))  # type: ignore[arg-type]
 
 
 # Derivatives of single rows
