@@ -1,10 +1,8 @@
 """`bayesuq compare`: several methods on one data set, side by side in one page that needs no other file."""
 
-from pathlib import Path
-
 from bayesuq.cli import figures, map_figures, page
 from bayesuq.cli.judging import judge_fit
-from bayesuq.cli.methods import Fitted, Method, fit, read_methods
+from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods
 from bayesuq.cli.output import Output, file_name, prepare_checkpoints, tell, tell_warnings
 from bayesuq.cli.paired import find_best
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
@@ -46,8 +44,8 @@ def run(
     output_folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
     settings = output_folder.write_settings(data, names, problem.options, training, chains, prediction, output)
 
-    where = prepare_checkpoints(checkpoints)
-    fitted = _fit_all(methods, problem, training, chains, prediction, output_folder, where)
+    options = FitOptions(training, chains, prediction, prepare_checkpoints(checkpoints))
+    fitted = _fit_all(methods, problem, options, output_folder)
     judged = {name: judge_fit(result, problem, prediction) for name, result in fitted.items()}
     reports = output_folder.folder / "reports"
     reports.mkdir()
@@ -73,15 +71,7 @@ def run(
     print(f"\nReport: {(output_folder.folder / 'report.html').resolve()}")
 
 
-def _fit_all(
-    methods: list[Method],
-    problem: Problem,
-    training: TrainingOptions,
-    chains: ChainOptions,
-    prediction: PredictionOptions,
-    output_folder: Output,
-    checkpoints: Path | None,
-) -> dict[str, Fitted]:
+def _fit_all(methods: list[Method], problem: Problem, options: FitOptions, output_folder: Output) -> dict[str, Fitted]:
     """Each posterior is on the disk as soon as it is fitted."""
     posteriors = output_folder.folder / "posteriors"
     posteriors.mkdir()
@@ -89,7 +79,7 @@ def _fit_all(
     fitted: dict[str, Fitted] = {}
     # What others stand on comes first, so that it is fitted once.
     for method in sorted(methods, key=lambda method: method.wraps):
-        fitted[method.key] = fit(method, problem, training, chains, prediction, fitted, checkpoints)
+        fitted[method.key] = fit(method, problem, options, fitted)
         fitted[method.key].posterior.save(posteriors / f"{file_name(method.name)}.safetensors")
         tell(f"{method.name}: fitted in {fitted[method.key].seconds:.1f} s")
         tell_warnings(method.name, fitted[method.key].warnings)

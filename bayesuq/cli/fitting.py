@@ -1,7 +1,7 @@
 """`bayesuq fit`: one method on one data set; its posterior, its report and its settings in a folder."""
 
 from bayesuq.cli.judging import judge_fit
-from bayesuq.cli.methods import fit, read_methods
+from bayesuq.cli.methods import FitOptions, fit, read_methods
 from bayesuq.cli.output import POSTERIOR, Output, prepare_checkpoints, tell, tell_warnings
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
 from bayesuq.cli.settings import (
@@ -40,7 +40,8 @@ def run(
     folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
     settings = folder.write_settings(data, method, problem.options, training, chains, prediction, output)
 
-    fitted = fit(chosen, problem, training, chains, prediction, {}, prepare_checkpoints(checkpoints))
+    options = FitOptions(training, chains, prediction, prepare_checkpoints(checkpoints))
+    fitted = fit(chosen, problem, options, {})
     tell(f"{chosen.name}: fitted in {fitted.seconds:.1f} s")
     tell_warnings(chosen.name, fitted.warnings)
     fitted.posterior.save(folder.folder / POSTERIOR)

@@ -14,6 +14,7 @@ from bayesuq import inference
 from bayesuq.cli.output import file_name
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, TrainingOptions, UsageError
+from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.inference import map_estimate
@@ -21,8 +22,10 @@ from bayesuq.inference.catalogue import BY_COMMAND, commands
 from bayesuq.inference.confidence import fitting as confidence
 from bayesuq.inference.ensemble import fitting as ensemble
 from bayesuq.inference.temperature import fitting as temperature
+from bayesuq.inference.training import options as training_options
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.variational import fitting as variational
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import nearest
 from bayesuq.posterior import Posterior
 
@@ -135,123 +138,108 @@ class Fitted:
         return {"seconds": self.seconds, "warnings": self.warnings, "losses": self.losses}
 
 
-def fit(
-    method: Method,
-    problem: Problem,
-    training: TrainingOptions,
-    chains: ChainOptions,
-    prediction: PredictionOptions,
-    fitted: Mapping[str, Fitted],
-    checkpoints: Path | None = None,
-) -> Fitted:
+@dataclass(frozen=True)
+class FitOptions:
+    """What the commands tell every fit.
+
+    Attributes:
+        training: How long.
+        chains: How long, of chains.
+        prediction: Seed, device, and draws of what a temperature or a confidence is of.
+        checkpoints: A folder where each fit has a file, from which it goes on.
+    """
+
+    training: TrainingOptions
+    chains: ChainOptions
+    prediction: PredictionOptions
+    checkpoints: Path | None = None
+
+    def checkpoint(self, method: Method) -> Checkpoint | None:
+        """Where a method's fit writes."""
+        if self.checkpoints is None:
+            return None
+        return Checkpoint(self.checkpoints / file_name(method.key), every_seconds=CHECKPOINT_SECONDS)
+
+    def keywords(self, checkpoint: Checkpoint | None) -> training_options.TrainingOptions:
+        """What a `fit` that optimises is called with."""
+        return {
+            "num_epochs": self.training.num_epochs,
+            "batch_size": self.training.batch_size,
+            "learning_rate": self.training.learning_rate,
+            "device": self.prediction.device,
+            "seed": self.prediction.seed,
+            "checkpoint": checkpoint,
+        }
+
+
+def fit(method: Method, problem: Problem, options: FitOptions, fitted: Mapping[str, Fitted]) -> Fitted:
     """Fit one method.
 
     Args:
         method: Which.
         problem: To what.
-        training: How long.
-        chains: How long, of chains.
-        prediction: Seed, device, and draws of what a temperature or a confidence is of.
+        options: How.
         fitted: What these stand on, by `Method.key`; fitted first where it is not there.
-        checkpoints: A folder where each fit has a file, from which it goes on.
     """
     if not method.wraps or method.base is None:
-        file = _checkpoint(method, checkpoints)
-        alone = _timed(lambda: _fit_network(method, problem, training, chains, prediction, file))
-        return replace(alone, quality=_quality(alone.posterior, problem, prediction.seed))
-    base = fitted.get(method.base.key) or fit(
-        method.base, problem, training, chains, prediction, fitted, checkpoints
-    )  # fmt: skip
-    own = _timed(lambda: _wrap(base.posterior, method, problem, training, prediction, checkpoints))
+        alone = _timed(lambda: _fit_alone(method, problem, options))
+        return replace(alone, quality=_quality(alone.posterior, problem, options.prediction.seed))
+    base = fitted.get(method.base.key) or fit(method.base, problem, options, fitted)
+    own = _timed(lambda: _wrap(base.posterior, method, problem, options))
     return Fitted(own.posterior, base.seconds + own.seconds, base.warnings + own.warnings)
 
 
-def _wrap(
-    posterior: Posterior,
-    method: Method,
-    problem: Problem,
-    training: TrainingOptions,
-    prediction: PredictionOptions,
-    checkpoints: Path | None,
-) -> Posterior:
+def _wrap(posterior: Posterior, method: Method, problem: Problem, options: FitOptions) -> Posterior:
     """A temperature is of held-out rows; a confidence learns from all rows that are not tested on."""
-    options: dict[str, Any] = {
-        "num_samples": prediction.num_samples,
-        "seed": prediction.seed,
-        "checkpoint": _checkpoint(method, checkpoints),
-    }
+    number, seed, file = options.prediction.num_samples, options.prediction.seed, options.checkpoint(method)
     if method.kind == "temperature":
-        return temperature.fit(posterior, problem.in_fitted_units(problem.split.val), **options)
-    rows = problem.in_fitted_units(problem.split.refit)
+        rows = problem.in_fitted_units(problem.split.val)
+        return temperature.fit(posterior, rows, num_samples=number, seed=seed, checkpoint=file)
     return confidence.fit(
-        posterior, rows, num_epochs=training.num_epochs, batch_size=training.batch_size, **options
-    )  # fmt: skip
+        posterior,
+        problem.in_fitted_units(problem.split.refit),
+        num_samples=number,
+        num_epochs=options.training.num_epochs,
+        batch_size=options.training.batch_size,
+        seed=seed,
+        checkpoint=file,
+    )
 
 
-def _checkpoint(method: Method, folder: Path | None) -> Checkpoint | None:
-    return None if folder is None else Checkpoint(folder / file_name(method.key), every_seconds=CHECKPOINT_SECONDS)
-
-
-def _fit_network(
-    method: Method,
-    problem: Problem,
-    training: TrainingOptions,
-    chains: ChainOptions,
-    prediction: PredictionOptions,
-    checkpoint: Checkpoint | None,
-) -> Posterior:
-    if method.kind == "gp":
-        return _fit_process(problem, training, prediction, checkpoint)
+def _fit_alone(method: Method, problem: Problem, options: FitOptions) -> Posterior:
+    """A method that stands on no other one, or an ensemble."""
+    data, seed = problem.in_fitted_units(problem.split.train), options.prediction.seed
+    keywords: dict[str, Any] = {**options.keywords(options.checkpoint(method))}
+    if method.kind == "gp":  # in the network's place; of images, on the features of that network
+        return inference.gp.fit(problem.process(seed=seed), data, **keywords)  # imported here, with GPyTorch
     is_chain = method.kind in CHAINS
-    model = problem.model(seed=prediction.seed, with_dropout=method.has_dropout, infers_noise=is_chain)
-    options: dict[str, Any] = {
-        "num_epochs": training.num_epochs,
-        "batch_size": training.batch_size,
-        "device": prediction.device,
-        "seed": prediction.seed,
-        "checkpoint": checkpoint,
-    }
-    if training.learning_rate is not None:
-        options["learning_rate"] = training.learning_rate
-    data = problem.in_fitted_units(problem.split.train)
+    model = problem.model(seed=seed, with_dropout=method.has_dropout, infers_noise=is_chain)
     if is_chain:
-        # A minibatch's gradient at a draw from the prior may throw a chain out of the posterior's reach.
-        first = options | {"checkpoint": None if checkpoint is None else checkpoint.of_part("start")}
-        start = "prior" if method.kind == "hmc" else map_estimate.fit(model, data, **first)
-        return _fit_of(method)(
-            model,
-            data,
-            num_chains=chains.num_chains,
-            num_warmup=chains.num_warmup,
-            num_samples=chains.num_draws,
-            start=start,
-            device=prediction.device,
-            seed=prediction.seed,
-            checkpoint=checkpoint,
-        )
+        return _fit_chains(method, model, data, options)
     if method.kind == "laplace" and problem.is_map:
-        options["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
-    if method.base is None:
-        return _fit_of(method)(model, data, **options)
-    member_fit = _fit_of(method.base)
-    return ensemble.fit(model, data, num_members=training.num_members, member_fit=member_fit, **options)
+        keywords["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
+    if method.base is not None:
+        keywords |= {"num_members": options.training.num_members, "member_fit": _fit_of(method.base)}
+    return _fit_of(method)(model, data, **keywords)
 
 
-def _fit_process(
-    problem: Problem, training: TrainingOptions, prediction: PredictionOptions, checkpoint: Checkpoint | None
-) -> Posterior:
-    """A Gaussian process in the network's place; of images, on the features of that network."""
-    data = problem.in_fitted_units(problem.split.train)
-    options: dict[str, Any] = {"device": prediction.device, "seed": prediction.seed}
-    if training.learning_rate is not None:
-        options["learning_rate"] = training.learning_rate
-    return inference.gp.fit(  # imported here, with GPyTorch
-        problem.process(seed=prediction.seed),
+def _fit_chains(method: Method, model: BayesianNetwork, data: Dataset, options: FitOptions) -> Posterior:
+    """HMC from the prior; methods that read minibatches from a mode, with a checkpoint of its own.
+
+    A minibatch's gradient at a draw from the prior may throw a chain out of the posterior's reach.
+    """
+    file, chains = options.checkpoint(method), options.chains
+    first = options.keywords(None if file is None else file.of_part("start"))
+    return _fit_of(method)(
+        model,
         data,
-        num_epochs=training.num_epochs,
-        batch_size=training.batch_size,
-        checkpoint=checkpoint,
-        **options,
+        num_chains=chains.num_chains,
+        num_warmup=chains.num_warmup,
+        num_samples=chains.num_draws,
+        start="prior" if method.kind == "hmc" else map_estimate.fit(model, data, **first),
+        device=options.prediction.device,
+        seed=options.prediction.seed,
+        checkpoint=file,
     )
 
 

@@ -3,7 +3,7 @@ import torch
 
 from bayesuq import datasets
 from bayesuq.cli.glossary import describe
-from bayesuq.cli.methods import Fitted, Method, fit, read_methods
+from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, ModelOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.data import Dataset, Split
@@ -21,10 +21,10 @@ from bayesuq.inference.swag.fitting import SwagPosterior
 from bayesuq.inference.temperature.fitting import TemperaturePosterior
 from bayesuq.inference.variational.factorised import VariationalPosterior
 
-SHORT = TrainingOptions(num_epochs=1, num_members=2)
 SMALL = ModelOptions(hidden=[4], dropout=0.3)
 PREDICTION = PredictionOptions(num_samples=3)
 CHAINS = ChainOptions(num_chains=2, num_warmup=2, num_draws=3)
+SHORT = FitOptions(TrainingOptions(num_epochs=1, num_members=2), CHAINS, PREDICTION)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +106,7 @@ def test_what_is_of_labels_is_refused_of_real_targets(name: str, what: str) -> N
 )
 @pytest.mark.filterwarnings("error")
 def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, member: type | None) -> None:
-    fitted = fit(Method.of(name), digits, SHORT, CHAINS, PREDICTION, {})
+    fitted = fit(Method.of(name), digits, SHORT, {})
     assert type(fitted.posterior) is kind
     if member is not None:
         assert [type(part) for part in fitted.posterior.members] == [member] * 2
@@ -125,11 +125,11 @@ def test_every_method_has_a_name_that_is_tested() -> None:
 
 def test_a_process_is_exact_for_few_real_targets_and_stands_on_features_for_images() -> None:
     line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)
-    assert isinstance(fit(Method.of("gp"), line, SHORT, CHAINS, PREDICTION, {}).posterior, ExactGpPosterior)
+    assert isinstance(fit(Method.of("gp"), line, SHORT, {}).posterior, ExactGpPosterior)
     x = torch.rand(20, 1, 8, 8, generator=torch.Generator().manual_seed(0))
     part = Dataset(x, torch.arange(20) % 2)
     images = Problem.of("images", Split(part, part, part), SMALL)
-    posterior = fit(Method.of("gp"), images, SHORT, CHAINS, PREDICTION, {}).posterior
+    posterior = fit(Method.of("gp"), images, SHORT, {}).posterior
     assert posterior.predict(x, num_samples=3).mean.shape == (20, 2)
     assert any(name.startswith("kernel.net.") for name in posterior.hyperparameters)
     maps = Problem.of("maps", Split(*[Dataset(x, torch.zeros(20, 8, 8, dtype=torch.int64))] * 3), SMALL)
@@ -144,20 +144,18 @@ def test_a_process_is_exact_for_few_real_targets_and_stands_on_features_for_imag
 def test_chains_have_their_own_length_and_infer_the_noise(digits: Problem) -> None:
     line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)
     for name in ("sgmcmc", "hmc"):
-        chains = fit(Method.of(name), line, SHORT, CHAINS, PREDICTION, {}).posterior
+        chains = fit(Method.of(name), line, SHORT, {}).posterior
         assert chains.draws.shape[:2] == (2, 3)
         assert "likelihood.scale" in chains.model.laws
-        assert (
-            "likelihood.scale" not in fit(Method.of(name), digits, SHORT, CHAINS, PREDICTION, {}).posterior.model.laws
-        )
-    assert "likelihood.scale" in fit(Method.of("map"), line, SHORT, CHAINS, PREDICTION, {}).posterior.model.points
+        assert "likelihood.scale" not in fit(Method.of(name), digits, SHORT, {}).posterior.model.laws
+    assert "likelihood.scale" in fit(Method.of("map"), line, SHORT, {}).posterior.model.points
 
 
 def test_a_temperature_scales_the_posterior_that_is_there_already(digits: Problem) -> None:
     method = Method.of("temperature:ensemble")
-    base = fit(Method.of("ensemble"), digits, SHORT, CHAINS, PREDICTION, {})
-    scaled = fit(method, digits, SHORT, CHAINS, PREDICTION, {"ensemble:map": base})
-    alone = fit(method, digits, SHORT, CHAINS, PREDICTION, {})
+    base = fit(Method.of("ensemble"), digits, SHORT, {})
+    scaled = fit(method, digits, SHORT, {"ensemble:map": base})
+    alone = fit(method, digits, SHORT, {})
     x = digits.split.test.x[:5]
     assert torch.equal(scaled.posterior.predict(x).mean, alone.posterior.predict(x).mean)  # the same fit, made twice
     temperature = scaled.posterior.temperature
@@ -167,8 +165,8 @@ def test_a_temperature_scales_the_posterior_that_is_there_already(digits: Proble
 
 
 def test_the_temperature_is_that_of_the_validation_rows(digits: Problem) -> None:
-    base = fit(Method.of("map"), digits, TrainingOptions(num_epochs=20), CHAINS, PREDICTION, {})
-    scaled = fit(Method.of("temperature"), digits, SHORT, CHAINS, PREDICTION, {"map": base})
+    base = fit(Method.of("map"), digits, FitOptions(TrainingOptions(num_epochs=20), CHAINS, PREDICTION), {})
+    scaled = fit(Method.of("temperature"), digits, SHORT, {"map": base})
     val = digits.split.val
     logits = base.posterior.predict(val.x, keep_samples=True).draws[0].double()
 
@@ -180,8 +178,8 @@ def test_the_temperature_is_that_of_the_validation_rows(digits: Problem) -> None
 
 
 def test_a_confidence_learns_from_training_and_validation_rows_and_leaves_the_predictions(digits: Problem) -> None:
-    base = fit(Method.of("map"), digits, SHORT, CHAINS, PREDICTION, {})
-    learned = fit(Method.of("confidence"), digits, SHORT, CHAINS, PREDICTION, {"map": base})
+    base = fit(Method.of("map"), digits, SHORT, {})
+    learned = fit(Method.of("confidence"), digits, SHORT, {"map": base})
     expected = confidence.fit(base.posterior, digits.split.refit, num_epochs=1, num_samples=3, seed=0)
     x = digits.split.test.x
     assert torch.equal(learned.posterior.confidence(x), expected.confidence(x))
@@ -192,7 +190,7 @@ def test_a_confidence_learns_from_training_and_validation_rows_and_leaves_the_pr
 
 
 def test_warnings_of_a_fit_are_kept_not_shown(digits: Problem) -> None:
-    fitted = fit(Method.of("variational"), digits, SHORT, CHAINS, PREDICTION, {})
+    fitted = fit(Method.of("variational"), digits, SHORT, {})
     assert any("ELBO" in warning or "scales" in warning for warning in fitted.warnings)
     assert fitted.to_dict()["warnings"] == fitted.warnings
 
@@ -200,27 +198,26 @@ def test_warnings_of_a_fit_are_kept_not_shown(digits: Problem) -> None:
 def test_the_quality_of_a_variational_fit_is_told_where_the_data_are_few_enough(
     digits: Problem, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    long = TrainingOptions(num_epochs=20, learning_rate=1e-6)
-    fitted = fit(Method.of("variational"), digits, long, CHAINS, PREDICTION, {})
+    long = FitOptions(TrainingOptions(num_epochs=20, learning_rate=1e-6), CHAINS, PREDICTION)
+    fitted = fit(Method.of("variational"), digits, long, {})
     told = {measure.name: measure for measure in fitted.quality}
     assert list(told) == ["elbo_rise", "scale_movement", "pareto_k"]
     assert told["scale_movement"].remark == "the scales were hardly learned"
     assert told["pareto_k"].value > 1  # after 20 tiny steps q is where it began, and reaches little
     monkeypatch.setattr("bayesuq.cli.methods.MOST_FORWARD_ROWS", 500 * len(digits.split.train) - 1)
-    fewer = fit(Method.of("variational"), digits, long, CHAINS, PREDICTION, {})
+    fewer = fit(Method.of("variational"), digits, long, {})
     assert [measure.name for measure in fewer.quality] == ["elbo_rise", "scale_movement"]
-    assert fit(Method.of("map"), digits, SHORT, CHAINS, PREDICTION, {}).quality == ()
+    assert fit(Method.of("map"), digits, SHORT, {}).quality == ()
 
 
 def test_a_fit_leaves_the_global_random_state_alone(digits: Problem) -> None:
     state = torch.get_rng_state()
-    fit(Method.of("ensemble:dropout"), digits, SHORT, CHAINS, PREDICTION, {})
+    fit(Method.of("ensemble:dropout"), digits, SHORT, {})
     assert torch.equal(torch.get_rng_state(), state)
 
 
 def test_losses_of_members_come_one_by_one() -> None:
     line = Problem.of("toy/linear", datasets.load("toy/linear"), ModelOptions(hidden=[]))
-    fitted: Fitted = fit(
-        Method.of("ensemble"), line, TrainingOptions(num_epochs=3, num_members=4), CHAINS, PREDICTION, {}
-    )
+    options = FitOptions(TrainingOptions(num_epochs=3, num_members=4), CHAINS, PREDICTION)
+    fitted: Fitted = fit(Method.of("ensemble"), line, options, {})
     assert [len(loss) for loss in fitted.losses] == [3] * 4
