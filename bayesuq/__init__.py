@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from bayesuq.data import Standardizer as Standardizer
     from bayesuq.fit_warnings import ConvergenceWarning as ConvergenceWarning
     from bayesuq.inference.posteriors.saved import load as load
+    from bayesuq.inputs import Given as Given
     from bayesuq.loaders import Loader as Loader
     from bayesuq.posterior import Posterior as Posterior
     from bayesuq.predictive.base import PredictiveDistribution as PredictiveDistribution

@@ -18,7 +18,17 @@ from bayesuq.arrays import (
     to_floating,
     to_tensor,
 )
-from bayesuq.inputs import as_rows, checked, described, joined, named_leaves, require_tensor, structure
+from bayesuq.inputs import (
+    Given,
+    as_rows,
+    checked,
+    described,
+    joined,
+    named_leaves,
+    require_tensor,
+    structure,
+    without_scale,
+)
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
 
@@ -42,7 +52,8 @@ class Dataset:
 
     Attributes:
         x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so); whole numbers are int64. Or several
-            parts with N rows each: a tuple, mapping or dataclass, as the network takes it.
+            parts with N rows each: a tuple, mapping or dataclass, as the network takes it. With scales, a
+            `bayesuq.Given` of the inputs and these.
         y: Real targets (N, D), or int64 labels (N, ...): the dtype that comes in decides.
         weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
 
@@ -56,7 +67,9 @@ class Dataset:
     y: Tensor
     weight: Tensor | None
 
-    def __init__(self, x: Any, y: ArrayLike, weight: ArrayLike | None = None) -> None:
+    def __init__(
+        self, x: Any, y: ArrayLike, weight: ArrayLike | None = None, *, scale: ArrayLike | None = None
+    ) -> None:
         """Check and convert.
 
         Args:
@@ -66,13 +79,15 @@ class Dataset:
             y: Targets: floats (N, D), (N,) being taken as D = 1; whole numbers and booleans are labels (N, ...).
             weight: (N,), or of y's shape. Where it is 0, a target may be missing (NaN); `y` then holds another one of
                 its column in its place.
+            scale: The known scale of the noise, in units of y and above 0: of each row (N,), or of each target (N, D);
+                for a likelihood of `scale="given"`.
 
         Raises:
             TypeError: Sparse, masked, complex, text, date or object arrays.
             ValueError: Empty, not finite (of y: where it counts), one-dimensional x, numbers of rows that differ, real
                 y of more than two dimensions, negative weights.
         """
-        inputs = checked(x)
+        inputs = checked(x if scale is None else _with_scale(x, scale))
         targets = to_tensor(y, "y")
         if targets.ndim == 0 or len(targets) != len(inputs):
             raise ValueError(
@@ -270,14 +285,14 @@ class Standardizer:
             ValueError: A spread above about 1e154, whose square overflows.
         """
         _check_dataset(dataset)
-        x_loc, x_scale = _moments(dataset.x)
+        x_loc, x_scale = _moments(without_scale(dataset.x))
         if dataset.is_labelled:
             return cls(x_loc, x_scale)
         y_loc, y_scale = _moments(dataset.y, dataset.weight)
         return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0))
 
     def transform(self, dataset: Dataset) -> Dataset:
-        """The data in standard units.
+        """The data in standard units, scales of the noise included.
 
         Raises:
             TypeError: Not a Dataset.
@@ -285,20 +300,25 @@ class Standardizer:
                 reverse.
         """
         _check_dataset(dataset)
-        if dataset.x.ndim != self.x_loc.ndim or dataset.x.shape[1] != self.x_loc.shape[1]:
+        given = without_scale(dataset.x)
+        if given.ndim != self.x_loc.ndim or given.shape[1] != self.x_loc.shape[1]:
             raise ValueError(
                 f"`x` must have {self.x_loc.shape[1]} features in {self.x_loc.ndim} dimensions as the fitted data had; "
-                f"got {tuple(dataset.x.shape)}."
+                f"got {tuple(given.shape)}."
             )
         if dataset.is_labelled != (self.y_loc is None):
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
-        given = dataset.x if dataset.x.is_floating_point() else dataset.x.double()  # whole numbers of any size
+        given = given if given.is_floating_point() else given.double()  # whole numbers of any size
         x = (given - self.x_loc.to(given)) / self.x_scale.to(given)
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
         self._check_columns(tuple(dataset.y.shape[1:]), "y")
-        y = (dataset.y - self.y_loc.to(dataset.y)) / self.y_scale.to(dataset.y)
-        return Dataset(x, y, dataset.weight)
+        y_scale = self.y_scale.to(dataset.y)
+        y = (dataset.y - self.y_loc.to(dataset.y)) / y_scale
+        noise = dataset.x.scale if isinstance(dataset.x, Given) else None
+        if noise is not None:
+            noise = (noise if noise.ndim > 1 else noise.unsqueeze(1)).to(y_scale) / y_scale
+        return Dataset(x, y, dataset.weight, scale=noise)
 
     def inverse(self, predictive: PredictiveT) -> PredictiveT:
         """The predictive in y's own units; its log density then includes the Jacobian, -log scale of each column.
@@ -327,7 +347,7 @@ def _check_dataset(value: object) -> None:
             f"`dataset` must be a bayesuq.Dataset, of inputs and targets together; got {type(value).__name__}. Take "
             "one part of a Split; of arrays, pass Dataset(x, y)."
         )
-    require_tensor(value.x, "A Standardizer")
+    require_tensor(without_scale(value.x), "A Standardizer")
 
 
 def _check_alike(one: Dataset, other: Dataset) -> None:
@@ -347,6 +367,17 @@ def _check_alike(one: Dataset, other: Dataset) -> None:
                 f"Whole-number and real inputs do not concatenate; got `{name}` of {leaf.dtype} and "
                 f"{others[name].dtype}. Make both real, as by `x.double()`."
             )
+
+
+def _with_scale(x: Any, scale: ArrayLike) -> Given:
+    """Inputs with the scale of each row's noise.
+
+    Raises:
+        ValueError: Inputs that bring scales already.
+    """
+    if isinstance(x, Given):
+        raise ValueError("`x` brings scales already, and `scale` is given too. Pass one of them.")
+    return Given(structure(checked(x)), to_floating(scale, "scale"))
 
 
 def _check_targets(targets: Tensor) -> Tensor:

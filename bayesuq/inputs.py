@@ -9,7 +9,7 @@ import dataclasses
 import inspect
 from collections.abc import Callable, Mapping, Sequence
 from itertools import accumulate, pairwise
-from typing import Any, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,16 @@ from bayesuq.arrays import ArrayLike, as_real, check_finite, check_inputs, to_fl
 
 __all__ = ["Parts", "structure"]
 __dir__ = __all__.copy
+
+
+class Given(NamedTuple):
+    """Inputs, and the known scale of each row's noise, which likelihoods of `scale="given"` take.
+
+    The network sees `x` alone; the scales follow its outputs to the likelihood as further columns.
+    """
+
+    x: Any  # a tensor, (N, ...), or several parts, as the network takes it
+    scale: Any  # in units of y and above 0: of each row (N,), or of each target (N, D)
 
 
 class Parts:
@@ -97,12 +107,14 @@ def mapped(function: Callable[[Any], Any], value: Any) -> Any:
 
 
 def named_leaves(value: Any, name: str = "x") -> dict[str, Any]:
-    """The leaves by where they stand, such as `x.image` or `x[0]`; of an array, itself."""
+    """The leaves by where they stand, such as `x.image` or `x[0]`; of an array, itself; scales by that name."""
     if value is None:
         return {}
     if isinstance(value, Parts):
         return named_leaves(value.value, name)
-    if isinstance(value, Mapping):
+    if isinstance(value, Given):
+        parts = {name: value.x, "scale": value.scale}
+    elif isinstance(value, Mapping):
         parts = {f"{name}.{key}": part for key, part in value.items()}
     elif isinstance(value, tuple):
         parts = {f"{name}[{place}]": part for place, part in enumerate(value)}
@@ -129,12 +141,27 @@ def checked(x: Any) -> Inputs:
     if not found or len(set(sizes.values())) > 1 or 0 in sizes.values():
         raise ValueError(f"All parts of `x` must have the same N rows, at least one; got {sizes}.")
     leaves = iter(found.values())
-    return Parts(mapped(lambda _: next(leaves), x))
+    parts = Parts(mapped(lambda _: next(leaves), x))
+    if isinstance(parts.value, Given):
+        _check_scale(parts.value.scale)
+    return parts
 
 
 def structure(x: Any) -> Any:
     """As the user has it."""
     return x.value if isinstance(x, Parts) else x
+
+
+def without_scale(x: Any) -> Any:
+    """What the network sees of inputs: all but the scales of their noise."""
+    value = structure(x)
+    return as_rows(value.x) if isinstance(value, Given) else x
+
+
+def with_unit_scale(x: Inputs) -> Inputs:
+    """The same inputs, every scale of their noise, where they bring such, being 1."""
+    value = structure(x)
+    return Parts(value._replace(scale=torch.ones_like(value.scale))) if isinstance(value, Given) else x
 
 
 def as_rows(x: Any) -> Inputs:
@@ -145,10 +172,7 @@ def as_rows(x: Any) -> Inputs:
 def require_tensor(x: Any, taker: str) -> None:
     """Raise a TypeError where inputs have several parts, and what takes them is made for one tensor."""
     if not isinstance(x, Tensor):
-        raise TypeError(
-            f"{taker} takes inputs that are one tensor; got {described(x)}. Join the parts, as by `torch.cat`, or give "
-            "it the features that a network makes of them."
-        )
+        raise TypeError(f"{taker} takes inputs that are one tensor; got {described(x)}. {_remedy(x)}")
 
 
 def on_leaves(function: Callable[[Tensor], Tensor], x: Inputs) -> Inputs:
@@ -211,6 +235,8 @@ def arguments(net: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     needs so many.
     """
     value = structure(x)
+    if isinstance(value, Given):
+        value = value.x
     if isinstance(value, Tensor):
         return (value,), {}
     signature = inspect.signature(net.forward)
@@ -231,7 +257,25 @@ def apply(net: nn.Module, x: Any) -> Any:
     if isinstance(x, Tensor):
         return output(net(x))
     args, named = arguments(net, x)
-    return output(net(*args, **named))
+    return with_scales(output(net(*args, **named)), x)
+
+
+def with_scales(f: Any, x: Any) -> Any:
+    """Outputs f (N, D) followed by the scales of their rows' noise, (N, 2 D), where inputs bring them; else f.
+
+    Raises:
+        ValueError: Outputs or scales of other shapes.
+    """
+    if isinstance(x, Tensor) or not isinstance(structure(x), Given):
+        return f
+    scale = structure(x).scale
+    scale = scale.unsqueeze(1) if scale.ndim == 1 else scale
+    if f.ndim != 2 or scale.ndim != 2 or scale.shape[1] not in (1, f.shape[1]):
+        raise ValueError(
+            f"`scale` must have shape (N,) or (N, D) for network outputs f of shape (N, D); got {tuple(scale.shape)} "
+            f"for f of shape {tuple(f.shape)}."
+        )
+    return torch.cat([f, scale.expand_as(f)], dim=1)
 
 
 class OneArgument(nn.Module):
@@ -252,6 +296,25 @@ def _binds(signature: inspect.Signature, values: tuple[Any, ...]) -> bool:
     except TypeError:
         return False
     return True
+
+
+def _remedy(x: Any) -> str:
+    """What to pass where one tensor is wanted."""
+    if isinstance(structure(x), Given):
+        return (
+            "Leave the scales of the noise out: `gp.fit` takes them as `noise_scale`, and variational's own guides, "
+            "such as `variational.full_rank`, with the data."
+        )
+    return "Join the parts, as by `torch.cat`, or give it the features that a network makes of them."
+
+
+def _check_scale(scale: Tensor) -> None:
+    if not bool((scale > 0).all()):
+        rows = (scale <= 0).reshape(len(scale), -1).any(dim=1)
+        raise ValueError(
+            f"`scale` must be positive; {int(rows.sum())} of {len(scale)} rows hold 0 or below, the first is "
+            f"row {int(rows.nonzero()[0])}. Targets known without noise need a small one."
+        )
 
 
 def _checked_part(part: ArrayLike, name: str) -> Tensor:

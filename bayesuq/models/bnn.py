@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesuq.arrays import check_device
-from bayesuq.inputs import arguments, output
+from bayesuq.inputs import Given, arguments, described, output, structure, with_scales
 from bayesuq.models.initialisation import Initialise, started
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.precision import raised
@@ -166,9 +166,29 @@ class BayesianNetwork:
             if name in values:
                 values.update(dict.fromkeys(places, values[name]))
         tree = self._trees.of(self.net) if net is None else net
+        self.check_scale(x)
         args, named = arguments(tree, x)
         f = output(functional_call(tree, values, args, named, tie_weights=False))
-        return raised(f, self.dtype) if isinstance(f, Tensor) else f
+        return with_scales(raised(f, self.dtype), x) if isinstance(f, Tensor) else f
+
+    def check_scale(self, x: Any) -> None:
+        """Refuse inputs without the scales of their noise where the likelihood takes them, and with them where not.
+
+        Raises:
+            ValueError: With the remedy.
+        """
+        is_given = not isinstance(x, Tensor) and isinstance(structure(x), Given)
+        if is_given == self.likelihood.takes_scale:
+            return
+        if is_given:
+            raise ValueError(
+                f"`x` brings the scale of each row's noise, which {self.likelihood!r} does not take. Give the model "
+                "likelihoods.Normal(scale='given'), or leave the scales out."
+            )
+        raise ValueError(
+            f"The likelihood takes each row's own noise scale (scale='given'); got {described(x)} alone. Fit to "
+            "bayesuq.Dataset(x, y, scale=scale), and predict at bayesuq.Given(x, scale)."
+        )
 
     def likelihood_given(self, theta: Mapping[str, Tensor]) -> Likelihood:
         """The likelihood with its unknowns at theta's values."""

@@ -34,11 +34,13 @@ def cast_inputs(model: BayesianNetwork, x: Inputs, *, whole: bool | None = None)
         whole: What `takes_whole_numbers` said, where it has been asked.
 
     Raises:
-        ValueError: Values that are not finite in the model's dtype.
+        ValueError: Values that are not finite in the model's dtype; noise scales that the likelihood needs and that
+            are missing, or the reverse.
 
     Warns:
         UserWarning: Whole numbers that the model's dtype does not hold.
     """
+    model.check_scale(x)
     whole = takes_whole_numbers(model, x) if whole is None else whole
     return in_dtype(x, model.device, model.dtype, whole=whole)
 

@@ -19,10 +19,12 @@ def best_constant(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor |
         y: Targets.
         weight: Of rows or targets, or None.
     """
-    start = f.detach().mean(dim=[0, *range(2, f.ndim)])
+    own, given = f.detach().chunk(2, dim=1) if likelihood.takes_scale else (f.detach(), None)
+    start = own.mean(dim=[0, *range(2, f.ndim)])
 
     def outputs(c: Tensor) -> Tensor:
-        return c.view(-1, *[1] * (f.ndim - 2)).expand_as(f)
+        constant = c.view(-1, *[1] * (f.ndim - 2)).expand_as(own)
+        return constant if given is None else torch.cat([constant, given], dim=1)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         c = torch.as_tensor(values).to(start).requires_grad_()

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inputs import named_leaves
+from bayesuq.inputs import named_leaves, without_scale
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.once import is_first
 
@@ -40,7 +40,7 @@ def warn_of_scales(likelihood: Likelihood, rows: Batch) -> None:
     if not is_first(TOPIC):
         return
     far = []
-    for name, leaf in named_leaves(rows.x).items():
+    for name, leaf in named_leaves(without_scale(rows.x)).items():
         if leaf.is_floating_point():
             far.append(_described(leaf if leaf.ndim > 1 else leaf.unsqueeze(1), name))
     if likelihood.has_units:

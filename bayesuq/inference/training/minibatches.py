@@ -12,7 +12,7 @@ from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.training.first_batches import UNREPEATABLE, loader_digest
 from bayesuq.inference.training.identity import digest, fill
-from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves
+from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves, with_unit_scale
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
@@ -157,7 +157,7 @@ class Source:
         batch = self.reader.read(batches[0])
         if name == UNREPEATABLE:
             y = fill(batch.y, 1) if batch.y.is_floating_point() else torch.zeros_like(batch.y)
-            batch = Batch(on_leaves(lambda leaf: fill(leaf, 0), batch.x), y, None)
+            batch = Batch(with_unit_scale(on_leaves(lambda leaf: fill(leaf, 0), batch.x)), y, None)
         return f"{counts}, {name}", batch
 
     def _leaves(self) -> dict[str, Tensor | None]:

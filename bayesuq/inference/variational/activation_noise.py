@@ -68,8 +68,6 @@ class ActivationNoise(ABC):
         self.shared = mask if bool(mask.any()) else None
         self.memory: dict[str, Any] = {}  # what the pass has seen, by layer
         self.num_rows, self.is_checked = 0, False
-        for path, module in self.layers.items():
-            module.register_forward_hook(self._hook(path, self._twin_of(module)), with_kwargs=True)
 
     @abstractmethod
     def check_others(self, names: list[str]) -> None:
@@ -100,6 +98,9 @@ class ActivationNoise(ABC):
         self.num_rows, self.noise = len(x), noise
         values = self.network.vectors["random"].values
         if not self.is_checked:
+            self.network.prepare_once(x)  # which runs the network on a few rows: before its layers are watched
+            for path, module in self.layers.items():
+                module.register_forward_hook(self._hook(path, self._twin_of(module)), with_kwargs=True)
             self._check_uses(x, values)
         self.memory.clear()
         self.twin.grad.zero_()

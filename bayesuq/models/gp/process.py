@@ -52,11 +52,16 @@ class GaussianProcess:
 
         Raises:
             TypeError: Parts of another kind.
-            ValueError: A number of outputs below 1.
+            ValueError: A number of outputs below 1; scales of the noise that the inputs should bring.
         """
         likelihood = Normal() if self.likelihood is None else self.likelihood
         if not isinstance(likelihood, Likelihood):
             raise TypeError(f"`likelihood` must be one of bayesuq.models.likelihoods; got {_kind(likelihood)}.")
+        if likelihood.takes_scale:
+            raise ValueError(
+                "The inputs of a process bring no scales of the noise. Give it likelihoods.Normal(), and the scales to "
+                "the fit: gp.fit(model, data, noise_scale=scale)."
+            )
         if likelihood == HeteroscedasticNormal(getattr(likelihood, "minimum_scale", 0.0)):
             likelihood = replace(likelihood, maximum_scale=None)  # by default: a process' log variance is no line
         kernel = Scale(Matern()) if self.kernel is None else self.kernel

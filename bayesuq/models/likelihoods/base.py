@@ -18,7 +18,7 @@ from bayesuq.models.likelihoods.derived import fisher_information, label_log_pro
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.base import PredictiveDistribution
 
-Parameter = float | Sequence[float] | Literal["learned"] | Prior | Tensor
+Parameter = float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,11 @@ class Likelihood(ABC):
             ValueError: Their number depends on C, and C is not known (None) or another.
         """
         return self
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether f holds the known scales of the noise behind its own columns: see `bayesuq.inputs.Given`."""
+        return False
 
     @property
     def reweights_classes(self) -> bool:
@@ -219,15 +224,23 @@ class Likelihood(ABC):
         return terms if weight is None else terms * _aligned_weight(weight, terms)
 
 
-def checked_parameter(value: Any, name: str) -> Parameter:
+def checked_parameter(value: Any, name: str, *, may_be_given: bool = False) -> Parameter:
     """What a user gives as a likelihood's positive parameter: a number, one for each column, "learned", or a prior.
+
+    Args:
+        value: As passed.
+        name: Of the parameter.
+        may_be_given: Whether "given", by the data, is one of its values.
 
     Raises:
         ValueError: Anything else; a tensor of several numbers, which may be of columns, of rows or of draws.
     """
     if isinstance(value, str):
+        if value == "given" and may_be_given:
+            return "given"
         if value != "learned":
-            raise ValueError(f"`{name}` must be a number, 'learned' or a prior; got {value!r}.")
+            words = "'learned', 'given'" if may_be_given else "'learned'"
+            raise ValueError(f"`{name}` must be a number, {words} or a prior; got {value!r}.")
         return "learned"
     if isinstance(value, Prior):
         _check_positive_support(value, name)
@@ -239,9 +252,8 @@ def checked_parameter(value: Any, name: str) -> Parameter:
     if isinstance(value, Tensor | np.ndarray) and value.ndim:
         raise ValueError(
             f"`{name}` must be a number, a list of one for each target column, 'learned' or a prior; got an array of "
-            f"shape {tuple(value.shape)}. For columns write {name}=[0.1, 0.2]. Where each row's noise is known, give "
-            "the rows weights of 1 / noise^2, as Dataset(x, y, weight=...), and the likelihood the scale 1: of the "
-            "network's function this is the same posterior."
+            f"shape {tuple(value.shape)}. For columns write {name}=[0.1, 0.2]. Where each row's noise is known, write "
+            "scale='given', and give the scales with the rows, as Dataset(x, y, scale=...)."
         )
     return check_positive(value.item() if isinstance(value, Tensor | np.ndarray) else value, name)
 
@@ -251,7 +263,7 @@ def unknown_parameters(values: Mapping[str, tuple[Parameter, float | Sequence[fl
     return {
         name: Unknown(value if isinstance(value, Prior) else None, initial)
         for name, (value, initial) in values.items()
-        if isinstance(value, Prior | str)
+        if isinstance(value, Prior) or (isinstance(value, str) and value == "learned")
     }
 
 

@@ -41,19 +41,25 @@ class Normal(Likelihood):
 
     Attributes:
         scale: The noise scale in units of y: a number, or a list of one for each column; "learned", a point value found
-            with the weights; or a prior over positive numbers, which makes it one of the unknowns. (Inside a method: a
-            tensor.)
+            with the weights; a prior over positive numbers, which makes it one of the unknowns; or "given", each row's
+            own, which comes with the data, `Dataset(x, y, scale=...)`, and with the inputs of a prediction,
+            `bayesuq.Given(x, scale)`. (Inside a method: a tensor.)
         initial_scale: Where a fit starts a scale that is learned or inferred, or a list of one for each column.
         per_column: Whether each target column has a scale of its own. A model takes their number from its network; for
             a network whose last layer does not tell it, give D itself.
     """
 
-    scale: float | Sequence[float] | Literal["learned"] | Prior | Tensor = "learned"
+    scale: float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor = "learned"
     initial_scale: float | Sequence[float] = 1.0
     per_column: bool | int = False
 
     def __post_init__(self) -> None:
         _check_scales(self)
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether each row has its own known scale."""
+        return _is_given(self.scale)
 
     @property
     def unknowns(self) -> dict[str, Unknown]:
@@ -83,37 +89,39 @@ class Normal(Likelihood):
         return as_targets(y)
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
-        """Targets of f's shape and dtype."""
-        return aligned(f, y, channels=f.shape[1:2]).to(f.dtype)
+        """Targets of the shape and dtype of f, without the scales that it may bring."""
+        mean = _halves(f, 1)[0] if self.takes_scale else f
+        return aligned(mean, y, channels=mean.shape[1:2]).to(f.dtype)
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; f, scale^2), (N, D)."""
-        scale = parameter_value(self.scale, "scale")
+        scale = None if self.takes_scale else parameter_value(self.scale, "scale")
         if not isinstance(scale, float):
-            scale = _over_columns(scale, f, self.per_column)
+            f, scale = _located(self, f)
             return -0.5 * (((y - f) / scale) ** 2 + LOG_TWO_PI) - scale.log()
         squares = functional.mse_loss(f, y, reduction="none")  # one kernel, forward and backward
         return squares * (-0.5 / scale**2) - (math.log(scale) + 0.5 * LOG_TWO_PI)
 
     def distribution(self, f: Tensor) -> Any:
         """Normal law with event shape (D,)."""
-        scale = _over_columns(parameter_value(self.scale, "scale"), f, self.per_column)
-        return dist.Normal(f, scale).to_event(f.ndim - 1)
+        mean, scale = _located(self, f)
+        return dist.Normal(mean, scale).to_event(f.ndim - 1)
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
-        scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
-        return GaussianPredictive(mean=within_floats(f), noise_variance=scale.double() ** 2)
+        mean, scale = _located_draws(self, f)
+        return GaussianPredictive(mean=within_floats(mean), noise_variance=scale.double() ** 2)
 
     def fisher_root(self, f: Tensor) -> Tensor:
         """1 / scale on the diagonal, (N, K, K)."""
         f = f.double()
-        scale = _over_columns(parameter_value(self.scale, "scale"), f, self.per_column)
-        return (1 / scale).expand(f.shape).flatten(1).diag_embed()
+        _, scale = _located(self, f)
+        return _diagonal_root(self, 1 / scale, f)
 
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """log N(y; mean, scale^2) - variance / (2 scale^2), (N, D)."""
-        scale = _over_columns(parameter_value(self.scale, "scale"), mean, self.per_column)
+        _, scale = _located(self, mean)
+        variance = _halves(variance, 1)[0] if self.takes_scale else variance
         return self.elementwise_log_prob(mean, y) - 0.5 * variance / scale.square()
 
 
@@ -276,8 +284,8 @@ class StudentT(Likelihood):
     Attributes:
         df: Degrees of freedom, the same for all columns: a number; "learned", a point value found with the weights; or
             a prior over positive numbers. (Inside a method: a tensor, () or (S,).)
-        scale: The spread in units of y, in the same three ways or a list of one for each column; not the standard
-            deviation, which is scale sqrt(df / (df - 2)).
+        scale: The spread in units of y, in the same three ways, a list of one for each column, or "given", each row's
+            own: see `Normal`. Not the standard deviation, which is scale sqrt(df / (df - 2)).
         initial_df: Where a fit starts a `df` that is learned or inferred.
         initial_scale: Where a fit starts a scale that is learned or inferred, or a list of one for each column.
         per_column: Whether each target column has a scale of its own: see `Normal`.
@@ -287,7 +295,7 @@ class StudentT(Likelihood):
     """
 
     df: float | Literal["learned"] | Prior | Tensor = 4.0
-    scale: float | Sequence[float] | Literal["learned"] | Prior | Tensor = "learned"
+    scale: float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor = "learned"
     initial_df: float = 4.0
     initial_scale: float | Sequence[float] = 1.0
     per_column: bool | int = False
@@ -299,6 +307,11 @@ class StudentT(Likelihood):
             raise ValueError(f"`df` must be one number for all columns; got {df}.")
         object.__setattr__(self, "df", df)
         _check_scales(self)
+
+    @property
+    def takes_scale(self) -> bool:
+        """Whether each row has its own known scale."""
+        return _is_given(self.scale)
 
     @property
     def unknowns(self) -> dict[str, Unknown]:
@@ -323,37 +336,37 @@ class StudentT(Likelihood):
         return as_targets(y)
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
-        """Targets of f's shape and dtype."""
-        return aligned(f, y, channels=f.shape[1:2]).to(f.dtype)
+        """Targets of the shape and dtype of f, without the scales that it may bring."""
+        mean = _halves(f, 1)[0] if self.takes_scale else f
+        return aligned(mean, y, channels=mean.shape[1:2]).to(f.dtype)
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log t(y; df, f, scale), (N, D)."""
-        df, scale = self._parameters(f)
+        df, f, scale = self._parameters(f)
         # log Gamma((df + 1) / 2) - log Gamma(df / 2) - log(pi df) / 2 - log scale: everything that f has no part in
         constant = torch.lgamma((df + 1) / 2) - torch.lgamma(df / 2) - 0.5 * (math.pi * df).log() - scale.log()
         return constant - 0.5 * (df + 1) * torch.log1p(((y - f) / scale).square() / df)
 
     def distribution(self, f: Tensor) -> Any:
         """Student's law with event shape (D,)."""
-        df, scale = self._parameters(f)
-        return dist.StudentT(df, f, scale).to_event(f.ndim - 1)
+        df, mean, scale = self._parameters(f)
+        return dist.StudentT(df, mean, scale).to_event(f.ndim - 1)
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
         """The mixture of S Student laws; its components are the single draws, which it always keeps."""
-        f = within_floats(f).double()
-        df = _of_draws(parameter_value(self.df, "df"), f, per_column=False)
-        scale = _of_draws(parameter_value(self.scale, "scale"), f, self.per_column)
-        return MixturePredictive(dist.StudentT(df, f, scale))
+        df = _of_draws(parameter_value(self.df, "df"), f.double(), per_column=False)
+        mean, scale = _located_draws(self, f)
+        return MixturePredictive(dist.StudentT(df, within_floats(mean).double(), scale.double()))
 
     def fisher_root(self, f: Tensor) -> Tensor:
         """sqrt((df + 1) / (df + 3)) / scale on the diagonal, (N, K, K): Lange et al. 1989, section 2."""
-        f = f.double()
-        df, scale = self._parameters(f)
-        return (((df + 1) / (df + 3)).sqrt() / scale).expand(f.shape).flatten(1).diag_embed()
+        df, _, scale = self._parameters(f.double())
+        return _diagonal_root(self, ((df + 1) / (df + 3)).sqrt() / scale, f.double())
 
-    def _parameters(self, f: Tensor) -> tuple[Tensor, Tensor]:
+    def _parameters(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The degrees of freedom, the means and the scales."""
         df = _over_columns(parameter_value(self.df, "df"), f, per_column=False)
-        return df, _over_columns(parameter_value(self.scale, "scale"), f, self.per_column)
+        return df, *_located(self, f)
 
 
 Scaled = TypeVar("Scaled", bound=Normal | StudentT)
@@ -365,7 +378,11 @@ def _check_scales(likelihood: Normal | StudentT) -> None:
     Raises:
         ValueError: What is neither of what they may be, or numbers of columns that differ.
     """
-    scale = checked_parameter(likelihood.scale, "scale")
+    scale = checked_parameter(likelihood.scale, "scale", may_be_given=True)
+    if _is_given(scale) and likelihood.per_column is not False:
+        raise ValueError(
+            "Scales that are given come with the data, (N, D) where columns have their own; leave `per_column` out."
+        )
     initial = checked_parameter(likelihood.initial_scale, "initial_scale")
     if not isinstance(initial, float | tuple):
         raise ValueError(f"`initial_scale` must be a number, or a list of one for each column; got {initial!r}.")
@@ -409,6 +426,43 @@ def _at(likelihood: Scaled, values: Mapping[str, Tensor], names: Sequence[str]) 
     for name, value in known.items():
         object.__setattr__(found, name, value)
     return found
+
+
+def _is_given(scale: Any) -> bool:
+    return isinstance(scale, str) and scale == "given"
+
+
+def _halves(f: Tensor, dim: int) -> tuple[Tensor, Tensor]:
+    """The network's own columns of f, and the scales behind them."""
+    if f.shape[dim] % 2:
+        raise ValueError(
+            f"f must hold D means and then D given scales, (N, 2 D); got {tuple(f.shape)}. Call the model at "
+            "bayesuq.Given(x, scale)."
+        )
+    mean, scale = f.chunk(2, dim=dim)
+    return mean, scale
+
+
+def _located(likelihood: Scaled, f: Tensor) -> tuple[Tensor, Tensor]:
+    """Means (N, D), and scales that broadcast to them."""
+    if likelihood.takes_scale:
+        return _halves(f, 1)
+    return f, _over_columns(parameter_value(likelihood.scale, "scale"), f, likelihood.per_column)
+
+
+def _located_draws(likelihood: Scaled, f: Tensor) -> tuple[Tensor, Tensor]:
+    """Means of draws (S, N, D), and scales that broadcast to them."""
+    if likelihood.takes_scale:
+        mean, scale = _halves(f, 2)
+        return mean.contiguous(), scale
+    return f, _of_draws(parameter_value(likelihood.scale, "scale"), f, likelihood.per_column)
+
+
+def _diagonal_root(likelihood: Scaled, root: Tensor, f: Tensor) -> Tensor:
+    """R of `fisher_root` for means that do not mix, (N, K, K); of scales behind them, which are known, it is 0."""
+    if likelihood.takes_scale:
+        root = torch.cat([root, torch.zeros_like(root)], dim=1)
+    return root.expand(f.shape).flatten(1).diag_embed()
 
 
 def _over_columns(value: float | Sequence[float] | Tensor, f: Tensor, per_column: bool | int) -> Tensor:

@@ -213,6 +213,19 @@ def test_a_fit_finds_the_exact_mean_field_scales(estimator: str) -> None:
 
 
 @pytest.mark.filterwarnings(*SHORT_FIT)
+@pytest.mark.parametrize("estimator", ["local", "flipout"])
+def test_dropout_layers_which_do_not_act_here_change_nothing(estimator: str) -> None:
+    x = torch.linspace(-1, 1, 5).unsqueeze(1)
+    found = []
+    for layers in ([nn.Tanh()], [nn.Dropout(0.5), nn.Tanh()]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(1, 3), nn.Sequential(*layers), nn.Linear(3, 1))
+        model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.5))
+        found.append(variational.fit(model, Dataset(x, x), estimator=estimator, num_epochs=2, seed=0))
+    assert torch.equal(found[0].loc, found[1].loc)
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
 def test_images_train_by_flipout_and_predict_by_drawn_weights() -> None:
     net = built(lambda: networks.convnet(1, 3))
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
