@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from bayesuq.loaders import Loader as Loader
     from bayesuq.posterior import Posterior as Posterior
     from bayesuq.predictive.base import PredictiveDistribution as PredictiveDistribution
+    from bayesuq.predictive.base import RealPredictive as RealPredictive
     from bayesuq.predictive.categorical import CategoricalPredictive as CategoricalPredictive
     from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive
     from bayesuq.predictive.mixture import MixturePredictive as MixturePredictive

@@ -25,10 +25,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_fraction
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.gaussian import GaussianPredictive
-from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import generator, resolve_seed
 
 __all__ = ["ConformalIntervals", "ConformalLabels", "calibrate_intervals", "calibrate_labels"]
@@ -122,7 +120,7 @@ class ConformalIntervals:
     method: IntervalMethod
     num_calibration: int
 
-    def intervals(self, predictive: GaussianPredictive | MixturePredictive) -> tuple[Tensor, Tensor]:
+    def intervals(self, predictive: RealPredictive) -> tuple[Tensor, Tensor]:
         """Lower and upper ends at each point, (N, D) each, in units of y.
 
         Raises:
@@ -140,7 +138,7 @@ class ConformalIntervals:
 
 
 def calibrate_intervals(
-    predictive: GaussianPredictive | MixturePredictive,
+    predictive: RealPredictive,
     y: ArrayLike,
     *,
     alpha: float = 0.1,
@@ -162,6 +160,7 @@ def calibrate_intervals(
             mean or variance is not finite, or whose variance is 0.
 
     Example:
+        >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> predictive = GaussianPredictive(mean=torch.zeros(1, 9, 1), noise_variance=1.0)
         >>> calibrated = calibrate_intervals(predictive, torch.arange(9.0), alpha=0.2)
         >>> calibrated.threshold  # the 8th smallest of 9
@@ -203,7 +202,7 @@ def _label_scores(predictive: CategoricalPredictive, method: LabelMethod, noise:
 
 def _interval_parts(predictive: PredictiveDistribution, method: IntervalMethod, alpha: float) -> tuple[Tensor, Tensor]:
     """Centre and half width of the interval that is moved or stretched, (N, D) each."""
-    if not isinstance(predictive, GaussianPredictive | MixturePredictive):
+    if not isinstance(predictive, RealPredictive):
         raise TypeError(f"`predictive` must be one of real targets; got {type(predictive).__name__}.")
     if method not in INTERVAL_METHODS:
         raise ValueError(f"`method` must be one of {', '.join(map(repr, INTERVAL_METHODS))}; got {method!r}.")

@@ -20,10 +20,11 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_probability
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.gaps import Gaps
-from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_real, is_discrete
+from bayesuq.evaluation.kinds import check_categorical, check_real
 from bayesuq.evaluation.observed import as_weight, observe
 from bayesuq.evaluation.scores import central_interval, top_label
 from bayesuq.evaluation.uncertainty import maximum_probability
+from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import generator, resolve_seed
 
@@ -278,7 +279,7 @@ def probability_integral_transform(
     check_real(predictive, FOR_REAL_TARGETS)
     seen = observe(predictive, y, weight)
     at_most = predictive.cdf(seen.y)
-    if is_discrete(predictive):
+    if predictive.is_discrete:
         below = predictive.cdf(predictive.targets(seen.y) - 1)
         noise = generator(resolve_seed(seed), device=at_most.device)
         share = torch.rand(at_most.shape, generator=noise, dtype=at_most.dtype, device=at_most.device)
@@ -323,7 +324,7 @@ def pointwise_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -
     """1 where the central interval holds y, else 0, (N, D), float64; see `interval_coverage`."""
     check_fraction(level, "level")
     check_real(predictive, FOR_REAL_TARGETS)
-    if is_discrete(predictive):
+    if predictive.is_discrete:
         (lower, upper), target = central_interval(predictive, level), predictive.targets(y)
         return ((lower <= target) & (target <= upper)).double()
     return ((2 * predictive.cdf(y) - 1).abs() <= level).double()

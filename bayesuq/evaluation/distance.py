@@ -58,7 +58,7 @@ def pointwise_total_variation(
 ) -> Tensor:
     """Half the integral or sum of abs(p - q), (N, ...) for labels, (N,) for real targets; see `total_variation`."""
     if isinstance(one, CategoricalPredictive) and isinstance(other, CategoricalPredictive):
-        check_mergeable(one.probability_sum, other.probability_sum)
+        check_mergeable(one.probability_sum.shape, other.probability_sum.shape)
         return 0.5 * (one.mean - other.mean).abs().sum(dim=1)
     real, reference = _check_real(one, other)
     nodes = _nodes(real, reference, num_nodes)
@@ -124,7 +124,7 @@ def agreement(one: CategoricalPredictive, other: CategoricalPredictive) -> Tenso
             raise TypeError(
                 f"`agreement` is of labels; got {type(predictive).__name__}. Of real targets take `total_variation`."
             )
-    check_mergeable(one.probability_sum, other.probability_sum)
+    check_mergeable(one.probability_sum.shape, other.probability_sum.shape)
     return (one.mean.argmax(dim=1) == other.mean.argmax(dim=1)).double().mean()
 
 
@@ -136,7 +136,7 @@ def _check_real(
             "Both predictives must be of real targets, or both of labels for `total_variation`; got "
             f"{type(one).__name__} and {type(other).__name__}."
         )
-    check_mergeable(one.component_means[0], other.component_means[0])
+    check_mergeable(one.component_means[0].shape, other.component_means[0].shape)
     if one.component_means.shape[2] != 1:
         raise ValueError(f"Predictives must have one target column; got {one.component_means.shape[2]}.")
     if (one.component_variances == 0).any() or (other.component_variances == 0).any():

@@ -5,12 +5,8 @@ Counts are real targets here: they have a mean, quantiles and a CRPS.
 
 from typing import Literal
 
+from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.gaussian import GaussianPredictive
-from bayesuq.predictive.mixture import MixturePredictive
-from bayesuq.predictive.recalibrated import RecalibratedPredictive
-
-RealPredictive = GaussianPredictive | MixturePredictive | RecalibratedPredictive
 
 
 def check_categorical(predictive: object, remedy: str) -> None:
@@ -24,7 +20,8 @@ def check_real(predictive: object, remedy: str) -> RealPredictive:
     if isinstance(predictive, RealPredictive):
         return predictive
     raise TypeError(
-        f"`predictive` must be a GaussianPredictive or a MixturePredictive; got {type(predictive).__name__}. {remedy}"
+        "`predictive` must be a RealPredictive, such as a GaussianPredictive; got "
+        f"{type(predictive).__name__}. {remedy}"
     )
 
 
@@ -33,7 +30,7 @@ def check_known(predictive: object) -> CategoricalPredictive | RealPredictive:
     if isinstance(predictive, CategoricalPredictive | RealPredictive):
         return predictive
     raise TypeError(
-        "`predictive` must be a CategoricalPredictive, a GaussianPredictive or a MixturePredictive; got "
+        "`predictive` must be a CategoricalPredictive or a RealPredictive, such as a GaussianPredictive; got "
         f"{type(predictive).__name__}. Pass what `posterior.predict(x)` returns."
     )
 
@@ -43,9 +40,4 @@ def kind_of_targets(predictive: object) -> Literal["labels", "counts", "real tar
     known = check_known(predictive)
     if isinstance(known, CategoricalPredictive):
         return "labels"
-    return "counts" if is_discrete(known) else "real targets"
-
-
-def is_discrete(predictive: RealPredictive) -> bool:
-    """Whether y are counts, whose cdf has steps."""
-    return isinstance(predictive, MixturePredictive) and predictive.is_discrete
+    return "counts" if known.is_discrete else "real targets"

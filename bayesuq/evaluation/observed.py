@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_finite, to_floating, to_tensor
+from bayesuq.evaluation.kinds import check_real
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -66,7 +67,7 @@ def observe(predictive: PredictiveDistribution, y: ArrayLike, weight: ArrayLike 
         targets = predictive.labels(torch.where(known, raw, 0))
     else:
         # Any known target lies in the support, as a count or a positive number must.
-        targets = predictive.targets(torch.where(known, raw, raw[known][0]))  # type: ignore[attr-defined]
+        targets = check_real(predictive, "").targets(torch.where(known, raw, raw[known][0]))
     return Observed(targets, weights.reshape(targets.shape).to(targets.device))
 
 

@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, to_floating
-from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_real
+from bayesuq.evaluation.kinds import check_categorical, check_real
 from bayesuq.evaluation.observed import Observed, as_weight, observe, weighted_mean
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 
 __all__ = [
@@ -229,11 +229,11 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     """CRPS of each point and column in units of y, (N, D); see `crps`."""
     check_real(predictive, FOR_REAL_TARGETS)
     target = predictive.targets(y)
-    if isinstance(predictive, MixturePredictive):
-        return _crps_by_draws(predictive, target)
     if isinstance(predictive, RecalibratedPredictive):
         levels = [(k + 0.5) / CRPS_QUANTILES for k in range(CRPS_QUANTILES)]
         return pointwise_sample_crps(torch.stack([predictive.quantile(level) for level in levels]), target, fair=False)
+    if not isinstance(predictive, GaussianPredictive):
+        return _crps_by_draws(predictive, target)
     if (predictive.component_variances == 0).any():
         raise ValueError("A component has zero variance. Give the likelihood a noise scale above 0.")
     together = max(1, BLOCK_NUMBERS // predictive.component_means[:, :1].numel())
@@ -344,7 +344,7 @@ def central_interval(predictive: RealPredictive, level: float) -> tuple[Tensor, 
     return predictive.quantile((1 - level) / 2), predictive.quantile((1 + level) / 2)
 
 
-def _crps_by_draws(predictive: MixturePredictive, target: Tensor) -> Tensor:
+def _crps_by_draws(predictive: RealPredictive, target: Tensor) -> Tensor:
     width = max(1, DRAWN_NUMBERS // (CRPS_DRAWS * target.shape[1]))
     blocks = [slice(start, start + width) for start in range(0, len(target), width)]
     draws = [predictive.at(block).sample(CRPS_DRAWS, seed=number) for number, block in enumerate(blocks)]

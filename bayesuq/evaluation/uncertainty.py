@@ -18,7 +18,8 @@ References:
 
 from torch import Tensor
 
-from bayesuq.evaluation.kinds import RealPredictive, check_categorical, check_known
+from bayesuq.evaluation.kinds import check_categorical, check_known
+from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 
 __all__ = [

@@ -6,6 +6,7 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.predictive.base import PredictiveDistribution as PredictiveDistribution
+    from bayesuq.predictive.base import RealPredictive as RealPredictive
     from bayesuq.predictive.categorical import CategoricalPredictive as CategoricalPredictive
     from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive
     from bayesuq.predictive.mixture import MixturePredictive as MixturePredictive

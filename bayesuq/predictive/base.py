@@ -1,8 +1,8 @@
 """The predictive distribution p(y* | x*, D), the one type that every measure, plot and report consumes.
 
-A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. Three final
-types: `CategoricalPredictive` for labels (its state is of fixed size, whatever S), `GaussianPredictive` for real
-targets, and `bayesuq.predictive.mixture.MixturePredictive` for those of other families.
+A posterior approximation gives S draws of the network's function; their equal mixture is the predictive. For labels it
+is `CategoricalPredictive` (its state is of fixed size, whatever S); all of real targets and counts are a
+`RealPredictive`: `GaussianPredictive`, `bayesuq.predictive.mixture.MixturePredictive` of other families, and your own.
 
 Each splits its total uncertainty into an aleatoric part (the mean uncertainty of the draws, what stays when the weights
 are known) and an epistemic part (the disagreement of the draws): in nats by entropies for labels, in units of y squared
@@ -18,7 +18,7 @@ from typing import Self
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike
+from bayesuq.arrays import ArrayLike, as_targets
 
 BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
 
@@ -100,6 +100,113 @@ class PredictiveDistribution(ABC):
         return type(self).mixture([self, other])
 
 
+class RealPredictive(PredictiveDistribution):
+    """A predictive of real targets or counts: S laws, one a draw, each with a mean and variance, and quantiles of all.
+
+    Whatever implements it is measured, reported, drawn and made conformal as the package's own are. `log_prob` also
+    takes `observed`, boolean, (N, D): which targets are known, the density being theirs alone.
+    """
+
+    @property
+    @abstractmethod
+    def shape(self) -> torch.Size:
+        """(S, N, D): components, points and target columns."""
+
+    @property
+    @abstractmethod
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+
+    @property
+    @abstractmethod
+    def is_discrete(self) -> bool:
+        """Whether targets are counts, whose cdf has steps."""
+
+    @property
+    @abstractmethod
+    def component_means(self) -> Tensor:
+        """Mean of each component, (S, N, D), in units of y."""
+
+    @property
+    @abstractmethod
+    def component_variances(self) -> Tensor:
+        """Variance of each component, (S, N, D), in units of y squared."""
+
+    @abstractmethod
+    def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density or log probability of the mixture, jointly over the observed columns, (N,), in nats."""
+
+    @abstractmethod
+    def cdf(self, y: ArrayLike) -> Tensor:
+        """P(y* <= y) column by column, (N, D)."""
+
+    @abstractmethod
+    def quantile(self, level: float) -> Tensor:
+        """The smallest value that y* does not exceed with probability at least `level`, column by column, (N, D)."""
+
+    @abstractmethod
+    def at(self, points: slice) -> Self:
+        """The predictive at some of its points."""
+
+    @classmethod
+    @abstractmethod
+    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        """The components of all parts at the same points (dim 0), or their points one after another (dim 1).
+
+        `mixture` and `concatenate` have checked that the parts go together.
+        """
+
+    @property
+    def num_samples(self) -> int:
+        """S, the number of components in the mixture."""
+        return self.shape[0]
+
+    @property
+    def total(self) -> Tensor:
+        """Var[y*] by the law of total variance, (N, D), in units of y squared."""
+        return self.aleatoric + self.epistemic
+
+    def targets(self, y: ArrayLike) -> Tensor:
+        """`y` as float64 of shape (N, D) on this predictive's device.
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Another shape than (N, D), or (N,) for D = 1; values that are not finite.
+        """
+        target, expected = as_targets(y), self.shape[1:]
+        if target.shape != expected:
+            raise ValueError(
+                f"`y` must have shape {tuple(expected)} as the predictive has, or (N,) for one column; got "
+                f"{tuple(target.shape)}."
+            )
+        return target.to(self.device, torch.float64)
+
+    @classmethod
+    def mixture(cls, parts: Iterable[Self]) -> Self:
+        """The equal mixture of the components of all parts, at the same points."""
+        collected = list(parts)
+        if not collected:
+            raise ValueError("A mixture must have at least one part; got none.")
+        for part in collected[1:]:
+            check_mergeable(collected[0].shape[1:], part.shape[1:])
+        return cls.joined(collected, dim=0)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[Self]) -> Self:
+        """The predictive at the points of all parts, in order; each part must have the same number of components."""
+        check_concatenable([part.num_samples for part in parts], [part.shape[2:] for part in parts])
+        return cls.joined(parts, dim=1)
+
+    def check_columns(self, loc: Tensor, scale: Tensor) -> None:
+        """Raise a ValueError unless a shift and a stretch are each one number or one a column."""
+        columns = self.shape[2:]
+        if not {loc.shape, scale.shape} <= {torch.Size(), columns}:
+            raise ValueError(
+                f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and "
+                f"{tuple(scale.shape)}."
+            )
+
+
 def check_draws(values: Tensor, name: str, shape: str, mend: str) -> None:
     """Raise a ValueError unless values have a dimension of draws, one of points and one more, and none is empty."""
     if values.ndim < 3 or values.numel() == 0:
@@ -114,11 +221,11 @@ def over_columns(log_probs: Tensor, observed: Tensor | None) -> Tensor:
     return (log_probs if observed is None else torch.where(observed, log_probs, 0.0)).sum(dim=-1)
 
 
-def check_mergeable(one: Tensor, other: Tensor) -> None:
-    """Raise a ValueError unless two predictives, by their state, stand at the same points."""
-    if one.shape != other.shape:
+def check_mergeable(one: torch.Size, other: torch.Size) -> None:
+    """Raise a ValueError unless two predictives, by the shape of their state, stand at the same points."""
+    if one != other:
         raise ValueError(
-            f"Only predictives at the same points merge; got shapes {tuple(one.shape)} and {tuple(other.shape)}. "
+            f"Only predictives at the same points merge; got shapes {tuple(one)} and {tuple(other)}. "
             "Use `concatenate` for further points."
         )
 

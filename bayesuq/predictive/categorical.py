@@ -317,7 +317,7 @@ class CategoricalPredictive(PredictiveDistribution):
         num_draws, draws = first.num_draws, [first.draws]
         del first  # so that no part is held while another is made
         for part in remaining:
-            check_mergeable(running.value, part.probability_sum)
+            check_mergeable(running.value.shape, part.probability_sum.shape)
             running.add(part._sum)
             entropy_sum += part.entropy_sum
             votes += part.votes

@@ -4,21 +4,19 @@ Letters: S draws, N points, D target columns.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite, check_fraction, to_floating
+from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction, to_floating
 from bayesuq.predictive import broadcasts
 from bayesuq.predictive.base import (
     BLOCK_NUMBERS,
-    PredictiveDistribution,
-    check_concatenable,
+    RealPredictive,
     check_draws,
-    check_mergeable,
     over_columns,
 )
 from bayesuq.predictive.covariances import check_covariance, correlated, normal_log_prob
@@ -27,7 +25,7 @@ from bayesuq.randomness import generator, resolve_seed
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class GaussianPredictive(PredictiveDistribution):
+class GaussianPredictive(RealPredictive):
     """The equal mixture of S Gaussians, one a draw.
 
     Never summarised as one moment-matched Gaussian: `log_prob`, `cdf` and `quantile` are the mixture's. Given the draw,
@@ -100,9 +98,19 @@ class GaussianPredictive(PredictiveDistribution):
         return cls.__new__(cls)._set(means, noise, function, covariance)
 
     @property
-    def num_samples(self) -> int:
-        """S, the number of Gaussians in the mixture."""
-        return len(self._means)
+    def shape(self) -> torch.Size:
+        """(S, N, D): Gaussians, points and target columns."""
+        return self._means.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return self._means.device
+
+    @property
+    def is_discrete(self) -> bool:
+        """False."""
+        return False
 
     @property
     def component_means(self) -> Tensor:
@@ -138,11 +146,6 @@ class GaussianPredictive(PredictiveDistribution):
     def epistemic(self) -> Tensor:
         """Mean function variance plus variance of the means (ddof 0, as the mixture's identity needs), (N, D)."""
         return self._function.mean(dim=0) + self._by_rows(lambda part: part.component_means.var(dim=0, correction=0))
-
-    @property
-    def total(self) -> Tensor:
-        """Var[y*] by the law of total variance, (N, D), in units of y squared."""
-        return self.aleatoric + self.epistemic
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density of the mixture, jointly over columns, (N,), in nats (per unit of y).
@@ -204,16 +207,6 @@ class GaussianPredictive(PredictiveDistribution):
         density = (torch.exp(-standardised.square() / 2) / scales).mean(dim=0) / math.sqrt(2 * math.pi)
         return _normal_cdf(standardised).mean(dim=0), density
 
-    def targets(self, y: ArrayLike) -> Tensor:
-        """`y` as float64 of shape (N, D) on this predictive's device, or the errors that `log_prob` lists."""
-        target = as_targets(y)
-        if target.shape != self._means.shape[1:]:
-            raise ValueError(
-                f"`y` must have shape {tuple(self._means.shape[1:])} as the predictive has, or (N,) for one "
-                f"column; got {tuple(target.shape)}."
-            )
-        return target.to(self._means.device, torch.float64)
-
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
         check_count(num_samples, "num_samples")
@@ -249,22 +242,6 @@ class GaussianPredictive(PredictiveDistribution):
         moved = None if covariance is None else covariance.to(device)
         return self._of(self._means.to(device), self._noise.to(device), self._function.to(device), moved)
 
-    @classmethod
-    def mixture(cls, parts: Iterable[Self]) -> Self:
-        """The equal mixture of the components of all parts, at the same points."""
-        collected = list(parts)
-        if not collected:
-            raise ValueError("A mixture must have at least one part; got none.")
-        for part in collected[1:]:
-            check_mergeable(collected[0]._means[0], part._means[0])
-        return cls._joined(collected, dim=0)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The predictive at the points of all parts, in order; each part must have the same number of components."""
-        check_concatenable([part.num_samples for part in parts], [part._means.shape[2:] for part in parts])
-        return cls._joined(parts, dim=1)
-
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
 
@@ -273,23 +250,19 @@ class GaussianPredictive(PredictiveDistribution):
         Raises:
             ValueError: Another number of columns.
         """
-        columns = self._means.shape[2:]
-        if not {loc.shape, scale.shape} <= {torch.Size(), columns}:
-            raise ValueError(
-                f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and "
-                f"{tuple(scale.shape)}."
-            )
+        self.check_columns(loc, scale)
         loc, scale = (each.to(self._means.device, torch.float64) for each in (loc, scale))
         covariance = self.function_covariance
         if covariance is not None:
-            each = scale.expand(columns)
+            each = scale.expand(self.shape[2:])
             covariance = each.unsqueeze(-1) * each * covariance
         return self._of(
             loc + scale * self.component_means, scale**2 * self._noise, scale**2 * self._function, covariance
         )
 
     @classmethod
-    def _joined(cls, parts: Sequence[Self], dim: int) -> Self:
+    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        """See `RealPredictive.joined`; what is one number for all points stays one."""
         sizes = [part._means.shape[dim] for part in parts]
         correlated_columns = any(part.function_covariance is not None for part in parts)
         return cls._of(

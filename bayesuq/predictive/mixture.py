@@ -7,7 +7,7 @@ Letters: S draws, N points, D target columns.
 """
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -16,15 +16,15 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution, Independent, Poisson, StudentT
 
-from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite, check_fraction
+from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction
 from bayesuq.predictive import broadcasts
-from bayesuq.predictive.base import PredictiveDistribution, check_concatenable, check_mergeable, over_columns
+from bayesuq.predictive.base import RealPredictive, over_columns
 from bayesuq.predictive.quantiles import continuous_quantile, count_quantile
 from bayesuq.randomness import isolated, resolve_seed
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class MixturePredictive(PredictiveDistribution):
+class MixturePredictive(RealPredictive):
     """The equal mixture of S laws of one family, one a draw, independent over target columns given the draw.
 
     Its variance is split by the law of total variance. A law without variance (Student's t with at most two degrees of
@@ -80,9 +80,14 @@ class MixturePredictive(PredictiveDistribution):
         return bool(self.components.support.is_discrete)
 
     @property
-    def num_samples(self) -> int:
-        """S, the number of laws in the mixture."""
-        return int(self.components.batch_shape[0])
+    def shape(self) -> torch.Size:
+        """(S, N, D): laws, points and target columns."""
+        return torch.Size(self.components.batch_shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return next(iter(_parameters(self.components).values())).device
 
     @property
     def component_means(self) -> Tensor:
@@ -108,11 +113,6 @@ class MixturePredictive(PredictiveDistribution):
     def epistemic(self) -> Tensor:
         """Variance of the components' means (ddof 0, as the identity needs), (N, D), in units of y squared."""
         return self.component_means.var(dim=0, correction=0)
-
-    @property
-    def total(self) -> Tensor:
-        """Var[y*] by the law of total variance, (N, D), in units of y squared."""
-        return self.aleatoric + self.epistemic
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density or log probability of the mixture, jointly over columns, (N,), in nats.
@@ -165,20 +165,10 @@ class MixturePredictive(PredictiveDistribution):
         # A mixture's quantile lies among its components'.
         return continuous_quantile(quantiles.amin(dim=0), quantiles.amax(dim=0), cdf_and_density, level)
 
-    def targets(self, y: ArrayLike) -> Tensor:
-        """`y` as float64 of shape (N, D) on this predictive's device, or the errors that `log_prob` lists."""
-        target, expected = as_targets(y), self.components.batch_shape[1:]
-        if target.shape != expected:
-            raise ValueError(
-                f"`y` must have shape {tuple(expected)} as the predictive has, or (N,) for one column; got "
-                f"{tuple(target.shape)}."
-            )
-        return target.to(self.component_means.device, torch.float64)
-
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
         check_count(num_samples, "num_samples")
-        device = self.component_means.device
+        device = self.device
         with isolated(resolve_seed(seed)):  # torch's distributions know the global generator only
             chosen = torch.randint(self.num_samples, (num_samples,), device=device)
             return self._of({name: value[chosen] for name, value in _parameters(self.components).items()}).sample()
@@ -196,22 +186,6 @@ class MixturePredictive(PredictiveDistribution):
         """The same predictive on another device."""
         return self._rebuilt(lambda _, value: value.to(device))
 
-    @classmethod
-    def mixture(cls, parts: Iterable[Self]) -> Self:
-        """The equal mixture of the components of all parts, at the same points."""
-        collected = list(parts)
-        if not collected:
-            raise ValueError("A mixture must have at least one part; got none.")
-        for part in collected[1:]:
-            check_mergeable(collected[0].component_means[0], part.component_means[0])
-        return cls._joined(collected, dim=0)
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The predictive at the points of all parts, in order; each part must have the same number of components."""
-        check_concatenable([part.num_samples for part in parts], [part.component_means.shape[2:] for part in parts])
-        return cls._joined(parts, dim=1)
-
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
 
@@ -219,17 +193,13 @@ class MixturePredictive(PredictiveDistribution):
             ValueError: A family without location and scale, such as counts, which have no unit; another number of
                 columns.
         """
-        parameters, columns = _parameters(self.components), self.components.batch_shape[2:]
+        parameters = _parameters(self.components)
         if not {"loc", "scale"} <= parameters.keys():
             raise ValueError(
                 f"Targets of {type(self.components).__name__} cannot be rescaled: counts have no unit. Fit them as "
                 "they are, and standardise the inputs alone."
             )
-        if not {loc.shape, scale.shape} <= {torch.Size(), columns}:
-            raise ValueError(
-                f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and "
-                f"{tuple(scale.shape)}."
-            )
+        self.check_columns(loc, scale)
         loc, scale = loc.to(parameters["loc"]), scale.to(parameters["loc"])
         moved = {"loc": loc + scale * parameters["loc"], "scale": scale * parameters["scale"]}
         return type(self)(self._of(parameters | moved))
@@ -241,7 +211,8 @@ class MixturePredictive(PredictiveDistribution):
         return type(self)(self._of({name: change(name, value) for name, value in _parameters(self.components).items()}))
 
     @classmethod
-    def _joined(cls, parts: Sequence[Self], dim: int) -> Self:
+    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        """See `RealPredictive.joined`; the parts must be of one family."""
         kinds = {type(part.components).__name__ for part in parts}
         if len(kinds) != 1:
             raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(kinds))}.")
@@ -249,12 +220,12 @@ class MixturePredictive(PredictiveDistribution):
         shape = [*first.components.batch_shape]
         shape[dim] = sum(sizes)
 
-        def joined(name: str, _: Tensor) -> Tensor:
+        def together(name: str, _: Tensor) -> Tensor:
             """What is one number for all points, such as the degrees of freedom, stays one."""
             cores = [broadcasts.core(_parameters(part.components)[name], 3) for part in parts]
             return broadcasts.joined(cores, sizes, dim).expand(shape)
 
-        return first._rebuilt(joined)
+        return first._rebuilt(together)
 
 
 def component_cdf(law: Any, y: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ Letters: S components, N points, K pieces of R.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
@@ -23,14 +23,14 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction
-from bayesuq.predictive.base import PredictiveDistribution, over_columns
+from bayesuq.predictive.base import RealPredictive, over_columns
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
 
 
 @dataclass(frozen=True, eq=False, repr=False)
-class RecalibratedPredictive(PredictiveDistribution):
+class RecalibratedPredictive(RealPredictive):
     """A Gaussian mixture of one target column, read through a map of its levels.
 
     Attributes:
@@ -67,9 +67,30 @@ class RecalibratedPredictive(PredictiveDistribution):
             raise ValueError(f"`knots` and `levels` must be as many; got {len(self.knots)} and {len(self.levels)}.")
 
     @property
-    def num_samples(self) -> int:
-        """S, the number of components."""
-        return self.base.num_samples
+    def shape(self) -> torch.Size:
+        """(S, N, 1): components, points and the one target column."""
+        return self.base.shape
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return self.base.device
+
+    @property
+    def is_discrete(self) -> bool:
+        """False."""
+        return False
+
+    @property
+    def component_means(self) -> Tensor:
+        """Mean of each component's calibrated part, (S, N, 1); the parts' shares need not be equal."""
+        first, _, share = self._moments
+        return first / share.clamp(min=torch.finfo(torch.float64).tiny)
+
+    @property
+    def component_variances(self) -> Tensor:
+        """Variance of each component's calibrated part, (S, N, 1)."""
+        return self._within / self._moments[2].clamp(min=torch.finfo(torch.float64).tiny)
 
     @property
     def mean(self) -> Tensor:
@@ -85,11 +106,6 @@ class RecalibratedPredictive(PredictiveDistribution):
     def epistemic(self) -> Tensor:
         """Variance of the components' means, and the function variance's part of their own, (N, 1)."""
         return (self._within * (1 - self._noise_share)).sum(dim=0) + self._between
-
-    @property
-    def total(self) -> Tensor:
-        """Var[y*], (N, 1), in units of y squared."""
-        return self.aleatoric + self.epistemic
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density, (N,), in nats (per unit of y); see `GaussianPredictive.log_prob` for the rest."""
@@ -111,10 +127,6 @@ class RecalibratedPredictive(PredictiveDistribution):
         """
         level = check_fraction(level, "level")
         return self.base.quantile(float(self._mapped(self._tensor((level,)), self.levels, self.knots)))
-
-    def targets(self, y: ArrayLike) -> Tensor:
-        """`y` as float64 of shape (N, 1) on this predictive's device."""
-        return self.base.targets(y)
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Targets, (num_samples, N, 1), float64; each sample is one of the mixture's, moved to its calibrated level."""
@@ -140,18 +152,20 @@ class RecalibratedPredictive(PredictiveDistribution):
         """The same predictive on another device."""
         return self._over(self.base.to(device))
 
+    def at(self, points: slice) -> Self:
+        """The predictive at some of its points."""
+        return self._over(self.base.at(points))
+
     @classmethod
-    def mixture(cls, parts: Iterable[Self]) -> Self:
-        """Not defined: the map was chosen for the whole mixture, and is another one for a part of it.
+    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        """The predictive at the points of all parts, in order, which must share one map.
 
         Raises:
-            NotImplementedError: Always.
+            NotImplementedError: A mixture: the map was chosen for the whole one, and is another for a part of it.
+            ValueError: Other maps.
         """
-        raise NotImplementedError("Mix the posteriors first, and calibrate the quantiles of the mixture.")
-
-    @classmethod
-    def concatenate(cls, parts: Sequence[Self]) -> Self:
-        """The predictive at the points of all parts, in order, which must share one map."""
+        if dim == 0:
+            raise NotImplementedError("Mix the posteriors first, and calibrate the quantiles of the mixture.")
         if len({(part.knots, part.levels) for part in parts}) != 1:
             raise ValueError("Parts must have the same map of levels, at least one part.")
         return parts[0]._over(GaussianPredictive.concatenate([part.base for part in parts]))
@@ -235,9 +249,7 @@ class RecalibratedPredictive(PredictiveDistribution):
     @property
     def _between(self) -> Tensor:
         """Variance of the components' means by their shares, (N, 1)."""
-        first, _, share = self._moments
-        means = first / share.clamp(min=torch.finfo(torch.float64).tiny)
-        return (share * (means - self.mean).square()).sum(dim=0)
+        return (self._moments[2] * (self.component_means - self.mean).square()).sum(dim=0)
 
     @property
     def _noise_share(self) -> Any:

@@ -15,10 +15,8 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.inputs import Inputs, checked, named_leaves
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.gaussian import GaussianPredictive
-from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.container import Array, Attributes, Container, Variable, build
 
@@ -184,7 +182,7 @@ def _function_values(predictive: PredictiveDistribution, chains: int, *, taken: 
     """E[y* | x, draw], under a name that no site has."""
     if isinstance(predictive, CategoricalPredictive):
         name, values, kind = "p", _numbers(predictive.samples), "class"
-    elif isinstance(predictive, GaussianPredictive | MixturePredictive):
+    elif isinstance(predictive, RealPredictive):
         name, values, kind = "mu", _one_column(_numbers(predictive.component_means)), "output"
     else:
         raise TypeError(f"ArviZ is told of labels, real targets and counts; got a {type(predictive).__name__}.")

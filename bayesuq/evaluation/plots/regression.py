@@ -8,14 +8,14 @@ from matplotlib.figure import Figure
 
 from bayesuq.arrays import ArrayLike, check_finite, to_tensor
 from bayesuq.evaluation.plots.panels import GREY, PANEL_HEIGHT, Numbers, draw_key, flat, looks, stack_panels
-from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.base import RealPredictive
 
 BAND = 2.0  # standard deviations to each side
 LIGHT_BLUE, LIGHT_VERMILLION = "#A6CFE5", "#EE9E66"
 
 
 def regression_bands(
-    predictives: Mapping[str, GaussianPredictive],
+    predictives: Mapping[str, RealPredictive],
     x: ArrayLike,
     *,
     data: tuple[ArrayLike, ArrayLike] | None = None,

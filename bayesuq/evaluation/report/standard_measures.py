@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.calibration import pointwise_coverage
-from bayesuq.evaluation.kinds import RealPredictive, check_known, is_discrete
+from bayesuq.evaluation.kinds import check_known
 from bayesuq.evaluation.observed import Observed, observe
 from bayesuq.evaluation.scores import (
     CRPS_DRAWS,
@@ -30,7 +30,7 @@ from bayesuq.evaluation.scores import (
 )
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.weighted import Weighted
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
@@ -142,7 +142,7 @@ def _of_real_targets(predictive: RealPredictive, seen: Observed, log_loss: Tenso
     y, weight = seen.y, seen.weight
     squares, (lower, upper) = pointwise_squared_error(predictive, y), central_interval(predictive, COVERAGE_LEVEL)
     columns = squares.shape[1]
-    ends = ", ends included" if is_discrete(predictive) else ""
+    ends = ", ends included" if predictive.is_discrete else ""
     root = Pointwise("root_mean_squared_error", squares, weight, "y", formula="root")
     score = Pointwise("crps", pointwise_crps(predictive, y), weight, "y", _by_draws(predictive))
     coverage = Pointwise(

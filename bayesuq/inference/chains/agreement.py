@@ -21,9 +21,8 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inputs import structure
+from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.gaussian import GaussianPredictive
-from bayesuq.predictive.mixture import MixturePredictive
 
 MOST_ROWS, MOST_DRAWS = 32, 100  # rows that are looked at, and draws of each chain
 FEWEST_DRAWS = 8  # of a chain, without which halves say nothing
@@ -60,7 +59,7 @@ def disagreement(posterior: ChainPosterior, rows: Batch) -> tuple[float, float]:
     predictive = thinned.predict(structure(rows.x[some]), seed=0, keep_samples=True)
     if isinstance(predictive, CategoricalPredictive):
         means, scale = predictive.samples, torch.ones_like(predictive.mean)
-    elif isinstance(predictive, GaussianPredictive | MixturePredictive):
+    elif isinstance(predictive, RealPredictive):
         means, scale = predictive.component_means, predictive.total.sqrt()
     else:
         return 1.0, 0.0
