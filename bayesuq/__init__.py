@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from bayesuq.data import Split as Split
     from bayesuq.data import Standardizer as Standardizer
     from bayesuq.fit_warnings import ConvergenceWarning as ConvergenceWarning
+    from bayesuq.inference.adoption import adopt as adopt
+    from bayesuq.inference.adoption import adopt_members as adopt_members
     from bayesuq.inference.posteriors.saved import load as load
     from bayesuq.inputs import Given as Given
     from bayesuq.loaders import Loader as Loader

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
+    from bayesuq.inference import adoption as adoption
     from bayesuq.inference import callbacks as callbacks
     from bayesuq.inference import confidence as confidence
     from bayesuq.inference import dropout as dropout

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
-from bayesuq.inference.map_estimate import LEARNING_RATE, ModeObjective
+from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
@@ -29,13 +29,14 @@ from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.inputs import row_kind
+from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
-__all__ = ["DropoutPosterior", "fit"]
+__all__ = ["DropoutPosterior", "around", "fit"]
 __dir__ = __all__.copy
 
 
@@ -81,6 +82,36 @@ def fit(
     return DropoutPosterior(model=mode.model, values=mode.values, buffers=mode.buffers, history=mode.history)
 
 
+def around(mode: MapPosterior, *, put_in: Mapping[str, float] | None = None) -> "DropoutPosterior":
+    """MC dropout around a network that is trained already, such as `bayesuq.adopt` gives, without training it.
+
+    Args:
+        mode: The network. What draws in it in training mode is random when the result predicts.
+        put_in: Dropout in front of modules that had none: the probability by a module's path or a pattern of paths,
+            such as `{"fc": 0.1}`. The network was not trained for it, so choose the rate on held-out rows.
+
+    Raises:
+        TypeError: No mode; rates that are no mapping.
+        ValueError: A pattern that matches no module; a rate outside [0, 1). When it predicts, a network that draws
+            nothing in training mode.
+
+    Example:
+        >>> from bayesuq.inference.adoption import adopt
+        >>> from bayesuq.models.likelihoods import Categorical
+        >>> net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 3))
+        >>> posterior = around(adopt(net, Categorical()), put_in={"2": 0.1})
+        >>> posterior.predict(torch.ones(4, 2), num_samples=10, seed=0).num_samples
+        10
+    """
+    if not isinstance(mode, MapPosterior):
+        raise TypeError(f"`mode` must be of `bayesuq.adopt` or `map_estimate.fit`; got {type(mode).__name__}.")
+    model = mode.model
+    if put_in is not None:
+        net = with_dropout(model.net, put_in)
+        model = BayesianNetwork(net, model.prior, model.likelihood, random=model.random)
+    return DropoutPosterior(model=model, values=mode.values, buffers=mode.buffers, history=mode.history)
+
+
 def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
     """Refuse a network without anything random, and one whose draws cannot be repeated row by row."""
     layers = [module for module in model.net.modules() if is_dropout(module)]
@@ -91,6 +122,15 @@ def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
             "modules into it."
         )
     MaskedNetwork(model, x)
+
+
+def _check_random(network: "MaskedNetwork") -> None:
+    """Refuse to predict with a network that nothing is random in, for its draws would all be one."""
+    if not network.mode.calls and not any(is_dropout(module) for module in network.model.net.modules()):
+        raise ValueError(
+            "The network draws nothing in training mode, so that all draws are the same. Name modules to put dropout "
+            'in front of: `dropout.around(mode, put_in={"fc": 0.1})`.'
+        )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -128,6 +168,7 @@ class DropoutPosterior(NetworkPosterior):
             network = masked.get(row_kind(rows))
             if network is None:
                 network = masked[row_kind(rows)] = MaskedNetwork(self.model, rows)
+                _check_random(network)
             for index in indices:
                 f = network(theta, rows, self.buffers, key=(key, index), start=start)
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)

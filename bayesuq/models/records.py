@@ -93,6 +93,8 @@ def model_record(model: BayesianNetwork) -> dict[str, Any]:
         unchanged = BUILDERS[recipe.builder](**recipe.arguments)
     if _layout(unchanged) != _layout(model.net):
         raise NoRecordError("the network was changed after it was built")
+    if any(module._forward_hooks or module._forward_pre_hooks for module in model.net.modules()):
+        raise NoRecordError("the network has hooks, which change what it computes")
     frozen = [name for name, parameter in model.net.named_parameters() if not parameter.requires_grad]
     return {
         "net": {"builder": recipe.builder, "arguments": dict(recipe.arguments), "frozen": frozen},

@@ -48,7 +48,7 @@ LARGEST_FULL = 20_000  # weights: 3.2 GB in float64, as much again for its facto
 
 @training_options(learning_rate=LEARNING_RATE)
 def fit(
-    model: BayesianNetwork,
+    model: BayesianNetwork | MapPosterior,
     data: Data,
     *,
     structure: Structure = "kronecker",
@@ -60,7 +60,8 @@ def fit(
     """Find the mode, and the curvature there in one more pass over the data.
 
     Args:
-        model: The joint density; the priors of the weights that are approximated must be normal.
+        model: The joint density; the priors of the weights that are approximated must be normal. Or a mode that is
+            there, as `bayesuq.adopt` and `map_estimate.fit` give it, which stands for its model and for `mode`.
         data: Rows to fit, or a DataLoader of them.
         structure: Of the curvature: "diagonal"; "kronecker", factored layer by layer (parameters outside of linear
             layers and plain convolutions get a diagonal); or "full", with O(R^2) memory for R weights.
@@ -100,6 +101,8 @@ def fit(
     _check_options(structure=(structure, Structure), subset=(subset, Subset))
     if prior_factors is not None:
         _check_options(prior_factors=(prior_factors, PriorFactors))
+    if isinstance(model, MapPosterior):
+        mode, model = model if mode is None else mode, model.model
     if isinstance(model, BayesianNetwork):
         _check_model(model, _names(model, subset), structure)
     if mode is None:
@@ -226,11 +229,16 @@ def _warn_if_no_mode(posterior: LaplacePosterior, slope: Derivatives, num_data: 
     others = " Weights kept by `validation` are no mode either: leave it out." if history.validation_loss else ""
     if any(is_dropout(module) for module in posterior.model.net.modules()):
         others += " Dropout moves the mode, too: fit a network without it."
+    remedy = (
+        f"Raise `num_epochs` ({len(history.loss)} were made), or lower `batch_size` where an epoch has few steps."
+        if history.loss
+        else "The network was trained elsewhere: for another prior (a narrower or wider one, or `is_centred=True`), or "
+        "on other rows than these. Or take these weights as a start: `map_estimate.fit(adopted.model, data)`."
+    )
     warn_of_fit(
         "The weights are no mode, and the law around them is no approximation: by the curvature, the log joint still "
         f"rises by {rise:.2g} nats ({rise / num_data:.2g} a row), where draws of the law lie {spread:.2g} nats below "
-        f"its top. Raise `num_epochs` ({len(history.loss)} were made), or lower `batch_size` where an epoch has few "
-        f"steps.{others}"
+        f"its top. {remedy}{others}"
     )
 
 

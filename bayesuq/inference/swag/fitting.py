@@ -119,7 +119,7 @@ def fit(
             else swa_learning_rate
         )
         history = minimise(sgd.objective(), source, None, replace(second, learning_rate=_checked_rate(rate)))
-        if mode is not None:
+        if mode is not None and mode.history.loss:  # an adopted one has no loss of ours
             _warn_if_lost(mode.history.loss[-1], history.loss[-1], source.num_labels, rate)
         return _posterior(model, sgd, source, scale, history if mode is None else _joined(mode.history, history))
 

@@ -1,0 +1,152 @@
+"""A network that somebody has trained already, as a posterior of one member that every other method can start from.
+
+    adopted = adopt(net, likelihoods.Categorical())
+    laplace.fit(adopted, data)                              # uncertainty of the last layer, one pass over the data
+    dropout.around(adopted, put_in={"fc": 0.1})             # no pass at all
+    variational.fit(adopted.model, data)                    # and swag, ensemble (initialise="keep"), hmc likewise
+
+The network is copied once and stays as it is. What is not to be random is frozen in the copy, so that no method that
+starts from it moves it, BatchNorm's statistics included.
+"""
+
+import copy
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.training.history import History
+from bayesuq.models.bnn import BayesianNetwork, check_network
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.priors import Normal, Prior, centred
+from bayesuq.models.rules import LAST_LAYER, Rule, matching_names, trainable_parameters
+
+__all__ = ["adopt", "adopt_members"]
+
+UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
+
+
+def adopt(
+    net: nn.Module,
+    likelihood: Likelihood,
+    *,
+    prior: Prior | Mapping[Rule, Prior] | None = None,
+    random: Rule = LAST_LAYER,
+    is_centred: bool = False,
+    output: Callable[[Any], Tensor] | None = None,
+) -> MapPosterior:
+    """The posterior of one member that a trained network is.
+
+    Its outputs f are those of `net.eval()(x)` without gradients, to the last bit. (Where the network's parameters ask
+    for gradients torch may multiply sequences by another kernel, which rounds otherwise; a frozen network does not.)
+
+    Args:
+        net: The network; its parameters, buffers and modes stay as they are.
+        likelihood: p(y | f).
+        prior: Of the random weights, which methods that start from here put uncertainty on: see `BayesianNetwork`. None
+            is `priors.Normal()`.
+        random: Which weights those are: see `bayesuq.models.rules`. All others are constants. Of a network that is
+            frozen as a whole all can be chosen, else those that are not frozen.
+        is_centred: Whether the prior stands around the network's own weights, and not around its own mean; it is then
+            one normal prior, whose scale counts.
+        output: From what the network returns to f, (N, C, ...). None takes a tensor as it is, and of an object its
+            `.logits`.
+
+    Returns:
+        A mode whose `model` other methods take, and which `laplace.fit` and `dropout.around` take itself.
+
+    Raises:
+        TypeError: An argument of another kind.
+        ValueError: See `BayesianNetwork`.
+
+    Example:
+        >>> from bayesuq.models.likelihoods import Categorical
+        >>> import torch
+        >>> net = nn.Sequential(nn.Linear(2, 5), nn.BatchNorm1d(5), nn.Tanh(), nn.Linear(5, 3))
+        >>> adopted, x = adopt(net, Categorical()), torch.randn(4, 2)
+        >>> torch.allclose(adopted.predict(x).mean, net.eval()(x).double().softmax(dim=1))
+        True
+        >>> list(adopted.model.laws)
+        ['3.weight', '3.bias']
+    """
+    check_network(net)
+    if output is not None and not callable(output):
+        raise TypeError(f"`output` must be a function of what the network returns; got {type(output).__name__}.")
+    tree = _with_constants(net, random)
+    if output is not None:
+        tree.register_forward_hook(_Picked(output))
+    model = BayesianNetwork(tree, _prior(tree, prior, is_centred=is_centred), likelihood, random=random)
+    return MapPosterior(
+        model=model,
+        values=Layout.of(model).join(model.initial()),
+        buffers={name: buffer.clone() for name, buffer in model.net.named_buffers()},
+        history=UNTRAINED,
+    )
+
+
+def adopt_members(nets: Sequence[nn.Module], likelihood: Likelihood, **options: Any) -> EnsemblePosterior:
+    """The committee of networks that somebody has trained, as an ensemble: their equal mixture.
+
+    Args:
+        nets: The members, of one architecture or of several.
+        likelihood: p(y | f), of each.
+        options: As for `adopt`, of each.
+
+    Raises:
+        TypeError: See `adopt`.
+        ValueError: No member; see `adopt`.
+
+    Example:
+        >>> from bayesuq.models.likelihoods import Categorical
+        >>> import torch
+        >>> adopt_members([nn.Linear(2, 3), nn.Linear(2, 3)], Categorical()).predict(torch.randn(4, 2)).num_samples
+        2
+    """
+    if isinstance(nets, nn.Module) and not isinstance(nets, nn.ModuleList):
+        raise TypeError("`nets` must be several networks; for one take `adopt`.")
+    return EnsemblePosterior.of([adopt(net, likelihood, **options) for net in nets])
+
+
+class _Picked:
+    """A forward hook that takes f out of what a network returns."""
+
+    def __init__(self, output: Callable[[Any], Tensor]) -> None:
+        self.output = output
+
+    def __call__(self, _module: nn.Module, _args: Any, returned: Any) -> Tensor:
+        return self.output(returned)
+
+
+def _with_constants(net: nn.Module, random: Rule) -> nn.Module:
+    """A module tree over the same numbers, in which only the parameters that a rule means are not frozen."""
+    was_frozen = not any(parameter.requires_grad for parameter in net.parameters())
+    own = {
+        id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad or was_frozen)
+        for parameter in net.parameters()
+        if not isinstance(parameter, nn.UninitializedParameter) and parameter.is_floating_point()
+    }
+    buffers = {id(buffer): buffer for buffer in net.buffers()}
+    computed = {
+        id(value): value.detach()
+        for module in net.modules()
+        for value in vars(module).values()
+        if isinstance(value, Tensor) and not value.is_leaf  # as by hooks that normalise weights
+    }
+    tree = copy.deepcopy(net, {**own, **buffers, **computed})
+    names = set(matching_names(tree, random))
+    for name, parameter in trainable_parameters(tree).items():
+        parameter.requires_grad_(name in names)
+    return tree
+
+
+def _prior(
+    tree: nn.Module, prior: Prior | Mapping[Rule, Prior] | None, *, is_centred: bool
+) -> Prior | Mapping[Rule, Prior]:
+    if not is_centred:
+        return Normal() if prior is None else prior
+    if prior is not None and not isinstance(prior, Prior):
+        raise TypeError("`is_centred` takes one normal prior, such as priors.Normal(scale=0.1), for all weights.")
+    return dict(centred(tree, prior))
