@@ -24,13 +24,23 @@ def replacing(path: str | PathLike[str]) -> Iterator[BinaryIO]:
         OSError: The folder does not exist or cannot be written, or the disk is full; an older file at `path` is then as
             it was.
     """
+    with replacing_by_name(path) as temporary, temporary.open("xb") as file:
+        yield file
+
+
+@contextmanager
+def replacing_by_name(path: str | PathLike[str]) -> Iterator[Path]:
+    """As `replacing`, for writers that open their file themselves: the name of one that is not there yet.
+
+    Raises:
+        OSError: As there.
+    """
     target = check_place(path)
     _remove_leftovers(target)
     temporary = target.parent / f".{target.name}.{HOST}-{os.getpid()}-{secrets.token_hex(4)}"
     try:
-        with temporary.open("xb") as file:
-            yield file
-            file.flush()
+        yield temporary
+        with temporary.open("r+b") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
         _sync_folder(target.parent)

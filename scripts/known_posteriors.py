@@ -23,6 +23,7 @@ from bayesuq.evaluation.diagnostics.quantities import measured
 from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc, swag, variational
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from bayesuq.randomness import generator
+from bayesuq.writing import write_text
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "known-posteriors.jsonl"
 NUM_DRAWS = 20_000  # of posteriors without end of draws
@@ -133,7 +134,7 @@ def main(out: Path) -> None:
             lines.append({"model": title, "method": name, **found})
             print(title, name, {key: f"{value:.2g}" for key, value in found.items()}, flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
+    write_text(out, "".join(json.dumps(line) + "\n" for line in lines))
 
 
 if __name__ == "__main__":

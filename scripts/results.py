@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from bayesuq.writing import write_text
 from scripts import mnist_methods as images
 from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes
 from scripts.recording import Record, Records, digest
@@ -222,7 +223,7 @@ def main(folder: Path, page: Path) -> None:
         lines = Records(folder / f"{name}.jsonl").read()
         if lines:
             text = replace(text, name, make(lines))
-    page.write_text(text, encoding="utf-8")
+    write_text(page, text)
 
 
 if __name__ == "__main__":

@@ -13,6 +13,7 @@ import bayesuq as bq
 from bayesuq.evaluation import report
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+from bayesuq.writing import write_text
 
 METHODS = {
     "MAP": map_estimate.fit,
@@ -54,7 +55,7 @@ def main(name: str, split: int, num_epochs: int, seed: int, out: Path) -> None:
     print(f"seed {seed}, {num_epochs} epochs, batches of {BATCH_SIZE}, y in raw units\n\n{table}")
     out.mkdir(parents=True, exist_ok=True)
     file = out / f"{name.rpartition('/')[2]}-{split}.txt"
-    file.write_text(f"{name}, split {split}, seed {seed}, {num_epochs} epochs\n\n{table}\n", encoding="utf-8")
+    write_text(file, f"{name}, split {split}, seed {seed}, {num_epochs} epochs\n\n{table}\n")
     print(f"\nTable: {file.resolve()}")
 
 

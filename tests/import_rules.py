@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"models", "predictive", "arrays", "inputs", "randomness"},
     "inference": {
         *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
-        *("arrays", "fit_warnings", "inputs", "once", "options", "pareto", "randomness", "storage", "writing"),
+        *("arrays", "fit_warnings", "inputs", "locks", "once", "options", "pareto", "randomness", "storage", "writing"),
     },
     "evaluation": {"evaluation", "predictive", "to_arviz", "arrays", "randomness", "storage", "writing"},
     EVERYTHING: {TOP, "predictive", "datasets", "to_arviz", "models", "inference", "evaluation", "cli"},

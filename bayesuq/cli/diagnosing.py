@@ -1,7 +1,6 @@
 """`bayesuq diagnose`: how far the draws of a run's posteriors can be trusted; a page, and the draws for ArviZ."""
 
 import json
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from bayesuq.cli.settings import DataOptions, DiagnoseOptions, PredictionOptions
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
 from bayesuq.inference.posteriors.saved import load
-from bayesuq.writing import write_text
+from bayesuq.writing import replacing_by_name, write_text
 
 TEMPLATE = "diagnostics.html"
 
@@ -140,6 +139,5 @@ def _make_room(found: Run, *, overwrite: bool) -> None:
 def _write(data: Any, path: Path) -> None:
     """Whole or not at all."""
     path.parent.mkdir(exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    data.to_netcdf(str(unfinished))
-    os.replace(unfinished, path)
+    with replacing_by_name(path) as unfinished:
+        data.to_netcdf(str(unfinished))

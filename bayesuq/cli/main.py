@@ -1,17 +1,25 @@
 """`bayesuq`: parse, hand over to the command's module, and tell by the exit code how it went.
 
-Exit codes: 0 success, 1 the work failed, 2 wrong usage, 130 interrupted.
+Exit codes: 0 success, 1 the work failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 ended by SIGTERM. Both write the
+checkpoints first, where there are any.
 """
 
+import signal
 import sys
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import bayesuq.cli as commands
 from bayesuq.cli.parser import build, files_first, settings
 from bayesuq.cli.settings import UsageError
 
-FAILED, MISUSED, INTERRUPTED = 1, 2, 130
+FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+
+
+class TerminatedError(SystemExit):
+    """SIGTERM came: an orderly end was asked for."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,14 +37,34 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (UnicodeDecodeError, RecursionError) as error:  # of a file, which the parser passes on
         return _tell(f"The options cannot be read: {error}", MISUSED)
     try:
-        _run(parsed.command, parsed[parsed.command])
+        with _told_of_sigterm():
+            _run(parsed.command, parsed[parsed.command])
     except UsageError as error:
         return _tell(error, MISUSED)
     except KeyboardInterrupt:
         return _tell("Interrupted.", INTERRUPTED)
+    except TerminatedError:
+        return _tell("Terminated.", TERMINATED)
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
         return _tell(error, FAILED)
     return 0
+
+
+@contextmanager
+def _told_of_sigterm() -> Iterator[None]:
+    """Within, SIGTERM raises an exception, as Ctrl-C does, so that fits end as they do then."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def end(_signal: int, _frame: object) -> None:
+        raise TerminatedError(TERMINATED)
+
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _run(command: str, parsed: Any) -> None:

@@ -1,5 +1,8 @@
 """`--checkpoint`: a command that was stopped, and is called again, ends with the bits of one that was not."""
 
+import os
+import signal
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -35,18 +38,23 @@ CASES = {
 }
 
 
+def interrupt() -> None:
+    raise KeyboardInterrupt
+
+
 @dataclass
 class Writer:
     """Checkpoints are written at every step: to which files, and after how many more the process is interrupted."""
 
     written: list[str] = field(default_factory=list)
     stops_after: int | None = None
+    stop: Callable[[], None] = interrupt
 
     def note(self, name: str) -> None:
         self.written.append(name)
         if self.stops_after is not None and len(self.written) >= self.stops_after:
             self.written, self.stops_after = [], None
-            raise KeyboardInterrupt
+            self.stop()
 
 
 @pytest.fixture
@@ -79,6 +87,22 @@ def test_a_stopped_fit_is_saved_with_the_same_bits(method: str, tmp_path: Path, 
     whole, resumed = (tmp_path / name / "posterior.safetensors" for name in ("whole", "run"))
     assert whole.read_bytes() == resumed.read_bytes()
     assert main(command) == 2  # now there are results
+
+
+def test_a_command_that_is_terminated_writes_what_it_knows_and_says_so(tmp_path: Path, writer: Writer, capsys) -> None:
+    data, moment = CASES["variational"]
+    command = ["fit", "--method", "variational", *data, *SHORT]
+    assert main([*command, "--out", str(tmp_path / "whole")]) == 0
+    command += ["--out", str(tmp_path / "run"), "--checkpoint", str(tmp_path / "state")]
+    before = signal.getsignal(signal.SIGTERM)
+    writer.stops_after, writer.stop = moment, lambda: os.kill(os.getpid(), signal.SIGTERM)
+    assert main(command) == 143
+    assert "Terminated." in capsys.readouterr().err
+    assert signal.getsignal(signal.SIGTERM) is before
+    assert [path.name for path in (tmp_path / "state").iterdir()] == ["variational"]
+    assert main(command) == 0
+    whole, resumed = (tmp_path / name / "posterior.safetensors" for name in ("whole", "run"))
+    assert whole.read_bytes() == resumed.read_bytes()
 
 
 def test_a_stopped_comparison_goes_on_in_the_method_that_it_was_in(tmp_path: Path, writer: Writer) -> None:

@@ -8,7 +8,9 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from time import perf_counter
+from functools import cache
+from threading import Thread
+from time import perf_counter, sleep
 from typing import Literal
 
 import torch
@@ -28,6 +30,8 @@ from bayesuq.randomness import derive_seed
 
 ChainMethod = Literal["sequential", "parallel", "vectorised"]
 PROCESSES_PAY = 20.0  # seconds of work, by a rough estimate; starting processes takes some
+MOST_LOST = 5.0  # seconds between two checkpoints of a chain in a process of its own
+BETWEEN_LOOKS = 0.2  # seconds, of a process at whether its parent is there
 USUAL_STEPS = 30  # leapfrog steps of a transition, for that estimate
 LARGEST_TOGETHER = 2**18  # weights and activations of a chain, up to which one pass was measured to be faster
 
@@ -62,8 +66,8 @@ class Job:
         """The energy, with buffers of its own."""
         return NetworkPotential(self.model, self.rows, fixed=self.constants.fixed, buffers=self.constants.buffers)
 
-    def watch(self, name: str, positions: Tensor, line: int = 0) -> Watch:
-        """For the run of this name, from positions (C, P)."""
+    def watch(self, name: str, positions: Tensor, line: int = 0, parent: int | None = None) -> Watch:
+        """For the run of this name, from positions (C, P), in a process of its own where that has a parent."""
         if self.checkpoint is None or self.fit is None:
             return Watch(None, None, self.progress, name, line)
         fit = replace(
@@ -72,7 +76,7 @@ class Job:
             contents={**self.fit.contents, "start": digest({"positions": positions})},
             before={**self.fit.before, "part": name},
         )
-        return Watch(self.checkpoint.of_part(name), fit, self.progress, name, line)
+        return Watch(self.checkpoint.of_part(name), fit, self.progress, name, line, parent)
 
 
 @full_precision()  # differences of energies decide
@@ -82,13 +86,41 @@ def run_chains(job: Job, positions: Tensor, method: ChainMethod) -> Chains:
         watch = job.watch("chains", positions)
         return run(job.potential(), job.kernel, positions, job.plan, derive_seed(job.seed, 0), watch)
     if method == "parallel":
-        work = (delayed(_run_one)(job, positions[c : c + 1], c, c) for c in range(len(positions)))
+        work = (delayed(_run_apart)(_hurried(job), positions[c : c + 1], c, os.getpid()) for c in range(len(positions)))
         processes = min(len(positions), num_cores())
         return Chains.joined(Parallel(n_jobs=processes, backend="loky")(work))
     return Chains.joined([_run_one(job, positions[c : c + 1], c) for c in range(len(positions))])
 
 
-def _run_one(job: Job, position: Tensor, chain: int, line: int = 0) -> Chains:
+def _hurried(job: Job) -> Job:
+    """With checkpoints in short order: processes are ended unasked when the one that they work for is interrupted."""
+    if job.checkpoint is None:
+        return job
+    seconds = min(job.checkpoint.every_seconds, MOST_LOST)
+    return replace(job, checkpoint=replace(job.checkpoint, every_seconds=seconds))
+
+
+def _run_apart(job: Job, position: Tensor, chain: int, parent: int) -> Chains:
+    """As `_run_one`, in a process that ends with its parent."""
+    if os.getpid() == parent:  # joblib has none to give within its own workers, and makes none for one at a time
+        return _run_one(job, position, chain)
+    _follow(parent)
+    return _run_one(job, position, chain, line=chain, parent=parent)
+
+
+@cache
+def _follow(parent: int) -> None:
+    """End this process soon after its parent has ended, however it has; once for all runs in it."""
+
+    def look() -> None:
+        while os.getppid() == parent:
+            sleep(BETWEEN_LOOKS)
+        os._exit(1)
+
+    Thread(target=look, daemon=True).start()
+
+
+def _run_one(job: Job, position: Tensor, chain: int, line: int = 0, parent: int | None = None) -> Chains:
     """One chain, on one thread: sums in another order would have other bits."""
     with one_thread():
         return run(
@@ -97,7 +129,7 @@ def _run_one(job: Job, position: Tensor, chain: int, line: int = 0) -> Chains:
             position,
             job.plan,
             derive_seed(job.seed, chain),
-            job.watch(f"chain-{chain}", position, line),
+            job.watch(f"chain-{chain}", position, line, parent),
         )
 
 

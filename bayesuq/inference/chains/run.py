@@ -4,21 +4,21 @@ A run is one chain, or several that move together and learn one step size and on
 comes from a generator of the run's own, so that neither other chains nor a stop between two iterations change a bit.
 """
 
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
-from time import perf_counter
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bayesuq.inference.chains.hamiltonian import Info, Kernel, Points, harmonic_mean, reasonable_step_size
 from bayesuq.inference.chains.potential import Potential
 from bayesuq.inference.chains.warmup import Moments, StepSize, window_ends, window_start
-from bayesuq.inference.training.checkpoint import Checkpoint, below, named
+from bayesuq.inference.training.bars import bar, is_shown
+from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named
 from bayesuq.inference.training.identity import Identity
+from bayesuq.inference.training.resumable import Resumable
 from bayesuq.randomness import generator
 
 FIRST_GUESS = 0.1
@@ -88,6 +88,7 @@ class Watch:
         progress: Whether to show a bar; None shows it on a terminal only.
         label: Before the bar.
         position: Line of the bar, where several runs show one each.
+        parent: The process that this run is made for, in one of its own; it writes nothing after that has ended.
     """
 
     checkpoint: Checkpoint | None = None
@@ -95,6 +96,7 @@ class Watch:
     progress: bool | None = False
     label: str = ""
     position: int = 0
+    parent: int | None = None
 
 
 def run(
@@ -132,33 +134,29 @@ class _Run:
         self.kept: dict[str, Tensor] = {}
         self.warmup: dict[str, Tensor] = {}
         self.between: list[Info] = []
-        self.written = perf_counter()
+        self.resumable = Resumable(watch.checkpoint, watch.fit, self._state, parent=watch.parent)
 
     def finish(self) -> Chains:
         """Make the transitions that are left."""
-        if not self._resume():
-            self._begin()
-        total = self.plan.num_transitions
-        hidden = not sys.stderr.isatty() if self.watch.progress is None else not self.watch.progress
-        bar = tqdm(
-            total=total,
-            initial=self.done,
-            disable=hidden,
-            unit="draw",
-            desc=self.watch.label,
-            position=self.watch.position,
-        )
-        with bar:
-            while self.done < total:
-                self._move()
-                if not hidden:
-                    bar.set_postfix(self._summary(), refresh=False)
-                bar.update()
-                self._write_if_due()
-        if self.watch.checkpoint is not None:
-            self._write()
+        with self.resumable.alone():
+            if not self._resume():
+                self._begin()
+            self._run()
+            self.resumable.write(self.done)
         inverse_mass = self.inverse_mass.expand(len(self.draws), -1).clone()
         return Chains(self.draws, self.kept, self.warmup, inverse_mass)
+
+    def _run(self) -> None:
+        """The transitions that are left."""
+        watch, total = self.watch, self.plan.num_transitions
+        place = partial(bar, watch.progress, unit="draw", label=watch.label, line=watch.position)
+        with place(total=total, done=self.done) as shown:
+            while self.done < total:
+                self._move()
+                if is_shown(watch.progress):
+                    shown.set_postfix(self._summary(), refresh=False)
+                shown.update()
+                self.resumable.note(self.done)
 
     def _begin(self) -> None:
         """Find a first step size."""
@@ -209,8 +207,7 @@ class _Run:
 
     def _resume(self) -> bool:
         """Set the run to where the file says; False where there is none."""
-        checkpoint = self.watch.checkpoint
-        found = None if checkpoint is None else checkpoint.load(self.watch.fit or Identity({}))
+        found = self.resumable.read()
         if found is None:
             return False
         values, tensors = found
@@ -227,20 +224,11 @@ class _Run:
         tables = [{name: tensors[f"{table}.{name}"] for name in names} for table, names in values["tables"]]
         self.kept = {name: _lengthened(table, self.plan.num_samples) for name, table in tables[0].items()}
         self.warmup, self.between = tables[1], [*tables[2:]]
+        self.resumable.begin(self.done)
         return True
 
-    def _write_if_due(self) -> None:
-        checkpoint = self.watch.checkpoint
-        if checkpoint is None:
-            return
-        by_steps = checkpoint.every_steps is not None and self.done % checkpoint.every_steps == 0
-        if by_steps or perf_counter() - self.written > checkpoint.every_seconds:
-            self._write()
-
-    def _write(self) -> None:
-        """Replace the file."""
-        if self.watch.checkpoint is None:
-            return
+    def _state(self) -> State:
+        """All that a checkpoint holds."""
         tables: dict[str, Info] = {"kept": self.kept, "warmup": self.warmup}
         tables.update((f"between.{k}", info) for k, info in enumerate(self.between))
         values = {
@@ -255,8 +243,7 @@ class _Run:
         tensors |= {"moments.mean": self.moments.mean, "moments.squares": self.moments.squares}
         for name, table in tables.items():
             tensors |= named(f"{name}.", table)
-        self.watch.checkpoint.save(self.watch.fit or Identity({}), (values, tensors))
-        self.written = perf_counter()
+        return values, tensors
 
 
 def _put(table: dict[str, Tensor], info: Info, number: int, length: int) -> None:

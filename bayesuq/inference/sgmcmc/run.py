@@ -5,22 +5,21 @@ many others there are.
 """
 
 import math
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from time import perf_counter
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from bayesuq.data import Batch
 from bayesuq.inference.sgmcmc.langevin import Chains, Kernel
 from bayesuq.inference.sgmcmc.potential import MinibatchPotential
-from bayesuq.inference.training.checkpoint import Checkpoint, below, named, random_states, set_random_states
+from bayesuq.inference.training.bars import bar
+from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, random_states, set_random_states
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.stability import largest_curvature
 from bayesuq.randomness import generator
 
@@ -195,20 +194,15 @@ class Run:
             FloatingPointError: Chains that diverged.
             ValueError: A checkpoint of another fit; a network whose curvature cannot be measured.
         """
-        if checkpoint is not None and fit is not None:
-            self._resume(checkpoint, fit)
-        hidden = not sys.stderr.isatty() if progress is None else not progress
-        written, total = perf_counter(), self.plan.num_steps
-        with tqdm(total=total, initial=self.done, disable=hidden, unit="step") as bar:
-            while self.done < total:
-                self._step()
-                bar.update()
-                if checkpoint is None or fit is None:
-                    continue
-                by_steps = checkpoint.every_steps is not None and self.done % checkpoint.every_steps == 0
-                if by_steps or self.done == total or perf_counter() - written > checkpoint.every_seconds:
-                    self._write(checkpoint, fit)
-                    written = perf_counter()
+        resumable, total = Resumable(checkpoint, fit, self._state), self.plan.num_steps
+        with resumable.alone():
+            self._resume(resumable)
+            with bar(progress, total=total, done=self.done, unit="step") as shown:
+                while self.done < total:
+                    self._step()
+                    shown.update()
+                    resumable.note(self.done)
+            resumable.write(self.done)
 
     def _step(self) -> None:
         """Keep where the chains are, if that is a draw, and move them."""
@@ -282,8 +276,8 @@ class Run:
         own = {"positions": chains.positions, "momenta": chains.momenta, "scales": chains.scales}
         return own | {"squares": self.squares, "draws": self.draws} | named("told.", self.told)
 
-    def _resume(self, checkpoint: Checkpoint, fit: Identity) -> None:
-        found = checkpoint.load(fit)
+    def _resume(self, resumable: Resumable) -> None:
+        found = resumable.read()
         if found is None:
             return
         values, tensors = found
@@ -300,12 +294,14 @@ class Run:
                 stream.set_state(state.clone())
         source = self.stream.source
         set_random_states(below("now.", tensors), source.device, source.loader)
+        resumable.begin(self.done)
 
-    def _write(self, checkpoint: Checkpoint, fit: Identity) -> None:
+    def _state(self) -> State:
+        """All that a checkpoint holds."""
         stream = self.stream
         tensors = self._tensors() | {"step_size": torch.tensor(self.step_size, dtype=torch.float64)}
         for kind, streams in (("noises", self.noises), ("directions", self.directions)):
             tensors[kind] = torch.stack([one.get_state() for one in streams])
         tensors |= named("started.", stream.started)
         tensors |= named("now.", random_states(stream.source.device, stream.source.loader))
-        checkpoint.save(fit, ({"done": self.done, "epoch": stream.epoch, "batch": stream.batch}, tensors))
+        return {"done": self.done, "epoch": stream.epoch, "batch": stream.batch}, tensors

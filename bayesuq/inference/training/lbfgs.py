@@ -9,13 +9,13 @@ answered from the file, and from then on by computing. It ends with the same bit
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from time import perf_counter
 
 import torch
 from torch import Tensor
 
-from bayesuq.inference.training.checkpoint import Checkpoint, below, named
+from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named
 from bayesuq.inference.training.identity import Identity, digest
+from bayesuq.inference.training.resumable import Resumable
 
 Evaluation = tuple[Tensor, Tensor]  # a value, 0-d, and its gradient, (P,)
 Recall = Callable[[Tensor, Callable[[], Evaluation]], Evaluation]
@@ -89,8 +89,9 @@ class Evaluations:
         self.start = dict(start or {})
         self.results: dict[str, dict[str, Tensor]] = {}
         self.courses: dict[str, Course] = {}
-        self.count, self.written = 0, perf_counter()
-        found = None if checkpoint is None else checkpoint.load(self.fit)
+        self.count = 0
+        self.resumable = Resumable(checkpoint, fit, self._state)
+        found = self.resumable.read()
         if found is None:
             return
         values, tensors = found
@@ -111,14 +112,16 @@ class Evaluations:
                 its value and gradient, and gives them, on the CPU where they come from the file.
         """
         if self.checkpoint is None:
-            return run(lambda _, compute: compute())
+            with self.resumable.alone():
+                return run(lambda _, compute: self._counted(compute()))
         if name not in self.results:
             course = self.courses.setdefault(name, Course())
             course.place = 0
-            found = run(lambda point, compute: self._at(course, point, compute))
-            self.results[name] = {key: value.detach().cpu().clone() for key, value in found.items()}
-            del self.courses[name]
-            self._write()
+            with self.resumable.alone():
+                found = run(lambda point, compute: self._at(course, point, compute))
+                self.results[name] = {key: value.detach().cpu().clone() for key, value in found.items()}
+                del self.courses[name]
+                self.resumable.write(self.count, len(self.results))
         return self.results[name]
 
     def _at(self, course: Course, point: Tensor, compute: Callable[[], Evaluation]) -> Evaluation:
@@ -128,21 +131,16 @@ class Evaluations:
             return known
         found = compute()
         course.note(asked, found)
+        return self._counted(found)
+
+    def _counted(self, found: Evaluation) -> Evaluation:
+        """The same, as one more step of the fit."""
         self.count += 1
-        self._write_if_due()
+        self.resumable.note(self.count)
         return found
 
-    def _write_if_due(self) -> None:
-        if self.checkpoint is None:
-            return
-        by_steps = self.checkpoint.every_steps is not None and self.count % self.checkpoint.every_steps == 0
-        if by_steps or perf_counter() - self.written > self.checkpoint.every_seconds:
-            self._write()
-
-    def _write(self) -> None:
-        """Replace the file."""
-        if self.checkpoint is None:
-            return
+    def _state(self) -> State:
+        """All that a checkpoint holds."""
         under_way = {name: course for name, course in self.courses.items() if course.points}
         values = {
             "results": {name: list(result) for name, result in self.results.items()},
@@ -155,5 +153,4 @@ class Evaluations:
         for name, course in under_way.items():
             tensors[f"values.{name}"] = torch.stack([value for value, _ in course.found])
             tensors[f"gradients.{name}"] = torch.stack([gradient for _, gradient in course.found])
-        self.checkpoint.save(self.fit, (values, tensors))
-        self.written = perf_counter()
+        return values, tensors

@@ -6,7 +6,6 @@ own, and returns the `History`.
 """
 
 import math
-import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -15,16 +14,17 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from tqdm import tqdm
 
 from bayesuq.data import Batch
-from bayesuq.inference.training.checkpoint import Checkpoint, below, named, random_states, set_random_states
+from bayesuq.inference.training.bars import bar
+from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, random_states, set_random_states
 from bayesuq.inference.training.convergence import warn_if_falling, warn_if_uninformed
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.model_contents import model_contents, probed, sites_of
 from bayesuq.inference.training.options import NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
+from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator, globally_isolated
@@ -131,30 +131,31 @@ class _Run:
         self.steps: list[Tensor] = []
         self.started: dict[str, Tensor] = {}
         self.seconds, self.began = 0.0, perf_counter()
-        self.log = None if training.checkpoint is None else _Log(self)
+        self.log = _Log(self)
 
     def finish(self) -> History:
         """Make the steps that are left."""
-        if self.log is not None:
+        with self.log.resumable.alone():
             self.log.resume()
-        training = self.training
-        bar = tqdm(total=self.num_epochs, initial=self.epoch, disable=_hide_bar(training.progress), unit="epoch")
-        with bar:
-            while self.epoch < self.num_epochs and not self._is_out_of_patience():
-                self._run_epoch()
-                self._end_epoch()
-                seen = self.watched[-1] if self.watched else None
-                bar.set_postfix(
-                    {"loss": self.losses[-1]} | ({} if seen is None else {"validation": seen}), refresh=False
-                )
-                bar.update()
-        if self.log is not None:
-            self.log.write_if_news()
+            self._run_epochs()
+            self.log.resumable.write(self.epoch, self.batch)
         if self.validation is not None:
             self.best.restore()
         return History(
             tuple(self.losses), tuple(self.watched), self.best.epoch if self.watched else len(self.losses) - 1
         )
+
+    def _run_epochs(self) -> None:
+        """The epochs that are left."""
+        with bar(self.training.progress, total=self.num_epochs, done=self.epoch, unit="epoch") as shown:
+            while self.epoch < self.num_epochs and not self._is_out_of_patience():
+                self._run_epoch()
+                self._end_epoch()
+                seen = self.watched[-1] if self.watched else None
+                shown.set_postfix(
+                    {"loss": self.losses[-1]} | ({} if seen is None else {"validation": seen}), refresh=False
+                )
+                shown.update()
 
     def judge(self) -> None:
         """Warn where the fit looks unfinished; weights that validation chose may well be those before the end."""
@@ -173,8 +174,7 @@ class _Run:
         """The steps of this epoch that are left."""
         for batch in self._batches():
             self._step(batch)
-            if self.log is not None:
-                self.log.write_if_due()
+            self.log.note()
 
     def _batches(self) -> Iterator[Batch]:
         """The minibatches of this epoch that are left."""
@@ -226,7 +226,7 @@ class _Run:
             raise self._not_finite(number, batch)
 
     def _end_epoch(self) -> None:
-        """Note its losses down, and tell the callbacks."""
+        """Note its losses down, and go on to the next."""
         training, data = self.training, self.data
         steps = torch.stack(self.steps).double()
         self.losses.append(float(steps.mean()) / data.num_data)
@@ -235,11 +235,21 @@ class _Run:
         if self.validation is not None:
             self.watched.append(_validation_loss(self.objective, self.validation, training))
             self.best.offer(self.watched[-1], self.epoch)
+        self.epoch, self.batch, self.steps = self.epoch + 1, 0, []
+        self._tell()
+
+    def _tell(self) -> None:
+        """Call the callbacks; one that ends the fit, by whatever it raises, ends it at a place that is written."""
         seen = self.watched[-1] if self.watched else None
         seconds = self.seconds + perf_counter() - self.began
-        for callback in training.callbacks:
-            callback(Progress(self.epoch, (self.epoch + 1) * data.num_batches, self.losses[-1], seen, seconds))
-        self.epoch, self.batch, self.steps = self.epoch + 1, 0, []
+        number = self.epoch * self.data.num_batches
+        told = Progress(self.epoch - 1, number, self.losses[-1], seen, seconds)
+        try:
+            for callback in self.training.callbacks:
+                callback(told)
+        except BaseException:
+            self.log.resumable.write(self.epoch, self.batch)
+            raise
 
     def _not_finite(self, step: int, batch: Batch) -> FloatingPointError:
         culprits = self.objective.culprits(batch, self.noise)
@@ -251,16 +261,12 @@ class _Run:
 
 
 class _Log:
-    """The checkpoint of a run: what it holds, read and written."""
+    """The checkpoint of a run, if it has one: what it holds, read and written."""
 
     def __init__(self, run: _Run) -> None:
         checkpoint = Checkpoint.of(run.training.checkpoint)
-        if checkpoint is None:
-            raise TypeError("the run has no checkpoint")
-        self.run, self.checkpoint = run, checkpoint
-        self.written = perf_counter()
-        self.told = (-1, -1)  # epoch and batch that the file has
-        self.fit = _identity(run)
+        identity = None if checkpoint is None else _identity(run)
+        self.run, self.resumable = run, Resumable(checkpoint, identity, self._state)
 
     def resume(self) -> None:
         """Set the run to where the file says, if there is one.
@@ -268,7 +274,7 @@ class _Log:
         Raises:
             ValueError: Not a whole file, or one of another fit.
         """
-        found = self.checkpoint.load(self.fit)
+        found = self.resumable.read()
         if found is None:
             return
         values, tensors = found
@@ -297,22 +303,15 @@ class _Log:
         run.noise.set_state(tensors[GLOBAL_STATE if drew_globally and unmoved else "noise"])
         run.started = below("started.", tensors)
         set_random_states(below("now.", tensors), device, run.data.loader)
-        self.told = (run.epoch, run.batch)
+        self.resumable.begin(run.epoch, run.batch)
 
-    def write_if_news(self) -> None:
-        """Write where the fit is further than the file."""
-        if self.told != (self.run.epoch, self.run.batch):
-            self.write()
+    def note(self) -> None:
+        """Say that a step is made."""
+        run = self.run
+        self.resumable.note(run.epoch * run.data.num_batches + run.batch, run.epoch, run.batch)
 
-    def write_if_due(self) -> None:
-        """Write where the steps or the time say so."""
-        step = self.run.epoch * self.run.data.num_batches + self.run.batch
-        by_steps = self.checkpoint.every_steps is not None and step % self.checkpoint.every_steps == 0
-        if by_steps or perf_counter() - self.written > self.checkpoint.every_seconds:
-            self.write()
-
-    def write(self) -> None:
-        """Replace the file."""
+    def _state(self) -> State:
+        """All that a checkpoint holds."""
         run = self.run
         values = {
             "epoch": run.epoch,
@@ -329,8 +328,7 @@ class _Log:
         tensors |= named("now.", random_states(run.data.device, run.data.loader))
         for name, leaf in run.objective.leaves.items():
             tensors |= named(f"memory.{name}.", run.optimizer.state.get(leaf, {}))
-        self.checkpoint.save(self.fit, (values, tensors))
-        self.written, self.told = perf_counter(), (run.epoch, run.batch)
+        return values, tensors
 
 
 def _identity(run: _Run) -> Identity:
@@ -441,7 +439,3 @@ def _schedule(optimizer: torch.optim.Optimizer, objective: Objective, training: 
             group["lr"] = group["initial_lr"] * 0.5 * (1 + math.cos(math.pi * step / last))
         if objective.forgetting is not None:
             group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -objective.forgetting, LONGEST_MEMORY))
-
-
-def _hide_bar(progress: bool | None) -> bool:
-    return not sys.stderr.isatty() if progress is None else not progress

@@ -1,0 +1,61 @@
+"""Bars that show how far a loop is. Where none is shown, none is made: tqdm starts a thread with its first one."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any, Protocol, Self
+
+from tqdm import tqdm
+
+
+class Bar(Protocol):
+    """What loops use of a bar."""
+
+    def __enter__(self) -> Self:
+        """Show it."""
+
+    def __exit__(self, *error: object) -> None:
+        """Leave it as it is."""
+
+    def update(self) -> Any:
+        """One more is done."""
+
+    def set_postfix(self, facts: Mapping[str, Any], *, refresh: bool) -> None:
+        """What stands behind it."""
+
+
+class NoBar:
+    """Shows nothing."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        pass
+
+    def update(self) -> None:
+        """Nothing."""
+
+    def set_postfix(self, facts: Mapping[str, Any], *, refresh: bool) -> None:
+        """Nothing."""
+
+
+def bar(progress: bool | None, *, total: int, done: int, unit: str, label: str = "", line: int = 0) -> Bar:
+    """A bar, or none.
+
+    Args:
+        progress: Whether to show one; None shows it on a terminal only.
+        total: How many there are.
+        done: How many are done.
+        unit: What is counted.
+        label: Before the bar.
+        line: Of the terminal, where several show one each.
+    """
+    if not is_shown(progress):
+        return NoBar()
+    shown: Any = tqdm(total=total, initial=done, unit=unit, desc=label, position=line or None)
+    return shown
+
+
+def is_shown(progress: bool | None) -> bool:
+    """Whether bars are shown: as asked, or on a terminal."""
+    return sys.stderr.isatty() if progress is None else progress

@@ -1,0 +1,98 @@
+"""Loops that are stopped and go on: what they write down as they go, and when they are interrupted."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
+from os import fspath
+from time import perf_counter
+
+from bayesuq.inference.training.checkpoint import Checkpoint, State
+from bayesuq.inference.training.identity import Identity
+from bayesuq.inference.training.interruptions import Interruptions
+from bayesuq.locks import locked
+
+Place = tuple[int, ...]
+
+
+class Resumable:
+    """The checkpoint of one loop, which calls `alone` around `read`, its steps with a `note` after each, and `write`.
+
+    Attributes:
+        checkpoint: Where it is written; None writes nothing.
+        identity: What tells the fit from others.
+        take: Gives the state between two steps; its tensors may change afterwards.
+        parent: The process that this one works for, and ends with; None is its own master.
+    """
+
+    def __init__(
+        self,
+        checkpoint: Checkpoint | None,
+        identity: Identity | None,
+        take: Callable[[], State],
+        *,
+        parent: int | None = None,
+    ) -> None:
+        self.checkpoint, self.take, self.parent = checkpoint, take, parent
+        self.identity = Identity({}) if identity is None else identity
+        self.told: Place | None = None  # where the state in the file is
+        self.written = perf_counter()
+        self.interruptions = Interruptions()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """No other fit writes to this path, and Ctrl-C waits for the end of a step.
+
+        Raises:
+            BlockingIOError: One does already.
+        """
+        with nullcontext() if self.checkpoint is None else locked(self.checkpoint.path), self.interruptions:
+            yield
+
+    def read(self) -> State | None:
+        """What the file has, None where there is none yet: see `Checkpoint.load`."""
+        return None if self.checkpoint is None else self.checkpoint.load(self.identity)
+
+    def begin(self, *place: int) -> None:
+        """Say where the state in the file is."""
+        self.told = place
+
+    def note(self, number: int, *place: int) -> None:
+        """Say that a step is made; the file is written where steps, time or an interruption say so.
+
+        Args:
+            number: Of the steps that are made.
+            place: Where the loop is, in more numbers where one does not tell.
+        """
+        if self.interruptions.waiting is not None or self._is_due(number):
+            self.write(*(place or (number,)))
+        self.interruptions.deliver()
+
+    def write(self, *place: int) -> None:
+        """Write the state as it is at that place, unless the file has it; a disk that is full ends no fit.
+
+        Warns:
+            UserWarning: The file could not be written.
+        """
+        if self.checkpoint is None or self.told == place:
+            return
+        if self.parent is not None and os.getppid() != self.parent:
+            os._exit(1)  # the fit is over, and another one may be at its place
+        try:
+            self.checkpoint.save(self.identity, self.take())
+            self.told = place
+        except OSError as error:
+            warnings.warn(
+                f"The checkpoint {fspath(self.checkpoint.path)!r} could not be written ({error}). The fit goes on, and "
+                "tries again; an older file there is as it was.",
+                UserWarning,
+                stacklevel=2,
+            )
+        self.written = perf_counter()
+
+    def _is_due(self, number: int) -> bool:
+        if self.checkpoint is None:
+            return False
+        every = self.checkpoint.every_steps
+        by_steps = every is not None and number % every == 0
+        return by_steps or perf_counter() - self.written > self.checkpoint.every_seconds
