@@ -4,7 +4,7 @@ Every check stands here once; the code behind the door trusts its tensors.
 """
 
 import warnings
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -235,6 +235,20 @@ def check_count(value: int, name: str, *, minimum: int = 1) -> int:
     if value < minimum:
         raise ValueError(f"`{name}` must be at least {minimum}; got {value}.")
     return int(value)
+
+
+def check_one_of(value: object, name: str, literal: Any) -> None:
+    """Refuse a word that is not one of a `Literal`'s, with an error that names it and them.
+
+    Example:
+        >>> from typing import Literal
+        >>> check_one_of("nut", "kernel", Literal["nuts", "hmc"])
+        Traceback (most recent call last):
+        ValueError: `kernel` must be one of 'nuts', 'hmc'; got 'nut'.
+    """
+    if value not in get_args(literal):
+        known = ", ".join(repr(one) for one in get_args(literal))
+        raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
 
 
 def check_device(device: torch.device | str) -> torch.device:

@@ -13,12 +13,12 @@ Reference:
 import sys
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import check_count, check_fraction, check_positive
+from bayesuq.arrays import check_count, check_fraction, check_one_of, check_positive
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.agreement import warn_unless_agreed
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
@@ -129,7 +129,7 @@ def fit(
     transition = _kernel(kernel, max_tree_depth, num_steps, trajectory_length)
     check_count(num_chains, "num_chains")
     if chain_method is not None:
-        _check_one_of("chain_method", chain_method, ChainMethod)
+        check_one_of(chain_method, "chain_method", ChainMethod)
     if not isinstance(model, BayesianNetwork):
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
     model = model if device is None else model.to(device)
@@ -198,7 +198,7 @@ def _plan(
 
 
 def _kernel(name: str, max_tree_depth: int, num_steps: int | None, trajectory_length: float | None) -> Kernel:
-    _check_one_of("kernel", name, KernelName)
+    check_one_of(name, "kernel", KernelName)
     check_count(max_tree_depth, "max_tree_depth")
     if num_steps is not None:
         check_count(num_steps, "num_steps")
@@ -211,12 +211,6 @@ def _kernel(name: str, max_tree_depth: int, num_steps: int | None, trajectory_le
     if num_steps is not None and trajectory_length is not None:
         raise ValueError("Pass `num_steps` or `trajectory_length`, not both.")
     return Hmc(num_steps or NUM_STEPS, trajectory_length)
-
-
-def _check_one_of(name: str, value: Any, literal: Any) -> None:
-    if value not in get_args(literal):
-        known = ", ".join(repr(one) for one in get_args(literal))
-        raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
 
 
 def _identity(job: Job, potential: NetworkPotential, positions: Tensor, key: int) -> Identity:

@@ -18,11 +18,12 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Any, Literal, NamedTuple, Unpack, get_args
+from typing import Literal, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
+from bayesuq.arrays import check_one_of
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout, normal_base
@@ -98,9 +99,10 @@ def fit(
         -1.9
     """
     training = Training.of(options)
-    _check_options(structure=(structure, Structure), subset=(subset, Subset))
+    check_one_of(structure, "structure", Structure)
+    check_one_of(subset, "subset", Subset)
     if prior_factors is not None:
-        _check_options(prior_factors=(prior_factors, PriorFactors))
+        check_one_of(prior_factors, "prior_factors", PriorFactors)
     if isinstance(model, MapPosterior):
         mode, model = model if mode is None else mode, model.model
     if isinstance(model, BayesianNetwork):
@@ -112,13 +114,6 @@ def fit(
     with session(model, data, replace(training, validation=None, patience=None)) as (model, source, _):
         posterior = _around(model, mode.to(model.device), source, structure, _names(model, subset))
     return posterior if prior_factors is None else posterior.tuned(prior_factors)
-
-
-def _check_options(**options: tuple[Any, Any]) -> None:
-    for name, (value, literal) in options.items():
-        if value not in get_args(literal):
-            known = ", ".join(repr(one) for one in get_args(literal))
-            raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
 
 
 def _names(model: BayesianNetwork, subset: str) -> list[str]:

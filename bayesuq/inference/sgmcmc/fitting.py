@@ -16,12 +16,12 @@ Reference:
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import check_count, check_positive
+from bayesuq.arrays import check_count, check_one_of, check_positive
 from bayesuq.inference.chains.agreement import warn_unless_agreed
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
@@ -204,10 +204,10 @@ def _plan(
     if step_size is not None:
         check_positive(step_size, "step_size")
     if preconditioning is not None:
-        _check_one_of("preconditioning", preconditioning, Preconditioning)
+        check_one_of(preconditioning, "preconditioning", Preconditioning)
         if num_warmup == 0:
             raise ValueError("`preconditioning` learns its scales in the warm-up; got `num_warmup` = 0.")
-    _check_one_of("schedule", schedule, StepSchedule)
+    check_one_of(schedule, "schedule", StepSchedule)
     cyclical = schedule == "cyclical"
     if cyclical and num_samples % check_count(num_cycles, "num_cycles"):
         raise ValueError(f"`num_cycles` must divide `num_samples`; got {num_cycles} cycles for {num_samples} draws.")
@@ -223,16 +223,10 @@ def _plan(
 
 
 def _kernel(sampler: str, friction: float) -> Kernel:
-    _check_one_of("sampler", sampler, Sampler)
+    check_one_of(sampler, "sampler", Sampler)
     if check_positive(friction, "friction") > 1:
         raise ValueError(f"`friction` must lie in (0, 1]; got {friction!r}.")
     return Sgld() if sampler == "sgld" else Sghmc(friction)
-
-
-def _check_one_of(name: str, value: Any, literal: Any) -> None:
-    if value not in get_args(literal):
-        known = ", ".join(repr(one) for one in get_args(literal))
-        raise ValueError(f"`{name}` must be one of {known}; got {value!r}.")
 
 
 def _starts(
