@@ -135,6 +135,21 @@ def test_a_flipped_bit_of_a_checkpoint_is_told(tmp_path: Path) -> None:
         content[place] ^= bit
 
 
+def test_a_checksum_is_known_by_its_place_where_its_name_is_damaged(tmp_path: Path) -> None:
+    whole, part = tmp_path / "whole", tmp_path / "part"
+    write(whole, {"kind": "any"}, {"x": torch.zeros(2)})
+    assert read(whole)[0] == {"kind": "any"}
+    content = bytearray(whole.read_bytes())
+    begin = content.index(b"sha256")
+    for place in range(begin, begin + 6):
+        for bit in range(8):
+            content[place] ^= 1 << bit
+            part.write_bytes(content)
+            with pytest.raises(ValueError, match=r"has changed since|is not a complete file"):
+                read(part)
+            content[place] ^= 1 << bit
+
+
 def test_a_file_of_before_has_no_checksum_and_is_read(tmp_path: Path) -> None:
     with safe_open(posterior_file("MapPosterior"), framework="pt") as file:
         assert "sha256" not in json.loads(file.metadata()["bayesuq"])
