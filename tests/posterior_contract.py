@@ -42,6 +42,7 @@ NUM_FEATURES, NUM_CLASSES, NUM_DRAWS = 3, 3, 6
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 LEARNING = {"num_epochs": 60, "learning_rate": 3e-2}
 NEW_X = noise(7, 130, NUM_FEATURES).float()  # two blocks of 64 rows and a rest
+REFUSALS = ("_refused", "_must_be_a_count")  # how the names of such tests end
 FOURTH_ROW = torch.arange(130)[:, None] == 3
 
 
@@ -137,6 +138,14 @@ class PosteriorContract:
     dropout: ClassVar[float] = 0.0
     rows_share_draws: ClassVar[bool] = True
     load_options: ClassVar[dict[str, Any]] = {}
+
+    def __init_subclass__(cls, *, doors_of: str | None = None) -> None:
+        """Refusals are tested once a door: a class of the same `fit` and `predict` names the one that tests them."""
+        super().__init_subclass__()
+        if doors_of is not None:
+            for name in dir(cls):
+                if name.startswith("test_") and name.endswith(REFUSALS) and name not in vars(cls):
+                    setattr(cls, name, None)
 
     def network(self, num_outputs: int = 1, *, batch_norm: bool = False) -> nn.Module:
         return built(
@@ -256,9 +265,7 @@ class PosteriorContract:
     # How its rows and draws go through memory
 
     # Rows and draws that go through memory at a time: one, a few, all.
-    @pytest.mark.parametrize(
-        ("activations", "vectorised"), [(1, 2000), (1, 2**40), (700, 1), (700, 2000), (2**40, 1), (2**40, 2000)]
-    )
+    @pytest.mark.parametrize(("activations", "vectorised"), [(1, 2**40), (700, 1), (700, 2000), (2**40, 1)])
     def test_chunks_of_any_size_give_the_same_draws(
         self, either: Posterior, monkeypatch: pytest.MonkeyPatch, activations: int, vectorised: int
     ) -> None:
@@ -270,9 +277,13 @@ class PosteriorContract:
 
     @pytest.mark.parametrize(("batch_size", "has_targets"), [(1, False), (7, True), (64, False), (100, True)])
     def test_batches_of_a_loader_are_the_whole(self, either: Posterior, batch_size: int, has_targets: bool) -> None:
-        dataset = TensorDataset(NEW_X, torch.zeros(len(NEW_X))) if has_targets else NEW_X
-        loader = DataLoader(dataset, batch_size=batch_size)
-        assert_same_draws(draws_of(either, loader), whole_of(either), **FLOAT32)
+        x = NEW_X[:20] if batch_size == 1 else NEW_X  # a row at a time is slow
+        dataset = TensorDataset(x, torch.zeros(len(x))) if has_targets else x
+        loaded, whole = draws_of(either, DataLoader(dataset, batch_size=batch_size)), whole_of(either)
+        rows = slice(0, len(x))
+        torch.testing.assert_close(rows_of(loaded, rows), rows_of(whole, rows), **FLOAT32)
+        if len(x) == len(NEW_X):
+            assert_same_draws(loaded, whole, **FLOAT32)
 
     @pytest.mark.parametrize("number", [1, 63, 65])
     def test_further_rows_do_not_change_the_first(self, either: Posterior, number: int) -> None:
@@ -464,7 +475,9 @@ class PosteriorContract:
 
     def test_a_seed_makes_the_fit_repeatable_and_leaves_the_global_generator(self) -> None:
         before = torch.get_rng_state()
-        fits = [self.posterior(self.classification(), labelled(), seed=seed) for seed in (1, 1, 2)]
+        seed = self.options["seed"]
+        again = [self.posterior(self.classification(), labelled(), seed=number) for number in (seed, seed + 1)]
+        fits = [self.fitted("classification"), *again]
         assert torch.equal(torch.get_rng_state(), before)
         one, same, other = (tensors_of(dataclasses.replace(fit, model=fits[0].model)) for fit in fits)
         assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
@@ -485,10 +498,13 @@ class PosteriorContract:
         data = labelled()
         loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, shuffle=shuffle)
         before = torch.get_rng_state()
-        fits = [self.posterior(self.classification(), loader) for _ in range(2)]
+        if shuffle:
+            fits = [self.posterior(self.classification(), loader) for _ in range(2)]
+            assert torch.equal(torch.get_rng_state(), before)
+            assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
+            return
         loaded = self.posterior(self.classification(), loader, **LEARNING)
         assert torch.equal(torch.get_rng_state(), before)
-        assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
         scores = [p.predict(data.x, num_samples=20, seed=0).log_prob(data.y).mean() for p in (loaded, self.learned())]
         assert abs(scores[0] - scores[1]) < 0.1  # nats; the orders of the batches differ
 
@@ -502,7 +518,7 @@ class PosteriorContract:
         pyro.clear_param_store()
 
     def test_two_posteriors_predicted_in_turn_are_independent(self) -> None:
-        one = self.posterior(self.regression(), measured(seed=0))
+        one = self.fitted("regression")
         expected = one.predict(NEW_X, num_samples=2, seed=0)
         other = self.posterior(self.regression(), measured(seed=10))
         there = other.predict(NEW_X, num_samples=2, seed=0)

@@ -55,12 +55,12 @@ class TestVariational(EndlessPosteriorContract):
 
 
 @pytest.mark.filterwarnings(*SHORT_FIT)
-class TestLowRank(EndlessPosteriorContract):
+class TestLowRank(EndlessPosteriorContract, doors_of="TestVariational"):
     fit = partial(variational.fit, guide=variational.low_rank(2))
 
 
 @pytest.mark.filterwarnings(*SHORT_FIT)
-class TestFullRank(EndlessPosteriorContract):
+class TestFullRank(EndlessPosteriorContract, doors_of="TestVariational"):
     fit = partial(variational.fit, guide=variational.full_rank)
 
 
@@ -82,18 +82,18 @@ class TestEnsemble(PosteriorContract):
     num_members = default_num_samples = 3
 
 
-class TestEnsembleWithRegularisingDropout(TestEnsemble):
+class TestEnsembleWithRegularisingDropout(TestEnsemble, doors_of="TestEnsemble"):
     dropout = 0.2
 
 
 @pytest.mark.filterwarnings(*SHORT_FIT)
-class TestEnsembleOfVariational(PosteriorContract):
+class TestEnsembleOfVariational(PosteriorContract, doors_of="TestEnsemble"):
     fit = partial(ensemble.fit, member_fit=variational.fit)
     options = PosteriorContract.options | {"num_members": 2}
     default_num_samples = 200
 
 
-class TestEnsembleOfDropout(PosteriorContract):
+class TestEnsembleOfDropout(PosteriorContract, doors_of="TestEnsemble"):
     fit = partial(ensemble.fit, member_fit=dropout.fit)
     options = PosteriorContract.options | {"num_members": 2}
     default_num_samples = 200
@@ -122,7 +122,7 @@ class LinearisedContract(EndlessPosteriorContract):
         assert torch.equal(one.mean, other.mean) == isinstance(one, GaussianPredictive)
 
 
-class TestLaplaceDiagonal(LinearisedContract):
+class TestLaplaceDiagonal(LinearisedContract, doors_of="TestLaplaceKronecker"):
     fit = partial(laplace.fit, structure="diagonal")
 
 
@@ -130,11 +130,11 @@ class TestLaplaceKronecker(LinearisedContract):
     fit = laplace.fit
 
 
-class TestLaplaceFull(LinearisedContract):
+class TestLaplaceFull(LinearisedContract, doors_of="TestLaplaceKronecker"):
     fit = partial(laplace.fit, structure="full")
 
 
-class TestLaplaceOfTheLastLayer(LinearisedContract):
+class TestLaplaceOfTheLastLayer(LinearisedContract, doors_of="TestLaplaceKronecker"):
     fit = partial(laplace.fit, structure="full", subset="last_layer", prior_factors="one")
 
 
@@ -143,7 +143,7 @@ def sampled_laplace(model: Any, data: Any, **options: Any) -> Posterior:
 
 
 @pytest.mark.filterwarnings(NO_MODE)
-class TestLaplaceSampled(EndlessPosteriorContract):
+class TestLaplaceSampled(EndlessPosteriorContract, doors_of="TestLaplaceKronecker"):
     fit = sampled_laplace
 
 
@@ -222,11 +222,11 @@ class TestSwag(EndlessPosteriorContract):
     fit = swag.fit
 
 
-class TestSwagDiagonal(EndlessPosteriorContract):
+class TestSwagDiagonal(EndlessPosteriorContract, doors_of="TestSwag"):
     fit = partial(swag.fit, rank=0)
 
 
-class TestMultiSwag(PosteriorContract):
+class TestMultiSwag(PosteriorContract, doors_of="TestEnsemble"):
     fit = partial(ensemble.fit, member_fit=swag.fit)
     options = PosteriorContract.options | {"num_members": 2}
     default_num_samples = 200
@@ -315,7 +315,7 @@ class TestSgmcmc(PosteriorContract):
             self.posterior(self.regression(), measured(), **options)
 
 
-class TestSgld(TestSgmcmc):
+class TestSgld(TestSgmcmc, doors_of="TestSgmcmc"):
     fit = partial(sgmcmc.fit, sampler="sgld", schedule="cyclical", num_cycles=2, vectorised=False)
 
     def test_options_out_of_range_are_refused(self) -> None:
@@ -330,13 +330,13 @@ class NoisyLabelsContract(PosteriorContract):
         return BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticCategorical(8))
 
 
-class TestMapOfNoisyLabels(NoisyLabelsContract):
+class TestMapOfNoisyLabels(NoisyLabelsContract, doors_of="TestMapEstimate"):
     fit = map_estimate.fit
     num_members = default_num_samples = 1
 
 
 @pytest.mark.filterwarnings(NO_MODE)
-class TestLaplaceOfNoisyLabels(NoisyLabelsContract, LinearisedContract):
+class TestLaplaceOfNoisyLabels(NoisyLabelsContract, LinearisedContract, doors_of="TestLaplaceKronecker"):
     fit = laplace.fit
 
 
