@@ -71,10 +71,12 @@ class Factors:
     Attributes:
         inputs: a, (N, T, I).
         gradients: g, (N, K, T, O).
+        is_identity: Whether the combinations are the layer's own outputs at its one position, K = O: g is 1.
     """
 
     inputs: Tensor
     gradients: Tensor
+    is_identity: bool = False
 
     def matrix(self) -> Tensor:
         """(N, K, O, I)."""
@@ -85,6 +87,8 @@ class Factors:
         if self.inputs.shape[1] == 1:
             g = self.gradients[:, :, 0]
             shares = self.inputs[:, 0].square() @ variances.T  # sum_i a_i^2 variances_oi, (N, O)
+            if self.is_identity:
+                return shares.diag_embed()
             return (g * shares.unsqueeze(1)) @ g.mT
         jacobian = self.matrix()
         return (jacobian * variances).flatten(2) @ jacobian.flatten(2).mT
@@ -94,6 +98,8 @@ class Factors:
         num_rows, num_positions, _ = self.inputs.shape
         num_draws, num_outputs, _ = matrices.shape
         moved = self.inputs.to(matrices.dtype) @ matrices.flatten(0, 1).T  # what the layer's outputs move by
+        if self.is_identity:
+            return moved.view(num_rows, num_draws, num_outputs)
         moved = moved.view(num_rows, num_positions, num_draws, num_outputs).transpose(1, 2).flatten(2)
         return moved @ self.gradients.to(matrices.dtype).flatten(2).mT
 

@@ -38,6 +38,7 @@ from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
 from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision
 from bayesuq.models.rules import LAST_LAYER, matching_names
 
@@ -278,7 +279,10 @@ def _sums_of(
         _, derivatives = linear.derivatives(batch.x, lambda f: shares.sqrt().unsqueeze(2) * columns(f))
         return STRUCTURES[structure].sums(derivatives, of_row, linear.names)
 
-    if linear.is_large(batch.x):
+    closed = _closed_sums(linear, batch.x, of_row, structure)
+    if closed is not None:
+        found = closed
+    elif linear.is_large(batch.x):
         groups = [
             sums(partial(random_columns, likelihood, first=place.first, group=group))
             for group in range(num_groups(place.num_data))
@@ -292,3 +296,11 @@ def _sums_of(
 
     slope = linear.gradient(batch.x, log_prob)
     return float(log_prob(f)), slope, found
+
+
+def _closed_sums(linear: Linearisation, x: Tensor, of_row: Tensor, structure: str) -> dict[str, Tensor] | None:
+    """What some rows add to the curvature where a linear layer gives the logits of labels, else None."""
+    if type(linear.model.likelihood) is not Categorical or not linear.is_head(x):
+        return None
+    f, inputs = linear.head_inputs(x)
+    return STRUCTURES[structure].softmax_sums(linear.layers[0], inputs, f.double().softmax(dim=1), of_row)

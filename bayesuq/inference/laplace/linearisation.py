@@ -74,6 +74,7 @@ class Linearisation:
         self.tree = share_tensors(model.net)
         self.layers = [layer for layer in _layers(self.tree, self.names) if layers is None or layer.path in layers]
         self._is_by_pixel: bool | None = None
+        self._is_head: bool | None = None
 
     @property
     def other_names(self) -> list[str]:
@@ -116,8 +117,27 @@ class Linearisation:
     def is_by_pixel(self, rows: Tensor) -> bool:
         """Whether each pixel counts as a row: the network gives what a convolution gave it, the one sought."""
         if self._is_by_pixel is None:
-            self._is_by_pixel = len(self.layers) == 1 and not self.other_names and self._ends_in(self.layers[0], rows)
+            self._is_by_pixel = (
+                len(self.layers) == 1
+                and not self.other_names
+                and isinstance(self.tree.get_submodule(self.layers[0].path), nn.Conv2d)
+                and self._ends_in(self.layers[0], rows)
+            )
         return self._is_by_pixel
+
+    def is_head(self, rows: Tensor) -> bool:
+        """Whether the network gives what a linear layer gave it, (N, C), the only one sought: f = W a + b."""
+        if self._is_head is None:
+            self._is_head = len(self.layers) == 1 and not self.other_names and self._ends_in(self.layers[0], rows)
+            self._is_head = self._is_head and not self.is_by_pixel(rows) and self.forward(rows[:1]).ndim == 2
+        return self._is_head
+
+    def head_inputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
+        """f, (N, C), and what the last linear layer gets, a 1 for its bias included, (N, 1, I), float64."""
+        (layer,) = self.layers
+        f, uses = self._run(rows, self.layers)
+        ((x, _),) = uses[layer]
+        return f.detach(), _positions_of_inputs(layer, self.tree.get_submodule(layer.path), x).double()
 
     def is_large(self, rows: Tensor) -> bool:
         """Whether rows are maps of too many outputs to take the derivatives of each."""
@@ -154,6 +174,8 @@ class Linearisation:
         """
         if self.is_by_pixel(rows):
             return self._pixel_derivatives(rows, root)
+        if self.is_head(rows):
+            return self._head_derivatives(rows, root)
         f, uses = self._run(rows, self.layers)
         with torch.enable_grad():
             flat = f.flatten(1)
@@ -213,10 +235,8 @@ class Linearisation:
         return max(1, BUDGET // numbers)
 
     def _ends_in(self, layer: Layer, rows: Tensor) -> bool:
-        """Whether that layer acts pixel by pixel, and the network gives its outputs as they are."""
+        """Whether the network gives the outputs of that layer as they are."""
         module = self.tree.get_submodule(layer.path)
-        if not isinstance(module, nn.Conv2d):
-            return False
         seen: list[tuple[Tensor, int]] = []
         handle = module.register_forward_hook(lambda _module, _args, output: seen.append((output, output._version)))
         try:
@@ -234,6 +254,14 @@ class Linearisation:
         by_pixel = as_rows(f.detach())
         columns = torch.eye(f.shape[1]).to(f).expand(len(by_pixel), -1, -1) if root is None else root(by_pixel)
         return f.detach(), Derivatives({layer: Factors(inputs, columns.mT.unsqueeze(2).double())}, {})
+
+    def _head_derivatives(self, rows: Tensor, root: Root | None) -> tuple[Tensor, Derivatives]:
+        """Without a backward pass: the gradients at the layer's outputs are the columns themselves."""
+        f, inputs = self.head_inputs(rows)
+        if root is None:
+            own = torch.eye(f.shape[1]).to(inputs).unsqueeze(1).expand(len(f), -1, -1, -1)
+            return f, Derivatives({self.layers[0]: Factors(inputs, own, is_identity=True)}, {})
+        return f, Derivatives({self.layers[0]: Factors(inputs, root(f).mT.unsqueeze(2).double())}, {})
 
     def _run(self, rows: Tensor, layers: Sequence[Layer]) -> tuple[Tensor, dict[Layer, list[tuple[Tensor, Tensor]]]]:
         """f with its graph, and what went into each layer and came out of it, use by use."""

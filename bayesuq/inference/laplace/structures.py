@@ -44,6 +44,23 @@ class NormalWeights(ABC):
             names: Of the parameters, in order.
         """
 
+    @staticmethod
+    @abstractmethod
+    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> dict[str, Tensor] | None:
+        """The same for a linear layer that gives the logits of labels, from Lambda = diag(p) - p p^T itself.
+
+        It takes O(N C) numbers and no C columns of a root for each row.
+
+        Args:
+            layer: The only one.
+            inputs: a, (N, 1, I).
+            probs: p, (N, C), float64.
+            weight: Of the rows, (N,).
+
+        Returns:
+            The sums; None where a structure needs the roots.
+        """
+
     def __init__(self, curvature: Mapping[str, Tensor], prior: Mapping[str, Tensor], layers: Sequence[Layer]) -> None:
         """Take curvature and prior together.
 
@@ -90,6 +107,11 @@ class DiagonalWeights(NormalWeights):
         for layer, factors in derivatives.layers.items():
             found |= layer.split(factors.squares(weight))
         return {name: found[name] for name in names}
+
+    @staticmethod
+    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """sum w p (1 - p) a^2 by name, (*shape)."""
+        return layer.split((probs * (1 - probs) * weight.unsqueeze(1)).T @ inputs[:, 0].square())
 
     def eigenvalues(self) -> Tensor:
         """H / P."""
@@ -138,6 +160,16 @@ class KroneckerWeights(NormalWeights):
         others = _diagonals(derivatives.others, weight)
         return found | {name: others[name] for name in names if name in others}
 
+    @staticmethod
+    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """As `sums`: A = sum w a a^T, and sum w (diag(p) - p p^T)."""
+        a, weighted = inputs[:, 0], probs * weight.unsqueeze(1)
+        return {
+            f"inputs.{layer.path}": (a * weight.unsqueeze(1)).T @ a,
+            f"gradients.{layer.path}": weighted.sum(dim=0).diag() - weighted.T @ probs,
+            f"count.{layer.path}": weight.sum(),
+        }
+
     def eigenvalues(self) -> Tensor:
         """Products of those of the whitened factors, and H / P of the other parameters."""
         of_layers = [self._products(layer).flatten() for layer in self.layers]
@@ -168,7 +200,10 @@ class KroneckerWeights(NormalWeights):
         for layer, factors in derivatives.layers.items():
             (_, of_inputs), (_, of_outputs) = self._eigen(layer)
             whitened = (factors.inputs * self._columns(layer) ** -0.5) @ of_inputs
-            rotated = Factors(whitened, factors.gradients @ of_outputs)
+            if factors.is_identity:  # one matrix for all rows
+                rotated = Factors(whitened, of_outputs.unsqueeze(1).expand(len(whitened), -1, -1, -1))
+            else:
+                rotated = Factors(whitened, factors.gradients @ of_outputs)
             parts.append(rotated.covariance(1 / (1 + self._products(layer))))
         return _total([*parts, *_covariances(derivatives.others, self._other_variances)])
 
@@ -227,6 +262,11 @@ class FullWeights(NormalWeights):
         scaled = derivatives.flat(names) * weight.sqrt()[:, None, None]
         flat = scaled.flatten(0, 1)
         return {"full": flat.T @ flat}
+
+    @staticmethod
+    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> None:  # noqa: ARG004
+        """None: a full matrix has its columns written out anyway."""
+        return
 
     def eigenvalues(self) -> Tensor:
         """Of the whitened curvature."""
