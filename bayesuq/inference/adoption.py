@@ -25,6 +25,7 @@ from bayesuq.models.priors import Normal, Prior, centred
 from bayesuq.models.rules import LAST_LAYER, Rule, matching_names, trainable_parameters
 
 __all__ = ["adopt", "adopt_members"]
+__dir__ = __all__.copy
 
 UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
 
@@ -149,4 +150,6 @@ def _prior(
         return Normal() if prior is None else prior
     if prior is not None and not isinstance(prior, Prior):
         raise TypeError("`is_centred` takes one normal prior, such as priors.Normal(scale=0.1), for all weights.")
-    return dict(centred(tree, prior))
+    rules: dict[Rule, Prior] = {}
+    rules.update(centred(tree, prior))
+    return rules
