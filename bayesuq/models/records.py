@@ -188,10 +188,19 @@ def model_around(net: nn.Module, record: Mapping[str, Any]) -> BayesianNetwork:
 
     Raises:
         KeyError, TypeError, AttributeError: A record of another form, or with a name that is not on the lists.
+        ValueError: Scales for more columns than the network can have.
     """
+    _check_columns(net, record["likelihood"])
     prior = record["prior"]
     built = {_built_rule(rule): _built(value) for rule, value in prior} if isinstance(prior, list) else _built(prior)
     return BayesianNetwork(net, built, _built(record["likelihood"]), random=_built_rule(record["random"]))
+
+
+def _check_columns(net: nn.Module, likelihood: Mapping[str, Any]) -> None:
+    """Raise a ValueError where a record asks for scales of more columns than the network has weights."""
+    number = likelihood.get("per_column")
+    if isinstance(number, int) and number > max([SMALL, *(value.numel() for value in net.parameters())]):
+        raise ValueError(f"The file describes a likelihood of {number} columns, more than its network can have.")
 
 
 def _layout(net: nn.Module) -> tuple[str, list[str]]:

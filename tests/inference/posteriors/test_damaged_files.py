@@ -108,6 +108,14 @@ def test_processes_are_bounded_too(change: Callable[[dict[str, Any]], None], tmp
     assert refused(tmp_path / "bomb") or change is nested
 
 
+def test_a_likelihood_has_no_more_columns_than_its_network_can_have(tmp_path: Path) -> None:
+    header, tensors = read(posterior_file("MapPosterior"))
+    header["model"]["likelihood"] |= {"per_column": 10**9, "initial_scale": 1.0, "scale": "learned"}
+    write(tmp_path / "part", header, tensors)
+    with pytest.raises(ValueError, match="of 1000000000 columns, more than its network can have"):
+        load(tmp_path / "part")
+
+
 def test_members_take_a_time_that_is_linear_in_their_number(tmp_path: Path) -> None:
     header, tensors = read(posterior_file("EnsemblePosterior"))
     members = header["posterior"]["fields"]["members"]["members"]
