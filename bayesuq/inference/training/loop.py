@@ -30,7 +30,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator, globally_isolated
 
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
-BUFFER = "buffer "
+BUFFER, MEMORY = "buffer ", "memory "
 GLOBAL_STATE = "now.cpu"
 FALLING = "its learning rate falls to 0 over all of them (a fit with schedule='constant' can be made longer)"
 
@@ -49,14 +49,17 @@ class Objective:
         culprits: Names of the sites whose terms in the loss are not finite.
         identity: What it is, in words: it tells fits apart for checkpoints, like the following.
         model: The network that it is of, whose constants do.
-        options: What neither the loss nor the optimiser shows, plain JSON data.
+        options: What neither the loss nor the optimiser shows, plain JSON data, or functions that give it, which
+            a checkpoint alone calls.
         contents: Digests of constants beside the network's.
         from_network: Leaves that start at the network's own weights. These do not.
         per_step: Buffers that have a row for each step of the fit.
-        fixed_length: Why the fit cannot be made longer afterwards; None where it can.
+        fixed_length: Tells, for a checkpoint, why the fit cannot be made longer afterwards; None where it can.
         forgetting: An exponent c makes Adam's decay of squared gradients 1 - t^-c at step t, so that it soon
             forgets the large ones of the beginning (Shazeer & Stern 2018, section 7.2); None leaves it at 0.999.
         optimizer: Builds the optimiser from the objective and the learning rate; None is Adam.
+        optimizer_state: What the optimiser remembers of each leaf, by its keys, that the posterior is made of, and
+            that is kept with the best weights.
         after_step: Called after each step; what it remembers between steps must be in `buffers`.
         rate_option: What the method calls the learning rate, for errors.
         num_fits: How many fits' losses the loss is the sum of.
@@ -77,9 +80,10 @@ class Objective:
     contents: Mapping[str, str] = field(default_factory=dict)
     from_network: tuple[str, ...] = ()
     per_step: tuple[str, ...] = ()
-    fixed_length: str | None = None
+    fixed_length: Callable[[], str | None] = lambda: None
     forgetting: float | None = None
     optimizer: "Callable[[Objective, float], torch.optim.Optimizer] | None" = None
+    optimizer_state: tuple[str, ...] = ()
     after_step: Callable[[], None] | None = None
     rate_option: str = "learning_rate"
     num_fits: int = 1
@@ -122,7 +126,8 @@ class _Run:
         self.objective, self.data, self.validation, self.training = objective, data, validation, training
         self.optimizer = (objective.optimizer or adam)(objective, training.learning_rate)
         self.noise = generator(training.key(NOISE), device=data.device)
-        self.best = _Best(objective)
+        self.rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        self.best = _Best(objective, self.optimizer)
         self.epoch, self.batch = 0, 0
         self.num_epochs = training.epochs(data.num_batches)
         self.losses: list[float] = []
@@ -196,7 +201,7 @@ class _Run:
         number = self.epoch * self.data.num_batches + self.batch
         leaves = list(self.objective.leaves.values())
         last = self.num_epochs * self.data.num_batches
-        _schedule(self.optimizer, self.objective, self.training, number, last)
+        self._schedule(number, last)
         try:
             loss = self.objective.loss_and_grads(batch, self.noise)
         except ValueError as error:
@@ -216,6 +221,15 @@ class _Run:
         self.batch += 1
         if self.batch == self.data.num_batches:
             self._check_epoch(number, batch)
+
+    def _schedule(self, step: int, last: int) -> None:
+        """Set what changes over the steps: learning rates, and how fast Adam forgets."""
+        forgetting, falls = self.objective.forgetting, self.training.schedule == "cosine"
+        for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
+            if falls:
+                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / last))
+            if forgetting is not None:
+                group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -forgetting, LONGEST_MEMORY))
 
     def _check_epoch(self, number: int, batch: Batch) -> None:
         """Refuse losses that were not looked at, and what the last step has made, which no loss after it would tell."""
@@ -355,10 +369,10 @@ def _identity(run: _Run) -> Identity:
             "buffers": _layout({n: b for n, b in objective.buffers.items() if n not in objective.per_step}),
             "optimizer": _optimizer_options(run.optimizer),
             "forgetting": objective.forgetting,
-            **objective.options,
+            **{name: value() if callable(value) else value for name, value in objective.options.items()},
         },
         lengths={"num_epochs": run.num_epochs},
-        fixed_length=FALLING if training.schedule == "cosine" else objective.fixed_length,
+        fixed_length=FALLING if training.schedule == "cosine" else objective.fixed_length(),
         contents={
             **{f"start of {name}": digest({name: leaf}) for name, leaf in own.items()},
             **({} if model is None else model_contents(model)),
@@ -406,7 +420,8 @@ def _validation_loss(objective: Objective, validation: Source, training: Trainin
 class _Best:
     """The state of the best epoch so far."""
 
-    def __init__(self, objective: Objective) -> None:
+    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+        self.objective, self.optimizer = objective, optimizer
         self.current = {**objective.leaves, **{f"{BUFFER}{name}": value for name, value in objective.buffers.items()}}
         self.loss, self.epoch = math.inf, 0
         self.kept: dict[str, Tensor] = {}
@@ -415,13 +430,20 @@ class _Best:
         """Keep the state where its loss is the smallest."""
         if loss < self.loss or not self.kept:
             self.loss, self.epoch = loss, epoch
-            self.kept = {name: value.detach().clone() for name, value in self.current.items()}
+            everything = {**self.current, **self._memory()}
+            self.kept = {name: value.detach().clone() for name, value in everything.items()}
 
     def restore(self) -> None:
         """Put the best state back in place."""
+        everything = {**self.current, **self._memory()}
         with torch.no_grad():
             for name, value in self.kept.items():
-                self.current[name].copy_(value)
+                everything[name].copy_(value)
+
+    def _memory(self) -> dict[str, Tensor]:
+        """What the optimiser remembers now and the posterior is made of; it makes it at its first step."""
+        leaves, keys = self.objective.leaves.items(), self.objective.optimizer_state
+        return {f"{MEMORY}{key} {name}": self.optimizer.state[leaf][key] for name, leaf in leaves for key in keys}
 
 
 def adam(objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
@@ -430,12 +452,3 @@ def adam(objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
     for name, leaf in objective.leaves.items():
         groups.setdefault(learning_rate * objective.rates.get(name, 1.0), []).append(leaf)
     return torch.optim.Adam([{"params": p, "lr": rate, "initial_lr": rate} for rate, p in groups.items()], fused=True)
-
-
-def _schedule(optimizer: torch.optim.Optimizer, objective: Objective, training: Training, step: int, last: int) -> None:
-    """Set what changes over the steps: learning rates, and how fast Adam forgets."""
-    for group in optimizer.param_groups:
-        if training.schedule == "cosine":
-            group["lr"] = group["initial_lr"] * 0.5 * (1 + math.cos(math.pi * step / last))
-        if objective.forgetting is not None:
-            group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -objective.forgetting, LONGEST_MEMORY))

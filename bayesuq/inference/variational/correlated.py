@@ -76,7 +76,7 @@ class CorrelatedObjective:
             f"{self.scale_rate}, KL weight {self.tempering.final}",
             model=self.model,
             from_network=("loc", "weights"),
-            options={"num_draws": self.num_draws, "kl_weight": self.tempering.course()},
+            options={"num_draws": self.num_draws, "kl_weight": self.tempering.course},
             fixed_length=self.tempering.fixed_length,
         )
 

@@ -79,7 +79,7 @@ class EvidenceObjective:
             f"KL weight {self.tempering.final}, estimator {self.estimator}",
             model=self.model,
             from_network=("loc", "weights"),
-            options={"num_draws": self.num_draws, "estimator": self.estimator, "kl_weight": self.tempering.course()},
+            options={"num_draws": self.num_draws, "estimator": self.estimator, "kl_weight": self.tempering.course},
             fixed_length=self.tempering.fixed_length,
             forgetting=FORGETTING,
         )

@@ -55,7 +55,6 @@ class Tempering:
         """The weight at even shares of the steps, from the first to the last, by which checkpoints tell it."""
         return [self._at(number / (NUM_LOOKS - 1)) for number in range(NUM_LOOKS)]
 
-    @property
     def fixed_length(self) -> str | None:
         """Why a fit cannot be made longer afterwards; None where it can."""
         return "`kl_weight` changes with the share of the steps made" if len(set(self.course())) > 1 else None

@@ -5,13 +5,14 @@ import sys
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, TensorDataset
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import dropout, map_estimate, variational
+from bayesuq.inference.training.loop import Objective, minimise
 from bayesuq.inference.training.minibatches import NetworkReader, Source
-from bayesuq.inference.training.options import Progress
+from bayesuq.inference.training.options import Progress, Training
 from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -395,3 +396,70 @@ def test_class_weights_are_weights_of_the_rows_of_that_class():
     torch.testing.assert_close(one.values, other.values, rtol=1e-7, atol=1e-9)
     unweighted = fit(by_row, data, num_epochs=50, batch_size=100)
     assert (one.values - unweighted.values).abs().max() > 0.1
+
+
+# What the best epoch keeps, and what the optimiser is
+
+
+def quadratic(optimizer, **options) -> tuple[Objective, Tensor]:
+    """Half the squared distance of a leaf from 1; validated by its closeness to 0.5, which it passes."""
+    leaf = torch.zeros(1, dtype=torch.float64)
+
+    def loss_and_grads(_batch, _noise) -> Tensor:
+        leaf.grad = leaf - 1
+        return ((leaf - 1) ** 2).sum() / 2
+
+    def log_predictive(batch, _noise) -> Tensor:
+        return -((leaf - 0.5) ** 2).expand(len(batch.x))
+
+    objective = Objective(
+        {"x": leaf}, {}, {}, loss_and_grads, log_predictive, lambda *_: [], "test", optimizer=optimizer, **options
+    )
+    return objective, leaf
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+def test_the_best_epoch_keeps_the_optimisers_state_that_it_names(resumed, tmp_path):
+    made: list[torch.optim.Optimizer] = []
+
+    def optimizer(objective: Objective, rate: float) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(objective.leaves.values(), rate, momentum=0.9))
+        return made[-1]
+
+    seen: dict[int, tuple[float, float]] = {}
+
+    def note(progress) -> None:
+        seen[progress.epoch] = float(leaf), float(made[-1].state[leaf]["momentum_buffer"])
+        if resumed and progress.epoch == 15 and len(made) == 1:
+            raise KeyboardInterrupt
+
+    state = tmp_path / "state" if resumed else None
+    training = Training(20, 40, 0.05, seed=0, schedule="constant", progress=False, callbacks=[note], checkpoint=state)
+    source = Source(NetworkReader(linear_model()), line(), 40)
+    while True:
+        objective, leaf = quadratic(optimizer, optimizer_state=("momentum_buffer",), comes_to_rest=False)
+        try:
+            history = minimise(objective, source, source, training)
+            break
+        except KeyboardInterrupt:
+            continue
+    assert history.best_epoch < 12
+    assert len(made) == 1 + resumed
+    assert (float(leaf), float(made[-1].state[leaf]["momentum_buffer"])) == seen[history.best_epoch]
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "constant"])
+def test_an_optimiser_that_knows_no_initial_rate_is_scheduled_too(schedule):
+    made: list[torch.optim.Optimizer] = []
+    rates: list[float] = []
+
+    def optimizer(objective: Objective, rate: float) -> torch.optim.Optimizer:
+        made.append(torch.optim.SGD(objective.leaves.values(), rate))
+        return made[-1]
+
+    objective, _ = quadratic(optimizer, comes_to_rest=False)
+    note = lambda _: rates.append(made[0].param_groups[0]["lr"])  # noqa: E731
+    training = Training(4, 40, 0.1, seed=0, schedule=schedule, progress=False, callbacks=[note])
+    minimise(objective, Source(NetworkReader(linear_model()), line(), 40), None, training)
+    expected = [0.05 * (1 + math.cos(math.pi * step / 4)) for step in range(4)] if schedule == "cosine" else [0.1] * 4
+    assert rates == pytest.approx(expected)

@@ -100,3 +100,20 @@ def test_what_is_no_weight_is_refused(weight, options, error, words):
 def test_a_share_outside_of_its_range_is_refused(share):
     with pytest.raises(ValueError, match="`share` must lie strictly between 0 and 1"):
         annealed(share)
+
+
+@pytest.mark.parametrize("guide", [variational.mean_field, variational.full_rank])
+def test_without_a_checkpoint_the_weight_is_asked_at_both_ends_and_once_a_step(guide, tmp_path):
+    shares: list[float] = []
+
+    def weight(share: float) -> float:
+        shares.append(share)
+        return 0.5 + share / 4
+
+    options = {"guide": guide, "kl_weight": weight, "num_epochs": 5, "batch_size": len(EXACT.data), "seed": 0}
+    variational.fit(EXACT.model, EXACT.data, **options)
+    assert shares[:7] == pytest.approx([0.0, 1.0, *(step / 4 for step in range(5))])
+    assert set(shares[7:]) == {1.0}  # of the steps by which it is judged
+    number = len(shares)
+    variational.fit(EXACT.model, EXACT.data, checkpoint=tmp_path / "state", **options)
+    assert len(shares) >= 2 * number + 65
