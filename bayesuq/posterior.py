@@ -44,7 +44,10 @@ class Posterior(ABC):
                 replacement, asked for more takes all.
             seed: The same seed gives the same draws whatever the chunks, batches and threads. None draws one from
                 torch's global generator.
-            keep_samples: Whether the draws of class probabilities stay available one by one; O(S N C) memory.
+            keep_samples: Whether the draws of class probabilities stay available one by one, and all draws of real
+                targets are held; O(S N C) memory. Without it, beyond 2^28 numbers (rows x draws x columns: 1 GiB) of
+                real targets some draws are held, by an even thinning, which a warning tells: mean and variances are
+                then of all draws, log scores, quantiles and CRPS of those held.
 
         Returns:
             The mixture over draws, on the device that x is on (for a loader: the posterior's).

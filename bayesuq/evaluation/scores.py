@@ -22,6 +22,7 @@ from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
+from bayesuq.predictive.thinned import held_of
 
 __all__ = [
     "accuracy",
@@ -229,6 +230,7 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     """CRPS of each point and column in units of y, (N, D); see `crps`."""
     check_real(predictive, FOR_REAL_TARGETS)
     target = predictive.targets(y)
+    predictive = held_of(predictive)
     if isinstance(predictive, RecalibratedPredictive):
         levels = [(k + 0.5) / CRPS_QUANTILES for k in range(CRPS_QUANTILES)]
         return pointwise_sample_crps(torch.stack([predictive.quantile(level) for level in levels]), target, fair=False)

@@ -173,7 +173,8 @@ class DropoutPosterior(NetworkPosterior):
                 f = network(theta, rows, self.buffers, key=(key, index), start=start)
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
-        return predict_in_chunks(self.model, x, share_tensors(self.model.net), parts)
+        tree = share_tensors(self.model.net)
+        return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x only, for a draw is a mask."""

@@ -160,7 +160,7 @@ class LocalTemperaturePosterior(WrappingPosterior):
                 divided = _as_maps(logits, num_leading=3) / temperature
                 yield CategoricalPredictive.from_logits(divided.reshape(logits.shape), keep_samples=keep_samples)
 
-        return predict_batches(x, scaled)
+        return predict_batches(x, scaled, keep_samples=keep_samples)
 
     def temperatures(self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None) -> Tensor:
         """T of each pixel, (N, ...), above 1 where the posterior is too sure; the arguments are those of `predict`."""

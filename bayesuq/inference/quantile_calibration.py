@@ -72,7 +72,7 @@ def fit(
     """
     key = resolve_seed(seed)
     rows = in_memory(data, key)
-    predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key)
+    predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
     if not isinstance(predictive, GaussianPredictive):
         raise TypeError(
             f"Quantiles are calibrated of Gaussian mixtures; got {type(predictive).__name__}. For labels take "
@@ -104,10 +104,10 @@ class QuantileCalibratedPosterior(WrappingPosterior):
         *,
         num_samples: int | None = None,
         seed: int | None = None,
-        keep_samples: bool = False,
+        keep_samples: bool = False,  # noqa: ARG002 - levels are calibrated of the whole mixture
     ) -> RecalibratedPredictive:
-        """The predictive distribution p(y* | x, D) at calibrated levels: see `Posterior.predict`."""
-        predictive = self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
+        """The predictive distribution p(y* | x, D) at calibrated levels, of all draws: see `Posterior.predict`."""
+        predictive = self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=True)
         return RecalibratedPredictive(predictive, self.knots, self.levels)  # type: ignore[arg-type]
 
     def drawn(self, wanted: Wanted) -> Drawn:

@@ -148,6 +148,10 @@ class RealPredictive(PredictiveDistribution):
     def at(self, points: slice) -> Self:
         """The predictive at some of its points."""
 
+    @abstractmethod
+    def components_at(self, chosen: Tensor) -> Self:
+        """The mixture of some of its components, by their numbers, (K,), int64."""
+
     @classmethod
     @abstractmethod
     def joined(cls, parts: Sequence[Self], dim: int) -> Self:

@@ -215,7 +215,7 @@ class GaussianPredictive(RealPredictive):
         chosen = torch.randint(self.num_samples, (num_samples,), generator=noise, device=device)
         shape = (num_samples, *self._means.shape[1:])
         standard = torch.randn(shape, generator=noise, device=device, dtype=torch.float64)
-        return self._draws(chosen)._moved(standard)
+        return self.components_at(chosen)._moved(standard)
 
     def component_sample(self, *, seed: int | None = None) -> Tensor:
         """Targets, one from each component, (S, N, D), float64; a component's own f is independent between points."""
@@ -272,8 +272,8 @@ class GaussianPredictive(RealPredictive):
             torch.cat([part._function_covariance() for part in parts], dim) if correlated_columns else None,
         )
 
-    def _draws(self, chosen: Tensor) -> Self:
-        """The components of these numbers."""
+    def components_at(self, chosen: Tensor) -> Self:
+        """The mixture of the components of these numbers."""
         noise, function = (core[chosen] if len(core) > 1 else core for core in (self._noise, self._function))
         covariance = self.function_covariance
         return self._of(self._means[chosen], noise, function, None if covariance is None else covariance[chosen])

@@ -182,6 +182,10 @@ class MixturePredictive(RealPredictive):
         """The predictive at some of its points."""
         return self._rebuilt(lambda _, value: value[:, points])
 
+    def components_at(self, chosen: Tensor) -> Self:
+        """The mixture of the components of these numbers."""
+        return self._rebuilt(lambda _, value: value[chosen])
+
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""
         return self._rebuilt(lambda _, value: value.to(device))

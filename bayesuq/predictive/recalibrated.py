@@ -148,6 +148,10 @@ class RecalibratedPredictive(RealPredictive):
         standard = torch.special.ndtri((low + share * (high - low)).clamp(tiny, 1 - 1e-16))
         return self.base.component_means + self._scales * standard.clamp(lower, upper)
 
+    def components_at(self, chosen: Tensor) -> Self:
+        """The mixture of the components of these numbers, read through the same map."""
+        return self._over(self.base.components_at(chosen))
+
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""
         return self._over(self.base.to(device))

@@ -83,6 +83,11 @@ class Shared(RealPredictive):
     def at(self, points: slice) -> Self:
         return type(self)(self.loc[points], self.scale)
 
+    def components_at(self, chosen: Tensor) -> Self:
+        if chosen.tolist() != [0]:
+            raise ValueError("These have one draw alone.")
+        return self
+
     def to(self, device: torch.device | str) -> Self:
         return type(self)(self.loc.to(device), self.scale)
 

@@ -34,6 +34,7 @@ from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
+from bayesuq.predictive.thinned import held_of, num_draws_of
 
 COVERAGE_LEVEL = 0.9
 CALIBRATION_ERROR = "expected_calibration_error"
@@ -157,7 +158,7 @@ def _of_real_targets(predictive: RealPredictive, seen: Observed, log_loss: Tenso
     yield Pointwise(LOG_SCORE, log_loss, seen.weight_of(log_loss), "nats", _jointly(columns, seen))
     yield from _with_columns(score)
     yield Pointwise("aleatoric_variance", predictive.aleatoric, weight, "y²")
-    draws = f"from S = {predictive.num_samples} draws"
+    draws = f"from S = {num_draws_of(predictive)} draws"
     yield Pointwise("epistemic_variance", predictive.epistemic, weight, "y²", draws)
     yield from _with_columns(coverage)
     yield Pointwise("interval_width", upper - lower, weight, "y", "of the same intervals")
@@ -187,6 +188,9 @@ def _known(flags: Tensor, seen: Observed) -> Tensor:
 
 
 def _by_draws(predictive: RealPredictive) -> str:
+    held = held_of(predictive)
+    if held is not predictive:
+        return joined(_by_draws(held), f"{held.num_samples} of {num_draws_of(predictive)} draws held")
     if isinstance(predictive, RecalibratedPredictive):
         return f"from {CRPS_QUANTILES} quantiles"
     return "" if isinstance(predictive, GaussianPredictive) else f"fair, from {CRPS_DRAWS} draws of y"

@@ -9,7 +9,6 @@ import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from itertools import chain
 from typing import Any, Self, Unpack
 
 import torch
@@ -22,7 +21,7 @@ from bayesuq.data import Dataset
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior
-from bayesuq.inference.posteriors.prediction import draw_indices
+from bayesuq.inference.posteriors.prediction import draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.minibatches import Data
@@ -240,8 +239,7 @@ class EnsemblePosterior(StoredPosterior):
             self.members[m].predict(x, num_samples=share, seed=derive_seed(key, m), keep_samples=keep_samples)
             for m, share in self._shares(num_samples)
         )
-        first = next(parts)
-        return type(first).mixture(chain([first], parts))
+        return mixed(parts, keep_samples=keep_samples)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), those of a member standing together: see `WeightPosterior`.

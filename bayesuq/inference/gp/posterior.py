@@ -99,7 +99,7 @@ class GpPosterior(ProcessPosterior):
                 yield self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
                 start += len(part)
 
-        return predict_batches(x, chunks)
+        return predict_batches(x, chunks, keep_samples=keep_samples)
 
     def _apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of independent outputs at each row, (N, C) each."""

@@ -113,7 +113,8 @@ class SampledGpPosterior(ProcessPosterior):
     ) -> PredictiveDistribution:
         """The mixture over draws of the hyperparameters: see `Posterior.predict`."""
         indices, key = draw_indices(num_samples, self.num_members), resolve_seed(seed)
-        return mixed(self.member(index).predict(x, seed=key, keep_samples=keep_samples) for index in indices)
+        parts = (self.member(index).predict(x, seed=key, keep_samples=keep_samples) for index in indices)
+        return mixed(parts, keep_samples=keep_samples)
 
     def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Joint draws of f, each at a draw of the hyperparameters of its own: see `GpPosterior.sample_functions`."""

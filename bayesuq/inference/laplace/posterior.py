@@ -193,7 +193,7 @@ class LaplacePosterior(NetworkPosterior):
                 done = [self._predict_rows(linear, one, deviations, keep_samples=keep_samples) for one in some]
                 yield type(done[0]).concatenate(done)
 
-        return predict_in_chunks(self.model, x, linear.tree, parts)
+        return predict_in_chunks(self.model, x, linear.tree, parts, num_draws=len(indices), keep_samples=keep_samples)
 
     def draw(self, index: int, seed: int) -> Tensor:
         """The flat vector (P,) of draw number `index` of the weights; it depends on `index` and `seed` alone."""

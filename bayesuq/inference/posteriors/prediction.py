@@ -10,13 +10,14 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.inference.posteriors.draw_budget import CHUNK_BUDGET, Rows, mixed_within
 from bayesuq.inputs import Inputs, checked, device_of
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.far_rows import counted_far_rows
 from bayesuq.models.network_inputs import cast_inputs, refusal
 from bayesuq.models.training_mode import check_repeatable
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 
 DEFAULT_NUM_SAMPLES = 100
 ACTIVATION_BUDGET = 2**26  # numbers that a chunk of rows may hold in activations: 256 MiB in float32
@@ -41,7 +42,13 @@ def draw_indices(num_samples: int | None, num_members: int | None) -> Sequence[i
 
 
 def predict_in_chunks(
-    model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]", tree: nn.Module, parts: Parts
+    model: BayesianNetwork,
+    x: "ArrayLike | DataLoader[Any]",
+    tree: nn.Module,
+    parts: Parts,
+    *,
+    num_draws: int,
+    keep_samples: bool,
 ) -> PredictiveDistribution:
     """Predict rows in chunks that fit memory, and join them.
 
@@ -51,6 +58,8 @@ def predict_in_chunks(
         tree: The module tree to run, of this thread alone.
         parts: From a chunk's rows, the number of its first row, and the activations of one row to the predictives of
             single draws (or of several), which are mixed.
+        num_draws: How many that are.
+        keep_samples: See `Posterior.predict`.
 
     Raises:
         TypeError: See `bayesuq.arrays.check_inputs`.
@@ -62,23 +71,27 @@ def predict_in_chunks(
         nonlocal start
         inputs = cast_inputs(model, checked(batch))
         width = activations_per_row(model, inputs, tree)
-        for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
+        for rows in inputs.split(max(1, min(ACTIVATION_BUDGET // width, CHUNK_BUDGET // num_draws))):
             yield mixed(parts(rows, start, width))
             far.end_chunk()
             start += len(rows)
 
     with counted_far_rows() as far:
-        return predict_batches(x, chunks)
+        return predict_batches(x, chunks, keep_samples=keep_samples)
 
 
 def predict_batches(
-    x: "ArrayLike | DataLoader[Any]", predict: Callable[[ArrayLike], Iterable[PredictiveDistribution]]
+    x: "ArrayLike | DataLoader[Any]",
+    predict: Callable[[ArrayLike], Iterable[PredictiveDistribution]],
+    *,
+    keep_samples: bool,
 ) -> PredictiveDistribution:
     """The predictives of inputs, or of the batches of a loader in their order, joined.
 
     Args:
         x: Inputs or a loader of them.
         predict: From inputs to the predictives of their rows, in order, in one piece or several.
+        keep_samples: See `Posterior.predict`.
 
     Returns:
         The whole, on the device that x is on (for a loader: where `predict` left it).
@@ -87,13 +100,14 @@ def predict_batches(
         TypeError: A Dataset, whose targets would not be used.
         ValueError: A loader that shuffles, or gives no batch.
     """
-    done: list[PredictiveDistribution] = []
+    done = Rows(keep_samples=keep_samples)
     with torch.no_grad():
         for inputs in batches_of(x):
-            done.extend(predict(inputs))
-    if not done:
+            for part in predict(inputs):
+                done.add(part)
+    whole = done.whole()
+    if whole is None:
         raise ValueError("`x` must not be empty; the loader gave no batch.")
-    whole = done[0] if len(done) == 1 else type(done[0]).concatenate(done)
     if Loader.of(x) is not None:
         return whole
     return whole.to(device_of(x))
@@ -115,10 +129,12 @@ def batches_of(x: "ArrayLike | DataLoader[Any] | Loader") -> Iterator[ArrayLike]
         yield cast(ArrayLike, x)
 
 
-def mixed(draws: Iterable[PredictiveDistribution]) -> PredictiveDistribution:
-    """The mixture of the predictives of draws, one after another."""
+def mixed(draws: Iterable[PredictiveDistribution], *, keep_samples: bool = True) -> PredictiveDistribution:
+    """The mixture of the predictives of draws, one after another; see `Posterior.predict` for `keep_samples`."""
     draws = iter(draws)
     first = next(draws)
+    if isinstance(first, RealPredictive) and not keep_samples:
+        return mixed_within(cast("Iterable[RealPredictive]", chain([first], draws)))
     kind, parts = type(first), chain([first], draws)
     del first  # held no longer than the mixture needs it
     return kind.mixture(parts)

@@ -70,7 +70,7 @@ class WeightPosterior(NetworkPosterior):
                 f = self._outputs(theta, rows, tree)
                 yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
 
-        return predict_in_chunks(self.model, x, tree, parts)
+        return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), on its own support; parameters learned as point values repeat.

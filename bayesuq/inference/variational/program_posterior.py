@@ -257,9 +257,10 @@ class ProgramPosterior(StoredPosterior):
         indices, key = draw_indices(num_samples, None), resolve_seed(seed)
 
         def whole(batch: ArrayLike) -> list[PredictiveDistribution]:
-            return [mixed(self._parts(self._rows(batch), indices, key, keep_samples=keep_samples))]
+            parts = self._parts(self._rows(batch), indices, key, keep_samples=keep_samples)
+            return [mixed(parts, keep_samples=keep_samples)]
 
-        return predict_batches(x, whole)
+        return predict_batches(x, whole, keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of; the prior is the program run forwards."""

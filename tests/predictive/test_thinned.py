@@ -1,0 +1,114 @@
+"""Real targets of more draws than fit memory: moments of all, laws of some, told in words; the same numbers below."""
+
+import warnings
+
+import pytest
+import torch
+from torch import Tensor, distributions
+
+import bayesuq as bq
+from bayesuq.evaluation import scores
+from bayesuq.inference.posteriors import draw_budget, prediction
+from bayesuq.predictive.base import RealPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.predictive.thinned import ThinnedPredictive
+
+SUMS = {"rtol": 1e-11, "atol": 1e-11}  # of some hundred float64 terms of size 1
+
+
+def means(draws: int, points: int = 50) -> Tensor:
+    return torch.randn(draws, points, 1, generator=torch.Generator().manual_seed(1))
+
+
+def gaussian(loc: Tensor) -> RealPredictive:
+    return GaussianPredictive(mean=loc, noise_variance=0.3)
+
+
+def student(loc: Tensor) -> RealPredictive:
+    return MixturePredictive(distributions.StudentT(torch.tensor(5.0).expand(loc.shape), loc, torch.ones_like(loc)))
+
+
+def assert_moments(one: RealPredictive, other: RealPredictive) -> None:
+    for name in ("mean", "aleatoric", "epistemic", "total"):
+        torch.testing.assert_close(getattr(one, name), getattr(other, name), **SUMS)
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A budget that 100 draws at 50 rows are four times beyond."""
+    monkeypatch.setattr(draw_budget, "DRAW_BUDGET", 1250)
+
+
+@pytest.mark.parametrize("build", [gaussian, student])
+@pytest.mark.usefixtures("small")
+def test_rows_and_draws_that_stream_have_the_moments_of_all(build, recwarn) -> None:
+    whole = build(means(100))
+    rows = draw_budget.Rows(keep_samples=False)
+    for start in range(0, 50, 10):
+        rows.add(whole.at(slice(start, start + 10)))
+    by_rows = rows.whole()
+    by_draws = draw_budget.mixed_within(whole.components_at(torch.arange(s, s + 4)) for s in range(0, 100, 4))
+    for found in (by_rows, by_draws):
+        assert isinstance(found, ThinnedPredictive)
+        assert found.num_draws == 100
+        assert 16 <= found.num_samples <= 25
+        assert_moments(found, whole)
+        # Quantiles are off by the error of so many draws' mean: 5 standard errors of 50 rows.
+        error = (whole.epistemic / found.num_samples).sqrt()
+        assert ((found.quantile(0.5) - whole.quantile(0.5)).abs() < 5 * error).all()
+    assert [str(w.message)[:30] for w in recwarn] == ["100 draws at 50 rows are more "] * 2
+
+
+@pytest.mark.usefixtures("small")
+def test_joining_moving_and_choosing_keep_the_moments_of_all() -> None:
+    whole = gaussian(means(60))
+    some = ThinnedPredictive.of(whole, 20)
+    loc, scale = torch.tensor([2.0], dtype=torch.float64), torch.tensor([3.0], dtype=torch.float64)
+    assert_moments(some.rescale(loc, scale), whole.rescale(loc, scale))
+    assert_moments(some.at(slice(5, 9)), whole.at(slice(5, 9)))
+    assert_moments(ThinnedPredictive.concatenate([some.at(slice(0, 9)), some.at(slice(9, None))]), whole)
+    first, rest = (whole.components_at(torch.arange(a, b)) for a, b in ((0, 20), (20, 60)))
+    merged = ThinnedPredictive.of(first, 20).merge(ThinnedPredictive.of(rest, 10))
+    assert_moments(merged, whole)
+    assert merged.num_samples == 15  # one for four draws of either part
+    with pytest.raises(ValueError, match="one number of draws"):
+        ThinnedPredictive.concatenate([ThinnedPredictive.of(first, 9), ThinnedPredictive.of(rest, 9)])
+
+
+def test_a_report_says_how_many_draws_its_numbers_are_of() -> None:
+    whole = gaussian(means(60))
+    y = torch.linspace(-2, 2, 50)
+    some = ThinnedPredictive.of(whole, 20)
+    report = bq.evaluation.report.evaluate(some, y)
+    assert "20 of 60 draws held" in str(report)
+    assert "from S = 60 draws" in str(report)
+    torch.testing.assert_close(scores.crps(some, y), scores.crps(some.held, y))
+    for name in ("root_mean_squared_error", "epistemic_variance", "aleatoric_variance"):
+        assert report[name].value == pytest.approx(bq.evaluation.report.evaluate(whole, y)[name].value, rel=1e-11)
+
+
+@pytest.mark.parametrize("method", ["variational", "dropout", "ensemble"])
+def test_predict_is_as_ever_below_the_bound_and_told_above_it(method: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = torch.linspace(-1, 1, 60).unsqueeze(1)
+    net = bq.models.networks.mlp(1, (8,), 1, dropout=0.2)
+    model = bq.models.BayesianNetwork(
+        net, prior=bq.models.priors.Normal(), likelihood=bq.models.likelihoods.Normal(scale=0.1)
+    )
+    fit = getattr(bq.inference, method).fit
+    options = {"num_members": 20} if method == "ensemble" else {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        posterior = fit(model, bq.Dataset(x, x.sin()), num_epochs=2, seed=0, **options)
+    whole = posterior.predict(x, num_samples=64, seed=1)
+    assert isinstance(whole, GaussianPredictive)
+    monkeypatch.setattr(draw_budget, "DRAW_BUDGET", 60 * 18)
+    monkeypatch.setattr(prediction, "CHUNK_BUDGET", 64 * 7)
+    with pytest.warns(UserWarning, match="mean and the variances are of all draws"):
+        some = posterior.predict(x, num_samples=64, seed=1)
+    assert some.num_samples < whole.num_samples
+    for name in ("mean", "aleatoric", "epistemic"):  # the network's float32 outputs differ by the chunks' sizes
+        torch.testing.assert_close(getattr(some, name), getattr(whole, name), rtol=1e-4, atol=1e-6)
+    kept = posterior.predict(x, num_samples=64, seed=1, keep_samples=True)
+    assert kept.shape == whole.shape
+    assert isinstance(kept, GaussianPredictive)
