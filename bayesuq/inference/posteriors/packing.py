@@ -168,7 +168,10 @@ def unpack(
     """
     kind = classes.get(body["class"])
     if kind is None:
-        raise ValueError(f"The file holds a {body['class']}, which this version of bayesuq does not have.")
+        raise ValueError(
+            f"The file holds a {body['class']}, which this version of bayesuq does not have. If it is of your own, "
+            f"pass it: `bayesuq.load(path, posteriors=[{body['class']}])`."
+        )
     if set(body["fields"]) != {item.name for item in fields(kind)}:  # type: ignore[arg-type]
         raise ValueError(f"The file's fields of {body['class']} are not those of this version of bayesuq.")
     values: dict[str, Any] = {}

@@ -1,6 +1,6 @@
 """Reading saved posteriors."""
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from importlib import import_module
 from os import PathLike, fspath
 from types import ModuleType
@@ -21,16 +21,23 @@ BROKEN = (KeyError, TypeError, AttributeError, IndexError, RecursionError, Overf
 
 
 class PosteriorClasses(Mapping[str, type[Posterior]]):
-    """The classes that a file can name, each imported when it is asked for: a network's file needs no GPyTorch."""
+    """The classes that a file can name, each imported when it is asked for: a network's file needs no GPyTorch.
+
+    Args:
+        own: The user's, by name.
+    """
+
+    def __init__(self, own: Mapping[str, type[Posterior]] | None = None) -> None:
+        self.own: Mapping[str, type[Posterior]] = own or {}
 
     def __getitem__(self, name: str) -> type[Posterior]:
-        return getattr(_module(HOMES[name]), name)
+        return self.own[name] if name in self.own else getattr(_module(HOMES[name]), name)
 
     def __iter__(self) -> Iterator[str]:
-        return iter(HOMES)
+        return iter([*self.own, *HOMES])
 
     def __len__(self) -> int:
-        return len(HOMES)
+        return len(self.own) + len(HOMES)
 
 
 CLASSES = PosteriorClasses()
@@ -40,6 +47,7 @@ def load(
     path: str | PathLike[str],
     model: "BayesianNetwork | gp.GaussianProcess | Program | None" = None,
     guide: GuideBuilder | None = None,
+    posteriors: Sequence[type[Posterior]] = (),
 ) -> Posterior:
     """The posterior that `posterior.save(path)` wrote, on the CPU.
 
@@ -52,10 +60,11 @@ def load(
             Pyro program of your own is always needed.
         guide: Needed where the posterior was fitted with a guide of your own or of Pyro's: the same function from the
             model to the guide. Its parameters come from the file.
+        posteriors: Classes of posteriors of your own that the file may hold, besides bayesuq's.
 
     Raises:
         FileNotFoundError: No such file.
-        TypeError: A model or a guide of another type.
+        TypeError: A model, a guide or a posterior's class of another type.
         ValueError: A truncated or foreign file, one of a newer format; a model or guide missing or different from the
             file's.
 
@@ -65,6 +74,7 @@ def load(
     """
     if guide is not None and (isinstance(guide, nn.Module) or not callable(guide)):
         raise TypeError(f"`guide` must be a function from the model to a Pyro guide; got {type(guide).__name__}.")
+    own = _by_name(posteriors)
     header, tensors = read(path)
     if header.get("format") != FORMAT:
         raise ValueError(f"The file has format {header.get('format')!r}; this version of bayesuq reads {FORMAT}.")
@@ -72,9 +82,27 @@ def load(
     try:
         restore: Callable[..., Any] = _module("gp.saving").restore_process if "process" in header else restore_model
         given = {"model": restore(header, tensors, model), "guide": guide}
-        return unpack(header["posterior"], tensors, given, CLASSES)
+        return unpack(header["posterior"], tensors, given, PosteriorClasses(own))
     except BROKEN as error:
         raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
+
+
+def _by_name(posteriors: Sequence[type[Posterior]]) -> dict[str, type[Posterior]]:
+    """The user's classes by the names that files hold.
+
+    Raises:
+        TypeError: Something that is no list of posteriors' classes.
+        ValueError: A name that one of bayesuq's classes has, or two of them.
+    """
+    if not isinstance(posteriors, Sequence) or not all(
+        isinstance(kind, type) and issubclass(kind, Posterior) for kind in posteriors
+    ):
+        raise TypeError(f"`posteriors` must be a list of classes that extend Posterior; got {posteriors!r}.")
+    names = [kind.__name__ for kind in posteriors]
+    taken = [name for name in names if name in CLASSES or names.count(name) > 1]
+    if taken:
+        raise ValueError(f"`posteriors` must have names that no other class has; {taken[0]} is taken. Rename it.")
+    return dict(zip(names, posteriors, strict=True))
 
 
 def _check_kind(header: Mapping[str, Any], model: object) -> None:
