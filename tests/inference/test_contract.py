@@ -277,9 +277,11 @@ class TestSgmcmc(PosteriorContract):
         loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, shuffle=shuffle)
         before = torch.get_rng_state()
         fits = [self.posterior(self.classification(), loader) for _ in range(2)]
-        loaded = self.posterior(self.classification(), loader, **self.long)
         assert torch.equal(torch.get_rng_state(), before)
         assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
+        if not shuffle:
+            return  # rows in one order are learned if rows in any are
+        loaded = self.posterior(self.classification(), loader, **self.long)
         scores = [p.predict(data.x).log_prob(data.y).mean() for p in (loaded, self.learned())]
         assert abs(scores[0] - scores[1]) < 0.1  # nats; the orders of the batches differ
 

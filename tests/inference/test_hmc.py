@@ -60,7 +60,7 @@ def quiet_fit(*args, **options):
 @pytest.mark.parametrize("name", KERNELS)
 def test_linear_regression_has_its_exact_mean_and_covariance(name):
     posterior = hmc.fit(
-        LINEAR.model, LINEAR.data, num_samples=400, num_warmup=200, num_chains=4, seed=0, **KERNELS[name]
+        LINEAR.model, LINEAR.data, num_samples=400, num_warmup=200, num_chains=2, seed=0, **KERNELS[name]
     )
     assert worst_moment(posterior.draws, LINEAR.mean, LINEAR.precision.inverse()) < FAR
     # And these errors are small: each mean is known to a tenth of its scale.
@@ -85,9 +85,9 @@ def scale_on_a_grid(data, prior):
 
 
 SCALE_CASES = {
-    "nuts": (priors.HalfNormal(0.3), {"num_chains": 4, "num_samples": 300}),
-    "hmc": (priors.Gamma(3.0, 2.0), {"num_chains": 4, "num_samples": 300}),
-    "vectorised": (priors.HalfCauchy(0.5), {"num_chains": 16, "num_samples": 300}),
+    "nuts": (priors.HalfNormal(0.3), {"num_chains": 2, "num_samples": 300}),
+    "hmc": (priors.Gamma(3.0, 2.0), {"num_chains": 2, "num_samples": 300}),
+    "vectorised": (priors.HalfCauchy(0.5), {"num_chains": 16, "num_samples": 100}),
 }
 
 
@@ -104,7 +104,7 @@ def one_slope_with_noise(prior):
 def test_a_noise_scale_under_a_prior_is_that_of_a_grid(name):
     prior, options = SCALE_CASES[name]
     model, data = one_slope_with_noise(prior)
-    posterior = hmc.fit(model, data, num_warmup=300, seed=2, **options, **KERNELS[name])
+    posterior = hmc.fit(model, data, num_warmup=150, seed=2, **options, **KERNELS[name])
     assert worst_moment(posterior.draws, *scale_on_a_grid(data, prior)) < FAR
     assert (standard_errors(posterior.draws) < 0.05).all()
     scale = posterior.sample_weights()["likelihood.scale"]
@@ -116,10 +116,10 @@ def test_a_noise_scale_under_a_prior_is_that_of_a_grid(name):
 @pytest.mark.filterwarnings(*CALM)
 def test_it_agrees_with_pyros_nuts_on_the_traced_model():
     model, data = one_slope_with_noise(priors.HalfNormal())
-    ours = hmc.fit(model, data, num_samples=400, num_warmup=200, num_chains=2, seed=0).draws
+    ours = hmc.fit(model, data, num_samples=200, num_warmup=100, num_chains=2, seed=0).draws
     pyro.clear_param_store()
     with isolated(0):
-        chains = MCMC(NUTS(model), num_samples=600, warmup_steps=200, disable_progbar=True)
+        chains = MCMC(NUTS(model), num_samples=250, warmup_steps=100, disable_progbar=True)
         chains.run(data.x, data.y)
     theirs = Layout.of(model).join(chains.get_samples()).unsqueeze(0)
     one, other = (torch.cat([draws, draws.square()], dim=2) for draws in (ours, theirs))

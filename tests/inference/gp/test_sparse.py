@@ -256,7 +256,9 @@ def test_bound_and_marginals_are_what_gpytorch_gives_by_hand() -> None:
 
 def test_classes_are_learned_and_far_away_they_are_unknown() -> None:
     data = labelled(200, num_features=2)
-    posterior = fit(gp.GaussianProcess(likelihood=likelihoods.Categorical()), data, num_inducing=30, seed=0)
+    posterior = fit(
+        gp.GaussianProcess(likelihood=likelihoods.Categorical()), data, num_inducing=30, num_epochs=100, seed=0
+    )
     test = labelled(500, num_features=2, seed=10)
     predictive = posterior.predict(test.x, seed=0)
     assert (predictive.mean.argmax(dim=1) == test.y).double().mean() > 0.9

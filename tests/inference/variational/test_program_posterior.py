@@ -71,7 +71,7 @@ def exact_hierarchical(data):
 def test_hierarchical_regression_from_the_program_to_the_report():
     data = grouped_data()
     mean, covariance = exact_hierarchical(data)
-    posterior = variational.fit(hierarchical, data, guide=AutoMultivariateNormal, num_epochs=800, num_draws=2, seed=0)
+    posterior = variational.fit(hierarchical, data, guide=AutoMultivariateNormal, num_epochs=500, num_draws=2, seed=0)
     draws = posterior.sample_weights(3000, seed=1)
     flat = torch.cat([draws[name].reshape(3000, -1) for name in ("mean", "slope", "intercept")], dim=1).double()
     scales = covariance.diag().sqrt()
