@@ -54,7 +54,7 @@ def adopt(
         is_centred: Whether the prior stands around the network's own weights, and not around its own mean; it is then
             one normal prior, whose scale counts.
         output: From what the network returns to f, (N, C, ...). None takes a tensor as it is, and of an object its
-            `.logits`.
+            attribute called logits.
 
     Returns:
         A mode whose `model` other methods take, and which `laplace.fit` and `dropout.around` take itself.
