@@ -168,7 +168,10 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
     if labels.is_floating_point():
         check_finite(labels, "y")
         if (labels != labels.round()).any():
-            raise TypeError("`y` must hold whole-number labels; got fractions. Is this a regression target?")
+            raise TypeError(
+                "`y` must hold whole-number labels; got fractions. Is this a regression target? Then give the model "
+                "likelihoods.Normal(). Of labels that were made fractions, pass `y.long()`."
+            )
     labels = labels.long()
     if num_classes is not None and labels.numel():
         lowest, highest = (int(extreme) for extreme in labels.aminmax())

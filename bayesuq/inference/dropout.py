@@ -8,6 +8,7 @@ Reference:
     Gal & Ghahramani 2016, Dropout as a Bayesian Approximation, section 4 (eq. 6 and 7).
 """
 
+import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.inputs import row_kind
+from bayesuq.models import networks
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
@@ -118,8 +120,7 @@ def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
     if not training_mode(model, x).calls and not layers:
         raise ValueError(
             "MC dropout needs a network with dropout layers, or one that draws in training mode by other means; this "
-            "one draws nothing, or all its layers have p = 0. Build it with `dropout=0.1`, or put `torch.nn.Dropout` "
-            "modules into it."
+            f"one draws nothing, or all its layers have p = 0. {_remedy(model)}"
         )
     MaskedNetwork(model, x)
 
@@ -131,6 +132,24 @@ def _check_random(network: "MaskedNetwork") -> None:
             "The network draws nothing in training mode, so that all draws are the same. Name modules to put dropout "
             'in front of: `dropout.around(mode, put_in={"fc": 0.1})`.'
         )
+
+
+def _remedy(model: BayesianNetwork) -> str:
+    """How to build the network with dropout: of one that bayesuq has built, the line itself."""
+    recipe = getattr(model.net, "recipe", None)
+    if recipe is None or "dropout" not in recipe.arguments:
+        return "Put modules such as `torch.nn.Dropout(0.1)` into it, before the layers whose inputs they drop."
+    own = inspect.signature(getattr(networks, recipe.builder)).parameters
+    arguments = {
+        name: tuple(value) if isinstance(value, list) else value
+        for name, value in {**recipe.arguments, "dropout": 0.1}.items()
+        if own[name].default != value
+    }
+    written = ", ".join(
+        repr(value) if own[name].default is inspect.Parameter.empty else f"{name}={value!r}"
+        for name, value in arguments.items()
+    )
+    return f"Build it so:\n    net = bayesuq.models.networks.{recipe.builder}({written})"
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)

@@ -24,7 +24,7 @@ from bayesuq.inference.chains.agreement import warn_unless_agreed
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.potential import NetworkPotential
-from bayesuq.inference.chains.processes import ChainMethod, Job, check_method, choose_method, run_chains
+from bayesuq.inference.chains.processes import ChainMethod, Job, check_method, choose_method, run_chains, warn_of_cost
 from bayesuq.inference.chains.run import Chains, Plan
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.joint.layout import Layout
@@ -113,6 +113,7 @@ def fit(
             finite.
 
     Warns:
+        UserWarning: The chains have more than ten minutes to go, by what a gradient takes.
         ConvergenceWarning: The chains disagree in what they predict at some of the rows; trajectories diverged, or had
             the greatest length.
 
@@ -150,6 +151,7 @@ def fit(
         chain_method = choose_method(job, potential, positions, together=together)
     else:
         check_method(job, potential, chain_method, together=together)
+    warn_of_cost(job, potential, positions, chain_method)
     chains = run_chains(job, positions, chain_method)
     _warn(chains, max_tree_depth)
     posterior = _posterior(model, constants, chains)

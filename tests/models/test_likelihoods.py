@@ -547,7 +547,7 @@ def test_shapes_that_would_broadcast_are_refused_with_both_shapes(
 ) -> None:
     with pytest.raises(ValueError, match="`y` must have shape") as caught:
         likelihood.log_prob(gaussian(*f), labels(1, *y))
-    assert str(caught.value).endswith(f"got {y}.")
+    assert f"got {y}." in str(caught.value)
 
 
 @pytest.mark.parametrize(

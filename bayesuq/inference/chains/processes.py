@@ -3,6 +3,7 @@
 The first two give the same bits, because a chain depends on its own seed alone and always computes on one thread.
 """
 
+import math
 import os
 import sys
 from collections.abc import Iterator
@@ -18,7 +19,8 @@ from joblib import Parallel, delayed
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.chains.hamiltonian import Kernel
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.run import Chains, Plan, Watch, run
 from bayesuq.inference.chains.starts import Constants
@@ -33,6 +35,8 @@ PROCESSES_PAY = 20.0  # seconds of work, by a rough estimate; starting processes
 MOST_LOST = 5.0  # seconds between two checkpoints of a chain in a process of its own
 BETWEEN_LOOKS = 0.2  # seconds, of a process at whether its parent is there
 USUAL_STEPS = 30  # leapfrog steps of a transition, for that estimate
+NETWORK_STEPS = 127  # of one that turns back after 2^7 - 1, as those of networks often do
+LONG = 600.0  # seconds that chains may take without a word
 LARGEST_TOGETHER = 2**18  # weights and activations of a chain, up to which one pass was measured to be faster
 
 
@@ -180,6 +184,26 @@ def check_method(job: Job, potential: NetworkPotential, method: ChainMethod, *, 
         )
     if method == "vectorised" and not potential.can_vectorise():
         raise ValueError("The network cannot be vectorised, since it branches on values. Pass chain_method='parallel'.")
+
+
+def warn_of_cost(job: Job, potential: NetworkPotential, positions: Tensor, method: ChainMethod) -> None:
+    """Warn, before chains that take long begin, of how long that is: by what one gradient takes.
+
+    Trajectories of NUTS are as long as they turn out; networks usually need a hundred steps and more.
+    """
+    steps = job.kernel.num_steps if isinstance(job.kernel, Hmc) else NETWORK_STEPS
+    number = steps * job.plan.num_transitions
+    one = _seconds_of_one(potential, positions[0])
+    together = min(len(positions), num_cores()) if method == "parallel" else 1
+    seconds = one * number * math.ceil(len(positions) / together)
+    if seconds > LONG:
+        warn_of_fit(
+            f"The chains have some {seconds / 3600:.1f} h to go: a gradient over all {len(job.rows.y)} rows takes "
+            f"{1000 * one:.2g} ms, and {len(positions)} chains make {job.plan.num_transitions} transitions each, of "
+            f"some {steps} leapfrog steps. Lower `num_samples` and `num_warmup`, fit fewer rows, or take `laplace`, "
+            "`variational` or `ensemble`, whose fits read minibatches.",
+            UserWarning,
+        )
 
 
 def _seconds_of_one(potential: NetworkPotential, position: Tensor) -> float:

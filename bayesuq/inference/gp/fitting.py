@@ -41,8 +41,10 @@ from bayesuq.inference.training.options import (
     training_options,
 )
 from bayesuq.inference.training.workers import Workers
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp.process import GaussianProcess
-from bayesuq.models.likelihoods.labels import Categorical
+from bayesuq.models.likelihoods.counts import Poisson
+from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.real import Normal
 
 __all__ = ["ExactGpPosterior", "SampledGpPosterior", "SparseGpPosterior", "fit"]
@@ -141,7 +143,9 @@ def fit(
         (ExactGpPosterior(exact, Cholesky, 4 rows, on cpu), torch.Size([4, 1]))
     """
     if not isinstance(model, GaussianProcess):
-        raise TypeError(f"`model` must be a bayesuq.models.gp.GaussianProcess; got {type(model).__name__}.")
+        raise TypeError(
+            f"`model` must be a bayesuq.models.gp.GaussianProcess; got {type(model).__name__}.{_remedy(model)}"
+        )
     counts = {"num_restarts": num_restarts, "max_iterations": max_iterations, "num_samples": num_samples}
     counts |= {"num_chains": num_chains, "num_inducing": num_inducing, "num_draws": num_draws}
     for name, value in counts.items():
@@ -184,6 +188,15 @@ def fit(
     if kind == "collapsed":
         return fit_collapsed(model, observed, search, num_inducing=num_inducing)
     return fit_exact(model, observed, search, kind=kind)
+
+
+def _remedy(model: Any) -> str:
+    """How to make a process of the parts of a model of another kind."""
+    if not isinstance(model, BayesianNetwork):
+        return ""
+    likelihood = model.likelihood if model.likelihood in (Categorical(), Bernoulli(), Poisson()) else None
+    written = "" if likelihood is None else f"likelihood=bayesuq.models.likelihoods.{type(likelihood).__name__}()"
+    return f" A process stands in the network's place:\n    model = bayesuq.models.gp.GaussianProcess({written})"
 
 
 def _approximation(model: GaussianProcess, data: Any, wanted: str | None, hyperparameters: str) -> str:

@@ -61,6 +61,13 @@ class Categorical(Likelihood):
         """Labels of shape (N, ...)."""
         if f.ndim > 1 and f.shape[1] == 1:
             raise ValueError(ONE_CLASS)
+        if f.ndim > 1 and y.shape == f.shape:
+            expected = (len(f), *f.shape[2:])
+            raise ValueError(
+                f"`y` must have shape {expected} for outputs f of shape {tuple(f.shape)}; got {tuple(y.shape)}. "
+                "Of labels that do not exclude each other, take likelihoods.Bernoulli(); of one-hot rows, pass "
+                "`y.argmax(1)`."
+            )
         return aligned(f, y, channels=())
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:

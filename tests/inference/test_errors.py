@@ -1,0 +1,162 @@
+"""Errors at the public doors: each names what came, and its remedy, which is run, works."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+import bayesuq as bq
+from bayesuq.evaluation import calibration, scores, segmentation
+from bayesuq.inference import hmc, laplace, map_estimate, temperature, variational
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
+
+X = torch.linspace(-1, 1, 24).reshape(8, 3)
+MAPS = torch.linspace(0, 1, 4 * 36).reshape(4, 1, 6, 6) ** 2
+HOLES = torch.tensor([1.0, torch.nan] * 4)
+MANY = torch.tensor([[0, 1, 1], [1, 0, 0]] * 4)
+LABELS = torch.arange(8) % 3
+REGIONS = torch.rand(2, 4, 3, 5, 5, generator=torch.Generator().manual_seed(0))
+COUNTS = bq.MixturePredictive(torch.distributions.NegativeBinomial(torch.ones(2, 3, 1), torch.full((2, 3, 1), 0.5)))
+TIMES = bq.MixturePredictive(torch.distributions.Gamma(torch.ones(2, 3, 1), torch.ones(2, 3, 1)))
+
+
+def model(likelihood: Any, num_outputs: int = 1, prior: Any = None) -> BayesianNetwork:
+    return BayesianNetwork(networks.mlp(3, (4,), num_outputs, seed=0), prior or priors.Normal(), likelihood)
+
+
+def fitted(likelihood: Any, y: Any, num_outputs: int = 1) -> Any:
+    return map_estimate.fit(model(likelihood, num_outputs), bq.Dataset(X, y), num_epochs=1, seed=0)
+
+
+def fit_maps() -> Any:
+    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
+    given = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
+    return map_estimate.fit(given, bq.Dataset(MAPS, MAPS.flatten(1)), num_epochs=1, seed=0)
+
+
+def volumes() -> bq.CategoricalPredictive:
+    return bq.CategoricalPredictive.from_logits(torch.linspace(-1, 1, 2 * 3 * 4 * 125).reshape(2, 3, 4, 5, 5, 5))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A call that is refused, what its error says, and the call that it asks for."""
+
+    wrong: Callable[[], Any]
+    says: str
+    remedy: Callable[[], Any]
+
+
+CASES = {
+    "maps of real numbers": Case(lambda: bq.Dataset(MAPS, MAPS), r"got \(4, 1, 6, 6\).*`y.flatten\(1\)`", fit_maps),
+    "missing targets": Case(
+        lambda: bq.Dataset(X, HOLES),
+        r"4 of 8 rows hold NaN .*weight=~y.isnan\(\)",
+        lambda: map_estimate.fit(
+            model(likelihoods.Normal()), bq.Dataset(X, HOLES, weight=~HOLES.isnan()), num_epochs=1, seed=0
+        ),
+    ),
+    "sigmoids of regions": Case(
+        lambda: bq.CategoricalPredictive.from_probs(REGIONS),
+        r"got sums .*torch.stack\(\[1 - probs, probs\], dim=2\)",
+        lambda: scores.accuracy(
+            bq.CategoricalPredictive.from_probs(torch.stack([1 - REGIONS, REGIONS], dim=2)),
+            (REGIONS[0] > 0.5).long(),
+        ),
+    ),
+    "volumes with targets of images": Case(
+        lambda: scores.accuracy(volumes(), torch.zeros(3, 5, 5, dtype=torch.long)),
+        r"must have shape \(3, 5, 5, 5\).*got \(3, 5, 5\)",
+        lambda: segmentation.intersection_over_union(volumes(), torch.zeros(3, 5, 5, 5, dtype=torch.long)),
+    ),
+    "several labels, one output": Case(
+        lambda: fitted(likelihoods.Bernoulli(), MANY),
+        r"give the network 3, for \(N, 3\) labels",
+        lambda: fitted(likelihoods.Bernoulli(), MANY, 3),
+    ),
+    "several labels, softmax": Case(
+        lambda: fitted(likelihoods.Categorical(), MANY, 3),
+        r"must have shape \(8,\) .*got \(8, 3\).*likelihoods.Bernoulli\(\)",
+        lambda: fitted(likelihoods.Bernoulli(), MANY, 3),
+    ),
+    "one-hot rows": Case(
+        lambda: fitted(likelihoods.Categorical(), nn.functional.one_hot(LABELS), 3),
+        r"of one-hot rows, pass `y.argmax\(1\)`",
+        lambda: fitted(likelihoods.Categorical(), nn.functional.one_hot(LABELS).argmax(1), 3),
+    ),
+    "fractions as labels": Case(
+        lambda: fitted(likelihoods.Categorical(), LABELS / 3, 3),
+        r"got fractions.*likelihoods.Normal\(\)",
+        lambda: fitted(likelihoods.Normal(), LABELS / 3),
+    ),
+    "a temperature of logits": Case(
+        lambda: temperature.fit(torch.zeros(8, 3), LABELS),  # type: ignore[arg-type]
+        r"must be a fitted posterior over labels; got Tensor.*map_estimate.fit\(model, data\)",
+        lambda: temperature.fit(fitted(likelihoods.Categorical(), LABELS, 3), bq.Dataset(X, LABELS)),
+    ),
+    "quantiles of a Gamma law": Case(
+        lambda: TIMES.quantile(0.5),
+        r"no `icdf` of Gamma.*`predictive.sample\(10_000\).quantile\(level, dim=0\)`",
+        lambda: TIMES.sample(10_000).quantile(0.5, dim=0),
+    ),
+    "coverage of counts": Case(
+        lambda: calibration.interval_coverage(COUNTS, torch.ones(3), 0.9),
+        r"no `cdf` of NegativeBinomial.*predictive.sample",
+        lambda: COUNTS.sample(10_000).quantile(0.5, dim=0),
+    ),
+    "inputs in one dimension": Case(
+        lambda: bq.Dataset(X[:, 0], X[:, 1]),
+        r"`x.reshape\(-1, 1\)`",
+        lambda: bq.Dataset(X[:, 0].reshape(-1, 1), X[:, 1]),
+    ),
+    "a tuple as data": Case(
+        lambda: map_estimate.fit(model(likelihoods.Normal()), (X, X[:, 0]), num_epochs=1),  # type: ignore[arg-type]
+        r"got tuple.*pass bayesuq.Dataset\(x, y\)",
+        lambda: fitted(likelihoods.Normal(), X[:, 0]),
+    ),
+    "a data set to predict at": Case(
+        lambda: fitted(likelihoods.Normal(), X[:, 0]).predict(bq.Dataset(X, X[:, 0])),
+        r"got a Dataset. Pass its `.x`",
+        lambda: fitted(likelihoods.Normal(), X[:, 0]).predict(bq.Dataset(X, X[:, 0]).x),
+    ),
+    "logits of one draw": Case(
+        lambda: bq.CategoricalPredictive.from_logits(X),
+        r"got \(8, 3\). Use `logits\[None\]`",
+        lambda: bq.CategoricalPredictive.from_logits(X[None]),
+    ),
+    "chains of a learned noise": Case(
+        lambda: hmc.fit(model(likelihoods.Normal()), bq.Dataset(X, X[:, 0])),
+        r"cannot learn point values.*likelihoods.Normal\(scale=priors.HalfNormal\(\)\)",
+        lambda: hmc.fit(
+            model(likelihoods.Normal(scale=priors.HalfNormal())),
+            bq.Dataset(X, X[:, 0]),
+            num_samples=2,
+            num_warmup=2,
+            num_chains=1,
+            seed=0,
+        ),
+    ),
+    "Laplace under other priors": Case(
+        lambda: laplace.fit(model(likelihoods.Normal(0.1), 1, priors.StudentT()), bq.Dataset(X, X[:, 0]), num_epochs=1),
+        r"needs normal priors; .*priors.Normal",
+        lambda: laplace.fit(model(likelihoods.Normal(0.1)), bq.Dataset(X, X[:, 0]), num_epochs=1, seed=0),
+    ),
+    "a misspelt option": Case(
+        lambda: variational.fit(model(likelihoods.Normal()), bq.Dataset(X, X[:, 0]), num_epoch=1),  # type: ignore[call-arg]
+        r"no option 'num_epoch'; did you mean 'num_epochs'",
+        lambda: variational.fit(model(likelihoods.Normal()), bq.Dataset(X, X[:, 0]), num_epochs=1, seed=0),
+    ),
+}
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("name", CASES)
+def test_an_error_names_what_came_and_a_remedy_that_works(name: str) -> None:
+    case = CASES[name]
+    with pytest.raises((TypeError, ValueError, NotImplementedError), match=case.says):
+        case.wrong()
+    case.remedy()
