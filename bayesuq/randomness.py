@@ -117,7 +117,7 @@ class RandomOperators(TorchDispatchMode):
 
     def draw(self, operator: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Any:
         """What such an operator gives."""
-        raise NotImplementedError
+        raise NotImplementedError(f"{type(self).__name__} says nothing of what `draw` gives")
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
