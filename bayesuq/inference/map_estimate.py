@@ -14,8 +14,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.layout import FlatPrior, Layout
-from bayesuq.inference.joint.network import TrainingNetwork, point_vectors
+from bayesuq.inference.joint.energy import FlatJoint
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
@@ -105,8 +106,8 @@ class ModeObjective:
     def __init__(self, model: BayesianNetwork, num_data: int, *, adversarial_step: Tensor | None = None) -> None:
         self.model, self.num_data, self.adversarial_step = model, num_data, adversarial_step
         self.vectors = point_vectors(model, [*model.laws, *model.points])
-        self.priors = {kind: FlatPrior.of(model, vector.layout) for kind, vector in self.vectors.items()}
-        self.network = TrainingNetwork(model, self.vectors, dropout=True)
+        self.joint = FlatJoint(model, self.vectors, dropout=True, log_likelihood=self._log_likelihood)
+        self.network = self.joint.network
 
     def objective(self) -> Objective:
         """What the loop needs."""
@@ -134,21 +135,9 @@ class ModeObjective:
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the log joint, estimated from a minibatch, in nats."""
-        for vector in self.vectors.values():
-            vector.grad.zero_()
-        theta = self.network.theta()
-        loss = self._log_likelihood(theta, batch, noise) * (-self.num_data / len(batch.x))
-        for prior in self.priors.values():
-            for name, law in prior.others.items():
-                loss = loss - law.log_prob(theta[name])
-        loss.backward()
-        value = loss.detach()
-        for kind, vector in self.vectors.items():
-            self.priors[kind].add_normal_gradient(vector.values, vector.grad)
-            value = value + self.priors[kind].normal_energy(vector.values) - self.priors[kind].log_normaliser
-        return value
+        return self.joint.value_and_grad(batch, self.num_data / len(batch.x), noise)
 
-    def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator) -> Tensor:
+    def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None) -> Tensor:
         if self.adversarial_step is None:
             return self.network.total_log_prob(theta, *batch, noise)
         x = batch.x.detach().requires_grad_()

@@ -16,10 +16,9 @@ from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.inference.chains.perceptrons import forward_together, is_perceptron
-from bayesuq.inference.joint.layout import FlatPrior, Layout
-from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
+from bayesuq.inference.joint.energy import FlatJoint
+from bayesuq.inference.joint.layout import FlatPrior
 from bayesuq.inference.posteriors.prediction import activations_per_row
-from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.spectral import with_exact_norms
 
@@ -62,21 +61,11 @@ class NetworkPotential:
             buffers: Values for the network's buffers instead of its own.
         """
         self.model, self.rows = model, rows
-        self.layout = Layout.of(model, model.laws)
-        self._vector = FlatVector(self.layout, self.layout.join(model.initial()))
-        self._network = TrainingNetwork(model, {"random": self._vector}, dropout=False)
-        self.buffers = self._network.buffers
         self._fixed = dict(fixed or {})
-        with torch.no_grad():
-            for name, value in (buffers or {}).items():
-                self.buffers[name].copy_(value)
-            for name, parameter in self._network.training.named_parameters():
-                if name in self._fixed:
-                    parameter.requires_grad_(False).copy_(self._fixed[name])
-        self._unknowns = {name: value for name, value in self._fixed.items() if name.startswith(LIKELIHOOD)}
-        self._prior = FlatPrior.of(model, self.layout)
+        self._joint = FlatJoint.of_random(model, self._fixed, buffers or {}, torch.float64)
+        self._vector, self._prior = self._joint.vectors["random"], self._joint.priors["random"]
+        self.layout, self.buffers = self._vector.layout, self._joint.network.buffers
         self._energy_prior = _in_float64(self._prior)
-        with_exact_norms(self._network.evaluation)
         self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
         self._is_perceptron = isinstance(rows.x, Tensor) and is_perceptron(self._tree, rows.x)
         self._width = activations_per_row(model, rows.x, share_tensors(model.net))
@@ -89,14 +78,7 @@ class NetworkPotential:
         value = -self._energy_prior.log_normaliser
         try:
             for number, part in enumerate(self._chunks(1)):
-                theta = vector.theta() | self._unknowns
-                likelihood = self.model.likelihood_given(theta)
-                terms = likelihood.log_prob(apply(self._network.evaluation, part.x), part.y, part.weight)
-                loss = -terms.sum(dtype=torch.float64)
-                if number == 0:
-                    loss = loss - self._irregular_log_prior(theta, vector.leaves)
-                loss.backward()
-                value += loss.item()
+                value += self._joint.descend(part, 1.0, with_prior=number == 0).item()
         except ValueError:
             if self._in_support(position):
                 raise
@@ -123,7 +105,7 @@ class NetworkPotential:
             theta = self.layout.split(flat)
             losses = -self._log_likelihoods(theta, part, len(positions))
             if number == 0:
-                losses = losses - self._irregular_log_prior(theta, self._parts(flat), rows=len(flat))
+                losses = losses - self._irregular_log_priors(theta, self._parts(flat))
             gradients += torch.autograd.grad(losses.sum(), flat)[0]
             values += losses.detach()
         return values if outside is None else values.masked_fill(outside, torch.inf), gradients
@@ -171,17 +153,15 @@ class NetworkPotential:
         likelihood = self.model.likelihood_given({**theta, **self._fixed})
         return likelihood.log_prob(f, part.y, part.weight).sum(dtype=torch.float64)
 
-    def _irregular_log_prior(
-        self, theta: Mapping[str, Tensor], parts: Mapping[str, Tensor], rows: int | None = None
-    ) -> Tensor:
-        """log p of the sites whose priors are not normal, and log |d theta / d u|, () or (C,), in float64."""
-        shape = () if rows is None else (rows,)
-        total = self._vector.values.new_zeros(shape, dtype=torch.float64)
+    def _irregular_log_priors(self, theta: Mapping[str, Tensor], parts: Mapping[str, Tensor]) -> Tensor:
+        """log p of the sites whose priors are not normal, and log |d theta / d u|, of each chain, (C,), in float64."""
+        num_chains = len(next(iter(parts.values())))
+        total = self._vector.values.new_zeros(num_chains, dtype=torch.float64)
         for name, law in self._prior.others.items():
             total = total + law.log_prob(theta[name])
         for name, transform in self.layout.transforms.items():
             terms = transform.log_abs_det_jacobian(parts[name], theta[name])
-            total = total + terms.reshape(*shape, -1).sum(dim=-1)
+            total = total + terms.reshape(num_chains, -1).sum(dim=-1)
         return total
 
     def _parts(self, flat: Tensor) -> dict[str, Tensor]:

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.joint.layout import FlatPrior, Layout
+from bayesuq.inference.joint.energy import JointFunction
+from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior, adversarial_step, check_moves
 from bayesuq.inference.training.history import History
@@ -137,9 +138,9 @@ class StackedModes:
         self.leaves = {kind: torch.stack([start[kind].values for start in starts]) for kind in self.layouts}
         for leaf in self.leaves.values():
             leaf.requires_grad_()
-        self.priors = {kind: FlatPrior.of(self.model, layout) for kind, layout in self.layouts.items()}
         self.streams = streams
         self.tree = with_stacked_dropout(share_tensors(self.model.net).train(), streams.members)
+        self.joint = JointFunction(self.model, self.layouts, self.tree)
         self.drops = any(isinstance(module, StackedDropout) for module in self.tree.modules())
         self.losses = next(iter(self.leaves.values())).new_zeros(num_steps, self.num_members, requires_grad=False)
         self.step = torch.zeros((), dtype=torch.int64)
@@ -167,7 +168,7 @@ class StackedModes:
             leaf.grad = None
         if self.drops:
             self.streams.begin()
-        log_prior = torch.func.vmap(self._log_prior)(self.leaves)
+        log_prior = torch.func.vmap(self.joint.log_prior)(self.leaves)
         losses = -log_prior - self.num_data / batch.x.shape[1] * self._log_likelihoods(batch)
         losses.sum().backward()
         if self.drops:
@@ -197,7 +198,7 @@ class StackedModes:
     def _log_likelihoods(self, batch: Batch) -> Tensor:
         """Each member's, of its own minibatch, as `map_estimate` has it; (M,), in nats."""
         rest = (batch.y,) if batch.weight is None else (batch.y, batch.weight)
-        of_members = torch.func.vmap(self._log_likelihood)
+        of_members = torch.func.vmap(self.joint.log_likelihood)
         if self.adversarial_steps is None:
             return of_members(self.leaves, batch.x, *rest)
         x = batch.x.detach().requires_grad_()
@@ -207,22 +208,6 @@ class StackedModes:
         check_moves(direction)
         moved = batch.x - self.adversarial_steps * direction.sign()
         return 0.5 * (clean + of_members(self.leaves, moved, *rest))
-
-    def _theta(self, leaves: dict[str, Tensor]) -> dict[str, Tensor]:
-        """One member's sites by name, on their own support."""
-        parts = [self.layouts[kind].split(leaf) for kind, leaf in leaves.items()]
-        return {name: value for part in parts for name, value in part.items()}
-
-    def _log_prior(self, leaves: dict[str, Tensor]) -> Tensor:
-        """One member's."""
-        theta = self._theta(leaves)
-        return torch.stack([self.priors[kind].log_prob(leaf, theta) for kind, leaf in leaves.items()]).sum()
-
-    def _log_likelihood(self, leaves: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
-        """One member's, of the rows given."""
-        theta = self._theta(leaves)
-        f = self.model.forward(theta, x, net=self.tree)
-        return self.model.likelihood_given(theta).total_log_prob(f, y, weight)
 
     def _not_watched(self, _batch: Batch, _noise: torch.Generator) -> Tensor:
         raise RuntimeError("members with validation rows are fitted one after another")

@@ -11,12 +11,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.layout import FlatPrior, Layout
-from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
-from bayesuq.inputs import apply
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
-from bayesuq.models.precision import raised
-from bayesuq.models.spectral import with_exact_norms
+from bayesuq.inference.joint.energy import FlatJoint, JointFunction
+from bayesuq.models.bnn import BayesianNetwork
 
 
 class MinibatchPotential:
@@ -39,35 +35,22 @@ class MinibatchPotential:
             fixed: Values on their own support for all sites that are learned as point values.
             buffers: Values for the network's buffers.
         """
-        self.model, self.num_data, self.fixed, self.buffers = model, num_data, fixed, buffers
-        self.layout = Layout.of(model, model.laws)
-        self._prior = FlatPrior.of(model, self.layout)
-        self._tree = with_exact_norms(share_tensors(model.net))
-        self._vector = FlatVector(self.layout, self.layout.join(model.initial()))
-        self._network = TrainingNetwork(model, {"random": self._vector}, dropout=False)
-        with_exact_norms(self._network.evaluation)
-        self._unknowns = {name: value for name, value in fixed.items() if name.startswith(LIKELIHOOD)}
-        with torch.no_grad():
-            for name, value in buffers.items():
-                self._network.buffers[name].copy_(value)
-            for name, parameter in self._network.training.named_parameters():
-                if name in fixed:
-                    parameter.requires_grad_(False).copy_(fixed[name])
+        self.model, self.num_data = model, num_data
+        self._joint = FlatJoint.of_random(model, fixed, buffers)
+        self._function = JointFunction.of_random(model, fixed, buffers)
+        self._vector = self._joint.vectors["random"]
+        self.layout = self._vector.layout
 
     def energy(self, flat: Tensor, x: Tensor, y: Tensor, weight: Tensor | None = None) -> Tensor:
         """U at one vector (P,), a 0-d tensor in nats, as a function that can be differentiated and vectorised."""
-        theta = self.layout.split(flat)
-        everything = {**theta, **self.fixed}
-        f = self.model.forward(everything, x, net=self._tree, buffers=self.buffers)
-        log_likelihood = self.model.likelihood_given(everything).log_prob(f, y, weight).sum()
-        log_prior = self._prior.log_prob(flat, theta) + self.layout.log_abs_det_jacobian(flat)
-        return -log_prior - self.num_data / len(y) * log_likelihood
+        return self._function.energy({"random": flat}, x, y, weight, scale=self.num_data / len(y))
 
     def at(self, positions: Tensor, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """U (C,) and dU/du (C, P) at C vectors (C, P), each on a minibatch of its own, one after another."""
         values, gradients = torch.empty_like(positions[:, 0]), torch.empty_like(positions)
         for chain, batch in enumerate(batches):
-            values[chain] = self._at_one(positions[chain], batch)
+            self._vector.values.copy_(positions[chain])
+            values[chain] = self._joint.value_and_grad(batch, self.num_data / len(batch.x))
             gradients[chain] = self._vector.grad
         return values, gradients
 
@@ -77,11 +60,7 @@ class MinibatchPotential:
         weights = [batch.weight for batch in batches if batch.weight is not None]
         if weights:
             parts.append(torch.stack(weights))
-        flat = positions.detach().requires_grad_()
-        with torch.enable_grad():
-            values = torch.func.vmap(self.energy)(flat, *parts)
-            (gradients,) = torch.autograd.grad(values.sum(), flat)  # a chain moves its own term alone
-        return values.detach(), gradients
+        return self._function.of_rows(positions, tuple(parts), self.num_data / len(batches[0].y))
 
     def can_vectorise(self, batch: Batch) -> bool:
         """Whether vmap can follow the network: not where it branches on values."""
@@ -93,21 +72,3 @@ class MinibatchPotential:
         except (RuntimeError, IndexError):
             return False
         return True
-
-    def _at_one(self, position: Tensor, batch: Batch) -> Tensor:
-        """U; its gradient is left in the vector."""
-        vector = self._vector
-        vector.values.copy_(position)
-        vector.grad.zero_()
-        theta = vector.theta()
-        likelihood = self.model.likelihood_given({**theta, **self._unknowns})
-        f = raised(apply(self._network.evaluation, batch.x), position.dtype)
-        terms = likelihood.log_prob(f, batch.y, batch.weight)
-        loss = terms.sum() * (-self.num_data / len(batch.x))
-        for name, law in self._prior.others.items():
-            loss = loss - law.log_prob(theta[name])
-        for name, transform in self.layout.transforms.items():
-            loss = loss - transform.log_abs_det_jacobian(vector.leaves[name], theta[name]).sum()
-        loss.backward()
-        self._prior.add_normal_gradient(vector.values, vector.grad)
-        return loss.detach() + self._prior.normal_energy(vector.values) - self._prior.log_normaliser

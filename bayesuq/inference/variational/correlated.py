@@ -23,8 +23,9 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch
-from bayesuq.inference.joint.layout import FlatPrior, Layout
-from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, point_vectors
+from bayesuq.inference.joint.energy import FlatJoint
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.network import FlatVector, point_vectors
 from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
@@ -54,10 +55,10 @@ class CorrelatedObjective:
         self.model, self.guide, self.num_data = model, guide, num_data
         self.num_draws, self.scale_rate = num_draws, scale_rate
         self.tempering = Tempering(1.0, 1) if tempering is None else tempering
-        self.prior = FlatPrior.of(model, guide.layout)
         self.weights = FlatVector(guide.layout, guide.loc.detach())
         self.points = point_vectors(model, list(model.points))
-        self.network = TrainingNetwork(model, {"random": self.weights, **self.points}, dropout=False)
+        self.joint = FlatJoint(model, {"random": self.weights, **self.points}, with_volume=True)
+        self.network, self.prior = self.joint.network, self.joint.priors["random"]
 
     def objective(self) -> Objective:
         """What the loop needs."""
@@ -157,12 +158,8 @@ class CorrelatedObjective:
         """One draw's part of the loss: likelihood, and the priors that are not normal."""
         theta = self.network.theta()
         loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / len(batch.x))
-        for name, law in self.prior.others.items():
-            loss = loss - weight * law.log_prob(theta[name])
-            if name in self.guide.layout.transforms:
-                leaf = self.weights.leaves[name]
-                volume = self.guide.layout.transforms[name].log_abs_det_jacobian(leaf, theta[name]).sum()
-                loss = loss - weight * volume
+        for term in self.joint.irregular(theta):
+            loss = loss - weight * term
         return loss / self.num_draws
 
 
@@ -215,7 +212,7 @@ class CorrelatedPosterior(WeightPosterior):
         """log p(theta, y | x) - log q(theta) at S draws of q: see `VariationalPosterior.log_importance_ratios`."""
         key = resolve_seed(seed)
         flat = self._draws(range(check_count(num_samples, "num_samples")), key)
-        joints = log_joints(self.model, Layout.of(self.model).split(flat), data, self.buffers)
+        joints = log_joints(self.model, flat, data, self.buffers)
         random = flat[:, : len(self.loc)]
         with torch.no_grad():
             densities = self._guide.law().log_prob(random).double()

@@ -220,7 +220,7 @@ class VariationalPosterior(WeightPosterior):
         """
         key = resolve_seed(seed)
         flat = self._draws(range(check_count(num_samples, "num_samples")), key)
-        joints = log_joints(self.model, Layout.of(self.model).split(flat), data, self.buffers)
+        joints = log_joints(self.model, flat, data, self.buffers)
         random = flat[:, : len(self.loc)].double()
         jacobians = Layout.of(self.model, self.model.laws).log_abs_det_jacobian(random)
         law = torch.distributions.Normal(self.loc.double(), self.log_scale.double().exp())

@@ -146,8 +146,8 @@ class GuidePosterior(WeightPosterior):
         key = resolve_seed(seed)
         seeds = [derive_seed(key, index) for index in range(check_count(num_samples, "num_samples"))]
         draws, densities = zip(*map(self.pair.draw_with_density, seeds), strict=True)
-        theta = {name: torch.stack([(draw | self._points)[name] for draw in draws]) for name in self._layout.shapes}
-        return log_joints(self.model, theta, data, self.buffers) - torch.stack(densities)
+        flat = torch.stack([self._layout.join(draw | self._points) for draw in draws])
+        return log_joints(self.model, flat, data, self.buffers) - torch.stack(densities)
 
     @cached_property
     def _layout(self) -> Layout:

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch, Dataset
+from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.training.history import History
@@ -87,7 +88,8 @@ class StackedEvidence:
             leaf.requires_grad_()
         self.noise = torch.empty_like(self.loc)
         self.streams = Streams([training.key(NOISE) for training in trainings], self.loc.device)
-        self.tree = share_tensors(self.model.net)
+        layouts = {"random": self.layout, **self.layouts}
+        self.joint = JointFunction(self.model, layouts, share_tensors(self.model.net))
         self.losses = self.loc.new_zeros(num_steps, len(models))
         self.step = torch.zeros((), dtype=torch.int64)
 
@@ -115,7 +117,7 @@ class StackedEvidence:
         for leaf in (self.weights, *self.points.values()):
             leaf.grad = None
         rest = (batch.y,) if batch.weight is None else (batch.y, batch.weight)
-        fit = torch.func.vmap(self._log_likelihood)(self.weights, self.points, batch.x, *rest)
+        fit = torch.func.vmap(self.joint.log_likelihood)({"random": self.weights, **self.points}, batch.x, *rest)
         losses = fit * (-self.num_data / batch.x.shape[1])
         losses.sum().backward()
         gradient = self.weights.grad
@@ -164,16 +166,6 @@ class StackedEvidence:
         self.streams.keep()
         with torch.no_grad():
             torch.addcmul(self.loc, scale, self.noise, out=self.weights)
-
-    def _log_likelihood(
-        self, flat: Tensor, points: dict[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None = None
-    ) -> Tensor:
-        """One posterior's at its draw, of the rows given, in nats."""
-        theta = self.layout.split(flat)
-        for kind, leaf in points.items():
-            theta |= self.layouts[kind].split(leaf)
-        f = self.model.forward(theta, x, net=self.tree)
-        return self.model.likelihood_given(theta).total_log_prob(f, y, weight)
 
     def _not_watched(self, _batch: Batch, _noise: torch.Generator) -> Tensor:
         raise RuntimeError("posteriors with validation rows are fitted one after another")

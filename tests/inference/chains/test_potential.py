@@ -252,7 +252,7 @@ def test_an_error_of_the_network_is_not_hidden():
     net = Refusing().double()
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=priors.HalfNormal()))
     potential = NetworkPotential(model, rows(REAL))
-    potential._network.evaluation.limit = 5
+    potential._joint.network.evaluation.limit = 5
     with pytest.raises(ValueError, match="too many rows"):
         potential.at(noise(3, potential.layout.size))
 
