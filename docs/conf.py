@@ -16,7 +16,8 @@ author = "the bayesuq developers"
 copyright = author  # noqa: A001 - the name that Sphinx reads
 version = release = bayesuq.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "mathml"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "mathml", "references"]
+nitpicky = True  # names of bayesuq that do not exist are warnings, and these are errors
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
 myst_heading_anchors = 3

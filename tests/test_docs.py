@@ -136,6 +136,24 @@ def test_docstrings_keep_their_stars_bars_formulas_and_tables() -> None:
 
 
 @pytest.mark.usefixtures("extensions")
+@pytest.mark.parametrize(
+    ("target", "there"),
+    [
+        ("bayesuq.load(path, model=model)", True),
+        ("bayesuq.inference.posteriors.weights.WeightPosterior.draw", True),
+        ("torch.nn.NoSuchLayer", True),  # another library's names are its own matter
+        ("batch_size", True),
+        ("bayesuq.inference.posteriors.weights.WeightPosterior.nothing", False),
+        ("bayesuq.inference.nowhere.fit", False),
+        ("bayesuq.lode(path)", False),
+    ],
+)
+def test_names_of_bayesuq_that_do_not_exist_stop_the_build(target: str, there: bool) -> None:
+    references = importlib.import_module("references")
+    assert references.exists(target) == there
+
+
+@pytest.mark.usefixtures("extensions")
 def test_the_summary_of_a_property_is_no_type() -> None:
     docstrings = importlib.import_module("docstrings")
     lines = ["Total uncertainty: entropy in nats."]
