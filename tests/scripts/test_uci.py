@@ -215,18 +215,18 @@ def test_a_stopped_command_goes_on_and_ends_as_if_it_had_not(
     folder: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     main(["curve"], [name], options(folder, out=folder / "whole.jsonl"))
-    write = optimize._Log.write_if_due
+    write = optimize._Log.note
     steps: list[object] = []
 
     def stop(log: optimize._Log) -> None:
         steps.append(log)
         if len(steps) == 7:
-            log.write()
+            log.resumable.write(log.run.epoch, log.run.batch)
             raise StoppedError
         write(log)
 
     with monkeypatch.context() as patch:
-        patch.setattr(optimize._Log, "write_if_due", stop)
+        patch.setattr(optimize._Log, "note", stop)
         with pytest.raises(StoppedError):
             main(["curve"], [name], options(folder))
     assert len(list((folder / "work").iterdir())) == 1

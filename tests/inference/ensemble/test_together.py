@@ -106,7 +106,7 @@ def test_a_stopped_pass_with_masks_goes_on_with_the_same_bits(tmp_path, monkeypa
 
     density = BayesianNetwork(network(dropout=0.3), priors.Normal(), likelihoods.Normal())
     models, sets, steps = [density.reinitialise(seed) for seed in range(2)], [measured(), measured(seed=10)], []
-    write, path = optimize._Log.write_if_due, Checkpoint(tmp_path / "file", every_steps=1)
+    write, path = optimize._Log.note, Checkpoint(tmp_path / "file", every_steps=1)
 
     def fit(checkpoint: Checkpoint | None = None) -> list[torch.Tensor]:
         trainings = [Training(4, 20, 0.02, seed=seed, checkpoint=None if seed else checkpoint) for seed in range(2)]
@@ -119,7 +119,7 @@ def test_a_stopped_pass_with_masks_goes_on_with_the_same_bits(tmp_path, monkeypa
             raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(optimize._Log, "write_if_due", stop)
+        patch.setattr(optimize._Log, "note", stop)
         with pytest.raises(StoppedError):
             fit(path)
     assert all(torch.equal(one, other) for one, other in zip(fit(path), fit(), strict=True))

@@ -61,6 +61,14 @@ FITS = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_interrupts() -> Iterator[None]:
+    """As on a terminal: a process in the background starts with a Ctrl-C that is ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 class Interrupter:
     """Ctrl-C at a chosen time after a chosen number of steps, wherever the code then is; and counts the steps."""
 

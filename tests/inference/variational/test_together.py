@@ -74,7 +74,7 @@ def test_a_stopped_pass_goes_on_with_the_same_bits(tmp_path, monkeypatch, step: 
     models, steps = [model(seed=seed) for seed in range(3)], []
     whole = fit_mean_fields(models, sets(measured), trainings())
     checkpoint = Checkpoint(tmp_path / "file", every_steps=1)
-    write = optimize._Log.write_if_due
+    write = optimize._Log.note
 
     def stop(log: optimize._Log) -> None:
         write(log)
@@ -83,7 +83,7 @@ def test_a_stopped_pass_goes_on_with_the_same_bits(tmp_path, monkeypatch, step: 
             raise StoppedError
 
     with monkeypatch.context() as patch:
-        patch.setattr(optimize._Log, "write_if_due", stop)
+        patch.setattr(optimize._Log, "note", stop)
         with pytest.raises(StoppedError):
             fit_mean_fields(models, sets(measured), trainings(checkpoint))
     for one, other in zip(fit_mean_fields(models, sets(measured), trainings(checkpoint)), whole, strict=True):
