@@ -123,7 +123,7 @@ def test_a_correlated_gaussian_has_its_mean_and_covariance(name):
 @pytest.mark.slow
 def test_nuts_has_pyros_acceptance_and_length_at_the_same_step_size():
     target = Gaussian(torch.zeros(6, dtype=torch.float64), torch.eye(6, dtype=torch.float64))
-    plan = Plan(num_samples=600, num_warmup=0, step_size=0.7)
+    plan = Plan(num_samples=1500, num_warmup=0, step_size=0.7)
     ours = run(target, Nuts(), target.draws(1, 0), plan, seed=0)
     theirs = NUTS(
         potential_fn=lambda z: 0.5 * z["u"].square().sum(),
@@ -135,12 +135,11 @@ def test_nuts_has_pyros_acceptance_and_length_at_the_same_step_size():
     squares = []
     with isolated(0):
         theirs.setup(0)
-        for _ in range(600):
+        for _ in range(1500):
             params = theirs.sample(params)
             squares.append(params["u"].square().sum())
-    # Their criterion stops some trajectories a doubling earlier or later, which moves the mean acceptance by up to .01;
-    # each mean of 600 rates that spread by about .15 has a standard error of .006.
-    assert float(ours.statistics["acceptance_rate"].mean()) == pytest.approx(theirs._mean_accept_prob, abs=0.04)
+    # Their criterion stops some trajectories a doubling earlier or later, which moves the mean acceptance a little.
+    assert float(ours.statistics["acceptance_rate"].mean()) == pytest.approx(theirs._mean_accept_prob, abs=0.02)
     assert float(distances(ours.draws.square().sum(dim=2), torch.tensor(6.0))) < FAR
     assert float(distances(torch.stack(squares)[None], torch.tensor(6.0))) < FAR
 
