@@ -1,6 +1,7 @@
 """Real targets of more draws than fit memory: moments of all, laws of some, told in words; the same numbers below."""
 
 import warnings
+from collections.abc import Iterable
 
 import pytest
 import torch
@@ -27,6 +28,13 @@ def gaussian(loc: Tensor) -> RealPredictive:
 
 def student(loc: Tensor) -> RealPredictive:
     return MixturePredictive(distributions.StudentT(torch.tensor(5.0).expand(loc.shape), loc, torch.ones_like(loc)))
+
+
+def of_rows(parts: Iterable[RealPredictive]) -> None:
+    """Take rows as they come in."""
+    rows = draw_budget.Rows(keep_samples=False)
+    for part in parts:
+        rows.add(part)
 
 
 def assert_moments(one: RealPredictive, other: RealPredictive) -> None:
@@ -58,6 +66,25 @@ def test_rows_and_draws_that_stream_have_the_moments_of_all(build, recwarn) -> N
         error = (whole.epistemic / found.num_samples).sqrt()
         assert ((found.quantile(0.5) - whole.quantile(0.5)).abs() < 5 * error).all()
     assert [str(w.message)[:30] for w in recwarn] == ["100 draws at 50 rows are more "] * 2
+
+
+@pytest.mark.parametrize("stream", [of_rows, draw_budget.mixed_within], ids=["rows", "draws"])
+def test_every_part_is_counted_once_however_many_there_are(stream, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[object] = []
+    shape = GaussianPredictive.shape
+
+    def counted(predictive: GaussianPredictive) -> torch.Size:
+        asked.append(predictive)
+        return shape.fget(predictive)
+
+    part = gaussian(means(20, points=1))
+    monkeypatch.setattr(GaussianPredictive, "shape", property(counted))
+    counts = []
+    for number in (100, 200):
+        asked.clear()
+        stream([part] * number)
+        counts.append(len(asked))
+    assert counts[0] < counts[1] < 2.1 * counts[0]  # and four times, where each is counted with all before it
 
 
 @pytest.mark.usefixtures("small")

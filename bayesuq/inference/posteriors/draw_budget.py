@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
-from bayesuq.predictive.thinned import ThinnedPredictive, held_of
+from bayesuq.predictive.thinned import ThinnedPredictive
 
 DRAW_BUDGET = 2**28  # numbers that stay held: 1 GiB of float32
 CHUNK_BUDGET = 2**26  # of them that one chunk of rows may have at once
@@ -22,6 +22,7 @@ class Rows:
     def __init__(self, *, keep_samples: bool) -> None:
         """Of no row; `keep_samples` lifts the budget."""
         self._parts: list[PredictiveDistribution] = []
+        self._numbers = 0  # that these hold
         self._halvings = 0
         self._is_bounded = not keep_samples
 
@@ -30,15 +31,16 @@ class Rows:
         if not (self._is_bounded and isinstance(part, RealPredictive)):
             self._parts.append(part)
             return
+        held: RealPredictive = part
         for _ in range(self._halvings):
-            part = halved(part)
-        self._parts.append(part)
-        while (
-            isinstance(part, RealPredictive) and part.num_samples > FEWEST_HELD and _numbers(self._parts) > DRAW_BUDGET
-        ):
+            held = halved(held)
+        self._parts.append(held)
+        self._numbers += held.shape.numel()
+        while held.num_samples > FEWEST_HELD and self._numbers > DRAW_BUDGET:
+            self._numbers = 0
             for number, one in enumerate(self._parts):  # one by one, so that the draws let go are let go at once
-                self._parts[number] = halved(one)
-            part = self._parts[-1]
+                held = self._parts[number] = halved(one)
+                self._numbers += held.shape.numel()
             self._halvings += 1
 
     def whole(self) -> PredictiveDistribution | None:
@@ -60,15 +62,15 @@ def mixed_within(parts: Iterable[RealPredictive]) -> RealPredictive:
     """The mixture of predictives at the same rows, in the budget."""
     settled: RealPredictive | None = None
     pending: list[RealPredictive] = []
-    was_thinned = False
+    draws, numbers = 0, 0  # of those that pend, and in these and what is settled
     for part in parts:
         pending.append(part)
-        draws = sum(one.num_samples for one in pending)
-        held = [*pending, *([] if settled is None else [settled])]
-        if draws >= FEWEST_HELD and _numbers(held) > DRAW_BUDGET:
-            settled, pending, was_thinned = halved(_mixture(settled, pending)), [], True
+        draws, numbers = draws + part.num_samples, numbers + part.shape.numel()
+        if draws >= FEWEST_HELD and numbers > DRAW_BUDGET:
+            settled = halved(_mixture(settled, pending))
+            pending, draws, numbers = [], 0, settled.shape.numel()
     whole = _mixture(settled, pending)
-    if was_thinned:
+    if settled is not None:
         tell(whole)
     return whole
 
@@ -104,7 +106,3 @@ def _mixture(settled: RealPredictive | None, pending: Sequence[RealPredictive]) 
     if settled is None:
         return new[0]
     return ThinnedPredictive.mixture([ThinnedPredictive.of(part, part.num_samples) for part in (settled, *new)])
-
-
-def _numbers(parts: Iterable[object]) -> int:
-    return sum(held_of(part).shape.numel() for part in parts if isinstance(part, RealPredictive))
