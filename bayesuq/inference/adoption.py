@@ -19,7 +19,7 @@ from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.training.history import History
-from bayesuq.models.bnn import BayesianNetwork, check_network
+from bayesuq.models.bnn import BayesianNetwork, check_network, computed_by_hooks
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import Normal, Prior, centred
 from bayesuq.models.rules import LAST_LAYER, Rule, matching_names, trainable_parameters
@@ -130,12 +130,7 @@ def _with_constants(net: nn.Module, random: Rule) -> nn.Module:
         if not isinstance(parameter, nn.UninitializedParameter) and parameter.is_floating_point()
     }
     buffers = {id(buffer): buffer for buffer in net.buffers()}
-    computed = {
-        id(value): value.detach()
-        for module in net.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf  # as by hooks that normalise weights
-    }
+    computed = {id(value): value.detach() for value in computed_by_hooks(net)}
     tree = copy.deepcopy(net, {**own, **buffers, **computed})
     names = set(matching_names(tree, random))
     for name, parameter in trainable_parameters(tree).items():

@@ -116,8 +116,7 @@ def around(mode: MapPosterior, *, put_in: Mapping[str, float] | None = None) -> 
 
 def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
     """Refuse a network without anything random, and one whose draws cannot be repeated row by row."""
-    layers = [module for module in model.net.modules() if is_dropout(module)]
-    if not training_mode(model, x).calls and not layers:
+    if not _is_random(model, training_mode(model, x)):
         raise ValueError(
             "MC dropout needs a network with dropout layers, or one that draws in training mode by other means; this "
             f"one draws nothing, or all its layers have p = 0. {_remedy(model)}"
@@ -127,11 +126,16 @@ def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
 
 def _check_random(network: "MaskedNetwork") -> None:
     """Refuse to predict with a network that nothing is random in, for its draws would all be one."""
-    if not network.mode.calls and not any(is_dropout(module) for module in network.model.net.modules()):
+    if not _is_random(network.model, network.mode):
         raise ValueError(
             "The network draws nothing in training mode, so that all draws are the same. Name modules to put dropout "
             'in front of: `dropout.around(mode, put_in={"fc": 0.1})`.'
         )
+
+
+def _is_random(model: BayesianNetwork, mode: TrainingMode) -> bool:
+    """Whether the network draws anything in training mode."""
+    return bool(mode.calls) or any(is_dropout(module) for module in model.net.modules())
 
 
 def _remedy(model: BayesianNetwork) -> str:

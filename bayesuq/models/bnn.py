@@ -370,13 +370,13 @@ def _num_outputs(net: nn.Module) -> int | None:
 
 def copied(net: nn.Module) -> nn.Module:
     """A deep copy; what hooks have computed from weights, such as a normalised weight, is copied as a constant."""
-    computed = {
-        id(value): value.detach().clone()
-        for module in net.modules()
-        for value in vars(module).values()
-        if isinstance(value, Tensor) and not value.is_leaf
-    }
-    return copy.deepcopy(net, computed)
+    return copy.deepcopy(net, {id(value): value.detach().clone() for value in computed_by_hooks(net)})
+
+
+def computed_by_hooks(net: nn.Module) -> list[Tensor]:
+    """What hooks have computed from weights and left in modules, such as a normalised weight; it has a graph behind."""
+    values = [value for module in net.modules() for value in vars(module).values()]
+    return [value for value in values if isinstance(value, Tensor) and not value.is_leaf]
 
 
 def _further_places(net: nn.Module) -> dict[str, tuple[str, ...]]:

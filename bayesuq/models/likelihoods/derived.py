@@ -119,7 +119,8 @@ def _slope(values: Tensor, f: Tensor) -> Tensor:
 
 def _values_of(law: Any) -> tuple[Tensor, Tensor]:
     """Values of y, (Q, N, ...), and their shares, (Q,)."""
-    nodes, shares = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+    shares = weights / math.sqrt(2 * math.pi)
     base = _of_one_target(law)
     try:
         levels = torch.special.ndtr(torch.as_tensor(nodes))
@@ -127,6 +128,6 @@ def _values_of(law: Any) -> tuple[Tensor, Tensor]:
     except NotImplementedError:
         with isolated(DRAWS_SEED):
             values = [law.sample() for _ in range(NUM_DRAWS)]
-        shares = np.full(NUM_DRAWS, math.sqrt(2 * math.pi) / NUM_DRAWS)
+        shares = np.full(NUM_DRAWS, 1 / NUM_DRAWS)
     whole = torch.stack(values)
-    return torch.as_tensor(shares / math.sqrt(2 * math.pi)).to(device=whole.device), whole
+    return torch.as_tensor(shares, device=whole.device), whole
