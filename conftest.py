@@ -1,8 +1,10 @@
 """What every test and every documented example finds set up."""
 
+import random
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from sybil import Sybil
@@ -26,7 +28,12 @@ def _names_in_examples(doctest_namespace: dict[str, Any]) -> None:
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> Iterator[None]:
-    """Every test starts from the same global random state, and leaves none behind."""
+    """Every test starts from the same global random state, torch's, NumPy's and Python's, and leaves none behind."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what users' networks draw from
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
+        random.seed(0)
+        np.random.seed(0)  # noqa: NPY002
         yield
+    random.setstate(python)
+    np.random.set_state(numpy)  # noqa: NPY002
