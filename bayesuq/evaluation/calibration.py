@@ -14,10 +14,12 @@ References:
     Gneiting, Balabdaoui and Raftery, "Probabilistic forecasts, calibration and sharpness", JRSS B 2007.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_probability
+from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_one_of, check_probability
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.gaps import Gaps
 from bayesuq.evaluation.kinds import check_categorical, check_real
@@ -46,6 +48,7 @@ __all__ = [
 ]
 __dir__ = __all__.copy
 
+Steps = Literal["randomised", "middle"]
 FOR_LABELS = "Of real targets take `probability_integral_transform` or `interval_coverage`."
 FOR_REAL_TARGETS = "Of labels take `reliability` or `expected_calibration_error`."
 
@@ -254,17 +257,25 @@ def classwise_calibration_error(
 
 
 def probability_integral_transform(
-    predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None, weight: ArrayLike | None = None
+    predictive: RealPredictive,
+    y: ArrayLike,
+    *,
+    steps: Steps = "randomised",
+    seed: int | None = None,
+    weight: ArrayLike | None = None,
 ) -> Tensor:
     """u = P(y* <= y), column by column, exact for the mixture; uniform on [0, 1] under a calibrated predictive.
 
     The cdf of counts has steps, on each of which u is drawn uniformly, between P(y* < y) and P(y* <= y): without that
-    it would not be uniform under the truth either (Czado, Gneiting and Held 2009, section 2).
+    it would not be uniform under the truth either (Czado, Gneiting and Held 2009, section 2). So is that of S draws of
+    y*, between (draws below y) / (S + 1) and (draws up to y, and one) / (S + 1): uniform where y is one more draw.
 
     Args:
         predictive: Of real targets, at N points.
         y: Targets, (N, D), or (N,) for D = 1.
-        seed: Of the draws for counts; other targets have none.
+        steps: "randomised", as above; or "middle", the middle of each step, which needs no randomness and has the
+            uniform law's mean, but less spread.
+        seed: Of the draws on steps; a cdf without steps needs none.
         weight: Of each row, (N,), or of each target, of y's shape: u is NaN where it is 0, whatever stands in y there.
             None is 1 everywhere.
 
@@ -278,12 +289,12 @@ def probability_integral_transform(
     """
     check_real(predictive, FOR_REAL_TARGETS)
     seen = observe(predictive, y, weight)
-    at_most = predictive.cdf(seen.y)
-    if predictive.is_discrete:
-        below = predictive.cdf(predictive.targets(seen.y) - 1)
+    check_one_of(steps, "steps", Steps)
+    below, at_most = predictive.transform_ends(seen.y)
+    if predictive.has_steps:
         noise = generator(resolve_seed(seed), device=at_most.device)
         share = torch.rand(at_most.shape, generator=noise, dtype=at_most.dtype, device=at_most.device)
-        at_most = below + share * (at_most - below)
+        at_most = below + (share if steps == "randomised" else 0.5) * (at_most - below)
     return at_most if seen.known is None else torch.where(seen.known, at_most, torch.nan)
 
 
@@ -324,7 +335,7 @@ def pointwise_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -
     """1 where the central interval holds y, else 0, (N, D), float64; see `interval_coverage`."""
     check_fraction(level, "level")
     check_real(predictive, FOR_REAL_TARGETS)
-    if predictive.is_discrete:
+    if predictive.has_steps:
         (lower, upper), target = central_interval(predictive, level), predictive.targets(y)
         return ((lower <= target) & (target <= upper)).double()
     return ((2 * predictive.cdf(y) - 1).abs() <= level).double()

@@ -8,9 +8,11 @@ References:
     Grimit, Gneiting, Berrocal and Johnson, "The continuous ranked probability score for circular variables and its
     application to mesoscale forecast ensemble verification", QJRMS 2006, eq. (5), for mixtures of Gaussians.
     Ferro, "Fair scores for ensemble forecasts", QJRMS 2014, for samples.
+    Bracher, Ray, Gneiting and Reich, "Evaluating epidemic forecasts in an interval format", PLOS Comp. Biol. 2021.
 """
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +22,7 @@ from bayesuq.evaluation.kinds import check_categorical, check_real
 from bayesuq.evaluation.observed import Observed, as_weight, observe, weighted_mean
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.predictive.thinned import held_of
@@ -30,21 +33,26 @@ __all__ = [
     "crps",
     "interval_score",
     "negative_log_likelihood",
+    "pinball_loss",
     "pointwise_accuracy",
     "pointwise_brier_score",
     "pointwise_crps",
     "pointwise_interval_score",
     "pointwise_negative_log_likelihood",
+    "pointwise_pinball_loss",
     "pointwise_sample_crps",
     "pointwise_squared_error",
+    "pointwise_weighted_interval_score",
     "root_mean_squared_error",
     "sample_crps",
+    "weighted_interval_score",
 ]
 __dir__ = __all__.copy
 
 FOR_LABELS = "Of real targets take `root_mean_squared_error`, `negative_log_likelihood` or `crps`."
 FOR_REAL_TARGETS = "Of labels take `accuracy`, `negative_log_likelihood` or `brier_score`."
 TIES_BELOW = 0.51  # a half, and what the probabilities of a row may sum to above 1
+HUB_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 CRPS_DRAWS = 1000  # of y, where the score has no closed form
 CRPS_QUANTILES = 200  # likewise, where levels were recalibrated
 DRAWN_NUMBERS = 2**22  # float64 at a time: 32 megabytes
@@ -200,7 +208,8 @@ def crps(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None =
     are no further apart than 290 times the smallest scale, and below 1e-3 of their range always. Memory beyond the
     predictive's own is O(N D). Other families have no closed form: theirs is `sample_crps` of 1,000 draws with a fixed
     seed, unbiased, with an error of some 3 % of a point's value that falls as 1 / sqrt(N). Of recalibrated quantiles it
-    is that of 200 evenly spread ones, off by less than .1 %.
+    is that of 200 evenly spread ones, off by less than .1 %. Of draws of y* it is the fair score, of quantiles that of
+    the law between them: see `bayesuq.predictive.empirical`.
 
     Args:
         predictive: Of real targets, at N points.
@@ -234,6 +243,8 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     if isinstance(predictive, RecalibratedPredictive):
         levels = [(k + 0.5) / CRPS_QUANTILES for k in range(CRPS_QUANTILES)]
         return pointwise_sample_crps(torch.stack([predictive.quantile(level) for level in levels]), target, fair=False)
+    if isinstance(predictive, EmpiricalPredictive):
+        return predictive.pointwise_crps(target)
     if not isinstance(predictive, GaussianPredictive):
         return _crps_by_draws(predictive, target)
     if (predictive.component_variances == 0).any():
@@ -331,6 +342,89 @@ def pointwise_interval_score(predictive: RealPredictive, y: ArrayLike, level: fl
     """Interval score of each point and column in units of y, (N, D); see `interval_score`."""
     lower, upper = central_interval(predictive, level)
     return winkler_score(lower, upper, predictive.targets(y), level)
+
+
+def pinball_loss(predictive: RealPredictive, y: ArrayLike, level: float, *, weight: ArrayLike | None = None) -> Tensor:
+    """Loss of the quantile q at `level`, (y - q) (level - 1[y < q]): least on average for the true quantile.
+
+    Twice its mean over all levels is the CRPS. The quantile is that of the mixture. See `crps` for the rest.
+
+    Args:
+        predictive: Of real targets, at N points.
+        y: Targets, (N, D), or (N,) for D = 1.
+        level: Of the quantile, between 0 and 1.
+        weight: See `crps`.
+
+    Returns:
+        In units of y, 0-d float64.
+
+    Raises:
+        ValueError: `level` outside (0, 1).
+
+    Example:
+        >>> from bayesuq.predictive.empirical import EmpiricalPredictive
+        >>> known = EmpiricalPredictive.from_quantiles([0.1, 0.9], [[0.0, 0.0], [1.0, 1.0]])
+        >>> pinball_loss(known, [0.5, 2.0], level=0.9)  # (.1 x .5 + .9 x 1) / 2
+        tensor(0.4750, dtype=torch.float64)
+    """
+    check_real(predictive, FOR_REAL_TARGETS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_pinball_loss(predictive, seen.y, level))
+
+
+def pointwise_pinball_loss(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
+    """Pinball loss of each point and column in units of y, (N, D); see `pinball_loss`."""
+    check_real(predictive, FOR_REAL_TARGETS)
+    residual = predictive.targets(y) - predictive.quantile(check_fraction(level, "level"))
+    return torch.maximum(level * residual, (level - 1) * residual)
+
+
+def weighted_interval_score(
+    predictive: RealPredictive,
+    y: ArrayLike,
+    levels: Sequence[float] = HUB_LEVELS,
+    *,
+    weight: ArrayLike | None = None,
+) -> Tensor:
+    """WIS of the median m and K central intervals of probabilities 1 - a_k: Bracher et al. (2021), eq. (3).
+
+    (|y - m| / 2 + sum_k a_k / 2 x interval score_k) / (K + 1/2): the mean of twice the pinball losses of all these
+    quantiles, which for many evenly spread levels is the CRPS. See `crps` for the rest.
+
+    Args:
+        predictive: Of real targets, at N points.
+        y: Targets, (N, D), or (N,) for D = 1.
+        levels: Probabilities inside, each between 0 and 1. The default are those of the COVID-19 Forecast Hub.
+        weight: See `crps`.
+
+    Returns:
+        In units of y, 0-d float64.
+
+    Raises:
+        ValueError: No level, or one outside (0, 1).
+
+    Example:
+        >>> from bayesuq.predictive.empirical import EmpiricalPredictive
+        >>> known = EmpiricalPredictive.from_quantiles([0.1, 0.5, 0.9], [[0.0], [1.0], [2.0]])
+        >>> weighted_interval_score(known, [3.0], levels=[0.8])  # (2 / 2 + .1 x (2 + 10 x 1)) / 1.5
+        tensor(1.4667, dtype=torch.float64)
+    """
+    check_real(predictive, FOR_REAL_TARGETS)
+    seen = observe(predictive, y, weight)
+    return seen.mean(pointwise_weighted_interval_score(predictive, seen.y, levels))
+
+
+def pointwise_weighted_interval_score(
+    predictive: RealPredictive, y: ArrayLike, levels: Sequence[float] = HUB_LEVELS
+) -> Tensor:
+    """WIS of each point and column in units of y, (N, D); see `weighted_interval_score`."""
+    check_real(predictive, FOR_REAL_TARGETS)
+    if not levels:
+        raise ValueError("`levels` must hold at least one probability of a central interval; got none.")
+    total = 0.5 * (predictive.targets(y) - predictive.quantile(0.5)).abs()
+    for level in levels:
+        total = total + (1 - level) / 2 * pointwise_interval_score(predictive, y, level)
+    return total / (len(levels) + 0.5)
 
 
 def winkler_score(lower: Tensor, upper: Tensor, y: Tensor, level: float) -> Tensor:

@@ -144,6 +144,36 @@ class RealPredictive(PredictiveDistribution):
     def quantile(self, level: float) -> Tensor:
         """The smallest value that y* does not exceed with probability at least `level`, column by column, (N, D)."""
 
+    @property
+    def has_steps(self) -> bool:
+        """Whether the cdf jumps, so that the ends of an interval have a probability of their own."""
+        return self.is_discrete
+
+    @property
+    def without_density(self) -> str:
+        """Why `log_prob` is not there, in words; empty where it is."""
+        return ""
+
+    @property
+    def density_basis(self) -> str:
+        """What must be known to read a log score, in words; as a rule nothing."""
+        return ""
+
+    @property
+    def without_split(self) -> str:
+        """Why `aleatoric` and `epistemic` are not there, in words, but only their sum `total`; empty where they are."""
+        return ""
+
+    def interval_remark(self, level: float) -> str:  # noqa: ARG002 - most have nothing to say
+        """What must be known to read the central interval of probability `level`, in words; as a rule nothing."""
+        return ""
+
+    def transform_ends(self, y: ArrayLike) -> tuple[Tensor, Tensor]:
+        """P(y* < y) and P(y* <= y), (N, D) each, between which the probability integral transform lies."""
+        target = self.targets(y)
+        at_most = self.cdf(target)
+        return (self.cdf(target - 1) if self.is_discrete else at_most), at_most
+
     @abstractmethod
     def at(self, points: slice) -> Self:
         """The predictive at some of its points."""

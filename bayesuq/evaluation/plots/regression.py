@@ -25,7 +25,8 @@ def regression_bands(
     """Mean and two standard deviations over one input, split by the kind of uncertainty; a panel for each method.
 
     The inner band is epistemic: of the function. The outer one adds what is aleatoric: the noise of y. They are bands
-    of standard deviations, so variances add in them and widths do not.
+    of standard deviations, so variances add in them and widths do not. A predictive known by draws or quantiles of y
+    alone, whose variance is not split, has the outer band only.
 
     Args:
         predictives: At the same N points, by the name of the method.
@@ -49,15 +50,13 @@ def regression_bands(
     order = np.argsort(line)
     figure, stacks = stack_panels(len(predictives), levels={"y": PANEL_HEIGHT})
     for (name, predictive), (panel,) in zip(predictives.items(), stacks, strict=True):
-        mean, epistemic, total = (
-            _output(values, len(line), output)[order]
-            for values in (predictive.mean, predictive.epistemic, predictive.total)
-        )
+        mean, total = (_output(values, len(line), output)[order] for values in (predictive.mean, predictive.total))
         panel.set_title(name, fontsize="medium")
-        for variance, colour, label in (
-            (total, LIGHT_BLUE, "± 2 sd of y: epistemic and aleatoric"),
-            (epistemic, LIGHT_VERMILLION, "± 2 sd of f: epistemic"),
-        ):
+        bands = [(total, LIGHT_BLUE, "± 2 sd of y: epistemic and aleatoric")]
+        if not predictive.without_split:
+            epistemic = _output(predictive.epistemic, len(line), output)[order]
+            bands.append((epistemic, LIGHT_VERMILLION, "± 2 sd of f: epistemic"))
+        for variance, colour, label in bands:
             half = BAND * np.sqrt(variance)
             panel.fill_between(line[order], mean - half, mean + half, color=colour, linewidth=0, label=label)
         panel.plot(line[order], mean, color="black", linewidth=1.2, label="mean")
@@ -70,7 +69,7 @@ def regression_bands(
                 _column(data[0], "data[0]"), _column(data[1], "data[1]"), ".", color=GREY, markersize=3, label="data"
             )
     figure.supxlabel("x", fontsize="medium")
-    draw_key(figure, stacks[0][0].get_legend_handles_labels()[0])
+    draw_key(figure, max((panel.get_legend_handles_labels()[0] for (panel,) in stacks), key=len))
     return figure
 
 

@@ -99,6 +99,8 @@ def compare_predictives(
 ) -> Comparison:
     """Differences of two predictives of the same points, which are paired: point by point, each counts for both alike.
 
+    Of measures that only one of the two has, such as the parts of a variance that is not split, there is none.
+
     Args:
         one: Of labels or real targets, at N points.
         other: Of the same kind, at the same points.
@@ -121,10 +123,11 @@ def compare_predictives(
     if kinds[0] != kinds[1]:
         raise TypeError(f"Only predictives of one kind compare; got {kinds[0]} and {kinds[1]}.")
     first, second = (standard_measures(each, y, weight=weight, num_bins=num_bins) for each in (one, other))
-    pairs = list(zip(first, second, strict=True))
+    others = {measure.name: measure for measure in second}
+    pairs = [(measure, others[measure.name]) for measure in first if measure.name in others]
     differences = [_paired(*pair) for pair in pairs if pair[0].name != CALIBRATION_ERROR]
     if isinstance(one, CategoricalPredictive) and isinstance(other, CategoricalPredictive):
-        place = [measure.name for measure in first].index(CALIBRATION_ERROR)
+        place = [measure.name for measure, _ in pairs].index(CALIBRATION_ERROR)
         gaps = [weighted.row_gaps(each, y, num_bins, weight=weight) for each in (one, other)]
         error = standard_errors.of_gap_difference(*gaps, seed=seed)
         differences.insert(place, _difference(*pairs[place], error))

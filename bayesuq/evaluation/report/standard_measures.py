@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
@@ -32,6 +33,7 @@ from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.predictive.thinned import held_of, num_draws_of
@@ -121,10 +123,9 @@ def pointwise_measures(predictive: PredictiveDistribution, seen: Observed) -> li
     The errors are those of `report.evaluate`.
     """
     known = check_known(predictive)
-    log_loss = observed_log_loss(known, seen)
     if isinstance(known, CategoricalPredictive):
-        return list(_of_labels(known, seen, log_loss))
-    return list(_of_real_targets(known, seen, log_loss))
+        return list(_of_labels(known, seen, observed_log_loss(known, seen)))
+    return list(_of_real_targets(known, seen))
 
 
 def _of_labels(predictive: CategoricalPredictive, seen: Observed, log_loss: Tensor) -> Iterator[Pointwise]:
@@ -139,10 +140,9 @@ def _of_labels(predictive: CategoricalPredictive, seen: Observed, log_loss: Tens
     yield Pointwise("mutual_information", predictive.epistemic, weight, "nats", draws)
 
 
-def _of_real_targets(predictive: RealPredictive, seen: Observed, log_loss: Tensor) -> Iterator[Pointwise]:
+def _of_real_targets(predictive: RealPredictive, seen: Observed) -> Iterator[Pointwise]:
     y, weight = seen.y, seen.weight
     squares, (lower, upper) = pointwise_squared_error(predictive, y), central_interval(predictive, COVERAGE_LEVEL)
-    columns = squares.shape[1]
     ends = ", ends included" if predictive.is_discrete else ""
     root = Pointwise("root_mean_squared_error", squares, weight, "y", formula="root")
     score = Pointwise("crps", pointwise_crps(predictive, y), weight, "y", _by_draws(predictive))
@@ -151,19 +151,32 @@ def _of_real_targets(predictive: RealPredictive, seen: Observed, log_loss: Tenso
         pointwise_coverage(predictive, y, COVERAGE_LEVEL),
         weight,
         "fraction",
-        f"nominal {COVERAGE_LEVEL}, central intervals{ends}",
+        joined(f"nominal {COVERAGE_LEVEL}, central intervals{ends}", predictive.interval_remark(COVERAGE_LEVEL)),
         "coverage of counts" if ends else "coverage",
     )
     yield from _with_columns(root)
-    yield Pointwise(LOG_SCORE, log_loss, seen.weight_of(log_loss), "nats", _jointly(columns, seen))
+    yield _log_score(predictive, seen)
     yield from _with_columns(score)
-    yield Pointwise("aleatoric_variance", predictive.aleatoric, weight, "y²")
-    draws = f"from S = {num_draws_of(predictive)} draws"
-    yield Pointwise("epistemic_variance", predictive.epistemic, weight, "y²", draws)
+    if predictive.without_split:
+        yield Pointwise("total_variance", predictive.total, weight, "y²", predictive.without_split)
+    else:
+        yield Pointwise("aleatoric_variance", predictive.aleatoric, weight, "y²")
+        draws = f"from S = {num_draws_of(predictive)} draws"
+        yield Pointwise("epistemic_variance", predictive.epistemic, weight, "y²", draws)
     yield from _with_columns(coverage)
     yield Pointwise("interval_width", upper - lower, weight, "y", "of the same intervals")
     winkler = winkler_score(lower, upper, predictive.targets(y), COVERAGE_LEVEL)
     yield Pointwise("interval_score", winkler, weight, "y", "width, and what misses cost")
+
+
+def _log_score(predictive: RealPredictive, seen: Observed) -> Pointwise:
+    """The log score; where there is no density it is NaN, and the remark says why."""
+    if predictive.without_density:
+        values = torch.full((predictive.shape[1],), torch.nan, dtype=torch.float64, device=predictive.device)
+        return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", predictive.without_density)
+    values = observed_log_loss(predictive, seen)
+    remark = joined(_jointly(predictive.shape[2], seen), predictive.density_basis)
+    return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", remark)
 
 
 def _with_columns(whole: Pointwise) -> Iterator[Pointwise]:
@@ -193,6 +206,8 @@ def _by_draws(predictive: RealPredictive) -> str:
         return joined(_by_draws(held), f"{held.num_samples} of {num_draws_of(predictive)} draws held")
     if isinstance(predictive, RecalibratedPredictive):
         return f"from {CRPS_QUANTILES} quantiles"
+    if isinstance(predictive, EmpiricalPredictive):
+        return predictive.crps_basis
     return "" if isinstance(predictive, GaussianPredictive) else f"fair, from {CRPS_DRAWS} draws of y"
 
 
