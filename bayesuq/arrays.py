@@ -41,6 +41,8 @@ def to_tensor(value: ArrayLike, name: str) -> Tensor:
         if value.layout != torch.strided:
             raise TypeError(f"`{name}` must be dense; got a tensor of layout {value.layout}. Call `.to_dense()` first.")
         tensor = value.detach()
+        if type(tensor) is not Tensor:  # images with metadata and the like, whose kind would spread to all results
+            tensor = tensor.as_subclass(Tensor)
     else:
         tensor = _from_numpy(value, name)
     if tensor.is_complex():

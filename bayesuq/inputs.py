@@ -88,7 +88,9 @@ def is_structure(value: Any) -> bool:
     """Whether a value is inputs of several parts: a mapping, a dataclass, or a tuple of arrays, and no array itself."""
     if isinstance(value, Mapping) or (dataclasses.is_dataclass(value) and not isinstance(value, type)):
         return True
-    return isinstance(value, tuple) and bool(value) and all(hasattr(v, "__array__") or is_structure(v) for v in value)
+    if not isinstance(value, tuple) or not any(hasattr(part, "__array__") or is_structure(part) for part in value):
+        return False
+    return all(part is None or hasattr(part, "__array__") or is_structure(part) for part in value)
 
 
 def mapped(function: Callable[[Any], Any], value: Any) -> Any:
@@ -129,11 +131,12 @@ def checked(x: Any) -> Inputs:
     """Inputs as a user passes them: see `bayesuq.arrays.check_inputs`; parts may be one-dimensional, and booleans stay.
 
     Raises:
-        TypeError: Parts that are no arrays of numbers.
+        TypeError: Parts that are no arrays of numbers; batches whose rows differ in size.
         ValueError: Parts that are empty or not finite, or of different numbers of rows.
     """
     if isinstance(x, Parts):
         return x
+    _refuse_ragged(x)
     if not is_structure(x):
         return check_inputs(x)
     found = {name: _checked_part(part, name) for name, part in named_leaves(x).items()}
@@ -308,6 +311,31 @@ def _remedy(x: Any) -> str:
     return "Join the parts, as by `torch.cat`, or give it the features that a network makes of them."
 
 
+def _refuse_ragged(x: Any) -> None:
+    """Raise a TypeError of batches that do not hold a row of one size for each target, with the way to make them so."""
+    pad = 'pass {"tokens": padded, "lengths": lengths}, both with N rows'
+    if isinstance(x, nn.utils.rnn.PackedSequence):
+        what = "a PackedSequence"
+        remedy = f"Call `torch.nn.utils.rnn.pad_packed_sequence(x, batch_first=True)`, {pad}, and pack in `forward`."
+    elif isinstance(x, Tensor) and x.is_nested:
+        what, remedy = "a nested tensor", f"Call `torch.nested.to_padded_tensor(x, 0)` and {pad}."
+    elif hasattr(x, "edge_index"):
+        what = f"a graph, {type(x).__name__}, whose rows are nodes"
+        remedy = (
+            "Pad its graphs, nodes as (N, nodes, features) and edges as (N, edges, 2), and take them apart in "
+            '`forward`: see "Any network, any batch" in the guide.'
+        )
+    elif isinstance(x, list) and all(isinstance(part, Tensor) for part in x) and len({part.shape for part in x}) > 1:
+        what = "a list of tensors of different sizes"
+        remedy = (
+            "Pass several inputs of a network as a tuple, each with N rows. Of N sequences of different lengths call "
+            f"`torch.nn.utils.rnn.pad_sequence(x, batch_first=True)` and {pad}."
+        )
+    else:
+        return
+    raise TypeError(f"`x` must have a row of one size for each target; got {what}. {remedy}")
+
+
 def _check_scale(scale: Tensor) -> None:
     if not bool((scale > 0).all()):
         rows = (scale <= 0).reshape(len(scale), -1).any(dim=1)
@@ -318,9 +346,15 @@ def _check_scale(scale: Tensor) -> None:
 
 
 def _checked_part(part: ArrayLike, name: str) -> Tensor:
-    tensor = to_tensor(part, name)
+    try:
+        tensor = to_tensor(part, name)
+    except TypeError as error:
+        raise TypeError(f"{error} Leave out parts of `x` that are not for the network.") from error
     if tensor.ndim == 0:
-        raise ValueError(f"`{name}` must have N rows; got a single number.")
+        raise ValueError(
+            f"`{name}` must have N rows; got a single number. An option of `forward` belongs into the network: wrap it "
+            "in a module that passes the option."
+        )
     if tensor.is_floating_point() or tensor.dtype == torch.uint8:
         tensor = to_floating(tensor, name)
     elif tensor.dtype != torch.bool:

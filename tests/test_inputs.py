@@ -109,3 +109,39 @@ def test_data_of_other_parts_do_not_join() -> None:
         joined([Parts({"a": IMAGE}), Parts({"b": IMAGE})])
     with pytest.raises(TypeError, match=r"one tensor; got `x\.a` of shape"):
         Standardizer.fit(one)
+
+
+class Graph:
+    """All nodes of all graphs, as PyTorch Geometric has them."""
+
+    def __init__(self) -> None:
+        self.x, self.edge_index = torch.ones(5, 2), torch.zeros(2, 3, dtype=torch.long)
+
+
+class Photo(torch.Tensor):
+    """A tensor of a library's own kind, as MONAI's and torchvision's."""
+
+
+SEQUENCES = [torch.ones(length, 2) for length in (1, 3, 2)]
+
+
+@pytest.mark.parametrize(
+    ("x", "match"),
+    [
+        (nn.utils.rnn.pack_sequence(SEQUENCES, enforce_sorted=False), "pad_packed_sequence"),
+        (torch.nested.nested_tensor(SEQUENCES, layout=torch.jagged), "to_padded_tensor"),
+        (SEQUENCES, "pad_sequence"),
+        (Graph(), "rows are nodes"),
+        ({"image": torch.ones(3, 2), "path": ["a", "b", "c"]}, "Leave out parts"),
+        ({"image": torch.ones(3, 2), "flag": True}, "wrap it"),
+    ],
+)
+def test_what_has_no_row_for_each_target_is_refused_with_the_way_out(x: Any, match: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=match):
+        Dataset(x, torch.zeros(3))
+
+
+def test_parts_may_be_missing_and_tensors_of_other_kinds_become_plain() -> None:
+    assert Dataset((torch.ones(3, 2), None), torch.zeros(3)).rows([0, 2]).x[1] is None
+    data = Dataset({"photo": torch.ones(3, 2).as_subclass(Photo)}, torch.zeros(3).as_subclass(Photo))
+    assert type(data.x["photo"]) is type(data.y) is torch.Tensor

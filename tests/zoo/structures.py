@@ -35,9 +35,9 @@ class Patient:
 class TwoInputs(nn.Module):
     """A network of two arguments."""
 
-    def __init__(self) -> None:
+    def __init__(self, num_classes: int = 2) -> None:
         super().__init__()
-        self.hidden, self.head = nn.Linear(4, 5), nn.Linear(5, 2)
+        self.hidden, self.head = nn.Linear(4, 5), nn.Linear(5, num_classes)
 
     def forward(self, image: Tensor, age: Tensor) -> Tensor:
         return self.head(torch.tanh(self.hidden(torch.cat([image, age.unsqueeze(1)], dim=1))))
@@ -57,9 +57,10 @@ class OfOne(nn.Module):
 class Transformer(nn.Module):
     """As Hugging Face has them: all arguments optional, outputs in an object's `.logits`."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocabulary: int = 7, num_classes: int = 2) -> None:
         super().__init__()
-        self.embedding, self.drop, self.head = nn.Embedding(7, 6), nn.Dropout(0.2), nn.Linear(6, 2)
+        self.embedding, self.drop = nn.Embedding(vocabulary, 6), nn.Dropout(0.2)
+        self.head = nn.Linear(6, num_classes)
 
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None) -> Any:
         if input_ids is None or attention_mask is None or input_ids.is_floating_point():

@@ -58,6 +58,12 @@ def network_of(posterior: Posterior, seed: int) -> nn.Module:
     return net.eval()
 
 
+class _NoDropout(nn.Identity):
+    """In the place of a dropout layer: attention reads a layer's `p` and drops by itself."""
+
+    p = 0.0
+
+
 def features_of(net: nn.Module) -> nn.Module:
     """A copy whose last layer and dropout layers hand their inputs on, and whose normalisation stays as it is."""
     own = without_last_layer(net)
@@ -65,7 +71,7 @@ def features_of(net: nn.Module) -> nn.Module:
         if isinstance(module, DROPOUT):
             if path == "":
                 return nn.Identity()
-            own.set_submodule(path, nn.Identity())
+            own.set_submodule(path, _NoDropout())
         if isinstance(module, NORMALISATION):
             module.requires_grad_(False)
     return own
