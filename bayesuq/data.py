@@ -29,6 +29,7 @@ from bayesuq.inputs import (
     structure,
     without_scale,
 )
+from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
 
@@ -104,9 +105,16 @@ class Dataset:
         return len(self.y)
 
     def __repr__(self) -> str:
+        return f"Dataset({', '.join(f'{name}: {shape} {dtype}' for name, shape, dtype in self._parts)})"
+
+    def _repr_html_(self) -> str:
+        return table(f"Dataset of {len(self)} rows", ("part", "shape", "dtype"), self._parts)
+
+    @property
+    def _parts(self) -> list[tuple[str, str, str]]:
+        """Name, shape and dtype of each tensor."""
         parts = named_leaves(self.x) | {"y": self.y} | ({} if self.weight is None else {"weight": self.weight})
-        shown = [f"{name}: {tuple(part.shape)} {str(part.dtype)[6:]}" for name, part in parts.items()]
-        return f"Dataset({', '.join(shown)})"
+        return [(name, str(tuple(part.shape)), str(part.dtype)[6:]) for name, part in parts.items()]
 
     @property
     def is_labelled(self) -> bool:
@@ -196,6 +204,15 @@ class Split:
     test: Dataset
     ood: Dataset | None = None
     truth: Truth | None = None
+
+    def _repr_html_(self) -> str:
+        parts = {"train": self.train, "val": self.val, "test": self.test, "ood": self.ood}
+        rows = [
+            (name, str(len(part)), ", ".join(f"{leaf}: {shape} {dtype}" for leaf, shape, dtype in part._parts))
+            for name, part in parts.items()
+            if part is not None
+        ]
+        return table("Split", ("part", "rows", "tensors"), rows)
 
     @property
     def refit(self) -> Dataset:

@@ -122,7 +122,7 @@ HOMES = {
     "inference.wrapping": "inference.posteriors.wrapping",
     "inference_data": "to_arviz.container",
     "mixture": "predictive.mixture",
-    "optional": "to_arviz.optional",
+    "to_arviz.optional": "optional",
     "probability_sums": "predictive.probability_sums",
     "quantiles": "predictive.quantiles",
     "recalibrated": "predictive.recalibrated",

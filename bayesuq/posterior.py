@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.to_arviz.container import Container
 from bayesuq.to_arviz.groups import Drawn, Wanted, export
@@ -24,6 +25,13 @@ class Posterior(ABC):
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(on {self.device})"
+
+    def _repr_html_(self) -> str:
+        return table(type(self).__name__, ("", ""), self.facts().items())
+
+    def facts(self) -> dict[str, str]:
+        """What a notebook shows of it, by name."""
+        return {"device": str(self.device)}
 
     @abstractmethod
     def predict(

@@ -436,8 +436,7 @@ def winkler_score(lower: Tensor, upper: Tensor, y: Tensor, level: float) -> Tens
 def central_interval(predictive: RealPredictive, level: float) -> tuple[Tensor, Tensor]:
     """The quantiles (1 - level) / 2 and (1 + level) / 2 of the mixture, each (N, D), in units of y."""
     check_real(predictive, FOR_REAL_TARGETS)
-    check_fraction(level, "level")
-    return predictive.quantile((1 - level) / 2), predictive.quantile((1 + level) / 2)
+    return predictive.interval(level)
 
 
 def _crps_by_draws(predictive: RealPredictive, target: Tensor) -> Tensor:

@@ -99,7 +99,7 @@ def fit(
         keep_warmup_statistics: Whether the statistics of the warm-up are kept.
         device: Where to compute; None is where the model is. Chains on the CPU compute on one thread each.
         seed: Makes the fit repeatable; None draws one from torch's generator.
-        progress: Whether to show a bar for each chain; None shows it on a terminal only.
+        progress: Whether to show a bar for each chain; None shows it on a terminal and in a notebook.
         checkpoint: A path, or a `Checkpoint` of one, that keeps the seed; chains write files beside it, and the same
             fit called again goes on from them and ends with the same bits.
 

@@ -13,13 +13,16 @@ Letters: S draws, N points, C classes, D target columns, `...` further dimension
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, as_targets
+from bayesuq import optional
+from bayesuq.arrays import ArrayLike, as_targets, check_fraction
+from bayesuq.predictive.by_point import MOST_ROWS, as_html, named_columns
 
+SHOWN_LEVEL = 0.9  # of the interval that data frames and notebooks show
 BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
 
 
@@ -87,6 +90,34 @@ class PredictiveDistribution(ABC):
     @abstractmethod
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y* for real targets; labels have no unit and stay as they are."""
+
+    def columns(self) -> dict[str, Tensor]:
+        """What `to_pandas` tells of each point, by name, (N,) each: uncertainties, of maps the means over pixels."""
+        uncertainties = {"total": self.total, "aleatoric": self.aleatoric, "epistemic": self.epistemic}
+        return {name: values.reshape(len(values), -1).mean(dim=1) for name, values in uncertainties.items()}
+
+    def to_pandas(self) -> Any:
+        """A data frame of a row for each point.
+
+        Of real targets: `mean`, `std`, its parts `aleatoric_std` and `epistemic_std`, `median`, and the ends `lower`
+        and `upper` of the central interval of 90 %, all in units of y; several target columns have their number at the
+        end, as in `mean_0`. Of labels: the most probable `label`, the probabilities `p_0`, `p_1`, ..., and `total`,
+        `aleatoric` and `epistemic` in nats; of maps, the means over an image's pixels of the last three.
+
+        Returns:
+            `pandas.DataFrame`.
+
+        Raises:
+            ImportError: pandas cannot be imported.
+        """
+        return optional.pandas.DataFrame({name: column.cpu().numpy() for name, column in self.columns().items()})
+
+    def shown_columns(self, number: int) -> dict[str, Tensor]:
+        """What a notebook shows of the first points, by name."""
+        return {name: values[:number] for name, values in self.columns().items()}
+
+    def _repr_html_(self) -> str:
+        return as_html(repr(self), self.shown_columns(MOST_ROWS), len(self.mean))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({self.num_samples} draws, mean: {tuple(self.mean.shape)})"
@@ -199,6 +230,48 @@ class RealPredictive(PredictiveDistribution):
     def total(self) -> Tensor:
         """Var[y*] by the law of total variance, (N, D), in units of y squared."""
         return self.aleatoric + self.epistemic
+
+    @property
+    def std(self) -> Tensor:
+        """Standard deviation of y*, the root of `total`, (N, D), in units of y."""
+        return self.total.sqrt()
+
+    @property
+    def median(self) -> Tensor:
+        """Median of y*, column by column, (N, D), in units of y."""
+        return self.quantile(0.5)
+
+    def interval(self, level: float = SHOWN_LEVEL) -> tuple[Tensor, Tensor]:
+        """The central interval that holds y* with probability `level`: its lower and upper ends, each (N, D).
+
+        They are the quantiles (1 - level) / 2 and (1 + level) / 2 of the mixture, in units of y. Of counts it holds y*
+        with probability `level` or more.
+
+        Raises:
+            TypeError: A level that is not a number.
+            ValueError: A level outside (0, 1).
+        """
+        level = check_fraction(level, "level")
+        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+
+    def columns(self) -> dict[str, Tensor]:
+        """Mean, standard deviation and its parts, median and 90 % interval of each point, by name, (N,) each."""
+        lower, upper = self.interval()
+        return named_columns(
+            {
+                "mean": self.mean,
+                "std": self.std,
+                "aleatoric_std": self.aleatoric.sqrt(),
+                "epistemic_std": self.epistemic.sqrt(),
+                "median": self.median,
+                "lower": lower,
+                "upper": upper,
+            }
+        )
+
+    def shown_columns(self, number: int) -> dict[str, Tensor]:
+        """What a notebook shows of the first points, by name."""
+        return self.at(slice(0, number)).columns()
 
     def targets(self, y: ArrayLike) -> Tensor:
         """`y` as float64 of shape (N, D) on this predictive's device.

@@ -218,6 +218,22 @@ class CategoricalPredictive(PredictiveDistribution):
             raise FloatingPointError(f"mutual information is negative, {float(information.min())}: inconsistent state")
         return information.clamp(min=0.0)
 
+    def columns(self) -> dict[str, Tensor]:
+        """Label, class probabilities and uncertainties in nats of each point, (N,) each; of maps, means over pixels."""
+        uncertainties = super().columns()
+        if self.mean.ndim > 2:
+            return uncertainties
+        probabilities = {f"p_{number}": column for number, column in enumerate(self.mean.unbind(dim=1))}
+        return {"label": self.mean.argmax(dim=1), **probabilities, **uncertainties}
+
+    def shown_columns(self, number: int) -> dict[str, Tensor]:
+        """What a notebook shows of the first points, by name: of the probabilities that of the label."""
+        uncertainties = {name: values[:number] for name, values in super().columns().items()}
+        if self.mean.ndim > 2:
+            return uncertainties
+        top = self.mean[:number].max(dim=1)
+        return {"label": top.indices, "probability": top.values, **uncertainties}
+
     @property
     def samples(self) -> Tensor:
         """Class probabilities of the single draws, (S, N, C, ...).

@@ -7,6 +7,5 @@ from bayesuq.faces import lazy
 if TYPE_CHECKING:
     from bayesuq.to_arviz import container as container
     from bayesuq.to_arviz import groups as groups
-    from bayesuq.to_arviz import optional as optional
 
 __getattr__, __dir__, __all__ = lazy(__name__)

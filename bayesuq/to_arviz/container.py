@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesuq.to_arviz import optional
+from bayesuq import optional
 
 __all__ = ["Variable", "build", "group", "group_names", "native"]
 __dir__ = __all__.copy

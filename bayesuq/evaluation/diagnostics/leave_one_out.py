@@ -19,8 +19,8 @@ from typing import Any
 
 import numpy as np
 
+from bayesuq import optional
 from bayesuq.evaluation.report.tables import aligned
-from bayesuq.to_arviz import optional
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group
 
 __all__ = ["LeaveOneOut", "Ranked", "Ranking", "compare", "loo"]

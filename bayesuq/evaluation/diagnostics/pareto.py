@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesuq.to_arviz import optional
+from bayesuq import optional
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1
 
 FEWEST_DRAWS = 25  # fewer have no tail to fit

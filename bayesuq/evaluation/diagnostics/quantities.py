@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from bayesuq.to_arviz import optional
+from bayesuq import optional
 
 LARGEST_R_HAT = 1.01
 FEWEST_DRAWS = 4  # a chain must have for R-hat and effective sample sizes

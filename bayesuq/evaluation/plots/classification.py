@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
@@ -12,6 +11,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, StrMethodFormatter
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.detection import RiskCoverage
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import (
     BLUE,
     GREY,

@@ -4,12 +4,12 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from bayesuq.arrays import check_count
 from bayesuq.evaluation.detection import RiskCoverage
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import BLUE, GREY, PANEL_HEIGHT, VERMILLION, draw_key, flat, looks, stack_panels
 from bayesuq.evaluation.report.detection_tasks import Detection
 

@@ -11,9 +11,9 @@ import numpy as np
 from matplotlib import MatplotlibDeprecationWarning, pyplot
 from matplotlib.figure import Figure
 
+from bayesuq import optional
 from bayesuq.evaluation.diagnostics.leave_one_out import PARETO_WARNING
 from bayesuq.evaluation.diagnostics.worst_entries import worst_entries
-from bayesuq.to_arviz import optional
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, group, native
 
 NUM_SHOWN = 4  # numbers in one figure

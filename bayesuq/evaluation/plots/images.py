@@ -4,10 +4,10 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_tensor
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import BLUE, VERMILLION, flat
 from bayesuq.predictive.categorical import CategoricalPredictive
 

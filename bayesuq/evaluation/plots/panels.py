@@ -5,9 +5,9 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bayesuq.arrays import ArrayLike, check_finite, to_tensor
+from bayesuq.evaluation.plots.figure import Figure
 
 BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#767676"
 LINES = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")  # Okabe and Ito, nearly

@@ -3,9 +3,9 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.figure import Figure
 
 from bayesuq.arrays import ArrayLike, check_finite, to_tensor
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import BLUE, GREY, PANEL_HEIGHT, VERMILLION, draw_key, stack_panels
 
 COLORS = {"aleatoric": BLUE, "epistemic": VERMILLION}

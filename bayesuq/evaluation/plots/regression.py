@@ -4,9 +4,9 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from bayesuq.arrays import ArrayLike, check_finite, to_tensor
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import GREY, PANEL_HEIGHT, Numbers, draw_key, flat, looks, stack_panels
 from bayesuq.predictive.base import RealPredictive
 

@@ -7,11 +7,11 @@ import numpy as np
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import ListedColormap, to_rgba
-from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.images import as_pictures
 from bayesuq.evaluation.plots.panels import (
     BLUE,

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 
 import numpy as np
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from bayesuq.arrays import ArrayLike, check_finite, to_tensor
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import PANEL_HEIGHT, Numbers, draw_key, flat, looks, stack_panels
 
 LEVEL_HEIGHT = 0.75 * PANEL_HEIGHT

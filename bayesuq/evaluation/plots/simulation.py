@@ -4,11 +4,11 @@ from collections.abc import Mapping
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 
 from bayesuq.arrays import check_count
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import (
     BLUE,
     GREY,

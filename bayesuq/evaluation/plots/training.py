@@ -3,10 +3,10 @@
 from collections.abc import Mapping
 
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import BLUE, PANEL_HEIGHT, VERMILLION, Numbers, flat, stack_panels
 
 BEGINNING = 0.1  # of the epochs, whose fall the axes may cut, so that what comes after is seen

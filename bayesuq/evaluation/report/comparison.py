@@ -14,11 +14,12 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.kinds import kind_of_targets
-from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.measure import COLUMNS, Measure
 from bayesuq.evaluation.report.standard_measures import CALIBRATION_ERROR, StandardMeasure, standard_measures
 from bayesuq.evaluation.report.tables import aligned, in_line
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors import weighted
+from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -49,10 +50,22 @@ class Comparison:
 
     def __str__(self) -> str:
         values, errors, units = zip(*(each.cells for each in self.differences), strict=True)
-        in_errors = ["" if math.isnan(each.num_errors) else f"{each.num_errors:+.1f} SE" for each in self.differences]
         names = [each.name for each in self.differences]
-        rows = list(zip(names, in_line(values, errors), in_errors, units, strict=True))
-        return "\n".join([f"{self.num_points} points, first minus second ({self.basis})", *aligned(rows, right=[2])])
+        rows = list(zip(names, in_line(values, errors), self._in_errors, units, strict=True))
+        return "\n".join([self._head, *aligned(rows, right=[2])])
+
+    def _repr_html_(self) -> str:
+        differences = zip(self.differences, self._in_errors, strict=True)
+        rows = [(each.name, *each.cells[:2], in_errors, each.cells[2]) for each, in_errors in differences]
+        return table(self._head, (*COLUMNS[:3], "in errors", COLUMNS[3]), rows)
+
+    @property
+    def _head(self) -> str:
+        return f"{self.num_points} points, first minus second ({self.basis})"
+
+    @property
+    def _in_errors(self) -> list[str]:
+        return ["" if math.isnan(each.num_errors) else f"{each.num_errors:+.1f} SE" for each in self.differences]
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON: undefined and infinite values are None."""

@@ -70,10 +70,17 @@ class Detection:
     num_draws: int
 
     def __str__(self) -> str:
+        return f"{self.table}\n{self._basis}"
+
+    def _repr_html_(self) -> str:
+        return f"{self.table._repr_html_()}<p>{self._basis}</p>"
+
+    @property
+    def _basis(self) -> str:
         needy = [name for name in self.scores if name in FROM_DRAWS]
         if not needy or self.num_draws == 1:  # a Gaussian process has an epistemic variance without draws
-            return f"{self.table}\nfrom S = {counted(self.num_draws, 'draw')}"
-        return f"{self.table}\n{', '.join(needy)}: from S = {self.num_draws} draws, too small by about 1 / S on average"
+            return f"from S = {counted(self.num_draws, 'draw')}"
+        return f"{', '.join(needy)}: from S = {self.num_draws} draws, too small by about 1 / S on average"
 
     @property
     def measures(self) -> tuple[Measure, ...]:

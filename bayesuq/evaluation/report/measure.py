@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from bayesuq.evaluation.report.tables import interval_cells, value_cells
 
+COLUMNS = ("measure", "value", "error", "unit")  # name and cells
 NORMAL_QUANTILE = 1.959963984540054  # of the standard normal at 0.975
 ROUNDING = 1e-9
 

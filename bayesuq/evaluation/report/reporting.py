@@ -17,7 +17,7 @@ from bayesuq.evaluation.detection import auroc, average_precision, false_positiv
 from bayesuq.evaluation.observed import as_weight, known_points
 from bayesuq.evaluation.ranks import Sides
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
-from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.measure import COLUMNS, Measure
 from bayesuq.evaluation.report.tables import aligned, counted, in_line
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
@@ -29,6 +29,7 @@ from bayesuq.evaluation.standard_errors.intervals import (
 )
 from bayesuq.evaluation.streaming.ranking import DEFAULT_LIMIT
 from bayesuq.evaluation.tally import Tally, made
+from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.writing import write_text
 
@@ -70,14 +71,20 @@ class Report:
         raise KeyError(f"no measure {name!r}; there are {', '.join(measure.name for measure in self.measures)}")
 
     def __str__(self) -> str:
-        missing = f" ({self.num_missing} more without a known target)" if self.num_missing else ""
-        ends = ", or [95 % interval]" if any(measure.is_skewed for measure in self.measures) else ""
-        head = f"{self.num_points} points{missing}, {counted(self.num_samples, 'draw')} (value ± standard error{ends})"
         if not self.measures:
-            return head
+            return self._head
         values, errors, units = zip(*(measure.cells for measure in self.measures), strict=True)
         names = [measure.name for measure in self.measures]
-        return "\n".join([head, *aligned(list(zip(names, in_line(values, errors), units, strict=True)))])
+        return "\n".join([self._head, *aligned(list(zip(names, in_line(values, errors), units, strict=True)))])
+
+    def _repr_html_(self) -> str:
+        return table(self._head, COLUMNS, [(measure.name, *measure.cells) for measure in self.measures])
+
+    @property
+    def _head(self) -> str:
+        missing = f" ({self.num_missing} more without a known target)" if self.num_missing else ""
+        ends = ", or [95 % interval]" if any(measure.is_skewed for measure in self.measures) else ""
+        return f"{self.num_points} points{missing}, {counted(self.num_samples, 'draw')} (value ± standard error{ends})"
 
     def extended(self, measures: Iterable[Measure]) -> "Report":
         """The same report with further measures at its end."""

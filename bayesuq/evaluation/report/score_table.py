@@ -15,6 +15,7 @@ from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import evaluate_detection
 from bayesuq.evaluation.report.tables import aligned, in_line
 from bayesuq.evaluation.tally import made
+from bayesuq.notebook import table
 
 
 @dataclass(frozen=True)
@@ -39,9 +40,17 @@ class ScoreTable:
             ["", *heads],
             *([name, *row] for name, row in zip(self.measures, zip(*cells, strict=True), strict=True)),
         ]
+        return "\n".join([self._head, *aligned(rows)])
+
+    def _repr_html_(self) -> str:
+        heads = [measure.name for measure in next(iter(self.measures.values()))]
+        rows = [(name, *(" ".join(m.cells[:2]) for m in row)) for name, row in self.measures.items()]
+        return table(self._head, ("score", *heads), rows)
+
+    @property
+    def _head(self) -> str:
         ends = ", or [95 % interval]" if any(m.is_skewed for row in self.measures.values() for m in row) else ""
-        head = f"{self.num_points} points, {self.positives} (value ± standard error{ends})"
-        return "\n".join([head, *aligned(rows)])
+        return f"{self.num_points} points, {self.positives} (value ± standard error{ends})"
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON; undefined values are None."""

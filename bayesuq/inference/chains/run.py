@@ -85,7 +85,7 @@ class Watch:
     Attributes:
         checkpoint: File of this run; None writes none.
         fit: What tells this fit from others, for that file.
-        progress: Whether to show a bar; None shows it on a terminal only.
+        progress: Whether to show a bar; None shows it on a terminal and in a notebook.
         label: Before the bar.
         position: Line of the bar, where several runs show one each.
         parent: The process that this run is made for, in one of its own; it writes nothing after that has ended.

@@ -20,7 +20,7 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.joint.masks import is_dropout
-from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior
+from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior, model_facts
 from bayesuq.inference.posteriors.prediction import draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -75,7 +75,7 @@ def fit(
         validation: Rows whose predictive log density is watched: each member keeps the weights of its own best epoch.
         seed: Makes the fit repeatable; None draws one from torch's generator. Members' initial weights, orders and
             bootstraps get seeds derived from it.
-        progress: Whether to show a bar for each member; None shows them on a terminal only.
+        progress: Whether to show a bar for each member; None shows them on a terminal and in a notebook.
         callbacks: Called with a `Progress` after each epoch, of every member in turn.
         checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; members that train one after
             another have files of their own beside it. The same fit called again goes on from there and ends with the
@@ -220,6 +220,11 @@ class EnsemblePosterior(StoredPosterior):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.model.device
+
+    def facts(self) -> dict[str, str]:
+        """What a notebook shows of it, by name."""
+        members = f"{len(self.members)} of {type(self.members[0]).__name__}"
+        return model_facts(self.model) | {"members": members} | super().facts()
 
     def predict(
         self,

@@ -25,6 +25,11 @@ class ProcessPosterior(StoredPosterior):
 
     model: GaussianProcess
 
+    def facts(self) -> dict[str, str]:
+        """What a notebook shows of it, by name."""
+        kernel, likelihood = type(self.model.kernel).__name__, repr(self.model.likelihood)
+        return {"kernel": kernel, "likelihood": likelihood} | super().facts()
+
     def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
         """Write a posterior that stands on this one, with the process."""
         save_process(outer, self.model, path)

@@ -11,6 +11,7 @@ from torch import Tensor
 from bayesuq.inference.posteriors.packing import move, save
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.rules import trainable_parameters
 from bayesuq.posterior import Posterior
 
 
@@ -46,10 +47,25 @@ class NetworkPosterior(StoredPosterior):
         """Where it computes."""
         return self.model.device
 
+    def facts(self) -> dict[str, str]:
+        """What a notebook shows of it, by name."""
+        return model_facts(self.model) | super().facts()
+
     @property
     def likelihood(self) -> Likelihood:
         """That of the model, which may have unknowns that each draw gives a value."""
         return self.model.likelihood
+
+
+def model_facts(model: BayesianNetwork) -> dict[str, str]:
+    """What a notebook shows of a network with its prior and likelihood, by name."""
+    weights = trainable_parameters(model.net)
+    return {
+        "network": type(model.net).__name__,
+        "random weights": f"{sum(weights[name].numel() for name in weights if name in model.laws):,}",
+        "prior": repr(model.prior),
+        "likelihood": repr(model.likelihood),
+    }
 
 
 def over_network(posterior: Posterior) -> NetworkPosterior | None:

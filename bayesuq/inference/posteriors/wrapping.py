@@ -25,6 +25,10 @@ class WrappingPosterior(StoredPosterior):
         """Where it computes."""
         return self.posterior.device
 
+    def facts(self) -> dict[str, str]:
+        """What a notebook shows of it, by name."""
+        return {"around": type(self.posterior).__name__} | self.posterior.facts()
+
     def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
         """Write a posterior that stands on this one, with the model underneath, a network or a process."""
         around = self.posterior.save_around if isinstance(self.posterior, StoredPosterior) else save

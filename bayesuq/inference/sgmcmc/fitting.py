@@ -99,7 +99,7 @@ def fit(
             DataLoader has its own.
         device: Where to compute; None is where the model is.
         seed: Makes the fit repeatable; None draws one from torch's generator.
-        progress: Whether to show a bar; None shows it on a terminal only.
+        progress: Whether to show a bar; None shows it on a terminal and in a notebook.
         checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; the same fit called again goes
             on from there and ends with the same bits. Where the file is there and `seed` is None, its seed is taken.
 

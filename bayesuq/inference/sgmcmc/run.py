@@ -188,7 +188,7 @@ class Run:
         Args:
             checkpoint: To go on from, and to write; None does neither.
             fit: What tells this fit from others, for that file; None without one.
-            progress: Whether to show a bar; None shows it on a terminal only.
+            progress: Whether to show a bar; None shows it on a terminal and in a notebook.
 
         Raises:
             FloatingPointError: Chains that diverged.

@@ -4,7 +4,7 @@ import sys
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
-from tqdm import tqdm
+from tqdm.auto import tqdm
 
 
 class Bar(Protocol):
@@ -43,7 +43,7 @@ def bar(progress: bool | None, *, total: int, done: int, unit: str, label: str =
     """A bar, or none.
 
     Args:
-        progress: Whether to show one; None shows it on a terminal only.
+        progress: Whether to show one; None shows it on a terminal and in a notebook only.
         total: How many there are.
         done: How many are done.
         unit: What is counted.
@@ -57,5 +57,11 @@ def bar(progress: bool | None, *, total: int, done: int, unit: str, label: str =
 
 
 def is_shown(progress: bool | None) -> bool:
-    """Whether bars are shown: as asked, or on a terminal."""
-    return sys.stderr.isatty() if progress is None else progress
+    """Whether bars are shown: as asked, or where a person looks on: on a terminal and in a notebook."""
+    return sys.stderr.isatty() or _is_in_notebook() if progress is None else progress
+
+
+def _is_in_notebook() -> bool:
+    """Whether the shell of this process is a notebook's."""
+    shell = sys.modules.get("IPython")
+    return shell is not None and type(shell.get_ipython()).__name__ == "ZMQInteractiveShell"

@@ -69,7 +69,7 @@ class TrainingOptions(TypedDict, total=False):
             weights, which were drawn when the network was made: for the same fit in another process, give
             `networks.mlp(..., seed=0)` or `BayesianNetwork(..., seed=0)` a seed too. (An ensemble draws its members'
             initial weights itself, by this seed.)
-        progress: Whether to show a bar; None shows it on a terminal only.
+        progress: Whether to show a bar; None shows it on a terminal and in a notebook.
         callbacks: Called with a `Progress` after each epoch.
         checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; the same fit called again goes
             on from there and ends with the same bits. Where the file is there and `seed` is None, its seed is taken.

@@ -1,7 +1,7 @@
 """Libraries that few calls need and that are slow to import, loaded when they are first used (PEP 562).
 
 ArviZ takes seconds, writes into the user's cache folder, and refuses to be imported where its parts do not fit each
-other; nothing but diagnostics may depend on that. Write `from bayesuq import optional`, and then `optional.arviz`.
+other; nothing but what needs it may depend on that. Write `from bayesuq import optional`, and then `optional.arviz`.
 """
 
 import warnings
@@ -10,22 +10,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import arviz as arviz
+    import pandas as pandas
     import xarray as xarray
+    from matplotlib import pyplot as pyplot
 
 NEEDED_BY = {
     "arviz": "Diagnostics and `to_arviz` need ArviZ",
     "arviz_stats": "Diagnostics need ArviZ's statistics",
+    "pandas": "`to_pandas` needs pandas",
+    "pyplot": "Showing a figure needs matplotlib's pyplot",
     "xarray": "Diagnostics and `to_arviz` need xarray",
 }
+MODULES = {"arviz_stats": "arviz_stats.base", "pyplot": "matplotlib.pyplot"}  # where it is another than the name
 
 
 def __getattr__(name: str) -> Any:
     if name not in NEEDED_BY:
-        raise AttributeError(f"module 'bayesuq.to_arviz.optional' has no attribute {name!r}")
+        raise AttributeError(f"module 'bayesuq.optional' has no attribute {name!r}")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # ArviZ 0.23 announces 1.0, once a day
         try:
-            return import_module("arviz_stats.base" if name == "arviz_stats" else name)
+            return import_module(MODULES.get(name, name))
         except (ImportError, OSError) as error:  # 0.23 writes into the user's cache folder
             raise ImportError(
                 f"{NEEDED_BY[name]}, which cannot be imported: {error}. Fitting and predicting work without it."

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bayesuq.to_arviz import optional
+from bayesuq import optional
 
 BROKEN = """
 import sys
@@ -35,8 +35,8 @@ for cause in ("ImportError('parts do not fit')", "FileNotFoundError('cache')"):
 
 
 def test_other_names_are_not_there() -> None:
-    with pytest.raises(AttributeError, match=r"bayesuq\.to_arviz\.optional.*no attribute 'pandas'"):
-        _ = optional.pandas
+    with pytest.raises(AttributeError, match=r"bayesuq\.optional.*no attribute 'polars'"):
+        _ = optional.polars
 
 
 @pytest.mark.slow
