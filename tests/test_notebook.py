@@ -6,8 +6,10 @@ from types import SimpleNamespace
 from typing import Any
 from xml.etree import ElementTree
 
+import nbformat
 import pytest
 import torch
+from nbclient import NotebookClient
 
 import bayesuq as bq
 from bayesuq.evaluation import calibration, plots, report
@@ -15,6 +17,32 @@ from bayesuq.evaluation.report import comparison
 from bayesuq.inference.training import bars
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.notebook import table
+
+MOST_LINES = 3  # of text below a cell
+CELLS = (
+    """
+import bayesuq as bq
+from bayesuq.evaluation import calibration, plots, report
+split = bq.datasets.load("digits-0to8")
+split
+""",
+    """
+net = bq.models.networks.mlp(64, (20,), 9)
+model = bq.models.BayesianNetwork(net, bq.models.priors.Normal(), bq.models.likelihoods.Categorical(), seed=0)
+posterior = bq.inference.map_estimate.fit(model, split.train, num_epochs=30, seed=0)
+posterior
+""",
+    "predictive = posterior.predict(split.test.x)\npredictive",
+    "report.evaluate(predictive, split.test.y)",
+    """
+plots.reliability_diagram({"MAP": calibration.reliability(predictive, split.test.y)}).show()
+plots.loss_curves({"MAP": posterior.history.loss})
+""",
+    """
+found = report.evaluate_ood(predictive, posterior.predict(split.ood.x))
+plots.score_histograms(found, ["predictive_entropy"])
+""",
+)
 
 
 def cells(shown: str) -> list[list[str]]:
@@ -132,3 +160,16 @@ def test_bars_show_in_a_notebook_and_not_in_a_log(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=ZMQInteractiveShell))  # type: ignore[arg-type]
     assert bars.is_shown(None)
     assert not bars.is_shown(False)
+
+
+@pytest.mark.slow
+def test_a_notebook_shows_tables_and_pictures_and_no_wall_of_text() -> None:
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
+    NotebookClient(notebook, timeout=120).execute()
+    outputs = [output for cell in notebook.cells for output in cell.outputs]
+    shown = [output.data for output in outputs if "data" in output]
+    assert sum("image/png" in data for data in shown) == 3
+    assert sum("<table>" in data.get("text/html", "") for data in shown) == 4
+    bare = [data["text/plain"] for data in shown if not {"text/html", "image/png"} & set(data)]
+    assert all(text.count("\n") < MOST_LINES for text in bare)
+    assert [output.text for output in outputs if output.output_type == "stream" and output.name == "stdout"] == []
