@@ -120,7 +120,8 @@ class PredictiveDistribution(ABC):
         return as_html(repr(self), self.shown_columns(MOST_ROWS), len(self.mean))
 
     def __repr__(self) -> str:
-        return f"{type(self).__name__}({self.num_samples} draws, mean: {tuple(self.mean.shape)})"
+        draws = f"{self.num_samples} draw{'' if self.num_samples == 1 else 's'}"
+        return f"{type(self).__name__}({draws}, mean: {tuple(self.mean.shape)})"
 
     def merge(self, other: Self) -> Self:
         """The equal mixture of the draws of both, at the same points.

@@ -1,10 +1,15 @@
 """Bars that show how far a loop is. Where none is shown, none is made: tqdm starts a thread with its first one."""
 
 import sys
+import warnings
 from collections.abc import Mapping
 from typing import Any, Protocol, Self
 
-from tqdm.auto import tqdm
+from tqdm import TqdmWarning
+
+with warnings.catch_warnings():
+    warnings.simplefilter("ignore", TqdmWarning)  # a notebook without widgets: the bar is of text then
+    from tqdm.auto import tqdm
 
 
 class Bar(Protocol):
