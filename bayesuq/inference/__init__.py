@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bayesuq.inference import confidence as confidence
     from bayesuq.inference import dropout as dropout
     from bayesuq.inference import ensemble as ensemble
+    from bayesuq.inference import features as features
     from bayesuq.inference import gp as gp
     from bayesuq.inference import hmc as hmc
     from bayesuq.inference import laplace as laplace

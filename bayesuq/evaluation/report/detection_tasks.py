@@ -19,7 +19,7 @@ from bayesuq.evaluation.detection import RiskCoverage, risk_coverage
 from bayesuq.evaluation.kinds import check_categorical, check_known
 from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.report.measure import Measure
-from bayesuq.evaluation.report.score_table import ScoreTable, score_table
+from bayesuq.evaluation.report.score_table import ScoreTable, score_differences, score_table
 from bayesuq.evaluation.report.tables import counted
 from bayesuq.evaluation.scores import FOR_LABELS, top_label
 from bayesuq.evaluation.uncertainty import (
@@ -62,12 +62,14 @@ class Detection:
             weights, (n,) of those above 0.
         positives: What is to be found, of the same shape, boolean.
         num_draws: S, of the predictive.
+        weight: Of the points, of the same shape, above 0; None is 1 everywhere.
     """
 
     table: ScoreTable
     scores: Mapping[str, Tensor]
     positives: Tensor
     num_draws: int
+    weight: Tensor | None = None
 
     def __str__(self) -> str:
         return f"{self.table}\n{self._basis}"
@@ -106,6 +108,30 @@ class Detection:
             KeyError: No such score.
         """
         return roc_curve(self.scores[name], self.positives)
+
+    def differences(self, reference: str, *, seed: int = 0) -> ScoreTable:
+        """How far each other score is from one of them, in every measure, with errors of the same points, paired.
+
+        Points that are hard for one score are hard for others, so that a difference is known far better than the
+        errors of the two would let one think.
+
+        Args:
+            reference: The name of the score that is subtracted.
+            seed: Of the bootstrap of the false positive rates.
+
+        Raises:
+            KeyError: No such score.
+
+        Example:
+            >>> predictive = CategoricalPredictive.from_probs([[[0.9, 0.1], [0.8, 0.2], [0.7, 0.3], [0.6, 0.4]]])
+            >>> other = {"other": [0.1, 0.4, 0.2, 0.3]}
+            >>> found = evaluate_misclassification(predictive, [0, 0, 1, 1], scores=other)
+            >>> round(found.differences("margin").measures["other"][0].value, 6)  # AUROC .5 - 1
+            -0.5
+        """
+        return score_differences(
+            self.scores, self.positives, reference, what=self.table.positives, weight=self.weight, seed=seed
+        )
 
     def _remark(self, name: str, remark: str) -> str:
         draws = f"S = {self.num_draws} draws" if name in FROM_DRAWS else ""
@@ -150,9 +176,11 @@ def evaluate_misclassification(
     for name, score in own.items():
         all_scores[name] = _values(name, score(predictive) if callable(score) else score, wrong)
     table = score_table(all_scores, wrong, what="errors", weight=seen.weight, seed=seed)
+    heavy = seen.weight
     if seen.known is not None:
         all_scores, wrong = {name: values[seen.known] for name, values in all_scores.items()}, wrong[seen.known]
-    return Detection(table, all_scores, wrong, predictive.num_samples)
+        heavy = None if heavy is None else heavy[seen.known]
+    return Detection(table, all_scores, wrong, predictive.num_samples, heavy)
 
 
 def evaluate_ood(

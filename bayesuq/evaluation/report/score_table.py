@@ -1,7 +1,7 @@
 """Which score finds what it should? Several side by side, each with its standard errors."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -12,10 +12,15 @@ from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.observed import as_weight
 from bayesuq.evaluation.report.measure import Measure
-from bayesuq.evaluation.report.reporting import evaluate_detection
+from bayesuq.evaluation.report.reporting import MOST_RESAMPLED, evaluate_detection
 from bayesuq.evaluation.report.tables import aligned, in_line
+from bayesuq.evaluation.standard_errors import bootstrap, weighted
+from bayesuq.evaluation.standard_errors.closed_form import by_derivative
+from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.evaluation.tally import made
 from bayesuq.notebook import table
+
+SMOOTH = {"auroc": weighted.auroc, "average_precision": weighted.average_precision, "aurc": weighted.aurc}
 
 
 @dataclass(frozen=True)
@@ -97,6 +102,57 @@ def score_table(
     told = f"{int((flags & known).sum())} of {int(known.sum())} values are {what}"
     measures = {name: _measures(values, flags, heavy, seed) for name, values in scores.items()}
     return ScoreTable(measures, int(known.reshape(len(known), -1).any(dim=1).sum()), told)
+
+
+def score_differences(
+    scores: Mapping[str, ArrayLike],
+    positives: ArrayLike,
+    reference: str,
+    *,
+    what: str,
+    weight: ArrayLike | None = None,
+    seed: int = 0,
+) -> ScoreTable:
+    """The measures of each other score minus those of one, point by point, so that what both share drops out.
+
+    Args:
+        scores: See `score_table`.
+        positives: See `score_table`.
+        reference: The name of the score that is subtracted.
+        what: What the positives are, with their number.
+        weight: See `score_table`.
+        seed: Of the bootstrap of the false positive rates, which have no derivative.
+
+    Raises:
+        KeyError: No such score.
+        ValueError: No other score; see `detection.auroc`.
+    """
+    if reference not in scores:
+        raise KeyError(f"There is no score {reference!r}; there are {', '.join(scores)}.")
+    flags = to_tensor(positives, "positives").bool()
+    others = {name: values for name, values in scores.items() if name != reference}
+    if not others:
+        raise ValueError(f"There is no score beside {reference!r} to compare.")
+    measures = {name: _differences(values, scores[reference], flags, weight, seed) for name, values in others.items()}
+    return ScoreTable(measures, len(flags), f"{what}; minus {reference}, same points, paired")
+
+
+def _differences(
+    one: ArrayLike, other: ArrayLike, positives: Tensor, weight: ArrayLike | None, seed: int
+) -> tuple[Measure, ...]:
+    def pair(measure: Callable[..., Weighted]) -> tuple[Weighted, Weighted]:
+        return measure(one, positives, weight=weight), measure(other, positives, weight=weight)
+
+    found = {}
+    for name, measure in SMOOTH.items():
+        first, second = pair(measure)
+        difference = first - second
+        found[name] = made(name, difference.value, by_derivative(difference), "fraction")
+    first, second = pair(weighted.false_positive_rate_at)
+    difference = first - second
+    error = bootstrap.standard_error(difference, seed=seed) if difference.num_values <= MOST_RESAMPLED else None
+    rate = made("false_positive_rate", difference.value, error, "fraction")
+    return found["auroc"], found["average_precision"], rate, found["aurc"]
 
 
 def _measures(scores: ArrayLike, positives: Tensor, weight: Tensor | None, seed: int) -> tuple[Measure, ...]:

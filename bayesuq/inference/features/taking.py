@@ -1,0 +1,193 @@
+"""One pass of a trained network over rows, from which its features are kept: what its last layer gets.
+
+taken = take(bq.adopt(net, likelihood), data)
+"""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.data import Dataset
+from bayesuq.inference.features.store import RowStore
+from bayesuq.inference.features.taken import Features
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.network import NetworkPosterior
+from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inference.training.minibatches import Data
+from bayesuq.inputs import Inputs, checked
+from bayesuq.loaders import Loader
+from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.network_inputs import cast_inputs
+from bayesuq.posterior import Posterior
+from bayesuq.randomness import isolated
+
+MEMORY = 2**30  # bytes
+
+
+def take(posterior: Posterior, data: "Data | ArrayLike", *, layer: str | None = None, memory: int = MEMORY) -> Features:
+    """The features of rows by a trained network, with its logits, the labels that come with them, and the last layer.
+
+    Args:
+        posterior: One network: of `bayesuq.adopt`, `map_estimate.fit`, or what stands on such a mode.
+        data: A Dataset or a loader, whose labels are kept where the likelihood is of labels; or inputs alone. A loader
+            is read once, a batch at a time; with `shuffle=True` it must have labels, and its rows come in the data
+            set's order.
+        layer: The path of the module whose inputs are the features. None takes the last one that has parameters.
+        memory: Bytes of features, and of logits, that are held; beyond them they go to a temporary file that the
+            result reads as it needs them.
+
+    Raises:
+        TypeError: No posterior of one network; data of another kind.
+        ValueError: A layer that is not there, or is not run once on inputs of shape (N, D); rows that the network does
+            not take.
+
+    Example:
+        >>> from bayesuq.inference.adoption import adopt
+        >>> from bayesuq.models.likelihoods import Categorical
+        >>> net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 3))
+        >>> take(adopt(net, Categorical()), torch.ones(4, 2))
+        Features(4 rows of 50 features, 1 MB at most, with logits, weight, bias)
+    """
+    network = FeatureNetwork.of(posterior, layer)
+    check_count(memory, "memory")
+    features, logits, labels = RowStore(memory), RowStore(memory), RowStore(memory)
+    is_linear = True
+    with torch.no_grad(), isolated(0):
+        for x, y in _batches(network.model, data):
+            for rows in network.chunks(x):
+                some, f = network(rows)
+                is_linear = is_linear and network.is_linear(some, f)
+                features.add(some)
+                logits.add(f)
+            if y is not None:
+                labels.add(y)
+    found = labels.whole() if labels.is_filled else None
+    weight, bias = network.last_layer if is_linear else (None, None)
+    return Features(features.whole(), logits.whole(), found, weight, bias)
+
+
+class FeatureNetwork:
+    """One network, and the layer whose inputs are its features.
+
+    Attributes:
+        model: The joint density.
+        path: Of the layer.
+    """
+
+    def __init__(
+        self, model: BayesianNetwork, theta: Mapping[str, Tensor], buffers: Mapping[str, Tensor], path: str
+    ) -> None:
+        self.model, self.path = model, path
+        self._theta, self._buffers = theta, buffers
+        self._tree = share_tensors(model.net)
+        self._layer = self._tree.get_submodule(path)
+        self._widths: dict[Any, int] = {}
+
+    @classmethod
+    def of(cls, posterior: Posterior, layer: str | None = None) -> "FeatureNetwork":
+        """From a posterior of one network.
+
+        Raises:
+            TypeError: Another one.
+            ValueError: No such layer.
+        """
+        inner = posterior
+        while isinstance(inner, WrappingPosterior):
+            inner = inner.posterior
+        values = getattr(inner, "values", None)
+        if not isinstance(inner, NetworkPosterior) or not isinstance(values, Tensor):
+            raise TypeError(
+                "Features are of one network, such as `bayesuq.adopt` and `map_estimate.fit` give; got "
+                f"{type(posterior).__name__}. Of an ensemble take one member, `posterior.members[0]`, and of a method "
+                "that started from a network that network."
+            )
+        theta = Layout.of(inner.model).split(values)
+        return cls(inner.model, theta, inner.buffers, last_layer(inner.model.net) if layer is None else layer)
+
+    def chunks(self, x: Any) -> Iterator[Inputs]:
+        """Checked rows as the network takes them, as many at a time as memory has room for their activations."""
+        inputs = cast_inputs(self.model, checked(x))
+        width = activations_per_row(self.model, inputs, self._tree)
+        yield from inputs.split(max(1, ACTIVATION_BUDGET // width))
+
+    def __call__(self, rows: Inputs) -> tuple[Tensor, Tensor]:
+        """The features, (N, D), and the outputs f, (N, C, ...).
+
+        Raises:
+            ValueError: The layer is not run once on inputs of that shape.
+        """
+        seen: list[Any] = []
+
+        def record(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
+            seen.append(args[0].detach().clone() if args else next(iter(named.values())).detach().clone())
+
+        handle = self._layer.register_forward_pre_hook(record, with_kwargs=True)
+        try:
+            f = self.model.forward(self._theta, rows, net=self._tree, buffers=self._buffers)
+        finally:
+            handle.remove()
+        shapes = [tuple(one.shape) for one in seen]
+        if len(seen) != 1 or seen[0].ndim != 2 or len(seen[0]) != len(rows):
+            raise ValueError(
+                f"The layer {self.path!r} must get features of shape (N, D) once a pass; for {len(rows)} rows it got "
+                f"{shapes[0] if len(shapes) == 1 else shapes}. Name another by `layer=`, such as one of "
+                f"{', '.join(_linear(self._tree)[-5:]) or 'your own'}."
+            )
+        return seen[0], f
+
+    def is_linear(self, features: Tensor, f: Tensor) -> bool:
+        """Whether the outputs are those of a linear layer on the features."""
+        if type(self._layer) is not nn.Linear or f.ndim != 2:
+            return False
+        weight, bias = self.last_layer
+        expected = nn.functional.linear(features.to(weight.dtype), weight, bias)
+        return expected.shape == f.shape and torch.allclose(expected.to(f.dtype), f, rtol=1e-4, atol=1e-4)
+
+    @property
+    def last_layer(self) -> tuple[Tensor, Tensor | None]:
+        """Its weight (C, D) and bias (C,)."""
+        named = dict(self._layer.named_parameters(recurse=False))
+        values = {name: self._theta.get(f"{self.path}.{name}", value).detach() for name, value in named.items()}
+        return values["weight"], values.get("bias")
+
+
+def last_layer(net: nn.Module) -> str:
+    """The path of the last module that has parameters of its own, frozen ones too."""
+    return [path for path, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))][-1]
+
+
+def _linear(net: nn.Module) -> list[str]:
+    return [repr(path) for path, module in net.named_modules() if isinstance(module, nn.Linear)]
+
+
+def _batches(model: BayesianNetwork, data: Any) -> Iterator[tuple[Any, Tensor | None]]:
+    """Inputs, and labels where there are some."""
+    loader = Loader.of(data)
+    if isinstance(data, Dataset):
+        yield data.x, _labels(model, data)
+    elif loader is not None and _has_targets(loader):
+        for batch in loader.complete():
+            yield batch.x, _labels(model, batch)
+    else:
+        for x in batches_of(data):
+            yield x, None
+
+
+def _has_targets(loader: Loader) -> bool:
+    try:
+        loader.first()
+    except TypeError:
+        return False
+    return True
+
+
+def _labels(model: BayesianNetwork, batch: Dataset) -> Tensor | None:
+    """Labels (N,) of rows, where the likelihood is of such."""
+    likelihood = model.likelihood
+    if not likelihood.has_labels or batch.y.ndim > 1:
+        return None
+    return batch.y.to(model.device)
