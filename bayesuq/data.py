@@ -7,9 +7,9 @@ from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
 import torch
-from sklearn.model_selection import train_test_split
 from torch import Tensor
 
+from bayesuq import optional
 from bayesuq.arrays import (
     ArrayLike,
     check_count,
@@ -246,7 +246,9 @@ def split_dataset(dataset: Dataset, *, val_fraction: float = 0.1, test_fraction:
         strata = None if labels is None else labels[rows]
         num = max(1, round(fraction * len(dataset)))  # a share of a share would be rounded up to a row too many
         try:
-            first, second = train_test_split(rows, test_size=num, random_state=random_state, stratify=strata)
+            first, second = optional.model_selection.train_test_split(
+                rows, test_size=num, random_state=random_state, stratify=strata
+            )
         except ValueError as error:
             raise ValueError(
                 f"The {len(dataset)} rows cannot be divided into {val_fraction} for validation and {test_fraction} for "

@@ -13,15 +13,26 @@ if TYPE_CHECKING:
     import pandas as pandas
     import xarray as xarray
     from matplotlib import pyplot as pyplot
+    from scipy.stats import qmc as qmc
+    from sklearn import model_selection as model_selection
 
 NEEDED_BY = {
     "arviz": "Diagnostics and `to_arviz` need ArviZ",
     "arviz_stats": "Diagnostics need ArviZ's statistics",
+    "model_selection": "Dividing data needs scikit-learn",
     "pandas": "`to_pandas` needs pandas",
     "pyplot": "Showing a figure needs matplotlib's pyplot",
+    "qmc": "Noise in logits needs SciPy's statistics",
+    "sklearn_datasets": "The digits need scikit-learn",
     "xarray": "Diagnostics and `to_arviz` need xarray",
 }
-MODULES = {"arviz_stats": "arviz_stats.base", "pyplot": "matplotlib.pyplot"}  # where it is another than the name
+MODULES = {  # where it is another than the name
+    "arviz_stats": "arviz_stats.base",
+    "model_selection": "sklearn.model_selection",
+    "pyplot": "matplotlib.pyplot",
+    "qmc": "scipy.stats.qmc",
+    "sklearn_datasets": "sklearn.datasets",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -17,9 +17,9 @@ EVERYTHING = "everything"
 ALLOWED: dict[str, set[str]] = {
     TOP: {TOP, "predictive", "to_arviz"},
     "predictive": {"predictive", "arrays", "notebook", "optional", "randomness"},
-    "datasets": {"datasets", "arrays", "data", "options", "randomness", "writing"},
+    "datasets": {"datasets", "arrays", "data", "optional", "options", "randomness", "writing"},
     "to_arviz": {"to_arviz", "predictive", "arrays", "inputs", "optional", "randomness"},
-    "models": {"models", "predictive", "arrays", "inputs", "randomness"},
+    "models": {"models", "predictive", "arrays", "inputs", "optional", "randomness"},
     "inference": {
         *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
         *("arrays", "fit_warnings", "inputs", "locks", "once", "options", "pareto", "randomness", "storage", "writing"),

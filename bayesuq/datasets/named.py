@@ -36,9 +36,9 @@ from pathlib import Path
 import numpy as np
 import torch
 from platformdirs import user_cache_path
-from sklearn.datasets import load_digits
 from torch import Tensor
 
+from bayesuq import optional
 from bayesuq.arrays import check_count
 from bayesuq.data import Dataset, Split, Truth, split_dataset, split_last_tenth
 from bayesuq.datasets import shapes
@@ -179,7 +179,7 @@ def _find(name: str) -> Path:
 
 def _split_digits(seed: int, *, num_known: int) -> Split:
     """The digits below `num_known`, divided; the others, where there are any, are out of distribution."""
-    x, y = load_digits(return_X_y=True)
+    x, y = optional.sklearn_datasets.load_digits(return_X_y=True)
     whole = Dataset((x / 16).astype(np.float32), y)  # grey levels are 0 to 16: exact in float32
     known = whole.y < num_known
     split = split_dataset(whole.rows(known), val_fraction=0.1, test_fraction=0.2, seed=seed)

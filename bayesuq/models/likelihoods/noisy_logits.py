@@ -18,9 +18,9 @@ import numpy as np
 import pyro.distributions as dist
 import torch
 from scipy.special import ndtri
-from scipy.stats import qmc
 from torch import Tensor
 
+from bayesuq import optional
 from bayesuq.arrays import ArrayLike, check_count, check_finite_number
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.far_rows import within_floats
@@ -155,7 +155,8 @@ class HeteroscedasticCategorical(Likelihood):
 @lru_cache(maxsize=64)
 def base_noise(num_draws: int, num_classes: int) -> np.ndarray:
     """The K values of eps, (K, C), float64: always the same ones, and read-only."""
-    sobol = qmc.Sobol(num_classes, scramble=True, seed=NOISE_SEED)  # numpy's, since vmap allows no draws of torch's
+    # of SciPy, since vmap allows no draws of torch's
+    sobol = optional.qmc.Sobol(num_classes, scramble=True, seed=NOISE_SEED)
     noise = ndtri(sobol.random_base2((num_draws - 1).bit_length())[:num_draws])
     noise.setflags(write=False)
     return noise
