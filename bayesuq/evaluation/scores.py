@@ -442,7 +442,7 @@ def central_interval(predictive: RealPredictive, level: float) -> tuple[Tensor, 
 def _crps_by_draws(predictive: RealPredictive, target: Tensor) -> Tensor:
     width = max(1, DRAWN_NUMBERS // (CRPS_DRAWS * target.shape[1]))
     blocks = [slice(start, start + width) for start in range(0, len(target), width)]
-    draws = [predictive.at(block).sample(CRPS_DRAWS, seed=number) for number, block in enumerate(blocks)]
+    draws = [predictive.at(block).marginal_sample(CRPS_DRAWS, seed=number) for number, block in enumerate(blocks)]
     return torch.cat([pointwise_sample_crps(*pair) for pair in zip(draws, target.split(width), strict=True)])
 
 

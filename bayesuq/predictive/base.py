@@ -187,6 +187,11 @@ class RealPredictive(PredictiveDistribution):
         return ""
 
     @property
+    def moments_basis(self) -> str:
+        """What must be known to read the mean and the variances, in words; as a rule nothing."""
+        return ""
+
+    @property
     def density_basis(self) -> str:
         """What must be known to read a log score, in words; as a rule nothing."""
         return ""
@@ -205,6 +210,10 @@ class RealPredictive(PredictiveDistribution):
         target = self.targets(y)
         at_most = self.cdf(target)
         return (self.cdf(target - 1) if self.is_discrete else at_most), at_most
+
+    def marginal_sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Draws of y*, (num_samples, N, D), right at each single point; how points go together is left open."""
+        return self.sample(num_samples, seed=seed)
 
     @abstractmethod
     def at(self, points: slice) -> Self:

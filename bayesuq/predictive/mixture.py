@@ -1,7 +1,9 @@
 """The predictive of targets that are neither labels nor normal: the equal mixture of S laws of one family.
 
 A likelihood that is not Categorical, Bernoulli or normal gives one of these, over its torch distribution: Student's t
-for real targets with outliers, Poisson for counts.
+for real targets with outliers, Poisson for counts, and any other family of torch or Pyro for single numbers. Where the
+family's distribution function has no closed form, the mixture's is that of draws, and where it has no moments theirs
+are taken; a report says so.
 
 Letters: S draws, N points, D target columns.
 """
@@ -9,18 +11,26 @@ Letters: S draws, N points, D target columns.
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from inspect import getattr_static
 from typing import Any, Self
 
-import scipy.special
 import torch
 from torch import Tensor
-from torch.distributions import Distribution, Independent, Poisson, StudentT
+from torch.distributions import AffineTransform, Distribution, TransformedDistribution, constraints
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction
-from bayesuq.predictive import broadcasts
+from bayesuq.predictive import broadcasts, families
 from bayesuq.predictive.base import RealPredictive, over_columns
-from bayesuq.predictive.quantiles import continuous_quantile, count_quantile
+from bayesuq.predictive.empirical import EmpiricalPredictive
+from bayesuq.predictive.laws import OUTER, Law, take_apart, unwrapped
+from bayesuq.predictive.quantiles import bracket, continuous_quantile, count_quantile
 from bayesuq.randomness import isolated, resolve_seed
+
+DRAWS = 4000  # of y, where the family's distribution function is not known
+MOMENT_DRAWS = 1000  # of each component, where its moments are not
+MOST_DRAWN = 2**22  # numbers at a time
+LOCATION_SCALE = ("Normal", "StudentT", "Laplace", "Cauchy", "Gumbel", "Logistic", "SoftLaplace", "AsymmetricLaplace")
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -29,7 +39,7 @@ class MixturePredictive(RealPredictive):
 
     Its variance is split by the law of total variance. A law without variance (Student's t with at most two degrees of
     freedom) makes the aleatoric and total variance infinite, and one without mean makes them and the mean NaN; the
-    density, the cdf, the quantiles and the draws are as good as ever.
+    density, the cdf, the quantiles and the draws are as good as ever. Angles (von Mises) are numbers in [-pi, pi).
 
     Attributes:
         components: The draws' laws, a torch distribution of batch shape (S, N, D), float64.
@@ -42,6 +52,7 @@ class MixturePredictive(RealPredictive):
     """
 
     components: Any
+    _law: Law
 
     def __init__(self, components: Distribution) -> None:
         """Check the components and take them in float64.
@@ -50,29 +61,37 @@ class MixturePredictive(RealPredictive):
             components: A torch distribution of single numbers whose batch and event shape together are (S, N, D).
 
         Raises:
-            TypeError: Not a distribution, or one made by transforming another.
+            TypeError: Not a distribution, or none with parameters and a density of its own; one of labels.
             ValueError: Another shape, an empty dimension, or parameters that are not finite.
         """
-        while isinstance(components, Independent):
-            components = components.base_dist
-        if not isinstance(components, Distribution) or not _parameters(components):
+        if not isinstance(components, Distribution):
             raise TypeError(
                 "`components` must be a torch distribution with parameters of its own, such as StudentT; got "
                 f"{type(components).__name__}."
             )
+        components = unwrapped(components)
         shape = components.batch_shape
-        if len(shape) != 3 or components.event_shape or 0 in shape:
+        if len(shape) != OUTER or components.event_shape or 0 in shape:
             raise ValueError(
-                "`components` must have batch shape (S, N, D) with no empty dimension, and no event shape; got "
-                f"{tuple(shape)} and {tuple(components.event_shape)}. Give one draw a leading dimension of 1."
+                f"`components` must have batch shape (S, N, D) with no empty dimension, and no event shape; got "
+                f"{tuple(shape)} and {tuple(components.event_shape)} of {type(components).__name__}. Give one draw a "
+                "leading dimension of 1; laws of vectors have no quantiles."
             )
-        given = {name: broadcasts.core(value.detach(), 3) for name, value in _parameters(components).items()}
-        parameters = {name: value.double() for name, value in given.items()}
-        for name, value in parameters.items():
+        law = take_apart(components)
+        for name, value in law.named_tensors().items():
             check_finite(value, name)
-        expanded = {name: value.expand(shape) for name, value in parameters.items()}
-        kind: Any = type(components)
-        object.__setattr__(self, "components", kind(**expanded))
+        self._hold(law)
+
+    def _hold(self, law: Law) -> None:
+        object.__setattr__(self, "_law", law)
+        object.__setattr__(self, "components", law.build())
+
+    @classmethod
+    def _over(cls, law: Law) -> Self:
+        """Of a law in parts, which has been checked."""
+        made = cls.__new__(cls)
+        made._hold(law)
+        return made
 
     @property
     def is_discrete(self) -> bool:
@@ -87,17 +106,27 @@ class MixturePredictive(RealPredictive):
     @property
     def device(self) -> torch.device:
         """Where its numbers are."""
-        return next(iter(_parameters(self.components).values())).device
+        return next(iter(self._law.named_tensors().values())).device
+
+    @property
+    def without_density(self) -> str:
+        """Why there is no log score: a few families can be drawn from, and no more."""
+        return "" if self._has_density else f"{self._law.family} has no density that is known, so no log score"
+
+    @property
+    def moments_basis(self) -> str:
+        """How the moments come about."""
+        return "" if self._closed_moments else f"from {MOMENT_DRAWS} draws of y from each component"
 
     @property
     def component_means(self) -> Tensor:
         """Mean of each component, (S, N, D)."""
-        return self.components.mean
+        return self._moments[0]
 
     @property
     def component_variances(self) -> Tensor:
         """Variance of each component, (S, N, D)."""
-        return self.components.variance
+        return self._moments[1]
 
     @property
     def mean(self) -> Tensor:
@@ -125,6 +154,7 @@ class MixturePredictive(RealPredictive):
         Raises:
             TypeError: See `bayesuq.arrays.to_tensor`.
             ValueError: Another shape than (N, D), or (N,) for D = 1; NaN; a value outside the family's support.
+            NotImplementedError: A family that can be drawn from alone.
         """
         # Columns first: they share the draw, so they are independent only within a component.
         return self.component_log_prob(y, observed=observed).logsumexp(dim=0) - math.log(self.num_samples)
@@ -132,148 +162,214 @@ class MixturePredictive(RealPredictive):
     def component_log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density of each component, jointly over columns, (S, N), in nats; see `log_prob` for the rest."""
         target = self.targets(y)
-        if not self.components.support.check(target).all():
+        self._check_support(target)
+        if self.without_density:
+            raise NotImplementedError(f"{self.without_density}.")
+        return over_columns(families.log_prob(self.components, target), observed)
+
+    def _check_support(self, target: Tensor) -> None:
+        """Refuse what no law of the family can give; where parameters decide on the support it has probability 0."""
+        support = self.components.support
+        if not _has_support_of_its_own(self.components) and not support.check(target).all():
             raise ValueError(
-                f"`y` must lie in the support of {type(self.components).__name__}, {self.components.support}; got "
+                f"`y` must lie in the support of {self._law.family}, {support}; got "
                 f"values from {float(target.min()):g} to {float(target.max()):g}."
             )
-        return over_columns(self.components.log_prob(target), observed)
 
     def cdf(self, y: ArrayLike) -> Tensor:
-        """P(y* <= y) column by column, (N, D).
+        """P(y* <= y) column by column, (N, D): of 4,000 draws of y where the family's is not known."""
+        target = self.targets(y)
+        each = families.cdf(self.components, target)
+        return self._drawn.cdf(target) if each is None else each.mean(dim=0)
 
-        Raises:
-            NotImplementedError: A family whose cdf neither torch nor this file knows.
-        """
-        return component_cdf(self.components, self.targets(y)).mean(dim=0)
+    def transform_ends(self, y: ArrayLike) -> tuple[Tensor, Tensor]:
+        """See `RealPredictive.transform_ends`."""
+        return super().transform_ends(y) if self._has_cdf else self._drawn.transform_ends(y)
+
+    @property
+    def has_steps(self) -> bool:
+        """Whether the cdf jumps: of counts, and of draws."""
+        return self.is_discrete or not self._has_cdf
+
+    def interval_remark(self, level: float) -> str:  # noqa: ARG002 - of any level
+        """Where the quantiles are from."""
+        return "" if self._has_cdf else f"by {DRAWS} draws of y"
 
     def quantile(self, level: float) -> Tensor:
         """The smallest value that y* does not exceed with probability at least `level`, column by column, (N, D).
 
+        By bisection and Newton's steps on the mixture's cdf; of 4,000 draws of y where that is not known.
+
         Raises:
             ValueError: `level` outside (0, 1).
-            NotImplementedError: A family whose quantiles are not known.
         """
         level = check_fraction(level, "level")
+        if not self._has_cdf:
+            return self._drawn.quantile(level)
         if self.is_discrete:
             return count_quantile(self.mean, self.cdf, level)
-        quantiles = component_quantile(self.components, level)
 
         def cdf_and_density(point: Tensor) -> tuple[Tensor, Tensor]:
-            return self.cdf(point), self.components.log_prob(point).exp().mean(dim=0)
+            return self.cdf(point), torch.nan_to_num(families.log_prob(self.components, point).exp()).mean(dim=0)
 
-        # A mixture's quantile lies among its components'.
-        return continuous_quantile(quantiles.amin(dim=0), quantiles.amax(dim=0), cdf_and_density, level)
+        lower, upper = self._bracket(level)
+        return continuous_quantile(lower, upper, cdf_and_density, level)
+
+    def _bracket(self, level: float) -> tuple[Tensor, Tensor]:
+        """Between which the mixture's quantile lies: those of its components, or found by doubling."""
+        each = families.quantile(self.components, level, self.device)
+        if each is not None and bool(each.isfinite().all()):
+            return each.amin(dim=0), each.amax(dim=0)
+        lower, upper = (
+            None if end is None else torch.as_tensor(end, dtype=torch.float64, device=self.device).expand(self.shape)
+            for end in families.bounds(self.components)
+        )
+        start = self.component_sample(seed=0)
+        return bracket(
+            start.amin(dim=0) if lower is None else lower.amin(dim=0),
+            start.amax(dim=0) if upper is None else upper.amax(dim=0),
+            self.cdf,
+            level,
+        )
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
         check_count(num_samples, "num_samples")
-        device = self.device
         with isolated(resolve_seed(seed)):  # torch's distributions know the global generator only
-            chosen = torch.randint(self.num_samples, (num_samples,), device=device)
-            return self._of({name: value[chosen] for name, value in _parameters(self.components).items()}).sample()
+            chosen = torch.randint(self.num_samples, (num_samples,), device=self.device)
+            return self.components_at(chosen)._sampled()
+
+    def marginal_sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Targets, (num_samples, N, D), float64, of which each takes a component of its own: points are independent."""
+        check_count(num_samples, "num_samples")
+        with isolated(resolve_seed(seed)):
+            chosen = torch.randint(self.num_samples, (num_samples, self.shape[1], 1), device=self.device)
+            rows, columns = (torch.arange(size, device=self.device) for size in self.shape[1:])
+
+            def pick(_: str, value: Tensor) -> Tensor:
+                if len(value) == 1:
+                    return value
+                place = rows.unsqueeze(-1) if value.shape[1] > 1 else rows[:1].unsqueeze(-1)
+                return value[chosen, place, columns if value.shape[2] > 1 else columns[:1]]
+
+            return type(self)._over(self._law.changed(pick, (num_samples, *self.shape[1:])))._sampled()
 
     def component_sample(self, *, seed: int | None = None) -> Tensor:
         """Targets, one from each component, (S, N, D), float64."""
         with isolated(resolve_seed(seed)):
-            return self.components.sample()
+            return self._sampled()
+
+    def _sampled(self) -> Tensor:
+        try:
+            return families.sample(self.components)
+        except NotImplementedError as error:
+            raise NotImplementedError(
+                f"{self._law.family} cannot be drawn from, so it has neither draws nor a CRPS."
+            ) from error
 
     def at(self, points: slice) -> Self:
         """The predictive at some of its points."""
-        return self._rebuilt(lambda _, value: value[:, points])
+        shape = (self.shape[0], len(range(*points.indices(self.shape[1]))), self.shape[2])
+        return self._changed(lambda _, value: value[:, points] if value.shape[1] > 1 else value, shape)
 
     def components_at(self, chosen: Tensor) -> Self:
         """The mixture of the components of these numbers."""
-        return self._rebuilt(lambda _, value: value[chosen])
+        shape = (len(chosen), *self.shape[1:])
+        return self._changed(lambda _, value: value[chosen] if len(value) > 1 else value, shape)
 
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""
-        return self._rebuilt(lambda _, value: value.to(device))
+        return self._changed(lambda _, value: value.to(device), self.shape)
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
 
         Raises:
-            ValueError: A family without location and scale, such as counts, which have no unit; another number of
-                columns.
+            ValueError: Counts, which have no unit; another number of columns.
         """
-        parameters = _parameters(self.components)
-        if not {"loc", "scale"} <= parameters.keys():
+        if self.is_discrete:
             raise ValueError(
-                f"Targets of {type(self.components).__name__} cannot be rescaled: counts have no unit. Fit them as "
+                f"Targets of {self._law.family} cannot be rescaled: counts have no unit. Fit them as "
                 "they are, and standardise the inputs alone."
             )
         self.check_columns(loc, scale)
-        loc, scale = loc.to(parameters["loc"]), scale.to(parameters["loc"])
-        moved = {"loc": loc + scale * parameters["loc"], "scale": scale * parameters["scale"]}
-        return type(self)(self._of(parameters | moved))
+        loc, scale = (each.to(self.device, torch.float64) for each in (loc, scale))
+        if self._law.kind.__name__ in LOCATION_SCALE:
+            held = self._law.tensors
+            moved = {"loc": loc + scale * held["loc"], "scale": scale * held["scale"]}
+            return self._changed(lambda name, value: moved.get(name, value), self.shape)
+        columns: Any = [each.expand(self.shape[2:]) for each in (loc, scale)]
+        return type(self)(TransformedDistribution(self.components, [AffineTransform(*columns)], validate_args=False))
 
-    def _of(self, parameters: dict[str, Tensor]) -> Any:
-        return type(self.components)(**parameters)
-
-    def _rebuilt(self, change: Any) -> Self:
-        return type(self)(self._of({name: change(name, value) for name, value in _parameters(self.components).items()}))
+    def _changed(self, change: Any, shape: Sequence[int]) -> Self:
+        return type(self)._over(self._law.changed(change, shape))
 
     @classmethod
     def joined(cls, parts: Sequence[Self], dim: int) -> Self:
         """See `RealPredictive.joined`; the parts must be of one family."""
-        kinds = {type(part.components).__name__ for part in parts}
-        if len(kinds) != 1:
-            raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(kinds))}.")
-        first, sizes = parts[0], [part.components.batch_shape[dim] for part in parts]
-        shape = [*first.components.batch_shape]
+        each = [part._law.named_tensors() for part in parts]
+        families_met = {part._law.family for part in parts}
+        if len(families_met) != 1 or any(one.keys() != each[0].keys() for one in each):
+            raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(families_met))}.")
+        first, sizes = parts[0], [part.shape[dim] for part in parts]
+        shape = [*first.shape]
         shape[dim] = sum(sizes)
 
         def together(name: str, _: Tensor) -> Tensor:
             """What is one number for all points, such as the degrees of freedom, stays one."""
-            cores = [broadcasts.core(_parameters(part.components)[name], 3) for part in parts]
-            return broadcasts.joined(cores, sizes, dim).expand(shape)
+            return broadcasts.joined([one[name] for one in each], sizes, dim)
 
-        return first._rebuilt(together)
+        return first._changed(together, shape)
+
+    @cached_property
+    def _has_density(self) -> bool:
+        try:
+            families.log_prob(self._first, torch.zeros((), dtype=torch.float64, device=self.device))
+        except NotImplementedError:
+            return False
+        return True
+
+    @cached_property
+    def _has_cdf(self) -> bool:
+        """Whether the family's distribution function is known."""
+        return families.cdf(self._first, torch.zeros((), dtype=torch.float64, device=self.device)) is not None
+
+    @property
+    def _first(self) -> Any:
+        """One law of one point."""
+        return self.at(slice(0, 1)).components_at(torch.zeros(1, dtype=torch.int64, device=self.device)).components
+
+    @cached_property
+    def _closed_moments(self) -> tuple[Tensor, Tensor] | None:
+        return families.moments(self.components)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each component, (S, N, D) each."""
+        return self._moments_by_draws() if self._closed_moments is None else self._closed_moments
+
+    def _moments_by_draws(self) -> tuple[Tensor, Tensor]:
+        """The same noise in every call; sums of centred draws."""
+        total, square = (torch.zeros(self.shape, dtype=torch.float64, device=self.device) for _ in range(2))
+        with isolated(0):
+            centre = self._sampled()
+            for _ in range(MOMENT_DRAWS):
+                away = self._sampled() - centre
+                total += away
+                square += away.square()
+        mean = total / MOMENT_DRAWS
+        variance = (square / MOMENT_DRAWS - mean.square()) * (MOMENT_DRAWS / (MOMENT_DRAWS - 1))
+        return centre + mean, variance.clamp(min=0.0)
+
+    @cached_property
+    def _drawn(self) -> EmpiricalPredictive:
+        """Draws in place of a distribution function."""
+        width = max(1, MOST_DRAWN // (DRAWS * self.shape[2]))
+        blocks = [self.at(slice(start, start + width)) for start in range(0, self.shape[1], width)]
+        draws = [block.marginal_sample(DRAWS, seed=number) for number, block in enumerate(blocks)]
+        return EmpiricalPredictive.from_draws(torch.cat(draws, dim=1), is_discrete=self.is_discrete)
 
 
-def component_cdf(law: Any, y: Tensor) -> Tensor:
-    """P(y* <= y) under each component, of the law's batch shape."""
-    if isinstance(law, StudentT):
-        return _by_scipy(scipy.special.stdtr, law.df, (y - law.loc) / law.scale)
-    if isinstance(law, Poisson):
-        count = y.floor()
-        inside = torch.special.gammaincc(count.clamp(min=0) + 1, law.rate)
-        return torch.where(count < 0, 0.0, inside)
-    try:
-        return law.cdf(y)
-    except NotImplementedError as error:
-        raise NotImplementedError(_unknown(law, "cdf")) from error
-
-
-def component_quantile(law: Any, level: float) -> Tensor:
-    """The value that y* does not exceed with probability `level` under each component of a continuous family."""
-    levels = torch.full(law.batch_shape, level, dtype=torch.float64, device=law.mean.device)
-    if isinstance(law, StudentT):
-        return law.loc + law.scale * _by_scipy(scipy.special.stdtrit, law.df, levels)
-    try:
-        return law.icdf(levels)
-    except NotImplementedError as error:
-        raise NotImplementedError(_unknown(law, "icdf")) from error
-
-
-def _unknown(law: Any, function: str) -> str:
-    return (
-        f"torch knows no `{function}` of {type(law).__name__}, so this predictive has no quantiles, intervals or "
-        "probability integral transform. Its mean, variances, log_prob and sample are as good as ever: take quantiles "
-        "of draws, `predictive.sample(10_000).quantile(level, dim=0)`, and `scores.sample_crps` of them."
-    )
-
-
-def _parameters(law: Any) -> dict[str, Tensor]:
-    """The tensors that a distribution was built from, by argument."""
-    held = {name: vars(law)[name] for name in law.arg_constraints if isinstance(vars(law).get(name), Tensor)}
-    if {"probs", "logits"} <= held.keys():  # torch keeps the one that it works out from the other
-        del held["logits" if law._param is held["probs"] else "probs"]
-    return held
-
-
-def _by_scipy(function: Any, *arguments: Tensor) -> Tensor:
-    # torch has no incomplete beta function, which Student's t needs.
-    arrays = [argument.detach().cpu().numpy() for argument in arguments]
-    return torch.as_tensor(function(*arrays)).to(arguments[-1])
+def _has_support_of_its_own(law: Any) -> bool:
+    """Whether a law's parameters decide on its support, so that a value may lie outside for some draws."""
+    return isinstance(getattr_static(type(law), "support"), constraints.dependent_property)

@@ -5,6 +5,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+MOST_DOUBLINGS = 1000  # of a width, from the smallest number to the largest
 QUANTILE_STEPS = 240  # at most: 60 halvings reach float64 resolution, and Newton's steps between them halve too
 
 
@@ -35,6 +36,25 @@ def continuous_quantile(
         if done.all():
             break
     return point
+
+
+def bracket(lower: Tensor, upper: Tensor, cdf: Callable[[Tensor], Tensor], level: float) -> tuple[Tensor, Tensor]:
+    """Ends between which cdf = level is crossed, entry by entry, by moving those that are short of it out and out.
+
+    Args:
+        lower: Where to begin, finite; the end of the support, where there is one.
+        upper: Likewise, at least `lower`.
+        cdf: At points.
+        level: In (0, 1).
+    """
+    width = (upper - lower).clamp(min=1e-3 * (1 + lower.abs()))
+    for _ in range(MOST_DOUBLINGS):
+        above, below = cdf(lower) > level, cdf(upper) < level
+        if not bool((above | below).any()):
+            return lower, upper
+        lower, upper = torch.where(above, lower - width, lower), torch.where(below, upper + width, upper)
+        width = 2 * width
+    return lower, upper
 
 
 def count_quantile(mean: Tensor, cdf: Callable[[Tensor], Tensor], level: float) -> Tensor:

@@ -117,6 +117,29 @@ class ThinnedPredictive(RealPredictive):
         return self.held.is_discrete
 
     @property
+    def has_steps(self) -> bool:
+        """Whether the cdf jumps."""
+        return self.held.has_steps
+
+    @property
+    def without_density(self) -> str:
+        """Why there is no log score, if so."""
+        return self.held.without_density
+
+    @property
+    def moments_basis(self) -> str:
+        """How the moments come about."""
+        return self.held.moments_basis
+
+    def interval_remark(self, level: float) -> str:
+        """Where the quantiles are from."""
+        return self.held.interval_remark(level)
+
+    def transform_ends(self, y: ArrayLike) -> tuple[Tensor, Tensor]:
+        """See `RealPredictive.transform_ends`."""
+        return self.held.transform_ends(y)
+
+    @property
     def component_means(self) -> Tensor:
         """Mean of each held component, (K, N, D)."""
         return self.held.component_means

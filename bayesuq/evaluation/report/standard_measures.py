@@ -160,7 +160,7 @@ def _of_real_targets(predictive: RealPredictive, seen: Observed) -> Iterator[Poi
     if predictive.without_split:
         yield Pointwise("total_variance", predictive.total, weight, "y²", predictive.without_split)
     else:
-        yield Pointwise("aleatoric_variance", predictive.aleatoric, weight, "y²")
+        yield Pointwise("aleatoric_variance", predictive.aleatoric, weight, "y²", predictive.moments_basis)
         draws = f"from S = {num_draws_of(predictive)} draws"
         yield Pointwise("epistemic_variance", predictive.epistemic, weight, "y²", draws)
     yield from _with_columns(coverage)
