@@ -152,7 +152,7 @@ def fit(
     else:
         check_method(job, potential, chain_method, together=together)
     warn_of_cost(job, potential, positions, chain_method)
-    chains = run_chains(job, positions, chain_method)
+    chains = run_chains(job, positions, chain_method, potential)
     _warn(chains, max_tree_depth)
     posterior = _posterior(model, constants, chains)
     warn_unless_agreed(posterior, rows)

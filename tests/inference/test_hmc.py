@@ -201,9 +201,9 @@ class Branching(nn.Module):
 def test_the_method_follows_from_kernel_size_and_cores(monkeypatch):
     asked = []
 
-    def note(job, positions, method):
+    def note(job, positions, method, potential):
         asked.append(method)
-        return original(job, positions, "sequential")
+        return original(job, positions, "sequential", potential)
 
     original = chain_methods.run_chains
     monkeypatch.setattr(hmc, "run_chains", note)

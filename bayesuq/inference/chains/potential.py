@@ -4,12 +4,14 @@
 
 Rows are summed in chunks, each with a backward pass of its own, so that memory does not grow with their number. The
 gradient of normal priors is written by hand; autograd does the likelihood. Values are float64 whatever the network's
-dtype: what an integrator is judged by are small differences of them.
+dtype: what an integrator is judged by are small differences of them. Of small networks on the CPU, all of this is
+recorded once and then played (`bayesuq.inference.joint.tape`): their operators cost more to call than to compute.
 """
 
+import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -18,10 +20,13 @@ from bayesuq.data import Batch
 from bayesuq.inference.chains.perceptrons import forward_together, is_perceptron
 from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import FlatPrior
+from bayesuq.inference.joint.program_joint import running
+from bayesuq.inference.joint.tape import Played, recorded
 from bayesuq.inference.posteriors.prediction import activations_per_row
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.spectral import with_exact_norms
 
+MOST_RECORDED = 2**17  # weights and activations of a network, above which arithmetic takes the time
 ACTIVATION_BUDGET = 2**23  # numbers that the forward pass of one chunk keeps for the backward pass, over all chains
 
 
@@ -69,9 +74,19 @@ class NetworkPotential:
         self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
         self._is_perceptron = isinstance(rows.x, Tensor) and is_perceptron(self._tree, rows.x)
         self._width = activations_per_row(model, rows.x, share_tensors(model.net))
+        self._laws = {name: _unchecked(law) for name, law in self._prior.others.items()}  # their values were looked at
+        self._played: dict[int, Played | None] = {}  # by number of chains
 
     def at(self, position: Tensor) -> tuple[float, Tensor]:
         """U and its gradient at one vector (P,)."""
+        played = self._recorded(1)
+        if played is not None:
+            value, gradient = played(position)
+            value = float(value)
+            return value if abs(value) < torch.inf else torch.inf, gradient
+        return self._computed_at(position)
+
+    def _computed_at(self, position: Tensor) -> tuple[float, Tensor]:
         vector = self._vector
         vector.values.copy_(position)
         vector.grad.zero_()
@@ -95,6 +110,11 @@ class NetworkPotential:
         if len(positions) == 1:
             value, gradient = self.at(positions[0])
             return torch.tensor([value], dtype=torch.float64, device=positions.device), gradient.unsqueeze(0)
+        played = self._recorded(len(positions))
+        if played is not None:
+            found, gradient = played(positions.reshape(-1))
+            values = torch.as_tensor(found)
+            return values.masked_fill(~values.isfinite(), torch.inf), gradient.view_as(positions)
         outside = None
         if self._prior.others:  # laws refuse values outside of their support: look at the other rows alone
             outside = ~self._rows_in_support(positions)
@@ -109,6 +129,49 @@ class NetworkPotential:
             gradients += torch.autograd.grad(losses.sum(), flat)[0]
             values += losses.detach()
         return values if outside is None else values.masked_fill(outside, torch.inf), gradients
+
+    def _recorded(self, num_chains: int) -> Played | None:
+        """The potential of so many chains as it was recorded; None of larger networks, and where it cannot be."""
+        if num_chains not in self._played:
+            small = self.work() * num_chains <= MOST_RECORDED and self.model.device.type == "cpu"
+            self._played[num_chains] = self._record(num_chains) if small else None
+        return self._played[num_chains]
+
+    def _record(self, num_chains: int) -> Played | None:
+        start = self._vector.values.detach().clone()
+        tries = [(start * factor).repeat(num_chains) for factor in (1.0, 0.7)]
+        try:
+            with running():
+                return recorded(self._written_out if num_chains > 1 else self._written_out_once, tries)
+        except (RuntimeError, IndexError, ValueError):  # a network that vmap cannot follow
+            return None
+
+    def _written_out_once(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """U and its gradient at one vector, as a function without a trace."""
+        values, gradients = self._normal_energies(flat.unsqueeze(0))
+        leaf = flat.detach().requires_grad_()
+        theta = self.layout.split(leaf)
+        loss = -self._log_likelihood(theta, self._forward(theta, self.rows.x), self.rows)
+        if self._is_irregular:
+            chain = leaf.unsqueeze(0)
+            loss = loss - self._irregular_log_priors(self.layout.split(chain), self._parts(chain))[0]
+        return values[0] + loss.detach(), gradients[0] + torch.autograd.grad(loss, leaf)[0]
+
+    def _written_out(self, flat: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of several chains, one after another in the vector."""
+        positions = flat.view(-1, self.layout.size)
+        values, gradients = self._normal_energies(positions)
+        leaf = positions.detach().requires_grad_()
+        theta = self.layout.split(leaf)
+        losses = -self._log_likelihoods(theta, self.rows, len(positions))
+        if self._is_irregular:
+            losses = losses - self._irregular_log_priors(theta, self._parts(leaf))
+        return values + losses.detach(), (gradients + torch.autograd.grad(losses.sum(), leaf)[0]).reshape(-1)
+
+    @property
+    def _is_irregular(self) -> bool:
+        """Whether a site has another prior than a normal one, or another support than the real line."""
+        return bool(self._prior.others or self.layout.transforms)
 
     def can_vectorise(self) -> bool:
         """Whether vmap can follow the network: not where it branches on values."""
@@ -157,7 +220,7 @@ class NetworkPotential:
         """log p of the sites whose priors are not normal, and log |d theta / d u|, of each chain, (C,), in float64."""
         num_chains = len(next(iter(parts.values())))
         total = self._vector.values.new_zeros(num_chains, dtype=torch.float64)
-        for name, law in self._prior.others.items():
+        for name, law in self._laws.items():
             total = total + law.log_prob(theta[name])
         for name, transform in self.layout.transforms.items():
             terms = transform.log_abs_det_jacobian(parts[name], theta[name])
@@ -190,6 +253,15 @@ class NetworkPotential:
         for name, law in self._prior.others.items():
             inside = inside & law.support.check(theta[name])
         return inside
+
+
+def _unchecked(law: Any) -> Any:
+    """The same law, which takes whatever values it is given."""
+    law = copy.copy(law)
+    law._validate_args = False
+    if hasattr(law, "base_dist"):
+        law.base_dist = _unchecked(law.base_dist)
+    return law
 
 
 def _in_float64(prior: FlatPrior) -> FlatPrior:

@@ -16,6 +16,7 @@ from typing import Literal
 
 import torch
 from joblib import Parallel, delayed
+from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bayesuq.data import Batch
@@ -84,16 +85,17 @@ class Job:
 
 
 @full_precision()  # differences of energies decide
-def run_chains(job: Job, positions: Tensor, method: ChainMethod) -> Chains:
-    """Chains from `positions` (C, P)."""
-    if method == "vectorised":
-        watch = job.watch("chains", positions)
-        return run(job.potential(), job.kernel, positions, job.plan, derive_seed(job.seed, 0), watch)
+def run_chains(job: Job, positions: Tensor, method: ChainMethod, potential: NetworkPotential | None = None) -> Chains:
+    """Chains from `positions` (C, P); those of this process move in `potential`, where the caller has it already."""
     if method == "parallel":
         work = (delayed(_run_apart)(_hurried(job), positions[c : c + 1], c, os.getpid()) for c in range(len(positions)))
         processes = min(len(positions), num_cores())
         return Chains.joined(Parallel(n_jobs=processes, backend="loky")(work))
-    return Chains.joined([_run_one(job, positions[c : c + 1], c) for c in range(len(positions))])
+    potential = job.potential() if potential is None else potential
+    if method == "vectorised":
+        watch = job.watch("chains", positions)
+        return run(potential, job.kernel, positions, job.plan, derive_seed(job.seed, 0), watch)
+    return Chains.joined([_run_one(job, positions[c : c + 1], c, potential) for c in range(len(positions))])
 
 
 def _hurried(job: Job) -> Job:
@@ -107,9 +109,9 @@ def _hurried(job: Job) -> Job:
 def _run_apart(job: Job, position: Tensor, chain: int, parent: int) -> Chains:
     """As `_run_one`, in a process that ends with its parent."""
     if os.getpid() == parent:  # joblib has none to give within its own workers, and makes none for one at a time
-        return _run_one(job, position, chain)
+        return _run_one(job, position, chain, job.potential())
     _follow(parent)
-    return _run_one(job, position, chain, line=chain, parent=parent)
+    return _run_one(job, position, chain, job.potential(), line=chain, parent=parent)
 
 
 @cache
@@ -124,11 +126,13 @@ def _follow(parent: int) -> None:
     Thread(target=look, daemon=True).start()
 
 
-def _run_one(job: Job, position: Tensor, chain: int, line: int = 0, parent: int | None = None) -> Chains:
+def _run_one(
+    job: Job, position: Tensor, chain: int, potential: NetworkPotential, line: int = 0, parent: int | None = None
+) -> Chains:
     """One chain, on one thread: sums in another order would have other bits."""
     with one_thread():
         return run(
-            job.potential(),
+            potential,
             job.kernel,
             position,
             job.plan,
@@ -143,7 +147,8 @@ def one_thread() -> Iterator[None]:
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        yield
+        with threadpool_limits(1, user_api="blas"):  # NumPy's
+            yield
     finally:
         torch.set_num_threads(before)
 

@@ -127,7 +127,8 @@ def test_chunks_of_any_size_give_the_same_and_bound_the_rows_of_a_pass(case, num
 
     monkeypatch.setattr(type(model.likelihood), "log_prob", note)
     monkeypatch.setattr(potential_module, "ACTIVATION_BUDGET", 7 * potential._width * num_chains)
-    values, gradients = potential.at_rows(positions)
+    monkeypatch.setattr(potential_module, "MOST_RECORDED", 0)
+    values, gradients = NetworkPotential(model, batch).at_rows(positions)
     assert seen in ([7, 7, 6], [7 * num_chains, 7 * num_chains, 6 * num_chains])  # vmap shows one chain of all
     torch.testing.assert_close(values, whole, rtol=1e-12, atol=0)
     torch.testing.assert_close(gradients, slopes, rtol=1e-9, atol=1e-9)
@@ -252,7 +253,8 @@ def test_an_error_of_the_network_is_not_hidden():
     net = Refusing().double()
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=priors.HalfNormal()))
     potential = NetworkPotential(model, rows(REAL))
-    potential._joint.network.evaluation.limit = 5
+    for tree in (potential._joint.network.evaluation, potential._tree):
+        tree.limit = 5
     with pytest.raises(ValueError, match="too many rows"):
         potential.at(noise(3, potential.layout.size))
 

@@ -1,0 +1,279 @@
+"""How a Pyro program takes its data, and what it samples and observes.
+
+    def program(x, y=None): ...            # or program(x1, x2, y=None), program(**parts), program(x) with y by name
+
+Inputs of several parts are arguments of their own: a tuple by place, a mapping by name. Targets come last. A program
+that takes none is conditioned on them, as `poutine.condition` does. Keywords `num_data` and `weight` are passed where
+they are taken. Which sites are observed is what the program says when it is given targets, whatever their names.
+"""
+
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import pyro
+import torch
+from pyro import poutine
+from pyro.distributions import constraints
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import biject_to
+
+from bayesuq.data import Batch
+from bayesuq.inference.joint.programs import OPTIONS, Program, is_subsample, private_store
+from bayesuq.inputs import as_rows, structure
+
+USUAL = ("y", "obs")
+Observed = str | Sequence[str] | None
+
+
+@dataclass(frozen=True, eq=False)
+class Survey:
+    """What a run of a program showed.
+
+    Attributes:
+        latents: The sites to be inferred, in order.
+        observed: The observed ones, of data.
+        local: Latents with numbers of their own for single rows.
+    """
+
+    latents: Mapping[str, Any]
+    observed: Mapping[str, Any]
+    local: tuple[str, ...]
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramCall:
+    """A program, and how it is given data.
+
+    Attributes:
+        program: The user's.
+        names: Of the observed sites as the user gave them; None takes those that the program observes.
+    """
+
+    program: Program
+    names: tuple[str, ...] | None = None
+
+    @classmethod
+    def of(cls, program: Program, observed: Observed = None) -> "ProgramCall":
+        """Check the names.
+
+        Raises:
+            TypeError: No names.
+        """
+        if observed is None:
+            return cls(program)
+        names = (observed,) if isinstance(observed, str) else tuple(observed)
+        if not all(isinstance(name, str) for name in names):
+            raise TypeError(f"`observed` must be the name of a site, or several; got {observed!r}.")
+        return cls(program, names)
+
+    def run(self, rows: Batch, num_data: int | None) -> Any:
+        """Run the program on rows with their targets."""
+        args, named = self._inputs(rows.x)
+        if rows.weight is not None and "weight" not in self._parameters and not self._takes_any:
+            raise ValueError("The data have weights, but the program takes no argument `weight`.")
+        named |= self._options(num_data, rows.weight)
+        if not self.takes_targets(rows.x):
+            return poutine.condition(self.program, data=self._conditions(rows.y))(*args, **named)
+        if named.keys() & self._parameters.keys() and not args:
+            return self.program(**named, **{self._target_name(named): rows.y})
+        return self.program(*args, rows.y, **named)
+
+    def run_forwards(self, x: Any) -> Any:
+        """Run the program on inputs without targets, which it then draws."""
+        args, named = self._inputs(x)
+        named |= self._options(None, None)
+        if self.takes_targets(x):
+            target = self._target_name(named) if not args else None
+            if target is None:
+                args = (*args, None)
+            else:
+                named[target] = None
+        return self.program(*args, **named)
+
+    def takes_targets(self, x: Any) -> bool:
+        """Whether the program has an argument for the targets."""
+        args, named = self._inputs(x)
+        free = [name for name in self._plain if name not in named]
+        return self._takes_many or len(free) > len(args)
+
+    @property
+    def takes_num_data(self) -> bool:
+        """Whether it can be fitted by minibatches."""
+        return "num_data" in self._parameters or self._takes_any
+
+    def survey(self, rows: Batch, num_data: int | None = None) -> Survey:
+        """What the program samples and observes on these rows; nothing is drawn from its laws.
+
+        Raises:
+            ValueError: See `ProgramJoint.of`.
+        """
+        trace = self.trace(rows, num_data)
+        learned = [name for name, site in trace.nodes.items() if site["type"] == "param"]
+        if isinstance(self.program, nn.Module):
+            learned += [name for name, value in self.program.named_parameters() if value.requires_grad]
+        if learned:
+            raise ValueError(
+                f"The program learns point values ({', '.join(dict.fromkeys(learned))}), which have no density. Give "
+                "them a prior (`pyro.sample`, `PyroSample`), freeze them (`requires_grad_(False)`), or take "
+                "`variational.fit`, which learns them."
+            )
+        sites = {
+            name: site for name, site in trace.nodes.items() if site["type"] == "sample" and not is_subsample(site)
+        }
+        latents = {name: site for name, site in sites.items() if not site["is_observed"]}
+        observed = {name: site for name, site in sites.items() if is_data(site)}
+        self._check(latents, observed)
+        frames = {f.name for site in observed.values() for f in site["cond_indep_stack"] if f.size == len(rows.y)}
+        return Survey(latents, observed, self._local(latents, rows, frames))
+
+    def trace(self, rows: Batch, num_data: int | None = None) -> Any:
+        """A trace whose latents stand where the real line has 0."""
+        with private_store(), torch.no_grad(), pyro.validation_enabled(False), poutine.trace() as tracer, AtOrigin():
+            self.run(rows, num_data)
+        return tracer.trace
+
+    def _check(self, latents: Mapping[str, Any], observed: Mapping[str, Any]) -> None:
+        discrete = [name for name, site in latents.items() if is_discrete(site["fn"].support)]
+        if discrete:
+            raise ValueError(
+                f"The latents {', '.join(discrete)} are discrete, and have no gradient. Sum them out in the program, "
+                "as by torch.logsumexp over their values or by a mixture (`dist.MixtureSameFamily`)."
+            )
+        if not latents:
+            raise ValueError("The program has no latent site: nothing is to be inferred.")
+        if self.names is None:
+            return
+        wrong = [name for name in self.names if name not in observed]
+        left = [name for name in observed if name not in self.names]
+        if wrong:
+            there = f"it observes {', '.join(observed) or 'none'}, and samples {', '.join(latents)}"
+            raise ValueError(f"The program observes no site {wrong[0]!r}; {there}. Name one that is given the data.")
+        if left:
+            names = ", ".join(repr(name) for name in observed)
+            raise ValueError(f"The program observes {', '.join(left)}, too. Name all: `observed=({names})`.")
+
+    def _local(self, latents: Mapping[str, Any], rows: Batch, frames: set[str]) -> tuple[str, ...]:
+        """Latents in a plate of rows, or whose shape goes with the number of rows."""
+        fewer = None
+        if len(rows.y) > 1:
+            one = Batch(rows.x[:1], rows.y[:1], None if rows.weight is None else rows.weight[:1])
+            try:
+                fewer = self.trace(one).nodes
+            except (ValueError, RuntimeError, IndexError):
+                fewer = None  # a program of these rows alone
+
+        def grows(name: str, site: Any) -> bool:
+            return fewer is not None and (name not in fewer or fewer[name]["value"].shape != site["value"].shape)
+
+        return tuple(
+            name
+            for name, site in latents.items()
+            if grows(name, site) or (frames & {frame.name for frame in site["cond_indep_stack"]})
+        )
+
+    def _inputs(self, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        value = structure(x)
+        if isinstance(value, Mapping):
+            if all(name in self._parameters for name in value):
+                return (), dict(value)
+            return (dict(value),), {}
+        if isinstance(value, tuple) and not hasattr(value, "_fields"):
+            return (value, {}) if len(self._plain) >= len(value) or self._takes_many else ((value,), {})
+        return (value,), {}
+
+    def _options(self, num_data: int | None, weight: Tensor | None) -> dict[str, Any]:
+        given = {"num_data": num_data, "weight": weight}
+        return {name: given[name] for name in OPTIONS if name in self._parameters or self._takes_any}
+
+    def _conditions(self, y: Tensor) -> dict[str, Tensor]:
+        """The targets under the names of the observed sites, in whose shapes they come; several share its columns."""
+        names = self.names or USUAL[:1]
+        return {name: y if len(names) == 1 else y[:, place] for place, name in enumerate(names)}
+
+    def _target_name(self, named: Mapping[str, Any]) -> str:
+        return next(name for name in self._plain if name not in named)
+
+    @cached_property
+    def _parameters(self) -> Mapping[str, inspect.Parameter]:
+        function = self.program.forward if isinstance(self.program, nn.Module) else self.program
+        return inspect.signature(function).parameters
+
+    @cached_property
+    def _plain(self) -> list[str]:
+        """Names of the arguments that data can take."""
+        kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        return [name for name, one in self._parameters.items() if one.kind in kinds and name not in OPTIONS]
+
+    @property
+    def _takes_any(self) -> bool:
+        return any(one.kind is one.VAR_KEYWORD for one in self._parameters.values())
+
+    @property
+    def _takes_many(self) -> bool:
+        return any(one.kind is one.VAR_POSITIONAL for one in self._parameters.values())
+
+
+class AtOrigin(Messenger):
+    """A handler that puts every latent where the real line has 0: improper laws cannot be drawn from."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if is_subsample(msg):
+            size, chosen = msg["fn"].size, msg["fn"].subsample_size
+            if msg["value"] is None and chosen is not None and chosen < size:
+                raise ValueError(
+                    f"The plate {msg['name']!r} chooses {chosen} of {size} rows by chance. "
+                    "Leave `subsample_size` out: minibatches come from the fit, and the plate scales to `num_data` by "
+                    '`pyro.plate("data", num_data, subsample=torch.arange(len(x)))`.'
+                )
+            return
+        if msg["is_observed"] or msg["value"] is not None:
+            return
+        law, shape = msg["fn"], msg["fn"].shape()
+        if is_discrete(law.support):
+            msg["value"] = law.sample()
+            return
+        transform = biject_to(law.support)
+        msg["value"] = transform(
+            torch.zeros(transform.inverse_shape(shape), dtype=dtype_of(law), device=device_of(law))
+        )
+
+
+def is_data(site: Any) -> bool:
+    """Whether a site is observed data: neither a factor nor a deterministic value."""
+    if not site["is_observed"] or site["infer"].get("_deterministic"):
+        return False
+    return type(site["fn"]).__name__ != "Unit"
+
+
+def is_discrete(support: Any) -> bool:
+    """Whether a support holds whole numbers alone."""
+    return bool(getattr(support, "is_discrete", False)) or support is constraints.boolean
+
+
+def dtype_of(law: Any) -> torch.dtype:
+    """Of a law's values."""
+    found = next((value for value in _parameters_of(law) if value.is_floating_point()), None)
+    return torch.get_default_dtype() if found is None else found.dtype
+
+
+def device_of(law: Any) -> torch.device:
+    """Where a law's values are."""
+    found = next(iter(_parameters_of(law)), None)
+    return torch.device("cpu") if found is None else found.device
+
+
+def _parameters_of(law: Any) -> list[Tensor]:
+    """The tensors that make a law, those of laws within it too."""
+    inner = getattr(law, "base_dist", None)
+    own = [value for name in law.arg_constraints if isinstance(value := law.__dict__.get(name), Tensor)]
+    return own + (_parameters_of(inner) if inner is not None else [])
+
+
+def few_rows(rows: Batch, number: int) -> Batch:
+    """The first rows."""
+    x = as_rows(rows.x)[:number]
+    return Batch(x, rows.y[:number], None if rows.weight is None else rows.weight[:number])

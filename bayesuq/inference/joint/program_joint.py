@@ -1,0 +1,232 @@
+"""The flat joint of a Pyro program: log p(theta, y | x) by one run of it, at one unconstrained vector.
+
+    U(u) = -log p(theta(u), y | x) - log |d theta / d u|,      theta_k = T_k(u_k)
+
+T_k is Pyro's bijection onto the support of latent k, so that positive numbers, simplexes, Cholesky factors and bounded
+ones are laid side by side in one real vector. The supports may depend on latents drawn before. Plates, scales and masks
+count as Pyro counts them: the potential is Pyro's own, `pyro.infer.mcmc.util.initialize_model`'s, to rounding.
+"""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
+from typing import Any
+
+import pyro
+import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from pyro.distributions.util import scale_and_mask
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import biject_to
+
+from bayesuq.data import Batch
+from bayesuq.inference.joint.program_call import ProgramCall
+from bayesuq.inference.joint.programs import is_subsample, private_store
+
+UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none
+
+
+@dataclass(frozen=True, eq=False)
+class ProgramLayout:
+    """Where each latent site stands in the flat vector.
+
+    Attributes:
+        shapes: Of each site on its own support.
+        flat_shapes: Of each site on the real line: a simplex of three numbers has two.
+        dtypes: Of each site.
+        local: Sites with a number of their own for single rows.
+    """
+
+    shapes: Mapping[str, torch.Size]
+    flat_shapes: Mapping[str, torch.Size]
+    dtypes: Mapping[str, torch.dtype]
+    local: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> list[int]:
+        """Numbers of each site in the vector."""
+        return [shape.numel() for shape in self.flat_shapes.values()]
+
+    @property
+    def size(self) -> int:
+        """P, numbers in all."""
+        return sum(self.sizes)
+
+    def slices(self) -> dict[str, slice]:
+        """Where each site stands."""
+        edges = pairwise(accumulate(self.sizes, initial=0))
+        return {name: slice(*edge) for name, edge in zip(self.flat_shapes, edges, strict=True)}
+
+    def split(self, flat: Tensor) -> dict[str, Tensor]:
+        """The sites (..., *flat shape), still unconstrained, of flat vectors (..., P); views of them."""
+        parts = flat.split(self.sizes, dim=-1)
+        return {
+            name: part.reshape(flat.shape[:-1] + shape)
+            for (name, shape), part in zip(self.flat_shapes.items(), parts, strict=True)
+        }
+
+
+@dataclass(eq=False)
+class Terms:
+    """What one run of a program told.
+
+    Attributes:
+        theta: The latents on their own support.
+        log_prior: log p(theta) with factors, in nats.
+        log_likelihood: log p(y | x, theta), with the program's scales.
+        volume: log |d theta / d u|.
+        observed: The laws and values of the observed sites.
+    """
+
+    theta: dict[str, Tensor] = field(default_factory=dict)
+    log_prior: Any = 0.0
+    log_likelihood: Any = 0.0
+    volume: Any = 0.0
+    observed: dict[str, Any] = field(default_factory=dict)
+
+
+class AtVector(Messenger):
+    """A handler that gives each latent the value that a vector holds for it, and adds up the densities."""
+
+    def __init__(self, parts: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        self.parts, self.terms = parts, Terms()
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["is_observed"] or msg["value"] is not None or is_subsample(msg):
+            return
+        name, support = msg["name"], msg["fn"].support
+        if name not in self.parts:
+            raise ValueError(f"The program's site {name!r} was not there when it first ran: its sites must not change.")
+        transform = biject_to(support)
+        part = self.parts[name]
+        value = transform(part)
+        self.terms.theta[name] = msg["value"] = value
+        self.terms.volume = self.terms.volume + transform.log_abs_det_jacobian(part, value).sum()
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        if is_subsample(msg):
+            return
+        term = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"]).sum()
+        if msg["is_observed"] and not is_factor(msg):
+            self.terms.log_likelihood = self.terms.log_likelihood + term
+            self.terms.observed[msg["name"]] = msg
+        else:
+            self.terms.log_prior = self.terms.log_prior + term
+
+
+def is_factor(site: Any) -> bool:
+    """Whether a site is `pyro.factor`'s, or `pyro.deterministic`'s: observed, but of no data."""
+    return type(site["fn"]).__name__ == "Unit" or bool(site["infer"].get("_deterministic"))
+
+
+class ProgramJoint:
+    """The joint density of a program, its data aside.
+
+    Attributes:
+        call: The program, and how it takes data.
+        layout: Of its latents.
+    """
+
+    def __init__(self, call: ProgramCall, layout: ProgramLayout) -> None:
+        self.call, self.layout = call, layout
+
+    @classmethod
+    def of(cls, call: ProgramCall, rows: Batch, num_data: int | None = None) -> "ProgramJoint":
+        """Learn the sites from a run on some rows.
+
+        Raises:
+            ValueError: Latents that are no real numbers, or none; parameters to be learned; plates that choose rows
+                by chance; observed sites that are not those named.
+        """
+        survey = call.survey(rows, num_data)
+        shapes = {name: site["value"].shape for name, site in survey.latents.items()}
+        flat = {
+            name: biject_to(site["fn"].support).inverse_shape(shapes[name]) for name, site in survey.latents.items()
+        }
+        dtypes = {name: site["value"].dtype for name, site in survey.latents.items()}
+        return cls(call, ProgramLayout(shapes, flat, dtypes, survey.local))
+
+    def terms(self, flat: Tensor, rows: Batch, num_data: int | None = None) -> Terms:
+        """What the program tells at a flat vector (P,), within `running`.
+
+        Raises:
+            ValueError: Sites that come or go from run to run.
+        """
+        parts = {name: part.to(self.layout.dtypes[name]) for name, part in self.layout.split(flat).items()}
+        with AtVector(parts) as handler:
+            self.call.run(rows, num_data)
+        if len(handler.terms.theta) != len(parts):
+            missing = sorted(parts.keys() - handler.terms.theta.keys())
+            raise ValueError(f"The program left out {', '.join(missing)} this time: its sites must not change.")
+        return handler.terms
+
+    def energy(self, flat: Tensor, rows: Batch, num_data: int | None = None, *, with_volume: bool = True) -> Tensor:
+        """U at one vector, a 0-d tensor in nats, within `running`."""
+        terms = self.terms(flat, rows, num_data)
+        total = terms.log_prior + terms.log_likelihood + (terms.volume if with_volume else 0.0)
+        return -total
+
+    def value_and_grad(
+        self, flat: Tensor, rows: Batch, num_data: int | None = None, *, with_volume: bool = True
+    ) -> tuple[Tensor, Tensor]:
+        """U and its gradient (P,) at one vector, within `running`; infinite where a law does not take its numbers."""
+        leaf = flat.detach().requires_grad_()
+        with torch.enable_grad():
+            value = self.energy(leaf, rows, num_data, with_volume=with_volume)
+            (gradient,) = torch.autograd.grad(value, leaf)
+        return value.detach(), gradient
+
+    def theta(self, flat: Tensor, rows: Batch) -> dict[str, Tensor]:
+        """The latents on their own support at one vector."""
+        with running(), torch.no_grad():
+            return {name: value.detach() for name, value in self.terms(flat, rows).theta.items()}
+
+    def flat(self, theta: Mapping[str, Tensor], rows: Batch) -> Tensor:
+        """The vector of latents on their own support; the inverse of `theta`.
+
+        Raises:
+            ValueError: A latent that is not there, or has another shape.
+        """
+        found: dict[str, Tensor] = {}
+        for name, shape in self.layout.shapes.items():
+            if name not in theta or theta[name].shape != shape:
+                given = tuple(theta[name].shape) if name in theta else "none"
+                raise ValueError(f"The latent {name} has shape {tuple(shape)}; got {given}.")
+        with running(), torch.no_grad(), Inverse(theta, found):
+            self.call.run(rows, None)
+        return torch.cat([found[name].reshape(-1) for name in self.layout.shapes])
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the flat vector: the widest of the latents'."""
+        return max(self.layout.dtypes.values(), key=lambda dtype: torch.finfo(dtype).bits)
+
+
+class Inverse(Messenger):
+    """A handler that gives latents their values, and notes where these stand on the real line."""
+
+    def __init__(self, theta: Mapping[str, Tensor], found: dict[str, Tensor]) -> None:
+        super().__init__()
+        self.theta, self.found = theta, found
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.theta and not msg["is_observed"]:
+            msg["value"] = self.theta[msg["name"]]
+            self.found[msg["name"]] = biject_to(msg["fn"].support).inv(msg["value"])
+
+
+@contextmanager
+def running(*, checked: bool = False) -> Iterator[None]:
+    """Programs run alone in the process, without Pyro's checks of every law unless these are wanted."""
+    with private_store(), pyro.validation_enabled(checked):
+        yield
+
+
+def base_law(law: Any) -> TorchDistributionMixin:
+    """The law of single entries."""
+    while type(law).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
+        law = law.base_dist
+    return law

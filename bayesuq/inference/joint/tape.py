@@ -1,0 +1,324 @@
+"""A function of one vector recorded as the operators that it runs, and played again without Python's way around them.
+
+A Pyro program of a dozen sites spends its time in handlers, distributions and autograd's graph, and little in
+arithmetic. What it computes, its gradient included, is recorded once, at the level of torch's own operators; what does
+not depend on the vector is left as it was found, equal steps are made once, and the rest becomes one straight function
+over NumPy arrays, whose calls cost a fifth of torch's for small arrays. Operators that NumPy does not have are torch's.
+
+Each step is held against torch's own result when it is recorded, and the whole against the function at other vectors.
+A function that branches on values, draws, or writes into what it made cannot be recorded: it is then called as it is.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from bayesuq.inference.joint.numpy_operators import ELEMENTWISE, EXPANSIONS, NAMES, expression
+
+Function = Callable[[Tensor], tuple[Tensor, Tensor]]
+SHAPES = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty")
+READS = ("_local_scalar_dense", "equal", "is_nonzero", "nonzero", "masked_select", "_unique2", "unique_dim")
+TOLERANCES = {torch.float64: 1e-11, torch.float32: 1e-4}
+
+
+class UnrecordableError(Exception):
+    """What a function computes is another sequence of operators from one vector to the next."""
+
+
+@dataclass(frozen=True)
+class Place:
+    """A value that changes with the vector, by its number."""
+
+    number: int
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One operator: what goes in, with `Place` for what changes, and what came out when it was recorded."""
+
+    operator: Any
+    args: tuple[Any, ...]
+    kwargs: Mapping[str, Any]
+    places: tuple[int, ...]
+    outputs: tuple[Tensor, ...]
+    is_tuple: bool
+
+
+class Recorder(TorchDispatchMode):
+    """While it is on, operators that depend on the vector are written down."""
+
+    def __init__(self, vector: Tensor) -> None:
+        super().__init__()
+        self.steps: list[Step] = []
+        self.places = {id(vector): 0}
+        self.kept: list[Any] = [vector]  # what is let go of could lend its name to another
+        self.sharing: dict[int, set[int]] = {}  # tensors made here, by their memory
+        self.count = 1
+
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        """No: torch would import its compiler to wrap the mode."""
+        return False
+
+    def __torch_dispatch__(
+        self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = {} if kwargs is None else kwargs
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            raise UnrecordableError(f"{func} draws")
+        marked = self._marked(args), {name: self._marked(value) for name, value in kwargs.items()}
+        found = func(*args, **kwargs)
+        self.kept.append(found)
+        for one in found if isinstance(found, tuple | list) else (found,):
+            if isinstance(one, Tensor):
+                self.sharing.setdefault(one.untyped_storage().data_ptr(), set()).add(id(one))
+        if func.overloadpacket.__name__ in SHAPES:  # of which the values are no part
+            return found
+        if any(_places(part) for part in marked):
+            self._note(func, marked, found)
+        return found
+
+    def _note(self, func: Any, marked: tuple[Any, Any], found: Any) -> None:
+        if func.overloadpacket.__name__ in READS:
+            raise UnrecordableError(f"{func} reads a value")
+        outputs = () if found is None else tuple(found) if isinstance(found, tuple | list) else (found,)
+        if func._schema.is_mutable:
+            func = self._out_of_place(func, outputs)
+            self.steps.append(Step(func, *marked, (self.count,), (found.detach().clone(),), is_tuple=False))
+            self.places[id(found)] = self.count
+            self.count += 1
+            return
+        if not all(isinstance(one, Tensor) for one in outputs):
+            raise UnrecordableError(f"{func} gives no tensor")
+        places = tuple(range(self.count, self.count + len(outputs)))
+        self.count += len(outputs)
+        for place, one in zip(places, outputs, strict=True):
+            self.places[id(one)] = place
+        copies = tuple(one.detach().clone() for one in outputs)  # what is written into later is another value then
+        self.steps.append(Step(func, *marked, places, copies, isinstance(found, tuple | list)))
+
+    def _out_of_place(self, func: Any, outputs: tuple[Any, ...]) -> Any:
+        """The operator that gives as a new value what this one writes into a tensor that nothing else looks at."""
+        name = func.overloadpacket.__name__
+        alone = len(outputs) == 1 and self.sharing.get(outputs[0].untyped_storage().data_ptr()) == {id(outputs[0])}
+        packet = getattr(torch.ops.aten, name[:-1], None) if name.endswith("_") and alone else None
+        if packet is None or func._overloadname not in packet.overloads():
+            raise UnrecordableError(f"{func} writes into a value")
+        return getattr(packet, func._overloadname)
+
+    def _marked(self, value: Any) -> Any:
+        """With places for tensors that change."""
+        if isinstance(value, Tensor):
+            place = self.places.get(id(value))
+            return value if place is None else Place(place)
+        if isinstance(value, tuple | list):
+            return type(value)(self._marked(item) for item in value)
+        return value
+
+
+def _places(value: Any) -> list[int]:
+    """The numbers of all places within."""
+    if isinstance(value, Place):
+        return [value.number]
+    if isinstance(value, tuple | list):
+        return [number for item in value for number in _places(item)]
+    if isinstance(value, Mapping):
+        return _places(tuple(value.values()))
+    return []
+
+
+@dataclass(eq=False)
+class _Writer:
+    """The recorded steps as a function's source, each tried as it is written."""
+
+    tolerance: float
+    names: dict[str, Any] = field(default_factory=lambda: dict(NAMES))
+    values: dict[str, Any] = field(default_factory=dict)
+    same: dict[int, int] = field(default_factory=dict)  # places whose value another place has
+    sources: dict[int, int] = field(default_factory=dict)  # of expanded values
+    known: dict[Any, tuple[int, ...]] = field(default_factory=dict)
+    constants: dict[int, str] = field(default_factory=dict)
+    lines: list[tuple[tuple[str, ...], str, list[str]]] = field(default_factory=list)
+
+    def write(self, step: Step) -> None:
+        key = (step.operator, self._key(step.args), self._key(step.kwargs))
+        if key in self.known:
+            self.same |= dict(zip(step.places, self.known[key], strict=True))
+            return
+        self.known[key] = step.places
+        name = step.operator.overloadpacket.__name__
+        if name in EXPANSIONS and isinstance(step.args[0], Place):
+            self.sources[step.places[0]] = self._of(step.args[0].number)
+        targets = tuple(f"v{place}" for place in step.places)
+        tries = []
+        if len(targets) == 1:
+            if name in ELEMENTWISE:
+                tries.append(self._text(step, through=True))
+            tries.append(self._text(step, through=False))
+        for text in tries:
+            if text is not None and self._agrees(text, targets, step.outputs):
+                self._add(targets, text)
+                return
+        call = f"f{len(self.names)}"
+        self.names[call] = _as_torch(step)
+        arguments = [f"v{self._of(number)}" for number in dict.fromkeys(_places((step.args, step.kwargs)))]
+        text = f"{call}({', '.join(arguments)})"
+        if not self._agrees(text, targets, step.outputs, is_tuple=step.is_tuple or not targets):
+            raise UnrecordableError(f"{step.operator} does not repeat itself")
+        self._add(targets, f"{text}[0]" if step.is_tuple and len(targets) == 1 else text)
+
+    def function(self, outputs: Sequence[Place]) -> Callable[[Any], tuple[Any, ...]]:
+        """From the vector to the outputs, without the steps that they do not need."""
+        results = [f"v{self._of(place.number)}" for place in outputs]
+        wanted, body = set(results), []
+        for targets, text, used in reversed(self.lines):
+            if not targets or wanted & set(targets):
+                wanted |= set(used)
+                body.append(f"    {', '.join(targets)} = {text}" if targets else f"    {text}")
+        source = "\n".join(["def played(v0):", *reversed(body), f"    return {', '.join(results)}"])
+        exec(compile(source, "<recorded>", "exec"), self.names)
+        return self.names["played"]
+
+    def _add(self, targets: tuple[str, ...], text: str) -> None:
+        used = [name for name in self.values if name not in targets]
+        code = compile(text, "<recorded>", "eval")
+        self.lines.append((targets, text, [name for name in code.co_names if name in self.values or name in used]))
+
+    def _agrees(
+        self, text: str, targets: tuple[str, ...], outputs: Sequence[Tensor], *, is_tuple: bool = False
+    ) -> bool:
+        """Whether a step gives torch's own result; its values are then kept for the following ones."""
+        try:
+            found = eval(text, self.names, self.values)
+        except (TypeError, ValueError, IndexError, AttributeError, FloatingPointError):
+            return False
+        found = found if is_tuple else (found,)
+        for one, expected in zip(found, outputs, strict=True):
+            wanted = expected.detach().numpy()
+            if np.shape(one) != wanted.shape or np.asarray(one).dtype != wanted.dtype:
+                return False
+            if not np.allclose(one, wanted, rtol=self.tolerance, atol=self.tolerance, equal_nan=True):
+                return False
+        self.values.update(zip(targets, found, strict=True))
+        return True
+
+    def _text(self, step: Step, *, through: bool) -> str | None:
+        """In NumPy's words; through expanded values to what they repeat."""
+        written = [self._written(arg, through=through) for arg in step.args]
+        return expression(step.operator, written, step, lambda value: self._written(value, through=False))
+
+    def _written(self, value: Any, *, through: bool) -> str:
+        if isinstance(value, Place):
+            number = self._of(value.number)
+            return f"v{self.sources.get(number, number) if through else number}"
+        if isinstance(value, Tensor):
+            if id(value) not in self.constants:
+                name = f"c{len(self.names)}"
+                array = value.detach().numpy()
+                self.names[name] = array[()] if array.ndim == 0 else array
+                self.constants[id(value)] = name
+            return self.constants[id(value)]
+        if isinstance(value, float) and not np.isfinite(value):
+            return "nan" if value != value else "inf" if value > 0 else "(-inf)"
+        if isinstance(value, tuple | list):
+            inner = ", ".join(self._written(item, through=through) for item in value)
+            return f"({inner}{',' if len(value) == 1 else ''})"
+        return f"({value!r})" if isinstance(value, int | float) else repr(value)
+
+    def _of(self, number: int) -> int:
+        return self.same.get(number, number)
+
+    def _key(self, value: Any) -> Any:
+        if isinstance(value, Place):
+            return ("place", self._of(value.number))
+        if isinstance(value, Tensor):
+            return ("constant", id(value))
+        if isinstance(value, tuple | list):
+            return tuple(self._key(item) for item in value)
+        if isinstance(value, Mapping):
+            return tuple((name, self._key(item)) for name, item in value.items())
+        return (type(value).__name__, repr(value))
+
+
+def _as_torch(step: Step) -> Callable[..., Any]:
+    """The operator itself, from and to arrays."""
+    numbers = list(dict.fromkeys(_places((step.args, step.kwargs))))
+
+    def put(value: Any, found: Mapping[int, Tensor]) -> Any:
+        if isinstance(value, Place):
+            return found[value.number]
+        if isinstance(value, tuple | list):
+            return type(value)(put(item, found) for item in value)
+        return value.detach() if isinstance(value, Tensor) else value
+
+    def call(*arrays: Any) -> Any:
+        found = {n: torch.from_numpy(np.asarray(array)) for n, array in zip(numbers, arrays, strict=True)}
+        args = put(step.args, found)
+        result = step.operator(*args, **{name: put(value, found) for name, value in step.kwargs.items()})
+        if not step.places:
+            return ()
+        if step.is_tuple:
+            return tuple(one.numpy() for one in result)
+        return result.numpy()
+
+    return call
+
+
+@dataclass(frozen=True, eq=False)
+class Played:
+    """A function from a vector to a value, or several, and its gradient, as it was recorded."""
+
+    steps: Callable[[Any], tuple[Any, ...]]
+
+    def __call__(self, vector: Tensor) -> tuple[Any, Tensor]:
+        """The value, an array, and the gradient, which is the caller's to keep."""
+        with np.errstate(all="ignore"):
+            value, gradient = self.steps(vector.numpy())
+        return value, torch.from_numpy(np.array(gradient))
+
+
+def recorded(function: Function, vectors: Sequence[Tensor]) -> Played | None:
+    """The function as it was recorded at the first vector (P,), and agrees at the others; None where it cannot be.
+
+    Args:
+        function: From a vector to a value and its gradient, without a grad_fn.
+        vectors: On the CPU, at which the function is finite.
+    """
+    try:
+        played = _played(function, vectors[0].detach().clone())
+    except UnrecordableError:
+        return None
+    tolerance = 10 * TOLERANCES.get(vectors[0].dtype, 0.0)
+    for vector in vectors:
+        value, gradient = function(vector)
+        again, slope = played(vector)
+        pairs = (value, torch.as_tensor(again)), (gradient, slope)
+        if not all(_are_close(one.detach(), other, tolerance) for one, other in pairs):
+            return None
+    return played
+
+
+def _are_close(one: Tensor, other: Tensor, tolerance: float) -> bool:
+    """Beside the largest number of the first."""
+    if one.shape != other.shape:
+        return False
+    return bool((one - other).abs().max() <= tolerance * one.abs().max().clamp(min=1.0))
+
+
+def _played(function: Function, vector: Tensor) -> Played:
+    recorder = Recorder(vector)
+    with recorder:
+        outputs = function(vector)
+    places = [recorder.places.get(id(one)) for one in outputs]
+    if None in places:
+        raise UnrecordableError("an output does not depend on the vector")
+    writer = _Writer(TOLERANCES.get(vector.dtype, 0.0), values={"v0": vector.numpy()})
+    with np.errstate(all="ignore"):
+        for step in recorder.steps:
+            writer.write(step)
+    return Played(writer.function([Place(place) for place in places if place is not None]))
