@@ -36,6 +36,8 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 REPLICATES = 200  # simulated test sets, for the error of the calibration error
 FEWEST_ROWS = 10  # of which one may hold the spread without a word
 HELD_BY_FEW = 0.25  # of `Sums.concentration`: one row holds half of the spread, or two of them two thirds
+FELT = 0.1  # of the same, beyond which a heavy tail is felt; that of bounded values falls below it as rows are added
+FINITE_VARIANCE = 2.0  # the tail index above which there is one
 NOTABLE = 2.0  # standard errors that a coverage is off
 
 
@@ -47,12 +49,14 @@ class MeanOf:
     unit: str
     remark: str
     formula: Formula
+    is_of_errors: bool
     sums: Sums
 
     @classmethod
     def of(cls, part: Pointwise) -> "MeanOf":
         """Of a batch."""
-        return cls(part.name, part.unit, part.remark, part.formula, Sums.of(part.values, part.weight))
+        sums = Sums.of(part.values, part.weight)
+        return cls(part.name, part.unit, part.remark, part.formula, part.is_of_errors, sums)
 
     def merge(self, other: "MeanOf") -> "MeanOf":
         """Of the points of both; of two remarks the one that says more."""
@@ -64,11 +68,11 @@ class MeanOf:
             interval = self.sums.interval.sqrt()
             value, error = self.sums.mean.clamp(min=0.0).sqrt(), self.sums.root_standard_error
             error = error if self.sums.rows > 1 else self.sums.standard_error
-            return made(self.name, value, error, self.unit, joined(self.remark, self._held_by_few), interval)
+            return made(self.name, value, error, self.unit, joined(self.remark, self._in_doubt), interval)
         value, error = self.sums.mean, self.sums.standard_error
         if self.formula == "mean":
             told = impossible(num_impossible) if self.name == LOG_SCORE else ""
-            remark = joined(self.remark, told, self._held_by_few)
+            remark = joined(self.remark, told, self._in_doubt)
             # Only a log score of densities may be below 0.
             least = -math.inf if self.name == LOG_SCORE else 0.0
             return made(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, math.inf))
@@ -103,8 +107,12 @@ class MeanOf:
         return f"below it by {-off:.1f} standard errors" if off < -NOTABLE else ""
 
     @property
-    def _held_by_few(self) -> str:
-        is_held = self.sums.rows >= FEWEST_ROWS and self.sums.concentration > HELD_BY_FEW
+    def _in_doubt(self) -> str:
+        """Why the standard error, or the interval too, says less than it seems to."""
+        index, held = float(self.sums.tail_index), float(self.sums.concentration)
+        if self.is_of_errors and index < FINITE_VARIANCE and held > FELT:
+            return f"tail index {index:.1f}, below 2: no interval is to be trusted"
+        is_held = self.sums.rows >= FEWEST_ROWS and held > HELD_BY_FEW
         return "few rows hold its spread: the error is too small" if is_held else ""
 
 

@@ -267,7 +267,7 @@ def evaluate_detection(
 
     Example:
         >>> print(*evaluate_detection([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1], name="entropy"), sep="\n")
-        entropy_auroc 1.00 [0.39, 1.00] fraction, 2 of 4 positive
+        entropy_auroc 1.00 [0.47, 1.00] fraction, 2 of 4 positive
         entropy_average_precision 1.00 [0.34, 1.00] fraction, 2 of 4 positive
         entropy_false_positive_rate 0.00 [0.00, 1.00] fraction, at 95 % true positives
     """

@@ -8,7 +8,7 @@ one that is too sure hides behind one that is not.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -56,6 +56,7 @@ class Pointwise:
         remark: What must be known to read the value, often empty.
         formula: "root" of the mean; "share" of values 0 and 1; "coverage", a share that is to be `COVERAGE_LEVEL`, or
             at least that of counts.
+        is_of_errors: Whether it grows with the distance of a real target, so that it may have no variance.
     """
 
     name: str
@@ -64,6 +65,7 @@ class Pointwise:
     unit: str
     remark: str = ""
     formula: Formula = "mean"
+    is_of_errors: bool = False
 
     @property
     def weighted(self) -> Weighted:
@@ -144,8 +146,8 @@ def _of_real_targets(predictive: RealPredictive, seen: Observed) -> Iterator[Poi
     y, weight = seen.y, seen.weight
     squares, (lower, upper) = pointwise_squared_error(predictive, y), central_interval(predictive, COVERAGE_LEVEL)
     ends = ", ends included" if predictive.is_discrete else ""
-    root = Pointwise("root_mean_squared_error", squares, weight, "y", formula="root")
-    score = Pointwise("crps", pointwise_crps(predictive, y), weight, "y", _by_draws(predictive))
+    root = Pointwise("root_mean_squared_error", squares, weight, "y", formula="root", is_of_errors=True)
+    score = Pointwise("crps", pointwise_crps(predictive, y), weight, "y", _by_draws(predictive), is_of_errors=True)
     coverage = Pointwise(
         "interval_coverage",
         pointwise_coverage(predictive, y, COVERAGE_LEVEL),
@@ -166,7 +168,7 @@ def _of_real_targets(predictive: RealPredictive, seen: Observed) -> Iterator[Poi
     yield from _with_columns(coverage)
     yield Pointwise("interval_width", upper - lower, weight, "y", "of the same intervals")
     winkler = winkler_score(lower, upper, predictive.targets(y), COVERAGE_LEVEL)
-    yield Pointwise("interval_score", winkler, weight, "y", "width, and what misses cost")
+    yield Pointwise("interval_score", winkler, weight, "y", "width, and what misses cost", is_of_errors=True)
 
 
 def _log_score(predictive: RealPredictive, seen: Observed) -> Pointwise:
@@ -176,7 +178,7 @@ def _log_score(predictive: RealPredictive, seen: Observed) -> Pointwise:
         return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", predictive.without_density)
     values = observed_log_loss(predictive, seen)
     remark = joined(_jointly(predictive.shape[2], seen), predictive.density_basis)
-    return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", remark)
+    return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", remark, is_of_errors=True)
 
 
 def _with_columns(whole: Pointwise) -> Iterator[Pointwise]:
@@ -185,7 +187,8 @@ def _with_columns(whole: Pointwise) -> Iterator[Pointwise]:
     columns = whole.values.shape[1]
     for d in range(columns if columns > 1 else 0):
         weight = None if whole.weight is None else whole.weight[:, d]
-        yield Pointwise(f"{whole.name}[{d}]", whole.values[:, d], weight, whole.unit, f"column {d}", whole.formula)
+        name, told = f"{whole.name}[{d}]", f"column {d}"
+        yield replace(whole, name=name, values=whole.values[:, d], weight=weight, remark=told)
 
 
 def _jointly(columns: int, seen: Observed) -> str:

@@ -2,11 +2,14 @@
 
 A row r has a weighted total t_r over its values and a weight w_r; the mean is m = sum t_r / sum w_r, and what each row
 moves it by is (t_r - m w_r) / sum w_r. Of these moves the sums of powers up to four are needed. They are kept about a
-value near the mean, so that a mean of 1e9 with a spread of 1 cancels nothing, and moved when two states merge.
+value near the mean, so that a mean of 1e9 with a spread of 1 cancels nothing, and moved when two states merge. Beside
+them are the rows at both ends: from the largest comes how heavy the tail is.
 
 References:
     Chan, Golub and LeVeque, "Algorithms for computing the sample variance", American Statistician 1983.
     Hall, "On the removal of skewness by transformation", JRSS B 1992, section 2.
+    Dekkers, Einmahl and de Haan, "A moment estimator for the index of an extreme-value distribution", Annals of
+    Statistics 1989, eq. (1.7).
 """
 
 import math
@@ -19,6 +22,8 @@ from torch import Tensor
 from bayesuq.evaluation.standard_errors.intervals import Interval, skewed_interval
 
 ORDER = 4  # of the moments
+NUM_ENDS = 64  # rows that are kept of either end
+FEWEST_IN_TAIL = 10  # moves, of which a tail is told: 50 rows
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -31,6 +36,8 @@ class Sums:
         infinite: The sum of the totals that are not finite, and in no moment, 0-d, float64.
         count: Values that count, int64, 0-d.
         rows: Rows that hold one, int64, 0-d.
+        ends: (t_r - shift w_r, w_r) of the 64 finite rows where the first is least and of the 64 where it is largest,
+            (128, 2), float64; zeros where there are fewer.
     """
 
     shift: Tensor
@@ -38,6 +45,7 @@ class Sums:
     infinite: Tensor
     count: Tensor
     rows: Tensor
+    ends: Tensor
 
     @classmethod
     def of(cls, values: Tensor, weight: Tensor | None = None) -> Self:
@@ -59,6 +67,7 @@ class Sums:
         around = (heavy * (flat - shift)).sum(dim=1)[finite]
         move = around.sum() / sizes.sum() if len(totals) else flat.new_zeros(())
         moments = _moments(around - move * sizes, sizes)
+        ends = _both_ends(torch.stack([around - move * sizes, sizes], dim=1))
         unbounded = in_row & ~finite
         # A row that is not finite still weighs.
         moments[0] += _moments(flat.new_zeros(int(unbounded.sum())), per_row[unbounded])[0]
@@ -68,6 +77,7 @@ class Sums:
             infinite=(heavy * flat).sum(dim=1)[unbounded].sum(),
             count=known.sum(),
             rows=in_row.sum(),
+            ends=ends,
         )
 
     @property
@@ -106,9 +116,34 @@ class Sums:
         return torch.where(self._is_defined & (spread > 0), self._moves(4) / spread.square(), 0.0)
 
     @property
+    def tail_index(self) -> Tensor:
+        """The power a of the tail P(|move| > x) ~ x^-a, by the largest moves: the variance is infinite below 2.
+
+        These are a fifth of all, or 3 sqrt N, as of Pareto-smoothed importance sampling, or 63; and half of them, whose
+        index must not be larger by much: of a few large values among small ones it is. The larger of both is taken.
+
+        Returns:
+            0-d float64; infinite for tails that are lighter than every power, for fewer than 50 rows, and where all
+            moves taken are equal.
+        """
+        rows = int(self.rows)
+        number = min(rows // 5, int(3 * math.sqrt(rows)), NUM_ENDS - 1)
+        if number < FEWEST_IN_TAIL or not bool(self._is_defined):
+            return torch.full_like(self.weight, torch.inf)
+        sizes = self._end_moves.abs().sort(descending=True).values
+        return _index(sizes[: number + 1]).maximum(_index(sizes[: number // 2 + 1]))
+
+    @property
     def interval(self) -> Interval:
-        """95 % for the mean, with the skewness taken out (Hall 1992); NaN for one row."""
-        return skewed_interval(self.mean, self.standard_error, self.skewness, self.rows)
+        """95 % for the mean, with the skewness taken out (Hall 1992); NaN for one row.
+
+        It holds that of one row more, as far out as the furthest: of what is rarer than one in N no sample tells.
+        """
+        own, more = (
+            skewed_interval(each.mean, each.standard_error, each.skewness, each.rows)
+            for each in (self, self._with_furthest_again())
+        )
+        return Interval(own.lower.minimum(more.lower), own.upper.maximum(more.upper))
 
     def merge(self, other: Self) -> Self:
         """Over the rows of both."""
@@ -123,15 +158,29 @@ class Sums:
             infinite=self.infinite + other.infinite,
             count=self.count + other.count,
             rows=self.rows + other.rows,
+            ends=_both_ends(torch.cat([self._ends_about(shift), other._ends_about(shift)])),
         )
 
     def moved(self, shift: Tensor) -> Self:
         """The same sums about another number."""
-        return replace(self, shift=shift, moments=self._about(shift))
+        return replace(self, shift=shift, moments=self._about(shift), ends=self._ends_about(shift))
 
     @property
     def _is_defined(self) -> Tensor:
         return (self.rows > 1) & (self.infinite == 0)
+
+    def _with_furthest_again(self) -> Self:
+        """The same with the row that moves the mean most counting twice."""
+        row = self.ends[self._end_moves.abs().argmax()].unsqueeze(0)
+        return replace(self, moments=self.moments + _moments(row[:, 0], row[:, 1]), rows=self.rows + 1)
+
+    @property
+    def _end_moves(self) -> Tensor:
+        return self.ends[:, 0] - self.moments[1, 0] / self.weight * self.ends[:, 1]
+
+    def _ends_about(self, shift: Tensor) -> Tensor:
+        away, sizes = self.ends.unbind(dim=1)
+        return torch.stack([away + (self.shift - shift) * sizes, sizes], dim=1)
 
     def _moves(self, power: int) -> Tensor:
         """sum_r (t_r - m w_r)^power."""
@@ -165,6 +214,22 @@ def _moments(totals: Tensor, sizes: Tensor) -> Tensor:
     every = _powers(totals).T @ _powers(sizes)
     order = torch.arange(ORDER + 1, device=totals.device)
     return torch.where(order.unsqueeze(1) + order <= ORDER, every, 0.0)
+
+
+def _index(sizes: Tensor) -> Tensor:
+    """The tail index by all but the last of the largest sizes, which fall, (k + 1,)."""
+    logs = (sizes[:-1] / sizes[-1].clamp(min=torch.finfo(sizes.dtype).tiny)).clamp(min=1.0).log()
+    first, second = logs.mean(), logs.square().mean()
+    shape = first + 1 - 0.5 / (1 - first.square() / second)
+    return torch.where(shape > 0, 1 / shape, torch.inf)  # not a number where all are equal
+
+
+def _both_ends(rows: Tensor) -> Tensor:
+    """The rows of least and of largest first number, (N, 2) -> (128, 2); where there are fewer, rows of no weight."""
+    if len(rows) <= 2 * NUM_ENDS:
+        return torch.nn.functional.pad(rows, (0, 0, 0, 2 * NUM_ENDS - len(rows)))
+    least, largest = (rows[:, 0].topk(NUM_ENDS, largest=side).indices for side in (False, True))
+    return rows[torch.cat([least, largest])]
 
 
 def _powers(values: Tensor) -> Tensor:

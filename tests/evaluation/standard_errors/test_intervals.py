@@ -1,6 +1,7 @@
 """Intervals hold the truth in 90 to 97 % of simulated test sets, where two standard errors hold it in far fewer.
 
-Of 1,500 sets at 95 % the share has an error of .0056, so that .90 and .97 are nine and four of its errors away.
+Of 1,500 sets at 95 % the share has an error of .0056, so that .90 and .97 are nine and four of its errors away. Of 250
+it has one of .014: there the bounds are an error wider.
 """
 
 import math
@@ -62,8 +63,53 @@ def test_of_skewed_means_and_of_their_roots(draw, truth: float, num_rows: int) -
     interval = skewed_interval(values.mean(dim=1), error, skewness, torch.tensor(num_rows))
     assert 0.90 <= share_of(interval, truth) <= 0.97
     assert 0.90 <= share_of(interval.sqrt(), truth**0.5) <= 0.97
-    one = Sums.of(values[0]).interval
-    assert [float(end) for end in one] == pytest.approx([float(ends[0]) for ends in interval])
+
+
+def pareto(index: float, *size: int) -> Tensor:
+    return (exponential(*size) / index).exp()
+
+
+def student_squared(degrees: int, *size: int) -> Tensor:
+    normal = torch.randn((degrees + 1, *size), generator=generator(9), dtype=torch.float64)
+    return degrees * normal[0].square() / normal[1:].square().sum(dim=0)
+
+
+@pytest.mark.parametrize(
+    ("draw", "truth"),
+    [
+        (lambda *size: torch.randn(size, generator=generator(10), dtype=torch.float64), 0.0),
+        (exponential, 1.0),
+        (lambda *size: (1.5 * torch.randn(size, generator=generator(1), dtype=torch.float64)).exp(), math.exp(1.125)),
+        (lambda *size: pareto(2, *size), 2.0),
+        (lambda *size: student_squared(4, *size), 2.0),
+    ],
+    ids=["normal", "exponential", "wide log-normal", "Pareto 2", "Student 4 squared"],
+)
+@pytest.mark.parametrize("num_rows", [30, 200])
+def test_of_means_with_tails_up_to_those_without_a_variance(draw, truth: float, num_rows: int) -> None:
+    """The last two have tail index 2. Without one row more, as far out as the furthest, they are held in .88 to .90."""
+    sets = 250
+    intervals = [Sums.of(values).interval for values in draw(sets, num_rows)]
+    assert 0.88 <= sum(holds(interval, truth) for interval in intervals) / sets <= 0.99
+
+
+def test_the_tail_index_tells_where_there_is_no_variance() -> None:
+    """Of Pareto's law with index a it is a; its error is near 1 / sqrt 63, and that of 20 of them a fifth of it.
+
+    Values that are bounded, or fall off faster than every power, have a larger one.
+    """
+    for index in (1.2, 1.6):
+        found = torch.stack([Sums.of(values).tail_index for values in pareto(index, 20, 3000)])
+        assert float((1 / found).mean()) == pytest.approx(1 / index, abs=0.15)
+    for draw in (exponential, squared_normal):
+        assert all(float(Sums.of(values).tail_index) > 2 for values in draw(20, 3000))
+    halves = [Sums.of(part) for part in pareto(1.2, 3000).split([1000, 2000])]
+    whole = Sums.of(pareto(1.2, 3000))
+    for merged in (halves[0].merge(halves[1]), halves[1].merge(halves[0])):
+        torch.testing.assert_close(merged.tail_index, whole.tail_index)
+        torch.testing.assert_close(torch.stack(merged.interval), torch.stack(whole.interval))
+    assert Sums.of(torch.ones(100)).tail_index == math.inf
+    assert Sums.of(pareto(1.2, 40)).tail_index == math.inf
 
 
 def test_without_skewness_it_is_students() -> None:
@@ -101,17 +147,17 @@ def test_of_the_auroc(distance: float, num_positive: int, num_negative: int) -> 
     sizes = torch.tensor(float(num_positive)), torch.tensor(float(num_negative))
     interval = auroc_interval(area, error, *sizes)
     truth = 0.5 + 0.5 * math.erf(distance / 2)
-    assert 0.90 <= share_of(interval, truth) <= 0.985
+    assert 0.90 <= share_of(interval, truth) <= 0.972
     if distance == 3:
         plain = ((area - truth).abs() <= 1.96 * error).double().mean()
         assert plain < 0.87
 
 
-@pytest.mark.parametrize("distance", [0.5, 2.0])
-@pytest.mark.parametrize("num_positive", [10, 40, 100])
+@pytest.mark.parametrize("distance", [1.0, 3.0])
+@pytest.mark.parametrize("num_positive", [10, 40, 150])
 def test_of_the_false_positive_rate(distance: float, num_positive: int) -> None:
-    """It holds at least as often as it says: with few positives it reaches to 1, since nothing bounds it above."""
-    noise, num_negative, sets = generator(4), 150, 400
+    """It reaches to 1 where positives are few, since nothing bounds the rate above, and is then open on one side."""
+    noise, num_negative, sets = generator(4), 150, 250
     covered = 0
     truth = 0.5 - 0.5 * math.erf((distance - 1.6448536) / math.sqrt(2))
     for _ in range(sets):
@@ -119,8 +165,11 @@ def test_of_the_false_positive_rate(distance: float, num_positive: int) -> None:
         negatives = torch.randn(num_negative, generator=noise, dtype=torch.float64)
         alarms = (negatives >= positives.unsqueeze(1)).double().mean(dim=1).sort().values
         rate = alarms[math.ceil(0.95 * num_positive - 1e-9) - 1]
-        covered += holds(false_positive_rate_interval(alarms, rate, num_negative, 0.95), truth)
-    assert 0.93 <= covered / sets <= 1.0
+        interval = false_positive_rate_interval(alarms, rate, num_negative, 0.95)
+        covered += holds(interval, truth)
+        assert interval.lower <= rate <= interval.upper
+        assert (interval.upper == 1) == (0.95**num_positive > 0.025)
+    assert 0.90 <= covered / sets <= 0.985
 
 
 def test_of_the_average_precision() -> None:
@@ -149,12 +198,21 @@ class TestInTheReport:
         assert str(Measure("a", 1.0, 0.1, "y", interval=(0.9, 1.6))) == "a 1.00 [0.90, 1.60] y"
 
     def test_a_spread_that_few_rows_hold_is_told(self) -> None:
-        predictive = GaussianPredictive(mean=torch.zeros(1, 200, 1), noise_variance=1.0)
-        y = torch.randn(200, generator=generator(6))
+        predictive = GaussianPredictive(mean=torch.zeros(1, 40, 1), noise_variance=1.0)
+        y = torch.randn(40, generator=generator(12))
         assert "few rows hold" not in str(evaluate(predictive, y))
         y[0] = 30.0
         told = {m.name for m in evaluate(predictive, y).measures if "few rows hold" in m.remark}
         assert {"root_mean_squared_error", "negative_log_likelihood", "crps"} <= told
+
+    def test_a_tail_without_a_variance_is_told(self) -> None:
+        """Errors of Cauchy's law, whose squares have no mean: their tail index is a half."""
+        predictive = GaussianPredictive(mean=torch.zeros(1, 400, 1), noise_variance=1.0)
+        normal = torch.randn(2, 400, generator=generator(11), dtype=torch.float64)
+        heavy = normal[0] / normal[1].abs()
+        remarks = {m.name: m.remark for m in evaluate(predictive, heavy).measures}
+        assert remarks["root_mean_squared_error"].endswith("below 2: no interval is to be trusted")
+        assert not any("tail index" in m.remark for m in evaluate(predictive, normal[0]).measures)
 
     def test_a_coverage_that_is_off_is_told_column_by_column(self) -> None:
         """One column is honest, one ten times too sure: together .6 of .9, and each by itself."""
