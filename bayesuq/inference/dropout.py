@@ -67,6 +67,10 @@ def fit(
             of range.
         FloatingPointError: The loss stopped being finite.
 
+    Warns:
+        ConvergenceWarning: The loss was still falling, at the same rows under the same masks; or the mode predicts its
+            own rows no better than a constant.
+
     Example:
         >>> from bayesuq.data import Dataset
         >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors

@@ -122,6 +122,7 @@ class ModeObjective:
             log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
             model=self.model,
             from_network=("weights",),
+            row_losses=self.row_losses if self.adversarial_step is None else None,
         )
 
     def posterior(self, history: History) -> "MapPosterior":
@@ -136,6 +137,10 @@ class ModeObjective:
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the log joint, estimated from a minibatch, in nats."""
         return self.joint.value_and_grad(batch, self.num_data / len(batch.x), noise)
+
+    def row_losses(self, batch: Batch, noise: torch.Generator) -> Tensor | None:
+        """Minus the log joint by each row alone, per data point, (B,), in nats; None where nothing is drawn."""
+        return self.joint.by_rows(batch, self.num_data, noise) if self.network.is_random else None
 
     def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None) -> Tensor:
         if self.adversarial_step is None:

@@ -111,7 +111,7 @@ class FlatJoint:
         value = self.descend(batch, scale, noise)
         for kind, vector in self.vectors.items():
             self.priors[kind].add_normal_gradient(vector.values, vector.grad)
-            value = value + self.priors[kind].normal_energy(vector.values) - self.priors[kind].log_normaliser
+            value = value + self._normal_energy(kind)
         return value
 
     def descend(
@@ -134,6 +134,12 @@ class FlatJoint:
         loss.backward()
         return loss.detach()
 
+    def by_rows(self, batch: Batch, num_data: int, noise: torch.Generator | None = None) -> Tensor:
+        """U / N as each row of a minibatch alone has it in training mode, (B,): their mean estimates it."""
+        theta = self._theta()
+        shared = reduce(add, (self._normal_energy(kind) for kind in self.vectors)) - sum(self.irregular(theta))
+        return shared / num_data - self.network.row_log_prob(theta, *batch, noise)
+
     def irregular(self, theta: Mapping[str, Tensor]) -> Iterator[Tensor]:
         """log p of each site whose prior is not normal, and each log |d theta / d u| where these count."""
         for prior in self.priors.values():
@@ -143,6 +149,9 @@ class FlatJoint:
             for name, transform in vector.layout.transforms.items():
                 if name in self.model.laws:  # a point value has no density
                     yield transform.log_abs_det_jacobian(vector.leaves[name], theta[name]).sum()
+
+    def _normal_energy(self, kind: str) -> Tensor:
+        return self.priors[kind].normal_energy(self.vectors[kind].values) - self.priors[kind].log_normaliser
 
     def _in_training(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None) -> Tensor:
         return self.network.total_log_prob(theta, *batch, noise)

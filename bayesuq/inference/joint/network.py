@@ -118,6 +118,11 @@ class TrainingNetwork:
         if self._mode is None:
             self.prepare(x)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether passes in training mode draw; known once the modules are in their modes."""
+        return self.dropout and self._mode is not None and bool(self._mode.calls)
+
     def set_drawing(self, on: bool) -> None:
         """Whether what draws in training mode does, once the modules are in their modes."""
         for path in () if self._mode is None else self._mode.drawing:
@@ -179,6 +184,18 @@ class TrainingNetwork:
         """Its sum over rows in training mode, a 0-d tensor; what the network draws comes from `noise`."""
         f = raised(self.run(x, noise), self.dtype)
         return self.model.likelihood_given(theta).total_log_prob(f, y, weight)
+
+    def row_log_prob(
+        self,
+        theta: Mapping[str, Tensor],
+        x: Tensor,
+        y: Tensor,
+        weight: Tensor | None,
+        noise: torch.Generator | None = None,
+    ) -> Tensor:
+        """As `total_log_prob`, of each row, (N,), in nats."""
+        f = raised(self.run(x, noise), self.dtype)
+        return self.model.likelihood_given(theta).log_prob(f, y, weight)
 
     def log_constant(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """As `log_prob`, with the network's outputs replaced by the constant that fits these rows best."""

@@ -1,6 +1,7 @@
 """Whether a fit has converged, in the words of warnings: its loss, its predictions, and a posterior's scales.
 
-A loss that still falls is read from its course (`bayesuq.inference.training.trend`). Predictions are held against those
+A loss that still falls is read from its course (`bayesuq.inference.training.trend`), and where masks hide that, from
+looks at it under the same masks (`bayesuq.inference.training.looks`). Predictions are held against those
 of a constant in the network's place, on rows that were fitted: a fit that says no more of them has learned nothing, or
 there is nothing to learn.
 
@@ -12,7 +13,7 @@ facts tell: how far the log scales have moved, and the slope
 which is 0 at an optimum and -1 where the scales are far too small for the likelihood to notice them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
 
@@ -41,9 +42,10 @@ LEARNED_SLOPE = 0.1  # nats a weight and nat; scales that have hardly moved but 
 RISING_SLOPE = 0.25
 
 
-def warn_if_falling(trend: Trend | None, num_epochs: int, rate_option: str) -> None:
-    """Warn where the loss was still falling at the end of so many epochs."""
-    if trend is not None and trend.exceeds(STILL_FALLING):
+def warn_if_falling(trends: Iterable[Trend | None], num_epochs: int, rate_option: str) -> None:
+    """Warn where the loss was still falling at the end of so many epochs, by the first trend that is sure of it."""
+    trend = next((trend for trend in trends if trend is not None and trend.exceeds(STILL_FALLING)), None)
+    if trend is not None:
         warn_of_fit(
             f"The loss was still falling when the fit ended, after {num_epochs} epochs: another tenth of them would "
             f"have gained {trend.fall:.2g} nats a data point. What it predicts is that of an unfinished fit. Raise "

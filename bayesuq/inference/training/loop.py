@@ -21,9 +21,10 @@ from bayesuq.inference.training.checkpoint import Checkpoint, State, below, name
 from bayesuq.inference.training.convergence import warn_if_falling, warn_if_uninformed
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
+from bayesuq.inference.training.looks import Looks, RowLosses
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.model_contents import model_contents, probed, sites_of
-from bayesuq.inference.training.options import NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
+from bayesuq.inference.training.options import LOOKS, NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
 from bayesuq.models.bnn import BayesianNetwork
@@ -66,6 +67,8 @@ class Objective:
         log_constant: As `log_predictive`, of the constant that fits the rows best, in the network's place; None where
             there is no such thing, and nothing is compared with it.
         comes_to_rest: Whether the loss is meant to stop falling; where not, nothing is said of its trend.
+        row_losses: The loss as the rows of a minibatch have it, (B,), per data point, in nats, where masks are drawn
+            row by row, and None where nothing is; no gradient. Without it only the steps tell how the loss fell.
     """
 
     leaves: Mapping[str, Tensor]
@@ -89,6 +92,7 @@ class Objective:
     num_fits: int = 1
     log_constant: Callable[[Batch], Tensor] | None = None
     comes_to_rest: bool = True
+    row_losses: RowLosses | None = None
 
 
 def minimise(objective: Objective, data: Source, validation: Source | None, training: Training) -> History:
@@ -120,6 +124,7 @@ class _Run:
         steps: Losses of the steps made in this epoch.
         started: Random states that this epoch began from, which a DataLoader draws its order from.
         seconds: That earlier runs of this fit took.
+        looks: At the loss under the same masks, where there are any.
     """
 
     def __init__(self, objective: Objective, data: Source, validation: Source | None, training: Training) -> None:
@@ -136,6 +141,7 @@ class _Run:
         self.steps: list[Tensor] = []
         self.started: dict[str, Tensor] = {}
         self.seconds, self.began = 0.0, perf_counter()
+        self.looks = self._looks()
         self.log = _Log(self)
 
     def finish(self) -> History:
@@ -166,10 +172,19 @@ class _Run:
         """Warn where the fit looks unfinished; weights that validation chose may well be those before the end."""
         objective, training = self.objective, self.training
         if objective.comes_to_rest and (self.validation is None or self.best.epoch == self.num_epochs - 1):
-            found = trend([loss / objective.num_fits for loss in self.course], training.schedule)
-            warn_if_falling(found, self.num_epochs, objective.rate_option)
+            course = trend([loss / objective.num_fits for loss in self.course], training.schedule)
+            looks = None if self.looks is None else self.looks.trend(training.schedule)
+            warn_if_falling((looks, course), self.num_epochs, objective.rate_option)
         if objective.log_constant is not None:
             warn_if_uninformed(objective.log_predictive, objective.log_constant, self.data, training.key(QUALITY))
+
+    def _looks(self) -> Looks | None:
+        """Looks to take, where the objective has masks to take them under."""
+        objective, data = self.objective, self.data
+        if objective.row_losses is None or not objective.comes_to_rest:
+            return None
+        num_steps, key = self.num_epochs * data.num_batches, self.training.key(LOOKS)
+        return Looks(objective.row_losses, objective.leaves, objective.buffers, data, num_steps, key)
 
     def _is_out_of_patience(self) -> bool:
         patience = self.training.patience
@@ -217,6 +232,8 @@ class _Run:
         self.optimizer.step()
         if self.objective.after_step is not None:
             self.objective.after_step()
+        if self.looks is not None:
+            self.looks.after(number + 1)
         self.steps.append(loss)
         self.batch += 1
         if self.batch == self.data.num_batches:
@@ -298,6 +315,8 @@ class _Log:
         run.losses, run.watched = tensors["losses.epochs"].tolist(), tensors["losses.watched"].tolist()
         run.course = tensors.get("losses.course", tensors["losses.epochs"]).tolist()
         run.best.loss = float(tensors["losses.best"])
+        if run.looks is not None:
+            run.looks.resume(below("looks.", tensors), run.epoch * run.data.num_batches + run.batch)
         run.steps = list(tensors["steps"].to(device).unbind())
         run.best.kept = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
         with torch.no_grad():
@@ -337,6 +356,7 @@ class _Log:
         tensors = {f"losses.{name}": torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
         tensors["steps"] = torch.stack(run.steps) if run.steps else torch.empty(0)
         tensors["noise"] = run.noise.get_state()
+        tensors |= {} if run.looks is None else named("looks.", run.looks.state())
         tensors |= named("best.", run.best.kept) | named("current.", run.best.current)
         tensors |= named("started.", run.started)
         tensors |= named("now.", random_states(run.data.device, run.data.loader))

@@ -11,6 +11,13 @@ which looks like a fall and is none: it is told apart as a part in proportion to
 
 by least squares that discount outliers (Huber 1964), once over the last three fifths of the steps and once over the
 last two. Where the second slope is the smaller, the curve bends, and its slope at the end is as much smaller again.
+
+Of losses on the same rows at a few times (`bayesuq.inference.training.looks`) the slopes also differ from row to row
+and from mask to mask: with R of N rows, M masks each, and s_rm the slope of row r under mask m,
+
+    error^2 = (1 - R / N) var_r(mean_m s_rm) / R + mean_r(var_m s_rm) / (M N)
+
+(Cochran 1977, section 10.3), which is added to that of the scatter.
 """
 
 import math
@@ -57,29 +64,73 @@ def trend(losses: Sequence[float], schedule: Schedule) -> Trend | None:
     course = np.asarray(losses, dtype=np.float64)
     if len(course) < FEWEST_POINTS or not np.isfinite(course).all():
         return None
-    (early, early_error), (late, late_error) = (_slope(course, schedule, share) for share in (EARLY, LATE))
-    if early <= 0 or late <= 0:
-        return Trend(0.0, is_certain=False)
-    certain = early > EARLY_ERRORS * early_error and late > LATE_ERRORS * late_error
-    return Trend(HORIZON * min(early, late**2 / early), is_certain=certain)
-
-
-def _slope(course: np.ndarray, schedule: Schedule, share: float) -> tuple[float, float]:
-    """The slope along the path over what follows that share of the steps, and its standard error."""
     t = (np.arange(len(course)) + 0.5) / len(course)
-    constant = schedule == "constant"
-    rate = np.ones_like(t) if constant else 0.5 * (1 + np.cos(math.pi * t))
-    left = 1 - (t if constant else t + np.sin(math.pi * t) / math.pi)
-    chosen = np.flatnonzero(t >= share)
-    blocks = np.array_split(chosen, min(MOST_BLOCKS, len(chosen)))  # whose means are nearly independent
-    y, left, rate = (np.array([values[block].mean() for block in blocks]) for values in (course, left, rate))
-    level = np.ones_like(left)
-    if not constant:
-        values, errors = _robust(np.stack([level, left, rate], axis=1), y)
-        if values[2] >= 0:
-            return values[1], errors[1]
-    values, errors = _robust(np.stack([level, left], axis=1), y)
-    return values[1], errors[1]
+
+    def slope(share: float) -> tuple[float, float]:
+        chosen = np.flatnonzero(t >= share)
+        blocks = np.array_split(chosen, min(MOST_BLOCKS, len(chosen)))  # whose means are nearly independent
+        value, error, _ = _line(_terms(t, schedule, blocks), _means(course, blocks))
+        return value, error
+
+    return _projected(slope(EARLY), slope(LATE))
+
+
+def paired_trend(losses: np.ndarray, times: np.ndarray, num_data: int, schedule: Schedule) -> Trend | None:
+    """The trend of losses of the same rows under the same masks; None where they are not finite.
+
+    Args:
+        losses: At T times, under M masks, of R rows, (T, M, R), in nats a data point.
+        times: Shares of the steps made, (T,), from `EARLY` to 1.
+        num_data: N, of which the R rows are some.
+        schedule: Of the learning rate.
+    """
+    if not np.isfinite(losses).all():
+        return None
+
+    def slope(share: float) -> tuple[float, float]:
+        blocks = [np.array([number]) for number in np.flatnonzero(times >= share)]
+        seen = np.stack([losses[block[0]] for block in blocks])
+        value, scatter, terms = _line(_terms(times, schedule, blocks), seen.mean(axis=(1, 2)))
+        return value, math.hypot(scatter, _error_of_rows(terms, seen, num_data))
+
+    return _projected(slope(EARLY), slope(LATE))
+
+
+def _projected(early: tuple[float, float], late: tuple[float, float]) -> Trend:
+    """The trend of two slopes, each with its standard error."""
+    if early[0] <= 0 or late[0] <= 0:
+        return Trend(0.0, is_certain=False)
+    certain = early[0] > EARLY_ERRORS * early[1] and late[0] > LATE_ERRORS * late[1]
+    return Trend(float(HORIZON * min(early[0], late[0] ** 2 / early[0])), is_certain=bool(certain))
+
+
+def _terms(t: np.ndarray, schedule: Schedule, blocks: Sequence[np.ndarray]) -> np.ndarray:
+    """Level, what is left of the path and, where it falls, the rate, in columns: their means over blocks of times."""
+    level, rate, left = np.ones_like(t), 0.5 * (1 + np.cos(math.pi * t)), 1 - (t + np.sin(math.pi * t) / math.pi)
+    columns = (level, 1 - t) if schedule == "constant" else (level, left, rate)
+    return np.stack([_means(column, blocks) for column in columns], axis=1)
+
+
+def _means(values: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
+    return np.array([values[block].mean() for block in blocks])
+
+
+def _line(terms: np.ndarray, y: np.ndarray) -> tuple[float, float, np.ndarray]:
+    """The slope along the path, its standard error by the scatter, and the terms: a floor below 0 is left out."""
+    values, errors = _robust(terms, y)
+    if terms.shape[1] == 3 and values[2] < 0:
+        terms = terms[:, :2]
+        values, errors = _robust(terms, y)
+    return float(values[1]), float(errors[1]), terms
+
+
+def _error_of_rows(terms: np.ndarray, losses: np.ndarray, num_data: int) -> float:
+    """The standard error of the slope by rows and masks, as the module's docstring has it."""
+    slopes = np.tensordot(np.linalg.pinv(terms)[1], losses, axes=1)
+    num_masks, num_rows = slopes.shape
+    rows = (1 - num_rows / num_data) * slopes.mean(axis=0).var(ddof=1) / num_rows
+    masks = slopes.var(axis=0, ddof=1).mean() / (num_masks * num_data)
+    return math.sqrt(rows + masks)
 
 
 def _robust(design: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -196,10 +196,9 @@ def waves_model(*, scale: float | Literal["learned"] = "learned", **options: flo
 
 @pytest.mark.parametrize("name", SMALL)
 def test_sixty_rows_are_learned_by_default_and_a_hundred_epochs_of_them_are_told_of(name):
-    data, model = waves(60), waves_model(**({"dropout": 0.05} if name == "dropout" else {}))
+    data, model = waves(60), waves_model(**({"dropout": 0.1} if name == "dropout" else {}))
     short = told_by(lambda: SMALL[name](model, data, num_epochs=100, seed=0))
-    if name != "dropout":  # the noise of whose masks hides how its loss falls
-        assert any("still falling" in one for one in short)
+    assert any("still falling" in one for one in short)
     posterior = SMALL[name](model, data, seed=0)  # a warning would be an error here
     rest = data.y - posterior.predict(data.x, num_samples=30, seed=0).mean
     assert rest.std() < 0.35 * data.y.std()

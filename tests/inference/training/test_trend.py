@@ -5,7 +5,7 @@ import math
 import numpy as np
 import pytest
 
-from bayesuq.inference.training.trend import FEWEST_POINTS, trend
+from bayesuq.inference.training.trend import EARLY, FEWEST_POINTS, paired_trend, trend
 
 TOLERANCE = 0.01
 
@@ -74,3 +74,47 @@ def test_a_rising_course_and_a_constant_one_are_silent():
 def test_too_short_or_broken_courses_say_nothing():
     assert trend(course(1.0, num_points=FEWEST_POINTS - 1), "cosine") is None
     assert trend([*course(1.0), math.inf], "cosine") is None
+
+
+# The same rows under the same masks
+
+TIMES = np.linspace(EARLY, 1, 8)
+
+
+def looks(fall: float, *, spread: float, num_rows: int = 50, num_masks: int = 4, seed: int = 0) -> np.ndarray:
+    """A loss that falls by so much along the path; rows' and masks' own falls spread by so much."""
+    noise = np.random.default_rng(seed)
+    level = 3.0 * noise.standard_normal((num_masks, num_rows))
+    own = fall + spread * noise.standard_normal((num_masks, num_rows))
+    left = 1 - (TIMES + np.sin(math.pi * TIMES) / math.pi)
+    wander = 1e-4 * noise.standard_normal((len(TIMES), 1, 1))
+    return level + left[:, None, None] * own + wander
+
+
+def test_masks_that_hide_a_fall_from_step_to_step_do_not_hide_it_from_look_to_look():
+    told = paired_trend(looks(0.3, spread=0.3), TIMES, 50, "cosine")
+    assert told.exceeds(TOLERANCE)
+    assert told.fall == pytest.approx(0.03, rel=0.2)
+
+
+def test_what_rows_and_masks_differ_by_is_no_fall():
+    alarms = [
+        paired_trend(looks(0.0, spread=3.0, seed=seed), TIMES, num_data, "cosine").exceeds(TOLERANCE)
+        for seed in range(100)
+        for num_data in (50, 10_000)
+    ]
+    assert sum(alarms) <= 4  # three standard errors on one side, twice: 1 of 740
+
+
+def test_rows_that_are_all_there_are_no_sample():
+    rows = looks(0.3, spread=1.1, num_masks=1)  # standard error of 50 rows: .16
+    rows = rows + looks(0.3, spread=0.0, num_masks=1).mean(axis=2, keepdims=True) - rows.mean(axis=2, keepdims=True)
+    among_all, among_many = (paired_trend(rows.repeat(4, axis=1), TIMES, size, "cosine") for size in (50, 10_000))
+    assert among_all.fall == among_many.fall
+    assert (among_all.is_certain, among_many.is_certain) == (True, False)
+
+
+def test_a_look_that_is_not_finite_says_nothing():
+    broken = looks(0.3, spread=0.0)
+    broken[3, 0, 0] = math.nan
+    assert paired_trend(broken, TIMES, 50, "cosine") is None
