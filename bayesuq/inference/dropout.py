@@ -23,13 +23,14 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective
 from bayesuq.inference.posteriors.network import NetworkPosterior
+from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
 from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
-from bayesuq.inputs import row_kind
+from bayesuq.inputs import named_leaves, row_kind
 from bayesuq.models import networks
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
@@ -196,8 +197,16 @@ class DropoutPosterior(NetworkPosterior):
             if network is None:
                 network = masked[row_kind(rows)] = MaskedNetwork(self.model, rows)
                 _check_random(network)
+            beginning = None
             for index in indices:
-                f = network(theta, rows, self.buffers, key=(key, index), start=start)
+                run = partial(network, theta, rows, self.buffers, key=(key, index), start=start)
+                if beginning is None and len(indices) >= FEWEST_FOR_ONE_PASS:
+                    tensors = [*theta.values(), *network.tree.parameters(), *network.tree.buffers()]
+                    tensors += [*self.buffers.values(), *named_leaves(rows).values()]
+                    beginning, f = Beginning.of(run, tensors, network.num_drawn)
+                else:
+                    with nullcontext() if beginning is None else beginning:
+                        f = run()
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
         tree = share_tensors(self.model.net)
@@ -238,6 +247,10 @@ class MaskedNetwork:
         by_layers = only_layers(tree, self.mode)
         self.tree = with_masks(tree, self.masks) if by_layers else tree
         self.operators = None if by_layers else MaskedOperators(tree, self.masks, self.mode)
+
+    def num_drawn(self) -> int:
+        """Masks that the pass has drawn by now."""
+        return self.masks.count
 
     def __call__(
         self,

@@ -122,10 +122,11 @@ class Masks:
 
     def of_rows(self, like: Tensor, shape: tuple[int, ...], fill: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
         """Draws for each row and each place of `shape`, in `like`'s dtype, (N, *shape)."""
-        blocks = like.new_empty(len(self.generators), BLOCK, *shape, device=self.device)
-        for block, noise in zip(blocks, self.generators, strict=True):
-            fill(block, noise)
-        return blocks.flatten(0, 1)[self.rows]
+        with torch._C.DisableTorchFunction():  # what remembers operators must not take these for ones that repeat
+            blocks = like.new_empty(len(self.generators), BLOCK, *shape, device=self.device)
+            for block, noise in zip(blocks, self.generators, strict=True):
+                fill(block, noise)
+            return blocks.flatten(0, 1)[self.rows]
 
     def of_all(self, like: Tensor, shape: tuple[int, ...], fill: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
         """Draws that all rows share, whatever the chunk, (*shape)."""
@@ -133,9 +134,10 @@ class Masks:
             seed, draw = self.key
             state = np.random.SeedSequence(seed, spawn_key=(draw, SHARED)).generate_state(1, np.uint64)
             self.common = torch.Generator(self.device).manual_seed(int(state[0]))
-        whole = like.new_empty(shape, device=self.device)
-        fill(whole, self.common)
-        return whole
+        with torch._C.DisableTorchFunction():
+            whole = like.new_empty(shape, device=self.device)
+            fill(whole, self.common)
+            return whole
 
 
 class MaskedLayer(nn.Module):

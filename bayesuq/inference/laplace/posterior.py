@@ -330,6 +330,10 @@ class SampledLaplacePosterior(WeightPosterior):
         """A draw of the weights approximated, all else at the mode."""
         return self.laplace.draw(index, seed)
 
+    def steady_sites(self) -> list[str]:
+        """Those at the mode."""
+        return [name for name in Layout.of(self.model).shapes if name not in self.laplace.names]
+
 
 def _one_by_one(deviations: Mapping[str, Tensor]) -> Iterator[dict[str, Tensor]]:
     """Draws (S, *shape) by name, one after another."""

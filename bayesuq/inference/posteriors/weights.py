@@ -6,7 +6,8 @@ A `WeightPosterior` is any posterior that can name draws of the flat vector; pre
 """
 
 from abc import abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from typing import Any, ClassVar
 
@@ -17,9 +18,11 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network import NetworkPosterior
+from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
 from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
-from bayesuq.models.bnn import share_tensors
+from bayesuq.inputs import named_leaves
+from bayesuq.models.bnn import LIKELIHOOD, share_tensors
 from bayesuq.models.precision import full_precision
 from bayesuq.models.spectral import with_exact_norms
 from bayesuq.predictive.base import PredictiveDistribution
@@ -62,15 +65,35 @@ class WeightPosterior(NetworkPosterior):
         if not self.is_mode:
             with_exact_norms(tree)
 
+        steady = [name for name in self.steady_sites() if not name.startswith(LIKELIHOOD)]
+        has_steady = bool(steady) or not all(parameter.requires_grad for parameter in tree.parameters())
+
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
-            together = VECTORISED_BUDGET // (layout.size + len(rows) * width)
-            together = together if together >= FEWEST_TOGETHER else 1
-            for first in range(0, len(indices), together):
-                theta = layout.split(self._draws(indices[first : first + together], key))
-                f = self._outputs(theta, rows, tree)
+            held: dict[str, Tensor] = {}
+            beginning = None
+            together, first = _together(layout.size, len(rows) * width), 0
+            if has_steady and len(indices) >= FEWEST_FOR_ONE_PASS:
+                theta = layout.split(self._draws(indices[:1], key))
+                held = {name: theta.pop(name)[0] for name in steady}
+                leaves = [*named_leaves(rows).values(), *tree.parameters(), *tree.buffers(), *self.buffers.values()]
+                run = partial(self._outputs, theta, rows, tree, held)
+                beginning, f = Beginning.of(run, [*leaves, *held.values()])
+                yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
+                first = 1
+                if beginning.is_of_use:
+                    moving = layout.size - sum(value.numel() for value in held.values())
+                    together = max(together, _together(moving, beginning.num_varying))
+            for number in range(first, len(indices), together):
+                theta = self._moving(indices[number : number + together], key, layout, held)
+                with nullcontext() if beginning is None else beginning:
+                    f = self._outputs(theta, rows, tree, held)
                 yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
 
         return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
+
+    def steady_sites(self) -> Collection[str]:
+        """Sites that have one value in all draws, as far as is known before they are drawn: by default point values."""
+        return self.model.points
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), on its own support; parameters learned as point values repeat.
@@ -102,11 +125,26 @@ class WeightPosterior(NetworkPosterior):
                 return self.draw(indices[0], seed).unsqueeze(0)  # for a large network, stacking would be one copy more
             return torch.stack([self.draw(index, seed) for index in indices])
 
-    def _outputs(self, theta: Mapping[str, Tensor], rows: Tensor, tree: nn.Module) -> Tensor:
-        """f (S, N, C, ...) at one chunk of rows."""
+    def _moving(self, indices: Sequence[int], seed: int, layout: Layout, held: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Several draws, (S, *shape) by site, without those held; one that a draw moves is held no longer."""
+        if not held:
+            return layout.split(self._draws(indices, seed))
+        parts: dict[str, list[Tensor]] = {name: [] for name in layout.shapes if name not in held}
+        for number, index in enumerate(indices):
+            one = layout.split(self._draws([index], seed)[0])
+            for name in [name for name, value in held.items() if not torch.equal(one[name], value)]:
+                parts[name] = [held.pop(name)] * number
+            for name, values in parts.items():
+                values.append(one[name].clone())  # of the whole draw no more is kept
+        return {name: torch.stack(values) for name, values in parts.items()}
+
+    def _outputs(
+        self, theta: Mapping[str, Tensor], rows: Tensor, tree: nn.Module, held: Mapping[str, Tensor]
+    ) -> Tensor:
+        """f (S, N, C, ...) at one chunk of rows, of draws of some sites and the one value of those held."""
 
         def run(one: Mapping[str, Tensor]) -> Tensor:
-            return self.model.forward(one, rows, net=tree, buffers=self.buffers)
+            return self.model.forward({**one, **held}, rows, net=tree, buffers=self.buffers)
 
         num_draws = len(next(iter(theta.values())))
         if num_draws > 1:
@@ -116,3 +154,9 @@ class WeightPosterior(NetworkPosterior):
                 pass
             return torch.stack([run({name: value[s] for name, value in theta.items()}) for s in range(num_draws)])
         return run({name: value[0] for name, value in theta.items()}).unsqueeze(0)
+
+
+def _together(num_weights: int, num_activations: int) -> int:
+    """How many draws run together."""
+    number = VECTORISED_BUDGET // (num_weights + num_activations)
+    return number if number >= FEWEST_TOGETHER else 1
