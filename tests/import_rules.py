@@ -46,6 +46,7 @@ STANDS_ON = {
     "ensemble": {"map_estimate"},
     "dropout": {"map_estimate"},
     "swag": {"map_estimate"},
+    "variational": {"map_estimate"},  # the network at its means
     "confidence": {"map_estimate"},  # the auxiliary network is a mode
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},

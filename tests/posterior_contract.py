@@ -124,6 +124,7 @@ class PosteriorContract:
     Attributes:
         fit: The method.
         options: What makes its fits short.
+        learning: What makes a fit long enough to learn labels.
         num_members: M of a posterior that stores its draws, else None.
         default_num_samples: Draws for `num_samples=None`.
         dropout: Of the networks.
@@ -133,6 +134,7 @@ class PosteriorContract:
 
     fit: ClassVar[Callable[..., Posterior]]
     options: ClassVar[dict[str, Any]] = {"num_epochs": 3, "batch_size": 16, "learning_rate": 1e-2, "seed": 1}
+    learning: ClassVar[dict[str, Any]] = LEARNING
     num_members: ClassVar[int | None] = None
     default_num_samples: ClassVar[int] = 100
     dropout: ClassVar[float] = 0.0
@@ -177,7 +179,7 @@ class PosteriorContract:
     def learned(cls) -> Posterior:
         """From labels in memory, long enough to have learned them."""
         self = cls()
-        return self.posterior(self.classification(), labelled(), **LEARNING)
+        return self.posterior(self.classification(), labelled(), **self.learning)
 
     @pytest.fixture(params=["regression", "classification"])
     def either(self, request: pytest.FixtureRequest) -> Posterior:
@@ -503,7 +505,7 @@ class PosteriorContract:
             assert torch.equal(torch.get_rng_state(), before)
             assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
             return
-        loaded = self.posterior(self.classification(), loader, **LEARNING)
+        loaded = self.posterior(self.classification(), loader, **self.learning)
         assert torch.equal(torch.get_rng_state(), before)
         scores = [p.predict(data.x, num_samples=20, seed=0).log_prob(data.y).mean() for p in (loaded, self.learned())]
         assert abs(scores[0] - scores[1]) < 0.1  # nats; the orders of the batches differ

@@ -148,7 +148,17 @@ def test_help_has_a_sentence_of_its_own_for_every_option(fit):
 
 def test_all_that_optimise_take_the_training_options_with_their_types():
     names = {fit.__module__.removeprefix("bayesuq.inference.").removesuffix(".fitting") for fit in TRAINING}
-    assert names == {"map_estimate", "variational", "dropout", "laplace", "swag", "gp", "ensemble", "confidence"}
+    assert names == {
+        "map_estimate",
+        "variational",
+        "dropout",
+        "laplace",
+        "swag",
+        "gp",
+        "ensemble",
+        "confidence",
+        "ivon",
+    }
     hints = get_type_hints(TrainingOptions)
     assert list(hints) == [*Training.__dataclass_fields__]
     for fit in TRAINING:

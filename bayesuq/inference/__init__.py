@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from bayesuq.inference import features as features
     from bayesuq.inference import gp as gp
     from bayesuq.inference import hmc as hmc
+    from bayesuq.inference import ivon as ivon
     from bayesuq.inference import laplace as laplace
     from bayesuq.inference import local_temperature as local_temperature
     from bayesuq.inference import map_estimate as map_estimate

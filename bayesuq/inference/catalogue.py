@@ -52,6 +52,13 @@ METHODS = (
         "variational",
     ),
     Method(
+        "ivon",
+        "network",
+        {"VariationalPosterior": "variational.factorised"},
+        "A Gaussian for every weight, as wide as the curvature that its own draws show (variational online Newton).",
+        "ivon",
+    ),
+    Method(
         "dropout",
         "network",
         {"DropoutPosterior": "dropout"},

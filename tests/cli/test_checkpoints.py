@@ -26,6 +26,7 @@ NUMBERS = ["--data", "toy/linear", *CHAINS]
 CASES = {
     "map": (LABELS, 3),
     "variational": (LABELS, 4),
+    "ivon": (LABELS, 4),
     "dropout": (LABELS, 5),
     "laplace": (LABELS, 3),
     "swag": (LABELS, 8),

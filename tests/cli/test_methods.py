@@ -92,6 +92,7 @@ def test_what_is_of_labels_is_refused_of_real_targets(name: str, what: str) -> N
         ("dropout", DropoutPosterior, None),
         ("laplace", LaplacePosterior, None),
         ("swag", SwagPosterior, None),
+        ("ivon", VariationalPosterior, None),
         ("sgmcmc", SgmcmcPosterior, None),
         ("hmc", HmcPosterior, None),
         ("gp", SparseGpPosterior, None),
@@ -119,7 +120,8 @@ def test_every_method_has_a_name_that_is_tested() -> None:
     chains = {"sgmcmc", "hmc"}
     assert (
         set(METHODS)
-        == {"map", "variational", "dropout", "laplace", "swag", "gp", "ensemble", "temperature", "confidence"} | chains
+        == {"map", "variational", "ivon", "dropout", "laplace", "swag", "gp", "ensemble", "temperature", "confidence"}
+        | chains
     )
 
 

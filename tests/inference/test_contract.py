@@ -16,6 +16,7 @@ from bayesuq.inference import (
     ensemble,
     gp,
     hmc,
+    ivon,
     laplace,
     local_temperature,
     map_estimate,
@@ -52,6 +53,15 @@ class TestMapEstimate(PosteriorContract):
 @pytest.mark.filterwarnings(*SHORT_FIT)
 class TestVariational(EndlessPosteriorContract):
     fit = variational.fit
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+class TestIvon(EndlessPosteriorContract):
+    """Its learning rate is a share of a Newton step."""
+
+    fit = ivon.fit
+    options: ClassVar = EndlessPosteriorContract.options | {"learning_rate": 0.2}
+    learning: ClassVar = {"num_epochs": 100, "learning_rate": 0.2}
 
 
 @pytest.mark.filterwarnings(*SHORT_FIT)

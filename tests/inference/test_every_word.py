@@ -21,6 +21,7 @@ KINDS = {method.name: method.kind for method in METHODS}
 SHORTER: dict[str, dict[str, Any]] = {
     "map_estimate": {"num_epochs": 40},
     "variational": {"num_epochs": 40},
+    "ivon": {"num_epochs": 40},
     "laplace": {"num_epochs": 40},
     "swag": {"num_epochs": 40},
     "ensemble": {"num_epochs": 40, "num_members": 2},

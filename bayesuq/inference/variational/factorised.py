@@ -16,6 +16,7 @@ from bayesuq.arrays import check_count
 from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, point_vectors
+from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
@@ -197,6 +198,12 @@ class VariationalPosterior(WeightPosterior):
     def scale(self) -> Tensor:
         """Standard deviations on the unconstrained scale, (R,)."""
         return self.log_scale.exp()
+
+    @property
+    def at_mean(self) -> MapPosterior:
+        """The one network at the means, without epistemic uncertainty."""
+        values = torch.cat([self.loc, self.points]) if len(self.points) else self.loc
+        return MapPosterior(model=self.model, values=values, buffers=self.buffers, history=self.history)
 
     def guide(self) -> MeanFieldGuide:
         """The posterior as a Pyro guide."""

@@ -1,0 +1,303 @@
+"""Variational online Newton steps on a factorised Gaussian, with the curvature from the draws themselves.
+
+    q = N(m, diag s^2),   s^-2 = c + p,   theta = m + s z,   z ~ N(0, I)
+
+with p the prior's precision and c the curvature of minus the log likelihood of all rows. Of the gradient G of the
+latter at a draw, E[G z / s] is its expected curvature (Stein's lemma), so that a step needs no second derivative:
+
+    c + p <- (c + p) (1 + r + r^2 / 2),   r = gamma (G z / s - c) / (c + p)
+    m <- m - alpha (momentum of G / (1 - b1^t) + p (m - m_0)) / (c + p)
+
+The term in r^2 keeps c + p above 0, whatever r is (Lin et al. 2020). All is in nats of the whole data: alpha
+is a share of a Newton step, and does not depend on the units of y. Shen et al. write c = N h, p = N delta, gamma =
+1 - b2 and alpha = lr (h_0 + delta). Terms of priors that are not normal, and volumes, count with the likelihood.
+
+Three things are beside the paper. In G z / s, G is taken from the mean gradient that the momentum has, or, of a second
+draw at -z, from that of its opposite: neither changes the expectation, and both take away most of the noise. |r| is at
+most a tenth, and a mean moves by at most a hundredth of its prior's scale in a step. gamma falls as the steps
+go on, so that c is a mean over the last third of them and no longer knows where it began.
+
+Reference:
+    Shen et al. 2024, Variational Learning is Effective for Large Deep Networks, algorithm 1; Lin et al. 2020, Handling
+    the Positive-Definite Constraint in the Bayesian Learning Rule.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.inference.joint.energy import FlatJoint
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.network import FlatVector, point_vectors
+from bayesuq.inference.training.history import History
+from bayesuq.inference.training.loop import Objective
+from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.variational.factorised import VALIDATION_DRAWS, VariationalPosterior
+from bayesuq.inference.variational.guides import INITIAL_SCALE, mean_field
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.randomness import generator
+
+LOG_TWO_PI = math.log(2 * math.pi)
+MOMENTUM = 0.9  # b1
+POINT_RATE = 0.03  # Adam's, of sites learned as point values
+POINT_MEMORY, EPSILON = (0.9, 0.999), 1e-8
+NUM_PROBES = 8  # minibatches at which the curvature is measured before the first step
+SHARE = 0.5  # of mean field's first scales: noise does not hide the signal before the curvature is known
+FIRST_MEMORY, GROWTH = 20.0, 3.0  # steps that the curvature remembers at first; then a third of those made
+MOST_CHANGE = 0.1  # r of a step: samples of the curvature have long tails far from the mode
+MOST_MOVE = 0.01  # of a prior's scale, that a mean moves in a step: a curvature that lags behind makes steps too long
+
+
+@dataclass(frozen=True)
+class Rule:
+    """How far steps go, and what they remember.
+
+    Attributes:
+        num_draws: Draws of the weights a step.
+        memory: Steps that the curvature remembers, 1 / (1 - b2); None lets it grow with the steps made.
+        max_grad_norm: Bound on the norm of the gradient per data point; None has none.
+    """
+
+    num_draws: int
+    memory: float | None
+    max_grad_norm: float | None
+
+    def share(self, step: int) -> float:
+        """gamma of a step, from 0: the part of the curvature that is new."""
+        return 1 / (FIRST_MEMORY + step / GROWTH if self.memory is None else self.memory)
+
+
+class NewtonObjective:
+    """Minus the ELBO of q, and all that a step of `Newton` needs.
+
+    Attributes:
+        loc: Means, (R,).
+        precision: c + p, (R,).
+        scale: Its inverse root, (R,), as of the last draw.
+        products: Mean over the step's draws of G z, (R,).
+        mean_noise: Mean over the step's draws of z, (R,).
+    """
+
+    def __init__(self, model: BayesianNetwork, num_data: int, rule: Rule) -> None:
+        self.model, self.num_data, self.rule = model, num_data, rule
+        guide = mean_field(model)
+        self.loc, self.start_scale = guide.loc.detach().clone(), guide.log_scale.detach().exp()
+        self.weights = FlatVector(guide.layout, self.loc)
+        self.points = point_vectors(model, list(model.points))
+        self.joint = FlatJoint(model, {"random": self.weights, **self.points}, with_volume=True)
+        self.network, self.prior = self.joint.network, self.joint.priors["random"]
+        self.precision, self.first_precision = self.start_scale**-2, self.start_scale**-2
+        self.scale, self.noise, self.products = (torch.zeros_like(self.loc) for _ in range(3))
+        alone = rule.num_draws == 1  # then sums over draws are the draw's own
+        self.mean_noise = self.noise if alone else torch.zeros_like(self.loc)
+        self.gradient = self.weights.grad if alone else torch.zeros_like(self.loc)
+        self.loc.grad = self.gradient
+
+    def objective(self) -> Objective:
+        """What the loop needs."""
+        points = {kind: vector.values for kind, vector in self.points.items()}
+        own = {"precision": self.precision, "first precision": self.first_precision}
+        return Objective(
+            leaves={"loc": self.loc, **points},
+            rates={},
+            buffers={**self.network.buffers, **own},
+            loss_and_grads=self.loss_and_grads,
+            log_predictive=self.log_predictive,
+            log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
+            culprits=self.culprits,
+            identity=f"variational online Newton of {self.model}, {self.rule}",
+            model=self.model,
+            from_network=("loc", "weights"),
+            options={"rule": repr(self.rule)},
+            optimizer=lambda _, rate: Newton(self, rate),
+        )
+
+    def measure(self, source: Source, seed: int) -> None:
+        """Start the curvature at what it is around the network's own weights, one number for each site.
+
+        By the difference of the gradients at opposite draws, over some minibatches.
+        """
+        shuffle, noise = generator(seed, 0), generator(seed, 1, device=self.loc.device)
+        buffers = {name: buffer.clone() for name, buffer in self.network.buffers.items()}
+        batches = islice((batch for _ in range(NUM_PROBES) for batch in source.epoch(shuffle)), NUM_PROBES)
+        total = torch.zeros_like(self.loc, dtype=torch.float64)
+        for batch in batches:
+            self.noise.normal_(generator=noise)
+            ahead, behind = (self._gradient_at(batch, sign * self.start_scale * self.noise) for sign in (1, -1))
+            total += ((ahead - behind) * self.noise / (2 * NUM_PROBES * self.start_scale)).double()
+        for name, buffer in buffers.items():
+            self.network.buffers[name].copy_(buffer)
+        for where in self.weights.layout.slices().values():
+            seen = float(total[where].mean())
+            if math.isfinite(seen):
+                self.precision[where] = seen
+        self.precision.add_(self.prior.precision)
+        torch.maximum(self.precision, (SHARE * self.start_scale) ** -2, out=self.precision)
+        self.first_precision.copy_(self.precision)
+
+    def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """Minus the ELBO, estimated from a minibatch and the step's draws, in nats."""
+        torch.rsqrt(self.precision, out=self.scale)
+        for vector in self.points.values():
+            vector.grad.zero_()
+        value = self._divergence() + (self._at_one(batch, noise) if self.rule.num_draws == 1 else 0.0)
+        if self.rule.num_draws > 1:
+            value = value + self._at_several(batch, noise)
+        self._clip()
+        return value
+
+    def slope(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """Mean over weights of the gradient along the log scales, at a fresh draw, in nats a weight and nat."""
+        self.loss_and_grads(batch, noise)
+        return (self.products * self.scale + self.prior.precision * self.scale.square()).double().mean() - 1
+
+    def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """log of the mean over draws of p(y | x, theta), row by row."""
+        torch.rsqrt(self.precision, out=self.scale)
+        draws = []
+        for _ in range(VALIDATION_DRAWS):
+            self._draw(noise)
+            draws.append(self.network.log_prob(self.network.theta(), *batch))
+        return torch.stack(draws).logsumexp(dim=0) - math.log(VALIDATION_DRAWS)
+
+    def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
+        """Sites whose draw or log prior density is not finite, then `y`."""
+        torch.rsqrt(self.precision, out=self.scale)
+        self._draw(noise)
+        return self.network.culprits(self.network.theta(), *batch)
+
+    def posterior(self, history: History) -> VariationalPosterior:
+        """The fitted posterior, as it stands."""
+        layout = Layout.of(self.model, self.model.points)
+        return VariationalPosterior(
+            model=self.model,
+            loc=self.loc.clone(),
+            log_scale=-0.5 * self.precision.log(),
+            points=layout.join(self.network.theta()).detach() if layout.size else self.loc.new_empty(0),
+            buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
+            history=history,
+            scale_movement=float((0.5 * (self.precision / self.first_precision).log()).abs().median()),
+            kl_weight=1.0,
+        )
+
+    def _at_one(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """The likelihood's part of the loss at one draw, with its gradient and product."""
+        self.weights.grad.zero_()
+        self._draw(noise)
+        value = self.joint.descend(batch, self.num_data / len(batch.x))
+        torch.mul(self.gradient, self.noise, out=self.products)
+        return value
+
+    def _at_several(self, batch: Batch, noise: torch.Generator) -> Tensor:
+        """The mean of that over draws in opposite pairs: what their gradients have in common cancels in products."""
+        number, value = self.rule.num_draws, self.loc.new_zeros(())
+        for tensor in (self.gradient, self.products, self.mean_noise):
+            tensor.zero_()
+        for draw in range(number):
+            if draw % 2:
+                torch.addcmul(self.loc, self.scale, self.noise.neg_(), out=self.weights.values)
+            else:
+                self._draw(noise)
+            self.weights.grad.zero_()
+            value = value + self.joint.descend(batch, self.num_data / len(batch.x)) / number
+            self.gradient.add_(self.weights.grad, alpha=1 / number)
+            self.products.addcmul_(self.weights.grad, self.noise, value=1 / number)
+            self.mean_noise.add_(self.noise, alpha=1 / number)
+        for vector in self.points.values():
+            vector.grad.div_(number)
+        return value
+
+    def _draw(self, noise: torch.Generator) -> None:
+        """Move the network to m + s z, with fresh z."""
+        torch.addcmul(self.loc, self.scale, self.noise.normal_(generator=noise), out=self.weights.values)
+
+    def _divergence(self) -> Tensor:
+        """The normal priors' part of E_q[-log p] - H[q], in nats."""
+        constant = self.prior.log_normaliser + 0.5 * len(self.loc) * (LOG_TWO_PI + 1)
+        return self.prior.normal_energy(self.loc, self.scale) + 0.5 * self.precision.log().sum() - constant
+
+    def _gradient_at(self, batch: Batch, offset: Tensor) -> Tensor:
+        """Of minus the log likelihood of all rows, at the means and an offset, (R,)."""
+        torch.add(self.loc, offset, out=self.weights.values)
+        self.weights.grad.zero_()
+        self.joint.descend(batch, self.num_data / len(batch.x))
+        return self.weights.grad.clone()
+
+    def _clip(self) -> None:
+        """Shorten the gradient, and the curvature's sample with it, which a gradient that explodes would blow up."""
+        if self.rule.max_grad_norm is None:
+            return
+        gradients = [self.gradient, *(vector.grad for vector in self.points.values())]
+        norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
+        factor = (self.rule.max_grad_norm * self.num_data / norm).clamp(max=1.0)
+        for gradient in (*gradients, self.products):
+            gradient.mul_(factor)
+
+
+class Newton(torch.optim.Optimizer):
+    """The step of the module's docstring; sites learned as point values move by Adam."""
+
+    def __init__(self, newton: NewtonObjective, rate: float) -> None:
+        self.newton = newton
+        self.most_move = newton.start_scale * (MOST_MOVE / INITIAL_SCALE)
+        self.least_move = -self.most_move
+        groups: list[dict[str, Any]] = [{"params": [newton.loc], "lr": rate}]
+        groups += [{"params": [vector.values], "lr": POINT_RATE} for vector in newton.points.values()]
+        super().__init__(groups, {})
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
+        """Move the curvature, the means and the point values once."""
+        first, *others = self.param_groups
+        self._step_means(first["lr"])
+        for group in others:
+            for leaf in group["params"]:
+                self._step_point(leaf, leaf.grad, group["lr"])
+
+    def _step_means(self, rate: float) -> None:
+        newton = self.newton
+        state = self._state_of(newton.loc, ("momentum",))
+        number, momentum = int(state["step"]), state["momentum"]
+        if number:
+            newton.products.addcmul_(momentum, newton.mean_noise, value=-1 / (1 - MOMENTUM**number))
+        self._learn_precision(newton.rule.share(number))
+        momentum.lerp_(newton.gradient, 1 - MOMENTUM)
+        move = torch.mul(momentum, rate / (1 - MOMENTUM ** (number + 1)), out=newton.products)
+        newton.prior.add_normal_gradient(newton.loc, move, rate)
+        torch.clamp(move.div_(newton.precision), self.least_move, self.most_move, out=move)
+        newton.loc.sub_(move)
+        state["step"] += 1
+
+    def _learn_precision(self, share: float) -> None:
+        """By r = gamma (G z s + p s^2 - 1)."""
+        newton = self.newton
+        prior, change = newton.prior.precision, newton.products
+        if isinstance(prior, float):
+            change.add_(newton.scale, alpha=prior)
+        else:
+            change.addcmul_(newton.scale, prior)
+        change.mul_(newton.scale).sub_(1.0).mul_(share).clamp_(-MOST_CHANGE, MOST_CHANGE)
+        change.addcmul_(change, change, value=0.5)
+        newton.precision.addcmul_(newton.precision, change)
+
+    def _step_point(self, leaf: Tensor, gradient: Tensor | None, rate: float) -> None:
+        if gradient is None:
+            raise RuntimeError("a point value has no gradient; its vector's is zeroed in place")
+        state = self._state_of(leaf, ("momentum", "squares"))
+        state["step"] += 1
+        number, (first, second) = int(state["step"]), POINT_MEMORY
+        momentum = state["momentum"].lerp_(gradient, 1 - first) / (1 - first**number)
+        squares = state["squares"].mul_(second).addcmul_(gradient, gradient, value=1 - second) / (1 - second**number)
+        leaf.addcdiv_(momentum, squares.sqrt().add_(EPSILON), value=-rate)
+
+    def _state_of(self, leaf: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
+        state = self.state[leaf]
+        if not state:
+            state |= {name: torch.zeros_like(leaf) for name in names}
+            state["step"] = torch.zeros((), dtype=torch.int64)
+        return state
