@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from bayesuq import conformal as conformal
     from bayesuq import data as data
     from bayesuq import datasets as datasets
+    from bayesuq import estimators as estimators
     from bayesuq import evaluation as evaluation
     from bayesuq import inference as inference
     from bayesuq import models as models

@@ -1,0 +1,327 @@
+"""Estimators for scikit-learn: one table in, a posterior inside, and the rest of scikit-learn around it.
+
+    BayesianRegressor("variational").fit(X, y).predict(X, return_std=True)
+
+They go into pipelines, searches and cross-validation as others do. Inputs and targets are standardised inside, and
+everything comes back in the targets' own units. Whatever else a predictive can tell is in `predictive(X)`.
+"""
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+from sklearn.utils import check_array, check_random_state
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from bayesuq import inference
+from bayesuq.data import Dataset, Standardizer
+from bayesuq.inference.catalogue import BY_COMMAND, METHODS
+from bayesuq.models import gp
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Categorical
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
+from bayesuq.models.networks import mlp
+from bayesuq.models.priors import HalfNormal
+from bayesuq.models.priors import Normal as NormalPrior
+from bayesuq.options import nearest
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.randomness import derive_seed
+
+__all__ = ["BayesianClassifier", "BayesianRegressor"]
+__dir__ = __all__.copy
+
+DROPOUT = 0.1  # of a network that is fitted by dropout
+INITIAL, FIT, PREDICT = range(3)  # what an estimator's seed is split into
+Array = np.ndarray[Any, Any]
+
+
+class _BayesianEstimator(BaseEstimator):
+    """What both kinds share: the parameters, the table that is fitted, and the predictive."""
+
+    def __init__(
+        self,
+        method: str = "ensemble",
+        *,
+        hidden: Sequence[int] = (50,),
+        activation: str = "relu",
+        prior_scale: float = 1.0,
+        num_samples: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        self.method = method
+        self.hidden = hidden
+        self.activation = activation
+        self.prior_scale = prior_scale
+        self.num_samples = num_samples
+        self.options = options
+        self.random_state = random_state
+
+    @abstractmethod
+    def _likelihood(self, *, of_network: bool) -> Likelihood:
+        """That of a network, or of a process in its place."""
+
+    @abstractmethod
+    def _num_outputs(self, columns: int) -> int:
+        """Of a network, for targets of so many columns."""
+
+    def predictive(self, X: Any) -> PredictiveDistribution:
+        """The predictive distribution at rows (N, F), in units of y; its `to_pandas` is a table."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=np.float64, reset=False)
+        x = (X - self.standardizer_.x_loc.numpy()) / self.standardizer_.x_scale.numpy()
+        seed = derive_seed(self.seed_, PREDICT)
+        found = self.posterior_.predict(x, num_samples=self.num_samples, seed=seed)
+        return self.standardizer_.inverse(found)
+
+    def _fit(self, X: Array, y: Array, weight: Array | None) -> Self:
+        """Fit rows (N, F) of y, (N, D) real or (N,) labels."""
+        name = self._method()
+        data = _distinct(X, y, weight)
+        self.seed_ = int(check_random_state(self.random_state).randint(2**31))
+        self.standardizer_ = Standardizer.fit(data)
+        standard = self.standardizer_.transform(data)
+        model: Any
+        if name == "gp":
+            model = gp.GaussianProcess(likelihood=self._likelihood(of_network=False))
+        else:
+            net = mlp(
+                X.shape[1],
+                tuple(self.hidden),
+                self._num_outputs(1 if y.ndim == 1 else y.shape[1]),
+                DROPOUT if name == "dropout" else 0.0,
+                activation=self.activation,  # type: ignore[arg-type] - checked there
+                seed=derive_seed(self.seed_, INITIAL),
+            ).double()
+            model = BayesianNetwork(net, NormalPrior(scale=self.prior_scale), self._likelihood(of_network=True))
+        fit = getattr(inference, name).fit
+        self.posterior_: Posterior = fit(model, standard, seed=derive_seed(self.seed_, FIT), **(self.options or {}))
+        return self
+
+    def _method(self) -> str:
+        """The module of the method, below `bayesuq.inference`.
+
+        Raises:
+            ValueError: No such method, or one that needs another posterior first.
+        """
+        alone = [method.name for method in METHODS if method.kind != "wrapper"]
+        name = BY_COMMAND[self.method].name if self.method in BY_COMMAND else self.method
+        if name in alone:
+            return name
+        if name in [method.name for method in METHODS]:
+            raise ValueError(
+                f"`method` must be fitted to data; {self.method!r} is fitted to a posterior and further rows. Take "
+                f"another one here, and call bayesuq.inference.{name}.fit on its `posterior_`."
+            )
+        raise ValueError(f"There is no method {self.method!r}; {nearest(str(self.method), alone)}.")
+
+
+class BayesianRegressor(RegressorMixin, _BayesianEstimator):
+    """Regression by a network under a posterior, or by a Gaussian process, as an estimator of scikit-learn.
+
+    The rows that are fitted are a weighted set: their order does not matter, a whole-number weight is a row repeated,
+    and the fit is the same for both to the last bit.
+
+    Args:
+        method: The posterior by its name, as "ensemble", "variational", "dropout", "laplace", "hmc" or "gp".
+        hidden: Widths of the network's hidden layers.
+        activation: Of the hidden layers.
+        prior_scale: Standard deviation of the normal prior of each weight.
+        heteroscedastic: Whether the network tells the noise of each row too; else one noise is learned for all.
+        num_samples: Draws of a prediction; None is as for `Posterior.predict`.
+        options: Of the method's `fit`, such as {"num_epochs": 200}.
+        random_state: A whole number makes fits repeatable.
+
+    Attributes:
+        posterior_: What the method found, in standard units.
+        standardizer_: To and from these units.
+        n_features_in_: F.
+
+    Example:
+        >>> X = np.linspace(-1.0, 1.0, 40)[:, None]
+        >>> regressor = BayesianRegressor("gp", random_state=0).fit(X, 100.0 * X[:, 0])
+        >>> mean, std = regressor.predict([[0.5]], return_std=True)
+        >>> mean.round(), std.shape
+        (array([50.]), (1,))
+    """
+
+    def __init__(
+        self,
+        method: str = "ensemble",
+        *,
+        hidden: Sequence[int] = (50,),
+        activation: str = "relu",
+        prior_scale: float = 1.0,
+        heteroscedastic: bool = False,
+        num_samples: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            method,
+            hidden=hidden,
+            activation=activation,
+            prior_scale=prior_scale,
+            num_samples=num_samples,
+            options=options,
+            random_state=random_state,
+        )
+        self.heteroscedastic = heteroscedastic
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit rows (N, F) and targets, (N,) or (N, D), each row counted by its weight, (N,)."""
+        X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
+        self.is_single_ = y.ndim == 1
+        return self._fit(X, np.asarray(y, np.float64).reshape(len(X), -1), _weights(sample_weight, X))
+
+    def predict(self, X: Any, return_std: bool = False) -> Any:
+        """Means, (N,) or (N, D) as y was; with `return_std` the standard deviations of y* beside them."""
+        found = self._real(X)
+        mean = self._like_y(found.mean)
+        return (mean, self._like_y(found.std)) if return_std else mean
+
+    def predict_interval(self, X: Any, level: float = 0.9) -> Array:
+        """Lower and upper end of the central interval that holds y* with this probability, (N, 2) or (N, D, 2)."""
+        ends = self._real(X).interval(level)
+        return np.stack([self._like_y(end) for end in ends], axis=-1)
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Mean log density of the targets, in nats a row, jointly over columns: the larger the better.
+
+        A proper score, which asks for the right width too; `sklearn.metrics.r2_score` of `predict` is the usual one.
+        """
+        return _mean(self._real(X).log_prob(np.asarray(y, np.float64)), sample_weight)
+
+    def _real(self, X: Any) -> RealPredictive:
+        found: Any = self.predictive(X)
+        return found
+
+    def _like_y(self, values: Any) -> Array:
+        array: Array = values.cpu().numpy()
+        return array[:, 0] if self.is_single_ else array
+
+    def _likelihood(self, *, of_network: bool) -> Likelihood:
+        return HeteroscedasticNormal() if self.heteroscedastic and of_network else Normal(scale=self._scale(of_network))
+
+    def _scale(self, of_network: bool) -> Any:
+        kind = next(method.kind for method in METHODS if method.name == self._method())
+        return HalfNormal() if of_network and kind == "chains" else "learned"  # chains draw it
+
+    def _num_outputs(self, columns: int) -> int:
+        return 2 * columns if self.heteroscedastic else columns
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.multi_output = True
+        tags.regressor_tags.poor_score = True  # a log density, which need not exceed the .5 that R^2 should
+        return tags
+
+
+class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
+    """Classification by a network under a posterior, or by a Gaussian process, as an estimator of scikit-learn.
+
+    See `BayesianRegressor` for the parameters and for weights.
+
+    Attributes:
+        classes_: The labels, sorted.
+        posterior_: What the method found, on standardised inputs.
+        standardizer_: To and from standard units.
+        n_features_in_: F.
+
+    Example:
+        >>> X = np.linspace(-1.0, 1.0, 40)[:, None]
+        >>> y = np.where(X[:, 0] > 0, "above", "below")
+        >>> classifier = BayesianClassifier("map", options={"num_epochs": 300}, random_state=0).fit(X, y)
+        >>> classifier.predict([[-0.9], [0.9]])
+        array(['below', 'above'], dtype='<U5')
+    """
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
+        """Fit rows (N, F) and labels of any kind, (N,), each row counted by its weight, (N,).
+
+        Raises:
+            ValueError: Labels of a single class.
+        """
+        X, y = validate_data(self, X, y, dtype=np.float64)
+        check_classification_targets(y)
+        weight = _weights(sample_weight, X)
+        self.classes_, numbers = np.unique(y, return_inverse=True)
+        counting = numbers if weight is None else numbers[weight > 0]
+        if len(np.unique(counting)) < 2:
+            raise ValueError(
+                f"`y` must have at least two classes; got one class, {self.classes_.tolist()[counting[0]]!r}."
+            )
+        return self._fit(X, numbers, weight)
+
+    def predict(self, X: Any) -> Array:
+        """The most probable label of each row, (N,)."""
+        probabilities = self.predict_proba(X)
+        return self.classes_[probabilities.argmax(axis=1)]
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probability of each class, (N, C), in the order of `classes_`."""
+        array: Array = self._labels(X).mean.cpu().numpy()
+        return array
+
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Mean log probability of the labels, in nats a row: the larger the better.
+
+        A proper score, which asks for right probabilities; `sklearn.metrics.accuracy_score` is the usual one.
+
+        Raises:
+            ValueError: A label that was not among those fitted.
+        """
+        found, labels = self._labels(X), np.asarray(y)
+        unknown = ~np.isin(labels, self.classes_)
+        if unknown.any():
+            raise ValueError(
+                f"`y` has the class {labels[unknown].tolist()[0]!r}, which is not one of those that were fitted."
+            )
+        return _mean(found.log_prob(np.searchsorted(self.classes_, labels)), sample_weight)
+
+    def _labels(self, X: Any) -> CategoricalPredictive:
+        found: Any = self.predictive(X)
+        return found
+
+    def _likelihood(self, *, of_network: bool) -> Likelihood:  # noqa: ARG002 - labels are the same for both
+        return Categorical()
+
+    def _num_outputs(self, columns: int) -> int:  # noqa: ARG002 - of one column
+        return len(self.classes_)
+
+
+def _weights(sample_weight: Any, X: Array) -> Array | None:
+    """Checked weights, (N,), or None.
+
+    Raises:
+        ValueError: Of another shape, negative ones, or none above 0.
+    """
+    if sample_weight is None:
+        return None
+    given = np.full(len(X), sample_weight) if np.isscalar(sample_weight) else sample_weight
+    weight: Array = check_array(given, dtype=np.float64, ensure_2d=False, input_name="sample_weight")
+    if weight.shape != (len(X),):
+        raise ValueError(f"`sample_weight` must have shape ({len(X)},), a weight for each row; got {weight.shape}.")
+    if not (weight >= 0).all() or not (weight > 0).any():
+        raise ValueError("`sample_weight` must hold weights of at least 0 that are not all zero.")
+    return weight
+
+
+def _distinct(X: Array, y: Array, weight: Array | None) -> Dataset:
+    """The distinct rows, sorted, with their weights: of the same weighted set, the same data to the last bit."""
+    counts = np.ones(len(X)) if weight is None else weight
+    rows = np.column_stack([X, y])[counts > 0]
+    distinct, first, place = np.unique(rows, axis=0, return_index=True, return_inverse=True)
+    total = np.bincount(place.ravel(), counts[counts > 0], minlength=len(distinct))
+    targets = y[counts > 0][first]
+    return Dataset(distinct[:, : X.shape[1]], targets, None if (total == 1).all() else total)
+
+
+def _mean(log_probs: Any, sample_weight: Any) -> float:
+    return float(np.average(log_probs.cpu().numpy(), weights=sample_weight))

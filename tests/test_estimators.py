@@ -1,0 +1,142 @@
+"""Estimators of scikit-learn: its own checks, what wraps estimators, and the numbers against the package's own way."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from scipy import stats
+from sklearn.base import clone
+from sklearn.exceptions import SkipTestWarning
+from sklearn.model_selection import GridSearchCV, cross_val_score
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import PolynomialFeatures
+from sklearn.utils.estimator_checks import check_estimator
+
+import bayesuq as bq
+from bayesuq.estimators import BayesianClassifier, BayesianRegressor
+
+QUICK = {"num_epochs": 60, "batch_size": 1000, "learning_rate": 0.03}
+CHAINS = {"num_samples": 5, "num_warmup": 5, "num_chains": 1, "progress": False}
+FEW = {
+    "map": QUICK,
+    "variational": QUICK,
+    "dropout": QUICK,
+    "laplace": QUICK,
+    "ensemble": {**QUICK, "num_members": 2},
+    "swag": {**QUICK, "num_epochs": 20},
+    "sgmcmc": {"num_samples": 5, "num_chains": 1},
+    "hmc": CHAINS,
+    "gp": {"approximation": "collapsed", "num_inducing": 5, "max_iterations": 3},
+}
+
+
+def table(seed: int = 0, rows: int = 120) -> tuple[Any, Any]:
+    """A line with noise of standard deviation 20 around slopes of 300 and 0."""
+    rng = np.random.default_rng(seed)
+    X = rng.normal(size=(rows, 2)) * [1.0, 1000.0]
+    return X, 300.0 * X[:, 0] + 20.0 * rng.normal(size=rows) - 1e4
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [BayesianRegressor, BayesianClassifier])
+def test_scikit_learns_own_checks_pass(kind: Any) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", bq.ConvergenceWarning)
+        warnings.simplefilter("ignore", SkipTestWarning)  # its array API needs a package of its own
+        warnings.simplefilter("ignore", UserWarning)  # that it lets fit columns far from unit size
+        results = check_estimator(kind("map", hidden=(8,), options=QUICK, random_state=0))
+    assert len(results) > 50
+    assert {result["status"] for result in results} <= {"passed", "skipped"}
+
+
+@pytest.mark.parametrize("method", FEW)
+def test_every_method_is_taken_by_its_name(method: str) -> None:
+    X, y = table(rows=40)
+    regressor = BayesianRegressor(method, hidden=(4,), options=FEW[method], num_samples=5, random_state=0).fit(X, y)
+    mean, std = regressor.predict(X, return_std=True)
+    assert mean.shape == std.shape == (40,)
+    assert (std > 0).all()
+    assert np.array_equal(mean, regressor.predict(X))  # the same draws again
+    options = {"num_inducing": 5, "num_epochs": 3} if method == "gp" else FEW[method]
+    classifier = BayesianClassifier(method, hidden=(4,), options=options, num_samples=5, random_state=0)
+    probabilities = classifier.fit(X, np.where(y > y.mean(), "above", "below")).predict_proba(X)
+    assert probabilities.sum(axis=1) == pytest.approx(np.ones(40))
+
+
+def test_a_gaussian_process_answers_in_the_units_of_y() -> None:
+    """Of a line of slope 300 and noise 20, in inputs of very different size."""
+    X, y = table()
+    regressor = BayesianRegressor("gp", random_state=0).fit(X, y)
+    new, truth = table(seed=1, rows=1000)
+    mean, std = regressor.predict(new, return_std=True)
+    assert np.sqrt(np.mean((mean - truth) ** 2)) < 25.0  # 20 of noise alone
+    ends = regressor.predict_interval(new, level=0.8)
+    inside = ((ends[:, 0] < truth) & (truth < ends[:, 1])).mean()
+    assert abs(inside - 0.8) < 0.1
+    assert ends == pytest.approx(np.stack([mean - 1.2816 * std, mean + 1.2816 * std], axis=1), rel=1e-4)
+    expected = stats.norm.logpdf(truth, mean, std).mean()
+    assert regressor.score(new, truth) == pytest.approx(expected, rel=1e-6)
+
+
+@pytest.mark.parametrize("kind", [BayesianRegressor, BayesianClassifier])
+def test_a_fit_is_of_a_weighted_set_of_rows(kind: Any) -> None:
+    """Neither their order nor whether one is repeated or has weight 2 changes a bit; one of weight 0 is no row."""
+    X, y = table(rows=30)
+    if kind is BayesianClassifier:
+        y = (y > y.mean()).astype(int)
+    estimator = kind("map", hidden=(4,), options={**QUICK, "batch_size": 7}, random_state=0)
+    weight = np.ones(30)
+    weight[:5], weight[5] = 2.0, 0.0
+    repeated = np.concatenate([np.arange(30), np.arange(5)])[::-1]
+    repeated = repeated[repeated != 5]
+    one = clone(estimator).fit(X, y, sample_weight=weight).predictive(X).mean
+    other = clone(estimator).fit(X[repeated], y[repeated]).predictive(X).mean
+    assert (one == other).all()
+
+
+def test_frames_pipelines_searches_and_cross_validation() -> None:
+    X, y = table(rows=60)
+    frame, target = pd.DataFrame(X, columns=["near", "far"]), pd.Series(y, name="price")
+    line = make_pipeline(PolynomialFeatures(1, include_bias=False), BayesianRegressor("gp", random_state=0))
+    scores = cross_val_score(line, frame, target, cv=3)
+    assert scores.shape == (3,)
+    assert np.isfinite(scores).all()
+    search = GridSearchCV(
+        BayesianRegressor("map", hidden=(4,), options=QUICK, random_state=0), {"prior_scale": [1e-3, 1.0]}, cv=2
+    ).fit(frame, target)
+    assert search.best_params_ == {"prior_scale": 1.0}  # the other's weights cannot leave 0
+    assert list(search.best_estimator_.feature_names_in_) == ["near", "far"]
+    with pytest.raises(ValueError, match=r"(?s)feature names should match.*wide"):
+        search.best_estimator_.predict(frame.rename(columns={"far": "wide"}))
+
+
+def test_labels_come_back_as_they_came() -> None:
+    X, y = table()
+    names = np.array(["low", "middle", "high"], dtype=object)[np.digitize(y, np.quantile(y, [1 / 3, 2 / 3]))]
+    classifier = BayesianClassifier("map", options=QUICK, random_state=0).fit(X, names)
+    assert list(classifier.classes_) == ["high", "low", "middle"]
+    assert (classifier.predict(X) == names).mean() > 0.8
+    log_probs = np.log(classifier.predict_proba(X))[np.arange(len(X)), np.searchsorted(classifier.classes_, names)]
+    assert classifier.score(X, names) == pytest.approx(log_probs.mean(), rel=1e-12)
+    with pytest.raises(ValueError, match="the class 'top', which is not one"):
+        classifier.score(X[:1], ["top"])
+
+
+def test_several_targets() -> None:
+    X, y = table(rows=40)
+    both = BayesianRegressor("map", options=QUICK, heteroscedastic=True, random_state=0).fit(X, np.stack([y, -y], 1))
+    mean, std = both.predict(X, return_std=True)
+    assert mean.shape == std.shape == (40, 2)
+    assert both.predict_interval(X).shape == (40, 2, 2)
+
+
+def test_names_that_are_no_method_are_told() -> None:
+    X, y = table(rows=10)
+    with pytest.raises(ValueError, match="no method 'variation'; did you mean 'variational'"):
+        BayesianRegressor("variation").fit(X, y)
+    with pytest.raises(ValueError, match=r"fitted to a posterior and further rows.*inference\.temperature\.fit"):
+        BayesianClassifier("temperature").fit(X, y > y.mean())
+    with pytest.raises(ValueError, match="shape \\(10,\\), a weight for each row; got \\(9,\\)"):
+        BayesianRegressor("map").fit(X, y, sample_weight=np.ones(9))
