@@ -16,9 +16,9 @@ from bayesuq.cli.methods import Fitted
 from bayesuq.data import Split
 from bayesuq.evaluation import calibration, detection, scores
 from bayesuq.evaluation.plots import classification, images, regression, training
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.thinned import at_all_points
 
 LARGEST_SVG = 400_000  # bytes; a figure of more marks is a PNG
 DOTS_PER_INCH = 160
@@ -27,7 +27,7 @@ NUM_BARS, NUM_IMAGES = 4, 16
 UNSEEN = "Is it less sure of what it has never seen?"
 
 Labelled = dict[str, tuple[CategoricalPredictive, Tensor]]
-Real = dict[str, tuple[GaussianPredictive, Tensor]]
+Real = dict[str, tuple[RealPredictive, Tensor]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[
     """
     predicted = {name: (result.predictive, result.y) for name, result in judged.items()}
     labelled: Labelled = {n: (p, y) for n, (p, y) in predicted.items() if isinstance(p, CategoricalPredictive)}
-    real: Real = {n: (p, y) for n, (p, y) in predicted.items() if isinstance(p, GaussianPredictive)}
+    real: Real = {n: (p, y) for n, (p, y) in predicted.items() if isinstance(p, RealPredictive)}
     pictures = []
     if labelled:
         confidences = {name: result.confidence for name, result in judged.items() if result.confidence is not None}
@@ -136,15 +136,13 @@ def _bands(split: Split, judged: Mapping[str, Judged]) -> Picture:
     )
 
 
-def _everywhere(judged: Judged) -> GaussianPredictive:
+def _everywhere(judged: Judged) -> RealPredictive:
     """At the test points, then at those of another kind."""
-    return GaussianPredictive.concatenate(
-        [part for part in (judged.predictive, judged.ood) if isinstance(part, GaussianPredictive)]
-    )
+    return at_all_points([part for part in (judged.predictive, judged.ood) if isinstance(part, RealPredictive)])
 
 
 def _intervals(real: Real) -> Picture:
-    transforms = {name: calibration.probability_integral_transform(*pair) for name, pair in real.items()}
+    transforms = {name: calibration.probability_integral_transform(*pair, seed=0) for name, pair in real.items()}
     shares = [f"{name} {float(calibration.interval_coverage(*pair, 0.9)):.2f}" for name, pair in real.items()]
     return Picture.of(
         regression.interval_calibration(transforms),

@@ -1,6 +1,7 @@
 """How far two predictives are apart at the same points: of an approximation from its reference, such as HMC.
 
-No truth is needed. Each distance is the mean over points of its `pointwise_` function.
+No truth is needed. Each distance is the mean over points of its `pointwise_` function. Of a predictive that holds some
+of its draws alone it is the distance of those.
 
 References:
     Izmailov, Vikram, Hoffman and Wilson, "What are Bayesian neural network posteriors really like?", ICML 2021,
@@ -14,15 +15,17 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
-from bayesuq.predictive.base import PredictiveDistribution, check_mergeable
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive, check_mergeable
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.thinned import held_of
 
 __all__ = ["agreement", "total_variation", "wasserstein"]
 __dir__ = __all__.copy
 
 NUM_NODES = 256  # of each predictive
-NUM_COMPONENTS = 16  # of a mixture that nodes are laid around
+NUM_COMPONENTS = 16  # of a mixture that nodes are laid around; of laws whose ranks differ from point to point 64
+FEWEST_PLACES = 8  # around one of these
 FURTHEST = 1e-10  # probability beyond the last node
 
 
@@ -33,7 +36,7 @@ def total_variation(
 
     Args:
         one: At N points.
-        other: Of the same type, at the same points; the order of the two does not matter.
+        other: Of labels too, or of real targets too, at the same points; the order of the two does not matter.
         num_nodes: Places that each gives to the trapezoidal rule where real targets are integrated; the default leaves
             an error of some 1e-3 of the result.
 
@@ -41,9 +44,9 @@ def total_variation(
         In [0, 1], 0-d float64.
 
     Raises:
-        TypeError: Predictives of two types.
+        TypeError: Labels and real targets.
         ValueError: Other points; several target columns, whose joint density has no quantiles; a component of zero
-            variance.
+            variance, counts, or draws of y alone, which have no density.
 
     Example:
         >>> one, other = (GaussianPredictive(mean=[[[loc]]], noise_variance=1.0) for loc in (0.0, 2.0))
@@ -79,7 +82,7 @@ def wasserstein(one: PredictiveDistribution, other: PredictiveDistribution, *, n
 
     Raises:
         TypeError: Not two predictives of real targets.
-        ValueError: As for `total_variation`.
+        ValueError: Other points; several target columns; a component of zero variance; a cdf with steps.
 
     Example:
         >>> one, other = (GaussianPredictive(mean=[[[loc]]], noise_variance=1.0) for loc in (0.0, 2.0))
@@ -128,24 +131,36 @@ def agreement(one: CategoricalPredictive, other: CategoricalPredictive) -> Tenso
     return (one.mean.argmax(dim=1) == other.mean.argmax(dim=1)).double().mean()
 
 
-def _check_real(
-    one: PredictiveDistribution, other: PredictiveDistribution
-) -> tuple[GaussianPredictive, GaussianPredictive]:
-    if not isinstance(one, GaussianPredictive) or not isinstance(other, GaussianPredictive):
+def _check_real(one: PredictiveDistribution, other: PredictiveDistribution) -> tuple[RealPredictive, RealPredictive]:
+    if not isinstance(one, RealPredictive) or not isinstance(other, RealPredictive):
         raise TypeError(
             "Both predictives must be of real targets, or both of labels for `total_variation`; got "
             f"{type(one).__name__} and {type(other).__name__}."
         )
-    check_mergeable(one.component_means[0].shape, other.component_means[0].shape)
-    if one.component_means.shape[2] != 1:
-        raise ValueError(f"Predictives must have one target column; got {one.component_means.shape[2]}.")
-    if (one.component_variances == 0).any() or (other.component_variances == 0).any():
-        raise ValueError("A component has zero variance, and so no density. Give the likelihood a noise scale above 0.")
-    return one, other
+    check_mergeable(one.shape[1:], other.shape[1:])
+    if one.shape[2] != 1:
+        raise ValueError(f"Predictives must have one target column; got {one.shape[2]}.")
+    held = held_of(one), held_of(other)
+    for predictive in held:
+        if predictive.has_steps:
+            what = "Counts" if predictive.is_discrete else f"The draws that a {type(predictive).__name__} is made of"
+            raise ValueError(
+                f"{what} have a cdf with steps, which no rule of integration follows. Compare the predictives by a "
+                "score, with `report.compare_predictives`."
+            )
+        if isinstance(predictive, GaussianPredictive) and (predictive.component_variances == 0).any():
+            raise ValueError(
+                "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
+            )
+    return held
 
 
-def _densities(predictive: GaussianPredictive, nodes: Tensor) -> Tensor:
+def _densities(predictive: RealPredictive, nodes: Tensor) -> Tensor:
     """p at each node, (L, N, 1), per unit of y."""
+    if not isinstance(predictive, GaussianPredictive):
+        if predictive.without_density:
+            raise ValueError(f"There is no total variation: {predictive.without_density}. Take `wasserstein`.")
+        return torch.stack([predictive.log_prob(y).exp().unsqueeze(1) for y in nodes])
     means, inverse_scales = predictive.component_means, predictive.component_variances.rsqrt()
     found = [
         (y - means).mul_(inverse_scales).square_().mul_(-0.5).exp_().mul_(inverse_scales).mean(dim=0) for y in nodes
@@ -153,25 +168,42 @@ def _densities(predictive: GaussianPredictive, nodes: Tensor) -> Tensor:
     return torch.stack(found) / math.sqrt(2 * math.pi)
 
 
-def _nodes(one: GaussianPredictive, other: GaussianPredictive, num_nodes: int) -> Tensor:
+def _nodes(one: RealPredictive, other: RealPredictive, num_nodes: int) -> Tensor:
     """Places in ascending order, (L, N, 1), dense wherever either density is, and far into the tails."""
     check_count(num_nodes, "num_nodes", minimum=8)
     return torch.cat([_places(predictive, num_nodes) for predictive in (one, other)]).sort(dim=0).values
 
 
-def _places(predictive: GaussianPredictive, num_nodes: int) -> Tensor:
-    """Quantiles of some of a mixture's components, (L, N, 1): cheaper than the mixture's own, which are roots.
+def _places(predictive: RealPredictive, num_nodes: int) -> Tensor:
+    """Quantiles, (L, N, 1), at levels that are even in the logit, which puts enough into the tails.
 
-    Components are taken at even ranks of their means, both ends included. Levels are even in the logit, which puts
-    enough into the tails, and those of each component lie between those of the one before, so that components that
-    coincide share the work.
+    Of Gaussians some components' are taken: cheaper than the mixture's own, which are roots. Components are those at
+    even ranks of their means, both ends included; the levels of each lie between those of the one before, so that
+    components that coincide share the work.
     """
+    if not isinstance(predictive, GaussianPredictive):
+        return _places_of_laws(predictive, num_nodes)
     means, order = predictive.component_means.sort(dim=0)
     scales = predictive.component_variances.gather(0, order).sqrt()
     num_components = min(len(means), NUM_COMPONENTS)
     chosen = torch.linspace(0, len(means) - 1, num_components).round().long().to(means.device)
     per_component = -(-num_nodes // num_components)
-    levels = torch.linspace(-1, 1, num_components * per_component, dtype=torch.float64, device=means.device)
-    standardised = torch.special.ndtri((-math.log(FURTHEST) * levels).sigmoid()).view(per_component, num_components)
+    levels = _levels(num_components * per_component).to(means.device)
+    standardised = torch.special.ndtri(levels).view(per_component, num_components)
     places = means[chosen] + scales[chosen] * standardised[:, :, None, None]
     return places.flatten(0, 1)
+
+
+def _places_of_laws(predictive: RealPredictive, num_nodes: int) -> Tensor:
+    """The same of components of any law, at even ranks of their means over all points."""
+    num_components = min(predictive.num_samples, 4 * NUM_COMPONENTS)
+    order = predictive.component_means.mean(dim=(1, 2)).argsort()
+    ranks = torch.linspace(0, predictive.num_samples - 1, num_components).round().long().to(order.device)
+    per_component = max(FEWEST_PLACES, -(-num_nodes // num_components))
+    levels = _levels(num_components * per_component).view(per_component, num_components)
+    ones = [predictive.components_at(order[rank : rank + 1]) for rank in ranks]
+    return torch.stack([one.quantile(float(p)) for one, own in zip(ones, levels.T, strict=True) for p in own])
+
+
+def _levels(number: int) -> Tensor:
+    return (-math.log(FURTHEST) * torch.linspace(-1, 1, number, dtype=torch.float64)).sigmoid()

@@ -32,6 +32,7 @@ from bayesuq.evaluation.standard_errors.intervals import Interval, share_interva
 from bayesuq.evaluation.standard_errors.sums import Sums
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.thinned import num_draws_of
 
 REPLICATES = 200  # simulated test sets, for the error of the calibration error
 FEWEST_ROWS = 10  # of which one may hold the spread without a word
@@ -135,9 +136,10 @@ class Tally:
             ValueError: Another kind than before, or another number of draws; see `report.evaluate`.
         """
         known = check_known(predictive)
-        if self.num_samples and self.num_samples != known.num_samples:
-            raise ValueError(f"Batches must have one number of draws; got {self.num_samples} and {known.num_samples}.")
-        self.num_samples = known.num_samples
+        draws = known.num_samples if isinstance(known, CategoricalPredictive) else num_draws_of(known)
+        if self.num_samples and self.num_samples != draws:
+            raise ValueError(f"Batches must have one number of draws; got {self.num_samples} and {draws}.")
+        self.num_samples = draws
         if weight is not None and not _has_weight(weight):
             self.num_missing += len(known.mean)
             return

@@ -127,6 +127,16 @@ class ThinnedPredictive(RealPredictive):
         return self.held.without_density
 
     @property
+    def density_basis(self) -> str:
+        """How the log score comes about."""
+        return self.held.density_basis
+
+    @property
+    def without_split(self) -> str:
+        """Why the variance is not split, if so."""
+        return self.held.without_split
+
+    @property
     def moments_basis(self) -> str:
         """How the moments come about."""
         return self.held.moments_basis
@@ -212,6 +222,18 @@ class ThinnedPredictive(RealPredictive):
             raise ValueError(f"Parts must have one number of draws; got {[part.num_draws for part in parts]}.")
         values = [torch.cat([getattr(one, name) for one in moments]) for name in ("mean", "aleatoric", "epistemic")]
         return cls(kind.concatenate([part.held for part in parts]), Moments(moments[0].num_draws, *values))
+
+
+def at_all_points(parts: Sequence[RealPredictive]) -> RealPredictive:
+    """The predictive at the points of all parts, in order, of which some may hold fewer of their draws than others.
+
+    Raises:
+        ValueError: Parts of other numbers of draws or columns.
+    """
+    if any(isinstance(part, ThinnedPredictive) for part in parts):
+        fewest = min(part.num_samples for part in parts)
+        parts = [ThinnedPredictive.of(part, fewest) for part in parts]
+    return parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
 
 
 def held_of(predictive: RealPredictive) -> RealPredictive:

@@ -27,6 +27,7 @@ from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.thinned import ThinnedPredictive
 from bayesuq.to_arviz.groups import Drawn
 
 HOSTILE = """<script>alert('x')</script><img src=x onerror="alert(1)">"' & {{ 7 * 7 }}"""
@@ -314,7 +315,8 @@ def test_figures_of_real_targets_are_those_that_the_data_allow(
     noise = torch.Generator().manual_seed(0)
     rows = Dataset(torch.rand(20, num_inputs, generator=noise), torch.randn(20, num_targets, generator=noise))
     predictive = GaussianPredictive(mean=torch.randn(2, 20, num_targets, generator=noise), noise_variance=1.0)
-    assert titles_of("uci/made", Split(rows, rows, rows), predictive, ood=ood) == titles
+    for each in (predictive, ThinnedPredictive.of(predictive, 1)):
+        assert titles_of("uci/made", Split(rows, rows, rows), each, ood=ood) == titles
 
 
 def test_the_losses_of_a_scaled_method_are_not_drawn_twice(digits_page: str) -> None:

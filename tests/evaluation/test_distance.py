@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, distributions
 
 from bayesuq.evaluation.distance import (
     agreement,
@@ -15,6 +15,8 @@ from bayesuq.evaluation.distance import (
 )
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.predictive.thinned import ThinnedPredictive
 
 RULE = 2e-3  # relative, what the trapezoidal rule of the default leaves
 
@@ -89,6 +91,20 @@ def test_labels_differ_by_half_the_sum() -> None:
     assert float(total_variation(one, other)) == pytest.approx(0.65)
     assert float(agreement(one, other)) == 0
     assert float(agreement(one, one)) == 1
+
+
+def test_of_any_law_with_a_density_and_of_draws_that_are_held() -> None:
+    """A mixture of laws is the Gaussian predictive of the same; of one that holds some draws, those are compared."""
+    one, other = mixture(0, 30), mixture(1, 7)
+    scales = one.component_variances.sqrt()
+    laws = MixturePredictive(distributions.Normal(one.component_means, scales))
+    held = ThinnedPredictive.of(one, 10)
+    for distance in (total_variation, wasserstein):
+        assert float(distance(laws, other)) == pytest.approx(float(distance(one, other)), rel=5 * RULE)
+        assert float(distance(held, other)) == float(distance(held.held, other))
+        counts = MixturePredictive(distributions.Poisson(one.component_means.exp()))
+        with pytest.raises(ValueError, match=r"Counts have a cdf with steps.*compare_predictives"):
+            distance(counts, counts)
 
 
 def test_what_has_no_distance_is_refused() -> None:

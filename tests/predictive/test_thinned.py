@@ -9,6 +9,7 @@ from torch import Tensor, distributions
 
 import bayesuq as bq
 from bayesuq.evaluation import scores
+from bayesuq.evaluation.report.detection_tasks import evaluate_ood
 from bayesuq.inference.posteriors import draw_budget, prediction
 from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -113,6 +114,24 @@ def test_a_report_says_how_many_draws_its_numbers_are_of() -> None:
     torch.testing.assert_close(scores.crps(some, y), scores.crps(some.held, y))
     for name in ("root_mean_squared_error", "epistemic_variance", "aleatoric_variance"):
         assert report[name].value == pytest.approx(bq.evaluation.report.evaluate(whole, y)[name].value, rel=1e-11)
+
+
+def test_rows_of_which_all_draws_are_held_go_with_rows_of_which_some_are() -> None:
+    """Many test rows beside few of another kind, and batches of two sizes."""
+    whole = gaussian(means(60))
+    some, few = ThinnedPredictive.of(whole.at(slice(0, 40)), 20), whole.at(slice(40, 50))
+    told = evaluate_ood(some, few)
+    exact = evaluate_ood(whole.at(slice(0, 40)), few)
+    assert told.num_draws == 60
+    for name, scores_of in exact.scores.items():
+        torch.testing.assert_close(told.scores[name], scores_of, **SUMS)
+    assert isinstance(evaluate_ood(few, some).table, type(told.table))
+    y = torch.linspace(-2, 2, 50)
+    report = bq.evaluation.report.evaluate([(some, y[:40]), (few, y[40:])])
+    assert report.num_samples == 60
+    assert report["root_mean_squared_error"].value == pytest.approx(
+        bq.evaluation.report.evaluate(whole, y)["root_mean_squared_error"].value, rel=1e-11
+    )
 
 
 @pytest.mark.parametrize("method", ["variational", "dropout", "ensemble"])

@@ -33,8 +33,9 @@ from bayesuq.evaluation.uncertainty import (
     predictive_variance,
     variation_ratio,
 )
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.thinned import at_all_points, held_of, num_draws_of
 
 Score = Callable[[Any], Tensor]
 OF_LABELS = (
@@ -211,12 +212,13 @@ def evaluate_ood(
         >>> float(evaluate_ood(inside, outside).table.measures["margin"][0].value)
         1.0
     """
-    if type(check_known(inside)) is not type(check_known(outside)):
+    if type(_held(inside)) is not type(_held(outside)):
         raise TypeError(
             "`inside` and `outside` must be predictives of the same kind; got "
             f"{type(inside).__name__} and {type(outside).__name__}."
         )
-    both = type(inside).concatenate([inside, outside])  # draws and classes must agree
+    real = [part for part in (inside, outside) if isinstance(part, RealPredictive)]
+    both = at_all_points(real) if real else type(inside).concatenate([inside, outside])  # draws, classes must agree
     known = standard_scores(both)
     is_outside = torch.zeros_like(next(iter(known.values())), dtype=torch.bool)
     is_outside[len(inside.mean) :] = True
@@ -226,7 +228,8 @@ def evaluate_ood(
         sides = (_values(name, v, is_outside[rows]) for v, rows in zip(values, _halves(len(inside.mean)), strict=True))
         all_scores[name] = torch.cat(list(sides))
     table = score_table(all_scores, is_outside, what="out of distribution", seed=seed)
-    return Detection(table, all_scores, is_outside, inside.num_samples)
+    num_draws = num_draws_of(inside) if isinstance(inside, RealPredictive) else inside.num_samples
+    return Detection(table, all_scores, is_outside, num_draws)
 
 
 def standard_scores(predictive: PredictiveDistribution) -> dict[str, Tensor]:
@@ -272,6 +275,11 @@ def roc_curve(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:
     rates = (torch.nn.functional.pad(part.double() / part[-1], (1, 0)) for part in (alarms, hits))
     false_rate, true_rate = rates
     return false_rate, true_rate
+
+
+def _held(predictive: PredictiveDistribution) -> PredictiveDistribution:
+    known = check_known(predictive)
+    return held_of(known) if isinstance(known, RealPredictive) else known
 
 
 def _halves(size: int) -> tuple[slice, slice]:

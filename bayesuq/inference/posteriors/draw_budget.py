@@ -9,7 +9,7 @@ import warnings
 from collections.abc import Iterable, Sequence
 
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
-from bayesuq.predictive.thinned import ThinnedPredictive
+from bayesuq.predictive.thinned import ThinnedPredictive, at_all_points
 
 DRAW_BUDGET = 2**28  # numbers that stay held: 1 GiB of float32
 CHUNK_BUDGET = 2**26  # of them that one chunk of rows may have at once
@@ -49,10 +49,7 @@ class Rows:
             return None
         parts, self._parts = self._parts, []
         real = [part for part in parts if isinstance(part, RealPredictive)]
-        if any(isinstance(part, ThinnedPredictive) for part in real):
-            fewest = min(part.num_samples for part in real)
-            parts = [ThinnedPredictive.of(part, fewest) for part in real]
-        whole = parts[0] if len(parts) == 1 else type(parts[0]).concatenate(parts)
+        whole = at_all_points(real) if len(real) == len(parts) else type(parts[0]).concatenate(parts)
         if self._halvings:
             tell(whole)
         return whole
