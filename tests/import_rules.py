@@ -41,7 +41,7 @@ FLOORS: dict[str, set[str]] = {
     "chains": {"joint", "training", "posteriors"},
 }
 STANDS_ON = {
-    "adoption": {"map_estimate", "ensemble"},  # what a trained network, or a committee of them, already is
+    "adoption": {"map_estimate", "ensemble", "gp"},  # what a trained network, or a committee of them, already is
     "laplace": {"map_estimate"},
     "ensemble": {"map_estimate"},
     "dropout": {"map_estimate"},

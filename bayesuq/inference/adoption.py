@@ -11,11 +11,14 @@ starts from it moves it, BatchNorm's statistics included.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, overload
 
+import gpytorch
 from torch import Tensor, nn
 
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.gp.exact import ExactGpPosterior
+from bayesuq.inference.gp.foreign import GpytorchPosterior, adopt_process, is_process
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.training.history import History
@@ -30,6 +33,11 @@ __dir__ = __all__.copy
 UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
 
 
+@overload
+def adopt(
+    net: gpytorch.models.GP, likelihood: gpytorch.likelihoods.Likelihood | None = None
+) -> ExactGpPosterior | GpytorchPosterior: ...
+@overload
 def adopt(
     net: nn.Module,
     likelihood: Likelihood,
@@ -38,15 +46,25 @@ def adopt(
     random: Rule = LAST_LAYER,
     is_centred: bool = False,
     output: Callable[[Any], Tensor] | None = None,
-) -> MapPosterior:
+) -> MapPosterior: ...
+def adopt(
+    net: Any,
+    likelihood: Any = None,
+    *,
+    prior: Prior | Mapping[Rule, Prior] | None = None,
+    random: Rule = LAST_LAYER,
+    is_centred: bool = False,
+    output: Callable[[Any], Tensor] | None = None,
+) -> MapPosterior | ExactGpPosterior | GpytorchPosterior:
     """The posterior of one member that a trained network is.
 
     Its outputs f are those of `net.eval()(x)` without gradients, to the last bit. (Where the network's parameters ask
     for gradients torch may multiply sequences by another kernel, which rounds otherwise; a frozen network does not.)
 
     Args:
-        net: The network; its parameters, buffers and modes stay as they are.
-        likelihood: p(y | f).
+        net: The network; its parameters, buffers and modes stay as they are. Or a model of GPyTorch's, which becomes a
+            posterior over functions: see `bayesuq.inference.gp.foreign`.
+        likelihood: p(y | f); of a GPyTorch `ApproximateGP` the GPyTorch likelihood, of an `ExactGP` none.
         prior: Of the random weights, which methods that start from here put uncertainty on: see `BayesianNetwork`. None
             is `priors.Normal()`.
         random: Which weights those are: see `bayesuq.models.rules`. All others are constants. Of a network that is
@@ -73,6 +91,10 @@ def adopt(
         >>> list(adopted.model.laws)
         ['3.weight', '3.bias']
     """
+    if is_process(net):
+        return adopt_process(net, likelihood)
+    if likelihood is None:
+        raise TypeError("`likelihood` says what the outputs mean: give one, such as likelihoods.Categorical().")
     check_network(net)
     if output is not None and not callable(output):
         raise TypeError(f"`output` must be a function of what the network returns; got {type(output).__name__}.")

@@ -26,7 +26,12 @@ from bayesuq.inference.gp.algebra import LOG_TWO_PI
 from bayesuq.inference.gp.convergence import warn_of_nothing_left
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.inducing import inducing_points
-from bayesuq.inference.gp.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of, noise_scale
+from bayesuq.inference.gp.marginal_likelihood import (
+    MarginalLikelihood,
+    Observations,
+    hyperparameters_of,
+    likelihood_scale,
+)
 from bayesuq.inference.gp.search import Search, maximise
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.inference.training.history import History
@@ -125,7 +130,7 @@ class CollapsedBound:
 
         Missing numbers have neither part in q nor a residual.
         """
-        prior, scale = self.process.prior, noise_scale(self.process.model, self.process.prior, self.data)
+        prior, scale = self.process.prior, likelihood_scale(self.process.model, self.process.prior, self.data)
         features = prior.features(self.data.x)
         a, residual = self.process.project(features), self.data.y - prior.mean_at(features)
         if self.data.present is not None:

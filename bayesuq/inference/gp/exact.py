@@ -7,12 +7,14 @@ Reference:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from bayesuq.arrays import ArrayLike, as_targets, to_floating
+from bayesuq.data import Batch
 from bayesuq.inference.gp.algebra import solve, stable_cholesky
 from bayesuq.inference.gp.conjugate_gradients import iterated_solve
 from bayesuq.inference.gp.convergence import warn_of_nothing_left, warn_of_strangers
@@ -20,7 +22,7 @@ from bayesuq.inference.gp.marginal_likelihood import (
     MarginalLikelihood,
     Observations,
     hyperparameters_of,
-    noise_scale,
+    likelihood_scale,
     uses_cholesky,
     without_missing,
 )
@@ -47,12 +49,29 @@ def fit_exact(model: GaussianProcess, data: Observations, search: Search, *, kin
     return condition(model, prior, data, value, history, kind)
 
 
+def log_evidence(model: GaussianProcess, prior: FunctionPrior, x: Tensor, y: Tensor, noise: Tensor) -> float:
+    """log p(y | x) at the hyperparameters that the process has and these noise variances, in nats.
+
+    Args:
+        model: The process.
+        prior: As built, at its hyperparameters.
+        x: Inputs, (N, ...).
+        y: Targets, (C, N).
+        noise: Noise variances, (C, N); infinite where a target is missing.
+    """
+    missing = noise.isinf()
+    weight = (~missing).to(y) if bool(missing.any()) else None
+    with torch.no_grad():
+        rows = Observations(x, y, weight, torch.where(missing, 1.0, noise))
+        return float(MarginalLikelihood(model, prior, rows)())
+
+
 def condition(
     model: GaussianProcess, prior: FunctionPrior, data: Observations, value: float, history: History, kind: str
 ) -> "ExactGpPosterior":
     """The posterior at the hyperparameters that the process has."""
     with torch.no_grad():
-        noise = data.noise_variance(noise_scale(model, prior, data)).expand_as(data.y).clone()
+        noise = data.noise_variance(likelihood_scale(model, prior, data)).expand_as(data.y).clone()
         if data.present is not None:
             noise.masked_fill_(~data.present, torch.inf)
     return ExactGpPosterior(
@@ -102,6 +121,38 @@ class ExactGpPosterior(GpPosterior):
         """The built process at the fitted hyperparameters."""
         built = self.model.build(self.x, len(self.y)).load(dict(self.hyperparameters))
         return built.requires_grad_(False)
+
+    def condition(self, x: ArrayLike, y: ArrayLike, *, noise_scale: ArrayLike | None = None) -> "ExactGpPosterior":
+        """The posterior given further rows too, at the same hyperparameters; O(N^3) time at its first prediction.
+
+        Args:
+            x: Inputs of the further rows, (N, ...).
+            y: Their targets, (N, D), or (N,) for D = 1.
+            noise_scale: Known standard deviations of their noise beside the likelihood's, (N,) or (N, D); None is 0.
+
+        Raises:
+            NotImplementedError: A posterior of labels, whose noise depends on them all.
+            TypeError: See `predict`.
+            ValueError: See `predict`; targets that do not fit x, or are not finite.
+        """
+        if self.approximation != "exact":
+            raise NotImplementedError(
+                "Only a posterior of real targets is conditioned on further rows; fit labels anew."
+            )
+        rows = self.cast(x)
+        targets = as_targets(y).to(self.y).mT
+        if targets.shape != (len(self.y), len(rows)):
+            raise ValueError(
+                f"`y` must have {len(rows)} rows as `x`, and {len(self.y)} columns; got {tuple(targets.mT.shape)}."
+            )
+        known = None if noise_scale is None else to_floating(noise_scale, "noise_scale").to(self.y)
+        further = Observations.of(Batch(rows, targets.mT, None), known)
+        with torch.no_grad():
+            noise = further.noise_variance(likelihood_scale(self.model, self.prior, further)).expand_as(targets)
+        x_all, y_all = torch.cat([self.x, rows]), torch.cat([self.y, targets], dim=1)
+        noises = torch.cat([self.noise, noise], dim=1)
+        value = log_evidence(self.model, self.prior, x_all, y_all, noises)
+        return replace(self, x=x_all, y=y_all, noise=noises, log_marginal_likelihood=value)
 
     @property
     def row_shape(self) -> torch.Size:

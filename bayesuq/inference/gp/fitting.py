@@ -11,6 +11,7 @@ Reference:
 
 from typing import Any, Literal, Unpack, get_args
 
+import gpytorch
 import torch
 from torch.distributed import ProcessGroup
 
@@ -22,6 +23,7 @@ from bayesuq.inference.gp.collapsed import fit_collapsed
 from bayesuq.inference.gp.data import ProcessReader
 from bayesuq.inference.gp.dirichlet import dirichlet_observations
 from bayesuq.inference.gp.exact import ExactGpPosterior, fit_exact
+from bayesuq.inference.gp.foreign import is_process, process_of
 from bayesuq.inference.gp.hyperparameters import counts_in_units
 from bayesuq.inference.gp.marginal_likelihood import Observations
 from bayesuq.inference.gp.sampled import SampledGpPosterior
@@ -59,7 +61,7 @@ LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 @training_options(batch_size=BATCH_SIZE, learning_rate=None)
 @jitter_told_once()
 def fit(
-    model: GaussianProcess,
+    model: "GaussianProcess | gpytorch.models.ExactGP",
     data: Data,
     *,
     approximation: Approximation | None = None,
@@ -81,7 +83,8 @@ def fit(
     Epochs, minibatches, rates, validation and callbacks are of sparse fits; others make no steps over minibatches.
 
     Args:
-        model: The prior over functions, and the likelihood.
+        model: The prior over functions, and the likelihood; or an `ExactGP` of GPyTorch's with a `GaussianLikelihood`,
+            which stays as it is, and whose hyperparameters start where they are.
         data: Rows to fit, or a DataLoader of them, which exact inference reads once. All is computed in float64. A
             target of weight 0 is missing, also where other targets of its row are there.
         approximation: "exact", for normal noise; "collapsed", inducing points for normal noise, from all rows at once
@@ -142,6 +145,8 @@ def fit(
         >>> posterior, posterior.predict(data.x).mean.shape
         (ExactGpPosterior(exact, Cholesky, 4 rows, on cpu), torch.Size([4, 1]))
     """
+    if is_process(model):
+        model = process_of(model)
     if not isinstance(model, GaussianProcess):
         raise TypeError(
             f"`model` must be a bayesuq.models.gp.GaussianProcess; got {type(model).__name__}.{_remedy(model)}"

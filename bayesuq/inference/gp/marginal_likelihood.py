@@ -189,7 +189,7 @@ class MarginalLikelihood:
         """In nats, 0-d."""
         data, features = self.data, self.prior.features(self.data.x)
         residual = data.y - self.prior.mean_at(features)
-        scale = noise_scale(self.model, self.prior, data)
+        scale = likelihood_scale(self.model, self.prior, data)
         noise, present = data.noise_variance(scale), data.present
         if isinstance(self.prior.kernel, CoregionalisedKernel):  # whose outputs make one long column
             noise = noise.expand_as(data.y).reshape(1, -1)
@@ -199,7 +199,7 @@ class MarginalLikelihood:
         return of_normal(covariance, residual) + added + data.log_normaliser(scale)
 
 
-def noise_scale(model: GaussianProcess, prior: FunctionPrior, data: Observations) -> Tensor:
+def likelihood_scale(model: GaussianProcess, prior: FunctionPrior, data: Observations) -> Tensor:
     """The likelihood's noise scale, () or (C,); 1 where the noise is known without it."""
     given = model.likelihood.given(prior.unknowns())
     value = getattr(given, "scale", 1.0)

@@ -171,7 +171,7 @@ class GpPosterior(ProcessPosterior):
                 return self.likelihood.predictive(draws).to(x.device)
 
         return Drawn(
-            method=type(self).__name__, weights={}, predict=predict, prior=_no_sites, prior_predict=prior_predict
+            method=type(self).__name__, weights={}, predict=predict, prior=no_sites, prior_predict=prior_predict
         )
 
 
@@ -209,6 +209,6 @@ def _noise(number: int, num_rows: int, num_columns: int, seed: int, start: int, 
     return whole[:, start - first * BLOCK : start - first * BLOCK + num_rows]
 
 
-def _no_sites(number: int, seed: int) -> dict[str, Tensor]:  # noqa: ARG001 - the protocol's arguments
+def no_sites(number: int, seed: int) -> dict[str, Tensor]:  # noqa: ARG001 - the protocol's arguments
     """Point values have no prior draws."""
     return {}

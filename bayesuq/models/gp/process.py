@@ -29,7 +29,8 @@ class GaussianProcess:
     Attributes:
         kernel: One of `bayesuq.models.gp`, or a gpytorch.kernels.Kernel of your own, whose hyperparameters start where
             they are; None is `Scale(Matern(2.5))` with a lengthscale for each input.
-        mean: None is `ConstantMean` for real targets and `ZeroMean` for others.
+        mean: One of `bayesuq.models.gp`'s, or a gpytorch.means.Mean of your own; None is `ConstantMean` for real
+            targets and `ZeroMean` for others.
         likelihood: None is `Normal` with a learned noise scale.
         num_outputs: C, for labels of which the data may not show all; None takes it from the targets.
         shares_kernel: Whether outputs share their hyperparameters, which is as many times faster; None does so for
@@ -68,8 +69,8 @@ class GaussianProcess:
         if not isinstance(kernel, Kernel | gpytorch.kernels.Kernel):
             raise TypeError(f"`kernel` must be one of bayesuq.models.gp or of gpytorch.kernels; got {_kind(kernel)}.")
         mean = self.mean if self.mean is not None else ConstantMean() if likelihood.has_units else ZeroMean()
-        if not isinstance(mean, Mean):
-            raise TypeError(f"`mean` must be one of bayesuq.models.gp's means; got {_kind(mean)}.")
+        if not isinstance(mean, Mean | gpytorch.means.Mean):
+            raise TypeError(f"`mean` must be one of bayesuq.models.gp's means or of gpytorch.means; got {_kind(mean)}.")
         if self.num_outputs is not None:
             check_count(self.num_outputs, "num_outputs")
         for name, value in {"kernel": kernel, "mean": mean, "likelihood": likelihood}.items():
@@ -133,7 +134,8 @@ class FunctionPrior(nn.Module):
         if isinstance(self.kernel, DeepKernel):
             shape = [1, *x.shape[1:2], *[1] * (x.ndim - 2)]
             self.kernel.take(torch.zeros(shape), torch.ones(shape))
-        self.mean = process.mean.build(width, outputs)
+        own = isinstance(process.mean, Mean)
+        self.mean = process.mean.build(width, outputs) if own else copy.deepcopy(process.mean)
         self.log_unknowns = nn.ParameterDict()
         self._register(process.likelihood.for_outputs(num_outputs))
 

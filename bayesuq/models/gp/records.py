@@ -57,7 +57,7 @@ def build_process(record: Mapping[str, Any], tensors: Mapping[str, Tensor] | Non
 
 
 def _record(value: Any) -> Any:
-    if isinstance(value, nn.Module) and not isinstance(value, gpytorch.kernels.Kernel):
+    if isinstance(value, nn.Module) and not isinstance(value, gpytorch.kernels.Kernel | gpytorch.means.Mean):
         return _network_record(value)
     if is_dataclass(value) and not isinstance(value, type):
         if type(value) not in NAMES:

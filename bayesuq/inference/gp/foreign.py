@@ -1,0 +1,334 @@
+"""GPyTorch's own models as posteriors: an `ExactGP` or `ApproximateGP` with its likelihood, trained or not.
+
+    posterior = bayesuq.adopt(model)                      # an ExactGP, which holds its likelihood
+    posterior = bayesuq.adopt(model, likelihood)          # an ApproximateGP, and GPyTorch's likelihood of it
+    posterior = gp.fit(process_of(model), data)           # by the largest marginal likelihood, from where it stands
+
+An exact model whose `forward` is no more than its mean and its kernel becomes an `ExactGpPosterior`, computed in
+float64, which is saved, conditioned on further rows and fitted as the package's own. Any other one stays what it is:
+GPyTorch predicts, and the predictive is made of that.
+"""
+
+import copy
+from collections.abc import Iterator
+from dataclasses import dataclass
+from os import PathLike
+from typing import Any, NoReturn, Self
+
+import gpytorch
+import torch
+from gpytorch.distributions import MultitaskMultivariateNormal
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike, as_real, check_count, check_device, check_inputs
+from bayesuq.inference.gp.exact import ExactGpPosterior, log_evidence
+from bayesuq.inference.gp.posterior import draw_jointly, no_sites
+from bayesuq.inference.posteriors.prediction import draw_indices, predict_batches
+from bayesuq.inference.training.history import History
+from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+from bayesuq.models.likelihoods.real import Normal
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.randomness import generator, resolve_seed
+from bayesuq.to_arviz.groups import Drawn, Wanted
+
+UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
+NO_NOISE = 1e-6  # a scale, where the noise of each row is known and new rows have none
+PROBES = 5  # rows at which `forward` is held against mean and kernel
+NUM_PLACES = 1000  # of f, whose share of ones is then right to about 1e-6
+NORMAL = (
+    gpytorch.likelihoods.GaussianLikelihood,
+    gpytorch.likelihoods.FixedNoiseGaussianLikelihood,
+    gpytorch.likelihoods.MultitaskGaussianLikelihood,
+)
+
+
+def is_process(model: object) -> bool:
+    """Whether a module is one of GPyTorch's models."""
+    return isinstance(model, gpytorch.models.GP)
+
+
+def adopt_process(model: Any, likelihood: Any = None) -> "ExactGpPosterior | GpytorchPosterior":
+    """The posterior that a model of GPyTorch's is.
+
+    Args:
+        model: An `ExactGP` with its training data, or an `ApproximateGP`; it stays as it is.
+        likelihood: GPyTorch's, of an `ApproximateGP`; an `ExactGP` holds its own.
+
+    Raises:
+        TypeError: A likelihood that is not GPyTorch's, or none where it is needed; another kind of model.
+        ValueError: An `ExactGP` without training data.
+    """
+    own = _likelihood(model, likelihood)
+    if not isinstance(model, gpytorch.models.ExactGP) or not _is_plain(model, own):
+        return GpytorchPosterior(_copied(model), _copied(own))
+    process, x, y = process_of(model), _training_rows(model), model.train_targets.detach().double()
+    y = torch.atleast_2d(y)
+    prior = process.build(x, len(y))
+    prior.load(prior.state() | _log_scale(own, prior))
+    noise = own.noise.detach().double().reshape(-1, 1) if _is_learned(own) else _known_noise(own)
+    noise = noise.expand_as(y).clone()
+    return ExactGpPosterior(
+        model=process,
+        hyperparameters=prior.state(),
+        x=x,
+        y=y,
+        noise=noise,
+        log_marginal_likelihood=log_evidence(process, prior, x, y, noise),
+        history=UNTRAINED,
+    )
+
+
+def process_of(model: Any) -> GaussianProcess:
+    """The prior over functions and the likelihood of an `ExactGP`, for `gp.fit`; hyperparameters start where they are.
+
+    Priors that are registered in GPyTorch's modules are not taken over.
+
+    Raises:
+        TypeError: Not an `ExactGP`, a likelihood that is not normal, or a `forward` that does more than its mean and
+            its kernel.
+    """
+    if not isinstance(model, gpytorch.models.ExactGP) or not _is_plain(model, model.likelihood):
+        raise TypeError(
+            "`model` must be a GPyTorch ExactGP with a GaussianLikelihood whose `forward` is "
+            "`MultivariateNormal(self.mean_module(x), self.covar_module(x))`, or a bayesuq.models.gp.GaussianProcess; "
+            f"got {type(model).__name__}. Give its kernel: GaussianProcess(model.covar_module, likelihood=...), a "
+            "network before it as Deep(net, kernel); or train it with GPyTorch and call `bayesuq.adopt`."
+        )
+    if _is_learned(model.likelihood):
+        likelihood = Normal(per_column=model.likelihood.noise.numel() > 1)
+    else:
+        likelihood = Normal(scale=max(_second_noise(model.likelihood) ** 0.5, NO_NOISE))
+    kernel, mean = (copy.deepcopy(part).double() for part in (model.covar_module, model.mean_module))
+    return GaussianProcess(kernel, mean, likelihood)
+
+
+def _likelihood(model: Any, given: Any) -> Any:
+    found = getattr(model, "likelihood", None) if given is None else given
+    if not isinstance(found, gpytorch.likelihoods.Likelihood):
+        raise TypeError(
+            "A GPyTorch model is adopted with the GPyTorch likelihood that it was trained with: "
+            f"`adopt(model, likelihood)`; got {type(found).__name__}."
+        )
+    if isinstance(model, gpytorch.models.ExactGP) and model.train_inputs is None:
+        raise ValueError("`model` has no training data, so it is no posterior yet. Fit it: `gp.fit(model, data)`.")
+    return found
+
+
+def _is_plain(model: Any, likelihood: Any) -> bool:
+    """Whether a model is N(mean(x), kernel(x)) with normal noise, as its rows show."""
+    kernel, mean = getattr(model, "covar_module", None), getattr(model, "mean_module", None)
+    is_normal = isinstance(likelihood, NORMAL[:2])
+    if not is_normal or not isinstance(kernel, gpytorch.kernels.Kernel) or not isinstance(mean, gpytorch.means.Mean):
+        return False
+    if model.train_inputs is None:
+        return True
+    if len(model.train_inputs) != 1 or model.train_targets.ndim > 2:
+        return False
+    with torch.no_grad():
+        rows = _training_rows(model)[:PROBES].to(next(model.parameters()).dtype)
+        prior = model.forward(rows)
+        if isinstance(prior, MultitaskMultivariateNormal):
+            return False
+        same_mean = torch.allclose(prior.mean, mean(rows).expand_as(prior.mean))
+        own = kernel(rows).to_dense().expand_as(prior.covariance_matrix)
+        return same_mean and torch.allclose(prior.covariance_matrix, own, rtol=1e-5, atol=1e-8)
+
+
+def _training_rows(model: Any) -> Tensor:
+    """(N, D), float64; GPyTorch repeats them for each output."""
+    x = model.train_inputs[0].detach().double()
+    return x if x.ndim == 2 else x[0]
+
+
+def _is_learned(likelihood: Any) -> bool:
+    return isinstance(likelihood, gpytorch.likelihoods.GaussianLikelihood)
+
+
+def _log_scale(likelihood: Any, prior: FunctionPrior) -> dict[str, Tensor]:
+    """Of the noise, as the process stores it, where it is learned."""
+    if not _is_learned(likelihood):
+        return {}
+    stored = prior.log_unknowns["scale"]
+    return {"log_unknowns.scale": 0.5 * likelihood.noise.detach().double().log().reshape(stored.shape)}
+
+
+def _second_noise(likelihood: Any) -> float:
+    """The variance that is learned beside known noise."""
+    second = likelihood.second_noise
+    return float(second.detach()) if isinstance(second, Tensor) else float(second)
+
+
+def _known_noise(likelihood: Any) -> Tensor:
+    """Noise variances of the training rows, (1, N) or (C, N)."""
+    known = likelihood.noise_covar.noise.detach().double() + _second_noise(likelihood)
+    return torch.atleast_2d(known)
+
+
+def _copied(module: Any) -> Any:
+    """In evaluation mode, without what earlier predictions left."""
+    return copy.deepcopy(module).train().eval().requires_grad_(False)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class GpytorchPosterior(Posterior):
+    """A model of GPyTorch's in evaluation mode, and its likelihood: what they predict, as a predictive.
+
+    For normal noise that is GPyTorch's own mean and variances. For labels of two kinds f is taken at 1,000 evenly
+    spread quantiles, whose mean probability is GPyTorch's to about 1e-6; for other likelihoods at draws.
+
+    Attributes:
+        network: The model.
+        reading: Its likelihood.
+    """
+
+    network: Any
+    reading: Any
+
+    def __repr__(self) -> str:
+        return f"GpytorchPosterior({type(self.network).__name__}, {type(self.reading).__name__}, on {self.device})"
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return next(self.network.parameters()).device
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
+        indices, key = draw_indices(num_samples, None), resolve_seed(seed)
+        start = 0
+
+        def whole(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
+            nonlocal start
+            rows = self._rows(batch)
+            yield self._predictive(rows, len(indices), (key, start), keep_samples=keep_samples)
+            start += len(rows)
+
+        return predict_batches(x, whole, keep_samples=keep_samples)
+
+    def _predictive(
+        self, rows: Tensor, number: int, place: tuple[int, int], *, keep_samples: bool
+    ) -> PredictiveDistribution:
+        with torch.no_grad():
+            law = self.network(rows)
+            if isinstance(self.reading, NORMAL):
+                own, noisy = (_columns(each, each.variance) for each in (law, self.reading(law)))
+                mean = _columns(law, law.mean)
+                noise = (noisy - own).clamp(min=0.0)
+                return GaussianPredictive(
+                    mean=mean.unsqueeze(0), noise_variance=noise.unsqueeze(0), function_variance=own.unsqueeze(0)
+                )
+            if isinstance(self.reading, gpytorch.likelihoods.BernoulliLikelihood):
+                levels = (torch.arange(NUM_PLACES, dtype=torch.float64, device=rows.device) + 0.5) / NUM_PLACES
+                f = law.mean.double() + law.variance.double().sqrt() * torch.special.ndtri(levels).unsqueeze(-1)
+                one = self.reading(f).probs
+                probs = torch.stack([1 - one, one], dim=2)
+                return CategoricalPredictive.from_probs(probs, keep_samples=keep_samples)
+            noise = torch.randn(
+                (number, *law.mean.shape), generator=generator(*place, device=rows.device), device=rows.device
+            )
+            return self._of_draws(law.mean + law.variance.sqrt() * noise.to(law.mean), keep_samples=keep_samples)
+
+    def _of_draws(self, f: Tensor, *, keep_samples: bool) -> PredictiveDistribution:
+        """From draws of f, (S, N) or (S, N, C)."""
+        law = self.reading(f)
+        if isinstance(law, torch.distributions.Categorical):
+            return CategoricalPredictive.from_logits(law.logits.movedim(-1, 2), keep_samples=keep_samples)
+        if len(law.batch_shape) == 2:
+            law = type(law)(**{name: getattr(law, name).unsqueeze(-1) for name in law.arg_constraints})
+        return MixturePredictive(law)
+
+    def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Joint draws of f at the rows of x, (S, N, C): see `GpPosterior.sample_functions`."""
+        check_count(num_samples, "num_samples")
+        rows = self._rows(x)
+        with torch.no_grad():
+            law = self.network(rows)
+            mean, covariance = law.mean.double(), law.covariance_matrix.double()
+        if isinstance(law, MultitaskMultivariateNormal):  # interleaved: the tasks of a row stand together
+            draws = draw_jointly(mean.reshape(1, -1), covariance.unsqueeze(0), num_samples, resolve_seed(seed), 1)
+            return draws.reshape(num_samples, *mean.shape)
+        mean, covariance = torch.atleast_2d(mean), covariance if covariance.ndim == 3 else covariance.unsqueeze(0)
+        return draw_jointly(mean, covariance, num_samples, resolve_seed(seed), len(mean))
+
+    def condition(self, x: ArrayLike, y: ArrayLike) -> Self:
+        """The posterior given further rows too, at the same hyperparameters; of an `ExactGP` with one noise scale.
+
+        Raises:
+            NotImplementedError: Another model, whose law at inducing points would have to be fitted again.
+        """
+        if not isinstance(self.network, gpytorch.models.ExactGP) or not _is_learned(self.reading):
+            raise NotImplementedError(
+                "Only an ExactGP with a GaussianLikelihood is conditioned on further rows; fit an ApproximateGP again."
+            )
+        network = _copied(self.network)
+        rows, targets = self._rows(x), torch.as_tensor(y).to(network.train_targets)
+        inputs = torch.cat([network.train_inputs[0], rows], dim=-2)
+        network.set_train_data(inputs, torch.cat([network.train_targets, targets.reshape(-1)], dim=-1), strict=False)
+        return type(self)(_copied(network), self.reading)
+
+    def summary(self) -> dict[str, Any]:
+        """Hyperparameters in natural units, by GPyTorch's names without "raw"."""
+        return natural_parameters(self.network) | natural_parameters(self.reading, "likelihood.")
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: a mixture over draws where there is one, else the one law."""
+
+        def predict(x: Tensor) -> PredictiveDistribution:
+            return self.predict(x, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True)
+
+        def prior_predict(_x: Tensor, number: int, seed: int) -> NoReturn:
+            raise NotImplementedError(
+                f"GPyTorch's model makes no {number} draws from its prior here (seed {seed}): pass num_prior_samples=0."
+            )
+
+        return Drawn(
+            method=type(self).__name__, weights={}, predict=predict, prior=no_sites, prior_predict=prior_predict
+        )
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same posterior on another device."""
+        place = check_device(device)
+        return type(self)(_copied(self.network).to(place), _copied(self.reading).to(place))
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Not to a file of ours.
+
+        Raises:
+            NotImplementedError: Always; the message says what to write.
+        """
+        raise NotImplementedError(
+            f"The code of {type(self.network).__name__} cannot be recorded: write "
+            f"`safetensors.torch.save_file(model.state_dict(), {str(path)!r})`, and `bayesuq.adopt` the model that has "
+            "loaded it."
+        )
+
+    def _rows(self, x: ArrayLike) -> Tensor:
+        return as_real(check_inputs(x), self.device, next(self.network.parameters()).dtype)
+
+
+def _columns(law: Any, values: Tensor) -> Tensor:
+    """Of each row and output, (N, C), float64, as GPyTorch has them: (N,), (C, N), or (N, C) of tasks."""
+    if isinstance(law, MultitaskMultivariateNormal):
+        return values.double()
+    return values.double().reshape(-1, values.shape[-1]).mT
+
+
+def natural_parameters(module: Any, prefix: str = "") -> dict[str, Tensor]:
+    """Learnable parameters of GPyTorch's modules on their own support, by name without "raw"."""
+    found = {}
+    for name, value, constraint in module.named_parameters_and_constraints():
+        natural = value if constraint is None else constraint.transform(value)
+        found[prefix + name.replace("raw_", "")] = natural.detach()
+    return found
