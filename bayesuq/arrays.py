@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesuq.gradients import detached
+
 
 @runtime_checkable
 class SupportsArray(Protocol):
@@ -31,7 +33,7 @@ def to_tensor(value: ArrayLike, name: str) -> Tensor:
         name: What the caller calls it, for the error.
 
     Returns:
-        A boolean, integer or floating tensor, detached from any graph.
+        A boolean, integer or floating tensor, out of any graph, unless gradients are kept.
 
     Raises:
         TypeError: Sparse, masked, complex, text, date or object arrays.
@@ -40,7 +42,7 @@ def to_tensor(value: ArrayLike, name: str) -> Tensor:
     if isinstance(value, Tensor):
         if value.layout != torch.strided:
             raise TypeError(f"`{name}` must be dense; got a tensor of layout {value.layout}. Call `.to_dense()` first.")
-        tensor = value.detach()
+        tensor = detached(value)
         if type(tensor) is not Tensor:  # images with metadata and the like, whose kind would spread to all results
             tensor = tensor.as_subclass(Tensor)
     else:

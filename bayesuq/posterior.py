@@ -41,6 +41,7 @@ class Posterior(ABC):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D).
 
@@ -56,13 +57,17 @@ class Posterior(ABC):
                 targets are held; O(S N C) memory. Without it, beyond 2^28 numbers (rows x draws x columns: 1 GiB) of
                 real targets some draws are held, by an even thinning, which a warning tells: mean and variances are
                 then of all draws, log scores, quantiles and CRPS of those held.
+            differentiable: Whether what the predictive gives (mean, variances and uncertainties, log scores, quantiles
+                of Gaussian mixtures) has gradients in x, which must ask for them: `x.requires_grad_()`. The graph of
+                all draws is kept, in memory that grows with them.
 
         Returns:
             The mixture over draws, on the device that x is on (for a loader: the posterior's).
 
         Raises:
-            TypeError: Inputs that are not numbers, counts that are not whole.
-            ValueError: Inputs that are not finite, of a shape that the network does not take; counts below 1.
+            TypeError: Inputs that are not numbers, counts that are not whole; a loader, for gradients.
+            ValueError: Inputs that are not finite, of a shape that the network does not take; counts below 1;
+                for gradients, inputs that do not ask for them.
         """
 
     def to_arviz(

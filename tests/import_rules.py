@@ -16,13 +16,14 @@ EVERYTHING = "everything"
 # What a file may import from bayesuq, by the folder that it is in: whole folders, or files directly in bayesuq/.
 ALLOWED: dict[str, set[str]] = {
     TOP: {TOP, "predictive", "to_arviz"},
-    "predictive": {"predictive", "arrays", "notebook", "optional", "randomness"},
+    "predictive": {"predictive", "arrays", "gradients", "notebook", "optional", "randomness"},
     "datasets": {"datasets", "arrays", "data", "optional", "options", "randomness", "writing"},
     "to_arviz": {"to_arviz", "predictive", "arrays", "inputs", "optional", "randomness"},
     "models": {"models", "predictive", "arrays", "inputs", "optional", "randomness"},
     "inference": {
         *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
-        *("arrays", "fit_warnings", "inputs", "locks", "once", "options", "pareto", "randomness", "storage", "writing"),
+        *("arrays", "fit_warnings", "gradients", "inputs", "locks", "once", "options", "pareto", "randomness"),
+        *("storage", "writing"),
     },
     "evaluation": {
         *("evaluation", "predictive", "to_arviz"),

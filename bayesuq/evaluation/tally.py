@@ -7,6 +7,7 @@ batches; ranks are exact up to a limit and bounded beyond it (see `error_ranks`)
 import math
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
@@ -128,6 +129,7 @@ class Tally:
         self._gaps: Gaps | None = None
         self._ranks: ErrorRanks | None = None
 
+    @torch.no_grad()
     def add(self, predictive: PredictiveDistribution, y: ArrayLike, weight: ArrayLike | None) -> None:
         """Count a further batch.
 
@@ -159,6 +161,7 @@ class Tally:
             gaps = Gaps.of(confidence, right, seen.weight, self._num_bins)
             self._gaps = gaps if self._gaps is None else self._gaps.merge(gaps)
 
+    @torch.no_grad()
     def measures(self, *, seed: int) -> tuple[Measure, ...]:
         """In the order of a report."""
         if not self._means:

@@ -24,7 +24,7 @@ from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, i
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
-from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
@@ -184,6 +184,7 @@ class DropoutPosterior(NetworkPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D), a mask a draw and input: see `Posterior.predict`."""
         indices = draw_indices(num_samples, None)
@@ -210,7 +211,8 @@ class DropoutPosterior(NetworkPosterior):
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
         tree = share_tensors(self.model.net)
-        return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x only, for a draw is a mask."""

@@ -26,8 +26,9 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, check_inputs, check_positive
 from bayesuq.data import Dataset
+from bayesuq.gradients import unless_kept
 from bayesuq.inference.posteriors.network import over_network
-from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, predict_batches
+from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, differentiated, predict_batches
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inputs import require_tensor
 from bayesuq.options import suggests_names
@@ -145,6 +146,7 @@ class LocalTemperaturePosterior(WrappingPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) at scaled logits: see `Posterior.predict`.
 
@@ -160,7 +162,8 @@ class LocalTemperaturePosterior(WrappingPosterior):
                 divided = _as_maps(logits, num_leading=3) / temperature
                 yield CategoricalPredictive.from_logits(divided.reshape(logits.shape), keep_samples=keep_samples)
 
-        return predict_batches(x, scaled, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return predict_batches(x, scaled, keep_samples=keep_samples)
 
     def temperatures(self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None) -> Tensor:
         """T of each pixel, (N, ...), above 1 where the posterior is too sure; the arguments are those of `predict`."""
@@ -193,7 +196,7 @@ class LocalTemperaturePosterior(WrappingPosterior):
         given = {name: value.to(inputs.device) for name, value in self.weights.items()}
         with torch.device("meta"):  # without drawing weights, which would move the global generator
             net = _network(inputs.shape[1], len(given["0.bias"]))
-        with torch.no_grad():
+        with unless_kept():
             log_temperature: Tensor = torch.func.functional_call(net, given, (inputs,))
         return log_temperature.exp()
 

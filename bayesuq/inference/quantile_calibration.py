@@ -21,6 +21,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.options import suggests_names
@@ -105,9 +106,11 @@ class QuantileCalibratedPosterior(WrappingPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,  # noqa: ARG002 - levels are calibrated of the whole mixture
+        differentiable: bool = False,
     ) -> RecalibratedPredictive:
         """The predictive distribution p(y* | x, D) at calibrated levels, of all draws: see `Posterior.predict`."""
-        predictive = self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=True)
+        with differentiated(x, differentiable=differentiable):
+            predictive = self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=True)
         return RecalibratedPredictive(predictive, self.knots, self.levels)  # type: ignore[arg-type]
 
     def drawn(self, wanted: Wanted) -> Drawn:

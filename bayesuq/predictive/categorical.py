@@ -192,10 +192,11 @@ class CategoricalPredictive(PredictiveDistribution):
         return self.probability_sum / self.num_draws
 
     @cached_property
+    @torch.enable_grad()  # for whoever asks next
     def total(self) -> Tensor:
         """Entropy of the mean, H[E p], in nats, (N, ...)."""
         blocks = self.probability_sum.split(_rows_at_a_time(self.probability_sum[:1].numel()))
-        return torch.cat([torch.special.entr(block / self.num_draws).sum(dim=1) for block in blocks])
+        return torch.cat([_entropy_parts(block / self.num_draws).sum(dim=1) for block in blocks])
 
     @property
     def aleatoric(self) -> Tensor:
@@ -212,7 +213,7 @@ class CategoricalPredictive(PredictiveDistribution):
             FloatingPointError: Below -1e-6, which rounding cannot explain: the state's parts do not belong together.
         """
         if self.num_draws == 1:
-            return torch.zeros_like(self.entropy_sum)  # exactly, where the difference would leave rounding errors
+            return 0.0 * self.entropy_sum  # exactly, where the difference would leave rounding errors
         information = self.total - self.aleatoric
         if (information < -1e-6).any():
             raise FloatingPointError(f"mutual information is negative, {float(information.min())}: inconsistent state")
@@ -370,6 +371,11 @@ class CategoricalPredictive(PredictiveDistribution):
         if self.draws is None:
             raise ValueError("Single draws were not kept. Call `predict(..., keep_samples=True)`.")
         return self.draws
+
+
+def _entropy_parts(probs: Tensor) -> Tensor:
+    """-p log p, which has no slope at 0 that a number could be."""
+    return torch.special.entr(probs.clamp(min=SMALLEST_NORMAL) if probs.requires_grad else probs)
 
 
 def _drawn_labels(probs: Tensor, noise: torch.Generator) -> Tensor:

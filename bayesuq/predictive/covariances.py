@@ -40,8 +40,11 @@ def check_covariance(covariance: Tensor, shape: torch.Size, name: str) -> Tensor
 
 def positive_part(matrix: Tensor) -> Tensor:
     """The covariance nearest to a matrix (..., D, D) that rounding or an iterated solve has left a little off one."""
-    values, vectors = torch.linalg.eigh((matrix + matrix.mT) / 2)
-    return (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
+    symmetric = (matrix + matrix.mT) / 2
+    values, vectors = torch.linalg.eigh(symmetric.detach())
+    nearest = (vectors * values.clamp(min=0).unsqueeze(-2)) @ vectors.mT
+    # Eigenvectors have no slope where eigenvalues are alike; the matrix itself, which it is but for rounding, has one.
+    return nearest + (symmetric - symmetric.detach()) if symmetric.requires_grad else nearest
 
 
 def normal_log_prob(residual: Tensor, covariance: Tensor, observed: Tensor | None) -> Tensor:

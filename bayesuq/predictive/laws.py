@@ -21,6 +21,7 @@ from torch.distributions import (
     TransformedDistribution,
 )
 
+from bayesuq.gradients import detached
 from bayesuq.predictive import broadcasts
 
 OUTER = 3  # dimensions: draws, points, columns
@@ -210,5 +211,5 @@ def _event_dims(kind: type[Any]) -> tuple[str, ...]:
 
 
 def _core(value: Tensor, num_dims: int) -> Tensor:
-    core = broadcasts.core(value.detach(), num_dims)
+    core = broadcasts.core(detached(value), num_dims)
     return core if core.dtype is torch.bool else core.double()

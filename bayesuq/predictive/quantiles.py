@@ -20,6 +20,12 @@ def continuous_quantile(
         cdf_and_density: Of the mixture at a point.
         level: The cdf's value, in (0, 1), for all entries or for each.
     """
+    if lower.requires_grad or upper.requires_grad:
+        with torch.no_grad():
+            point = continuous_quantile(lower.detach(), upper.detach(), cdf_and_density, level)
+        cdf, density = cdf_and_density(point)
+        excess = cdf - level
+        return point - (excess - excess.detach()) / density.detach()  # the root moves as a step of Newton's does
     point, move = (lower + upper) / 2, upper - lower
     done = torch.zeros_like(lower, dtype=torch.bool)
     for _ in range(QUANTILE_STEPS):

@@ -219,6 +219,7 @@ class RecalibratedPredictive(RealPredictive):
         return self.base.component_variances.sqrt()
 
     @cached_property
+    @torch.enable_grad()  # for whoever asks next
     def _standard_edges(self) -> Tensor:
         """The mixture's quantiles at the knots in each component's own standard units, (S, N, 1, K + 1)."""
         inner = [(self.base.quantile(knot) - self.base.component_means) / self._scales for knot in self.knots[1:-1]]
@@ -226,11 +227,13 @@ class RecalibratedPredictive(RealPredictive):
         return torch.stack([-infinite, *inner, infinite], dim=-1)
 
     @cached_property
+    @torch.enable_grad()  # for whoever asks next
     def _masses(self) -> Tensor:
         """Weighted probability of each piece under each component, (S, N, 1, K)."""
         return torch.special.ndtr(self._standard_edges).diff(dim=-1) * self._weights
 
     @cached_property
+    @torch.enable_grad()  # for whoever asks next
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
         """E[y 1_s], E[(y - m_s)^2 1_s] and P_s, each (S, N, 1): of the share that each component has."""
         edges = self._standard_edges

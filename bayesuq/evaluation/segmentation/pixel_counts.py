@@ -48,6 +48,7 @@ class PixelCounts:
     epistemic_sum: Tensor
 
     @classmethod
+    @torch.no_grad()
     def of(
         cls,
         predictive: CategoricalPredictive,

@@ -70,6 +70,7 @@ class State(Generic[T]):
     summarise: Callable[..., T]
     read: Callable[[T], Tensor]
 
+    @torch.no_grad()  # a state holds numbers, and no graph of what it has seen
     def update(self, predictive: PredictiveDistribution, y: ArrayLike, *, weight: ArrayLike | None = None) -> Self:
         """The state of the points so far and these; the errors are those of the measure.
 

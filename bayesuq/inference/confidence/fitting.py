@@ -26,6 +26,7 @@ from bayesuq.data import Dataset
 from bayesuq.inference.confidence.true_class import features_of, in_chunks, masked_loader, network_of, with_targets
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import fit_mode
+from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import TOPIC
@@ -165,9 +166,11 @@ class ConfidencePosterior(WrappingPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The posterior's own predictive distribution: see `Posterior.predict`."""
-        return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
 
     def confidence(self, x: "ArrayLike | DataLoader[Any]") -> Tensor:
         """Estimated probability that the predictive gives to the true class; 1 minus it is an uncertainty.

@@ -21,7 +21,7 @@ from bayesuq.data import Dataset
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior, model_facts
-from bayesuq.inference.posteriors.prediction import draw_indices, mixed
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.minibatches import Data
@@ -233,6 +233,7 @@ class EnsemblePosterior(StoredPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
 
@@ -244,7 +245,8 @@ class EnsemblePosterior(StoredPosterior):
             self.members[m].predict(x, num_samples=share, seed=derive_seed(key, m), keep_samples=keep_samples)
             for m, share in self._shares(num_samples)
         )
-        return mixed(parts, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return mixed(parts, keep_samples=keep_samples)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), those of a member standing together: see `WeightPosterior`.

@@ -13,6 +13,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import gpytorch
+import torch
 from linear_operator import to_linear_operator
 from torch import Tensor
 
@@ -33,10 +34,24 @@ def estimated_log_marginal(covariance: Tensor, residual: Tensor) -> Tensor:
 
 
 def iterated_solve(covariance: Tensor, columns: Tensor) -> Tensor:
-    """S^-1 columns, (C or 1, N, K), of S (C or 1, N, N)."""
-    with _settings(SOLVE_TOLERANCE), isolated(0):
-        solved: Tensor = to_linear_operator(covariance).solve(columns)
+    """S^-1 columns, (C or 1, N, K), of S (C or 1, N, N), which counts as constant: gradients are in the columns."""
+    solved: Tensor = _Solve.apply(covariance.detach(), columns)
     return solved
+
+
+class _Solve(torch.autograd.Function):
+    """S is symmetric, so the gradient of a solve is a solve of the gradient, at the same tolerance."""
+
+    @staticmethod
+    def forward(ctx: Any, covariance: Tensor, columns: Tensor) -> Tensor:
+        ctx.save_for_backward(covariance)
+        with _settings(SOLVE_TOLERANCE), isolated(0):
+            solved: Tensor = to_linear_operator(covariance).solve(columns)
+        return solved
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[None, Tensor]:
+        return None, iterated_solve(ctx.saved_tensors[0], gradients[0])
 
 
 @contextmanager

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_targets, to_floating
 from bayesuq.data import Batch
+from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.algebra import solve, stable_cholesky
 from bayesuq.inference.gp.conjugate_gradients import iterated_solve
 from bayesuq.inference.gp.convergence import warn_of_nothing_left, warn_of_strangers
@@ -199,7 +200,7 @@ class ExactGpPosterior(GpPosterior):
 
     def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of f at rows (N, ...), (C, N) each."""
-        with torch.no_grad():
+        with unless_kept():
             features = self.prior.features(x)
             mean, left, right = self._halves(features)
             variance = (self.prior.variance(features) - (left * right).sum(dim=1)).clamp(min=0)
@@ -212,7 +213,7 @@ class ExactGpPosterior(GpPosterior):
         kernel = self.prior.kernel
         if not isinstance(kernel, CoregionalisedKernel):
             return None
-        with torch.no_grad():
+        with unless_kept():
             features = self.prior.features(x)
             shape = (len(self.y), len(x))
             mean, left, right = self._halves(features)
@@ -225,7 +226,7 @@ class ExactGpPosterior(GpPosterior):
 
     def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and covariances of f: see `GpPosterior.joint`."""
-        with torch.no_grad():
+        with unless_kept():
             features = self.prior.features(x)
             mean, left, right = self._halves(features)
             return mean, self.prior.covariance(features) - left.mT @ right

@@ -18,7 +18,7 @@ from bayesuq.arrays import ArrayLike, as_real, check_count, check_inputs
 from bayesuq.inference.gp.algebra import stable_cholesky
 from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors import prediction
-from bayesuq.inference.posteriors.prediction import draw_indices, predict_batches
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
 from bayesuq.models.gp.process import FunctionPrior
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.real import Normal
@@ -82,6 +82,7 @@ class GpPosterior(ProcessPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
 
@@ -99,7 +100,8 @@ class GpPosterior(ProcessPosterior):
                 yield self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
                 start += len(part)
 
-        return predict_batches(x, chunks, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return predict_batches(x, chunks, keep_samples=keep_samples)
 
     def _apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of independent outputs at each row, (N, C) each."""

@@ -21,7 +21,7 @@ from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Observations, hyperparameters_of
 from bayesuq.inference.gp.posterior import draw_jointly
 from bayesuq.inference.gp.saving import ProcessPosterior
-from bayesuq.inference.posteriors.prediction import draw_indices, mixed
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.training.history import History
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.predictive.base import PredictiveDistribution
@@ -110,11 +110,13 @@ class SampledGpPosterior(ProcessPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The mixture over draws of the hyperparameters: see `Posterior.predict`."""
         indices, key = draw_indices(num_samples, self.num_members), resolve_seed(seed)
         parts = (self.member(index).predict(x, seed=key, keep_samples=keep_samples) for index in indices)
-        return mixed(parts, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return mixed(parts, keep_samples=keep_samples)
 
     def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Joint draws of f, each at a draw of the hyperparameters of its own: see `GpPosterior.sample_functions`."""

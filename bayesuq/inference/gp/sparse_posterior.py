@@ -10,6 +10,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.algebra import stable_cholesky
 from bayesuq.inference.gp.data import units_of
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
@@ -176,7 +177,7 @@ class SparseGpPosterior(GpPosterior):
 
     def marginals(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and variances of f at rows (N, ...), (C, N) each."""
-        with torch.no_grad():
+        with unless_kept():
             features = self.prior.features(x)
             a, mean, spread = self._parts(features)
             variance = self.prior.variance(features) - a.square().sum(dim=1) + spread.square().sum(dim=1)
@@ -188,7 +189,7 @@ class SparseGpPosterior(GpPosterior):
 
     def joint(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Means and covariances of f: see `GpPosterior.joint`."""
-        with torch.no_grad():
+        with unless_kept():
             features = self.prior.features(x)
             a, mean, spread = self._parts(features)
             return mean, self.prior.covariance(features) - a.mT @ a + spread.mT @ spread

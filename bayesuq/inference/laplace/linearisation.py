@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bayesuq.gradients import are_kept, detached, unless_kept
 from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
 from bayesuq.inference.laplace.sketches import EXACT_OUTPUTS, as_rows
 from bayesuq.inputs import Inputs, Parts
@@ -111,7 +112,7 @@ class Linearisation:
 
     def forward(self, rows: Tensor) -> Tensor:
         """f, (N, C, ...)."""
-        with torch.no_grad():
+        with unless_kept():
             return self.model.forward(self.theta, rows, net=self.tree, buffers=self.buffers)
 
     def is_by_pixel(self, rows: Tensor) -> bool:
@@ -137,7 +138,7 @@ class Linearisation:
         (layer,) = self.layers
         f, uses = self._run(rows, self.layers)
         ((x, _),) = uses[layer]
-        return f.detach(), _positions_of_inputs(layer, self.tree.get_submodule(layer.path), x).double()
+        return detached(f), _positions_of_inputs(layer, self.tree.get_submodule(layer.path), x).double()
 
     def is_large(self, rows: Tensor) -> bool:
         """Whether rows are maps of too many outputs to take the derivatives of each."""
@@ -158,6 +159,8 @@ class Linearisation:
         def outputs(values: Mapping[str, Tensor]) -> Tensor:
             return self.model.forward({**self.theta, **values}, rows, net=self.tree, buffers=self.buffers)
 
+        if are_kept():  # see `_jacobians`
+            return _pushed_backwards(outputs, values, deviations)
         try:
             with PlainAttention():
                 return torch.func.jvp(outputs, (values,), (dict(deviations),))[1].detach()
@@ -179,15 +182,15 @@ class Linearisation:
         f, uses = self._run(rows, self.layers)
         with torch.enable_grad():
             flat = f.flatten(1)
-        columns = torch.eye(flat.shape[1]).to(flat).expand(len(flat), -1, -1) if root is None else root(f.detach())
+        columns = torch.eye(flat.shape[1]).to(flat).expand(len(flat), -1, -1) if root is None else root(detached(f))
         found = self._factors(flat, uses, columns.to(flat.dtype))
         if columns.shape[2] < columns.shape[1]:
-            return f.detach(), Derivatives(found, self._products(rows, columns.to(flat.dtype)))
+            return detached(f), Derivatives(found, self._products(rows, columns.to(flat.dtype)))
         others = {
             name: torch.einsum("nk...,nkr->nr...", jacobian.double(), columns.double())
             for name, jacobian in self._jacobians(rows).items()
         }
-        return f.detach(), Derivatives(found, others)
+        return detached(f), Derivatives(found, others)
 
     def gradient(self, rows: Tensor, energy: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         """Of a number, a function of f, in the parameters sought, (*shape), float64.
@@ -251,9 +254,9 @@ class Linearisation:
         ((layer, ((x, _),)),) = uses.items()
         module = self.tree.get_submodule(layer.path)
         inputs = _positions_of_inputs(layer, module, x).double().flatten(0, 1).unsqueeze(1)
-        by_pixel = as_rows(f.detach())
+        by_pixel = as_rows(detached(f))
         columns = torch.eye(f.shape[1]).to(f).expand(len(by_pixel), -1, -1) if root is None else root(by_pixel)
-        return f.detach(), Derivatives({layer: Factors(inputs, columns.mT.unsqueeze(2).double())}, {})
+        return detached(f), Derivatives({layer: Factors(inputs, columns.mT.unsqueeze(2).double())}, {})
 
     def _head_derivatives(self, rows: Tensor, root: Root | None) -> tuple[Tensor, Derivatives]:
         """Without a backward pass: the gradients at the layer's outputs are the columns themselves."""
@@ -278,7 +281,13 @@ class Linearisation:
         gradients: list[list[Tensor]] = [[] for _ in outputs]
         for number in range(columns.shape[2] if outputs else 0):
             of_column = torch.autograd.grad(
-                flat, outputs, columns[:, :, number], retain_graph=True, allow_unused=True, materialize_grads=True
+                flat,
+                outputs,
+                columns[:, :, number],
+                retain_graph=True,
+                create_graph=are_kept(),
+                allow_unused=True,
+                materialize_grads=True,
             )
             for kept, gradient in zip(gradients, of_column, strict=True):
                 kept.append(gradient)
@@ -306,7 +315,8 @@ class Linearisation:
             theta = {**self.theta, **values}
             return self.model.forward(theta, one, net=self.tree, buffers=self.buffers)[0].flatten()
 
-        if isinstance(rows, Tensor):
+        # Gradients through torch's transforms are wrong in layer norms, whose statistics they take as constants.
+        if isinstance(rows, Tensor) and not are_kept():
             of_row = torch.func.jacrev(lambda values, row: outputs(values, row.unsqueeze(0)))
             try:
                 with PlainAttention():  # which vmap has rules for
@@ -412,7 +422,7 @@ def _recorded(tree: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer, 
 
     def hook(layer: Layer) -> Callable[..., Tensor]:
         def record(_module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor) -> Tensor:
-            uses[layer].append(((args[0] if args else kwargs["input"]).detach(), output))
+            uses[layer].append((detached(args[0] if args else kwargs["input"]), output))
             return output.clone()  # what comes after may write into it
 
         return record
@@ -451,7 +461,11 @@ def _jacobian(
     with torch.enable_grad():
         leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
         f = outputs(leaves, row)
-        rows = [torch.autograd.grad(one, list(leaves.values()), retain_graph=True, materialize_grads=True) for one in f]
+        found = list(leaves.values())
+        rows = [
+            torch.autograd.grad(one, found, retain_graph=True, create_graph=are_kept(), materialize_grads=True)
+            for one in f
+        ]
     return {name: torch.stack(parts) for name, parts in zip(leaves, zip(*rows, strict=True), strict=True)}
 
 
@@ -465,4 +479,5 @@ def _pushed_backwards(
         u = torch.zeros_like(f).requires_grad_()
         pulled = torch.autograd.grad(f, list(leaves.values()), u, create_graph=True, materialize_grads=True)
         directions = [deviations[name] for name in leaves]
-        return torch.autograd.grad(pulled, u, directions, materialize_grads=True)[0].detach()
+        pushed = torch.autograd.grad(pulled, u, directions, create_graph=are_kept(), materialize_grads=True)[0]
+        return detached(pushed)

@@ -10,6 +10,7 @@ Reference:
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, Self
@@ -19,16 +20,18 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.gradients import are_kept
 from bayesuq.inference.joint.layout import Layout, normal_base
 from bayesuq.inference.laplace.evidence import best_factors, log_evidence
 from bayesuq.inference.laplace.factors import Derivatives
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, as_outputs
 from bayesuq.inference.laplace.structures import STRUCTURES, NormalWeights
 from bayesuq.inference.posteriors.network import NetworkPosterior
-from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_in_chunks
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
+from bayesuq.models.attention import PlainAttention, PlainNorms
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import full_precision
 from bayesuq.predictive.base import PredictiveDistribution
@@ -151,6 +154,7 @@ class LaplacePosterior(NetworkPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) of the linear network: see `Posterior.predict`.
 
@@ -158,7 +162,10 @@ class LaplacePosterior(NetworkPosterior):
         draws come from forward derivatives, and the variances of `probit` from 100 draws. A last convolution alone is
         exact.
         """
-        return self._predict(x, num_samples, seed, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable), ExitStack() as modes:
+            for mode in (PlainAttention(), PlainNorms()) if are_kept() else ():  # derivatives that have derivatives
+                modes.enter_context(mode)
+            return self._predict(x, num_samples, seed, keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: draws of the linear network, also where `predict` has a closed form."""

@@ -1,6 +1,7 @@
 """Which draws a prediction takes, and how its rows go through memory: in chunks whose size changes no result."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, cast
 
@@ -10,8 +11,9 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.gradients import keeping, unless_kept
 from bayesuq.inference.posteriors.draw_budget import CHUNK_BUDGET, Rows, mixed_within
-from bayesuq.inputs import Inputs, checked, device_of
+from bayesuq.inputs import Inputs, checked, device_of, named_leaves
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.far_rows import counted_far_rows
@@ -101,7 +103,7 @@ def predict_batches(
         ValueError: A loader that shuffles, or gives no batch.
     """
     done = Rows(keep_samples=keep_samples)
-    with torch.no_grad():
+    with unless_kept():
         for inputs in batches_of(x):
             for part in predict(inputs):
                 done.add(part)
@@ -129,6 +131,27 @@ def batches_of(x: "ArrayLike | DataLoader[Any] | Loader") -> Iterator[ArrayLike]
         yield cast(ArrayLike, x)
 
 
+@contextmanager
+def differentiated(x: Any, *, differentiable: bool) -> Iterator[None]:
+    """What is predicted has gradients in x, where they are asked for; else nothing changes.
+
+    Raises:
+        TypeError: A loader.
+        ValueError: Inputs of which no part asks for gradients.
+    """
+    if not differentiable:
+        yield
+        return
+    if Loader.of(x) is not None:
+        raise TypeError("`differentiable` needs inputs that are tensors; a loader makes its own. Pass its batches.")
+    if not any(isinstance(leaf, Tensor) and leaf.requires_grad for leaf in named_leaves(x).values()):
+        raise ValueError(
+            "`differentiable` gives gradients in `x`, and no part of `x` asks for them. Call `x.requires_grad_()`."
+        )
+    with keeping():
+        yield
+
+
 def mixed(draws: Iterable[PredictiveDistribution], *, keep_samples: bool = True) -> PredictiveDistribution:
     """The mixture of the predictives of draws, one after another; see `Posterior.predict` for `keep_samples`."""
     draws = iter(draws)
@@ -146,6 +169,11 @@ def activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> i
     Raises:
         ValueError: The network does not take rows of this shape; it draws in evaluation mode.
     """
+    with torch.no_grad():
+        return _activations_per_row(model, x, tree)
+
+
+def _activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
     try:
         check_repeatable(model, x[:2])
     except (RuntimeError, IndexError) as error:

@@ -16,12 +16,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.gradients import are_kept
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
-from bayesuq.inference.posteriors.prediction import draw_indices, predict_in_chunks
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inputs import named_leaves
+from bayesuq.models.attention import PlainAttention
 from bayesuq.models.bnn import LIKELIHOOD, share_tensors
 from bayesuq.models.precision import full_precision
 from bayesuq.models.spectral import with_exact_norms
@@ -56,6 +58,7 @@ class WeightPosterior(NetworkPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
         indices = draw_indices(num_samples, self.num_members)
@@ -89,7 +92,8 @@ class WeightPosterior(NetworkPosterior):
                     f = self._outputs(theta, rows, tree, held)
                 yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
 
-        return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
 
     def steady_sites(self) -> Collection[str]:
         """Sites that have one value in all draws, as far as is known before they are drawn: by default point values."""
@@ -149,7 +153,10 @@ class WeightPosterior(NetworkPosterior):
         num_draws = len(next(iter(theta.values())))
         if num_draws > 1:
             try:
-                return torch.func.vmap(run)(dict(theta))
+                with (
+                    PlainAttention() if are_kept() else nullcontext()
+                ):  # fused layers do not see what asks for gradients
+                    return torch.func.vmap(run)(dict(theta))
             except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
                 pass
             return torch.stack([run({name: value[s] for name, value in theta.items()}) for s in range(num_draws)])

@@ -24,6 +24,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset
 from bayesuq.inference.posteriors.packing import read_through
+from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.temperature.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -148,9 +149,11 @@ class TemperaturePosterior(WrappingPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) at scaled logits: see `Posterior.predict`."""
-        return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior, whose likelihood is scaled."""

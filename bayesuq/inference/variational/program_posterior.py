@@ -27,9 +27,10 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_labels, as_real, as_targets, check_count, check_device, check_inputs
 from bayesuq.data import Batch, Dataset
+from bayesuq.gradients import unless_kept
 from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
 from bayesuq.inference.posteriors.network import StoredPosterior
-from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_batches
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed, predict_batches
 from bayesuq.inference.training.convergence import num_ratios, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
@@ -252,6 +253,7 @@ class ProgramPosterior(StoredPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
         indices, key = draw_indices(num_samples, None), resolve_seed(seed)
@@ -260,7 +262,8 @@ class ProgramPosterior(StoredPosterior):
             parts = self._parts(self._rows(batch), indices, key, keep_samples=keep_samples)
             return [mixed(parts, keep_samples=keep_samples)]
 
-        return predict_batches(x, whole, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return predict_batches(x, whole, keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of; the prior is the program run forwards."""
@@ -319,6 +322,6 @@ class ProgramPosterior(StoredPosterior):
         for index in indices:
             seed = derive_seed(key, index)
             latents = self.pair.draw(seed)
-            with torch.no_grad(), self.pair.active(seed):
+            with unless_kept(), self.pair.active(seed):
                 trace = poutine.trace(poutine.condition(self.program, data=latents)).get_trace(rows)
             yield predictive_of(trace.nodes[OBSERVED]["fn"], keep_samples=keep_samples)

@@ -66,7 +66,7 @@ def within_floats(f: Tensor, *, highest: float = math.inf, lowest: float = -math
     """
     bound = min(LARGEST, torch.finfo(f.dtype).max)
     highest, lowest = min(highest, bound), max(lowest, -bound)
-    low, high = f.aminmax()  # NaN spreads to both
+    low, high = f.detach().aminmax()  # NaN spreads to both
     if lowest <= float(low) and float(high) <= highest:
         return f
     unknown = _rows(f.isnan())
