@@ -24,7 +24,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
-from bayesuq.models.networks import mlp
+from bayesuq.models.networks import Activation, mlp
 from bayesuq.models.priors import HalfNormal
 from bayesuq.models.priors import Normal as NormalPrior
 from bayesuq.options import nearest
@@ -49,7 +49,7 @@ class _BayesianEstimator(BaseEstimator):
         method: str = "ensemble",
         *,
         hidden: Sequence[int] = (50,),
-        activation: str = "relu",
+        activation: Activation = "relu",
         prior_scale: float = 1.0,
         num_samples: int | None = None,
         options: Mapping[str, Any] | None = None,
@@ -96,7 +96,7 @@ class _BayesianEstimator(BaseEstimator):
                 tuple(self.hidden),
                 self._num_outputs(1 if y.ndim == 1 else y.shape[1]),
                 DROPOUT if name == "dropout" else 0.0,
-                activation=self.activation,  # type: ignore[arg-type] - checked there
+                activation=self.activation,
                 seed=derive_seed(self.seed_, INITIAL),
             ).double()
             model = BayesianNetwork(net, NormalPrior(scale=self.prior_scale), self._likelihood(of_network=True))
@@ -156,7 +156,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         method: str = "ensemble",
         *,
         hidden: Sequence[int] = (50,),
-        activation: str = "relu",
+        activation: Activation = "relu",
         prior_scale: float = 1.0,
         heteroscedastic: bool = False,
         num_samples: int | None = None,
