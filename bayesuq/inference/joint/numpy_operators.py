@@ -101,7 +101,8 @@ def _indexing(name: str, written: Sequence[str], args: Sequence[Any], shape: tup
     if name == "select":
         return f"{written[0]}[{':, ' * _positive(args[1], len(shape) + 1)}{args[2]}]"
     if name == "slice":
-        dim, start, stop, stride = [*args[1:], *(0, None, None, 1)[len(args) - 1 :]]
+        given: list[Any] = [*args[1:]]
+        dim, start, stop, stride = given + [0, None, None, 1][len(given) :]
         return f"{written[0]}[{':, ' * _positive(dim, len(shape))}{start}:{stop}:{stride}]"
     if name in ("select_backward", "slice_backward"):
         place = f"{args[3]}" if name == "select_backward" else f"{args[3]}:{args[4]}:{args[5]}"

@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-PLAIN = (int, float, bool, str, bytes, complex, type(None), type(Ellipsis), torch.dtype, torch.device, torch.layout)
-PLAIN += (torch.memory_format,)
+PLAIN: tuple[type, ...] = (int, float, bool, str, bytes, complex, type(None), type(Ellipsis))
+PLAIN += (torch.dtype, torch.device, torch.layout, torch.memory_format)
 FEWEST_FOR_ONE_PASS = 3  # draws, from which on it is worth while to look for what they share
 UNKNOWN = object()  # the key of what cannot be told from others
 
