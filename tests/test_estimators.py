@@ -26,7 +26,7 @@ FEW = {
     "laplace": QUICK,
     "ensemble": {**QUICK, "num_members": 2},
     "swag": {**QUICK, "num_epochs": 20},
-    "sgmcmc": {"num_samples": 5, "num_chains": 1, "start": "network"},
+    "sgmcmc": {"num_samples": 5, "num_chains": 1, "start": "network", "step_size": 0.003},
     "hmc": CHAINS,
     "gp": {"approximation": "collapsed", "num_inducing": 5, "max_iterations": 3},
 }
