@@ -89,7 +89,7 @@ METHODS = (
     Method(
         "hmc",
         "chains",
-        {"HmcPosterior": "hmc"},
+        {"HmcPosterior": "hmc", "ProgramChains": "posteriors.program"},
         "Chains of weights by NUTS, over all rows: draws from the posterior itself where the chains agree.",
         "hmc",
     ),

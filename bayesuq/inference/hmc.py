@@ -13,26 +13,33 @@ Reference:
 import sys
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_fraction, check_one_of, check_positive
+from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.chains.agreement import warn_unless_agreed
+from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_latents_agree
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.processes import ChainMethod, Job, check_method, choose_method, run_chains, warn_of_cost
+from bayesuq.inference.chains.program_potential import ProgramPotential, ProgramStart, program_starts
 from bayesuq.inference.chains.run import Chains, Plan
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.program_call import Observed
+from bayesuq.inference.joint.program_joint import ProgramJoint
+from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.posteriors.program import ProgramChains, parts_of
+from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
-from bayesuq.inference.training.minibatches import Data, NetworkReader, Source, all_rows
+from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inputs import named_leaves
 from bayesuq.models.bnn import BayesianNetwork
@@ -50,15 +57,16 @@ DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
 
 @suggests_names
 def fit(
-    model: BayesianNetwork,
+    model: BayesianNetwork | Program,
     data: Data,
     *,
+    observed: Observed = None,
     num_samples: int = 1000,
     num_warmup: int = 1000,
     num_chains: int = 4,
     kernel: KernelName = "nuts",
     chain_method: ChainMethod | None = None,
-    start: Start = "prior",
+    start: Start | ProgramStart | None = None,
     target_acceptance: float = 0.8,
     max_tree_depth: int = 10,
     num_steps: int | None = None,
@@ -70,13 +78,16 @@ def fit(
     seed: int | None = None,
     progress: bool | None = None,
     checkpoint: Checkpoint | str | PathLike[str] | None = None,
-) -> "HmcPosterior":
+) -> "HmcPosterior | ProgramChains":
     """Draw from the posterior by chains of Hamiltonian Monte Carlo.
 
     Args:
-        model: The joint density. Normalisation layers are in evaluation mode, with the buffers of `start` or the
-            network's own.
-        data: Rows to fit, or a DataLoader of them, which is read once: all rows are held in memory.
+        model: The joint density: a network, whose normalisation layers are in evaluation mode, with the buffers of
+            `start` or its own; or a Pyro program, whose latents may belong to single rows.
+        data: Rows to fit, or a DataLoader of them, which is read once: all rows are held in memory. A program takes
+            inputs of several parts as so many arguments.
+        observed: Of a program, the name of the observed site, or all of them where there are several, which share the
+            columns of y in order; None takes what it observes.
         num_samples: Draws of each chain that are kept.
         num_warmup: Transitions of each chain before, in which step size and scales are adapted (as Stan does).
         num_chains: Number of chains.
@@ -87,8 +98,9 @@ def fit(
             vectorised pass for plain HMC of networks that are small enough for it to be faster, and processes where
             they are worth their start.
         start: "prior" begins each chain at a draw from the prior, which makes them overdispersed, as R-hat asks for; a
-            fitted posterior over weights begins each at a draw from it. Sites learned as point values stay at that
-            posterior's values.
+            fitted posterior of the same model begins each at a draw from it. Sites learned as point values stay at that
+            posterior's values. None is the prior for networks, and for programs, whose priors may be very wide,
+            "uniform": each latent's number on the real line between -2 and 2, as Stan has it.
         target_acceptance: Mean acceptance that the step size is adapted to; closer to 1 means smaller steps.
         max_tree_depth: NUTS makes at most 2^max_tree_depth - 1 leapfrog steps a transition.
         num_steps: Mean number of leapfrog steps of plain HMC, whose number is drawn evenly from 1 to 2 num_steps - 1;
@@ -104,18 +116,19 @@ def fit(
             fit called again goes on from them and ends with the same bits.
 
     Returns:
-        All draws, with the sampler's statistics of each.
+        All draws, with the sampler's statistics of each: an `HmcPosterior` over weights, `ProgramChains` of a program's
+        latents.
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
-        ValueError: Data that the network or the likelihood does not take; options out of range, or that contradict each
-            other; sites learned as point values without a posterior to `start` from; a log joint that is nowhere
-            finite.
+        ValueError: Data that the network, the likelihood or the program does not take; options out of range, or that
+            contradict each other; sites learned as point values without a posterior to `start` from, or in a program;
+            observed sites that are not those named; a log joint that is nowhere finite.
 
     Warns:
         UserWarning: The chains have more than ten minutes to go, by what a gradient takes.
-        ConvergenceWarning: The chains disagree in what they predict at some of the rows; trajectories diverged, or had
-            the greatest length.
+        ConvergenceWarning: The chains disagree in what they predict at some of the rows, or in a program's latents;
+            trajectories diverged, or had the greatest length.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -131,32 +144,87 @@ def fit(
     check_count(num_chains, "num_chains")
     if chain_method is not None:
         check_one_of(chain_method, "chain_method", ChainMethod)
-    if not isinstance(model, BayesianNetwork):
-        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
-    model = model if device is None else model.to(device)
-    constants = Constants.of(model, start)
     file = Checkpoint.of(checkpoint)
     key = resolve_seed(seed) if file is None else file.claim(seed)
-    with isolated(derive_seed(key, DATA)):  # which a loader may draw its order from
-        rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
-    warn_of_scales(model.likelihood, rows)
     shown = sys.stderr.isatty() if progress is None else progress
-    job = Job(model, rows, constants, transition, plan, derive_seed(key, CHAINS), None, file, shown)
-    potential = job.potential()
-    positions = starting_points(potential, start, num_chains, derive_seed(key, STARTS))
-    if file is not None:
-        job = replace(job, fit=_identity(job, potential, positions, key))
-    together = isinstance(transition, Hmc)
-    if chain_method is None:
-        chain_method = choose_method(job, potential, positions, together=together)
-    else:
-        check_method(job, potential, chain_method, together=together)
-    warn_of_cost(job, potential, positions, chain_method)
-    chains = run_chains(job, positions, chain_method, potential)
-    _warn(chains, max_tree_depth)
-    posterior = _posterior(model, constants, chains)
+    run = _Run(transition, plan, num_chains, chain_method, key, file, shown, max_tree_depth)
+    if isinstance(model, BayesianNetwork):
+        if observed is not None:
+            raise ValueError(
+                f"`observed` names a site of a program; a network's is 'y'. Leave it out; got {observed!r}."
+            )
+        return _fit_network(model if device is None else model.to(device), data, start or "prior", run)
+    check_program(model)
+    return _fit_program(ProgramRows(model, observed, device), data, start or "uniform", run)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The options of a fit that do not depend on the model."""
+
+    kernel: Kernel
+    plan: Plan
+    num_chains: int
+    chain_method: ChainMethod | None
+    key: int
+    checkpoint: Checkpoint | None
+    progress: bool
+    max_tree_depth: int
+
+    def rows(self, reader: Reader, data: Data) -> Batch:
+        """All rows; a loader may draw their order."""
+        with isolated(derive_seed(self.key, DATA)):
+            return all_rows(Source(reader, data, batch_size=1))
+
+    def job(self, model: BayesianNetwork | ProgramJoint, rows: Batch, constants: Constants) -> Job:
+        """What the processes need to know, without what tells the fit from others."""
+        seed = derive_seed(self.key, CHAINS)
+        return Job(model, rows, constants, self.kernel, self.plan, seed, None, self.checkpoint, self.progress)
+
+    def chains(self, job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor) -> Chains:
+        """Run them."""
+        if self.checkpoint is not None:
+            job = replace(job, fit=_identity(job, potential, positions, self.key))
+        together, method = isinstance(self.kernel, Hmc), self.chain_method
+        if method is None:
+            method = choose_method(job, potential, positions, together=together)
+        else:
+            check_method(job, potential, method, together=together)
+        warn_of_cost(job, potential, positions, method)
+        chains = run_chains(job, positions, method, potential)
+        _warn(chains, self.max_tree_depth)
+        return chains
+
+
+def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> "HmcPosterior":
+    constants = Constants.of(model, start)
+    rows = run.rows(NetworkReader(model), data)
+    warn_of_scales(model.likelihood, rows)
+    job = run.job(model, rows, constants)
+    potential = NetworkPotential(model, rows, fixed=constants.fixed, buffers=constants.buffers)
+    positions = starting_points(potential, start, run.num_chains, derive_seed(run.key, STARTS))
+    posterior = _posterior(model, constants, run.chains(job, potential, positions))
     warn_unless_agreed(posterior, rows)
     return posterior
+
+
+def _fit_program(reader: ProgramRows, data: Data, start: Any, run: _Run) -> ProgramChains:
+    rows = run.rows(reader, data)
+    joint = reader.joint
+    potential = ProgramPotential(joint, rows)
+    positions = program_starts(potential, start, run.num_chains, derive_seed(run.key, STARTS))
+    chains = run.chains(run.job(joint, rows, Constants({}, {})), potential, positions)
+    warn_unless_latents_agree(chains.draws, joint.layout.slices())
+    return ProgramChains(
+        program=reader.call.program,
+        observed=joint.observed,
+        local=joint.layout.local,
+        rows=parts_of(rows.x if joint.layout.local else rows.x[:1]),
+        draws=joint.thetas(chains.draws, rows),
+        statistics=chains.statistics,
+        warmup_statistics=chains.warmup_statistics,
+        inverse_mass=chains.inverse_mass,
+    )
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -215,23 +283,25 @@ def _kernel(name: str, max_tree_depth: int, num_steps: int | None, trajectory_le
     return Hmc(num_steps or NUM_STEPS, trajectory_length)
 
 
-def _identity(job: Job, potential: NetworkPotential, positions: Tensor, key: int) -> Identity:
+def _identity(job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor, key: int) -> Identity:
     """What tells this fit from others, for checkpoints; each chain adds where it starts."""
     plan, model, rows = job.plan, job.model, job.rows
     weight = {} if rows.weight is None else {"weight": rows.weight}
     data = digest({**named_leaves(rows.x), "y": rows.y, **weight})
     told = {"seed": key, "kernel": repr(job.kernel)}
     constants = {"values of learned sites": job.constants.fixed, "buffers of the start": job.constants.buffers}
+    own = isinstance(model, BayesianNetwork)
     return Identity(
         options={
             **told,
             **{name: value for name, value in vars(plan).items() if name != "num_samples"},
             "device": model.device.type,
             "data": f"{len(rows.y)} rows, {data}",
-            **sites_of(model),
+            **(sites_of(model) if own else model.sites()),
         },
         lengths={"num_samples": plan.num_samples},
-        contents={name: digest(tensors) for name, tensors in constants.items()} | model_contents(model),
+        contents={name: digest(tensors) for name, tensors in constants.items()}
+        | (model_contents(model) if own else {}),
         numbers=probed_energy(potential.at, positions[0]),
         tolerance=tolerance_of(positions.dtype),
         text=repr(model),

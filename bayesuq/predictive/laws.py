@@ -120,6 +120,25 @@ def take_apart(law: Distribution) -> Law:
     return _apart(law, law.batch_shape)
 
 
+def single_column(law: Distribution) -> Any:
+    """A distribution of single numbers, of batch shape (S, N), as one of (S, N, 1)."""
+    law = unwrapped(law)
+    return _with_column(_apart(law, law.batch_shape)).build()
+
+
+def _with_column(law: Law) -> Law:
+    """With a dimension of size 1 behind the first two."""
+    return replace(
+        law,
+        tensors={name: value.unsqueeze(2) for name, value in law.tensors.items()},
+        inner={name: _with_column(part) for name, part in law.inner.items()},
+        transforms=tuple(
+            (one, {name: value.unsqueeze(2) for name, value in held.items()}) for one, held in law.transforms
+        ),
+        shape=torch.Size((*law.shape[:2], 1, *law.shape[2:])),
+    )
+
+
 def unwrapped(law: Any) -> Any:
     """The law inside of what says only which dimensions are an event, how large it is, and what is masked."""
     while True:

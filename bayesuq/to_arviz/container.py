@@ -105,6 +105,31 @@ def group(data: Container, name: str) -> Any:
     return found.to_dataset() if isinstance(found, optional.xarray.DataTree) else found
 
 
+def observed_variable(found: Any, name: str, site: str | None) -> Any:
+    """The variable of an observed site in a group of observed data, their replicates or their log likelihoods.
+
+    Args:
+        found: The group.
+        name: Its name, for errors.
+        site: The site; None is the only one there, or `y`.
+
+    Raises:
+        ValueError: It is not there; several, and none named.
+    """
+    names = list(found.data_vars)
+    told = ", ".join(repr(one) for one in names)
+    if site is None and len(names) > 1 and "y" not in names:
+        raise ValueError(f"`data` has several observed sites, {told}: name one, as in `site={names[0]!r}`.")
+    wanted = site or (names[0] if len(names) == 1 else "y")
+    if wanted not in names:
+        kind = "log likelihood" if name == "log_likelihood" else f"group {name}"
+        raise ValueError(
+            f"`data` has no {kind} of `{wanted}`; call `posterior.to_arviz(x, y)` with the fitted rows."
+            + (f" There are {told}." if names else "")
+        )
+    return found[wanted]
+
+
 def _dataset(name: str, variables: Mapping[str, Variable], attributes: Attributes) -> Any:
     sizes = {dim: size for one in variables.values() for dim, size in zip(one.dims, one.values.shape, strict=True)}
     clashing = sorted(set(variables) & set(sizes))

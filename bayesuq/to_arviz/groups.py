@@ -13,7 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.arrays import ArrayLike, check_count, to_tensor
 from bayesuq.inputs import Inputs, checked, named_leaves
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -101,16 +101,22 @@ class Drawn:
         num_chains: C, whose draws stand one after another; None where draws are independent.
         statistics: Of each draw of chains, (C, D).
         warmup_statistics: Of the warm-up, (C, W).
+        sites: Names of what is observed; where there are several, both predictives take one of them as `site`.
     """
 
     method: str
     weights: Mapping[str, Tensor]
-    predict: Predict
+    predict: Callable[..., PredictiveDistribution]
     prior: Callable[[int, int], Mapping[str, Tensor]]
-    prior_predict: Callable[[Any, int, int], PredictiveDistribution]
+    prior_predict: Callable[..., PredictiveDistribution]
     num_chains: int | None = None
     statistics: Mapping[str, Tensor] | None = None
     warmup_statistics: Mapping[str, Tensor] | None = None
+    sites: tuple[str, ...] = (OBSERVED,)
+
+    def named(self) -> dict[str, dict[str, str]]:
+        """The sites, each with what its predictive is asked for by."""
+        return {site: {"site": site} if len(self.sites) > 1 else {} for site in self.sites}
 
 
 def number_of_draws(posterior: Any, num_samples: int | None) -> int | None:
@@ -142,21 +148,29 @@ def export(drawn: Drawn, wanted: Wanted) -> Container:
     if wanted.include_weights:
         groups["posterior"] |= {name: _site(name, draws, chains) for name, draws in drawn.weights.items()}
     marks = {"function_values": ""}
+    taken = set(drawn.weights)
     if wanted.x is not None and wanted.y is not None:
-        predictive = drawn.predict(wanted.x)
-        function = _function_values(predictive, chains, taken=set(drawn.weights))
-        groups["posterior"] |= function
-        marks["function_values"] = f"posterior/{next(iter(function))}"
-        groups["posterior_predictive"] = _y_draws(predictive, chains, derive_seed(wanted.seed, Y_DRAWS, 0))
-        groups["log_likelihood"] = _log_likelihood(predictive, wanted.y, chains)
-        groups["observed_data"] = {OBSERVED: _observed(predictive, wanted.y)}
+        for names in ("posterior_predictive", "log_likelihood", "observed_data"):
+            groups[names] = {}
+        for place, (site, option) in enumerate(drawn.named().items()):
+            predictive, y = drawn.predict(wanted.x, **option), _targets_of(wanted.y, place, len(drawn.sites))
+            function = _function_values(predictive, chains, taken=taken, site=site, several=len(drawn.sites) > 1)
+            groups["posterior"] |= function
+            marks["function_values"] = marks["function_values"] or f"posterior/{next(iter(function))}"
+            seed = derive_seed(wanted.seed, Y_DRAWS, 0, *([place] if place else []))
+            groups["posterior_predictive"][site] = _y_draws(predictive, chains, seed, site)
+            groups["log_likelihood"][site] = _log_likelihood(predictive, y, chains, site)
+            groups["observed_data"][site] = _observed(predictive, y, site)
         groups["constant_data"] = _inputs(wanted.x)
     if wanted.new_x is not None:
-        predictive = drawn.predict(wanted.new_x)
-        function = _function_values(predictive, chains, taken=set())
-        groups["predictions"] = _y_draws(predictive, chains, derive_seed(wanted.seed, Y_DRAWS, 1)) | function
+        groups["predictions"], marks["function_values"] = {}, ""
+        for place, (site, option) in enumerate(drawn.named().items()):
+            predictive = drawn.predict(wanted.new_x, **option)
+            function = _function_values(predictive, chains, taken=set(), site=site, several=len(drawn.sites) > 1)
+            seed = derive_seed(wanted.seed, Y_DRAWS, 1, *([place] if place else []))
+            groups["predictions"] |= {site: _y_draws(predictive, chains, seed, site)} | function
+            marks["function_values"] = marks["function_values"] or f"predictions/{next(iter(function))}"
         groups["predictions_constant_data"] = _inputs(wanted.new_x)
-        marks["function_values"] = f"predictions/{next(iter(function))}"
     if not any(groups.values()):
         raise ValueError(f"Nothing of a {drawn.method} can be told without inputs: its draws are no sets of weights.")
     groups |= _statistics(drawn) | _prior(drawn, wanted)
@@ -178,7 +192,19 @@ def _site(name: str, draws: Tensor, chains: int) -> Variable:
     return Variable.of_draws(_numbers(draws), chains, dims)
 
 
-def _function_values(predictive: PredictiveDistribution, chains: int, *, taken: set[str]) -> dict[str, Variable]:
+def _targets_of(y: ArrayLike, place: int, number: int) -> ArrayLike:
+    """The targets of one site: its column, where several sites share them."""
+    return y if number == 1 else to_tensor(y, "y")[:, place]
+
+
+def _function_values(
+    predictive: PredictiveDistribution,
+    chains: int,
+    *,
+    taken: set[str],
+    site: str = OBSERVED,
+    several: bool = False,
+) -> dict[str, Variable]:
     """E[y* | x, draw], under a name that no site has."""
     if isinstance(predictive, CategoricalPredictive):
         name, values, kind = "p", _numbers(predictive.samples), "class"
@@ -186,25 +212,26 @@ def _function_values(predictive: PredictiveDistribution, chains: int, *, taken: 
         name, values, kind = "mu", _one_column(_numbers(predictive.component_means)), "output"
     else:
         raise TypeError(f"ArviZ is told of labels, real targets and counts; got a {type(predictive).__name__}.")
-    dims = ("point", kind, *_further("y", values.ndim - 3))[: values.ndim - 1]
-    return {name if name not in taken else f"y_{name}": Variable.of_draws(values, chains, dims)}
+    dims = ("point", kind, *_further(site, values.ndim - 3))[: values.ndim - 1]
+    plain = name not in taken and not several
+    return {name if plain else f"{site}_{name}": Variable.of_draws(values, chains, dims)}
 
 
-def _y_draws(predictive: PredictiveDistribution, chains: int, seed: int) -> dict[str, Variable]:
+def _y_draws(predictive: PredictiveDistribution, chains: int, seed: int, site: str = OBSERVED) -> Variable:
     """One y* from each draw."""
     values = _targets(predictive, predictive.component_sample(seed=seed))
-    return {OBSERVED: Variable.of_draws(values, chains, _target_dims(predictive, values.ndim - 1))}
+    return Variable.of_draws(values, chains, _target_dims(predictive, values.ndim - 1, site))
 
 
-def _log_likelihood(predictive: PredictiveDistribution, y: ArrayLike, chains: int) -> dict[str, Variable]:
+def _log_likelihood(predictive: PredictiveDistribution, y: ArrayLike, chains: int, site: str) -> Variable:
     values = _numbers(predictive.component_log_prob(y))
-    return {OBSERVED: Variable.of_draws(values, chains, ("point", *_further("y", values.ndim - 2)))}
+    return Variable.of_draws(values, chains, ("point", *_further(site, values.ndim - 2)))
 
 
-def _observed(predictive: Any, y: ArrayLike) -> Variable:
+def _observed(predictive: Any, y: ArrayLike, site: str) -> Variable:
     checked = predictive.labels(y) if isinstance(predictive, CategoricalPredictive) else predictive.targets(y)
     values = _targets(predictive, checked.unsqueeze(0))[0]
-    return Variable(values, _target_dims(predictive, values.ndim))
+    return Variable(values, _target_dims(predictive, values.ndim, site))
 
 
 def _targets(predictive: PredictiveDistribution, values: Tensor) -> Array:
@@ -213,8 +240,8 @@ def _targets(predictive: PredictiveDistribution, values: Tensor) -> Array:
     return numbers if isinstance(predictive, CategoricalPredictive) else _one_column(numbers)
 
 
-def _target_dims(predictive: PredictiveDistribution, ndim: int) -> tuple[str, ...]:
-    further = _further("y", ndim - 1) if isinstance(predictive, CategoricalPredictive) else ("output",)
+def _target_dims(predictive: PredictiveDistribution, ndim: int, site: str) -> tuple[str, ...]:
+    further = _further(site, ndim - 1) if isinstance(predictive, CategoricalPredictive) else ("output",)
     return ("point", *further)[:ndim]
 
 
@@ -256,12 +283,14 @@ def _prior(drawn: Drawn, wanted: Wanted) -> dict[str, dict[str, Variable]]:
     if wanted.include_weights:
         groups["prior"] = {name: _site(name, draws, 1) for name, draws in drawn.prior(number, seed).items()}
     x = wanted.x if wanted.x is not None else wanted.new_x
-    if x is not None:
+    for place, (site, option) in enumerate(drawn.named().items() if x is not None else ()):
         try:
-            predictive = drawn.prior_predict(x, number, seed)
+            predictive = drawn.prior_predict(x, number, seed, **option)
         except ValueError as error:  # a wide prior over many weights can give functions that no float holds
             warnings.warn(f"There is no prior predictive: {error}", UserWarning, stacklevel=4)
             return groups
-        groups["prior"] |= _function_values(predictive, 1, taken=set(drawn.weights))
-        groups["prior_predictive"] = _y_draws(predictive, 1, derive_seed(wanted.seed, PRIOR_Y_DRAWS))
+        several = len(drawn.sites) > 1
+        groups["prior"] |= _function_values(predictive, 1, taken=set(drawn.weights), site=site, several=several)
+        key = derive_seed(wanted.seed, PRIOR_Y_DRAWS, *([place] if place else []))
+        groups.setdefault("prior_predictive", {})[site] = _y_draws(predictive, 1, key, site)
     return groups

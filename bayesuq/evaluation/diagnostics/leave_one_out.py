@@ -21,7 +21,7 @@ import numpy as np
 
 from bayesuq import optional
 from bayesuq.evaluation.report.tables import aligned
-from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group
+from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group, observed_variable
 
 __all__ = ["LeaveOneOut", "Ranked", "Ranking", "compare", "loo"]
 __dir__ = __all__.copy
@@ -148,7 +148,7 @@ class Ranking:
         return "\n".join([*aligned([head, *rows], right=[1, 2, 3, 4, 5]), *filter(None, [self.remark])])
 
 
-def loo(data: Container) -> LeaveOneOut:
+def loo(data: Container, *, site: str | None = None) -> LeaveOneOut:
     """PSIS-LOO of a container with the log likelihood of every draw and fitted row.
 
     Chains are less worth than as many independent draws: the effective sample size is that of the rows' likelihoods,
@@ -156,6 +156,7 @@ def loo(data: Container) -> LeaveOneOut:
 
     Args:
         data: What `posterior.to_arviz(x, y)` gives for the rows that were fitted.
+        site: The observed site, where a program has several.
 
     Raises:
         TypeError: No container.
@@ -167,14 +168,15 @@ def loo(data: Container) -> LeaveOneOut:
         >>> print(loo(build({"log_likelihood": {"y": y}}, attributes={})))
         elpd -30.1 ± 0.0 nats over 30 rows, 400 draws; effective parameters 0.3
     """
-    return _told(_arviz_loo(data), is_approximate=_is_approximate(data))
+    return _told(_arviz_loo(data, site), is_approximate=_is_approximate(data))
 
 
-def compare(data: Mapping[str, Container]) -> Ranking:
+def compare(data: Mapping[str, Container], *, site: str | None = None) -> Ranking:
     """Several methods fitted to the same rows, ranked by `loo`.
 
     Args:
         data: A container for each method, as for `loo`.
+        site: See there.
 
     Raises:
         TypeError: See `loo`.
@@ -182,8 +184,8 @@ def compare(data: Mapping[str, Container]) -> Ranking:
     """
     if len(data) < 2:
         raise ValueError(f"A comparison needs at least two methods; got {', '.join(data) or 'none'}.")
-    _check_same_rows(data)
-    raw = {name: _arviz_loo(one) for name, one in data.items()}
+    _check_same_rows(data, site)
+    raw = {name: _arviz_loo(one, site) for name, one in data.items()}
     told = {name: _told(one, is_approximate=_is_approximate(data[name])) for name, one in raw.items()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DeprecationWarning)  # ArviZ 0.23 on pandas 3
@@ -213,8 +215,8 @@ def _is_approximate(data: Container) -> bool:
     return bool(group(data, "log_likelihood").attrs.get("independent_draws", 0))
 
 
-def _arviz_loo(data: Container) -> Any:
-    terms = _log_likelihood(data)
+def _arviz_loo(data: Container, site: str | None) -> Any:
+    terms = _log_likelihood(data, site)
     share = 1.0 if _is_approximate(data) else _relative_efficiency(terms)
     y = Variable(terms, ("chain", "draw", "point"))
     # ArviZ asks for a posterior, of which it takes nothing where the efficiency is given.
@@ -224,12 +226,11 @@ def _arviz_loo(data: Container) -> Any:
         return optional.arviz.loo(plain, pointwise=True, var_name=OBSERVED, reff=share)
 
 
-def _log_likelihood(data: Container) -> Array:
+def _log_likelihood(data: Container, site: str | None) -> Array:
     """Of each draw and row, (C, D, N), in nats; an image's pixels are summed."""
     found = group(data, "log_likelihood")
-    if OBSERVED not in found:
-        raise ValueError("`data` has no log likelihood of `y`; call `posterior.to_arviz(x, y)` with the fitted rows.")
-    values = found[OBSERVED].transpose("chain", "draw", ...).values.astype(np.float64)
+    variable = observed_variable(found, "log_likelihood", site)
+    values = variable.transpose("chain", "draw", ...).values.astype(np.float64)
     terms = values.reshape(*values.shape[:3], -1).sum(axis=3)
     if terms.shape[0] * terms.shape[1] < FEWEST_DRAWS:
         raise ValueError(f"LOO needs at least {FEWEST_DRAWS} draws; there are {terms.shape[0] * terms.shape[1]}.")
@@ -267,10 +268,12 @@ def _told(raw: Any, *, is_approximate: bool) -> LeaveOneOut:
     )
 
 
-def _check_same_rows(data: Mapping[str, Container]) -> None:
-    observed = {name: group(one, "observed_data") for name, one in data.items()}
-    (first, rows), *others = observed.items()
+def _check_same_rows(data: Mapping[str, Container], site: str | None) -> None:
+    groups = {name: group(one, "observed_data") for name, one in data.items()}
+    (first, rows), *others = (
+        (name, observed_variable(one, "observed_data", site).values if one.data_vars else None)
+        for name, one in groups.items()
+    )
     for name, other in others:
-        same = OBSERVED in rows and OBSERVED in other and rows[OBSERVED].shape == other[OBSERVED].shape
-        if not same or not np.array_equal(rows[OBSERVED].values, other[OBSERVED].values):
+        if rows is None or other is None or not np.array_equal(rows, other):
             raise ValueError(f"Only methods fitted to the same rows compare; {first} and {name} observed others.")

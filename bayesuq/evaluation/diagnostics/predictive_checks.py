@@ -14,12 +14,11 @@ from typing import Any, Literal
 import numpy as np
 
 from bayesuq.evaluation.report.tables import aligned
-from bayesuq.to_arviz.container import Container, group
+from bayesuq.to_arviz.container import Container, group, observed_variable
 
 __all__ = ["PredictiveCheck", "predictive_checks", "table"]
 __dir__ = __all__.copy
 
-OBSERVED = "y"
 INTERVAL = (5.0, 95.0)  # percent
 MOST_CLASSES = 12
 FEWEST_REPLICATES = 20
@@ -62,6 +61,7 @@ def predictive_checks(
     *,
     replicates: Replicates = "posterior_predictive",
     statistics: Mapping[str, Statistic] | None = None,
+    site: str | None = None,
 ) -> tuple[PredictiveCheck, ...]:
     """Checks of some statistics of all targets together.
 
@@ -70,6 +70,7 @@ def predictive_checks(
         replicates: Whose replicates.
         statistics: By name, functions from targets (N, ...) to a number; None takes mean, standard deviation, smallest
             and largest of real targets and counts, and the share of each of the most frequent classes of labels.
+        site: The observed site, where a program has several.
 
     Raises:
         TypeError: No container.
@@ -83,11 +84,13 @@ def predictive_checks(
         >>> [(each.name, each.is_surprising) for each in predictive_checks(build(groups, attributes={}))][:2]
         [('mean', True), ('sd', False)]
     """
-    drawn, observed = group(data, replicates), group(data, "observed_data")
-    if OBSERVED not in drawn or OBSERVED not in observed:
-        raise ValueError(f"`data` needs `y` in the groups {replicates} and observed_data; see `posterior.to_arviz`.")
-    y = observed[OBSERVED].values
-    values = drawn[OBSERVED].transpose("chain", "draw", ...).values
+    observed = observed_variable(group(data, "observed_data"), "observed_data", site)
+    drawn = group(data, replicates)
+    if observed.name not in drawn:
+        raise ValueError(
+            f"`data` needs `{observed.name}` in the groups {replicates} and observed_data; see `posterior.to_arviz`."
+        )
+    y, values = observed.values, drawn[observed.name].transpose("chain", "draw", ...).values
     samples = values.reshape(-1, *values.shape[2:])
     chosen = statistics or _usual(y)
     return tuple(_check(name, statistic, y, samples) for name, statistic in chosen.items())

@@ -12,6 +12,7 @@ Reference:
 """
 
 import math
+from collections.abc import Mapping
 from dataclasses import replace
 
 import torch
@@ -27,6 +28,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 MOST_ROWS, MOST_DRAWS = 32, 100  # rows that are looked at, and draws of each chain
 FEWEST_DRAWS = 8  # of a chain, without which halves say nothing
 LARGEST_R_HAT, MOST_TOLD = 1.2, 100
+LARGEST_LATENT_R_HAT, MOST_NAMED = 1.05, 5
 VISIBLE = 0.05  # standard deviations of y*, or a probability of so much: less matters to no prediction
 
 
@@ -45,6 +47,28 @@ def warn_unless_agreed(posterior: ChainPosterior, rows: Batch) -> None:
             f"is {told}, where 1 is agreement, and {share:.0%} of them lie above {LARGEST_R_HAT}. They are no "
             "draws of one posterior yet. Raise `num_warmup` and `num_samples`, or `start` from a fitted posterior; a "
             "network too large for chains has `laplace`, `variational` and `ensemble`."
+        )
+
+
+def warn_unless_latents_agree(draws: Tensor, slices: Mapping[str, slice]) -> None:
+    """Warn where chains of a program, or their halves, disagree in a latent.
+
+    Args:
+        draws: On the real line, (C, D, P).
+        slices: Where each latent stands.
+    """
+    if draws.shape[1] < FEWEST_DRAWS:
+        return
+    r_hat, _ = split_r_hat(draws.double())
+    worst = {name: float(r_hat[where].max()) for name, where in slices.items() if r_hat[where].numel()}
+    bad = sorted((name for name in worst if worst[name] > LARGEST_LATENT_R_HAT), key=lambda name: -worst[name])
+    if bad:
+        told = ", ".join(f"{name} ({worst[name]:.3g})" for name in bad[:MOST_NAMED])
+        warn_of_fit(
+            f"The chains disagree: R-hat, where 1 is agreement, is above {LARGEST_LATENT_R_HAT} for {told}"
+            f"{f' and {len(bad) - MOST_NAMED} more' if len(bad) > MOST_NAMED else ''}. They are no draws of one "
+            "posterior yet. Raise `num_warmup` and `num_samples`; or write the program so that its latents are nearly "
+            "independent: centre inputs, draw what a scale multiplies from Normal(0, 1), order what could be swapped."
         )
 
 

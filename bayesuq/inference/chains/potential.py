@@ -8,10 +8,9 @@ dtype: what an integrator is judged by are small differences of them. Of small n
 recorded once and then played (`bayesuq.inference.joint.tape`): their operators cost more to call than to compute.
 """
 
-import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from bayesuq.inference.chains.perceptrons import forward_together, is_perceptron
 from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import FlatPrior
 from bayesuq.inference.joint.program_joint import running
+from bayesuq.inference.joint.programs import unchecked
 from bayesuq.inference.joint.tape import Played, recorded
 from bayesuq.inference.posteriors.prediction import activations_per_row
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
@@ -74,7 +74,7 @@ class NetworkPotential:
         self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
         self._is_perceptron = isinstance(rows.x, Tensor) and is_perceptron(self._tree, rows.x)
         self._width = activations_per_row(model, rows.x, share_tensors(model.net))
-        self._laws = {name: _unchecked(law) for name, law in self._prior.others.items()}  # their values were looked at
+        self._laws = {name: unchecked(law) for name, law in self._prior.others.items()}  # their values were looked at
         self._played: dict[int, Played | None] = {}  # by number of chains
 
     def at(self, position: Tensor) -> tuple[float, Tensor]:
@@ -253,15 +253,6 @@ class NetworkPotential:
         for name, law in self._prior.others.items():
             inside = inside & law.support.check(theta[name])
         return inside
-
-
-def _unchecked(law: Any) -> Any:
-    """The same law, which takes whatever values it is given."""
-    law = copy.copy(law)
-    law._validate_args = False
-    if hasattr(law, "base_dist"):
-        law.base_dist = _unchecked(law.base_dist)
-    return law
 
 
 def _in_float64(prior: FlatPrior) -> FlatPrior:

@@ -23,8 +23,10 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.chains.program_potential import ProgramPotential
 from bayesuq.inference.chains.run import Chains, Plan, Watch, run
 from bayesuq.inference.chains.starts import Constants
+from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.models.bnn import BayesianNetwork
@@ -46,9 +48,9 @@ class Job:
     """All that a process needs to know of a fit.
 
     Attributes:
-        model: The joint density.
+        model: The joint density, of a network or a program.
         rows: All data.
-        constants: What does not move.
+        constants: What does not move in a network.
         kernel: The transition.
         plan: How long.
         seed: Of the fit.
@@ -57,7 +59,7 @@ class Job:
         progress: Whether to show bars.
     """
 
-    model: BayesianNetwork
+    model: BayesianNetwork | ProgramJoint
     rows: Batch
     constants: Constants
     kernel: Kernel
@@ -67,8 +69,10 @@ class Job:
     checkpoint: Checkpoint | None
     progress: bool
 
-    def potential(self) -> NetworkPotential:
+    def potential(self) -> NetworkPotential | ProgramPotential:
         """The energy, with buffers of its own."""
+        if isinstance(self.model, ProgramJoint):
+            return ProgramPotential(self.model, self.rows)
         return NetworkPotential(self.model, self.rows, fixed=self.constants.fixed, buffers=self.constants.buffers)
 
     def watch(self, name: str, positions: Tensor, line: int = 0, parent: int | None = None) -> Watch:
@@ -85,7 +89,9 @@ class Job:
 
 
 @full_precision()  # differences of energies decide
-def run_chains(job: Job, positions: Tensor, method: ChainMethod, potential: NetworkPotential | None = None) -> Chains:
+def run_chains(
+    job: Job, positions: Tensor, method: ChainMethod, potential: NetworkPotential | ProgramPotential | None = None
+) -> Chains:
     """Chains from `positions` (C, P); those of this process move in `potential`, where the caller has it already."""
     if method == "parallel":
         work = (delayed(_run_apart)(_hurried(job), positions[c : c + 1], c, os.getpid()) for c in range(len(positions)))
@@ -127,7 +133,12 @@ def _follow(parent: int) -> None:
 
 
 def _run_one(
-    job: Job, position: Tensor, chain: int, potential: NetworkPotential, line: int = 0, parent: int | None = None
+    job: Job,
+    position: Tensor,
+    chain: int,
+    potential: NetworkPotential | ProgramPotential,
+    line: int = 0,
+    parent: int | None = None,
 ) -> Chains:
     """One chain, on one thread: sums in another order would have other bits."""
     with one_thread():
@@ -158,7 +169,9 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def choose_method(job: Job, potential: NetworkPotential, positions: Tensor, *, together: bool) -> ChainMethod:
+def choose_method(
+    job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor, *, together: bool
+) -> ChainMethod:
     """What is fastest; between methods whose draws differ, sizes alone decide, never a clock.
 
     Args:
@@ -178,7 +191,9 @@ def choose_method(job: Job, potential: NetworkPotential, positions: Tensor, *, t
     return "parallel" if estimate > PROCESSES_PAY else "sequential"
 
 
-def check_method(job: Job, potential: NetworkPotential, method: ChainMethod, *, together: bool) -> None:
+def check_method(
+    job: Job, potential: NetworkPotential | ProgramPotential, method: ChainMethod, *, together: bool
+) -> None:
     """Raise a ValueError where a method is not possible."""
     if method == "parallel" and job.model.device.type != "cpu":
         raise ValueError("Chains in processes of their own compute on the CPU; pass chain_method='vectorised' or None.")
@@ -188,10 +203,14 @@ def check_method(job: Job, potential: NetworkPotential, method: ChainMethod, *, 
             "chain_method='parallel'."
         )
     if method == "vectorised" and not potential.can_vectorise():
-        raise ValueError("The network cannot be vectorised, since it branches on values. Pass chain_method='parallel'.")
+        raise ValueError(
+            "The model cannot be vectorised: it is a program, or branches on values. Pass chain_method='parallel'."
+        )
 
 
-def warn_of_cost(job: Job, potential: NetworkPotential, positions: Tensor, method: ChainMethod) -> None:
+def warn_of_cost(
+    job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor, method: ChainMethod
+) -> None:
     """Warn, before chains that take long begin, of how long that is: by what one gradient takes.
 
     Trajectories of NUTS are as long as they turn out; networks usually need a hundred steps and more.
@@ -211,7 +230,7 @@ def warn_of_cost(job: Job, potential: NetworkPotential, positions: Tensor, metho
         )
 
 
-def _seconds_of_one(potential: NetworkPotential, position: Tensor) -> float:
+def _seconds_of_one(potential: NetworkPotential | ProgramPotential, position: Tensor) -> float:
     with one_thread():
         potential.at(position)
         begin = perf_counter()

@@ -65,7 +65,7 @@ class ProgramCall:
         """
         if observed is None:
             return cls(program)
-        names = (observed,) if isinstance(observed, str) else tuple(observed)
+        names = (observed,) if isinstance(observed, str) or not isinstance(observed, Sequence) else tuple(observed)
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"`observed` must be the name of a site, or several; got {observed!r}.")
         return cls(program, names)
@@ -158,16 +158,22 @@ class ProgramCall:
 
     def _local(self, latents: Mapping[str, Any], rows: Batch, frames: set[str]) -> tuple[str, ...]:
         """Latents in a plate of rows, or whose shape goes with the number of rows."""
-        fewer = None
+        fewer: Any = None
         if len(rows.y) > 1:
             one = Batch(rows.x[:1], rows.y[:1], None if rows.weight is None else rows.weight[:1])
             try:
                 fewer = self.trace(one).nodes
             except (ValueError, RuntimeError, IndexError):
-                fewer = None  # a program of these rows alone
+                fewer = None
+
+        is_bound = fewer is None or any(
+            site["fn"].shape()[:1] != (1,) for site in fewer.values() if site["type"] == "sample" and is_data(site)
+        )
 
         def grows(name: str, site: Any) -> bool:
-            return fewer is not None and (name not in fewer or fewer[name]["value"].shape != site["value"].shape)
+            if is_bound:  # a program of these rows alone
+                return len(rows.y) > 1 and len(rows.y) in site["value"].shape
+            return name not in fewer or fewer[name]["value"].shape != site["value"].shape
 
         return tuple(
             name

@@ -15,15 +15,14 @@ from typing import Any
 
 import pyro
 import torch
-from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import biject_to
+from torch.distributions import Distribution, biject_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall
-from bayesuq.inference.joint.programs import is_subsample, private_store
+from bayesuq.inference.joint.programs import is_subsample, private_store, unchecked
 
 UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none
 
@@ -93,6 +92,7 @@ class AtVector(Messenger):
     def __init__(self, parts: Mapping[str, Tensor]) -> None:
         super().__init__()
         self.parts, self.terms = parts, Terms()
+        self.unchecked = not Distribution._validate_args
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["is_observed"] or msg["value"] is not None or is_subsample(msg):
@@ -109,7 +109,8 @@ class AtVector(Messenger):
     def _pyro_post_sample(self, msg: Any) -> None:
         if is_subsample(msg):
             return
-        term = scale_and_mask(msg["fn"].log_prob(msg["value"]), msg["scale"], msg["mask"]).sum()
+        log_prob = unchecked(msg["fn"]).log_prob(msg["value"]) if self.unchecked else msg["fn"].log_prob(msg["value"])
+        term = scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
         if msg["is_observed"] and not is_factor(msg):
             self.terms.log_likelihood = self.terms.log_likelihood + term
             self.terms.observed[msg["name"]] = msg
@@ -128,10 +129,14 @@ class ProgramJoint:
     Attributes:
         call: The program, and how it takes data.
         layout: Of its latents.
+        observed: Names of the observed sites.
+        device: Where the rows are.
     """
 
-    def __init__(self, call: ProgramCall, layout: ProgramLayout) -> None:
-        self.call, self.layout = call, layout
+    def __init__(
+        self, call: ProgramCall, layout: ProgramLayout, observed: tuple[str, ...], device: torch.device
+    ) -> None:
+        self.call, self.layout, self.observed, self.device = call, layout, observed, device
 
     @classmethod
     def of(cls, call: ProgramCall, rows: Batch, num_data: int | None = None) -> "ProgramJoint":
@@ -147,7 +152,7 @@ class ProgramJoint:
             name: biject_to(site["fn"].support).inverse_shape(shapes[name]) for name, site in survey.latents.items()
         }
         dtypes = {name: site["value"].dtype for name, site in survey.latents.items()}
-        return cls(call, ProgramLayout(shapes, flat, dtypes, survey.local))
+        return cls(call, ProgramLayout(shapes, flat, dtypes, survey.local), tuple(survey.observed), rows.y.device)
 
     def terms(self, flat: Tensor, rows: Batch, num_data: int | None = None) -> Terms:
         """What the program tells at a flat vector (P,), within `running`.
@@ -199,6 +204,27 @@ class ProgramJoint:
             self.call.run(rows, None)
         return torch.cat([found[name].reshape(-1) for name in self.layout.shapes])
 
+    def __repr__(self) -> str:
+        return f"ProgramJoint({getattr(self.call.program, '__qualname__', type(self.call.program).__name__)})"
+
+    def sites(self) -> dict[str, list[list[Any]]]:
+        """Names and shapes of the latents, in order."""
+        return {"latents": [[name, list(shape)] for name, shape in self.layout.shapes.items()]}
+
+    def probe(self, value: float) -> Tensor:
+        """The flat vector (P,) whose numbers are all the same."""
+        return torch.full((self.layout.size,), value, dtype=self.dtype, device=self.device)
+
+    def thetas(self, flats: Tensor, rows: Batch) -> dict[str, Tensor]:
+        """The latents on their own support at many vectors (..., P), each (..., *shape)."""
+        with running(), torch.no_grad():
+            found = [self.terms(flat, rows).theta for flat in flats.reshape(-1, self.layout.size)]
+        leading = flats.shape[:-1]
+        return {
+            name: torch.stack([one[name] for one in found]).reshape(leading + shape)
+            for name, shape in self.layout.shapes.items()
+        }
+
     @property
     def dtype(self) -> torch.dtype:
         """Of the flat vector: the widest of the latents'."""
@@ -223,10 +249,3 @@ def running(*, checked: bool = False) -> Iterator[None]:
     """Programs run alone in the process, without Pyro's checks of every law unless these are wanted."""
     with private_store(), pyro.validation_enabled(checked):
         yield
-
-
-def base_law(law: Any) -> TorchDistributionMixin:
-    """The law of single entries."""
-    while type(law).__name__ in ("Independent", "MaskedDistribution", "ExpandedDistribution"):
-        law = law.base_dist
-    return law

@@ -5,6 +5,7 @@ put in place while they run and taken away again, so that fits and posteriors ne
 generators are global too, so one pair runs at a time, whatever the threads.
 """
 
+import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -58,6 +59,30 @@ def row_log_prob(trace: Any, y: Tensor) -> Tensor:
 def is_subsample(site: Any) -> bool:
     """Whether a site is the choice of rows that a plate makes."""
     return type(site["fn"]).__name__ == "_Subsample"
+
+
+def check_program(model: Any) -> None:
+    """Refuse what is no Pyro program: a plain module is a network that someone forgot to wrap.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not callable(model) or (isinstance(model, nn.Module) and not isinstance(model, PyroModule)):
+        raise TypeError(
+            "`model` must be a bayesuq.models.BayesianNetwork, or a Pyro program with an observed site; got "
+            f"{type(model).__name__}."
+        )
+
+
+def unchecked(law: Any) -> Any:
+    """The same law, which takes whatever values it is given; laws made before checks were turned off do not."""
+    if not getattr(law, "_validate_args", False):
+        return law
+    law = copy.copy(law)
+    law._validate_args = False
+    if hasattr(law, "base_dist"):
+        law.base_dist = unchecked(law.base_dist)
+    return law
 
 
 def build_guide(program: Program, build: GuideBuilder) -> Program:

@@ -257,7 +257,7 @@ def _as_torch(step: Step) -> Callable[..., Any]:
         return value.detach() if isinstance(value, Tensor) else value
 
     def call(*arrays: Any) -> Any:
-        found = {n: torch.from_numpy(np.asarray(array)) for n, array in zip(numbers, arrays, strict=True)}
+        found = {number: _tensor(array) for number, array in zip(numbers, arrays, strict=True)}
         args = put(step.args, found)
         result = step.operator(*args, **{name: put(value, found) for name, value in step.kwargs.items()})
         if not step.places:
@@ -267,6 +267,12 @@ def _as_torch(step: Step) -> Callable[..., Any]:
         return result.numpy()
 
     return call
+
+
+def _tensor(array: Any) -> Tensor:
+    """An array as torch sees it; one that was repeated by a view is copied."""
+    array = np.asarray(array)
+    return torch.from_numpy(array if array.flags.writeable else array.copy())
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,0 +1,125 @@
+"""Rows as a Pyro program takes them: real numbers in its dtype, targets in the shape of what it observes."""
+
+import copy
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor, nn
+
+from bayesuq.arrays import as_real, check_device
+from bayesuq.data import Batch, Dataset
+from bayesuq.inference.joint.program_call import USUAL, AtOrigin, Observed, ProgramCall, is_data
+from bayesuq.inference.joint.program_joint import ProgramJoint, running
+from bayesuq.inference.joint.programs import Program
+from bayesuq.inference.training.minibatches import cast_rows
+from bayesuq.inputs import as_rows, checked, in_dtype
+from bayesuq.predictive.laws import LABELS, unwrapped
+
+
+class ProgramRows:
+    """Reads rows for a program, and learns from the first ones what it observes.
+
+    Attributes:
+        call: The program on its device, and how it takes data.
+        dtype: Of real numbers: the program's parameters', else torch's default.
+        joint: Its flat joint, once rows were opened.
+    """
+
+    joint: ProgramJoint
+
+    def __init__(self, program: Program, observed: Observed, device: torch.device | str | None) -> None:
+        program = copy.deepcopy(program) if isinstance(program, nn.Module) else program  # the user's stays as it is
+        tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
+        own = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
+        usual = torch.device("cpu") if own is None else own.device
+        self._device = usual if device is None else check_device(device)
+        self.call = ProgramCall.of(program.to(self._device) if isinstance(program, nn.Module) else program, observed)
+        self.dtype = torch.get_default_dtype() if own is None else own.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the rows go; the program must compute there."""
+        return self._device
+
+    def open(self, first: Dataset) -> Batch:
+        """Run the program on the first rows, and hold what it observes against the targets.
+
+        Raises:
+            ValueError: See `ProgramJoint.of`; or targets that are no values of what the program observes.
+        """
+        x = self.inputs(first.x)
+        self._shape, self._is_label = self._kind(x, first)
+        rows = self.read(first)
+        self.joint = ProgramJoint.of(self.call, rows)
+        self._check_values(rows)
+        return rows
+
+    def read(self, data: Dataset) -> Batch:
+        """Rows with targets in the shape of the program's own; nothing is ever broadcast."""
+        y = data.y
+        shape = (len(y), *self._shape)
+        if y.shape != shape and y.numel() != torch.Size(shape).numel():
+            raise ValueError(f"`y` of shape {tuple(y.shape)} is no value of what the program observes, {shape}.")
+        y = y.reshape(shape)
+        return cast_rows(
+            data, y.long() if self._is_label else y.to(self.dtype), self.device, self.dtype, x=self.inputs(data.x)
+        )
+
+    def inputs(self, x: Any) -> Any:
+        """Inputs as the program takes them."""
+        rows = as_rows(checked(x))
+        if isinstance(rows, Tensor):
+            return as_real(rows, self.device, self.dtype)
+        return in_dtype(rows, self.device, self.dtype, whole=True)
+
+    def _kind(self, x: Any, first: Dataset) -> tuple[torch.Size, bool]:
+        """The shape of a row of the targets, and whether they are labels."""
+        several = self.call.names is not None and len(self.call.names) > 1
+        squeezed = first.y.reshape(len(first.y), *first.y.shape[2:]) if first.y.shape[1:2] == (1,) else first.y
+        usual = (first.y.shape[1:] if several else squeezed.shape[1:]), first.is_labelled
+        site = self._site(x, Batch(x, squeezed, None))
+        if several or site is None:
+            return torch.Size(usual[0]), False if several else usual[1]
+        law = site["fn"]
+        shape = law.batch_shape + law.event_shape
+        whole = isinstance(unwrapped(law), LABELS) and "Bernoulli" not in type(unwrapped(law)).__name__
+        return (shape[1:] if shape[:1] == (len(first.y),) else torch.Size(usual[0])), whole
+
+    def _site(self, x: Any, rows: Batch) -> Any | None:
+        """The observed site, as the program draws it without targets or, where it does not, takes them."""
+        wanted = self.call.names
+        try:
+            with running(), torch.no_grad(), poutine.trace() as tracer, AtOrigin():
+                self.call.run_forwards(x)
+            found = {name: site for name, site in tracer.trace.nodes.items() if site["type"] == "sample"}
+            names = [name for name in (wanted or USUAL) if name in found]
+            if names:
+                return found[names[0]]
+        except (TypeError, AttributeError, IndexError, RuntimeError, ValueError):
+            pass  # a program that needs its targets
+        try:
+            nodes = self.call.trace(rows._replace(weight=None)).nodes
+        except (RuntimeError, ValueError, IndexError):
+            return None  # told by what follows
+        data = [site for site in nodes.values() if site["type"] == "sample" and is_data(site)]
+        return data[0] if len(data) == 1 else None
+
+    def _check_values(self, rows: Batch) -> None:
+        """Refuse targets outside of the support of what is observed."""
+        origin = torch.zeros(self.joint.layout.size, dtype=self.joint.dtype, device=self.device)
+        with running(), torch.no_grad():
+            observed = self.joint.terms(origin, rows).observed
+        for name, site in observed.items():
+            law, value = site["fn"], site["value"]
+            if torch.broadcast_shapes(value.shape, law.shape()) != law.shape():
+                raise ValueError(
+                    f"The program observes {name!r} in shape {tuple(law.shape())}; the targets come in "
+                    f"{tuple(value.shape)}, and would be repeated. Give them its shape."
+                )
+            inside = law.support.check(value) if law.support is not None else torch.ones(())
+            if not bool(inside.all()):
+                raise ValueError(
+                    f"Some targets are no values of {name!r}: the support of its {type(unwrapped(law)).__name__} is "
+                    f"{law.support}. Drop them, or take another law."
+                )
