@@ -29,8 +29,8 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout, normal_base
 from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.laplace.curvature import output_weights
-from bayesuq.inference.laplace.factors import Derivatives
-from bayesuq.inference.laplace.linearisation import Linearisation, UnevenRowsError
+from bayesuq.inference.laplace.factors import Derivatives, Factors
+from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, UnevenRowsError
 from bayesuq.inference.laplace.posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.laplace.structures import STRUCTURES
@@ -179,7 +179,9 @@ def _around(
         log_likelihood=log_likelihood,
         prior_factors=(1.0,) * len(names),
     )
-    _warn_if_no_mode(posterior, linear.as_derivatives(posterior.slope(slopes)), source.num_data)
+    slope = posterior.slope(slopes)
+    rise = 0.5 * float(posterior.law.square(slope, linear.as_derivatives(slope)))
+    _warn_if_no_mode(posterior, rise, source.num_data)
     return posterior
 
 
@@ -201,6 +203,8 @@ def _summed(
             left.extend(linear.probe(batch.x[:PROBED]))
         num_columns = TOGETHER if linear.is_large(batch.x) else None
         size = linear.rows_at_a_time(batch.x, dense=structure == "full", num_columns=num_columns)
+        if structure != "full" and linear.is_head(batch.x) and type(linear.model.likelihood) is Categorical:
+            size = BUDGET // linear.numbers_of_head()  # no derivative of a single output is held
         for part in _chunks(batch, size):
             terms, slope, found = _sums_of(linear, part, structure, Place(first, source.num_data))
             log_likelihood += terms
@@ -210,14 +214,13 @@ def _summed(
     return log_likelihood, slopes, sums
 
 
-def _warn_if_no_mode(posterior: LaplacePosterior, slope: Derivatives, num_data: int) -> None:
-    """Tell of weights that are none, by how far the log joint can still rise.
+def _warn_if_no_mode(posterior: LaplacePosterior, rise: float, num_data: int) -> None:
+    """Tell of weights that are none, by how many nats the log joint can still rise.
 
     To the second order that is g^T Sigma g / 2 for the gradient g, Newton's decrement. The law itself lies half as many
     nats below its top, on average, as there are directions that the data determine, tr(H Sigma): MacKay's number of
     good parameters. A point that lies lower is outside of the law that is put around it.
     """
-    rise = 0.5 * float(posterior.law.output_covariance(slope))
     spread = 0.5 * float(posterior.law.num_determined())
     if rise <= spread:
         return
@@ -268,21 +271,23 @@ def _sums_of(
 ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
     """Log-likelihood of some rows in nats, its gradient, and what they add to the curvature."""
     likelihood = linear.model.likelihood_given(linear.theta)
+
+    def log_prob(f: Tensor) -> Tensor:
+        return likelihood.log_prob(f, batch.y, batch.weight).double().sum()
+
+    if linear.is_head(batch.x):
+        return _sums_of_head(linear, batch, structure, log_prob)
     f = linear.forward(batch.x)
     weights = output_weights(likelihood, f, batch.y, batch.weight)
     if linear.is_by_pixel(batch.x):
         weights = as_rows(weights.view(f.shape))
-    of_row = weights.mean(dim=1)
-    shares = (weights / of_row.unsqueeze(1)).nan_to_num(0.0)  # of the outputs in their row's weight
+    of_row, shares = _shares(weights)
 
     def sums(columns: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
         _, derivatives = linear.derivatives(batch.x, lambda f: shares.sqrt().unsqueeze(2) * columns(f))
         return STRUCTURES[structure].sums(derivatives, of_row, linear.names)
 
-    closed = _closed_sums(linear, batch.x, of_row, structure)
-    if closed is not None:
-        found = closed
-    elif linear.is_large(batch.x):
+    if linear.is_large(batch.x):
         groups = [
             sums(partial(random_columns, likelihood, first=place.first, group=group))
             for group in range(num_groups(place.num_data))
@@ -290,17 +295,35 @@ def _sums_of(
         found = {name: torch.stack([group[name] for group in groups]).mean(dim=0) for name in groups[0]}
     else:
         found = sums(likelihood.fisher_root)
-
-    def log_prob(f: Tensor) -> Tensor:
-        return likelihood.log_prob(f, batch.y, batch.weight).double().sum()
-
-    slope = linear.gradient(batch.x, log_prob)
-    return float(log_prob(f)), slope, found
+    return float(log_prob(f)), linear.gradient(batch.x, log_prob), found
 
 
-def _closed_sums(linear: Linearisation, x: Tensor, of_row: Tensor, structure: str) -> dict[str, Tensor] | None:
-    """What some rows add to the curvature where a linear layer gives the logits of labels, else None."""
-    if type(linear.model.likelihood) is not Categorical or not linear.is_head(x):
-        return None
-    f, inputs = linear.head_inputs(x)
-    return STRUCTURES[structure].softmax_sums(linear.layers[0], inputs, f.double().softmax(dim=1), of_row)
+def _sums_of_head(
+    linear: Linearisation, batch: Batch, structure: str, log_prob: Callable[[Tensor], Tensor]
+) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:
+    """The same where a linear layer gives the outputs, and is the only one sought: in one pass of the network.
+
+    Its inputs a are all that is needed of what comes before: the gradient is g a^T with g that at the outputs, and the
+    curvature of labels has a closed form.
+    """
+    likelihood, (layer,) = linear.model.likelihood_given(linear.theta), linear.layers
+    f, inputs = linear.head_inputs(batch.x)
+    of_row, shares = _shares(output_weights(likelihood, f, batch.y, batch.weight))
+    found = None
+    if type(likelihood) is Categorical:
+        found = STRUCTURES[structure].softmax_sums(layer, inputs, f.double().softmax(dim=1), of_row)
+    if found is None:
+        columns = shares.sqrt().unsqueeze(2) * likelihood.fisher_root(f)
+        derivatives = Derivatives({layer: Factors(inputs, columns.mT.unsqueeze(2).double())}, {})
+        found = STRUCTURES[structure].sums(derivatives, of_row, linear.names)
+    with torch.enable_grad():
+        leaf = f.detach().requires_grad_()
+        total = log_prob(leaf)
+        (slope,) = torch.autograd.grad(total, leaf)
+    return float(total.detach()), layer.split(slope.double().T @ inputs[:, 0]), found
+
+
+def _shares(weights: Tensor) -> tuple[Tensor, Tensor]:
+    """The mean weight of each row's outputs, (N,), and each output's share in it, (N, K)."""
+    of_row = weights.mean(dim=1)
+    return of_row, (weights / of_row.unsqueeze(1)).nan_to_num(0.0)

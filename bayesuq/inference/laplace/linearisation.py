@@ -136,9 +136,14 @@ class Linearisation:
     def head_inputs(self, rows: Tensor) -> tuple[Tensor, Tensor]:
         """f, (N, C), and what the last linear layer gets, a 1 for its bias included, (N, 1, I), float64."""
         (layer,) = self.layers
-        f, uses = self._run(rows, self.layers)
+        with unless_kept(), _recorded(self.tree, self.layers) as uses:
+            f = self.model.forward(self.theta, rows, net=self.tree, buffers=self.buffers)
         ((x, _),) = uses[layer]
         return detached(f), _positions_of_inputs(layer, self.tree.get_submodule(layer.path), x).double()
+
+    def numbers_of_head(self) -> int:
+        """That a row of the last linear layer holds: its inputs and its outputs."""
+        return self.layers[0].num_columns + self.layers[0].shape[0]
 
     def is_large(self, rows: Tensor) -> bool:
         """Whether rows are maps of too many outputs to take the derivatives of each."""

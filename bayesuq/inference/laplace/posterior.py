@@ -97,7 +97,9 @@ class LaplacePosterior(NetworkPosterior):
             Spiegelhalter & Lauritzen 1990, Sequential Updating of Conditional Probabilities; Daxberger et al. 2021,
             Laplace Redux, for more than two classes.
         """
-        return replace(self, is_probit=True)
+        same = replace(self, is_probit=True)
+        vars(same)["law"] = self.law  # whose decompositions may have been made
+        return same
 
     @property
     def log_marginal_likelihood(self) -> float:
@@ -193,11 +195,11 @@ class LaplacePosterior(NetworkPosterior):
         linear = self._linear()
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
-            for deviations in self._groups(indices, key, by_draws=by_draws):
+            for noise in self._groups(indices, key, by_draws=by_draws):
                 num_columns = 1 if linear.is_large(rows) else None
                 size = linear.rows_at_a_time(rows, dense=self.structure == "full", num_columns=num_columns)
                 some = rows.split(size)
-                done = [self._predict_rows(linear, one, deviations, keep_samples=keep_samples) for one in some]
+                done = [self._predict_rows(linear, one, noise, keep_samples=keep_samples) for one in some]
                 yield type(done[0]).concatenate(done)
 
         return predict_in_chunks(self.model, x, linear.tree, parts, num_draws=len(indices), keep_samples=keep_samples)
@@ -206,7 +208,7 @@ class LaplacePosterior(NetworkPosterior):
         """The flat vector (P,) of draw number `index` of the weights; it depends on `index` and `seed` alone."""
         layout = Layout.of(self.model)
         theta = layout.split(self.values)
-        deviations = self._deviations([index], seed)
+        deviations = self._deviations(self._noise([index], seed))
         return layout.join({**theta, **{name: theta[name] + value[0] for name, value in deviations.items()}})
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
@@ -216,8 +218,8 @@ class LaplacePosterior(NetworkPosterior):
         """
         return self.sampled.sample_weights(num_samples, seed=seed)
 
-    def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[dict[str, Tensor] | None]:
-        """Draws of the deviations from the mode, as many at a time as memory takes; one None where none are needed."""
+    def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[Tensor | None]:
+        """The noise of draws, as many at a time as memory takes; one None where none are needed."""
         likelihood = self.model.likelihood
         by_probit = self.is_probit and likelihood.outputs_are_logits
         if not by_draws and (by_probit or likelihood.has_normal_noise):
@@ -225,32 +227,31 @@ class LaplacePosterior(NetworkPosterior):
             return
         together = max(1, DEVIATIONS_BUDGET // self.law.layout.size)
         for first in range(0, len(indices), together):
-            yield self._deviations(indices[first : first + together], seed)
+            yield self._noise(indices[first : first + together], seed)
+
+    def _noise(self, indices: Sequence[int], seed: int) -> Tensor:
+        """Standard normal noise of draws of the parameters, (S, R), in the model's dtype."""
+        noise = torch.empty(len(indices), self.law.layout.size, dtype=self.model.dtype, device=self.device)
+        for row, index in zip(noise, indices, strict=True):
+            row.normal_(generator=generator(derive_seed(seed, index), device=self.device))
+        return noise
 
     @full_precision()
-    def _deviations(self, indices: Sequence[int], seed: int) -> dict[str, Tensor]:
-        """Draws of the parameters' distances from the mode, (S, *shape), in the model's dtype."""
-        size = self.law.layout.size
-        together = max(1, BUDGET // size)
-        done = []
-        for first in range(0, len(indices), together):
-            some = indices[first : first + together]
-            noise = torch.empty(len(some), size, dtype=self.model.dtype, device=self.device)
-            for row, index in zip(noise, some, strict=True):
-                row.normal_(generator=generator(derive_seed(seed, index), device=self.device))
-            done.append(self.law.deviation(noise))
-        return self.law.layout.split(torch.cat(done))
+    def _deviations(self, noise: Tensor) -> dict[str, Tensor]:
+        """Draws of the parameters' distances from the mode, (S, *shape), of their noise."""
+        parts = noise.split(max(1, BUDGET // self.law.layout.size))
+        return self.law.layout.split(torch.cat([self.law.deviation(part) for part in parts]))
 
     def _predict_rows(
-        self, linear: Linearisation, rows: Tensor, deviations: Mapping[str, Tensor] | None, *, keep_samples: bool
+        self, linear: Linearisation, rows: Tensor, noise: Tensor | None, *, keep_samples: bool
     ) -> PredictiveDistribution:
-        """The predictive of some rows, from draws of the deviations or, without them, in closed form."""
+        """The predictive of some rows, from the noise of draws or, without it, in closed form."""
         likelihood = self.model.likelihood_given(linear.theta)
         if linear.is_large(rows):
-            return self._predict_maps(linear, rows, deviations, keep_samples=keep_samples)
+            return self._predict_maps(linear, rows, noise, keep_samples=keep_samples)
         f, derivatives = linear.derivatives(rows)
-        if deviations is not None:
-            draws = self._draws(f, derivatives, deviations)
+        if noise is not None:
+            draws = self._draws(f, derivatives, noise)
             return mixed(likelihood.predictive(one, keep_samples=keep_samples) for one in draws)
         if self.is_probit:
             f = self._probit(f, derivatives)
@@ -258,30 +259,28 @@ class LaplacePosterior(NetworkPosterior):
         return self._widened(predictive, derivatives) if isinstance(predictive, GaussianPredictive) else predictive
 
     def _predict_maps(
-        self, linear: Linearisation, rows: Tensor, deviations: Mapping[str, Tensor] | None, *, keep_samples: bool
+        self, linear: Linearisation, rows: Tensor, noise: Tensor | None, *, keep_samples: bool
     ) -> PredictiveDistribution:
         """The predictive of large maps of labels, in time and memory linear in pixels."""
         likelihood = self.model.likelihood_given(linear.theta)
         f = linear.forward(rows)
-        if deviations is not None:
-            pushed = (linear.pushed(rows, deviation) for deviation in _one_by_one(deviations))
+        if noise is not None:
+            pushed = (linear.pushed(rows, deviation) for deviation in _one_by_one(self._deviations(noise)))
             return mixed(likelihood.predictive((f + one).unsqueeze(0), keep_samples=keep_samples) for one in pushed)
         variance = torch.zeros_like(f, dtype=torch.float64)
-        for deviation in _one_by_one(self._deviations(range(VARIANCE_DRAWS), VARIANCE_SEED)):
+        for deviation in _one_by_one(self._deviations(self._noise(range(VARIANCE_DRAWS), VARIANCE_SEED))):
             variance += linear.pushed(rows, deviation).double().square() / VARIANCE_DRAWS
         f = (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)
         return likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
-    def _draws(self, f: Tensor, derivatives: Derivatives, deviations: Mapping[str, Tensor]) -> Iterator[Tensor]:
+    def _draws(self, f: Tensor, derivatives: Derivatives, noise: Tensor) -> Iterator[Tensor]:
         """Draws of the linear network's outputs, (S, N, C, ...), some at a time."""
         num_rows = (
             next(len(factors.inputs) for factors in derivatives.layers.values()) if derivatives.layers else len(f)
         )
         together = max(1, BUDGET // (num_rows * derivatives.width()))
-        parts = {name: value.split(together) for name, value in deviations.items()}
-        for group in zip(*parts.values(), strict=True):
-            pushed = derivatives.pushed(dict(zip(parts, group, strict=True)))
-            yield f + as_outputs(pushed, f.shape)
+        for group in noise.split(together):
+            yield f + as_outputs(self.law.pushed(derivatives, group), f.shape)
 
     def _probit(self, f: Tensor, derivatives: Derivatives) -> Tensor:
         """f* / sqrt(1 + pi/8 diag(J Sigma J^T)), (N, C, ...); real targets stay as they are."""
@@ -302,7 +301,7 @@ class LaplacePosterior(NetworkPosterior):
 
     def _variance(self, derivatives: Derivatives) -> Tensor:
         """diag(J Sigma J^T), (N, K), float64."""
-        return self.law.output_covariance(derivatives).diagonal(dim1=1, dim2=2).clamp(min=0)
+        return self.law.output_variance(derivatives).clamp(min=0)
 
     def _linear(self) -> Linearisation:
         theta = Layout.of(self.model).split(self.values)

@@ -88,9 +88,21 @@ class NormalWeights(ABC):
     def output_covariance(self, derivatives: Derivatives) -> Tensor:
         """J Sigma J^T at each row, (N, K, K)."""
 
+    def output_variance(self, derivatives: Derivatives) -> Tensor:
+        """Its diagonal, (N, K)."""
+        return self.output_covariance(derivatives).diagonal(dim1=1, dim2=2)
+
+    def pushed(self, derivatives: Derivatives, noise: Tensor) -> Tensor:
+        """J deviation(noise), (S, N, K), of standard normal noise (S, R), in its dtype."""
+        return derivatives.pushed(self.layout.split(self.deviation(noise)))
+
     @abstractmethod
     def log_det(self) -> Tensor:
         """Of the precision, 0-d; autograd can follow it to the prior's precisions."""
+
+    def square(self, vector: Mapping[str, Tensor], derivatives: Derivatives) -> Tensor:  # noqa: ARG002
+        """v^T Sigma v, 0-d, of numbers for each parameter (*shape), and the same as derivatives of one output."""
+        return self.output_covariance(derivatives).sum()
 
     def log_det_prior(self) -> Tensor:
         """Of the prior's precision, 0-d."""
@@ -206,6 +218,48 @@ class KroneckerWeights(NormalWeights):
                 rotated = Factors(whitened, factors.gradients @ of_outputs)
             parts.append(rotated.covariance(1 / (1 + self._products(layer))))
         return _total([*parts, *_covariances(derivatives.others, self._other_variances)])
+
+    def output_variance(self, derivatives: Derivatives) -> Tensor:
+        """Its diagonal, (N, K): of a head in O(N K^2) time, without the products of outputs."""
+        head = self._head(derivatives)
+        if head is None:
+            return super().output_variance(derivatives)
+        _, of_outputs = self._eigen(self.layers[0])[1]
+        return (self._whitened(head).square() @ (1 / (1 + self._products(self.layers[0]))).T) @ of_outputs.square().T
+
+    def pushed(self, derivatives: Derivatives, noise: Tensor) -> Tensor:
+        """J deviation(noise), (S, N, K): of a head at few rows without turning the noise into weights."""
+        head = self._head(derivatives)
+        if head is None or len(head.inputs) > head.inputs.shape[2]:
+            return super().pushed(derivatives, noise)
+        layer = self.layers[0]
+        _, of_outputs = self._eigen(layer)[1]
+        scales = ((1 + self._products(layer)) ** -0.5).to(noise.dtype)
+        inputs = self._whitened(head).T.to(noise.dtype)
+        drawn = [(layer.join(self.layout.split(one)) * scales) @ inputs for one in noise]  # each fits the cache
+        return torch.stack([one.T for one in drawn]) @ of_outputs.T.to(noise.dtype)
+
+    def square(self, vector: Mapping[str, Tensor], derivatives: Derivatives) -> Tensor:  # noqa: ARG002
+        """v^T Sigma v, layer by layer in the axes of the curvature, 0-d."""
+        total = torch.zeros((), dtype=torch.float64, device=next(iter(vector.values())).device)
+        for layer in self.layers:
+            (_, of_inputs), (_, of_outputs) = self._eigen(layer)
+            matrix = layer.join({name: vector[name] for name in layer.names()}) * self._columns(layer) ** -0.5
+            total += ((of_outputs.T @ matrix @ of_inputs).square() / (1 + self._products(layer))).sum()
+        for name, variances in self._other_variances.items():
+            total += (vector[name].square() * variances).sum()
+        return total
+
+    def _head(self, derivatives: Derivatives) -> Factors | None:
+        """The factors where the derivatives are of a layer's own outputs, and of nothing else."""
+        factors = list(derivatives.layers.values())
+        is_head = len(factors) == 1 and not derivatives.others and factors[0].is_identity
+        return factors[0] if is_head else None
+
+    def _whitened(self, head: Factors) -> Tensor:
+        """A layer's inputs in the axes of the curvature, (N, I)."""
+        (_, of_inputs), _ = self._eigen(self.layers[0])
+        return (head.inputs[:, 0] * self._columns(self.layers[0]) ** -0.5) @ of_inputs
 
     @cached_property
     def _others(self) -> list[str]:

@@ -1,10 +1,12 @@
 """A last linear layer alone: sums and derivatives in closed form, which cost no backward pass for each class."""
 
 import time
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesuq.data import Dataset
 from bayesuq.inference import laplace
@@ -12,6 +14,9 @@ from bayesuq.inference.adoption import adopt
 from bayesuq.inference.laplace.fitting import Structure
 from bayesuq.inference.laplace.linearisation import Linearisation
 from bayesuq.inference.laplace.posterior import LaplacePosterior
+from bayesuq.inference.laplace.structures import NormalWeights
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.labels import Categorical
 from tests.inference.examples import NO_MODE, built, noise
 
@@ -66,3 +71,43 @@ def test_time_grows_as_classes_do_and_not_as_their_square() -> None:
 
     seconds(40)
     assert min(seconds(400) for _ in range(3)) < 20 * min(seconds(40) for _ in range(3))
+
+
+@pytest.mark.filterwarnings(NO_MODE)
+@pytest.mark.parametrize("bias", [True, False])
+def test_shortcuts_of_a_kronecker_head_are_the_general_way(bias: bool) -> None:
+    posterior = fitted("kronecker", Categorical(), bias=bias)
+    law, linear = posterior.law, posterior._linear()
+    _, derivatives = linear.derivatives(noise(1, 5, 3))
+    z = noise(2, 7, law.layout.size)
+    general = NormalWeights.pushed(law, derivatives, z)
+    torch.testing.assert_close(law.pushed(derivatives, z), general, rtol=1e-9, atol=1e-9)
+    covariance = law.output_covariance(derivatives)
+    torch.testing.assert_close(law.output_variance(derivatives), covariance.diagonal(dim1=1, dim2=2))
+    vector = law.layout.split(z[0])
+    own = linear.as_derivatives(vector)
+    torch.testing.assert_close(law.square(vector, own), law.output_covariance(own).sum())
+
+
+class Rows(TorchDispatchMode):
+    """Counts rows that go through the activation of a body."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += len(args[0]) if function is torch.ops.aten.tanh.default else 0
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.filterwarnings(NO_MODE)
+@pytest.mark.parametrize("likelihood", [Categorical(), Poisson()])
+def test_a_fit_around_a_mode_runs_the_body_once(likelihood: Likelihood) -> None:
+    net = built(lambda: nn.Sequential(nn.Linear(3, 6), nn.Tanh(), nn.Linear(6, 2)))
+    adopted = adopt(net, likelihood)
+    y = torch.arange(400) % 2
+    data = Dataset(noise(0, 400, 3), y if isinstance(likelihood, Categorical) else torch.stack([y, y], 1))
+    with Rows() as rows:
+        laplace.fit(adopted, data)
+    assert 400 <= rows.count < 440  # a few rows are looked at before
