@@ -40,9 +40,13 @@ from tests.inference.examples import built, labelled, measured, noise, recorded_
 NUM_FEATURES, NUM_CLASSES, NUM_DRAWS = 3, 3, 6
 # float32 sums over at most 20 activations, in another order: relative errors of some 20 x 1.2e-7, with room.
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
-LEARNING = {"num_epochs": 60, "learning_rate": 3e-2}
+LEARNING = {"num_epochs": 40, "learning_rate": 3e-2}
 NEW_X = noise(7, 130, NUM_FEATURES).float()  # two blocks of 64 rows and a rest
-REFUSALS = ("_refused", "_must_be_a_count")  # how the names of such tests end
+# Names of tests that ask a method's door, not what is behind it, end so: refusals, loaders, seeds, Pyro's store.
+DOORS = (
+    *("_refused", "_must_be_a_count", "_a_loader_fits_as_data_in_memory_do"),
+    *("_takes_one_number_from_the_global_generator", "_parameter_store_stays_as_it_was"),
+)
 FOURTH_ROW = torch.arange(130)[:, None] == 3
 
 
@@ -142,11 +146,11 @@ class PosteriorContract:
     load_options: ClassVar[dict[str, Any]] = {}
 
     def __init_subclass__(cls, *, doors_of: str | None = None) -> None:
-        """Refusals are tested once a door: a class of the same `fit` and `predict` names the one that tests them."""
+        """Doors are tested once: a class of the same `fit` and `predict` names the one that tests them."""
         super().__init_subclass__()
         if doors_of is not None:
             for name in dir(cls):
-                if name.startswith("test_") and name.endswith(REFUSALS) and name not in vars(cls):
+                if name.startswith("test_") and name.endswith(DOORS) and name not in vars(cls):
                     setattr(cls, name, None)
 
     def network(self, num_outputs: int = 1, *, batch_norm: bool = False) -> nn.Module:
@@ -267,7 +271,7 @@ class PosteriorContract:
     # How its rows and draws go through memory
 
     # Rows and draws that go through memory at a time: one, a few, all.
-    @pytest.mark.parametrize(("activations", "vectorised"), [(1, 2**40), (700, 1), (700, 2000), (2**40, 1)])
+    @pytest.mark.parametrize(("activations", "vectorised"), [(1, 2**40), (700, 2000), (2**40, 1)])
     def test_chunks_of_any_size_give_the_same_draws(
         self, either: Posterior, monkeypatch: pytest.MonkeyPatch, activations: int, vectorised: int
     ) -> None:
@@ -277,7 +281,7 @@ class PosteriorContract:
         monkeypatch.setattr(weights, "VECTORISED_BUDGET", vectorised)
         assert_same_draws(draws_of(either, x), whole, **FLOAT32)
 
-    @pytest.mark.parametrize(("batch_size", "has_targets"), [(1, False), (7, True), (64, False), (100, True)])
+    @pytest.mark.parametrize(("batch_size", "has_targets"), [(1, False), (7, True), (100, False)])
     def test_batches_of_a_loader_are_the_whole(self, either: Posterior, batch_size: int, has_targets: bool) -> None:
         x = NEW_X[:20] if batch_size == 1 else NEW_X  # a row at a time is slow
         dataset = TensorDataset(x, torch.zeros(len(x))) if has_targets else x

@@ -8,6 +8,7 @@ from torch import Tensor
 from bayesuq.models.likelihoods.base import Likelihood
 
 MOST_ITERATIONS = 20  # of L-BFGS, on as many numbers as the network has outputs
+TOLERANCE = 1e-5  # nats a row that its last iteration may gain: far less than what is called a signal
 
 
 def best_constant(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
@@ -33,7 +34,7 @@ def best_constant(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor |
             (gradient,) = torch.autograd.grad(value, [c])
         return float(value), gradient.double().cpu().numpy()
 
-    options = {"maxiter": MOST_ITERATIONS}
+    options = {"maxiter": MOST_ITERATIONS, "ftol": TOLERANCE}
     found = minimize(loss, start.double().cpu().numpy(), jac=True, method="L-BFGS-B", options=options)
     with torch.no_grad():
         return likelihood.log_prob(outputs(torch.as_tensor(found.x).to(start)), y, weight)

@@ -93,7 +93,7 @@ def test_scales_that_hardly_moved_on_digits_are_told_of():
     assert predictive.epistemic.mean() < 1e-3  # the fake posterior that the warning is about
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize(("num_points", "num_features"), [(60, 1), (60, 8), (200, 3)])
 def test_a_fit_that_converged_is_silent(num_points, num_features, seed):
     exact = Conjugate(num_points, num_features, 0.5, seed=10 * seed)
@@ -174,7 +174,7 @@ def test_the_diagnosis_draws_nothing_from_the_global_generator():
 SMALL: dict[str, Callable[..., Any]] = {
     "map_estimate": map_estimate.fit,
     "dropout": dropout.fit,
-    "ensemble": partial(ensemble.fit, num_members=2),
+    "ensemble": partial(ensemble.fit, num_members=1),
 }
 
 
@@ -210,7 +210,7 @@ def test_num_epochs_of_none_makes_at_least_two_thousand_steps_and_a_hundred_epoc
 
 def test_a_posterior_that_says_no_more_than_a_constant_tells_so():
     data = waves(60)
-    told = told_by(lambda: variational.fit(waves_model(), data, seed=0))  # whose noise buries the waves
+    told = told_by(lambda: variational.fit(waves_model(), data, num_epochs=500, seed=0))  # whose noise buries the waves
     assert any("no better than a constant" in one for one in told)
     far = Dataset(data.x, data.y + 1000.0)
     told = told_by(lambda: map_estimate.fit(waves_model(scale=1.0), far, num_epochs=200, seed=0))
@@ -223,7 +223,8 @@ def test_labels_without_a_signal_are_told_of_and_those_with_one_are_not():
     data = labelled(60)
     assert told_by(lambda: map_estimate.fit(model, data, seed=0)) == []
     none = Dataset(0 * data.x, data.y)
-    assert any("no better than a constant" in one for one in told_by(lambda: map_estimate.fit(model, none, seed=0)))
+    told = told_by(lambda: map_estimate.fit(model, none, num_epochs=200, seed=0))
+    assert any("no better than a constant" in one for one in told)
 
 
 def test_weights_that_validation_chose_before_the_end_are_not_called_unfinished():
@@ -299,7 +300,7 @@ def test_a_program_whose_posterior_is_missed_is_told_of():
     x = 5.0 * noise(0, 100, 2)
     x[:, 1] = x[:, 0] + 0.01 * x[:, 1]  # slopes that only a correlated guide reaches
     data = Dataset(x, x.sum(dim=1) + 0.963 * noise(1, 100))
-    told = told_by(lambda: variational.fit(line, data, seed=0))
+    told = told_by(lambda: variational.fit(line, data, num_epochs=500, seed=0))
     assert any("misses parts of the model's" in one and "AutoMultivariateNormal" in one for one in told)
 
 

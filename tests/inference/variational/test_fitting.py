@@ -12,6 +12,7 @@ from bayesuq import datasets
 from bayesuq.data import Dataset
 from bayesuq.inference import variational
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.inference.variational.fitting import default_learning_rate
 from bayesuq.inference.variational.guides import MeanFieldGuide, mean_field
 from bayesuq.models import likelihoods, networks, priors
@@ -27,6 +28,13 @@ PRIORS = [
     priors.FanIn(priors.Normal(scale=1.4)),
 ]
 UNKNOWN_SCALES = ["learned", priors.HalfNormal(0.7), priors.LogNormal(0.3, 0.5), priors.Gamma(3.0, 2.0)]
+PAIRS = [  # of a prior and a scale: each kind of either, and some of both
+    *[(prior, 0.5) for prior in PRIORS],
+    *[(priors.Normal(), scale) for scale in UNKNOWN_SCALES],
+    (priors.Laplace(loc=-0.9), priors.Gamma(3.0, 2.0)),
+    (priors.ScaleMixture((1.0, 0.3, 0.1), (0.6, 0.3, 0.1)), priors.HalfNormal(0.7)),
+    (priors.StudentT(), "learned"),
+]
 SHORT = pytest.mark.filterwarnings(*SHORT_FIT)
 
 
@@ -58,17 +66,10 @@ def negative_elbo(prior, scale, data: Dataset, loc: Tensor, log_scale: Tensor) -
 
 @SHORT
 @pytest.mark.parametrize(
-    ("prior", "scale"),
-    [
-        *[(prior, 0.5) for prior in PRIORS],
-        *[(priors.Normal(), scale) for scale in UNKNOWN_SCALES],
-        (priors.Laplace(loc=-0.9), priors.Gamma(3.0, 2.0)),
-        (priors.ScaleMixture((1.0, 0.3, 0.1), (0.6, 0.3, 0.1)), priors.HalfNormal(0.7)),
-        (priors.StudentT(), "learned"),
-    ],
+    ("prior", "scale", "num_draws", "batch_size"),
+    [*[(*pair, 1, 12) for pair in PAIRS], *[(*pair, 3, 5) for pair in (PAIRS[0], *PAIRS[-3:])]],
     ids=str,
 )
-@pytest.mark.parametrize(("num_draws", "batch_size"), [(1, 12), (3, 5)])
 def test_loss_and_gradient_are_those_of_the_exact_elbo_on_average(prior, scale, num_draws, batch_size):
     model, data = one_weight_model(prior, scale), measured(12, num_features=1)
     size = len(model.laws)
@@ -102,14 +103,14 @@ def test_loss_and_gradient_are_those_of_the_exact_elbo_on_average(prior, scale, 
 def test_more_draws_a_step_make_its_gradient_less_noisy():
     case = Conjugate(20, 2, 0.5)
     spread = []
-    for num_draws in (1, 16):
+    for num_draws in (1, 8):
         with recorded_steps() as steps:
             variational.fit(
                 case.model, case.data, num_draws=num_draws, num_epochs=300, batch_size=20, learning_rate=1e-9, seed=0
             )
         spread.append(torch.stack([step["gradients"][0] for step in steps]).var(dim=0))
     # A ratio of two variances of 300 draws has a standard error of about 2 / 300^(1/2) = 12 %.
-    assert (spread[0] / spread[1] / 16).log().abs().max() < 0.5
+    assert (spread[0] / spread[1] / 8).log().abs().max() < 0.5
 
 
 @SHORT
@@ -203,28 +204,32 @@ def test_all_defaults_and_500_steps_learn_a_conjugate_models_scales_and_means(ca
     assert ((posterior.loc - exact.mean) / exact.scale).abs().max() < 0.5
 
 
-@pytest.mark.parametrize("num_draws", [1, 4])
-def test_a_long_fit_finds_the_exact_mean_field_posterior(num_draws):
+def long_fit(**options) -> tuple[Conjugate, VariationalPosterior]:
     exact = Conjugate(60, 3, 0.5, dtype=torch.float64)
-    posterior = variational.fit(
-        exact.model,
-        exact.data,
-        num_epochs=2000,
-        batch_size=60,
-        num_draws=num_draws,
-        learning_rate=0.03,
-        scale_rate=1.0,
-        seed=0,
-    )
+    options |= {"batch_size": 60, "learning_rate": 0.03, "scale_rate": 1.0, "seed": 0}
+    return exact, variational.fit(exact.model, exact.data, **options)
+
+
+@pytest.fixture(scope="module")
+def fitted_for_long() -> tuple[Conjugate, VariationalPosterior]:
+    return long_fit(num_epochs=2000)
+
+
+def assert_exact(exact: Conjugate, posterior: VariationalPosterior) -> None:
     assert (posterior.scale / exact.scale).log().abs().max() < 0.1
     assert ((posterior.loc - exact.mean) / exact.scale).abs().max() < 0.25
 
 
-def test_its_predictive_is_the_exact_one_of_the_mean_field_posterior():
-    exact = Conjugate(60, 3, 0.5, dtype=torch.float64)
-    posterior = variational.fit(
-        exact.model, exact.data, num_epochs=2000, batch_size=60, learning_rate=0.03, scale_rate=1.0, seed=0
-    )
+def test_a_long_fit_finds_the_exact_mean_field_posterior(fitted_for_long):
+    assert_exact(*fitted_for_long)
+
+
+def test_four_draws_a_step_find_it_in_a_quarter_of_the_steps():
+    assert_exact(*long_fit(num_epochs=500, num_draws=4))
+
+
+def test_its_predictive_is_the_exact_one_of_the_mean_field_posterior(fitted_for_long):
+    _, posterior = fitted_for_long
     x = noise(5, 20, 3)
     design = torch.cat([x, torch.ones(20, 1, dtype=torch.float64)], dim=1)
     mean, variance = design @ posterior.loc, design**2 @ posterior.scale**2
@@ -237,8 +242,8 @@ def test_its_predictive_is_the_exact_one_of_the_mean_field_posterior():
 
 @SHORT
 @pytest.mark.slow
-@pytest.mark.parametrize("scale", [priors.HalfNormal(0.7), priors.Gamma(3.0, 2.0)], ids=str)
-def test_an_inferred_noise_scale_ends_at_the_best_elbo(scale):
+def test_an_inferred_noise_scale_ends_at_the_best_elbo():
+    scale = priors.Gamma(3.0, 2.0)
     model, data = one_weight_model(priors.StudentT(), scale), measured(40, num_features=1)
     best = torch.zeros(2, dtype=torch.float64, requires_grad=True), torch.full((2,), -2.0).double().requires_grad_()
     optimizer = torch.optim.LBFGS(best, max_iter=100, line_search_fn="strong_wolfe")
@@ -251,7 +256,7 @@ def test_an_inferred_noise_scale_ends_at_the_best_elbo(scale):
 
     optimizer.step(closure)
     posterior = variational.fit(
-        model, data, num_epochs=1500, batch_size=40, num_draws=4, learning_rate=0.03, scale_rate=1.0, seed=0
+        model, data, num_epochs=700, batch_size=40, num_draws=4, learning_rate=0.03, scale_rate=1.0, seed=0
     )
     loc, log_scale = (leaf.detach() for leaf in best)
     assert ((posterior.loc - loc) / log_scale.exp()).abs().max() < 0.3
