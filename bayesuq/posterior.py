@@ -10,6 +10,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.summary import Summary, summarise
 from bayesuq.to_arviz.container import Container
 from bayesuq.to_arviz.groups import Drawn, Wanted, export
 
@@ -122,6 +123,39 @@ class Posterior(ABC):
             include_weights=include_weights,
         )
         return export(self.drawn(wanted), wanted)
+
+    def summary(self, *, num_samples: int | None = None, seed: int | None = None) -> Summary:
+        """Mean, spread and quantiles of its parameters in natural units, under the names of the model's sites.
+
+        Of a process they are its hyperparameters: lengthscales, not their logarithms. A layer of many weights takes
+        one line. Of chains R-hat is told.
+
+        Args:
+            num_samples: Draws, as for `predict`.
+            seed: Of the draws.
+
+        Raises:
+            ValueError: A posterior whose draws are no sets of parameters.
+
+        Example:
+            >>> from bayesuq.data import Dataset
+            >>> from bayesuq.inference import gp
+            >>> from bayesuq.models.gp import RBF, GaussianProcess, Scale
+            >>> data = Dataset([[0.0], [1.0], [2.0], [3.0]], [0.0, 0.5, 0.9, 1.0])
+            >>> gp.fit(GaussianProcess(Scale(RBF())), data, seed=0).summary()["kernel.base_kernel.lengthscale"].sd
+            0.0
+        """
+        asked = Wanted.of(
+            None,
+            None,
+            new_x=None,
+            num_samples=num_samples,
+            seed=seed,
+            num_prior_samples=0,
+            include_weights=True,
+        )
+        drawn = self.drawn(asked)
+        return summarise(drawn.weights or drawn.points, drawn.num_chains)
 
     @abstractmethod
     def drawn(self, wanted: Wanted) -> Drawn:

@@ -54,7 +54,12 @@ STANDS_ON = {
     "sequential": {"variational", "laplace"},
 }
 # Who may load a module by name, and in which function: faces, and reading saved posteriors, from lists of their own.
-LOADERS = {"bayesuq.inference.posteriors.saved": "_module", "bayesuq.faces": "lazy", "bayesuq.moved": "exec_module"}
+LOADERS = {
+    "bayesuq.inference.posteriors.saved": "_module",
+    "bayesuq.inference.adoption": "_processes",  # when a model of GPyTorch's is there
+    "bayesuq.faces": "lazy",
+    "bayesuq.moved": "exec_module",
+}
 WRITERS = {"bayesuq.inference.joint.tape"}  # who may run source, which it writes itself of operators and numbers
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
 PROCESSES = {("joblib", "Parallel"), ("joblib", "delayed")}  # which read nothing from a file

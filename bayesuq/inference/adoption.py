@@ -11,14 +11,12 @@ starts from it moves it, BatchNorm's statistics included.
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, overload
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, overload
 
-import gpytorch
 from torch import Tensor, nn
 
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
-from bayesuq.inference.gp.exact import ExactGpPosterior
-from bayesuq.inference.gp.foreign import GpytorchPosterior, adopt_process, is_process
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.training.history import History
@@ -27,16 +25,23 @@ from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import Normal, Prior, centred
 from bayesuq.models.rules import LAST_LAYER, Rule, matching_names, trainable_parameters
 
+if TYPE_CHECKING:
+    import gpytorch
+
+    from bayesuq.inference.gp.exact import ExactGpPosterior
+    from bayesuq.inference.gp.foreign import GpytorchPosterior
+
 __all__ = ["adopt", "adopt_members"]
 __dir__ = __all__.copy
 
+PROCESS = "gpytorch.models.gp.GP"  # the class of all of GPyTorch's models
 UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
 
 
 @overload
 def adopt(
-    net: gpytorch.models.GP, likelihood: gpytorch.likelihoods.Likelihood | None = None
-) -> ExactGpPosterior | GpytorchPosterior: ...
+    net: "gpytorch.models.GP", likelihood: "gpytorch.likelihoods.Likelihood | None" = None
+) -> "ExactGpPosterior | GpytorchPosterior": ...
 @overload
 def adopt(
     net: nn.Module,
@@ -55,7 +60,7 @@ def adopt(
     random: Rule = LAST_LAYER,
     is_centred: bool = False,
     output: Callable[[Any], Tensor] | None = None,
-) -> MapPosterior | ExactGpPosterior | GpytorchPosterior:
+) -> "MapPosterior | ExactGpPosterior | GpytorchPosterior":
     """The posterior of one member that a trained network is.
 
     Its outputs f are those of `net.eval()(x)` without gradients, to the last bit. (Where the network's parameters ask
@@ -91,8 +96,9 @@ def adopt(
         >>> list(adopted.model.laws)
         ['3.weight', '3.bias']
     """
-    if is_process(net):
-        return adopt_process(net, likelihood)
+    if any(f"{kind.__module__}.{kind.__name__}" == PROCESS for kind in type(net).__mro__):
+        found: ExactGpPosterior | GpytorchPosterior = _processes().adopt_process(net, likelihood)
+        return found
     if likelihood is None:
         raise TypeError("`likelihood` says what the outputs mean: give one, such as likelihoods.Categorical().")
     check_network(net)
@@ -131,6 +137,11 @@ def adopt_members(nets: Sequence[nn.Module], likelihood: Likelihood, **options: 
     if isinstance(nets, nn.Module) and not isinstance(nets, nn.ModuleList):
         raise TypeError("`nets` must be several networks; for one take `adopt`.")
     return EnsemblePosterior.of([adopt(net, likelihood, **options) for net in nets])
+
+
+def _processes() -> Any:
+    """Loaded when there is a model of GPyTorch's, which is large, and not before."""
+    return import_module("bayesuq.inference.gp.foreign")
 
 
 class _Picked:

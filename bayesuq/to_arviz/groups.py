@@ -7,7 +7,7 @@ own, `mu` for real targets and counts, `p` for class probabilities, beside the w
 
 import warnings
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
@@ -98,6 +98,7 @@ class Drawn:
         predict: From inputs to the predictive of these draws, in the same order, each of them kept.
         prior: From a number and a seed to as many draws of the random sites.
         prior_predict: From inputs, a number and a seed to the predictive of these draws of the prior.
+        points: Parameters that have one value, on their own support, (1, ...), such as a process' lengthscales.
         num_chains: C, whose draws stand one after another; None where draws are independent.
         statistics: Of each draw of chains, (C, D).
         warmup_statistics: Of the warm-up, (C, W).
@@ -109,6 +110,7 @@ class Drawn:
     predict: Callable[..., PredictiveDistribution]
     prior: Callable[[int, int], Mapping[str, Tensor]]
     prior_predict: Callable[..., PredictiveDistribution]
+    points: Mapping[str, Tensor] = field(default_factory=dict)
     num_chains: int | None = None
     statistics: Mapping[str, Tensor] | None = None
     warmup_statistics: Mapping[str, Tensor] | None = None

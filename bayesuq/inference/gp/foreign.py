@@ -278,10 +278,6 @@ class GpytorchPosterior(Posterior):
         network.set_train_data(inputs, torch.cat([network.train_targets, targets.reshape(-1)], dim=-1), strict=False)
         return type(self)(_copied(network), self.reading)
 
-    def summary(self) -> dict[str, Any]:
-        """Hyperparameters in natural units, by GPyTorch's names without "raw"."""
-        return natural_parameters(self.network) | natural_parameters(self.reading, "likelihood.")
-
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: a mixture over draws where there is one, else the one law."""
 
@@ -293,8 +289,14 @@ class GpytorchPosterior(Posterior):
                 f"GPyTorch's model makes no {number} draws from its prior here (seed {seed}): pass num_prior_samples=0."
             )
 
+        told = natural_parameters(self.network) | natural_parameters(self.reading, "likelihood.")
         return Drawn(
-            method=type(self).__name__, weights={}, predict=predict, prior=no_sites, prior_predict=prior_predict
+            method=type(self).__name__,
+            weights={},
+            predict=predict,
+            prior=no_sites,
+            prior_predict=prior_predict,
+            points={name: value.squeeze().unsqueeze(0) for name, value in told.items()},
         )
 
     def to(self, device: torch.device | str) -> Self:

@@ -19,6 +19,7 @@ from bayesuq.inference.gp.algebra import stable_cholesky
 from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors import prediction
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
+from bayesuq.models.gp.hyperparameters import natural
 from bayesuq.models.gp.process import FunctionPrior
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.real import Normal
@@ -173,8 +174,27 @@ class GpPosterior(ProcessPosterior):
                 return self.likelihood.predictive(draws).to(x.device)
 
         return Drawn(
-            method=type(self).__name__, weights={}, predict=predict, prior=no_sites, prior_predict=prior_predict
+            method=type(self).__name__,
+            weights={},
+            predict=predict,
+            prior=no_sites,
+            prior_predict=prior_predict,
+            points=natural_values(self.prior, self.hyperparameters),
         )
+
+
+def natural_values(prior: FunctionPrior, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Hyperparameters of a state on their own support, (1, ...) without dimensions of size 1, by a user's names."""
+    found = {}
+    for path, part in prior.named_modules():
+        for name, _ in part.named_parameters(recurse=False):
+            full = f"{path}.{name}" if path else name
+            if full in state:
+                unknown = path == "log_unknowns"
+                value = state[full].exp() if unknown else natural(part, name, state[full])
+                told = full.replace("raw_", "").replace("log_unknowns.", "likelihood.")
+                found[told] = value.squeeze().unsqueeze(0)
+    return found
 
 
 def draw_jointly(mean: Tensor, covariance: Tensor, number: int, seed: int, num_outputs: int) -> Tensor:
