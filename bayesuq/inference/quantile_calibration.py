@@ -15,27 +15,33 @@ Reference:
 
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import Any
+from typing import Any, cast, overload
 
+import numpy as np
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
-from bayesuq.inference.training.minibatches import Data, in_memory
+from bayesuq.inference.training.minibatches import Data, in_memory, only_targets
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
-__all__ = ["QuantileCalibratedPosterior", "fit"]
+__all__ = ["LevelMap", "QuantileCalibratedPosterior", "fit"]
 __dir__ = __all__.copy
 
+NUM_LEVELS = 199  # of a predictive that is told by its quantiles
 
-@suggests_names
+
+@overload
 def fit(
     posterior: Posterior,
     data: Data,
@@ -43,18 +49,44 @@ def fit(
     num_pieces: int = 20,
     num_samples: int | None = None,
     seed: int | None = None,
-) -> "QuantileCalibratedPosterior":
+) -> "QuantileCalibratedPosterior": ...
+
+
+@overload
+def fit(
+    posterior: RealPredictive,
+    data: ArrayLike,
+    *,
+    num_pieces: int = 20,
+    num_samples: None = None,
+    seed: int | None = None,
+) -> "LevelMap": ...
+
+
+@suggests_names
+def fit(
+    posterior: Posterior | RealPredictive,
+    data: Data | ArrayLike,
+    *,
+    num_pieces: int = 20,
+    num_samples: int | None = None,
+    seed: int | None = None,
+) -> "QuantileCalibratedPosterior | LevelMap":
     """Choose the map of levels on held-out rows.
 
     Args:
-        posterior: A fitted posterior over one real target with normal noise; it stays as it is.
-        data: Held-out rows that no other choice has used, or a DataLoader of them, in order.
+        posterior: A fitted posterior over one real target with normal noise, which stays as it is; or a predictive of
+            anyone's making at held-out inputs, of one continuous target: draws, quantiles, any mixture.
+        data: Held-out rows that no other choice has used, or a DataLoader of them, in order; of a predictive, the
+            targets at its points.
         num_pieces: K, straight pieces of the map; at most one more than there are rows.
-        num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many.
+        num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many. A predictive has
+            its own.
         seed: Of the draws.
 
     Returns:
-        The same posterior, its predictive's levels mapped.
+        The same posterior, its predictive's levels mapped; of a predictive, the map, whose `calibrated` reads others
+        through it.
 
     Raises:
         TypeError: A posterior over labels or counts, or with another noise than a normal one; unknown options.
@@ -71,13 +103,19 @@ def fit(
         >>> calibrated.levels
         (0.0, 0.4, 1.0)
     """
+    if isinstance(posterior, PredictiveDistribution):
+        if num_samples is not None:
+            raise ValueError("`num_samples` is of a posterior; a predictive has its draws already. Leave it out.")
+        levels_of = _check_continuous(posterior).cdf(only_targets(data)).flatten()
+        return LevelMap(*level_map(levels_of, num_pieces))
     key = resolve_seed(seed)
-    rows = in_memory(data, key)
+    rows = in_memory(cast(Data, data), key)
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
     if not isinstance(predictive, GaussianPredictive):
         raise TypeError(
-            f"Quantiles are calibrated of Gaussian mixtures; got {type(predictive).__name__}. For labels take "
-            "`temperature.fit`; for any real target `bayesuq.conformal` gives intervals."
+            f"Quantiles of a posterior are calibrated of Gaussian mixtures; got {type(predictive).__name__}. For "
+            "labels take `temperature.fit`; of any continuous target pass the predictive, "
+            "`quantile_calibration.fit(predictive, y)`, and `bayesuq.conformal` gives intervals of all."
         )
     if predictive.mean.shape[1] != 1:
         raise ValueError(f"Quantiles are calibrated for one target column; got {predictive.mean.shape[1]}.")
@@ -116,6 +154,54 @@ class QuantileCalibratedPosterior(WrappingPosterior):
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior, whose draws have no calibrated levels of their own."""
         return replace(self.posterior.drawn(wanted), method=type(self).__name__)
+
+
+@dataclass(frozen=True)
+class LevelMap:
+    """A map of levels, for predictives of one making; from `fit(predictive, y)`.
+
+    Attributes:
+        knots: Levels of the predictive, from 0 to 1.
+        levels: What they really are.
+    """
+
+    knots: tuple[float, ...]
+    levels: tuple[float, ...]
+
+    def calibrated(self, predictive: RealPredictive) -> RealPredictive:
+        """A predictive of the same making at calibrated levels.
+
+        Of a Gaussian mixture it is a `RecalibratedPredictive`, in closed form. Any other is told by its quantiles at
+        199 levels and those of the map, and its spread is not split.
+
+        Raises:
+            TypeError: A predictive of labels or counts.
+            ValueError: Several target columns.
+        """
+        base = _check_continuous(predictive)
+        if isinstance(base, GaussianPredictive):
+            return RecalibratedPredictive(base, self.knots, self.levels)
+        wanted = np.union1d(np.arange(1, NUM_LEVELS + 1) / (NUM_LEVELS + 1), self.levels[1:-1])
+        read = np.interp(wanted, self.levels, self.knots)
+        values = torch.stack([base.quantile(float(level)) for level in read])
+        return EmpiricalPredictive.from_quantiles(wanted, values)
+
+
+def _check_continuous(predictive: PredictiveDistribution) -> RealPredictive:
+    """The predictive, where it is one whose levels can be mapped.
+
+    Raises:
+        TypeError: Of labels or counts.
+        ValueError: Of several target columns.
+    """
+    if not isinstance(predictive, RealPredictive) or predictive.is_discrete:
+        raise TypeError(
+            f"Quantiles are calibrated of continuous targets; got {predictive!r}. For labels take "
+            "`temperature.fit(predictive, y)`; for counts `bayesuq.conformal` gives intervals."
+        )
+    if predictive.shape[2] != 1:
+        raise ValueError(f"Quantiles are calibrated for one target column; got {predictive.shape[2]}.")
+    return predictive
 
 
 def level_map(transforms: Tensor, num_pieces: int) -> tuple[tuple[float, ...], tuple[float, ...]]:

@@ -16,7 +16,7 @@ Reference:
 
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any
+from typing import Any, Literal, cast, overload
 
 import torch
 from torch.utils.data import DataLoader
@@ -26,11 +26,12 @@ from bayesuq.data import Dataset
 from bayesuq.inference.posteriors.packing import read_through
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inference.temperature.outside import TemperatureScaling, check_mixable, held_out_of, one_temperature
 from bayesuq.inference.temperature.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.lbfgs import Evaluations
-from bayesuq.inference.training.minibatches import Data, in_memory
+from bayesuq.inference.training.minibatches import Data, in_memory, only_targets
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.scaled_logits import ScaledLogits
 from bayesuq.options import suggests_names
@@ -40,8 +41,10 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
+Kind = Literal["temperature", "vector", "matrix"]
 
-@suggests_names
+
+@overload
 def fit(
     posterior: Posterior,
     data: Data,
@@ -51,27 +54,55 @@ def fit(
     num_samples: int | None = None,
     seed: int | None = None,
     checkpoint: Checkpoint | str | PathLike[str] | None = None,
-) -> "TemperaturePosterior":
+) -> "TemperaturePosterior": ...
+
+
+@overload
+def fit(
+    posterior: CategoricalPredictive,
+    data: ArrayLike,
+    *,
+    vector: bool = False,
+    matrix: bool = False,
+    num_samples: None = None,
+    seed: int | None = None,
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> TemperatureScaling: ...
+
+
+@suggests_names
+def fit(
+    posterior: Posterior | CategoricalPredictive,
+    data: Data | ArrayLike,
+    *,
+    vector: bool = False,
+    matrix: bool = False,
+    num_samples: int | None = None,
+    seed: int | None = None,
+    checkpoint: Checkpoint | str | PathLike[str] | None = None,
+) -> "TemperaturePosterior | TemperatureScaling":
     """Choose the temperature that gives held-out labels the highest probability.
 
     Args:
-        posterior: A fitted posterior over labels; it stays as it is.
-        data: Held-out rows, or a DataLoader of them, in order.
+        posterior: A fitted posterior over labels, which stays as it is; or a predictive of anyone's making at held-out
+            inputs, its draws kept, as `CategoricalPredictive.from_probs` and `.from_logits` keep them.
+        data: Held-out rows, or a DataLoader of them, in order; of a predictive, the labels at its points.
         vector: Whether to fit a slope and a bias for each class instead of one temperature.
         matrix: Whether each logit also takes a share of each other one; C^2 numbers, for a thousand labels and more.
-        num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many.
+        num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many. A predictive has
+            its own.
         seed: Of the draws, and of the folds that a matrix is chosen by.
         checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes, an evaluation of the loss being
             a step; the same fit called again draws the same logits, goes on from there and ends with the same bits.
             Where the file is there and `seed` is None, its seed is taken.
 
     Returns:
-        The same posterior, read at scaled logits.
+        The same posterior, read at scaled logits; of a predictive, the scaling, whose `scaled` reads others so.
 
     Raises:
-        TypeError: A posterior over real targets, unknown options.
-        ValueError: Data that the posterior does not take; both `vector` and `matrix`; a matrix of one output; a
-            checkpoint of another fit, or no whole one.
+        TypeError: A posterior over real targets, a predictive of them, unknown options.
+        ValueError: Labels that a predictive holds impossible; data that the posterior does not take; both `vector` and
+            `matrix`; a matrix of one output; a checkpoint of another fit, or no whole one.
 
     Warns:
         UserWarning: No held-out label is in doubt, or the best temperature lies outside [0.01, 100].
@@ -85,28 +116,41 @@ def fit(
         >>> scaled.temperature > 0
         True
     """
-    likelihood = _likelihood(posterior)
     if vector and matrix:
         raise ValueError("`vector` and `matrix` are two scalings; choose one.")
+    kind: Kind = "matrix" if matrix else "vector" if vector else "temperature"
     file = Checkpoint.of(checkpoint)
+    if isinstance(posterior, PredictiveDistribution):
+        if num_samples is not None:
+            raise ValueError("`num_samples` is of a posterior; a predictive has its draws already. Leave it out.")
+        held_out = held_out_of(posterior, only_targets(data))
+        if matrix:
+            check_mixable(held_out)
+        key = resolve_seed(file.seed() if file is not None and seed is None else seed)
+        return TemperatureScaling(**_chosen(held_out, kind, file, key))
+    likelihood = _likelihood(posterior)
     key = resolve_seed(file.seed() if file is not None and seed is None else seed)
-    rows = in_memory(data, key)
+    rows = in_memory(cast(Data, data), key)
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
-    held_out = _held_out(likelihood, predictive, rows)
-    kind = "matrix" if matrix else "vector" if vector else "temperature"
-    told = {"seed": key, "scaling": kind, "data": digest(vars(held_out))}
+    chosen = _chosen(_held_out(likelihood, predictive, rows), kind, file, key)
+    numbers = {name: chosen[name] for name in ("slopes", "biases", "mixing")}
+    return TemperaturePosterior(posterior=read_through(posterior, lambda base: ScaledLogits(base, **numbers)), **chosen)
+
+
+def _chosen(held_out: HeldOut, kind: Kind, file: Checkpoint | None, seed: int) -> dict[str, Any]:
+    """The scaling that gives held-out labels the highest probability, and their scores before and after."""
+    told = {"seed": seed, "scaling": kind, "data": digest(vars(held_out))}
     record = Evaluations(file, Identity(told, before=told))
-    if matrix:
-        scaling = matrix_scaling(held_out, record, seed=key)
+    if kind == "matrix":
+        scaling = matrix_scaling(held_out, record, seed=seed)
     else:
-        scaling = vector_scaling(held_out, record) if vector else temperature_scaling(held_out, record)
+        scaling = vector_scaling(held_out, record) if kind == "vector" else temperature_scaling(held_out, record)
     before, after = Scaling().scores(held_out), scaling.scores(held_out)
-    return TemperaturePosterior(
-        posterior=read_through(posterior, lambda base: ScaledLogits(base, **vars(scaling))),
+    return {
         **vars(scaling),
-        negative_log_likelihood=(before[0], after[0]),
-        accuracy=(before[1], after[1]),
-    )
+        "negative_log_likelihood": (before[0], after[0]),
+        "accuracy": (before[1], after[1]),
+    }
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -136,11 +180,7 @@ class TemperaturePosterior(WrappingPosterior):
         Raises:
             ValueError: Vector and matrix scaling have no one temperature.
         """
-        if len(self.slopes) > 1 or self.biases != (0.0,):
-            raise ValueError(
-                "Vector and matrix scaling have a slope and a bias for each class: see `slopes`, `biases` and `mixing`."
-            )
-        return 1 / self.slopes[0]
+        return one_temperature(self.slopes, self.biases)
 
     def predict(
         self,

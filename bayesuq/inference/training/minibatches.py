@@ -225,6 +225,20 @@ def in_memory(data: Data, seed: int) -> Dataset:
     return parts[0].concatenate(*parts[1:])
 
 
+def only_targets(data: Any) -> Any:
+    """What a user passes beside a predictive, which brings no inputs.
+
+    Raises:
+        TypeError: Data with inputs.
+    """
+    if isinstance(data, Dataset | DataLoader | Loader):
+        raise TypeError(
+            f"Of a predictive only the targets at its points are needed, labels or numbers; got {type(data).__name__}. "
+            "Pass `data.y`."
+        )
+    return data
+
+
 def probe(model: BayesianNetwork, x: Any) -> Tensor:
     """The outputs at the first rows, (B, C, ...), at most two.
 
