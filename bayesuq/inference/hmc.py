@@ -25,7 +25,15 @@ from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_l
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.potential import NetworkPotential
-from bayesuq.inference.chains.processes import ChainMethod, Job, check_method, choose_method, run_chains, warn_of_cost
+from bayesuq.inference.chains.processes import (
+    ChainMethod,
+    Cost,
+    Job,
+    check_method,
+    choose_method,
+    run_chains,
+    warn_of_cost,
+)
 from bayesuq.inference.chains.program_potential import ProgramPotential, ProgramStart, program_starts
 from bayesuq.inference.chains.run import Chains, Plan
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
@@ -185,12 +193,12 @@ class _Run:
         """Run them."""
         if self.checkpoint is not None:
             job = replace(job, fit=_identity(job, potential, positions, self.key))
-        together, method = isinstance(self.kernel, Hmc), self.chain_method
+        together, method, cost = isinstance(self.kernel, Hmc), self.chain_method, Cost(potential, positions[0])
         if method is None:
-            method = choose_method(job, potential, positions, together=together)
+            method = choose_method(job, cost, self.num_chains, together=together)
         else:
             check_method(job, potential, method, together=together)
-        warn_of_cost(job, potential, positions, method)
+        warn_of_cost(job, cost, self.num_chains, method)
         chains = run_chains(job, positions, method, potential)
         _warn(chains, self.max_tree_depth)
         return chains

@@ -9,13 +9,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from threading import Thread
 from time import perf_counter, sleep
 from typing import Literal
 
 import torch
 from joblib import Parallel, delayed
+from joblib.externals.loky.backend import resource_tracker
 from threadpoolctl import threadpool_limits
 from torch import Tensor
 
@@ -40,6 +41,7 @@ BETWEEN_LOOKS = 0.2  # seconds, of a process at whether its parent is there
 USUAL_STEPS = 30  # leapfrog steps of a transition, for that estimate
 NETWORK_STEPS = 127  # of one that turns back after 2^7 - 1, as those of networks often do
 LONG = 600.0  # seconds that chains may take without a word
+HARMLESS = "ignore:resource_tracker:UserWarning"  # what loky's tracker says when it cleans up after a killed process
 LARGEST_TOGETHER = 2**18  # weights and activations of a chain, up to which one pass was measured to be faster
 
 
@@ -96,12 +98,22 @@ def run_chains(
     if method == "parallel":
         work = (delayed(_run_apart)(_hurried(job), positions[c : c + 1], c, os.getpid()) for c in range(len(positions)))
         processes = min(len(positions), num_cores())
+        _start_tracker()
         return Chains.joined(Parallel(n_jobs=processes, backend="loky")(work))
     potential = job.potential() if potential is None else potential
     if method == "vectorised":
         watch = job.watch("chains", positions)
         return run(potential, job.kernel, positions, job.plan, derive_seed(job.seed, 0), watch)
     return Chains.joined([_run_one(job, positions[c : c + 1], c, potential) for c in range(len(positions))])
+
+
+def _start_tracker() -> None:
+    """Start loky's process that cleans up after killed ones without its warnings; its options are ours."""
+    sys.warnoptions.append(HARMLESS)
+    try:
+        resource_tracker.ensure_running()
+    finally:
+        sys.warnoptions.remove(HARMLESS)
 
 
 def _hurried(job: Job) -> Job:
@@ -169,25 +181,45 @@ def num_cores() -> int:
     return len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
 
 
-def choose_method(
-    job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor, *, together: bool
-) -> ChainMethod:
+@dataclass(frozen=True, eq=False)
+class Cost:
+    """What a gradient over all rows costs, timed when it is first asked for.
+
+    Attributes:
+        potential: Whose gradient it is.
+        position: Where it is taken, (P,).
+    """
+
+    potential: NetworkPotential | ProgramPotential
+    position: Tensor
+
+    @cached_property
+    def seconds(self) -> float:
+        """Of the second gradient of two, on one thread."""
+        with one_thread():
+            self.potential.at(self.position)
+            begin = perf_counter()
+            self.potential.at(self.position)
+            return perf_counter() - begin
+
+
+def choose_method(job: Job, cost: Cost, num_chains: int, *, together: bool) -> ChainMethod:
     """What is fastest; between methods whose draws differ, sizes alone decide, never a clock.
 
     Args:
         job: What is to be done.
-        potential: Of the job.
-        positions: Where the chains begin, (C, P).
+        cost: Of a gradient of the job's potential.
+        num_chains: C.
         together: Whether the kernel can move several chains at once.
     """
+    potential = cost.potential
     on_cpu = job.model.device.type == "cpu"
     is_small = not on_cpu or potential.work() <= LARGEST_TOGETHER
-    if together and len(positions) > 1 and is_small and potential.can_vectorise():
+    if together and num_chains > 1 and is_small and potential.can_vectorise():
         return "vectorised"
-    if not on_cpu or len(positions) == 1 or num_cores() == 1:
+    if not on_cpu or num_chains == 1 or num_cores() == 1:
         return "sequential"
-    seconds = _seconds_of_one(potential, positions[0])
-    estimate = seconds * USUAL_STEPS * job.plan.num_transitions * len(positions)
+    estimate = cost.seconds * USUAL_STEPS * job.plan.num_transitions * num_chains
     return "parallel" if estimate > PROCESSES_PAY else "sequential"
 
 
@@ -208,31 +240,20 @@ def check_method(
         )
 
 
-def warn_of_cost(
-    job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor, method: ChainMethod
-) -> None:
+def warn_of_cost(job: Job, cost: Cost, num_chains: int, method: ChainMethod) -> None:
     """Warn, before chains that take long begin, of how long that is: by what one gradient takes.
 
     Trajectories of NUTS are as long as they turn out; networks usually need a hundred steps and more.
     """
     steps = job.kernel.num_steps if isinstance(job.kernel, Hmc) else NETWORK_STEPS
     number = steps * job.plan.num_transitions
-    one = _seconds_of_one(potential, positions[0])
-    together = min(len(positions), num_cores()) if method == "parallel" else 1
-    seconds = one * number * math.ceil(len(positions) / together)
+    together = min(num_chains, num_cores()) if method == "parallel" else 1
+    seconds = cost.seconds * number * math.ceil(num_chains / together)
     if seconds > LONG:
         warn_of_fit(
             f"The chains have some {seconds / 3600:.1f} h to go: a gradient over all {len(job.rows.y)} rows takes "
-            f"{1000 * one:.2g} ms, and {len(positions)} chains make {job.plan.num_transitions} transitions each, of "
-            f"some {steps} leapfrog steps. Lower `num_samples` and `num_warmup`, fit fewer rows, or take `laplace`, "
+            f"{1000 * cost.seconds:.2g} ms, and {num_chains} chains make {job.plan.num_transitions} transitions each, "
+            f"of some {steps} leapfrog steps. Lower `num_samples` and `num_warmup`, fit fewer rows, or take `laplace`, "
             "`variational` or `ensemble`, whose fits read minibatches.",
             UserWarning,
         )
-
-
-def _seconds_of_one(potential: NetworkPotential | ProgramPotential, position: Tensor) -> float:
-    with one_thread():
-        potential.at(position)
-        begin = perf_counter()
-        potential.at(position)
-        return perf_counter() - begin

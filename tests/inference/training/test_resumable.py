@@ -280,7 +280,9 @@ def children(process: int) -> list[int]:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 def test_parallel_chains_end_with_their_parent_and_write_no_more(tmp_path: Path) -> None:
-    parent = subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path / "state")], stderr=subprocess.DEVNULL)
+    told = tmp_path.with_suffix(".stderr")
+    with told.open("w") as stderr:
+        parent = subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path / "state")], stderr=stderr)
     try:
         deadline = time.monotonic() + 120
         while len(list(tmp_path.glob("state.chain-?"))) < 2:
@@ -297,5 +299,6 @@ def test_parallel_chains_end_with_their_parent_and_write_no_more(tmp_path: Path)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
         time.sleep(0.5)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
+        assert "leaked" not in told.read_text()
     finally:
         parent.kill()
