@@ -43,6 +43,7 @@ __dir__ = __all__.copy
 
 DRAWS_BUDGET = 2**25  # numbers in the draws held at a time: 128 MiB in float32
 LEAST_LOG_PROB = -10.0  # what h is told of a class that is next to impossible
+FEWEST, NUM_STEPS = 4, 2  # rows in a minibatch; minibatches of an epoch, of labels that are no maps
 WATCHED_SHARE = 5  # one image in so many chooses the epoch
 WEIGHTS, ORDER = range(2)  # what a fit's seed is split into
 
@@ -54,7 +55,7 @@ def fit(
     *,
     hidden: int = 8,
     num_epochs: int = 100,
-    batch_size: int = 4,
+    batch_size: int | None = None,
     learning_rate: float = 1e-2,
     ignore_index: int | None = None,
     num_samples: int | None = None,
@@ -69,7 +70,7 @@ def fit(
         data: Held-out images with their labels, and weights where there are some.
         hidden: Channels of the network between its two convolutions.
         num_epochs: Passes over the held-out images, for one temperature and again for the network.
-        batch_size: Images in a minibatch, at most.
+        batch_size: Images in a minibatch, at most. None takes 4; of labels that are no maps, half of the rows.
         learning_rate: Adam's step size at the start; it falls to 0 over the steps.
         ignore_index: The label of void pixels; None is that of the posterior's likelihood, where it has one.
         num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many.
@@ -92,8 +93,9 @@ def fit(
         >>> scaled.temperatures(data.x).shape
         torch.Size([4, 8, 8])
     """
-    sizes = {"hidden": hidden, "num_epochs": num_epochs, "batch_size": batch_size}
-    sizes = {name: check_count(size, name) for name, size in sizes.items()}
+    for name, size in {"hidden": hidden, "num_epochs": num_epochs, "batch_size": batch_size}.items():
+        if size is not None:
+            check_count(size, name)
     check_positive(learning_rate, "learning_rate")
     if not isinstance(data, Dataset):
         raise TypeError(f"`data` must be a bayesuq.Dataset; got {type(data).__name__}.")
@@ -116,6 +118,8 @@ def fit(
     order = torch.randperm(len(labels), generator=generator(key, ORDER)).to(labels.device)
     watched, trained = order.tensor_split([len(order) // WATCHED_SHARE])
     watched = watched if len(watched) else trained
+    if batch_size is None:
+        batch_size = FEWEST if labels[0].numel() > 1 else max(FEWEST, -(-len(trained) // NUM_STEPS))
     for parameters in (last_bias, list(net.parameters())):
         training = _Training(parameters, num_epochs, batch_size, learning_rate)
         _train(net, held_out, trained, watched, training, generator(key, ORDER, len(parameters)))

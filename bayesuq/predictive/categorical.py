@@ -94,7 +94,7 @@ class CategoricalPredictive(PredictiveDistribution):
         check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
         _check_classes(probs, "probs", dim=2)
         check_finite(probs, "probs")
-        lowest = float(probs.min())
+        lowest = float(probs.detach().min())
         blocks = probs.split(_rows_at_a_time(probs[:, :1].numel()), dim=1)
         sums = [_sums_of_probabilities(block, positive=lowest > SMALLEST_NORMAL) for block in blocks]
         probability_sum, entropy_sum, votes, least, most = (torch.cat(part) for part in zip(*sums, strict=True))

@@ -11,12 +11,22 @@ from torch import Tensor, nn
 
 import bayesuq as bq
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ensemble, laplace, swag, temperature, variational
+from bayesuq.inference import (
+    confidence,
+    dropout,
+    ensemble,
+    laplace,
+    local_temperature,
+    quantile_calibration,
+    swag,
+    temperature,
+    variational,
+)
 from bayesuq.inference.adoption import adopt, adopt_members
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.predictive.categorical import CategoricalPredictive
-from tests.inference.examples import SHORT_FIT, built, labelled, noise, weights_of
+from tests.inference.examples import SHORT_FIT, built, labelled, measured, noise, weights_of
 from tests.zoo import modules
 from tests.zoo.pretrained import ConvNext, VisionTransformer
 
@@ -226,3 +236,50 @@ def test_mistakes_are_told(call: Any, match: str) -> None:
 def test_the_face_has_it() -> None:
     assert bq.adopt is adopt
     assert Dataset is bq.Dataset
+
+
+CALIBRATIONS = {
+    "confidence": lambda a, d: confidence.fit(a, d, hidden=(4,), num_epochs=1, num_fine_tuning_epochs=1, seed=0),
+    "local temperature": lambda a, d: local_temperature.fit(a, d, num_epochs=3, seed=0),
+    "vector scaling": lambda a, d: temperature.fit(a, d, vector=True),
+    "variational, all": lambda a, d: variational.fit(
+        adopt(a.model.net, likelihoods.Categorical(), random="all", is_centred=True).model, d, num_epochs=1, seed=0
+    ),
+    "calibrated variational": lambda a, d: temperature.fit(
+        variational.fit(a.model, d, num_epochs=2, seed=0), d, seed=0
+    ),
+}
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+@pytest.mark.parametrize("name", CALIBRATIONS)
+def test_what_calibrates_it_leaves_the_network_as_it_was(name: str) -> None:
+    net, data = trained(), labelled(48)
+    before = state(net)
+    adopted = adopt(net, likelihoods.Categorical(), prior=priors.Normal(scale=0.3))
+    values = adopted.values.clone()
+    posterior = CALIBRATIONS[name](adopted, data)
+    assert posterior.predict(data.x, num_samples=4, seed=0).log_prob(data.y).isfinite().all()
+    assert_same(net, before)
+    assert torch.equal(adopted.values, values)
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+def test_quantiles_of_an_adopted_network_are_calibrated() -> None:
+    net = built(lambda: nn.Sequential(nn.Linear(3, 8), nn.BatchNorm1d(8), nn.Linear(8, 1)))
+    before, data = state(net), measured(48)
+    adopted = adopt(net, likelihoods.Normal(scale=0.5))
+    for posterior in (adopted, laplace.fit(adopted, data)):
+        calibrated = quantile_calibration.fit(posterior, data, num_pieces=4, seed=0)
+        below = data.y <= calibrated.predict(data.x, seed=0).quantile(0.5)
+        assert float(below.double().mean()) == pytest.approx(0.5, abs=0.05)
+    assert_same(net, before)
+
+
+def test_a_prior_around_the_network_is_one_word() -> None:
+    """Its mode is the network: without data, variational inference and Laplace stay there."""
+    net = trained()
+    model = adopt(net, likelihoods.Categorical(), random="all", prior=priors.Normal(scale=0.1), is_centred=True).model
+    for name, law in model.laws.items():
+        assert torch.equal(law.mean, net.get_parameter(name)), name
+        assert law.stddev.unique().tolist() == pytest.approx([0.1])

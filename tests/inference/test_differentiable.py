@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
+import gpytorch
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -85,6 +86,20 @@ def program(x: Tensor, y: Tensor | None = None) -> Tensor:
         return pyro.sample("y", dist.Normal((x * w).sum(dim=-1).sin(), 0.5), obs=y)
 
 
+class Sparse(gpytorch.models.ApproximateGP):
+    """A sparse process of GPyTorch's that has not been trained."""
+
+    def __init__(self) -> None:
+        law = gpytorch.variational.CholeskyVariationalDistribution(4)
+        strategy = gpytorch.variational.VariationalStrategy(self, X[:4].clone(), law)
+        super().__init__(strategy)
+        self.mean_module, self.covar_module = gpytorch.means.ConstantMean(), gpytorch.kernels.RBFKernel()
+        self.double()
+
+    def forward(self, x: Tensor) -> Any:
+        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+
 class Case(NamedTuple):
     """What is fitted to which data, and what rounding leaves of a finite difference."""
 
@@ -128,6 +143,15 @@ CASES = {
     "adopted, laplace": Case(lambda: laplace.fit(adopt(network(3), likelihoods.Categorical()), LABELS), LABELS),
     # which computes in float32
     "program": Case(lambda: variational.fit(program, REAL, guide=AutoNormal, **SHORT), REAL, 2e-2, 1e-2),
+    "program, chains": Case(
+        lambda: hmc.fit(program, REAL, num_samples=4, num_warmup=4, num_chains=1, progress=False, seed=0),
+        REAL,
+        2e-2,
+        1e-2,
+    ),
+    "gpytorch": Case(
+        lambda: adopt(Sparse(), gpytorch.likelihoods.BernoulliLikelihood()), Dataset(X, LABELS.y.clamp(max=1))
+    ),
     "gp": Case(lambda: gp.fit(GaussianProcess(), REAL, num_restarts=1, seed=0), REAL),
     "gp, coregionalised": Case(
         lambda: gp.fit(GaussianProcess(combined.Coregionalised(kernels.RBF(), rank=1)), TWO, num_restarts=1, seed=0),

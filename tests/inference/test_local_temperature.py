@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import bayesuq as bq
 from bayesuq.data import Dataset
@@ -159,3 +160,24 @@ def test_what_has_no_temperature_is_refused() -> None:
     data = images(1.0)
     with pytest.raises(ValueError, match="no label of positive weight"):
         local_temperature.fit(given_logits(), Dataset(data.x, torch.full_like(data.y, VOID)))
+
+
+def test_labels_that_are_no_maps_take_few_steps() -> None:
+    """Two minibatches an epoch, whatever the rows: 100 epochs twice are 400 steps."""
+    net = networks.mlp(2, (), 2, seed=0)
+    data = Dataset(torch.randn(300, 2), torch.arange(300) % 2)
+    mode = map_estimate.fit(
+        BayesianNetwork(net, priors.Normal(), likelihoods.Categorical()), data, num_epochs=20, seed=0
+    )
+    steps = 0
+
+    def count(*_: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    handle = register_optimizer_step_pre_hook(count)
+    try:
+        local_temperature.fit(mode, data, seed=0)
+    finally:
+        handle.remove()
+    assert steps == 400

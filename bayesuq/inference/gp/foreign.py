@@ -22,9 +22,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_real, check_count, check_device, check_inputs
+from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.exact import ExactGpPosterior, log_evidence
 from bayesuq.inference.gp.posterior import draw_jointly, no_sites
-from bayesuq.inference.posteriors.prediction import draw_indices, predict_batches
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
 from bayesuq.inference.training.history import History
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.models.likelihoods.real import Normal
@@ -204,6 +205,7 @@ class GpytorchPosterior(Posterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
         indices, key = draw_indices(num_samples, None), resolve_seed(seed)
@@ -215,12 +217,13 @@ class GpytorchPosterior(Posterior):
             yield self._predictive(rows, len(indices), (key, start), keep_samples=keep_samples)
             start += len(rows)
 
-        return predict_batches(x, whole, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return predict_batches(x, whole, keep_samples=keep_samples)
 
     def _predictive(
         self, rows: Tensor, number: int, place: tuple[int, int], *, keep_samples: bool
     ) -> PredictiveDistribution:
-        with torch.no_grad():
+        with unless_kept():
             law = self.network(rows)
             if isinstance(self.reading, NORMAL):
                 own, noisy = (_columns(each, each.variance) for each in (law, self.reading(law)))

@@ -16,10 +16,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.gradients import unless_kept
 from bayesuq.inference.joint.program_call import ProgramCall
 from bayesuq.inference.joint.programs import Program, is_subsample, private_store
 from bayesuq.inference.posteriors.network import StoredPosterior
-from bayesuq.inference.posteriors.prediction import draw_indices, mixed, predict_batches
+from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed, predict_batches
 from bayesuq.inference.posteriors.program_predictive import predictive_of
 from bayesuq.inputs import Inputs, Parts, as_rows, checked, in_dtype, named_leaves
 from bayesuq.predictive.base import PredictiveDistribution
@@ -68,6 +69,7 @@ class LatentPosterior(StoredPosterior):
         num_samples: int | None = None,
         seed: int | None = None,
         keep_samples: bool = False,
+        differentiable: bool = False,
         site: str | None = None,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
@@ -77,6 +79,7 @@ class LatentPosterior(StoredPosterior):
             num_samples: See there.
             seed: See there.
             keep_samples: See there.
+            differentiable: See there.
             site: The observed site that is predicted, where the program has several.
 
         Raises:
@@ -92,7 +95,8 @@ class LatentPosterior(StoredPosterior):
             parts = self._parts(rows, indices, key, name, keep_samples=keep_samples)
             return [mixed(parts, keep_samples=keep_samples)]
 
-        return predict_batches(x, whole, keep_samples=keep_samples)
+        with differentiated(x, differentiable=differentiable):
+            return predict_batches(x, whole, keep_samples=keep_samples)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""
@@ -161,7 +165,7 @@ class LatentPosterior(StoredPosterior):
 
     @contextmanager
     def _alone(self, seed: int) -> Iterator[None]:
-        with torch.no_grad(), private_store(), globally_isolated(seed, device=self.device):
+        with unless_kept(), private_store(), globally_isolated(seed, device=self.device):
             yield
 
     def _law(self, trace: Any, site: str, number: int) -> Any:
