@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.classification import risk_coverage_curves as risk_coverage_curves
     from bayesuq.evaluation.plots.detection import rejection_curves as rejection_curves
     from bayesuq.evaluation.plots.detection import roc_curves as roc_curves
+    from bayesuq.evaluation.plots.detection import score_differences as score_differences
     from bayesuq.evaluation.plots.detection import score_histograms as score_histograms
     from bayesuq.evaluation.plots.draws import energy_plot as energy_plot
     from bayesuq.evaluation.plots.draws import forest_plot as forest_plot

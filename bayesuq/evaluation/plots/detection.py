@@ -12,6 +12,8 @@ from bayesuq.evaluation.detection import RiskCoverage
 from bayesuq.evaluation.plots.figure import Figure
 from bayesuq.evaluation.plots.panels import BLUE, GREY, PANEL_HEIGHT, VERMILLION, draw_key, flat, looks, stack_panels
 from bayesuq.evaluation.report.detection_tasks import Detection
+from bayesuq.evaluation.report.measure import Measure
+from bayesuq.evaluation.report.score_table import ScoreTable
 
 
 def rejection_curves(curves: Mapping[str, RiskCoverage]) -> Figure:
@@ -116,3 +118,49 @@ def roc_curves(detections: Mapping[str, Detection], score: str) -> Figure:
     panel.set_xlabel(f"false positive rate, by {score.replace('_', ' ')}")
     draw_key(figure, panel.get_legend_handles_labels()[0])
     return figure
+
+
+def score_differences(tables: Mapping[str, ScoreTable], measure: str = "auroc") -> Figure:
+    """How far each score is from the one that `Detection.differences` subtracts, with two standard errors each way.
+
+    Args:
+        tables: From `Detection.differences`, by the name of the model: a colour each.
+        measure: Which of a table's measures.
+
+    Raises:
+        KeyError: No such measure.
+        ValueError: Nothing to draw.
+
+    Example:
+        >>> from bayesuq.evaluation.report.score_table import score_differences as differences
+        >>> scores = {"one": [0.1, 0.2, 0.3], "other": [0.1, 0.3, 0.2]}
+        >>> table = differences(scores, [False, False, True], "one", what="errors")
+        >>> score_differences({"network": table}).axes[0].get_xlabel()
+        'difference of auroc, two standard errors'
+    """
+    if not tables:
+        raise ValueError("There is nothing to draw: pass at least one table.")
+    names = list(dict.fromkeys(name for table in tables.values() for name in table.measures))
+    figure, ((panel,),) = stack_panels(1, levels={"score": max(PANEL_HEIGHT, 0.32 * len(names) + 0.8)}, scale=2.4)
+    panel.axvline(0, color=GREY, linestyle="--", linewidth=1)
+    for number, ((label, table), look) in enumerate(zip(tables.items(), looks(len(tables)), strict=True)):
+        chosen = {name: _named(measures, measure) for name, measures in table.measures.items()}
+        places = [names.index(name) + 0.22 * (number - (len(tables) - 1) / 2) for name in chosen]
+        errors = [2 * (each.standard_error or 0.0) for each in chosen.values()]
+        values = [each.value for each in chosen.values()]
+        panel.errorbar(
+            values, places, xerr=errors, marker="o", markersize=4, color=look["color"], label=label, linestyle=""
+        )
+    panel.set_yticks(range(len(names)), [name.replace("_", " ") for name in names])
+    panel.set_ylim(len(names) - 0.5, -0.5)
+    panel.set_ylabel("")
+    panel.set_xlabel(f"difference of {measure.replace('_', ' ')}, two standard errors")
+    draw_key(figure, panel.get_legend_handles_labels()[0])
+    return figure
+
+
+def _named(measures: Sequence[Measure], name: str) -> Measure:
+    found = next((each for each in measures if each.name == name), None)
+    if found is None:
+        raise KeyError(f"There is no measure {name!r}; there are {', '.join(each.name for each in measures)}.")
+    return found
