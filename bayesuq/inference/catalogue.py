@@ -35,7 +35,7 @@ METHODS = (
     Method(
         "map_estimate",
         "network",
-        {"MapPosterior": "map_estimate"},
+        {"MapPosterior": "map_estimate", "ProgramMode": "posteriors.program_mode"},
         "The one most probable network: the baseline, without any uncertainty about its weights.",
         "map",
     ),
@@ -68,7 +68,11 @@ METHODS = (
     Method(
         "laplace",
         "network",
-        {"LaplacePosterior": "laplace.posterior", "SampledLaplacePosterior": "laplace.posterior"},
+        {
+            "LaplacePosterior": "laplace.posterior",
+            "SampledLaplacePosterior": "laplace.posterior",
+            "ProgramLaplace": "laplace.program",
+        },
         "A Gaussian around the most probable network, as wide as the curvature says; the network made linear there.",
         "laplace",
     ),
@@ -107,7 +111,7 @@ METHODS = (
     Method(
         "ensemble",
         "members",
-        {"EnsemblePosterior": "ensemble.fitting"},
+        {"EnsemblePosterior": "ensemble.fitting", "ProgramEnsemble": "ensemble.program"},
         "Networks trained from different starts; their disagreement is the uncertainty.",
         "ensemble",
     ),

@@ -34,12 +34,13 @@ from bayesuq.inference.chains.processes import (
     run_chains,
     warn_of_cost,
 )
-from bayesuq.inference.chains.program_potential import ProgramPotential, ProgramStart, program_starts
+from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.run import Chains, Plan
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.program_call import Observed
+from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_joint import ProgramJoint
+from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
@@ -157,10 +158,7 @@ def fit(
     shown = sys.stderr.isatty() if progress is None else progress
     run = _Run(transition, plan, num_chains, chain_method, key, file, shown, max_tree_depth)
     if isinstance(model, BayesianNetwork):
-        if observed is not None:
-            raise ValueError(
-                f"`observed` names a site of a program; a network's is 'y'. Leave it out; got {observed!r}."
-            )
+        check_unnamed(observed)
         return _fit_network(model if device is None else model.to(device), data, start or "prior", run)
     check_program(model)
     return _fit_program(ProgramRows(model, observed, device), data, start or "uniform", run)
@@ -227,7 +225,7 @@ def _fit_program(reader: ProgramRows, data: Data, start: Any, run: _Run) -> Prog
         program=reader.call.program,
         observed=joint.observed,
         local=joint.layout.local,
-        rows=parts_of(rows.x if joint.layout.local else rows.x[:1]),
+        rows=parts_of(joint.needed(rows).x),
         draws=joint.thetas(chains.draws, rows),
         statistics=chains.statistics,
         warmup_statistics=chains.warmup_statistics,

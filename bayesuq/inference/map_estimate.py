@@ -17,6 +17,9 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
+from bayesuq.inference.joint.program_call import Observed, check_unnamed
+from bayesuq.inference.joint.programs import Program, is_program
+from bayesuq.inference.posteriors.program_mode import ProgramMode, fit_program_mode
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
@@ -34,23 +37,26 @@ SCALE_RATE = 10.0  # positive scales move on the log scale, over larger distance
 
 @training_options(learning_rate=LEARNING_RATE)
 def fit(
-    model: BayesianNetwork,
+    model: BayesianNetwork | Program,
     data: Data,
     *,
+    observed: Observed = None,
     adversarial: bool = False,
     **options: Unpack[TrainingOptions],
-) -> "MapPosterior":
+) -> "MapPosterior | ProgramMode":
     """Find the mode of the posterior, from the network's own weights.
 
     Args:
-        model: The joint density.
+        model: The joint density: a network, or a Pyro program, whose mode is sought from numbers between -2 and 2 on
+            the real line, by Adam and then, where all rows are in memory, by L-BFGS.
         data: Rows to fit, or a DataLoader of them.
+        observed: Of a program, the names of its observed sites: see `hmc.fit`.
         adversarial: Whether half of the likelihood is that of inputs moved by 1 % of their range, each in the direction
             that makes its target least likely (Goodfellow et al. 2015; Lakshminarayanan et al. 2017, section 2.3).
         learning_rate: Adam's step size at the start; scales of the likelihood move ten times as fast.
 
     Returns:
-        A posterior of one member.
+        A posterior of one member: a `MapPosterior`, or the `ProgramMode` of a program.
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
@@ -68,6 +74,11 @@ def fit(
         >>> fit(model, data, num_epochs=3, seed=0).predict(data.x).mean.shape
         torch.Size([3, 1])
     """
+    if is_program(model):
+        if adversarial:
+            raise ValueError("`adversarial` moves the inputs of a network; leave it out for a program.")
+        return fit_program_mode(model, data, Training.of(options), observed)
+    check_unnamed(observed)
     return fit_mode(model, data, Training.of(options), adversarial=adversarial)
 
 

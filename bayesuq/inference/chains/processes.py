@@ -24,10 +24,10 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.potential import NetworkPotential
-from bayesuq.inference.chains.program_potential import ProgramPotential
 from bayesuq.inference.chains.run import Chains, Plan, Watch, run
 from bayesuq.inference.chains.starts import Constants
 from bayesuq.inference.joint.program_joint import ProgramJoint
+from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.models.bnn import BayesianNetwork

@@ -18,8 +18,11 @@ from torch.utils.data import DataLoader
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.inference.ensemble.program import ProgramEnsemble, fit_program
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.joint.masks import is_dropout
+from bayesuq.inference.joint.program_call import Observed, check_unnamed
+from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior, model_facts
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
@@ -40,9 +43,10 @@ LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": map_esti
 
 @training_options(learning_rate=None)
 def fit(
-    model: BayesianNetwork,
+    model: BayesianNetwork | Program,
     data: Data,
     *,
+    observed: Observed = None,
     num_members: int = 5,
     adversarial: bool = False,
     bootstrap: bool = False,
@@ -50,12 +54,14 @@ def fit(
     member_fit: Callable[..., Posterior] = map_estimate.fit,
     initialise: Initialise | None = None,
     **options: Unpack[TrainingOptions],
-) -> "EnsemblePosterior":
+) -> "EnsemblePosterior | ProgramEnsemble":
     """Fit M members, each from initial weights of its own.
 
     Args:
-        model: The joint density; its network's own weights are not used, unless `initialise` says so.
+        model: The joint density: a network, whose own weights are not used, unless `initialise` says so; or a Pyro
+            program, whose members differ in their seeds, and by `bootstrap`.
         data: Rows to fit, or a DataLoader of them.
+        observed: Of a program, the names of its observed sites: see `hmc.fit`.
         num_members: M.
         adversarial: Whether half of the likelihood is that of inputs moved by 1 % of their range, each in the direction
             that makes its target least likely (section 2.3); `member_fit` must have the option.
@@ -82,7 +88,7 @@ def fit(
             same bits. Where the file is there and `seed` is None, its seed is taken.
 
     Returns:
-        The equal mixture of the members.
+        The equal mixture of the members: an `EnsemblePosterior`, or a program's `ProgramEnsemble`.
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
@@ -104,7 +110,9 @@ def fit(
     """
     check_count(num_members, "num_members")
     if not isinstance(model, BayesianNetwork):
-        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
+        check_program(model)
+        if adversarial or vectorised or initialise is not None:
+            raise ValueError("`adversarial`, `vectorised` and `initialise` are for networks; leave them out.")
     file = Checkpoint.of(options["checkpoint"])
     key = resolve_seed(options["seed"]) if file is None else file.claim(options["seed"])
     shared: dict[str, Any] = {name: value for name, value in options.items() if name not in ("seed", "checkpoint")}
@@ -112,6 +120,11 @@ def fit(
         if shared[name] is None:
             del shared[name]
     seeds = [derive_seed(key, number, 1) for number in range(num_members)]
+    if not isinstance(model, BayesianNetwork):
+        rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
+        files = [{} if file is None else {"checkpoint": file.of_part(f"member-{n}")} for n in range(num_members)]
+        return fit_program(model, rows, seeds, member_fit, observed, shared, files)
+    check_unnamed(observed)
     start: Initialise = "reset" if initialise is None else initialise
     models = [model.reinitialise(derive_seed(key, number, 0), start) for number in range(num_members)]
     if initialise is None:

@@ -37,11 +37,13 @@ class Survey:
         latents: The sites to be inferred, in order.
         observed: The observed ones, of data.
         local: Latents with numbers of their own for single rows.
+        is_bound: Whether it runs on these rows alone, and on no single one.
     """
 
     latents: Mapping[str, Any]
     observed: Mapping[str, Any]
     local: tuple[str, ...]
+    is_bound: bool
 
 
 @dataclass(frozen=True, eq=False)
@@ -128,7 +130,7 @@ class ProgramCall:
         observed = {name: site for name, site in sites.items() if is_data(site)}
         self._check(latents, observed)
         frames = {f.name for site in observed.values() for f in site["cond_indep_stack"] if f.size == len(rows.y)}
-        return Survey(latents, observed, self._local(latents, rows, frames))
+        return Survey(latents, observed, *self._local(latents, rows, frames))
 
     def trace(self, rows: Batch, num_data: int | None = None) -> Any:
         """A trace whose latents stand where the real line has 0."""
@@ -156,8 +158,8 @@ class ProgramCall:
             names = ", ".join(repr(name) for name in observed)
             raise ValueError(f"The program observes {', '.join(left)}, too. Name all: `observed=({names})`.")
 
-    def _local(self, latents: Mapping[str, Any], rows: Batch, frames: set[str]) -> tuple[str, ...]:
-        """Latents in a plate of rows, or whose shape goes with the number of rows."""
+    def _local(self, latents: Mapping[str, Any], rows: Batch, frames: set[str]) -> tuple[tuple[str, ...], bool]:
+        """Latents in a plate of rows, or whose shape goes with their number; whether there must be so many."""
         fewer: Any = None
         if len(rows.y) > 1:
             one = Batch(rows.x[:1], rows.y[:1], None if rows.weight is None else rows.weight[:1])
@@ -175,11 +177,12 @@ class ProgramCall:
                 return len(rows.y) > 1 and len(rows.y) in site["value"].shape
             return name not in fewer or fewer[name]["value"].shape != site["value"].shape
 
-        return tuple(
+        found = tuple(
             name
             for name, site in latents.items()
             if grows(name, site) or (frames & {frame.name for frame in site["cond_indep_stack"]})
         )
+        return found, is_bound and len(rows.y) > 1
 
     def _inputs(self, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         value = structure(x)
@@ -246,6 +249,16 @@ class AtOrigin(Messenger):
         msg["value"] = transform(
             torch.zeros(transform.inverse_shape(shape), dtype=dtype_of(law), device=device_of(law))
         )
+
+
+def check_unnamed(observed: Observed) -> None:
+    """Refuse names of observed sites for a network.
+
+    Raises:
+        ValueError: There are some.
+    """
+    if observed is not None:
+        raise ValueError(f"`observed` names a site of a program; a network's is 'y'. Leave it out; got {observed!r}.")
 
 
 def is_data(site: Any) -> bool:

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.program_call import ProgramCall
+from bayesuq.inference.joint.program_call import ProgramCall, few_rows
 from bayesuq.inference.joint.programs import is_subsample, private_store, unchecked
 
 UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none
@@ -36,12 +36,14 @@ class ProgramLayout:
         flat_shapes: Of each site on the real line: a simplex of three numbers has two.
         dtypes: Of each site.
         local: Sites with a number of their own for single rows.
+        is_bound: Whether the program runs on these rows alone.
     """
 
     shapes: Mapping[str, torch.Size]
     flat_shapes: Mapping[str, torch.Size]
     dtypes: Mapping[str, torch.dtype]
     local: tuple[str, ...] = ()
+    is_bound: bool = False
 
     @property
     def sizes(self) -> list[int]:
@@ -152,7 +154,12 @@ class ProgramJoint:
             name: biject_to(site["fn"].support).inverse_shape(shapes[name]) for name, site in survey.latents.items()
         }
         dtypes = {name: site["value"].dtype for name, site in survey.latents.items()}
-        return cls(call, ProgramLayout(shapes, flat, dtypes, survey.local), tuple(survey.observed), rows.y.device)
+        return cls(
+            call,
+            ProgramLayout(shapes, flat, dtypes, survey.local, survey.is_bound),
+            tuple(survey.observed),
+            rows.y.device,
+        )
 
     def terms(self, flat: Tensor, rows: Batch, num_data: int | None = None) -> Terms:
         """What the program tells at a flat vector (P,), within `running`.
@@ -214,6 +221,11 @@ class ProgramJoint:
     def probe(self, value: float) -> Tensor:
         """The flat vector (P,) whose numbers are all the same."""
         return torch.full((self.layout.size,), value, dtype=self.dtype, device=self.device)
+
+    def needed(self, rows: Batch) -> Batch:
+        """The rows that a run of the program at a draw of its latents needs: one, or all."""
+        layout = self.layout
+        return rows if layout.local or layout.is_bound else few_rows(rows, 1)
 
     def thetas(self, flats: Tensor, rows: Batch) -> dict[str, Tensor]:
         """The latents on their own support at many vectors (..., P), each (..., *shape)."""

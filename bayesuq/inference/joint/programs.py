@@ -10,12 +10,14 @@ import inspect
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any
+from typing import Any, TypeGuard
 
 import pyro
 from pyro.infer.autoguide import AutoLaplaceApproximation, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
+
+from bayesuq.models.bnn import BayesianNetwork
 
 Program = Callable[..., Any]
 GuideBuilder = Callable[[Any], Program]
@@ -61,13 +63,20 @@ def is_subsample(site: Any) -> bool:
     return type(site["fn"]).__name__ == "_Subsample"
 
 
+def is_program(model: Any) -> TypeGuard[Program]:
+    """Whether something was passed to be run as a Pyro program: a function, or a module of Pyro's."""
+    if isinstance(model, BayesianNetwork):  # one too, but known better
+        return False
+    return callable(model) and (not isinstance(model, nn.Module) or isinstance(model, PyroModule))
+
+
 def check_program(model: Any) -> None:
     """Refuse what is no Pyro program: a plain module is a network that someone forgot to wrap.
 
     Raises:
         TypeError: It is none.
     """
-    if not callable(model) or (isinstance(model, nn.Module) and not isinstance(model, PyroModule)):
+    if not is_program(model):
         raise TypeError(
             "`model` must be a bayesuq.models.BayesianNetwork, or a Pyro program with an observed site; got "
             f"{type(model).__name__}."

@@ -28,10 +28,13 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout, normal_base
 from bayesuq.inference.joint.masks import is_dropout
+from bayesuq.inference.joint.program_call import Observed, check_unnamed
+from bayesuq.inference.joint.programs import Program, is_program
 from bayesuq.inference.laplace.curvature import output_weights
 from bayesuq.inference.laplace.factors import Derivatives, Factors
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, UnevenRowsError
 from bayesuq.inference.laplace.posterior import LaplacePosterior, PriorFactors
+from bayesuq.inference.laplace.program import ProgramLaplace, fit_program
 from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.laplace.structures import STRUCTURES
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
@@ -50,23 +53,27 @@ LARGEST_FULL = 20_000  # weights: 3.2 GB in float64, as much again for its facto
 
 @training_options(learning_rate=LEARNING_RATE)
 def fit(
-    model: BayesianNetwork | MapPosterior,
+    model: BayesianNetwork | MapPosterior | Program,
     data: Data,
     *,
-    structure: Structure = "kronecker",
+    observed: Observed = None,
+    structure: Structure | None = None,
     subset: Subset = "all",
     prior_factors: PriorFactors | None = None,
     mode: MapPosterior | None = None,
     **options: Unpack[TrainingOptions],
-) -> LaplacePosterior:
+) -> LaplacePosterior | ProgramLaplace:
     """Find the mode, and the curvature there in one more pass over the data.
 
     Args:
         model: The joint density; the priors of the weights that are approximated must be normal. Or a mode that is
-            there, as `bayesuq.adopt` and `map_estimate.fit` give it, which stands for its model and for `mode`.
+            there, as `bayesuq.adopt` and `map_estimate.fit` give it, which stands for its model and for `mode`. Or a
+            Pyro program, whose latents of any law are approximated on the real line, by the Hessian itself.
         data: Rows to fit, or a DataLoader of them.
+        observed: Of a program, the names of its observed sites: see `hmc.fit`.
         structure: Of the curvature: "diagonal"; "kronecker", factored layer by layer (parameters outside of linear
-            layers and plain convolutions get a diagonal); or "full", with O(R^2) memory for R weights.
+            layers and plain convolutions get a diagonal); or "full", with O(R^2) memory for R weights. None is
+            "kronecker" for networks and "full" for programs, which have no layers.
         subset: Which random weights are approximated, "all" or those of the "last_layer". All else, the likelihood's
             unknowns among it, stays at the mode.
         prior_factors: Multiplies the prior's precisions by what the evidence asks for, at a fixed mode: "one" factor
@@ -100,6 +107,11 @@ def fit(
         -1.9
     """
     training = Training.of(options)
+    if not isinstance(model, MapPosterior) and is_program(model):
+        _check_options_of_program(structure, subset, prior_factors, mode)
+        return fit_program(model, data, training, observed, structure=structure or "full")
+    check_unnamed(observed)
+    structure = "kronecker" if structure is None else structure
     check_one_of(structure, "structure", Structure)
     check_one_of(subset, "subset", Subset)
     if prior_factors is not None:
@@ -115,6 +127,14 @@ def fit(
     with session(model, data, replace(training, validation=None, patience=None)) as (model, source, _):
         posterior = _around(model, mode.to(model.device), source, structure, _names(model, subset))
     return posterior if prior_factors is None else posterior.tuned(prior_factors)
+
+
+def _check_options_of_program(structure: str | None, subset: str, prior_factors: object, mode: object) -> None:
+    """Refuse what networks alone have."""
+    if structure not in (None, "full", "diagonal"):
+        raise ValueError(f"`structure` of a program must be 'full' or 'diagonal'; got {structure!r}.")
+    if subset != "all" or prior_factors is not None or mode is not None:
+        raise ValueError("`subset`, `prior_factors` and `mode` are for networks; leave them out for a program.")
 
 
 def _names(model: BayesianNetwork, subset: str) -> list[str]:

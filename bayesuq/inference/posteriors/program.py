@@ -181,7 +181,7 @@ class LatentPosterior(StoredPosterior):
 
     def _prior(self, number: int, seed: int) -> dict[str, Tensor]:
         """Draws of every latent from the program's prior, (S, ...)."""
-        rows = _from_parts(self.rows)
+        rows = from_parts(self.rows)
         traces = [self._run(rows, derive_seed(seed, index)) for index in range(number)]
         names = [
             name
@@ -250,7 +250,7 @@ def parts_of(x: Any) -> dict[str, Tensor]:
     return dict(named_leaves(as_rows(x)))
 
 
-def _from_parts(parts: Mapping[str, Tensor]) -> Inputs:
+def from_parts(parts: Mapping[str, Tensor]) -> Inputs:
     """The inputs again: `x`, or a tuple `x[0]`, ..., or a mapping `x.name`, ..."""
     if set(parts) == {"x"}:
         return parts["x"]

@@ -22,13 +22,19 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_one_of, check_positive
-from bayesuq.inference.chains.agreement import warn_unless_agreed
+from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_latents_agree
 from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.program_call import Observed, check_unnamed
+from bayesuq.inference.joint.program_potential import ProgramPotential
+from bayesuq.inference.joint.programs import Program, is_program
 from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.posteriors.program import ProgramChains, parts_of
+from bayesuq.inference.posteriors.program_mode import program_session
 from bayesuq.inference.sgmcmc.langevin import Kernel, Sghmc, Sgld
-from bayesuq.inference.sgmcmc.potential import MinibatchPotential
+from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMinibatchPotential
 from bayesuq.inference.sgmcmc.run import Plan, Run
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
@@ -48,9 +54,10 @@ LARGEST_WORK = 2**16  # weights times rows of a minibatch, up to which one pass 
 
 @suggests_names
 def fit(
-    model: BayesianNetwork,
+    model: BayesianNetwork | Program,
     data: Data,
     *,
+    observed: Observed = None,
     sampler: Sampler = "sghmc",
     num_samples: int = 250,
     num_warmup: int = 1000,
@@ -61,20 +68,22 @@ def fit(
     preconditioning: Preconditioning | None = None,
     schedule: StepSchedule = "constant",
     num_cycles: int = 5,
-    start: Start | Literal["network"] = "prior",
+    start: Start | ProgramStart | Literal["network"] | None = None,
     vectorised: bool | None = None,
     batch_size: int = 128,
     device: torch.device | str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
     checkpoint: Checkpoint | str | PathLike[str] | None = None,
-) -> "SgmcmcPosterior":
+) -> "SgmcmcPosterior | ProgramChains":
     """Draw from the posterior by chains that read a minibatch a step.
 
     Args:
-        model: The joint density. Normalisation layers are in evaluation mode, with the buffers of `start` or the
-            network's own; dropout layers are the identity.
+        model: The joint density: a network, whose normalisation layers are in evaluation mode, with the buffers of
+            `start` or its own, and whose dropout layers are the identity; or a Pyro program, which for minibatches
+            takes `num_data`.
         data: Rows to fit, or a DataLoader of them, whose minibatches all chains share.
+        observed: Of a program, the names of its observed sites: see `hmc.fit`.
         sampler: "sgld" or "sghmc".
         num_samples: Draws of each chain that are kept.
         num_warmup: Steps of each chain before the first draw; in a cyclical schedule, at the beginning of each cycle.
@@ -133,6 +142,13 @@ def fit(
     training = Training(
         num_epochs=1, batch_size=batch_size, learning_rate=1.0, device=device, seed=seed, checkpoint=checkpoint
     )
+    numbers = plan, kernel, num_chains
+    if is_program(model):
+        if vectorised:
+            raise ValueError("Chains of a program run one after another. Leave `vectorised` out.")
+        return _fit_program(model, data, training, observed, start, numbers, progress)
+    check_unnamed(observed)
+    start = "prior" if start is None else start
     with session(model, data, training) as (model, source, _):
         place = "prior" if isinstance(start, str) and start == "network" else start
         constants = Constants.of(model, place)
@@ -149,6 +165,53 @@ def fit(
         posterior = _posterior(model, constants, run)
         warn_unless_agreed(posterior, source.rows)
         return posterior
+
+
+def _fit_program(
+    program: Program,
+    data: Data,
+    training: Training,
+    observed: Observed,
+    start: Any,
+    numbers: tuple[Plan, Kernel, int],
+    progress: bool | None,
+) -> ProgramChains:
+    """As `fit`, of a Pyro program."""
+    plan, kernel, num_chains = numbers
+    with program_session(program, data, training, observed) as (opened, training):
+        joint, source = opened.joint, opened.source
+        place = program_starts(
+            ProgramPotential(joint, source.rows), start or "uniform", num_chains, training.key(STARTS)
+        )
+        keys = [
+            [derive_seed(training.key(CHAINS), chain, purpose) for purpose in range(3)] for chain in range(num_chains)
+        ]
+        potential = ProgramMinibatchPotential(joint, source.num_data)
+        run = Run(potential, kernel, source, place, plan, keys, vectorised=False)
+        file = Checkpoint.of(training.checkpoint)
+        fit = None
+        if file is not None:
+            fit = _identity(run, Constants({}, {}), training.seed, starts_at_network=False)
+        run.finish(file, fit, progress)
+        warn_unless_latents_agree(run.draws, joint.layout.slices())
+        needed = joint.needed(source.rows)
+        statistics, warmup = _statistics(run)
+        return ProgramChains(
+            program=joint.call.program,
+            observed=joint.observed,
+            local=joint.layout.local,
+            rows=parts_of(needed.x),
+            draws=joint.thetas(run.draws, needed),
+            statistics=statistics,
+            warmup_statistics=warmup,
+            inverse_mass=run.chains.scales.clone(),
+        )
+
+
+def _statistics(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """What chains told of their draws, and of the warm-up."""
+    before = {name.removeprefix("warmup "): value for name, value in run.told.items() if name.startswith("warmup ")}
+    return {name: value for name, value in run.told.items() if not name.startswith("warmup ")}, before
 
 
 def _identity(run: Run, constants: Constants, seed: int | None, *, starts_at_network: bool) -> Identity:
@@ -170,11 +233,11 @@ def _identity(run: Run, constants: Constants, seed: int | None, *, starts_at_net
             "chains": len(positions),
             "device": source.device.type,
             "data": data,
-            **sites_of(model),
+            **(sites_of(model) if isinstance(model, BayesianNetwork) else model.sites()),
         },
         lengths={"num_samples": plan.num_samples},
         fixed_length="the cycles of its step size would be longer" if plan.cyclical else None,
-        contents=contents | model_contents(model),
+        contents=contents | (model_contents(model) if isinstance(model, BayesianNetwork) else {}),
         numbers=probed_energy(energy, positions[0]),
         tolerance=tolerance_of(positions.dtype),
         text=repr(model),
@@ -259,7 +322,7 @@ def _is_vectorised(potential: MinibatchPotential, source: Source, num_chains: in
 
 def _posterior(model: BayesianNetwork, constants: Constants, run: Run) -> "SgmcmcPosterior":
     """With the point values behind the random sites, as the flat vectors of all sites have them."""
-    draws = run.draws
+    draws, (statistics, warmup) = run.draws, _statistics(run)
     if model.points:
         points = Layout.of(model, model.points).join(constants.fixed)
         draws = torch.cat([draws, points.expand(*draws.shape[:2], -1)], dim=2)
@@ -267,10 +330,8 @@ def _posterior(model: BayesianNetwork, constants: Constants, run: Run) -> "Sgmcm
         model=model,
         draws=draws,
         buffers={name: value.clone() for name, value in constants.buffers.items()},
-        statistics={name: value for name, value in run.told.items() if not name.startswith("warmup ")},
-        warmup_statistics={
-            name.removeprefix("warmup "): value for name, value in run.told.items() if name.startswith("warmup ")
-        },
+        statistics=statistics,
+        warmup_statistics=warmup,
         scales=run.chains.scales.clone(),
     )
 

@@ -6,12 +6,14 @@ Over uniformly drawn minibatches its mean is that over all rows, and so is its g
 """
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.energy import FlatJoint, JointFunction
+from bayesuq.inference.joint.program_joint import ProgramJoint, running
 from bayesuq.models.bnn import BayesianNetwork
 
 
@@ -72,3 +74,34 @@ class MinibatchPotential:
         except (RuntimeError, IndexError):
             return False
         return True
+
+
+class ProgramMinibatchPotential:
+    """The potential of a Pyro program on the minibatches that it is given, which scales its plate to `num_data`.
+
+    Attributes:
+        model: The joint density.
+        layout: Of its latents.
+        num_data: N.
+    """
+
+    def __init__(self, joint: ProgramJoint, num_data: int) -> None:
+        self.model, self.layout, self.num_data = joint, joint.layout, num_data
+        self._told = num_data if joint.call.takes_num_data else None
+
+    def energy(self, flat: Tensor, x: Any, y: Tensor, weight: Tensor | None = None) -> Tensor:
+        """U at one vector (P,), a 0-d tensor in nats, as a function that can be differentiated."""
+        with running():
+            return self.model.energy(flat, Batch(x, y, weight), self._told)
+
+    def at(self, positions: Tensor, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """U (C,) and dU/du (C, P) at C vectors (C, P), each on a minibatch of its own, one after another."""
+        with running():
+            pairs = zip(positions, batches, strict=True)
+            found = [self.model.value_and_grad(position, batch, self._told) for position, batch in pairs]
+        values, gradients = zip(*found, strict=True)
+        return torch.stack(values).to(positions), torch.stack(gradients)
+
+    def at_rows(self, positions: Tensor, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
+        """As `at`: programs run one after another."""
+        return self.at(positions, batches)

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.inference.sgmcmc.langevin import Chains, Kernel
-from bayesuq.inference.sgmcmc.potential import MinibatchPotential
+from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMinibatchPotential
 from bayesuq.inference.training.bars import bar
 from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, random_states, set_random_states
 from bayesuq.inference.training.identity import Identity
@@ -146,7 +146,7 @@ class Run:
 
     def __init__(
         self,
-        potential: MinibatchPotential,
+        potential: MinibatchPotential | ProgramMinibatchPotential,
         kernel: Kernel,
         source: Source,
         positions: Tensor,

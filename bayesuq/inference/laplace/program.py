@@ -1,0 +1,192 @@
+"""Laplace's approximation of a Pyro program: a normal law of its flat vector around the mode there.
+
+    q(u) = N(u*, H^-1),     H = d^2 U / du^2 at u*,     U(u) = -log p(theta(u), y | x) - log |d theta / d u|
+
+The vector is unconstrained, so that the law of a scale is log-normal. H is the Hessian itself, by autograd twice.
+
+Reference:
+    Tierney & Kadane 1986, Accurate Approximations for Posterior Moments and Marginal Densities.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.joint.program_call import Observed, ProgramCall
+from bayesuq.inference.joint.program_joint import ProgramJoint, running
+from bayesuq.inference.joint.program_potential import ProgramPotential
+from bayesuq.inference.joint.programs import Program
+from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
+from bayesuq.inference.posteriors.program_mode import ProgramSession, find_mode, program_session
+from bayesuq.inference.training.convergence import warn_unless_reaching
+from bayesuq.inference.training.history import History
+from bayesuq.inference.training.minibatches import Data
+from bayesuq.inference.training.options import QUALITY, Training
+from bayesuq.randomness import derive_seed, generator
+
+NUM_RATIOS = 500
+NEWTON_STEPS = 5
+REMEDY = "Take `hmc.fit`, or `variational.fit` with a full-rank guide."
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class ProgramLaplace(LatentPosterior):
+    """A normal law of a program's flat vector.
+
+    Attributes:
+        program: As in `LatentPosterior`, like the following.
+        observed: See there.
+        local: See there.
+        rows: See there.
+        targets: Of these rows.
+        mean: The mode, (P,).
+        factor: A lower triangular L with covariance L L^T, (P, P).
+        log_marginal_likelihood: Laplace's approximation of log p(y | x), in nats.
+        history: How the search of the mode went.
+    """
+
+    program: Program
+    observed: tuple[str, ...]
+    local: tuple[str, ...]
+    rows: Mapping[str, Tensor]
+    targets: Tensor
+    mean: Tensor
+    factor: Tensor
+    log_marginal_likelihood: float
+    history: History
+
+    @property
+    def num_members(self) -> None:
+        """Draws are without end."""
+        return None
+
+    def latents(self, index: int, seed: int) -> dict[str, Tensor]:
+        """The latents at a draw of the vector."""
+        return self._joint.theta(self._vector(derive_seed(seed, index)), self._example)
+
+    def _vector(self, seed: int) -> Tensor:
+        white = torch.randn(len(self.mean), dtype=self.factor.dtype, generator=generator(seed)).to(self.mean.device)
+        return (self.mean.to(self.factor) + self.factor @ white).to(self.mean)
+
+    @cached_property
+    def _example(self) -> Batch:
+        return Batch(from_parts(self.rows), self.targets, None)
+
+    @cached_property
+    def _joint(self) -> ProgramJoint:
+        return ProgramJoint.of(ProgramCall(self.program, self.observed), self._example)
+
+
+def fit_program(
+    program: Program, data: Data, training: Training, observed: Observed, *, structure: str
+) -> ProgramLaplace:
+    """The law around the mode; the options are those of `laplace.fit`.
+
+    Raises:
+        ValueError: See `program_session`; a density without a mode.
+    """
+    with program_session(program, data, training, observed) as (opened, training):
+        if opened.rows is None:
+            raise ValueError("Laplace's approximation of a program needs all rows in memory: pass a Dataset.")
+        flat, history = find_mode(opened, training, with_volume=True)
+        potential = ProgramPotential(opened.joint, opened.rows)
+        mean, precision = _sharpened(opened, potential, flat)
+        if structure == "diagonal":
+            precision = precision.diagonal().diag()
+        factor = torch.linalg.cholesky(torch.linalg.inv(precision))
+        posterior = _posterior(opened, mean, factor, -potential.at(mean)[0], history)
+    _warn_by_ratios(posterior, potential, training.key(QUALITY))
+    return posterior
+
+
+def _posterior(
+    opened: ProgramSession, mean: Tensor, factor: Tensor, log_density: float, history: History
+) -> ProgramLaplace:
+    joint = opened.joint
+    needed = joint.needed(opened.source.rows)
+    log_volume = 0.5 * len(mean) * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
+    return ProgramLaplace(
+        program=joint.call.program,
+        observed=joint.observed,
+        local=joint.layout.local,
+        rows=parts_of(needed.x),
+        targets=needed.y,
+        mean=mean,
+        factor=factor,
+        log_marginal_likelihood=log_density + log_volume,
+        history=history,
+    )
+
+
+def _sharpened(opened: ProgramSession, potential: ProgramPotential, flat: Tensor) -> tuple[Tensor, Tensor]:
+    """The mode after some steps of Newton's, and the Hessian there, float64.
+
+    Raises:
+        ValueError: The Hessian is not positive definite: there is no mode.
+    """
+    for _ in range(NEWTON_STEPS):
+        value, gradient = potential.at(flat)
+        step = _solved(_hessian(opened, flat), gradient.double())
+        if step is None:
+            break
+        moved = (flat.double() - step).to(flat)
+        if not potential.at(moved)[0] < value:
+            break
+        flat = moved
+    precision = _hessian(opened, flat)
+    if _solved(precision, flat.double()) is None:
+        names = [name for name, where in opened.joint.layout.slices().items() if _is_flat(precision, where)]
+        raise ValueError(
+            "The program's density has no mode where the search ended: its curvature is not positive"
+            f"{f' in {chr(44).join(names)}' if names else ''}. A hierarchy's scale that runs to 0 does that, as do "
+            "latents that the data do not determine. Take `hmc.fit`, or narrower priors."
+        )
+    return flat, precision
+
+
+def _is_flat(precision: Tensor, where: slice) -> bool:
+    block = precision[where, where]
+    return bool(torch.linalg.eigvalsh(block).min() <= 0) if block.isfinite().all() else True
+
+
+def _solved(matrix: Tensor, vector: Tensor) -> Tensor | None:
+    """The solution of a positive definite system; None of another."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) or not factor.isfinite().all():
+        return None
+    return torch.cholesky_solve(vector.unsqueeze(1), factor).squeeze(1)
+
+
+def _hessian(opened: ProgramSession, flat: Tensor) -> Tensor:
+    """d^2 U / du^2, (P, P), float64, symmetric."""
+    leaf = flat.detach().requires_grad_()
+    with running(), torch.enable_grad():
+        energy = opened.joint.energy(leaf, opened.source.rows)
+        (gradient,) = torch.autograd.grad(energy, leaf, create_graph=True)
+        rows = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in gradient]
+    hessian = torch.stack(rows).double()
+    return 0.5 * (hessian + hessian.T)
+
+
+def _warn_by_ratios(posterior: ProgramLaplace, potential: ProgramPotential, key: int) -> None:
+    """Look at p / q at draws of the law."""
+    draws = [posterior._vector(derive_seed(key, index)) for index in range(NUM_RATIOS)]
+    whites = torch.linalg.solve_triangular(
+        posterior.factor, (torch.stack(draws) - posterior.mean).to(posterior.factor).T, upper=False
+    )
+    log_q = -0.5 * whites.square().sum(dim=0)
+    ratios = torch.tensor([-potential.at(draw)[0] for draw in draws], dtype=torch.float64) - log_q.cpu()
+    if not ratios.isfinite().all():
+        outside = int((~ratios.isfinite()).sum())
+        warn_of_fit(
+            f"Of {NUM_RATIOS} draws of the normal law {outside} lie where the program's density is 0: the law around "
+            f"the mode is no approximation. {REMEDY}"
+        )
+        return
+    warn_unless_reaching(ratios, REMEDY)
