@@ -18,6 +18,7 @@ from bayesuq.evaluation.report.reporting import evaluate, side_by_side
 from bayesuq.inference import variational
 
 NUM_PUPILS = (40, 30, 20, 15, 10, 8, 6, 4, 3, 2, 1, 1)
+NUM_DRAWS = 1000  # of importance ratios, and of the levels that are printed
 GUIDES = {"mean field": variational.mean_field, "full rank": AutoMultivariateNormal}
 
 
@@ -53,11 +54,13 @@ def main(num_epochs: int, seed: int) -> None:
     }
     reports = {}
     for name, fit in fits.items():
-        quality = evaluate_fit(losses=fit.history.loss, log_ratios=fit.log_importance_ratios(train, seed=seed))
+        quality = evaluate_fit(
+            losses=fit.history.loss, log_ratios=fit.log_importance_ratios(train, num_samples=NUM_DRAWS, seed=seed)
+        )
         reports[name] = evaluate(fit.predict(test.x, seed=seed), test.y).extended(quality)
     print(f"seed {seed}, {num_epochs} epochs, {len(train)} pupils; {len(test)} others to predict")
     print(side_by_side(reports))
-    drawn = fits["full rank"].sample_weights(1000, seed=seed)["level"]
+    drawn = fits["full rank"].sample_weights(NUM_DRAWS, seed=seed)["level"]
     print("\nschool  pupils  own mean  posterior level  truth")
     for school, pupils in enumerate(NUM_PUPILS):
         own = train.y[train.x[:, 0] == school].mean()

@@ -20,7 +20,7 @@ from bayesuq.inference import hmc, variational
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import generator
 
-NUM_DRAWS, NUM_ROWS, NOISE, WARMUP, THINNING = 49, 12, 0.5, 200, 5
+NUM_DRAWS, NUM_ROWS, NOISE, WARMUP, THINNING, NUM_EPOCHS = 49, 12, 0.5, 200, 5, 500
 
 
 def inputs() -> Tensor:
@@ -54,7 +54,7 @@ def sampled(model: BayesianNetwork, x: Tensor, y: Tensor, seed: int) -> bq.Poste
 
 def optimised(model: BayesianNetwork, guide: Any, x: Tensor, y: Tensor, seed: int) -> bq.Posterior:
     """A Gaussian by gradients of the ELBO, over as many draws a step as settle it."""
-    options: dict[str, Any] = {"num_epochs": 500, "learning_rate": 0.05, "num_draws": 8, "progress": False}
+    options: dict[str, Any] = {"num_epochs": NUM_EPOCHS, "learning_rate": 0.05, "num_draws": 8, "progress": False}
     return variational.fit(model, bq.Dataset(x, y), guide=guide, seed=seed, **options)
 
 

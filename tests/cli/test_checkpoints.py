@@ -39,6 +39,12 @@ CASES = {
 }
 
 
+@pytest.fixture(autouse=True)
+def _not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at the pages here, whose figures take longest."""
+    monkeypatch.setattr("bayesuq.cli.figures._written", lambda *_: b"<svg/>")
+
+
 def interrupt() -> None:
     raise KeyboardInterrupt
 

@@ -1,4 +1,4 @@
-"""Run by `test_segmentation_report`: evaluate images with so many draws, and print by how many bytes memory rose."""
+"""Run by `test_reporting`: evaluate images with few draws and with more, and print by how many bytes memory rose."""
 
 import sys
 from functools import partial
@@ -26,14 +26,15 @@ def peak() -> int:
     return 1024 * int(line.split()[1])
 
 
-def main(num_draws: int, num_images: int) -> None:
+def main(num_images: int, *numbers: int) -> None:
     posterior = fitted()
     x, y = torch.rand(num_images, 3, 120, 160), torch.randint(11, (num_images, 120, 160))
-    predict = partial(posterior.predict, num_samples=num_draws, seed=0)
     before = peak()
-    evaluate_segmentation(predictions(predict, x, y, batch_size=4))
-    sys.stdout.write(f"{peak() - before}\n")
+    for num_draws in numbers:  # ascending: a peak never falls
+        predict = partial(posterior.predict, num_samples=num_draws, seed=0)
+        evaluate_segmentation(predictions(predict, x, y, batch_size=4))
+        sys.stdout.write(f"{peak() - before}\n")
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]))
+    main(*map(int, sys.argv[1:]))

@@ -163,7 +163,7 @@ class TestHmc(PosteriorContract):
     """Chains that are far too short, of a method that reads all data at every step and learns no buffers."""
 
     fit = hmc.fit
-    options: ClassVar = {"num_samples": 4, "num_warmup": 10, "num_chains": 2, "max_tree_depth": 4, "seed": 1}
+    options: ClassVar = {"num_samples": 4, "num_warmup": 8, "num_chains": 2, "max_tree_depth": 3, "seed": 1}
     num_members = default_num_samples = 8
 
     def test_the_fit_has_seen_the_data(self) -> None:

@@ -26,7 +26,7 @@ from tests.inference.examples import Conjugate, built, measured, noise
 from tests.posterior_contract import tensors_of
 
 FAR = 4.5  # standard errors: 20 moments exceed it with a probability of 2e-4
-SHORT = {"num_samples": 6, "num_warmup": 12, "num_chains": 2, "max_tree_depth": 4, "seed": 1}
+SHORT = {"num_samples": 6, "num_warmup": 12, "num_chains": 2, "max_tree_depth": 3, "seed": 1}
 CALM = (
     "ignore:.* of the trajectories had the greatest length:UserWarning",
     "ignore:.* draws follow a trajectory that diverged:UserWarning",
@@ -51,7 +51,7 @@ def same(one, other):
 def quiet_fit(*args, **options):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)
-        return hmc.fit(*args, **{**SHORT, "max_tree_depth": 4, **options})
+        return hmc.fit(*args, **{**SHORT, **options})
 
 
 # Known posteriors
@@ -432,7 +432,7 @@ def test_a_finished_fit_comes_back_at_once(tmp_path, monkeypatch):
         ({"seed": 2}, "its seed is 1"),
         ({"num_samples": 3}, "its num_samples is .*, this one's 3"),
         ({"num_warmup": 7}, "its num_warmup is"),
-        ({"max_tree_depth": 3}, "its kernel is"),
+        ({"max_tree_depth": 2}, "its kernel is"),
         ({"data": measured(seed=9)}, "its data is"),
         ({"model": regression(scale=0.3)}, "its log joint at fixed weights is"),
     ],

@@ -156,15 +156,15 @@ def test_a_program_tells_its_latents_under_their_names() -> None:
             return pyro.sample("y", dist.Normal(mu + x[:, 0], 0.5), obs=y)
 
     posterior = variational.fit(program, Dataset(X, Y), num_epochs=3, seed=0)
-    told = posterior.to_arviz(X, Y, num_samples=50, seed=0, num_prior_samples=2000)
+    told = posterior.to_arviz(X, Y, num_samples=50, seed=0, num_prior_samples=400)
     sites = posterior.sample_weights(50, seed=0)
     np.testing.assert_array_equal(group(told, "posterior")["mu"].values[0], sites["mu"].numpy())
     function = sites["mu"][:, None] + X[:, 0]
     np.testing.assert_allclose(group(told, "posterior")["y_mu"].values[0], function.numpy(), rtol=1e-6, atol=1e-6)
     prior = group(told, "prior")["mu"].values[0]
-    assert prior.std() == pytest.approx(3.0, rel=5 / np.sqrt(4000))
+    assert prior.std() == pytest.approx(3.0, rel=5 / np.sqrt(800))
     replicates = group(told, "prior_predictive")["y"].values[0]
-    assert replicates[:, 0].std() == pytest.approx(np.sqrt(9.25), rel=5 / np.sqrt(4000))
+    assert replicates[:, 0].std() == pytest.approx(np.sqrt(9.25), rel=5 / np.sqrt(800))
 
 
 @pytest.mark.filterwarnings("ignore:The held-out labels:UserWarning")

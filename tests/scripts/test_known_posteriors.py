@@ -33,7 +33,7 @@ def test_the_target_has_the_precisions_it_names() -> None:
 
 def test_laplace_is_exact() -> None:
     known = regression()
-    found = errors(known, METHODS["Laplace, full"](known.model(), known.data, seed=0))
+    found = errors(known, METHODS["Laplace, full"](known.model(), known.data, num_epochs=1500, seed=0))
     assert found["evidence"] < 1e-6
     assert found["predictive_variance"] < 1e-6
     # 20,000 draws: relative errors of some sqrt(6 / 20,000) = .017 over all entries
@@ -43,7 +43,7 @@ def test_laplace_is_exact() -> None:
 
 def test_one_network_has_no_covariance() -> None:
     known = regression()
-    found = errors(known, METHODS["MAP"](known.model(), known.data, seed=0))
+    found = errors(known, METHODS["MAP"](known.model(), known.data, num_epochs=1500, seed=0))
     assert found["mean"] < 1e-6
     assert (found["covariance"], found["predictive_variance"], found["widest"]) == (1, 1, 0)
     assert math.isnan(found["evidence"])

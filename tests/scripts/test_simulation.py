@@ -35,6 +35,7 @@ def test_every_method_is_judged_and_drawn(
 ) -> None:
     monkeypatch.setattr(script, "WARMUP", 20)
     monkeypatch.setattr(script, "THINNING", 1)
+    monkeypatch.setattr(script, "NUM_EPOCHS", 40)
     main(2, tmp_path / "new" / "ranks.png")
     printed = capsys.readouterr().out
     for name in ("exact", "NUTS", "full rank", "mean field", "a third narrower"):

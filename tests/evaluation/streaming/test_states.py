@@ -229,7 +229,7 @@ class TestProcesses:
     @pytest.mark.distributed
     @pytest.mark.slow
     def test_two_processes_have_the_result_of_all_points(self, tmp_path: Path) -> None:
-        multiprocessing.spawn(reduce_on, args=(str(tmp_path),), nprocs=2)
+        multiprocessing.start_processes(reduce_on, args=(str(tmp_path),), nprocs=2, start_method="fork")
         expected = [measure(*example) for example, pairs in examples() for _, measure in pairs]
         for rank in range(2):
             found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

@@ -66,12 +66,13 @@ def test_the_mean_of_the_ratios_estimates_the_evidence_where_scales_are_transfor
     cell = (grid_weight[1] - grid_weight[0]) * (grid_scale[1] - grid_scale[0])
     log_evidence = (log_prior + log_likelihood).flatten().logsumexp(dim=0) + cell.log()
 
-    for guide in (variational.mean_field, autoguide(AutoNormal), autoguide(AutoMultivariateNormal)):
+    for guide in (variational.mean_field, autoguide(AutoMultivariateNormal)):
         posterior = variational.fit(model, data, guide=guide, num_epochs=200, num_draws=2, seed=0)
         ratios = posterior.log_importance_ratios(data, num_samples=2000, seed=1)
         estimate = ratios.logsumexp(dim=0) - math.log(2000)
         relative = (ratios - ratios.max()).exp()
         error = float(relative.std() / relative.mean()) / math.sqrt(2000)
+        assert error < 0.05  # the Jacobian is worth some tenths of a nat
         assert abs(float(estimate - log_evidence)) < 4 * error + 1e-3  # and the grid's own error
 
 

@@ -306,11 +306,11 @@ def test_time_decides_as_well_as_steps(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path):
-    """Twenty times: a process that writes after every step is killed somewhere, and goes on to the same bits."""
+    """Twelve times: a process that writes after every step is killed somewhere, and goes on to the same bits."""
     options = {"num_epochs": 40}
     uninterrupted = fit("dropout", **options)
     chance, interrupted = random.Random(0), 0
-    for number in range(20):
+    for number in range(12):
         checkpoint = Checkpoint(tmp_path / str(number), every_steps=1)
         child = os.fork()
         if child == 0:
@@ -325,7 +325,7 @@ def test_kill_9_at_random_moments(tmp_path):
         _, status = os.waitpid(child, 0)
         interrupted += os.WIFSIGNALED(status)
         assert_same(fit("dropout", checkpoint=Checkpoint(checkpoint.path), **options), uninterrupted)
-    assert interrupted >= 10  # else the moments were no test
+    assert interrupted >= 6  # else the moments were no test
 
 
 def test_a_digest_depends_on_the_bits_and_needs_no_copy_of_the_data():

@@ -108,7 +108,8 @@ def one_of_two(rank: int, folder: str) -> None:
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder = tmp_path_factory.mktemp("processes")
-    multiprocessing.spawn(one_of_two, args=(str(folder),), nprocs=2)  # type: ignore[no-untyped-call]
+    # Forked processes have imported all that this one has.
+    multiprocessing.start_processes(one_of_two, args=(str(folder),), nprocs=2, start_method="fork")  # type: ignore[no-untyped-call]
     return [torch.load(Path(folder) / f"{rank}.pt", weights_only=True) for rank in range(2)]
 
 

@@ -16,7 +16,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
 from tests.inference.examples import SHORT_FIT, Conjugate, built, labelled, measured, noise
 
-NUM_DATA, NUM_STEPS = 40, 800
+NUM_DATA, NUM_STEPS = 40, 400
 ESTIMATORS = ("weights", "local", "flipout")
 NEW = ESTIMATORS[1:]
 
@@ -47,7 +47,7 @@ def assert_mean(draws: Tensor, expected: Tensor, errors: float = 5.0) -> None:
 def test_linear_regression_has_its_exact_elbo_and_gradient_on_average(estimator: str) -> None:
     x, y = noise(0, 6, 3), noise(1, 6, 1)
     objective = evidence(built(lambda: nn.Linear(3, 1)), estimator)
-    losses, found = gradients(objective, x, y, 3000)
+    losses, found = gradients(objective, x, y, 1500)
     design = torch.cat([x, torch.ones(6, 1).double()], dim=1)
     loc, scale, factor = objective.loc, objective.scale, NUM_DATA / 6 / 0.25
     residual = design @ loc - y[:, 0]
