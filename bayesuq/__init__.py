@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayesuq.fit_warnings import ConvergenceWarning as ConvergenceWarning
     from bayesuq.inference.adoption import adopt as adopt
     from bayesuq.inference.adoption import adopt_members as adopt_members
+    from bayesuq.inference.from_samples import from_samples as from_samples
     from bayesuq.inference.posteriors.saved import load as load
     from bayesuq.inputs import Given as Given
     from bayesuq.loaders import Loader as Loader

@@ -43,6 +43,7 @@ FLOORS: dict[str, set[str]] = {
 }
 STANDS_ON = {
     "adoption": {"map_estimate", "ensemble", "gp"},  # what a trained network, or a committee of them, already is
+    "from_samples": {"hmc"},  # whose posteriors chains from elsewhere are
     "laplace": {"map_estimate"},
     "ensemble": {"map_estimate"},
     "dropout": {"map_estimate"},

@@ -253,7 +253,7 @@ class HmcPosterior(ChainPosterior):
     @property
     def num_divergences(self) -> int:
         """Draws whose trajectories diverged."""
-        return int(self.statistics["diverging"].sum())
+        return int(self.statistics["diverging"].sum()) if "diverging" in self.statistics else 0
 
 
 def _plan(

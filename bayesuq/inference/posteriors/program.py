@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from pyro import poutine
+from pyro.poutine.condition_messenger import ConditionMessenger
 from torch import Tensor
 from torch.utils.data import DataLoader
 
@@ -154,7 +155,7 @@ class LatentPosterior(StoredPosterior):
         """A trace of the program run forwards, at latents or at draws of its prior."""
         data = {} if latents is None else latents
         try:
-            with self._alone(seed), poutine.trace() as tracer, poutine.condition(data=dict(data)):
+            with self._alone(seed), poutine.trace() as tracer, AtDraw(data=dict(data)):
                 self.call.run_forwards(rows)
         except (TypeError, AttributeError, NotImplementedError) as error:
             raise ValueError(
@@ -198,6 +199,14 @@ class LatentPosterior(StoredPosterior):
         rows, name = self._inputs(x), self._site(site)
         laws = (self._law(self._run(rows, derive_seed(seed, index)), name, len(rows)) for index in range(number))
         return mixed(predictive_of(law, keep_samples=True, site=name) for law in laws)
+
+
+class AtDraw(ConditionMessenger):
+    """Puts latents where a draw has them; what the program works out of them it works out again, at these rows."""
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["infer"].get("_deterministic"):
+            super()._pyro_sample(msg)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
