@@ -46,6 +46,7 @@ STANDS_ON = {
     "from_samples": {"hmc"},  # whose posteriors chains from elsewhere are
     "laplace": {"map_estimate"},
     "ensemble": {"map_estimate"},
+    "features": {"map_estimate"},  # of one network, which an adopted one is
     "dropout": {"map_estimate"},
     "swag": {"map_estimate"},
     "variational": {"map_estimate"},  # the network at its means

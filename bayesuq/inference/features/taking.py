@@ -147,17 +147,29 @@ class FeatureNetwork:
         expected = nn.functional.linear(features.to(weight.dtype), weight, bias)
         return expected.shape == f.shape and torch.allclose(expected.to(f.dtype), f, rtol=1e-4, atol=1e-4)
 
+    def is_end(self, features: Tensor, f: Tensor) -> bool:
+        """Whether the outputs are what the layer gives, to the last bit."""
+        own = {name: self._theta.get(f"{self.path}.{name}" if self.path else name) for name, _ in _named(self._layer)}
+        values = {name: value for name, value in own.items() if value is not None}
+        again = torch.func.functional_call(self._layer, values, (features,))
+        return isinstance(again, Tensor) and again.dtype == f.dtype and torch.equal(again, f)
+
     @property
     def last_layer(self) -> tuple[Tensor, Tensor | None]:
         """Its weight (C, D) and bias (C,)."""
-        named = dict(self._layer.named_parameters(recurse=False))
-        values = {name: self._theta.get(f"{self.path}.{name}", value).detach() for name, value in named.items()}
+        named = dict(_named(self._layer))
+        prefix = f"{self.path}." if self.path else ""
+        values = {name: self._theta.get(f"{prefix}{name}", value).detach() for name, value in named.items()}
         return values["weight"], values.get("bias")
 
 
 def last_layer(net: nn.Module) -> str:
     """The path of the last module that has parameters of its own, frozen ones too."""
     return [path for path, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))][-1]
+
+
+def _named(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:
+    return list(layer.named_parameters(recurse=False))
 
 
 def _linear(net: nn.Module) -> list[str]:

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from bayesuq.models.gp.kernels import RationalQuadratic as RationalQuadratic
     from bayesuq.models.gp.kernels import SpectralMixture as SpectralMixture
     from bayesuq.models.gp.means import ConstantMean as ConstantMean
+    from bayesuq.models.gp.means import FixedMean as FixedMean
     from bayesuq.models.gp.means import LinearMean as LinearMean
     from bayesuq.models.gp.means import Mean as Mean
     from bayesuq.models.gp.means import ZeroMean as ZeroMean

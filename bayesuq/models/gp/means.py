@@ -9,6 +9,7 @@ import gpytorch
 import torch
 from torch import Tensor, nn
 
+from bayesuq.models.bnn import check_network, copied
 from bayesuq.models.gp.hyperparameters import Hyperparameter, tell
 from bayesuq.models.gp.units import Counted, Units, unit_buffer
 
@@ -50,6 +51,50 @@ class LinearMean(Mean):
     def build(self, num_inputs: int, batch: torch.Size) -> Any:
         """See `Mean.build`."""
         return BuiltLine(num_inputs, batch)
+
+
+@dataclass(frozen=True, eq=False)
+class FixedMean(Mean):
+    """m(x) = net(x), a function that is known and stays as it is: the process is what the data say beside it.
+
+    With a trained network, or with its last layer where x are its features, the mean prediction of f begins at the
+    network's, and the process adds how unsure it is: small at the data, and the kernel's scale far from them.
+
+    Attributes:
+        net: From inputs (N, ...) to outputs (N, C), such as the logits of a likelihood of labels, or columns of y in
+            its units; it stays as it was.
+
+    Reference:
+        Ortega, Rodriguez Santana & Hernandez-Lobato 2024, Variational Linearized Laplace Approximation for Bayesian
+        Deep Learning, and Deng, Zhou & Zhu 2022, for processes around a trained network.
+
+    Example:
+        >>> from bayesuq.models.gp.kernels import RBF
+        >>> from bayesuq.models.gp.process import GaussianProcess
+        >>> GaussianProcess(kernel=RBF(), mean=FixedMean(nn.Linear(3, 1))).mean
+        FixedMean(net=Linear(in_features=3, out_features=1, bias=True))
+    """
+
+    net: nn.Module
+
+    def __post_init__(self) -> None:
+        check_network(self.net)
+
+    def build(self, num_inputs: int, batch: torch.Size) -> Any:  # noqa: ARG002
+        """See `Mean.build`."""
+        return BuiltFixed(self.net)
+
+
+class BuiltFixed(nn.Module):
+    """A network's outputs; no parameter of the process, so that no fit moves it and no file holds it."""
+
+    def __init__(self, net: nn.Module) -> None:
+        super().__init__()
+        self._held = (copied(net).double().eval().requires_grad_(False),)  # in a tuple: not a part of this module
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(C, N)."""
+        return self._held[0].to(x.device)(x.double()).T
 
 
 class BuiltConstant(Counted):
