@@ -16,7 +16,7 @@ Reference:
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
@@ -25,7 +25,7 @@ from bayesuq.arrays import check_count, check_one_of, check_positive
 from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_latents_agree
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
-from bayesuq.inference.chains.starts import Constants, Start, starting_points
+from bayesuq.inference.chains.starts import Constants, starting_points
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_potential import ProgramPotential
@@ -33,6 +33,7 @@ from bayesuq.inference.joint.programs import Program, is_program
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_mode import program_session
+from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.sgmcmc.langevin import Kernel, Sghmc, Sgld
 from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMinibatchPotential
 from bayesuq.inference.sgmcmc.run import Plan, Run
@@ -42,12 +43,16 @@ from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.training.options import Training, session
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.freshness import not_fresh
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed
 
 Sampler = Literal["sgld", "sghmc"]
 StepSchedule = Literal["constant", "cyclical"]
 Preconditioning = Literal["rmsprop"]
+NamedStart = Literal["reset", "network", "prior"]
+BEGINS = "chains' start"  # in a checkpoint, which says nothing of draws from the prior
+NUM_RESETS = 2  # that a network's own weights are compared with
 STARTS, CHAINS = range(2)  # what a fit's seed is split into
 LARGEST_WORK = 2**16  # weights times rows of a minibatch, up to which one pass for 4 chains was faster on a CPU
 
@@ -68,7 +73,7 @@ def fit(
     preconditioning: Preconditioning | None = None,
     schedule: StepSchedule = "constant",
     num_cycles: int = 5,
-    start: Start | ProgramStart | Literal["network"] | None = None,
+    start: NamedStart | WeightPosterior | ProgramStart | None = None,
     vectorised: bool | None = None,
     batch_size: int = 128,
     device: torch.device | str | None = None,
@@ -99,9 +104,12 @@ def fit(
         schedule: "constant" steps, or "cyclical" ones, which fall to 0 in each of `num_cycles`; the first `num_warmup`
             of a cycle explore without noise.
         num_cycles: Of a cyclical schedule; must divide `num_samples`.
-        start: "prior" begins each chain at a draw from the prior, "network" all at the network's own weights; a fitted
-            posterior over weights begins each at a draw from it. Sites learned as point values stay at that
-            posterior's values.
+        start: "reset" begins each chain at layers initialised anew by their own `reset_parameters`, as the members of
+            an ensemble begin; "network" all at the network's own weights; "prior" each at a draw from the prior, which
+            for a network of more than a few units is so far from the posterior that chains do not arrive; a fitted
+            posterior over weights each at a draw from it. None is "reset", and "network" where layers cannot be reset
+            or the network looks trained; of a program see `hmc.fit`. Sites learned as point values stay at a posterior's
+            values.
         vectorised: Whether all chains compute their gradients in one pass, which gives the same numbers to rounding.
             None does so where it is faster: for small networks.
         batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
@@ -148,19 +156,21 @@ def fit(
             raise ValueError("Chains of a program run one after another. Leave `vectorised` out.")
         return _fit_program(model, data, training, observed, start, numbers, progress)
     check_unnamed(observed)
-    start = "prior" if start is None else start
     with session(model, data, training) as (model, source, _):
-        place = "prior" if isinstance(start, str) and start == "network" else start
-        constants = Constants.of(model, place)
-        positions = _starts(model, source, constants, start, num_chains, training.key(STARTS))
+        file = Checkpoint.of(training.checkpoint)
+        begins = _start(model, file) if start is None else start
+        if isinstance(begins, str):
+            check_one_of(begins, "start", NamedStart)
+        of_network = isinstance(begins, str) and begins in ("reset", "network")
+        constants = Constants.of(model, "prior" if of_network else begins)
+        positions = _starts(model, source, constants, begins, num_chains, training.key(STARTS))
         potential = MinibatchPotential(model, source.num_data, constants.fixed, constants.buffers)
         chosen = _is_vectorised(potential, source, num_chains, vectorised)
         keys = [
             [derive_seed(training.key(CHAINS), chain, purpose) for purpose in range(3)] for chain in range(num_chains)
         ]
         run = Run(potential, kernel, source, positions, plan, keys, vectorised=chosen)
-        file = Checkpoint.of(training.checkpoint)
-        fit = None if file is None else _identity(run, constants, training.seed, starts_at_network=place is not start)
+        fit = None if file is None else _identity(run, constants, training.seed, begins, is_default=start is None)
         run.finish(file, fit, progress)
         posterior = _posterior(model, constants, run)
         warn_unless_agreed(posterior, source.rows)
@@ -191,7 +201,7 @@ def _fit_program(
         file = Checkpoint.of(training.checkpoint)
         fit = None
         if file is not None:
-            fit = _identity(run, Constants({}, {}), training.seed, starts_at_network=False)
+            fit = _identity(run, Constants({}, {}), training.seed, start, is_default=False)
         run.finish(file, fit, progress)
         warn_unless_latents_agree(run.draws, joint.layout.slices())
         needed = joint.needed(source.rows)
@@ -214,8 +224,22 @@ def _statistics(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return {name: value for name, value in run.told.items() if not name.startswith("warmup ")}, before
 
 
-def _identity(run: Run, constants: Constants, seed: int | None, *, starts_at_network: bool) -> Identity:
+def _start(model: BayesianNetwork, file: Checkpoint | None) -> NamedStart:
+    """Where chains begin that were not told where: those on file from before began at the prior, and go on."""
+    told = {} if file is None else file.told()
+    if told:
+        return next((word for word in get_args(NamedStart) if told.get(BEGINS) == word), "prior")
+    try:
+        resets = [model.reinitialise(seed).net for seed in range(NUM_RESETS)]
+    except ValueError:
+        return "network"
+    return "network" if not_fresh(model.net, resets) else "reset"
+
+
+def _identity(run: Run, constants: Constants, seed: int | None, begins: Any, *, is_default: bool) -> Identity:
     """What tells a run that has not begun from others."""
+    named = isinstance(begins, str) and (is_default or begins == "reset") and begins != "prior"
+    starts_at_network = isinstance(begins, str) and begins == "network"
     plan, model, source, positions = run.plan, run.potential.model, run.stream.source, run.chains.positions
     data, batch = source.contents()
 
@@ -231,6 +255,7 @@ def _identity(run: Run, constants: Constants, seed: int | None, *, starts_at_net
             **told,
             **{name: value for name, value in vars(plan).items() if name != "num_samples"},
             "chains": len(positions),
+            **({BEGINS: begins} if named else {}),
             "device": source.device.type,
             "data": data,
             **(sites_of(model) if isinstance(model, BayesianNetwork) else model.sites()),
@@ -296,8 +321,12 @@ def _starts(
     model: BayesianNetwork, source: Source, constants: Constants, start: Any, num_chains: int, seed: int
 ) -> Tensor:
     """A vector of the random sites for each chain, (C, P)."""
+    layout = Layout.of(model, model.laws)
     if isinstance(start, str) and start == "network":
-        return Layout.of(model, model.laws).join(model.initial()).repeat(num_chains, 1)
+        return layout.join(model.initial()).repeat(num_chains, 1)
+    if isinstance(start, str) and start == "reset":
+        fresh = (model.reinitialise(derive_seed(seed, chain)) for chain in range(num_chains))
+        return torch.stack([layout.join(one.initial()) for one in fresh])
     potential = NetworkPotential(model, source.rows, fixed=constants.fixed, buffers=constants.buffers)
     return starting_points(potential, start, num_chains, seed)
 

@@ -355,7 +355,31 @@ def test_chains_start_at_the_network_at_the_prior_or_at_a_posterior():
     assert 0.7 < float(prior.std()) < 1.3
 
 
-@pytest.mark.parametrize("start", ["prior", "network"])
+def test_chains_that_are_not_told_where_begin_as_members_of_an_ensemble_or_at_trained_weights():
+    still = {"num_warmup": 0, "num_samples": 1, "thinning": 1, "step_size": 1e-9, "num_chains": 3}
+    model = mlp_model()
+    fresh = fit(model, **still).draws[:, 0]
+    assert torch.equal(fresh, fit(model, start="reset", **still).draws[:, 0])
+    assert (fresh.std(dim=0) > 0).all()
+    assert float(fresh.std()) < 0.6  # as layers initialise themselves, narrower than the prior
+    trained = mlp_model()
+    with torch.no_grad():
+        for parameter in trained.net.parameters():
+            parameter.add_(10.0)
+    own = Layout.of(trained).join(trained.initial())
+    assert torch.equal(fit(trained, **still).draws[:, 0], own.expand(3, -1))
+    with pytest.raises(ValueError, match=r"`start` must be .*'reset'.*got 'random'"):
+        fit(model, start="random")
+
+
+def test_a_run_that_was_begun_by_default_goes_on_from_where_it_began(tmp_path):
+    for name, model in (("reset", mlp_model()), ("prior", mlp_model())):
+        told = {} if name == "reset" else {"start": "prior"}  # the default of before
+        first = fit(model, checkpoint=tmp_path / name, **told)
+        assert torch.equal(fit(model, checkpoint=tmp_path / name).draws, first.draws)
+
+
+@pytest.mark.parametrize("start", ["prior", "network", "reset"])
 def test_point_values_need_a_posterior_to_stand_at(start):
     model = mlp_model(likelihoods.Normal(scale="learned"), random="last_layer")
     with pytest.raises(ValueError, match="pass a fitted posterior as `start`"):
