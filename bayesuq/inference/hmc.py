@@ -36,6 +36,7 @@ from bayesuq.inference.chains.processes import (
 )
 from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.run import Chains, Plan
+from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
@@ -137,7 +138,8 @@ def fit(
     Warns:
         UserWarning: The chains have more than ten minutes to go, by what a gradient takes.
         ConvergenceWarning: The chains disagree in what they predict at some of the rows, or in a program's latents;
-            trajectories diverged, or had the greatest length.
+            some predict their rows much worse than others, than what they began at or than a constant; trajectories
+            diverged, or had the greatest length.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -211,6 +213,7 @@ def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> "
     positions = starting_points(potential, start, run.num_chains, derive_seed(run.key, STARTS))
     posterior = _posterior(model, constants, run.chains(job, potential, positions))
     warn_unless_agreed(posterior, rows)
+    warn_unless_scored(posterior, rows, start)
     return posterior
 
 

@@ -32,7 +32,7 @@ def best_constant(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor |
         with torch.enable_grad():
             value = -likelihood.total_log_prob(outputs(c), y, weight) / len(f)
             (gradient,) = torch.autograd.grad(value, [c])
-        return float(value), gradient.double().cpu().numpy()
+        return float(value.detach()), gradient.double().cpu().numpy()
 
     options = {"maxiter": MOST_ITERATIONS, "ftol": TOLERANCE}
     found = minimize(loss, start.double().cpu().numpy(), jac=True, method="L-BFGS-B", options=options)

@@ -25,6 +25,7 @@ from bayesuq.arrays import check_count, check_one_of, check_positive
 from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_latents_agree
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
+from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, starting_points
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
@@ -108,8 +109,8 @@ def fit(
             an ensemble begin; "network" all at the network's own weights; "prior" each at a draw from the prior, which
             for a network of more than a few units is so far from the posterior that chains do not arrive; a fitted
             posterior over weights each at a draw from it. None is "reset", and "network" where layers cannot be reset
-            or the network looks trained; of a program see `hmc.fit`. Sites learned as point values stay at a posterior's
-            values.
+            or the network looks trained; a program begins as in `hmc.fit`. Sites learned as point values stay at a
+            posterior's values.
         vectorised: Whether all chains compute their gradients in one pass, which gives the same numbers to rounding.
             None does so where it is faster: for small networks.
         batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
@@ -132,7 +133,8 @@ def fit(
         FloatingPointError: A chain diverged: the step size is too large.
 
     Warns:
-        ConvergenceWarning: The chains disagree in what they predict at some of the rows.
+        ConvergenceWarning: The chains disagree in what they predict at some of the rows, or some predict them much
+            worse than others, than what they began at or than a constant.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -174,6 +176,7 @@ def fit(
         run.finish(file, fit, progress)
         posterior = _posterior(model, constants, run)
         warn_unless_agreed(posterior, source.rows)
+        warn_unless_scored(posterior, source.rows, start)
         return posterior
 
 
