@@ -1,0 +1,48 @@
+"""Chains that go on, and chains that begin at given values."""
+
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from torch import Tensor
+
+import bayesuq as bq
+from bayesuq.inference import hmc
+
+DATA = bq.Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+
+
+def line(x: Tensor, y: Tensor | None = None) -> Any:
+    slope = pyro.sample("slope", dist.Normal(0.0, 2.0))
+    scale = pyro.sample("scale", dist.Gamma(2.0, 2.0))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.Normal(slope * x[:, 0], scale), obs=y)
+
+
+@pytest.mark.filterwarnings("ignore::bayesuq.ConvergenceWarning")
+def test_more_draws_of_a_program_are_those_of_a_run_that_was_longer_from_the_start(tmp_path: Any) -> None:
+    options: dict[str, Any] = {"num_warmup": 20, "num_chains": 2, "seed": 0}
+    hmc.fit(line, DATA, num_samples=10, checkpoint=tmp_path / "chain", **options)
+    longer = hmc.fit(line, DATA, num_samples=25, checkpoint=tmp_path / "chain", **options)
+    whole = hmc.fit(line, DATA, num_samples=25, **options)
+    assert all(torch.equal(longer.draws[name], whole.draws[name]) for name in whole.draws)
+    assert torch.equal(longer.inverse_mass, whole.inverse_mass)
+
+
+@pytest.mark.filterwarnings("ignore::bayesuq.ConvergenceWarning")
+def test_chains_of_a_program_and_of_a_network_begin_at_given_values() -> None:
+    """With steps so small that nothing moves."""
+    still: dict[str, Any] = {"num_samples": 1, "num_warmup": 0, "num_chains": 2, "step_size": 1e-9, "seed": 0}
+    still |= {"kernel": "hmc", "num_steps": 1}
+    values = {"slope": torch.tensor([0.5, -1.5]), "scale": torch.tensor([0.2, 3.0])}
+    found = hmc.fit(line, DATA, start=bq.from_samples(line, values, DATA), **still)
+    for name, value in values.items():
+        torch.testing.assert_close(found.draws[name].squeeze(1), value, rtol=1e-5, atol=1e-6)
+    net = bq.models.networks.mlp(1, (2,), 1)
+    model = bq.models.BayesianNetwork(net, bq.models.priors.Normal(), bq.models.likelihoods.Normal(scale=0.5))
+    weights = {name: torch.stack([value, 0.1 + value]).detach() for name, value in model.initial().items()}
+    chains = hmc.fit(model, DATA, start=bq.from_samples(model, weights), **still)
+    for name, value in chains.sample_weights().items():
+        torch.testing.assert_close(value, weights[name], rtol=1e-5, atol=1e-6)
