@@ -158,6 +158,7 @@ def test_all_that_optimise_take_the_training_options_with_their_types():
         "ensemble",
         "confidence",
         "ivon",
+        "microcanonical",
     }
     hints = get_type_hints(TrainingOptions)
     assert list(hints) == [*Training.__dataclass_fields__]

@@ -230,6 +230,12 @@ def _fit_chains(method: Method, model: BayesianNetwork, data: Dataset, options: 
     """
     file, chains = options.checkpoint(method), options.chains
     first = options.keywords(None if file is None else file.of_part("start"))
+    if method.kind == "microcanonical":  # which trains the networks that it begins at
+        given = {name: value for name, value in options.keywords(file).items() if value is not None}
+        number = options.training.num_members
+        return _fit_of(method)(
+            model, data, num_members=number, num_warmup=chains.num_warmup, num_samples=chains.num_draws, **given
+        )
     return _fit_of(method)(
         model,
         data,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bayesuq.inference import laplace as laplace
     from bayesuq.inference import local_temperature as local_temperature
     from bayesuq.inference import map_estimate as map_estimate
+    from bayesuq.inference import microcanonical as microcanonical
     from bayesuq.inference import quantile_calibration as quantile_calibration
     from bayesuq.inference import sequential as sequential
     from bayesuq.inference import sgmcmc as sgmcmc

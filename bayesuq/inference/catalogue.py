@@ -98,6 +98,13 @@ METHODS = (
         "hmc",
     ),
     Method(
+        "microcanonical",
+        "chains",
+        {"MicrocanonicalPosterior": "microcanonical.fitting"},
+        "Chains of weights that begin at the networks of an ensemble and refuse no step (MILE), over all rows.",
+        "microcanonical",
+    ),
+    Method(
         "gp",
         "process",
         {

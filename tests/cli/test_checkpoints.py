@@ -32,6 +32,7 @@ CASES = {
     "swag": (LABELS, 8),
     "sgmcmc": (NUMBERS, 7),
     "hmc": (NUMBERS, 7),
+    "microcanonical": (NUMBERS, 7),
     "gp": (NUMBERS, 5),
     "ensemble": (LABELS, 6),
     "temperature": (LABELS, 12),

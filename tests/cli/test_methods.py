@@ -16,6 +16,7 @@ from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.hmc import HmcPosterior
 from bayesuq.inference.laplace.posterior import LaplacePosterior
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.microcanonical.fitting import MicrocanonicalPosterior
 from bayesuq.inference.sgmcmc.fitting import SgmcmcPosterior
 from bayesuq.inference.swag.fitting import SwagPosterior
 from bayesuq.inference.temperature.fitting import TemperaturePosterior
@@ -93,6 +94,7 @@ def test_what_is_of_labels_is_refused_of_real_targets(name: str, what: str) -> N
         ("laplace", LaplacePosterior, None),
         ("swag", SwagPosterior, None),
         ("ivon", VariationalPosterior, None),
+        ("microcanonical", MicrocanonicalPosterior, None),
         ("sgmcmc", SgmcmcPosterior, None),
         ("hmc", HmcPosterior, None),
         ("gp", SparseGpPosterior, None),
@@ -111,13 +113,14 @@ def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, membe
     assert type(fitted.posterior) is kind
     if member is not None:
         assert [type(part) for part in fitted.posterior.members] == [member] * 2
-    assert len(fitted.losses) == {EnsemblePosterior: 2, SgmcmcPosterior: 0, HmcPosterior: 0}.get(kind, 1)
+    chains = (SgmcmcPosterior, HmcPosterior, MicrocanonicalPosterior)
+    assert len(fitted.losses) == {EnsemblePosterior: 2, **dict.fromkeys(chains, 0)}.get(kind, 1)
     assert all(len(loss) == 1 for loss in fitted.losses)
     assert fitted.seconds > 0
 
 
 def test_every_method_has_a_name_that_is_tested() -> None:
-    chains = {"sgmcmc", "hmc"}
+    chains = {"sgmcmc", "hmc", "microcanonical"}
     assert (
         set(METHODS)
         == {"map", "variational", "ivon", "dropout", "laplace", "swag", "gp", "ensemble", "temperature", "confidence"}

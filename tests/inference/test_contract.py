@@ -20,6 +20,7 @@ from bayesuq.inference import (
     laplace,
     local_temperature,
     map_estimate,
+    microcanonical,
     sgmcmc,
     swag,
     variational,
@@ -325,6 +326,27 @@ class TestSgmcmc(PosteriorContract):
     def test_options_out_of_range_are_refused(self, options: dict[str, Any], error: type[Exception], says: str) -> None:
         with pytest.raises(error, match=says):
             self.posterior(self.regression(), measured(), **options)
+
+
+@pytest.mark.filterwarnings("ignore::bayesuq.ConvergenceWarning")
+class TestMicrocanonical(PosteriorContract):
+    """Chains from trained networks: their starts learn from minibatches, and they from all rows."""
+
+    fit = microcanonical.fit
+    options: ClassVar = PosteriorContract.options | {
+        "num_members": 2,
+        "num_samples": 4,
+        "num_warmup": 20,
+        "thinning": 2,
+    }
+    num_members = default_num_samples = 8
+    test_a_network_that_vmap_cannot_follow_gives_the_same = None  # chaos: its own tests compare the energies
+
+    def test_the_fit_has_seen_the_data(self) -> None:
+        data = labelled()
+        other = self.posterior(self.classification(), Dataset(data.x, (data.y + 1) % NUM_CLASSES), **self.learning)
+        score = [p.predict(data.x).log_prob(data.y).mean() for p in (other, self.learned())]
+        assert score[1] > max(score[0], -math.log(NUM_CLASSES)) + 0.3
 
 
 class TestSgld(TestSgmcmc, doors_of="TestSgmcmc"):

@@ -17,6 +17,7 @@ from tests.zoo.own_likelihoods import Copy, NoisyLabels
 pytestmark = [pytest.mark.filterwarnings(one) for one in (*SHORT_FIT, "ignore:The scales:UserWarning")]
 SHORT: dict[str, dict[str, Any]] = {  # options of a fit that takes a moment
     "hmc": {"num_samples": 4, "num_warmup": 4, "num_chains": 1},
+    "microcanonical": {"num_samples": 4, "num_warmup": 4, "num_members": 2, "num_epochs": 2},
     "sgmcmc": {"num_samples": 4, "num_warmup": 4, "num_chains": 2},
     "ensemble": {"num_members": 2, "num_epochs": 2},
     "gp": {"num_epochs": 2},

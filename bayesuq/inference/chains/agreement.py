@@ -39,7 +39,11 @@ def warn_unless_agreed(posterior: ChainPosterior, rows: Batch) -> None:
         posterior: The chains.
         rows: That were fitted, of which some are looked at.
     """
-    worst, share = disagreement(posterior, rows)
+    warn_of_disagreement(*disagreement(posterior, rows))
+
+
+def warn_of_disagreement(worst: float, share: float) -> None:
+    """Warn where the largest R-hat of predictions is too large; `share` of them lie above the bound."""
     if worst > LARGEST_R_HAT:
         told = f"{worst:.3g}" if worst < MOST_TOLD else f"above {MOST_TOLD}"
         warn_of_fit(

@@ -1,0 +1,210 @@
+"""Microcanonical chains on their way: the three phases of the warm-up, the draws, and what a checkpoint must hold."""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesuq.inference.microcanonical.dynamics import Energies, Moved, Particles, move
+from bayesuq.inference.microcanonical.tuning import (
+    LENGTH_SHARE,
+    SHRINKS,
+    Phases,
+    StepSizes,
+    coordinates,
+    first_lengths,
+    steps_per_draw,
+    target_at,
+)
+from bayesuq.inference.training.bars import bar
+from bayesuq.inference.training.checkpoint import Checkpoint, State
+from bayesuq.inference.training.identity import Identity
+from bayesuq.inference.training.resumable import Resumable
+from bayesuq.models.precision import full_precision
+from bayesuq.randomness import generator
+
+GROWING = "draws."  # tensors (C, D, ...) that a longer run has more of
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How long chains run, and how finely.
+
+    Attributes:
+        num_samples: Kept draws of each chain.
+        num_warmup: Steps before.
+        thinning: Steps for one kept draw.
+        energy_variance: E[dE^2] / d that step sizes are tuned to, in nats squared.
+        step_size: eps of all chains instead of a tuned one.
+        length: L likewise.
+    """
+
+    num_samples: int
+    num_warmup: int
+    thinning: int
+    energy_variance: float
+    step_size: float | None = None
+    length: float | None = None
+
+    @property
+    def num_steps(self) -> int:
+        """Warm-up and all."""
+        return self.num_warmup + self.num_samples * self.thinning
+
+
+class Run:
+    """The loop.
+
+    Attributes:
+        done: Steps so far.
+        particles: The chains.
+        step_sizes: As tuned so far.
+        lengths: L, (C,), float64.
+        draws: Positions kept, (C, D, P).
+        told: Of each draw, (C, D).
+        divergences: Of the warm-up, (C,).
+    """
+
+    def __init__(self, energies: Energies, positions: Tensor, plan: Plan, seed: int) -> None:
+        """Put chains at their starts, (C, P)."""
+        self.energies, self.plan, self.phases = energies, plan, Phases.of(plan.num_warmup)
+        self.noise = generator(seed, device=positions.device)
+        self.particles = Particles.at(positions, energies, self.noise)
+        self.step_sizes, self.lengths = StepSizes.of(positions), first_lengths(positions)
+        self.dimension, self.done = positions.shape[1], 0
+        if plan.step_size is not None:
+            self.step_sizes.current.fill_(plan.step_size)
+        if plan.length is not None:
+            self.lengths.fill_(plan.length)
+        chains, number = len(positions), plan.num_samples
+        self.moments = {name: torch.zeros_like(positions, dtype=torch.float64) for name in ("mean", "squares")}
+        self.time = positions.new_zeros(chains, dtype=torch.float64)
+        self.chosen = coordinates(self.dimension).to(positions.device)
+        self.trace = positions.new_zeros(chains, self.phases.third - self.phases.second, len(self.chosen))
+        self.draws = positions.new_zeros(chains, number, self.dimension)
+        kinds = {"lp": torch.float64, "energy_error": torch.float64, "step_size": torch.float64}
+        kinds |= {"length": torch.float64, "n_steps": torch.int64, "diverging": torch.bool}
+        self.told = {name: torch.zeros(chains, number, dtype=kind) for name, kind in kinds.items()}
+        self.divergences = torch.zeros(chains, dtype=torch.int64)
+        self.squares = positions.new_zeros(chains, dtype=torch.float64)  # of energy errors since the last draw
+        self.diverging = positions.new_zeros(chains, dtype=torch.bool)
+
+    @full_precision()  # differences of energies decide
+    def finish(self, checkpoint: Checkpoint | None, fit: Identity | None, progress: bool | None) -> None:
+        """Make the steps that are left.
+
+        Args:
+            checkpoint: To go on from, and to write; None does neither.
+            fit: What tells this run from others, for that file; None without one.
+            progress: Whether to show a bar; None shows it on a terminal only.
+
+        Raises:
+            ValueError: A checkpoint of another fit.
+        """
+        resumable, total = Resumable(checkpoint, fit, self._state), self.plan.num_steps
+        with resumable.alone():
+            self._resume(resumable)
+            with bar(progress, total=total, done=self.done, unit="step") as shown:
+                while self.done < total:
+                    self._step()
+                    shown.update()
+                    resumable.note(self.done)
+            resumable.write(self.done)
+
+    def _step(self) -> None:
+        self.particles, moved = move(self.particles, self.energies, self.step_sizes.current, self.lengths, self.noise)
+        number, self.done = self.done, self.done + 1
+        if number < self.plan.num_warmup:
+            self.divergences += moved.diverged.cpu()
+            self._tune(number, moved)
+        else:
+            self._keep(number - self.plan.num_warmup, moved)
+
+    def _tune(self, number: int, moved: Moved) -> None:
+        plan, phases = self.plan, self.phases
+        if plan.step_size is None and number < phases.second:
+            target = target_at(number, phases, plan.energy_variance)
+            self.step_sizes.learn(moved.errors, moved.diverged, target, self.dimension)
+        elif bool(moved.diverged.any()):
+            self._shrink(moved.diverged)
+        if plan.length is not None:
+            return
+        if phases.first <= number < phases.second:
+            self._add_moments()
+            if number == phases.second - 1:
+                self._length_by_variances()
+        elif number >= phases.second:
+            self.trace[:, number - phases.second] = self.particles.positions[:, self.chosen]
+            if number == phases.third - 1 and self.trace.shape[1] > 1:
+                self.lengths = LENGTH_SHARE * self.step_sizes.current * steps_per_draw(self.trace)
+
+    def _keep(self, number: int, moved: Moved) -> None:
+        """Note a step after the warm-up down, and the draw that it may be."""
+        if bool(moved.diverged.any()):
+            self._shrink(moved.diverged)
+        self.squares += moved.errors.square()
+        self.diverging |= moved.diverged
+        place, rest = divmod(number + 1, self.plan.thinning)
+        if rest:
+            return
+        self.draws[:, place - 1] = self.particles.positions
+        told = {
+            "lp": -self.particles.potentials,
+            "energy_error": (self.squares / self.plan.thinning).sqrt(),
+            "step_size": self.step_sizes.current,
+            "length": self.lengths,
+            "n_steps": torch.full_like(self.diverging, self.plan.thinning, dtype=torch.int64),
+            "diverging": self.diverging,
+        }
+        for name, value in told.items():
+            self.told[name][:, place - 1] = value.cpu()
+        self.squares.zero_()
+        self.diverging.zero_()
+
+    def _shrink(self, diverged: Tensor) -> None:
+        """A chain that diverges where its step is no longer tuned takes smaller ones from there."""
+        self.step_sizes.current = torch.where(diverged, SHRINKS * self.step_sizes.current, self.step_sizes.current)
+
+    def _add_moments(self) -> None:
+        """Means weighted by step sizes."""
+        positions, weight = self.particles.positions.double(), self.step_sizes.current
+        self.time += weight
+        share = (weight / self.time).unsqueeze(1)
+        self.moments["mean"].lerp_(positions, share)
+        self.moments["squares"].lerp_(positions.square(), share)
+
+    def _length_by_variances(self) -> None:
+        variance = (self.moments["squares"] - self.moments["mean"].square()).clamp(min=0).sum(dim=1)
+        self.lengths = torch.where(variance > 0, variance.sqrt(), self.lengths)
+
+    def _tensors(self) -> dict[str, Tensor]:
+        """All that a checkpoint holds, but for the noise."""
+        own = {"lengths": self.lengths, "time": self.time, "trace": self.trace, "divergences": self.divergences}
+        own |= {"squares": self.squares, "diverging": self.diverging}
+        parts = {"particles.": vars(self.particles), "step_sizes.": vars(self.step_sizes), "moments.": self.moments}
+        for prefix, tensors in parts.items():
+            own |= {prefix + name: tensor for name, tensor in tensors.items()}
+        return own | {f"{GROWING}positions": self.draws} | {GROWING + name: told for name, told in self.told.items()}
+
+    def _state(self) -> State:
+        kept = max(0, self.done - self.plan.num_warmup) // self.plan.thinning
+        tensors = {name: t[:, :kept] if name.startswith(GROWING) else t for name, t in self._tensors().items()}
+        return {"done": self.done}, tensors | {"noise": self.noise.get_state()}
+
+    def _resume(self, resumable: Resumable) -> None:
+        found = resumable.read()
+        if found is None:
+            return
+        values, tensors = found
+        for name, tensor in self._tensors().items():
+            part = tensors[name]
+            (tensor[:, : part.shape[1]] if name.startswith(GROWING) else tensor).copy_(part)
+        self.noise.set_state(tensors["noise"])
+        self.done = values["done"]
+        resumable.begin(self.done)
+
+    def energy_variance(self) -> float:
+        """E[dE^2] / d of the kept steps, the mean over chains, in nats squared."""
+        errors = self.told["energy_error"]
+        return float(errors.square().mean()) / self.dimension if errors.numel() else math.nan
