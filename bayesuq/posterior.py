@@ -91,7 +91,8 @@ class Posterior(ABC):
         the sites at `x`, and beside the predicted `y` at new inputs. The observed site is `y`.
 
         Draws of another method than chains are independent: they stand in one chain, marked by the attribute
-        `independent_draws`, and their R-hat says nothing. O(S (P + N C)) memory.
+        `independent_draws`, and their R-hat says nothing. Hyperparameters of a process that have one value each are the
+        attribute `hyperparameters`, in JSON and natural units. O(S (P + N C)) memory.
 
         Args:
             x: Inputs, (N, ...): of observed rows where `y` is given, else new ones.

@@ -1,5 +1,6 @@
 """The table of a posterior's parameters: natural units, the program's names, R-hat as ArviZ has it."""
 
+import json
 import math
 
 import arviz
@@ -30,6 +31,10 @@ def test_hyperparameters_of_a_process_are_in_the_units_of_x_and_y() -> None:
     assert str(summary).startswith("point values\n")
     kernel = posterior.prior.kernel
     assert length.mean == pytest.approx(float(kernel.base_kernel.lengthscale), rel=1e-9)
+    told = json.loads(
+        posterior.to_arviz(data().x, data().y, num_prior_samples=0, num_samples=5).attrs["hyperparameters"]
+    )
+    assert told["kernel.base_kernel.lengthscale"] == pytest.approx(length.mean)
     sampled = gp.fit(
         processes.GaussianProcess(processes.Scale(processes.RBF())),
         data(),

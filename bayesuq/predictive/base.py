@@ -265,14 +265,17 @@ class RealPredictive(PredictiveDistribution):
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
     def columns(self) -> dict[str, Tensor]:
-        """Mean, standard deviation and its parts, median and 90 % interval of each point, by name, (N,) each."""
+        """Mean, standard deviation and its parts, median and 90 % interval of each point, by name, (N,) each.
+
+        A predictive whose variance is not split has no parts.
+        """
         lower, upper = self.interval()
+        parts = {} if self.without_split else {"aleatoric_std": self.aleatoric, "epistemic_std": self.epistemic}
         return named_columns(
             {
                 "mean": self.mean,
                 "std": self.std,
-                "aleatoric_std": self.aleatoric.sqrt(),
-                "epistemic_std": self.epistemic.sqrt(),
+                **{name: variance.sqrt() for name, variance in parts.items()},
                 "median": self.median,
                 "lower": lower,
                 "upper": upper,

@@ -5,6 +5,7 @@ for one function, which is why the functions' values come first: E[y* | x, draw]
 own, `mu` for real targets and counts, `p` for class probabilities, beside the weights.
 """
 
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -176,6 +177,8 @@ def export(drawn: Drawn, wanted: Wanted) -> Container:
     if not any(groups.values()):
         raise ValueError(f"Nothing of a {drawn.method} can be told without inputs: its draws are no sets of weights.")
     groups |= _statistics(drawn) | _prior(drawn, wanted)
+    if drawn.points:  # one value each, of which no draw says more
+        marks["hyperparameters"] = json.dumps({name: value[0].tolist() for name, value in drawn.points.items()})
     return build(groups, attributes={**_attributes(drawn, wanted), **marks})
 
 

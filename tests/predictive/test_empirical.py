@@ -214,6 +214,9 @@ def test_mixtures_points_units_and_devices(draws, quantiles, y) -> None:
         float((10 * y).var(correction=0)), rel=1e-4
     )
     assert draws.to("cpu").num_samples == 400
+    assert list(draws.columns()) == ["mean", "std", "median", "lower", "upper"]
+    assert "aleatoric_std" in mixed.columns()
+    assert "<table>" in draws._repr_html_()
     assert repr(draws) == "DrawnPredictive(400 draws, mean: (300, 1))"
 
 
