@@ -2,8 +2,9 @@
 
 The ECE is a sum of absolute values, and so above 0 for a calibrated predictive too, with a kink where its gaps are. A
 plain bootstrap starts from the gaps as they are seen, noise included, and is too wide there. Here a gap that its own
-noise explains (below 1.64 standard deviations) is taken as 0 first, and what is left is simulated bin by bin: as many
-points as there are, and of them as many right as their confidence, or the bin's own share where it is another, says.
+noise explains (below 1.64 standard deviations) is taken as 0 first: that of all bins together, and then what is left of
+each bin's. What remains is simulated bin by bin: as many points as there are, and of them as many right as their
+confidence, the gap of all bins, and the bin's own share where it is another, say.
 
 References:
     Guo, Pleiss, Sun and Weinberger, "On calibration of modern neural networks", ICML 2017, eq. (3).
@@ -23,6 +24,7 @@ from bayesuq.evaluation.binning import bin_index
 from bayesuq.randomness import generator
 
 CLEAR_GAP = 1.645  # standard deviations, above which a gap is taken as real
+FEW_ROWS = 50  # below which a gap above 0 may be real and not clear
 PRIOR_POINTS = 2  # of the stated confidence, beside those of a bin whose gap is real: few points tell little of a share
 NORMAL_FROM = 1e4  # variance of a count from which its law is as good as normal
 
@@ -113,11 +115,20 @@ class Gaps:
         draw = self._normal_errors if self._is_grouped else self._binomial_errors
         return draw(num_replicates, noise).std()
 
+    @property
+    def is_bounded(self) -> bool:
+        """Whether the standard error is but an upper bound: for fewer than 50 rows that are right more often than said.
+
+        Where nothing is wrong, few rows do not tell a predictive that knows all from one that was lucky.
+        """
+        return int(self.rows) < FEW_ROWS and bool(self.gap.sum() > 0)
+
     def _binomial_errors(self, num_replicates: int, noise: torch.Generator) -> Tensor:
         number, stated, there = self._number, self._stated, self.weight > 0
-        share = torch.where(there, self.gap / self.weight, 0.0)  # right minus confidence
-        is_real = share.abs() > CLEAR_GAP * (stated * (1 - stated) / number.clamp(min=1e-12)).sqrt()
-        true = stated + torch.where(is_real, share * number / (number + PRIOR_POINTS), 0.0)
+        expected = self._expected
+        share = torch.where(there, stated + self.gap / self.weight - expected, 0.0)
+        is_real = share.abs() > CLEAR_GAP * (expected * (1 - expected) / number.clamp(min=1e-12)).sqrt()
+        true = expected + torch.where(is_real, share * number / (number + PRIOR_POINTS), 0.0)
         counts = torch.poisson(number.expand(num_replicates, -1), generator=noise)
         hits = torch.binomial(counts, true.clamp(0.0, 1.0).expand_as(counts), generator=noise)
         sums = (hits - counts * stated).abs() @ self._mean_weight
@@ -128,6 +139,21 @@ class Gaps:
         start = torch.cat([torch.where(is_real, self.gap, 0.0), self.weight.sum()[None]])
         drawn = start + normal_draws(self.products, num_replicates, noise)
         return drawn[:, :-1].abs().sum(dim=1) / drawn[:, -1].clamp(min=float(self.weight.sum()) / int(self.rows))
+
+    @property
+    def _expected(self) -> Tensor:
+        """Share of right ones in each bin, but for its own gap, (B,): as stated, or with the gap of all bins together.
+
+        Where that is real and below 0, all bins are as much too sure; where it is above 0, errors are fewer than
+        stated by one factor, which leaves none where all is right.
+        """
+        stated, gap = self._stated, self.gap.sum()
+        variance = (self.square_weight * stated * (1 - stated)).sum()
+        if not bool(gap.abs() > CLEAR_GAP * variance.sqrt()):
+            return stated
+        if float(gap) < 0:
+            return (stated + gap / self.weight.sum()).clamp(min=0.0)
+        return 1 - (1 - stated) * (1 - gap / (self.weight * (1 - stated)).sum()).clamp(min=0.0)
 
     @property
     def _is_grouped(self) -> bool:

@@ -17,6 +17,7 @@ from bayesuq.evaluation.kinds import check_known
 from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.standard_measures import (
+    BOUND,
     CALIBRATION_ERROR,
     COVERAGE_LEVEL,
     LOG_SCORE,
@@ -186,7 +187,8 @@ class Tally:
     def _calibration_error(self, gaps: Gaps, seed: int) -> Measure:
         error = gaps.standard_error(num_replicates=REPLICATES, seed=seed)
         floor = f"{float(gaps.floor):.2g} if calibrated"
-        remark = joined(f"{self._num_bins} equal bins", floor)
+        bound = BOUND if gaps.is_bounded else ""
+        remark = joined(f"{self._num_bins} equal bins", floor, bound)
         return made(CALIBRATION_ERROR, gaps.expected_calibration_error, error, "fraction", remark)
 
 

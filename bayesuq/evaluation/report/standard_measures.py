@@ -40,6 +40,7 @@ from bayesuq.predictive.thinned import held_of, num_draws_of
 
 COVERAGE_LEVEL = 0.9
 CALIBRATION_ERROR = "expected_calibration_error"
+BOUND = "its error an upper bound"
 LOG_SCORE = "negative_log_likelihood"
 Formula = Literal["mean", "root", "share", "coverage", "coverage of counts"]
 

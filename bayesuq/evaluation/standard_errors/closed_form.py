@@ -149,9 +149,10 @@ def of_expected_calibration_error(
 ) -> Tensor:
     """Of `calibration.expected_calibration_error`, by simulating the counts of its bins; see `gaps`.
 
-    Within 20 % of the truth from 20 rows on for calibrated and overconfident predictives, by simulation. Where nearly
-    all is right and the confidence is too low, fewer than 200 rows cannot tell it: there it is up to 1.6 times too
-    large, never too small. Rows of many points, such as images, have the covariance of their sums, drawn as normal.
+    Within 20 % of the truth, by simulation: from 20 rows on for calibrated and overconfident predictives, from 50 rows
+    on for all. Where nearly all is right and the confidence is too low, fewer rows cannot tell it, and it is up to
+    four times too large (a report then says that it is an upper bound). Rows of many points, such as images, have the
+    covariance of their sums, drawn as normal.
 
     Args:
         predictive: Of labels, at N points.

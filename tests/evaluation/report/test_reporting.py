@@ -388,3 +388,12 @@ def test_reports_stand_side_by_side_with_a_blank_for_a_measure_that_one_lacks() 
     assert lines[3].index("0.25") == lines[0].index("ensemble")
     with pytest.raises(ValueError, match="nothing to show"):
         side_by_side({})
+
+
+def test_of_few_rows_that_are_all_right_the_error_of_the_calibration_error_is_said_to_be_a_bound() -> None:
+    probs = torch.tensor([[0.85, 0.15]], dtype=torch.float64)
+    for num_rows, share, is_bound in ((20, 1.0, True), (60, 1.0, False), (20, 0.7, False)):
+        predictive = CategoricalPredictive.from_probs(probs.expand(1, num_rows, 2))
+        y = (torch.arange(num_rows) >= share * num_rows).long()
+        remark = evaluate(predictive, y)["expected_calibration_error"].remark
+        assert remark.endswith("its error an upper bound") == is_bound

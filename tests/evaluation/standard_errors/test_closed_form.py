@@ -156,6 +156,24 @@ class TestOfExpectedCalibrationError:
         errors = [gaps.standard_error(num_replicates=200, seed=k) for k, gaps in enumerate(sets[:60])]
         assert 0.8 - 0.05 < float(torch.stack(errors).mean() / spread) < 1.2 + 0.05
 
+    @pytest.mark.parametrize("num_points", [20, 50, 200])
+    @pytest.mark.parametrize(("lowest", "shift"), [(0.4, 0.1), (0.7, 0.1), (0.7, 0.3), (0.85, 0.2)])
+    def test_of_too_low_confidences_it_is_right_too_or_said_to_be_a_bound(
+        self, lowest: float, shift: float, num_points: int
+    ) -> None:
+        """As above, of 600 sets; 200 of all right ones at confidences from .85 were 1.67 times too wide, 50 3.4."""
+        noise = torch.Generator().manual_seed(num_points)
+        confidence = lowest + (1 - lowest) * torch.rand(600, num_points, generator=noise, dtype=torch.float64)
+        right = torch.rand(600, num_points, generator=noise) < (confidence + shift)
+        sets = [Gaps.of(*one, None, 15) for one in zip(confidence, right, strict=True)]
+        spread = torch.stack([gaps.expected_calibration_error for gaps in sets]).std()
+        errors = [gaps.standard_error(num_replicates=100, seed=k) for k, gaps in enumerate(sets[:60])]
+        ratio = float(torch.stack(errors).mean() / spread)
+        bounded = [gaps.is_bounded for gaps in sets[:60]]
+        assert ratio > 0.8 - 0.08  # the spread's own error is .029
+        assert ratio < 1.2 + 0.08 or sum(bounded) >= 50
+        assert num_points == 20 or not any(bounded)
+
     def test_of_images_is_the_spread_over_repeated_test_sets(self) -> None:
         """200 rows of eight points that are right or wrong together, as pixels are; calibrated and too sure."""
         noise = torch.Generator().manual_seed(0)
