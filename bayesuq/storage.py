@@ -6,14 +6,13 @@ A checksum tells a file in which a bit has changed. Files of before have none, a
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save
 from torch import Tensor
 
 from bayesuq.writing import replacing
@@ -23,6 +22,23 @@ CHECKSUM_LENGTH = 64  # hexadecimal digits
 LONGEST_HEADER = 2**26  # bytes
 MOST_CONTAINERS = 10**6  # lists and mappings in a header, each of which takes some 100 bytes of memory
 
+DTYPES = {  # as safetensors names them
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.bool: "BOOL",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.int8: "I8",
+    torch.uint8: "U8",
+    torch.uint64: "U64",
+    torch.uint32: "U32",
+    torch.uint16: "U16",
+    torch.complex64: "C64",
+}
+
 
 def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
     """Write tensors and header, in place of what is there: see `bayesuq.writing.replacing`.
@@ -30,12 +46,39 @@ def write(path: str | PathLike[str], header: Mapping[str, Any], tensors: Mapping
     Raises:
         OSError: The folder does not exist or cannot be written; an older file at `path` is then as it was.
     """
-    own = {name: t.detach().cpu().clone(memory_format=torch.contiguous_format) for name, t in tensors.items()}
+    own = {name: _plain(tensor) for name, tensor in tensors.items()}
     # In the header itself: of two texts, safetensors would choose the order anew in each file.
     text = json.dumps({**header, CHECKSUM: _checksum(json.dumps(header), own)})
-    content = save(own, {HEADER: text})
     with replacing(path) as file:
-        file.write(content)
+        for part in _parts({HEADER: text}, own):
+            file.write(part)
+
+
+def _plain(tensor: Tensor) -> Tensor:
+    """On the CPU and contiguous: the tensor itself where it is so, unless it is one number, whose stride may be any."""
+    own = tensor.detach().cpu()
+    return own.contiguous() if own.numel() > 1 else own.clone(memory_format=torch.contiguous_format)
+
+
+def _parts(texts: Mapping[str, str], tensors: Mapping[str, Tensor]) -> Iterator[Any]:
+    """The bytes of a file in the format of safetensors, one tensor after another: none is copied to be written.
+
+    Tensors stand by the size of their numbers, so that each begins where its numbers may, and then by name.
+    """
+    entries: dict[str, Any] = {"__metadata__": dict(texts)}
+    names = sorted(tensors, key=lambda name: (-tensors[name].element_size(), name))
+    start = 0
+    for name in names:
+        end = start + tensors[name].numel() * tensors[name].element_size()
+        kind = DTYPES[tensors[name].dtype]
+        entries[name] = {"dtype": kind, "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+        start = end
+    header = json.dumps(entries, separators=(",", ":"), ensure_ascii=False).encode()
+    header += b" " * (-len(header) % 8)
+    yield len(header).to_bytes(8, "little") + header
+    for name in names:
+        if tensors[name].numel():
+            yield tensors[name].reshape(-1).view(torch.uint8).numpy().data
 
 
 def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:

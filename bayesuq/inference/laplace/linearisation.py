@@ -30,6 +30,7 @@ from bayesuq.models.bnn import BayesianNetwork, share_tensors
 BUDGET = 2**24  # numbers in the derivatives of one chunk of rows: 128 MiB in float64
 # Relative, of factors with the gradient that autograd gives, by the precision that a layer runs in: its rounding, with
 # room.
+LARGEST_EXACT = 2**24  # weights of a network of which there may be a copy in float64: 128 MiB
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.25}
 
 Root = Callable[[Tensor], Tensor]
@@ -88,15 +89,17 @@ class Linearisation:
 
         A weight that is used in some other place too, or whose inputs do not come row by row, is left to `torch.func`.
         That is a question of how the network is built, not of its precision: it is asked in float64 where the network
-        runs in that, else with the room that its own rounding needs.
+        runs in that, and is not so large that a copy would matter, else with the room that its own rounding needs.
 
         Returns:
             Paths of the layers that were left out.
         """
-        try:
-            exact = self._in_float64()
-            kept = [layer for layer in self.layers if exact._agrees(layer, _as_float64(rows))]
-        except (RuntimeError, TypeError):  # numbers of a fixed precision somewhere in it
+        kept = None
+        if sum(parameter.numel() for parameter in self.tree.parameters()) <= LARGEST_EXACT:
+            with contextlib.suppress(RuntimeError, TypeError):  # numbers of a fixed precision somewhere in it
+                exact = self._in_float64()
+                kept = [layer for layer in self.layers if exact._agrees(layer, _as_float64(rows))]
+        if kept is None:
             kept = [layer for layer in self.layers if self._agrees(layer, rows)]
         left = [layer.path for layer in self.layers if layer not in kept]
         self.layers = kept
