@@ -206,7 +206,7 @@ class DropoutPosterior(NetworkPosterior):
                     tensors += [*self.buffers.values(), *named_leaves(rows).values()]
                     beginning, f = Beginning.of(run, tensors, network.num_drawn)
                 else:
-                    with nullcontext() if beginning is None else beginning:
+                    with beginning if beginning is not None and beginning.is_of_use else nullcontext():
                         f = run()
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 

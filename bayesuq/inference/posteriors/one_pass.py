@@ -7,7 +7,8 @@ the Python code of the whole; nothing must be known of its layers, nor where the
 
 What an operator writes into could be read too late from the second pass on. That is looked for in two ways: by torch's
 counts of writes, and by a second pass of the first draw, which must give the very bits of the first. Where either
-fails, nothing is taken from before.
+fails, nothing is taken from before. Nor is it where what stays is less than what does not, in numbers that operators
+put out: telling them apart costs some microseconds an operator, and small networks are no larger.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -27,6 +28,7 @@ class Beginning(TorchFunctionMode):
     """While it is entered, operators whose arguments stay give what they gave in the first pass.
 
     Attributes:
+        num_kept: Numbers that the operators put out whose results stay.
         num_varying: Numbers that the operators which do run put out in a pass.
         is_of_use: Whether later passes take anything from the first.
     """
@@ -35,7 +37,7 @@ class Beginning(TorchFunctionMode):
         """Of no pass yet; see `of`."""
         super().__init__()
         self._num_drawn = num_drawn or int
-        self.num_varying = 0
+        self.num_kept = self.num_varying = 0
         self.is_of_use = False
         self._known: dict[int, Tensor] = {id(one): one for one in constants}  # held, so that no other has their ids
         self._results: dict[tuple[Any, int], Any] = {}
@@ -61,7 +63,7 @@ class Beginning(TorchFunctionMode):
         beginning._is_recording = False
         beginning._is_safe &= all(one._version == version for one, version in beginning._reads)
         beginning._reads = []
-        if not (beginning._is_safe and beginning._results):
+        if not beginning._is_safe or beginning.num_kept <= beginning.num_varying:
             beginning._forget()
             return beginning, first
         with beginning:
@@ -83,9 +85,10 @@ class Beginning(TorchFunctionMode):
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         named = dict(kwargs or {})
-        key = self._key((function, args, named))
-        if key is UNKNOWN or not self._is_safe:
+        arguments = self._key((args, named)) if self._is_safe else UNKNOWN
+        if arguments is UNKNOWN:
             return self._run(function, args, named)
+        key = function, arguments
         number = self._calls.get(key, 0)  # the same call again may make another tensor, to be written into
         self._calls[key] = number + 1
         if (key, number) in self._results:
@@ -98,6 +101,9 @@ class Beginning(TorchFunctionMode):
         if leaves is not None and self._num_drawn() == drawn:
             self._results[key, number] = result
             self._known |= {id(one): one for one in leaves}
+            self.num_kept += sum(one.numel() for one in leaves)
+        else:
+            self.num_varying += sum(one.numel() for one in leaves or [])
         return result
 
     def _run(self, function: Any, args: tuple[Any, ...], named: Mapping[str, Any]) -> Any:
@@ -117,8 +123,13 @@ class Beginning(TorchFunctionMode):
         if isinstance(value, PLAIN):
             return type(value), value
         if isinstance(value, tuple | list):
-            parts = tuple(self._key(one) for one in value)
-            return UNKNOWN if UNKNOWN in parts else (type(value), parts)
+            parts = []
+            for one in value:
+                part = self._key(one)
+                if part is UNKNOWN:
+                    return UNKNOWN
+                parts.append(part)
+            return type(value), tuple(parts)
         if isinstance(value, slice):
             return self._key((value.start, value.stop, value.step))
         if isinstance(value, dict):

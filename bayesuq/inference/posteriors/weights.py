@@ -88,7 +88,7 @@ class WeightPosterior(NetworkPosterior):
                     together = max(together, _together(moving, beginning.num_varying))
             for number in range(first, len(indices), together):
                 theta = self._moving(indices[number : number + together], key, layout, held)
-                with nullcontext() if beginning is None else beginning:
+                with beginning if beginning is not None and beginning.is_of_use else nullcontext():
                     f = self._outputs(theta, rows, tree, held)
                 yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
 

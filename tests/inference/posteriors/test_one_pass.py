@@ -157,3 +157,22 @@ def test_what_is_written_into_and_what_branches_gives_the_same_bits(compute: Cal
             found.append(compute(x, fixed, moving).clone())
     assert all(torch.equal(mine, other) for mine, other in zip(found, expected, strict=True))
     assert beginning.is_of_use == (compute in (branching, in_lists, hidden_from_sight))
+
+
+@pytest.mark.parametrize("pays", [True, False])
+def test_nothing_is_taken_from_before_where_that_would_save_little(pays: bool) -> None:
+    """Of a small network with dropout throughout, telling operators apart took longer than those that stay."""
+    x, fixed, moving = noise(0, 4, 2), noise(1, 2), noise(2, 2)
+    passes = []
+
+    def compute() -> Tensor:
+        passes.append(0)
+        f = x * fixed
+        for _ in range(3 if pays else 0):
+            f = f.tanh()
+        return (f * moving).tanh()
+
+    beginning, first = Beginning.of(compute, [x, fixed])
+    assert beginning.is_of_use == pays
+    assert len(passes) == (2 if pays else 1)
+    torch.testing.assert_close(first, compute(), rtol=0, atol=0)
