@@ -299,18 +299,18 @@ def _identity(job: Job, potential: NetworkPotential | ProgramPotential, position
     data = digest({**named_leaves(rows.x), "y": rows.y, **weight})
     told = {"seed": key, "kernel": repr(job.kernel)}
     constants = {"values of learned sites": job.constants.fixed, "buffers of the start": job.constants.buffers}
-    own = isinstance(model, BayesianNetwork)
+    sites = sites_of(model) if isinstance(model, BayesianNetwork) else model.sites()
+    own = model_contents(model) if isinstance(model, BayesianNetwork) else {}
     return Identity(
         options={
             **told,
             **{name: value for name, value in vars(plan).items() if name != "num_samples"},
             "device": model.device.type,
             "data": f"{len(rows.y)} rows, {data}",
-            **(sites_of(model) if own else model.sites()),
+            **sites,
         },
         lengths={"num_samples": plan.num_samples},
-        contents={name: digest(tensors) for name, tensors in constants.items()}
-        | (model_contents(model) if own else {}),
+        contents={name: digest(tensors) for name, tensors in constants.items()} | own,
         numbers=probed_energy(potential.at, positions[0]),
         tolerance=tolerance_of(positions.dtype),
         text=repr(model),

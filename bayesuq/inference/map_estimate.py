@@ -8,7 +8,7 @@ layers act while it trains, as a regulariser, and are the identity afterwards.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import ClassVar, Unpack
+from typing import ClassVar, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -79,7 +79,7 @@ def fit(
             raise ValueError("`adversarial` moves the inputs of a network; leave it out for a program.")
         return fit_program_mode(model, data, Training.of(options), observed)
     check_unnamed(observed)
-    return fit_mode(model, data, Training.of(options), adversarial=adversarial)
+    return fit_mode(cast(BayesianNetwork, model), data, Training.of(options), adversarial=adversarial)
 
 
 def fit_mode(

@@ -9,13 +9,14 @@ import torch
 
 from bayesuq.data import Dataset
 from bayesuq.fit_warnings import ConvergenceWarning
-from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc
+from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc, variational
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.training.checkpoint import Checkpoint
 from tests.inference.examples import noise
 from tests.inference.test_hmc_of_programs import DATA, NOISE, SCHOOLS, X, eight_schools, exact, line
 
 FITS = {
+    "variational": lambda **o: variational.fit(line, DATA, num_epochs=400, guide=variational.full_rank, **o),
     "hmc": lambda **o: hmc.fit(line, DATA, num_samples=20, num_warmup=30, num_chains=2, **o),
     "map_estimate": lambda **o: map_estimate.fit(line, DATA, num_epochs=50, **o),
     "laplace": lambda **o: laplace.fit(line, DATA, num_epochs=50, **o),
@@ -118,6 +119,25 @@ def test_laplace_says_when_its_law_is_wrong_or_there_is_no_mode():
         warnings.simplefilter("ignore", ConvergenceWarning)
         with pytest.raises(ValueError, match=r"has no mode.*hmc.fit"):
             laplace.fit(centred, Dataset(torch.zeros(8, 1), 0.1 * noise(0, 8).float()), num_epochs=50, seed=0)
+
+
+def schools_in_a_plate(sigma, effects=None):
+    mu = pyro.sample("mu", dist.Normal(0.0, 10.0))
+    tau = pyro.sample("tau", dist.HalfCauchy(25.0))
+    with pyro.plate("schools", len(sigma)):
+        eta = pyro.sample("eta", dist.Normal(0.0, 1.0))
+        return pyro.sample("obs", dist.Normal(mu + tau * eta, sigma), obs=effects)
+
+
+def test_guides_fit_sites_of_any_name_several_inputs_and_latents_of_rows():
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        posterior = variational.fit(schools_in_a_plate, SCHOOLS, num_epochs=800, num_draws=4, seed=0)
+    assert posterior.observed == ("obs",)
+    assert posterior.local == ("eta",)
+    draws = posterior.sample_weights(500, seed=0)
+    assert float(draws["mu"].mean()) == pytest.approx(7.5, abs=2.0)
+    assert posterior.predict(SCHOOLS.x, num_samples=10).mean.shape == (8, 1)
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesuq.data import Dataset
 from bayesuq.inference.joint.program_call import Observed
 from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.posteriors.program import LatentPosterior
+from bayesuq.inference.training.minibatches import Data
 from bayesuq.randomness import derive_seed
 
 
@@ -64,7 +64,7 @@ class ProgramEnsemble(LatentPosterior):
 
 def fit_program(
     program: Program,
-    rows: Sequence[Dataset],
+    rows: Sequence[Data],
     seeds: Sequence[int],
     member_fit: Callable[..., Any],
     observed: Observed,

@@ -96,6 +96,14 @@ class ProgramCall:
                 named[target] = None
         return self.program(*args, **named)
 
+    def as_program(self) -> Program:
+        """The program as a function of x and y, whatever form it has."""
+
+        def usual(x: Any, y: Tensor | None = None, num_data: int | None = None, weight: Tensor | None = None) -> Any:
+            return self.run_forwards(x) if y is None else self.run(Batch(x, y, weight), num_data)
+
+        return usual
+
     def takes_targets(self, x: Any) -> bool:
         """Whether the program has an argument for the targets."""
         args, named = self._inputs(x)

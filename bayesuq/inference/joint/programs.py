@@ -13,7 +13,8 @@ from threading import RLock
 from typing import Any, TypeGuard
 
 import pyro
-from pyro.infer.autoguide import AutoLaplaceApproximation, AutoNormal
+import torch
+from pyro.infer.autoguide import AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
@@ -30,6 +31,11 @@ OPTIONS = ("num_data", "weight")  # keywords that a program may take or leave
 def factorised(program: Program) -> Program:
     """What "mean field" means for a program: Pyro's `AutoNormal`, a normal law for each unconstrained latent number."""
     return AutoNormal(program)
+
+
+def correlated(program: Program) -> Program:
+    """What "full rank" means for a program: Pyro's `AutoMultivariateNormal`, one normal law of all of these numbers."""
+    return AutoMultivariateNormal(program)
 
 
 @contextmanager
@@ -53,8 +59,15 @@ def latent_sites(trace: Any) -> list[str]:
 
 
 def row_log_prob(trace: Any, y: Tensor) -> Tensor:
-    """log p(y | x, theta) of each row, unscaled, (N,), in nats."""
-    terms = trace.nodes[OBSERVED]["fn"].log_prob(y)
+    """log p(y | x, theta) of each row, unscaled, (N,), in nats, over all observed sites."""
+    if OBSERVED in trace.nodes:
+        return _by_row(trace.nodes[OBSERVED]["fn"].log_prob(y))
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
+    terms = [site["fn"].log_prob(site["value"]) for site in sites if type(site["fn"]).__name__ not in ("Unit", "Delta")]
+    return torch.stack([_by_row(one) for one in terms]).sum(dim=0)
+
+
+def _by_row(terms: Tensor) -> Tensor:
     return terms.flatten(1).sum(dim=1) if terms.ndim > 1 else terms
 
 

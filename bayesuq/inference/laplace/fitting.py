@@ -18,7 +18,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from typing import Literal, NamedTuple, Unpack
+from typing import Literal, NamedTuple, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -121,10 +121,11 @@ def fit(
     if isinstance(model, BayesianNetwork):
         _check_model(model, _names(model, subset), structure)
     if mode is None:
-        mode = fit_mode(model, data, training)
+        mode = fit_mode(cast(BayesianNetwork, model), data, training)
     elif not isinstance(mode, MapPosterior):
         raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")
-    with session(model, data, replace(training, validation=None, patience=None)) as (model, source, _):
+    network = cast(BayesianNetwork, model)  # `session` looks
+    with session(network, data, replace(training, validation=None, patience=None)) as (model, source, _):
         posterior = _around(model, mode.to(model.device), source, structure, _names(model, subset))
     return posterior if prior_factors is None else posterior.tuned(prior_factors)
 

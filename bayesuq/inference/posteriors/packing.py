@@ -8,7 +8,7 @@ methods.
 import copy
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import asdict, fields
+from dataclasses import MISSING, asdict, fields
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from bayesuq.arrays import check_device
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.joint.programs import Program, factorised
+from bayesuq.inference.joint.programs import Program, correlated, factorised
 from bayesuq.inference.training.history import History
 from bayesuq.models.agreement import differ_in_start_only, have_same_laws
 from bayesuq.models.bnn import BayesianNetwork
@@ -28,7 +28,7 @@ from bayesuq.storage import write
 
 FORMAT = 1
 ARGUMENTS = {"program": "model", "build": "guide"}  # fields that are functions, and what `load` calls them
-KNOWN = {factorised.__name__: factorised}  # functions that a file can name
+KNOWN = {factorised.__name__: factorised, correlated.__name__: correlated}  # functions that a file can name
 PosteriorT = TypeVar("PosteriorT", bound=Posterior)
 
 
@@ -172,7 +172,9 @@ def unpack(
             f"The file holds a {body['class']}, which this version of bayesuq does not have. If it is of your own, "
             f"pass it: `bayesuq.load(path, posteriors=[{body['class']}])`."
         )
-    if set(body["fields"]) != {item.name for item in fields(kind)}:  # type: ignore[arg-type]
+    known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
+    needed = {item.name for item in fields(kind) if item.default is MISSING}  # type: ignore[arg-type]
+    if not needed <= set(body["fields"]) <= known:  # files of before lack what was added since, with a default
         raise ValueError(f"The file's fields of {body['class']} are not those of this version of bayesuq.")
     values: dict[str, Any] = {}
     for name, entry in body["fields"].items():

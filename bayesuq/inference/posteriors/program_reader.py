@@ -42,6 +42,30 @@ class ProgramRows:
         """Where the rows go; the program must compute there."""
         return self._device
 
+    @property
+    def program(self) -> Program:
+        """On its device."""
+        return self.call.program
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """Names of the observed sites."""
+        return self.joint.observed
+
+    @property
+    def local(self) -> tuple[str, ...]:
+        """Latents with numbers of their own for each row."""
+        return self.joint.layout.local
+
+    @property
+    def takes_num_data(self) -> bool:
+        """Whether it can be fitted by minibatches."""
+        return self.call.takes_num_data
+
+    def needed(self, rows: Batch) -> Batch:
+        """The rows that a run of the program needs."""
+        return self.joint.needed(rows)
+
     def open(self, first: Dataset) -> Batch:
         """Run the program on the first rows, and hold what it observes against the targets.
 

@@ -16,7 +16,7 @@ Reference:
 
 from dataclasses import dataclass
 from os import PathLike
-from typing import Any, Literal, get_args
+from typing import Any, Literal, cast, get_args
 
 import torch
 from torch import Tensor
@@ -158,7 +158,7 @@ def fit(
             raise ValueError("Chains of a program run one after another. Leave `vectorised` out.")
         return _fit_program(model, data, training, observed, start, numbers, progress)
     check_unnamed(observed)
-    with session(model, data, training) as (model, source, _):
+    with session(cast(BayesianNetwork, model), data, training) as (model, source, _):
         file = Checkpoint.of(training.checkpoint)
         begins = _start(model, file) if start is None else start
         if isinstance(begins, str):

@@ -16,7 +16,8 @@ from torch import nn
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
-from bayesuq.inference.joint.programs import GuideBuilder, Program, factorised
+from bayesuq.inference.joint.program_call import Observed, check_unnamed
+from bayesuq.inference.joint.programs import GuideBuilder, Program, correlated, factorised
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.convergence import (
     MOST_RATIOS,
@@ -55,6 +56,7 @@ from bayesuq.models.bnn import BayesianNetwork
 __all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
 
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
+OF_PROGRAMS: dict[Any, GuideBuilder] = {mean_field: factorised, full_rank: correlated}  # Pyro's own of these names
 PROGRAM_NORM = 10.0  # a program's latents may start far off: Adam would remember their gradients for the whole fit
 
 
@@ -63,6 +65,7 @@ def fit(
     model: BayesianNetwork | Program,
     data: Data,
     *,
+    observed: Observed = None,
     guide: GuideBuilder = mean_field,
     num_draws: int = 1,
     scale_rate: float = 1.0,
@@ -76,6 +79,7 @@ def fit(
         model: The joint density: a network, or a Pyro program of yours with global latents and an observed site `y`
             (see `bayesuq.inference.variational.program_posterior`).
         data: Rows to fit, or a DataLoader of them.
+        observed: Of a program, the names of its observed sites: see `hmc.fit`.
         guide: From the model to a new guide at its start. `functools.partial(mean_field, initial_scale=...)` sets the
             initial posterior scale; `low_rank(rank)` and `full_rank` let weights correlate.
             `autoguide(AutoLowRankMultivariateNormal, rank=5)`, or any function that builds a Pyro guide, takes Pyro's
@@ -137,8 +141,9 @@ def fit(
     training = Training.of(options, batch_size=batch_size)
     if not isinstance(model, BayesianNetwork):
         _check_untempered(kl_weight)
-        build = factorised if guide is mean_field else guide
-        return fit_program(model, data, training, build, num_draws=num_draws)
+        build = OF_PROGRAMS.get(guide, guide)
+        return fit_program(model, data, training, build, num_draws=num_draws, observed=observed)
+    check_unnamed(observed)
     if not isinstance(guide(model), MeanFieldGuide | CorrelatedGuide):
         _check_untempered(kl_weight)
         return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)

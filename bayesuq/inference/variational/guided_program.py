@@ -30,6 +30,7 @@ from bayesuq.inference.joint.programs import (
     row_log_prob,
 )
 from bayesuq.inference.training.loop import Objective
+from bayesuq.inputs import on_leaves
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import globally_isolated, lent
 
@@ -153,11 +154,11 @@ class GuidedProgram:
         options = {name: options[name] for name in self.keywords}
         return leaving_out(self.guide, self.keywords), self.program if program is None else program, options
 
-    def _draw_at(self, x: Tensor, seed: int) -> dict[str, Tensor]:
+    def _draw_at(self, x: Any, seed: int) -> dict[str, Tensor]:
         with torch.no_grad(), self.active(seed):
             return self._latents_of(self._guide_trace(x))
 
-    def _guide_trace(self, x: Tensor) -> Any:
+    def _guide_trace(self, x: Any) -> Any:
         """The guide run once at rows x; within `active`."""
         guide, _, options = self._called(None, self.example, None)
         return poutine.trace(guide).get_trace(x, self.example.y, **options)
@@ -167,7 +168,8 @@ class GuidedProgram:
 
     def _check_that_draws_ignore_inputs(self) -> None:
         one, other = (
-            self._draw_at(x, self._seed) for x in (self.example.x, (self.example.x == 0).to(self.example.x.dtype))
+            self._draw_at(x, self._seed)
+            for x in (self.example.x, on_leaves(lambda leaf: (leaf == 0).to(leaf.dtype), self.example.x))
         )
         differing = [name for name in one if not torch.equal(one[name], other[name])]
         if differing:

@@ -14,23 +14,24 @@ has no posterior at a new row, so it is refused.
 
 import copy
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from typing import Any
 
 import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, as_labels, as_real, as_targets, check_count, check_device, check_inputs
+from bayesuq.arrays import as_labels, as_targets, check_count, check_device
 from bayesuq.data import Batch, Dataset
 from bayesuq.gradients import unless_kept
+from bayesuq.inference.joint.program_call import Observed, ProgramCall, few_rows
 from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
-from bayesuq.inference.posteriors.network import StoredPosterior
-from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed, predict_batches
+from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
+from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.convergence import num_ratios, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
@@ -44,7 +45,6 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import derive_seed, resolve_seed
-from bayesuq.to_arviz.groups import Drawn, Wanted
 
 MOST_ROWS = 5_000_000  # over all draws, a matter of seconds: on larger data the reach is not looked at
 REMEDY = (
@@ -55,33 +55,67 @@ FAMILIES = (dist.Normal, dist.Categorical, dist.Bernoulli, dist.StudentT, dist.P
 
 
 def fit_program(
-    program: Program, data: Data, training: Training, build: GuideBuilder, *, num_draws: int
+    program: Program,
+    data: Data,
+    training: Training,
+    build: GuideBuilder,
+    *,
+    num_draws: int,
+    observed: Observed = None,
 ) -> "ProgramPosterior":
     """Fit a guide to a program; the options are those of `variational.fit`."""
     program = copy.deepcopy(program) if isinstance(program, nn.Module) else program  # the user's stays as it is
-    reader = ProgramReader(program, training.device)
+    reader = reader_of(program, observed, training.device, data)
     with sources(reader, data, training) as (source, validation):
         if source.num_batches > 1 and not reader.takes_num_data:
             raise ValueError(
                 "Minibatches need a program that takes `num_data` and scales its plate of `y` to it: "
                 '`pyro.plate("data", num_data, subsample=torch.arange(len(x)))`. Add it, or fit all rows at once.'
             )
-        example = Batch(source.rows.x[:1].clone(), source.rows.y[:1].clone(), None)
-        pair = GuidedProgram(reader.program, build, example, seed=training.key(GLOBAL))
+        needed = reader.needed(source.rows)
+        if reader.local and source.num_batches > 1:
+            raise ValueError(f"{LOCAL.format(names=', '.join(reader.local))} {LOCAL_REMEDY}")
+        example = Batch(needed.x.clone(), needed.y.clone(), None)
+        call = ProgramCall(reader.program, reader.observed)
+        pair = GuidedProgram(as_usual(call, example), build, example, seed=training.key(GLOBAL))
         objective = ProgramObjective(pair, source.num_data, num_draws=num_draws)
         history = minimise(objective.objective(), source, validation, training)
         posterior = ProgramPosterior(
             program=reader.program,
             build=build,
             values=pair.values(),
-            example={"x": example.x, "y": example.y},
+            example=parts_of(example.x) | {"y": example.y},
             history=history,
+            observed=reader.observed,
+            local=reader.local,
         )
         count = num_ratios(len(history.loss) * source.num_batches)
         if source.loader is None and pair.latents and count * source.num_data <= MOST_ROWS:
             ratios = posterior.ratios_at(source.rows, count, training.key(QUALITY))
             warn_unless_reaching(ratios, REMEDY)
         return posterior
+
+
+LOCAL = "The latents {names} belong to single rows of the data."
+LOCAL_REMEDY = "Fit all rows at once (batch_size=len(data)), sample them by `hmc.fit`, or integrate them out."
+
+
+def reader_of(
+    program: Program, observed: Observed, device: torch.device | str | None, data: Data
+) -> "ProgramReader | ProgramRows":
+    """What reads rows for a program: one of a site `y` at one tensor of inputs learns it from the program alone."""
+    names = (observed,) if isinstance(observed, str) else observed
+    if names in (None, (OBSERVED,)):
+        reader = ProgramReader(program, device)
+        if not isinstance(data, Dataset) or reader.samples_usual(data):
+            return reader
+    return ProgramRows(program, observed, device)
+
+
+def as_usual(call: ProgramCall, example: Batch) -> Program:
+    """The program as guides are built from: itself where it is `program(x, y)` with a site `y`, else a form of it."""
+    plain = isinstance(example.x, Tensor) and call.takes_targets(example.x) and call.names == (OBSERVED,)
+    return call.program if plain else call.as_program()
 
 
 def takes_num_data(program: Program) -> bool:
@@ -111,6 +145,29 @@ class ProgramReader:
     def device(self) -> torch.device:
         """Where the rows go; the program must compute there."""
         return self._device
+
+    @property
+    def observed(self) -> tuple[str, ...]:
+        """The one site."""
+        return (OBSERVED,)
+
+    @property
+    def local(self) -> tuple[str, ...]:
+        """None: they are refused."""
+        return ()
+
+    def needed(self, rows: Batch) -> Batch:
+        """The rows that a run of the program needs."""
+        return few_rows(rows, 1)
+
+    def samples_usual(self, data: Dataset) -> bool:
+        """Whether the program samples a site `y` when it is run on a row without targets."""
+        if not isinstance(data.x, Tensor):
+            return False
+        try:
+            return OBSERVED in self._trace(data.x[:1].to(self._device, self.dtype)).nodes
+        except (TypeError, AttributeError, IndexError, NotImplementedError):
+            return False
 
     def open(self, first: Dataset) -> Batch:
         """Run the program on one row and on two, and refuse what has no predictive."""
@@ -213,7 +270,7 @@ def _check_global(one: Any, two: Any) -> None:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class ProgramPosterior(StoredPosterior):
+class ProgramPosterior(LatentPosterior):
     """q = the guide at the fitted values of its parameters, over the latents of a Pyro program.
 
     Its file holds all but the program, which `bayesuq.load(path, model=program)` is given again. On another device,
@@ -225,6 +282,8 @@ class ProgramPosterior(StoredPosterior):
         values: The parameters of both by name, unconstrained.
         example: A row of the data, `x` and `y`, which guides get to see though they must not use it.
         history: How the fit went.
+        observed: Names of the program's observed sites.
+        local: Latents with numbers of their own for each row.
     """
 
     program: Program
@@ -232,6 +291,8 @@ class ProgramPosterior(StoredPosterior):
     values: Mapping[str, Tensor]
     example: Mapping[str, Tensor]
     history: History
+    observed: tuple[str, ...] = (OBSERVED,)
+    local: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         self.pair.put(self.values)  # now, so that a guide that is not the fitted one is refused at once
@@ -239,71 +300,31 @@ class ProgramPosterior(StoredPosterior):
     @cached_property
     def pair(self) -> GuidedProgram:
         """The program and a guide of this posterior's own."""
-        return GuidedProgram(self.program, self.build, Batch(**self.example, weight=None), seed=0)
+        example = Batch(from_parts(self.rows), self.example["y"], None)
+        return GuidedProgram(as_usual(self.call, example), self.build, example, seed=0)
 
     @property
-    def device(self) -> torch.device:
-        """Where it computes."""
-        return self.example["x"].device
+    def rows(self) -> Mapping[str, Tensor]:  # type: ignore[override]  # what other classes store
+        """The inputs of the example."""
+        return {name: value for name, value in self.example.items() if name != "y"}
 
-    def predict(
-        self,
-        x: "ArrayLike | DataLoader[Any]",
-        *,
-        num_samples: int | None = None,
-        seed: int | None = None,
-        keep_samples: bool = False,
-        differentiable: bool = False,
-    ) -> PredictiveDistribution:
-        """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
-        indices, key = draw_indices(num_samples, None), resolve_seed(seed)
+    @property
+    def num_members(self) -> None:
+        """Draws are without end."""
+        return None
 
-        def whole(batch: ArrayLike) -> list[PredictiveDistribution]:
-            parts = self._parts(self._rows(batch), indices, key, keep_samples=keep_samples)
-            return [mixed(parts, keep_samples=keep_samples)]
+    def latents(self, index: int, seed: int) -> dict[str, Tensor]:
+        """The latents at a draw of the guide."""
+        return self.pair.draw(derive_seed(seed, index))
 
-        with differentiated(x, differentiable=differentiable):
-            return predict_batches(x, whole, keep_samples=keep_samples)
-
-    def drawn(self, wanted: Wanted) -> Drawn:
-        """What `to_arviz` is made of; the prior is the program run forwards."""
-        return Drawn(
-            method=type(self).__name__,
-            weights=self.sample_weights(wanted.num_samples, seed=wanted.seed),
-            predict=partial(self.predict, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True),
-            prior=self._prior,
-            prior_predict=self._prior_predict,
-        )
-
-    def _prior(self, number: int, seed: int) -> dict[str, Tensor]:
-        """Draws of every latent from the program's prior, (S, ...)."""
-        traces = [self._run(self.example["x"], derive_seed(seed, index)) for index in range(number)]
-        return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in latent_sites(traces[0])}
-
-    def _prior_predict(self, x: Tensor, number: int, seed: int) -> PredictiveDistribution:
-        """The predictive of these draws."""
-        rows = self._rows(x)
-        laws = (self._run(rows, derive_seed(seed, index)).nodes[OBSERVED]["fn"] for index in range(number))
-        return mixed(predictive_of(law, keep_samples=True) for law in laws).to(x.device)
-
-    def _run(self, rows: Tensor, seed: int) -> Any:
-        """A trace of the program run forwards."""
-        with torch.no_grad(), self.pair.active(seed):
-            return poutine.trace(self.program).get_trace(rows)
-
-    def _rows(self, x: ArrayLike) -> Tensor:
-        """Checked inputs, as the program takes them."""
-        return as_real(check_inputs(x), self.device, self.example["x"].dtype)
-
-    def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
-        """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""
-        key = resolve_seed(seed)
-        draws = [self.pair.draw(derive_seed(key, index)) for index in draw_indices(num_samples, None)]
-        return {name: torch.stack([draw[name] for draw in draws]) for name in draws[0]}
+    @contextmanager
+    def _alone(self, seed: int) -> Iterator[None]:
+        with unless_kept(), self.pair.active(seed):
+            yield
 
     def log_importance_ratios(self, data: Dataset, *, num_samples: int = 500, seed: int | None = None) -> Tensor:
         """log p(theta, y | x) - log q(theta) at S draws of q: see `VariationalPosterior.log_importance_ratios`."""
-        rows = ProgramReader(self.program, self.device).open(data)
+        rows = reader_of(self.program, self.observed, self.device, data).open(data)
         return self.ratios_at(rows, check_count(num_samples, "num_samples"), resolve_seed(seed))
 
     def ratios_at(self, rows: Batch, num_samples: int, key: int) -> Tensor:
@@ -314,14 +335,3 @@ class ProgramPosterior(StoredPosterior):
                 guide_trace, trace = self.pair.traces(rows)
                 ratios.append(trace.log_prob_sum().double() - guide_trace.log_prob_sum().double())
         return torch.stack(ratios)
-
-    def _parts(
-        self, rows: Tensor, indices: Sequence[int], key: int, *, keep_samples: bool
-    ) -> Iterator[PredictiveDistribution]:
-        """The predictives of single draws."""
-        for index in indices:
-            seed = derive_seed(key, index)
-            latents = self.pair.draw(seed)
-            with unless_kept(), self.pair.active(seed):
-                trace = poutine.trace(poutine.condition(self.program, data=latents)).get_trace(rows)
-            yield predictive_of(trace.nodes[OBSERVED]["fn"], keep_samples=keep_samples)

@@ -312,7 +312,7 @@ def without_num_data(x, y=None):
         (local_without_plate, {}, ValueError, "latents level belong to single rows"),
         (waiting, {}, TypeError, "observes `y` from a Gamma; predictives exist for Normal, Categorical, Bernoulli"),
         (counts, {}, TypeError, "`y` must hold counts, whole numbers; got fractions"),
-        (named_otherwise, {}, ValueError, "a site named 'y', the targets; it has level, obs"),
+        (named_otherwise, {"observed": "y"}, ValueError, "observes no site 'y'; it observes obs, and samples level"),
         (one_for_all, {}, ValueError, r"a row for each row of x; for 2 rows it has shape \(\)"),
         (without_num_data, {"batch_size": 16}, ValueError, "Minibatches need a program that takes `num_data`"),
         (columns, {}, ValueError, r"`y` of shape \(48, 1\) is no value of the program's `y`, \(48, 2\)"),

@@ -1,0 +1,143 @@
+"""Methods on Pyro programs against the reference draws of posteriordb: errors of means and spreads, and what they cost.
+
+The data are no part of bayesuq: `--data` names a folder of posteriordb's posteriors as .npz files. Lines are appended
+to a file, and a command that was stopped goes on. Errors are in units of the reference's standard deviation.
+"""
+
+import argparse
+import math
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import arviz
+import numpy as np
+import torch
+from pyro.infer import MCMC, NUTS
+from torch import Tensor
+
+from bayesuq.fit_warnings import ConvergenceWarning
+from bayesuq.inference import hmc, laplace, variational
+from scripts.posteriordb_programs import BUILDERS, Known, Reference, load
+from scripts.recording import Records
+
+OUT = Path(__file__).parents[1] / "docs" / "results" / "posteriordb.jsonl"
+NUM_SAMPLES, NUM_WARMUP, NUM_CHAINS, NUM_DRAWS = 1000, 1000, 2, 4000
+
+
+def by_nuts(known: Known, seed: int) -> tuple[Tensor, dict[str, Any]]:
+    """Draws of the reported parameters, (C, D, d), and what the sampler told."""
+    posterior = hmc.fit(
+        known.program,
+        known.data,
+        num_samples=NUM_SAMPLES,
+        num_warmup=NUM_WARMUP,
+        num_chains=NUM_CHAINS,
+        target_acceptance=0.9,
+        chain_method="sequential",
+        seed=seed,
+    )
+    told = {"divergences": posterior.num_divergences, "steps": int(posterior.statistics["n_steps"].sum())}
+    return known.reported(posterior.sample_weights()).unflatten(0, (NUM_CHAINS, NUM_SAMPLES)), told
+
+
+def by_pyro(known: Known, seed: int) -> tuple[Tensor, dict[str, Any]]:
+    """The same by Pyro's own NUTS, with its defaults but for the acceptance."""
+    torch.manual_seed(seed)
+    x = known.data.x
+    args = x if isinstance(x, tuple) else (x,)
+    y = known.data.y[:, 0] if known.data.y.shape[1:] == (1,) else known.data.y
+    sampler = MCMC(
+        NUTS(known.program, target_accept_prob=0.9),
+        num_samples=NUM_SAMPLES,
+        warmup_steps=NUM_WARMUP,
+        num_chains=1,
+        disable_progbar=True,
+    )
+    sampler.run(*args, y)
+    return known.reported(sampler.get_samples()).unsqueeze(0), {}
+
+
+def by_laplace(known: Known, seed: int) -> tuple[Tensor, dict[str, Any]]:
+    """Draws of Laplace's law."""
+    posterior = laplace.fit(known.program, known.data, num_epochs=500, seed=seed)
+    return known.reported(posterior.sample_weights(NUM_DRAWS, seed=seed)).unsqueeze(0), {}
+
+
+def by_guide(guide: Any) -> Callable[[Known, int], tuple[Tensor, dict[str, Any]]]:
+    """Draws of a guide that was fitted by the method's defaults."""
+
+    def fit(known: Known, seed: int) -> tuple[Tensor, dict[str, Any]]:
+        posterior = variational.fit(known.program, known.data, guide=guide, num_draws=4, seed=seed)
+        return known.reported(posterior.sample_weights(NUM_DRAWS, seed=seed)).unsqueeze(0), {}
+
+    return fit
+
+
+METHODS: dict[str, Callable[[Known, int], tuple[Tensor, dict[str, Any]]]] = {
+    "NUTS": by_nuts,
+    "Laplace": by_laplace,
+    "mean field": by_guide(variational.mean_field),
+    "full rank": by_guide(variational.full_rank),
+    "Pyro's NUTS": by_pyro,
+}
+
+
+def judged(draws: Tensor, reference: Reference) -> dict[str, Any]:
+    """Errors of means and spreads, and the least effective sample size, over the reported parameters."""
+    flat = draws.flatten(0, 1).double()
+    error = (flat.mean(dim=0) - reference.mean) / reference.sd
+    ratio = flat.std(dim=0) / reference.sd
+    ess = [float(arviz.ess(np.asarray(draws[:, :, k]))) for k in range(draws.shape[2])]
+    noise = ((1 / torch.tensor(ess)).sqrt() ** 2 + (reference.error / reference.sd) ** 2).sqrt()
+    return {
+        "mean_error": float(error.abs().max()),
+        "z": float((error.abs() / noise).max()),
+        "sd_ratio": [float(ratio.min()), float(ratio.max())],
+        "ess": min(ess),
+    }
+
+
+def run(name: str, method: str, folder: Path, seed: int) -> dict[str, Any]:
+    """One line: a method on a posterior."""
+    known, reference = load(folder, name)
+    record: dict[str, Any] = {"posterior": name, "method": method, "seed": seed}
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        begin = time.process_time()
+        try:
+            draws, told = METHODS[method](known, seed)
+        except ValueError as error:
+            return record | {"refused": str(error)}
+        seconds = time.process_time() - begin
+    words = [str(one.message) for one in caught if issubclass(one.category, ConvergenceWarning)]
+    found = judged(draws, reference) | told | {"cpu_seconds": round(seconds, 2), "warnings": words}
+    if not all(math.isfinite(value) for value in (found["mean_error"], found["z"], *found["sd_ratio"])):
+        return record | {"refused": "the draws are not finite", "warnings": words}
+    return record | found
+
+
+def main(argv: list[str] | None = None) -> None:
+    """Run what the file does not have yet."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of posteriordb's .npz files")
+    parser.add_argument("--posteriors", nargs="+", choices=BUILDERS, default=list(BUILDERS))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=OUT)
+    options = parser.parse_args(argv)
+    torch.set_default_dtype(torch.float64)
+    records = Records(options.out)
+    for name in options.posteriors:
+        for method in options.methods:
+            if records.has(posterior=name, method=method, seed=options.seed):
+                continue
+            record = run(name, method, options.data, options.seed)
+            records.append(record)
+            print({key: value for key, value in record.items() if key != "warnings"}, len(record.get("warnings", [])))
+
+
+if __name__ == "__main__":
+    main()
