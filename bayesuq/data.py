@@ -15,6 +15,7 @@ from bayesuq.arrays import (
     check_count,
     check_finite,
     check_fraction,
+    check_positive,
     to_floating,
     to_tensor,
 )
@@ -36,6 +37,7 @@ from bayesuq.randomness import derive_seed, generator
 __all__ = ["Batch", "Dataset", "Split", "Standardizer", "split_dataset", "split_last_tenth"]
 __dir__ = __all__.copy
 
+FAR = 10  # standard deviations, of which normal features reach five in a million rows
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 
 
@@ -286,29 +288,44 @@ class Standardizer:
         x_scale: Feature standard deviations, likewise.
         y_loc: Target means, (D,); None for labels.
         y_scale: Target standard deviations, (D,); None for labels.
+        clip: Standard deviations from its mean that a feature is held within; None holds none.
     """
 
     x_loc: Tensor
     x_scale: Tensor
     y_loc: Tensor | None = None
     y_scale: Tensor | None = None
+    clip: float | None = None
 
     @classmethod
-    def fit(cls, dataset: Dataset) -> Self:
+    def fit(cls, dataset: Dataset, *, clip: float | None = None) -> Self:
         """Means and standard deviations (ddof 0) of the rows given; fit on training rows only.
 
         Targets of weight 0, which may be missing, are left out.
 
+        Args:
+            dataset: Training rows.
+            clip: Features further from their mean than so many standard deviations are moved to that distance, in
+                all data that are transformed: a network's outputs grow with its inputs, and a few rows far away can
+                decide every mean error.
+
         Raises:
             TypeError: Not a Dataset.
-            ValueError: A spread above about 1e154, whose square overflows.
+            ValueError: A spread above about 1e154, whose square overflows; a `clip` that is not positive.
+
+        Warns:
+            UserWarning: Features further than 10 standard deviations from their mean, which nothing clips.
         """
         _check_dataset(dataset)
+        if clip is not None:
+            check_positive(clip, "clip")
         x_loc, x_scale = _moments(without_scale(dataset.x))
+        if clip is None:
+            _warn_of_far_features(without_scale(dataset.x), x_loc, x_scale)
         if dataset.is_labelled:
-            return cls(x_loc, x_scale)
+            return cls(x_loc, x_scale, clip=clip)
         y_loc, y_scale = _moments(dataset.y, dataset.weight)
-        return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0))
+        return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0), clip)
 
     def transform(self, dataset: Dataset) -> Dataset:
         """The data in standard units, scales of the noise included.
@@ -329,6 +346,7 @@ class Standardizer:
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
         given = given if given.is_floating_point() else given.double()  # whole numbers of any size
         x = (given - self.x_loc.to(given)) / self.x_scale.to(given)
+        x = x if self.clip is None else x.clamp(-self.clip, self.clip)
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
         self._check_columns(tuple(dataset.y.shape[1:]), "y")
@@ -476,6 +494,21 @@ def _weight_or_one(dataset: Dataset, *, per_target: bool) -> Tensor:
 def _without_channel(shape: torch.Size) -> torch.Size:
     """The shape less its second dimension where that is 1, which maps come with or without."""
     return shape[:1] + shape[2:] if shape[1:2] == (1,) else shape
+
+
+def _warn_of_far_features(x: Tensor, loc: Tensor, scale: Tensor) -> None:
+    """Tell where a feature is so far from its mean that a few rows decide what a network does."""
+    others = [dim for dim in range(x.ndim) if dim != 1]
+    reach = torch.maximum(x.amax(dim=others) - loc.flatten(), loc.flatten() - x.amin(dim=others)) / scale.flatten()
+    far = int((reach > FAR).sum())
+    if far:
+        warnings.warn(
+            f"{far} of {len(reach)} features reach further than {FAR} standard deviations from their mean, feature "
+            f"{int(reach.argmax())} as far as {float(reach.max()):.3g}. A network's outputs grow with them, so that a "
+            "few rows can decide every mean error. Pass `Standardizer.fit(data, clip=5)`, or take their logarithm.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -11,6 +11,7 @@ from scipy import sparse, stats
 from torch import nn
 
 from bayesuq.data import Dataset, Split, Standardizer, split_dataset, split_last_tenth
+from bayesuq.evaluation.scores import crps
 from bayesuq.inference import laplace, map_estimate
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.models import likelihoods, networks, priors
@@ -579,3 +580,51 @@ def test_many_parts_are_joined_in_one_go(monkeypatch):
     whole = parts[0].concatenate(*parts[1:])
     assert calls == [50, 50, 50]
     assert whole.x[:, 0].tolist() == [float(number) for number in range(50) for _ in range(2)]
+
+
+def far_row() -> Dataset:
+    """4,000 rows, one of whose features is 51 standard deviations away in the first."""
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 2, generator=generator)
+    x[0, 1] = 85.0
+    return Dataset(x, torch.sin(x[:, 0]) + 0.1 * torch.randn(4000, generator=generator))
+
+
+def test_a_feature_far_from_its_mean_is_told_and_clipped() -> None:
+    data = far_row()
+    with pytest.warns(
+        UserWarning, match=r"1 of 2 features .* feature 1 as far as 5\d.*Standardizer.fit\(data, clip=5\)"
+    ):
+        plain = Standardizer.fit(data)
+    units = Standardizer.fit(data, clip=5)  # a warning would be an error here
+    clipped, free = units.transform(data), plain.transform(data)
+    assert free.x[0, 1] > 50
+    assert clipped.x[0, 1] == 5
+    assert torch.equal(clipped.x[1:], free.x[1:])
+    assert torch.equal(clipped.y, free.y)
+    with pytest.raises(ValueError, match="`clip` must be"):
+        Standardizer.fit(data, clip=-1.0)
+
+
+def test_of_a_row_far_away_mean_and_crps_stay_within_bounds_by_default() -> None:
+    """A network of ReLUs grows no faster than linearly, and the noise not above 10 units of y.
+
+    So |m(r x)| <= r max |m| + (r - 1) |m(0)| along a ray from 0, and CRPS <= |y - m| + 10 sqrt(2 / pi).
+    """
+    with pytest.warns(UserWarning, match="further than 10"):
+        units = Standardizer.fit(far_row())
+    data = units.transform(far_row())
+    net = networks.mlp(2, (50,), 2, seed=0)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticNormal())
+    posterior = map_estimate.fit(model, data, num_epochs=5, seed=0)
+    far = posterior.predict(data.x[:1])
+    reach = float(data.x[0].norm())
+    theta = posterior.sample_weights()
+    weights = [theta[name][0] for name in theta if theta[name].ndim == 3]
+    assert len(weights) == 2
+    steepest = float(torch.linalg.matrix_norm(weights[0], 2) * weights[1][0].norm())
+    at_zero = float(posterior.predict(torch.zeros(1, 2)).mean.abs())
+    assert float(far.mean.abs()) <= at_zero + steepest * reach
+    assert float(far.total.sqrt()) <= 10.0 * (1 + 1e-6)
+    bound = float((data.y[:1] - far.mean).abs()) + 10 * math.sqrt(2 / math.pi)
+    assert float(crps(far, data.y[:1])) <= bound

@@ -177,7 +177,7 @@ class Problem:
 def write_standardizer(standardizer: Standardizer | None, folder: Path) -> None:
     """Put it beside the posteriors; nothing where there is none."""
     if standardizer is not None:
-        tensors = {name: part for name, part in vars(standardizer).items() if part is not None}
+        tensors = {name: part for name, part in vars(standardizer).items() if isinstance(part, torch.Tensor)}
         write(folder / STANDARDIZER, {"kind": "standardizer"}, tensors)
 
 
@@ -196,4 +196,4 @@ def read_standardizer(folder: Path) -> Standardizer | None:
     return Standardizer(**{name: part.to(torch.float64) for name, part in tensors.items()})
 
 
-_FIELDS = set(Standardizer.__dataclass_fields__)
+_FIELDS = set(Standardizer.__dataclass_fields__) - {"clip"}  # which the commands do not set
