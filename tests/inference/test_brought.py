@@ -70,7 +70,8 @@ def test_every_method_takes_it(name: str, method: str, tmp_path: Any, monkeypatc
     again = load(tmp_path / "posterior", model=posterior.model).predict(BROUGHT[name].x, num_samples=4, seed=0)
     assert torch.equal(again.mean, whole.mean)
     monkeypatch.setattr("bayesuq.inference.posteriors.prediction.ACTIVATION_BUDGET", 600)  # some rows at a time
-    torch.testing.assert_close(posterior.predict(data.x, num_samples=4, seed=0).mean, whole.mean)
+    chunks = posterior.predict(data.x, num_samples=4, seed=0)
+    torch.testing.assert_close(chunks.mean, whole.mean, rtol=1e-5, atol=1e-6)  # of float32, multiplied in other groups
 
 
 @pytest.mark.filterwarnings(*SHORT_FIT)
@@ -88,7 +89,10 @@ def test_a_function_reads_the_batches_of_any_loader(name: str) -> None:
     )
     one, other = laplace.fit(adopted, loader), laplace.fit(adopted, data)
     torch.testing.assert_close(
-        one.predict(loader, num_samples=4, seed=0).mean, other.predict(data.x, num_samples=4, seed=0).mean
+        one.predict(loader, num_samples=4, seed=0).mean,
+        other.predict(data.x, num_samples=4, seed=0).mean,
+        rtol=1e-4,
+        atol=1e-5,
     )
 
 
