@@ -72,8 +72,8 @@ def fit(
         num_warmup: Steps of each chain before, in which its step size and length are tuned.
         thinning: Steps for one kept draw.
         energy_variance: Variance of a step's energy error a dimension that step sizes are tuned to, in nats squared. No
-            step is refused, so that this is what decides how right the draws are: variances of known Gaussians are up
-            to 2 % small at 0.0005, and 7 to 15 % at the paper's 0.1, whose steps are 1.3 to 1.7 times as long.
+            step is refused, so that this is what decides how right the draws are: variances of known Gaussians are 1 to
+            2 % small at 0.0005, and 6 to 16 % at the paper's 0.1, whose steps are 1.3 to 1.7 times as long.
         start: A fitted ensemble, or any posterior over weights, that the chains begin at; None trains one.
         num_epochs: Passes over the data by which the networks are trained.
         learning_rate: Adam's step size at the start, likewise.
