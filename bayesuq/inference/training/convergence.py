@@ -32,6 +32,7 @@ STILL_FALLING = 0.01  # nats a data point, for another tenth of the fit
 FEWEST_ROWS, ENOUGH_ROWS, ENOUGH_LABELS = 20, 512, 2**18  # that predictions are compared on
 LEAST_GAIN, GAIN_ERRORS = 0.02, 2.0  # nats a row, and standard errors, over a constant: one of them says something
 FEWEST_RATIOS, MOST_RATIOS = 100, 500  # draws that k is read from
+WIDE, FEWEST_WORTH = 1.4, 15.0  # times too wide; draws that the weighed ones must be worth
 CHEAP_SHARE = 0.02  # of a fit's cost, up to which networks are looked at too
 MIN_GRADIENTS, MAX_GRADIENTS = 8, 64
 WEIGHTS_IN_ALL = (
@@ -111,6 +112,33 @@ def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
             f"The posterior misses parts of the model's: the ratios of the two at {len(ratios)} draws have Pareto k "
             f"{k:.2g}, where {GOOD_K} is the limit up to which they can be trusted. Means and spreads may be wrong. "
             f"{remedy}"
+        )
+
+
+def warn_if_wide(log_ratios: Tensor, draws: Iterable[Tensor]) -> None:
+    """Warn where the posterior is much wider than the model's, as one is whose scales have hardly been learned.
+
+    Draws that are weighed by the ratios have the model's own spread. It is asked of all numbers together, so that noise
+    in one of them raises no alarm; a posterior that is too narrow shows in `warn_unless_reaching`.
+
+    Args:
+        log_ratios: log p(theta, y | x) - log q(theta), (S,), in nats.
+        draws: Of each latent, (S, ...).
+    """
+    weight = (log_ratios.double() - log_ratios.double().max()).exp()
+    weight = weight / weight.sum()
+    values = torch.cat([draw.double().reshape(len(weight), -1) for draw in draws], dim=1)
+    if not bool(values.isfinite().all() & weight.isfinite().all()) or float(1 / weight.square().sum()) < FEWEST_WORTH:
+        return
+    centred = values - weight @ values
+    own, told = (weight @ centred.square()).sqrt(), values.std(dim=0)
+    moving = (own > 0) & (told > 0)
+    wider = float((told[moving] / own[moving]).log().mean().exp()) if bool(moving.any()) else 1.0
+    if wider > WIDE:
+        warn_of_fit(
+            f"The posterior scales were not learned: its spreads are {wider:.1f} times those that its draws have when "
+            "they are weighed by the model's density. Its uncertainty is too large. Raise `num_epochs` or "
+            "`learning_rate`."
         )
 
 

@@ -32,7 +32,7 @@ from bayesuq.inference.joint.program_call import Observed, ProgramCall, few_rows
 from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
-from bayesuq.inference.training.convergence import num_ratios, warn_unless_reaching
+from bayesuq.inference.training.convergence import num_ratios, warn_if_wide, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data, cast_rows
@@ -93,6 +93,7 @@ def fit_program(
         if source.loader is None and pair.latents and count * source.num_data <= MOST_ROWS:
             ratios = posterior.ratios_at(source.rows, count, training.key(QUALITY))
             warn_unless_reaching(ratios, REMEDY)
+            warn_if_wide(ratios, posterior.sample_weights(count, seed=training.key(QUALITY)).values())
         return posterior
 
 

@@ -1,6 +1,7 @@
 """Pyro programs of the user's own: exact posteriors, the family of `y`, and what is refused."""
 
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -13,6 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.evaluation.report.reporting import evaluate
+from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import variational
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.variational.program_posterior import ProgramPosterior
@@ -371,3 +373,24 @@ def test_posteriors_loaded_with_one_module_stay_apart_and_leave_it_as_it_was(tmp
     assert torch.equal(again.component_means, alone.component_means)
     assert torch.equal(again.noise_variance, alone.noise_variance)
     assert float(module.scale.detach()) == 1.0
+
+
+@pytest.mark.parametrize(("num_epochs", "told"), [(100, "scales were not learned"), (1000, "")])
+def test_spreads_that_were_not_learned_are_told(num_epochs, told):
+    """Three latents whose guide starts wider than their posterior; ratios are well behaved, so that k says nothing."""
+    seeded = torch.Generator().manual_seed(0)
+    x = torch.randn(60, 2, generator=seeded)
+    rows = Dataset(x, x @ torch.tensor([1.0, -1.0]) + 0.3 * torch.randn(60, generator=seeded))
+
+    def program(x, y=None):
+        slopes = pyro.sample("slopes", dist.Normal(torch.zeros(2), 10.0).to_event(1))
+        scale = pyro.sample("scale", dist.HalfNormal(5.0))
+        with pyro.plate("data", len(x)):
+            return pyro.sample("y", dist.Normal(x @ slopes, scale), obs=y)
+
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        variational.fit(program, rows, num_epochs=num_epochs, seed=0, progress=False)
+    messages = [str(one.message) for one in found if issubclass(one.category, ConvergenceWarning)]
+    assert bool(messages) == bool(told)
+    assert all(told in message for message in messages)
