@@ -102,7 +102,10 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
             # Copies, because a sum over memory that is not aligned, as in the file, can differ in its last bit.
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118 - no mapping
     except (SafetensorError, KeyError, ValueError, RecursionError, OverflowError, RuntimeError) as error:
-        raise ValueError(f"{os.fspath(path)!r} is not a complete file written by bayesuq: {error!r}.") from error
+        raise ValueError(
+            f"{os.fspath(path)!r} is not a complete file written by bayesuq: {error!r}. Of a state_dict, load it "
+            "into its network, and pass that to `bayesuq.adopt(net, likelihood)`."
+        ) from error
     if not _agrees(header, tensors):
         raise ValueError(
             f"{os.fspath(path)!r} has changed since it was written: its checksum is another. Copy it again, or use an "

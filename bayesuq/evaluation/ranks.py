@@ -113,7 +113,9 @@ def check_scores(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tenso
     """`scores` as a tensor and `positives` as booleans on its device, or the errors that `detection.auroc` lists."""
     values, flags = _check_values(scores, positives, "positives")
     if not ((flags == 0) | (flags == 1)).all():
-        raise ValueError("`positives` must be boolean, or 0 and 1.")
+        raise ValueError(
+            "`positives` must be boolean, or 0 and 1, and comes after `scores`: say what is positive, as by `y == 1`."
+        )
     return values, flags.to(values.device, torch.bool)
 
 

@@ -29,7 +29,7 @@ from bayesuq.data import Dataset
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.posteriors.network import over_network
 from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, differentiated, predict_batches
-from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
 from bayesuq.inputs import require_tensor
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -97,6 +97,7 @@ def fit(
         if size is not None:
             check_count(size, name)
     check_positive(learning_rate, "learning_rate")
+    check_fitted(posterior)
     if not isinstance(data, Dataset):
         raise TypeError(f"`data` must be a bayesuq.Dataset; got {type(data).__name__}.")
     require_tensor(data.x, "A temperature for each pixel")

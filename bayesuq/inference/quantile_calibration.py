@@ -24,7 +24,7 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.inference.posteriors.prediction import differentiated
-from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
 from bayesuq.inference.training.minibatches import Data, in_memory, only_targets
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -108,6 +108,7 @@ def fit(
             raise ValueError("`num_samples` is of a posterior; a predictive has its draws already. Leave it out.")
         levels_of = _check_continuous(posterior).cdf(only_targets(data)).flatten()
         return LevelMap(*level_map(levels_of, num_pieces))
+    check_fitted(posterior)
     key = resolve_seed(seed)
     rows = in_memory(cast(Data, data), key)
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)

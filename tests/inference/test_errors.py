@@ -9,8 +9,18 @@ import torch
 from torch import nn
 
 import bayesuq as bq
-from bayesuq.evaluation import calibration, scores, segmentation
-from bayesuq.inference import hmc, laplace, map_estimate, temperature, variational
+from bayesuq import conformal
+from bayesuq.evaluation import calibration, detection, report, scores, segmentation
+from bayesuq.inference import (
+    confidence,
+    hmc,
+    laplace,
+    local_temperature,
+    map_estimate,
+    quantile_calibration,
+    temperature,
+    variational,
+)
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 
@@ -144,6 +154,60 @@ CASES = {
         lambda: laplace.fit(model(likelihoods.Normal(0.1), 1, priors.StudentT()), bq.Dataset(X, X[:, 0]), num_epochs=1),
         r"needs normal priors; .*priors.Normal",
         lambda: laplace.fit(model(likelihoods.Normal(0.1)), bq.Dataset(X, X[:, 0]), num_epochs=1, seed=0),
+    ),
+    "a model in the place of its posterior": Case(
+        lambda: quantile_calibration.fit(model(likelihoods.Normal()), bq.Dataset(X, X[:, 0])),  # type: ignore[call-overload]
+        r"got BayesianNetwork. Pass what a fit gives, such as `map_estimate.fit\(model, data\)`",
+        lambda: quantile_calibration.fit(fitted(likelihoods.Normal(), X[:, 0]), bq.Dataset(X, X[:, 0]), num_pieces=2),
+    ),
+    "local temperatures of a model": Case(
+        lambda: local_temperature.fit(model(likelihoods.Categorical(), 3), bq.Dataset(X, LABELS)),  # type: ignore[arg-type]
+        r"got BayesianNetwork. Pass what a fit gives",
+        lambda: local_temperature.fit(
+            fitted(likelihoods.Categorical(), LABELS, 3), bq.Dataset(X, LABELS), hidden=2, num_epochs=1, seed=0
+        ),
+    ),
+    "a confidence of a model": Case(
+        lambda: confidence.fit(model(likelihoods.Categorical(), 3), bq.Dataset(X, LABELS)),  # type: ignore[arg-type]
+        r"got BayesianNetwork. Fit one first, such as `map_estimate.fit\(model, data\)`",
+        lambda: confidence.fit(
+            fitted(likelihoods.Categorical(), LABELS, 3), bq.Dataset(X, LABELS), num_epochs=1, seed=0
+        ),
+    ),
+    "a report of a posterior": Case(
+        lambda: report.evaluate(fitted(likelihoods.Categorical(), LABELS, 3), LABELS),  # type: ignore[arg-type]
+        r"got MapPosterior. Pass what `posterior.predict\(x\)` returns",
+        lambda: report.evaluate(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), LABELS),
+    ),
+    "a report of probabilities": Case(
+        lambda: report.evaluate(torch.full((8, 3), 1 / 3), LABELS),  # type: ignore[arg-type]
+        r"must be a CategoricalPredictive .*got Tensor",
+        lambda: report.evaluate(bq.CategoricalPredictive.from_probs(torch.full((1, 8, 3), 1 / 3)), LABELS),
+    ),
+    "overlap of single labels": Case(
+        lambda: segmentation.intersection_over_union(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), LABELS),
+        r"mean \(N, C, H, W\); got \(8, 3\). Of single labels take `scores.accuracy`",
+        lambda: scores.accuracy(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), LABELS),
+    ),
+    "scores after what is positive": Case(
+        lambda: detection.auroc(LABELS == 1, torch.linspace(0, 1, 8)),
+        r"comes after `scores`",
+        lambda: detection.auroc(torch.linspace(0, 1, 8), LABELS == 1),
+    ),
+    "an interval's level in per cent": Case(
+        lambda: calibration.interval_coverage(fitted(likelihoods.Normal(), X[:, 0]).predict(X), X[:, 0], 90),
+        r"strictly between 0 and 1; got 90",
+        lambda: calibration.interval_coverage(fitted(likelihoods.Normal(), X[:, 0]).predict(X), X[:, 0], 0.9),
+    ),
+    "conformal sets of real targets": Case(
+        lambda: conformal.calibrate_labels(fitted(likelihoods.Normal(), X[:, 0]).predict(X), X[:, 0]),  # type: ignore[arg-type]
+        r"got GaussianPredictive",
+        lambda: conformal.calibrate_intervals(fitted(likelihoods.Normal(), X[:, 0]).predict(X), X[:, 0], alpha=0.5),
+    ),
+    "an adopted class": Case(
+        lambda: bq.adopt(nn.Linear(3, 3), likelihoods.Categorical),  # type: ignore[arg-type]
+        r"such as likelihoods.Categorical\(\); got <class",
+        lambda: bq.adopt(nn.Linear(3, 3), likelihoods.Categorical()),
     ),
     "a misspelt option": Case(
         lambda: variational.fit(model(likelihoods.Normal()), bq.Dataset(X, X[:, 0]), num_epoch=1),  # type: ignore[call-arg]

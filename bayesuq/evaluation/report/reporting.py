@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, to_tensor
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
+from bayesuq.evaluation.kinds import check_known
 from bayesuq.evaluation.observed import as_weight, known_points
 from bayesuq.evaluation.ranks import Sides
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
@@ -222,6 +223,8 @@ def evaluate(
         batches: Batches = [(predictive, y, weight)]
     else:
         if y is not None or weight is not None:
+            if isinstance(predictive, Tensor) or not isinstance(predictive, Iterable):
+                check_known(predictive)
             raise TypeError(
                 "Batches bring their truth and weights with them; `y` and `weight` belong to one predictive."
             )

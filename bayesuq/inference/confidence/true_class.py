@@ -50,7 +50,10 @@ def network_of(posterior: Posterior, seed: int) -> nn.Module:
     elif isinstance(inner, WeightPosterior):
         theta = {name: value[0] for name, value in inner.sample_weights(1, seed=seed).items()}
     else:
-        raise TypeError(f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}.")
+        raise TypeError(
+            f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}. Fit one "
+            "first, such as `map_estimate.fit(model, data)`."
+        )
     net = copy.deepcopy(inner.model.net)
     names = net.state_dict().keys()
     known = {name: value.detach() for name, value in {**theta, **inner.buffers}.items() if name in names}
@@ -104,7 +107,10 @@ def with_targets(posterior: Posterior, data: Data, num_samples: int | None, seed
 def true_class_probs(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor:
     """What a predictive gives to the true labels, (N, 1)."""
     if not isinstance(predictive, CategoricalPredictive):
-        raise TypeError(f"A confidence is of a posterior over labels; got {type(predictive).__name__}.")
+        raise TypeError(
+            f"A confidence is of a posterior over labels; got {type(predictive).__name__}. Real targets have "
+            "`quantile_calibration.fit` and `bayesuq.conformal`."
+        )
     if predictive.mean.ndim != 2:
         raise ValueError(f"A confidence needs one label a row; got {tuple(predictive.mean.shape)} probabilities.")
     return predictive.mean.gather(1, predictive.labels(y).unsqueeze(1))

@@ -114,7 +114,8 @@ def _check_kind(header: Mapping[str, Any], model: object) -> None:
     else:
         wanted, fits = "a bayesuq.models.BayesianNetwork", model is None or isinstance(model, BayesianNetwork)
     if not fits:
-        raise TypeError(f"`model` must be {wanted}, as in the file; got {type(model).__name__}.")
+        remedy = " Pass BayesianNetwork(net, prior, likelihood)." if isinstance(model, nn.Module) else ""
+        raise TypeError(f"`model` must be {wanted}, as in the file; got {type(model).__name__}.{remedy}")
 
 
 def _module(name: str) -> ModuleType:

@@ -33,3 +33,16 @@ class WrappingPosterior(StoredPosterior):
         """Write a posterior that stands on this one, with the model underneath, a network or a process."""
         around = self.posterior.save_around if isinstance(self.posterior, StoredPosterior) else save
         around(outer, path)
+
+
+def check_fitted(posterior: object) -> None:
+    """Refuse what is no posterior, such as the model in its place.
+
+    Raises:
+        TypeError: It has no `predict`.
+    """
+    if not hasattr(posterior, "predict"):
+        raise TypeError(
+            f"`posterior` must be a fitted one; got {type(posterior).__name__}. Pass what a fit gives, such as "
+            "`map_estimate.fit(model, data)`."
+        )
