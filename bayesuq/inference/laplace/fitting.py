@@ -224,7 +224,7 @@ def _summed(
             left.extend(linear.probe(batch.x[:PROBED]))
         num_columns = TOGETHER if linear.is_large(batch.x) else None
         size = linear.rows_at_a_time(batch.x, dense=structure == "full", num_columns=num_columns)
-        if structure != "full" and linear.is_head(batch.x) and type(linear.model.likelihood) is Categorical:
+        if linear.is_head(batch.x) and type(linear.model.likelihood) is Categorical:
             size = BUDGET // linear.numbers_of_head()  # no derivative of a single output is held
         for part in _chunks(batch, size):
             terms, slope, found = _sums_of(linear, part, structure, Place(first, source.num_data))
@@ -330,10 +330,9 @@ def _sums_of_head(
     likelihood, (layer,) = linear.model.likelihood_given(linear.theta), linear.layers
     f, inputs = linear.head_inputs(batch.x)
     of_row, shares = _shares(output_weights(likelihood, f, batch.y, batch.weight))
-    found = None
     if type(likelihood) is Categorical:
         found = STRUCTURES[structure].softmax_sums(layer, inputs, f.double().softmax(dim=1), of_row)
-    if found is None:
+    else:
         columns = shares.sqrt().unsqueeze(2) * likelihood.fisher_root(f)
         derivatives = Derivatives({layer: Factors(inputs, columns.mT.unsqueeze(2).double())}, {})
         found = STRUCTURES[structure].sums(derivatives, of_row, linear.names)

@@ -46,7 +46,7 @@ class NormalWeights(ABC):
 
     @staticmethod
     @abstractmethod
-    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> dict[str, Tensor] | None:
+    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> dict[str, Tensor]:
         """The same for a linear layer that gives the logits of labels, from Lambda = diag(p) - p p^T itself.
 
         It takes O(N C) numbers and no C columns of a root for each row.
@@ -56,9 +56,6 @@ class NormalWeights(ABC):
             inputs: a, (N, 1, I).
             probs: p, (N, C), float64.
             weight: Of the rows, (N,).
-
-        Returns:
-            The sums; None where a structure needs the roots.
         """
 
     def __init__(self, curvature: Mapping[str, Tensor], prior: Mapping[str, Tensor], layers: Sequence[Layer]) -> None:
@@ -318,9 +315,20 @@ class FullWeights(NormalWeights):
         return {"full": flat.T @ flat}
 
     @staticmethod
-    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> None:  # noqa: ARG004
-        """None: a full matrix has its columns written out anyway."""
-        return
+    def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> dict[str, Tensor]:
+        """sum w (diag(p) - p p^T) x (a a^T), a block for each two classes, in the order of the layer's parameters."""
+        a, (num_classes, width) = inputs[:, 0], (probs.shape[1], inputs.shape[2])
+        blocks = a.new_empty(num_classes, width, num_classes, width)
+        for one in range(num_classes):
+            for other in range(one + 1):
+                of_rows = weight * probs[:, one] * (float(one == other) - probs[:, other])
+                blocks[one, :, other] = blocks[other, :, one] = (a * of_rows.unsqueeze(1)).T @ a
+        shapes = {name: part.shape for name, part in layer.split(blocks[:, :, 0, 0]).items()}
+        layout = Layout({name: shapes[name] for name in layer.names()}, {})
+        order = layer.join(layout.split(torch.arange(layout.size, device=a.device))).flatten()
+        full = torch.empty(layout.size, layout.size, dtype=a.dtype, device=a.device)
+        full[order.unsqueeze(1), order] = blocks.view(layout.size, layout.size)
+        return {"full": full}
 
     def eigenvalues(self) -> Tensor:
         """Of the whitened curvature."""
