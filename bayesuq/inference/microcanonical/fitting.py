@@ -10,7 +10,7 @@ Reference:
 
 import sys
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -191,7 +191,7 @@ def _trained(
     number = 1 if dict(model.net.named_buffers()) else num_members
     own: dict[str, Any] = {**options, "seed": derive_seed(key, NETWORKS)}
     own["checkpoint"] = None if file is None else file.of_part("start")
-    return ensemble.fit(model, data, num_members=number, **own)
+    return cast(ensemble.EnsemblePosterior, ensemble.fit(model, data, num_members=number, **own))
 
 
 def as_one(members: ensemble.EnsemblePosterior) -> ChainPosterior:

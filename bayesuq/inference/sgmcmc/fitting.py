@@ -164,7 +164,8 @@ def fit(
         if isinstance(begins, str):
             check_one_of(begins, "start", NamedStart)
         of_network = isinstance(begins, str) and begins in ("reset", "network")
-        constants = Constants.of(model, "prior" if of_network else begins)
+        place: Any = "prior" if of_network else begins
+        constants = Constants.of(model, place)
         positions = _starts(model, source, constants, begins, num_chains, training.key(STARTS))
         potential = MinibatchPotential(model, source.num_data, constants.fixed, constants.buffers)
         chosen = _is_vectorised(potential, source, num_chains, vectorised)
