@@ -45,7 +45,8 @@ class BayesianNetwork:
 
     The network is copied, put in evaluation mode, and never changed. Its frozen parameters (`requires_grad=False`) and
     its buffers are constants. A module, or a parameter, that has several places is one set of weights, with the name of
-    its first place. Any number of threads may use one model at once.
+    its first place. The row of an embedding that stands for padding is a constant, whatever its weights. Any number of
+    threads may use one model at once.
 
     Attributes:
         net: The private copy of the network; its weights are where fits start.
@@ -114,6 +115,7 @@ class BayesianNetwork:
                 self.laws[LIKELIHOOD + name] = unknown.prior.distribution(start)
         self._weights = tuple(parameters)
         self._tied = _further_places(self.net)
+        self._padding = {name: row for name, row in _padding_rows(self.net).items() if name not in self._tied}
         self._trees = _Trees()
         _check_support(self.laws, self.initial())
 
@@ -160,6 +162,9 @@ class BayesianNetwork:
             buffers: Values for the network's buffers (BatchNorm's statistics) instead of its own.
         """
         values = {name: theta[name] for name in self._weights}
+        for name, (is_padding, rows) in self._padding.items():
+            if name in values:
+                values[name] = torch.where(is_padding, rows, values[name])
         if buffers:
             values.update(buffers)
         for name, places in self._tied.items():
@@ -388,6 +393,21 @@ def _further_places(net: nn.Module) -> dict[str, tuple[str, ...]]:
             if tensor is not None:
                 names.setdefault(id(tensor), []).append(prefix + attribute)
     return {first: tuple(others) for first, *others in names.values() if others}
+
+
+def _padding_rows(net: nn.Module) -> dict[str, tuple[Tensor, Tensor]]:
+    """Which rows of an embedding stand for padding, (V, 1), and their values, (1, D), by the name of its weights.
+
+    No data move such a row, so a posterior would leave it to the prior, and padding would be noise: it is a constant.
+    """
+    return {
+        f"{path}.weight" if path else "weight": (
+            (torch.arange(module.num_embeddings, device=module.weight.device) == module.padding_idx).unsqueeze(1),
+            module.weight[module.padding_idx].detach().clone().unsqueeze(0),
+        )
+        for path, module in net.named_modules()
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None and module.weight.requires_grad
+    }
 
 
 def check_network(net: Any) -> None:

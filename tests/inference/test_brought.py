@@ -11,12 +11,13 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference import confidence, dropout, ensemble, laplace, map_estimate, temperature, variational
+from bayesuq.inference import confidence, dropout, ensemble, hmc, laplace, map_estimate, temperature, variational
 from bayesuq.inference.adoption import adopt
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inputs import apply, checked
 from bayesuq.loaders import Loader
-from bayesuq.models import likelihoods
+from bayesuq.models import likelihoods, priors
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.inference.examples import SHORT_FIT, weights_of
@@ -122,3 +123,34 @@ def test_confidence_is_learned_where_a_rate_is_read_of_a_layer() -> None:
     data = Dataset(torch.linspace(-1, 1, 3 * NUM_ROWS).reshape(NUM_ROWS, 3), LABELS)
     short: dict[str, Any] = {"num_epochs": 1, "num_fine_tuning_epochs": 1, "seed": 0}
     assert confidence.fit(adopted, data, hidden=(3,), **short).confidence(data.x).shape == (NUM_ROWS,)
+
+
+class Summed(nn.Module):
+    """The sum of the embeddings of a sequence, padding included, whose row is 0."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table, self.head = nn.Embedding(9, 4, padding_idx=0), nn.Linear(4, 3)
+
+    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
+        return self.head(self.table(tokens).sum(dim=1))
+
+
+PADDED: dict[str, Callable[[BayesianNetwork, Dataset], Posterior]] = {
+    "map": lambda model, data: map_estimate.fit(model, data, **SHORT),
+    "variational": lambda model, data: variational.fit(model, data, **SHORT),
+    "laplace": lambda model, data: laplace.fit(model, data, structure="diagonal", **SHORT).sampled,
+    "hmc": lambda model, data: hmc.fit(model, data, num_samples=3, num_warmup=3, num_chains=1, progress=False, seed=0),
+}
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT, "ignore::UserWarning")
+@pytest.mark.parametrize("method", PADDED)
+def test_padding_is_no_noise(method: str) -> None:
+    """No data move the row of padding, which a posterior would leave to its prior: longer padding changes nothing."""
+    tokens = 1 + torch.arange(60).reshape(20, 3) % 8
+    longer = torch.cat([tokens, torch.zeros(20, 5, dtype=torch.long)], dim=1)
+    model = BayesianNetwork(Summed(), priors.Normal(), likelihoods.Categorical())
+    posterior = PADDED[method](model, Dataset(longer, torch.arange(20) % 3))
+    one, other = (posterior.predict(x, num_samples=3, seed=0).mean for x in (tokens, longer))
+    torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
