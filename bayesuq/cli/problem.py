@@ -3,6 +3,7 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -193,7 +194,8 @@ def read_standardizer(folder: Path) -> Standardizer | None:
     header, tensors = read(path)
     if header.get("kind") != "standardizer" or not {"x_loc", "x_scale"} <= tensors.keys() <= _FIELDS:
         raise ValueError(f"{path} holds no standardizer.")
-    return Standardizer(**{name: part.to(torch.float64) for name, part in tensors.items()})
+    parts: dict[str, Any] = {name: part.to(torch.float64) for name, part in tensors.items()}
+    return Standardizer(**parts)
 
 
 _FIELDS = set(Standardizer.__dataclass_fields__) - {"clip"}  # which the commands do not set
