@@ -10,6 +10,7 @@ import torch
 
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.leave_one_out import loo
+from bayesuq.evaluation.simulation import calibrate
 from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import hmc
 from bayesuq.inference.posteriors.program import ProgramChains
@@ -18,6 +19,7 @@ from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.randomness import globally_isolated
 from tests.inference.examples import noise
 
 UNRECORDED = pytest.mark.filterwarnings("ignore:A model of your own cannot be recorded:UserWarning")
@@ -216,3 +218,41 @@ def test_a_draw_of_the_prior_or_of_a_posterior_is_a_start(chains):
             near = chains.draws["slope"].flatten(0, 1)
             distance = (near - first).norm(dim=1).min()
             assert (distance < 1e-3) == (start is chains)
+
+
+def located(scale):
+    def program(x, y=None):
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            return pyro.sample("y", dist.Normal(mean + 0 * x[:, 0], scale), obs=y)
+
+    return program
+
+
+def counted(x, y=None):
+    rate = pyro.sample("rate", dist.Gamma(3.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Poisson(rate + 0 * x[:, 0]), obs=y)
+
+
+@pytest.mark.parametrize(
+    ("truth", "fitted", "is_right"),
+    [(located(1.0), located(1.0), True), (counted, counted, True), (located(1.0), located(0.3), False)],
+    ids=["normal", "counts", "another noise"],
+)
+def test_ranks_of_the_truth_are_uniform_for_the_program_that_made_the_data_alone(truth, fitted, is_right):
+    x = torch.zeros(5, 1)
+
+    def simulate(seed):
+        with globally_isolated(seed):
+            trace = pyro.poutine.trace(truth).get_trace(x)
+        name = "rate" if truth is counted else "mean"
+        return {name: trace.nodes[name]["value"]}, Dataset(x, trace.nodes["y"]["value"])
+
+    def fit(data, seed):
+        return hmc.fit(fitted, data, num_samples=19, thinning=4, num_warmup=60, num_chains=1, seed=seed)
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        ranks = calibrate(simulate, fit, num_simulations=40, num_draws=19, seed=0)
+    assert (ranks.p_value() > 0.01) == is_right
