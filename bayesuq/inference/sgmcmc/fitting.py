@@ -161,8 +161,7 @@ def fit(
     with session(cast(BayesianNetwork, model), data, training) as (model, source, _):
         file = Checkpoint.of(training.checkpoint)
         begins = _start(model, file) if start is None else start
-        if isinstance(begins, str):
-            check_one_of(begins, "start", NamedStart)
+        _check_start(begins)
         of_network = isinstance(begins, str) and begins in ("reset", "network")
         place: Any = "prior" if of_network else begins
         constants = Constants.of(model, place)
@@ -226,6 +225,15 @@ def _statistics(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What chains told of their draws, and of the warm-up."""
     before = {name.removeprefix("warmup "): value for name, value in run.told.items() if name.startswith("warmup ")}
     return {name: value for name, value in run.told.items() if not name.startswith("warmup ")}, before
+
+
+def _check_start(start: object) -> None:
+    if isinstance(start, WeightPosterior) or (isinstance(start, str) and start in get_args(NamedStart)):
+        return
+    known = ", ".join(map(repr, get_args(NamedStart)))
+    told = repr(start) if isinstance(start, str) else type(start).__name__
+    kind = ValueError if isinstance(start, str) else TypeError
+    raise kind(f"`start` must be {known} or a posterior over weights; got {told}.")
 
 
 def _start(model: BayesianNetwork, file: Checkpoint | None) -> NamedStart:
