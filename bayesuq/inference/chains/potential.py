@@ -76,6 +76,7 @@ class NetworkPotential:
         self._width = activations_per_row(model, rows.x, share_tensors(model.net))
         self._laws = {name: unchecked(law) for name, law in self._prior.others.items()}  # their values were looked at
         self._played: dict[int, Played | None] = {}  # by number of chains
+        self._is_plain = False
 
     def at(self, position: Tensor) -> tuple[float, Tensor]:
         """U and its gradient at one vector (P,)."""
@@ -130,8 +131,14 @@ class NetworkPotential:
             values += losses.detach()
         return values if outside is None else values.masked_fill(outside, torch.inf), gradients
 
+    def compute_plainly(self) -> None:
+        """Leave recordings aside from now on: their sums have other last bits."""
+        self._is_plain = True
+
     def _recorded(self, num_chains: int) -> Played | None:
         """The potential of so many chains as it was recorded; None of larger networks, and where it cannot be."""
+        if self._is_plain:
+            return None
         if num_chains not in self._played:
             small = self.work() * num_chains <= MOST_RECORDED and self.model.device.type == "cpu"
             self._played[num_chains] = self._record(num_chains) if small else None

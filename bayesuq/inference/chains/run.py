@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.chains.hamiltonian import Info, Kernel, Points, harmonic_mean, reasonable_step_size
-from bayesuq.inference.chains.potential import Potential
+from bayesuq.inference.chains.potential import NetworkPotential, Potential
 from bayesuq.inference.chains.warmup import Moments, StepSize, window_ends, window_start
 from bayesuq.inference.training.bars import bar, is_shown
 from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named
@@ -124,7 +124,7 @@ class _Run:
     ) -> None:
         self.potential, self.kernel, self.plan, self.watch = potential, kernel, plan, watch
         self.noise = generator(seed)
-        self.done = 0
+        self.done, self.is_recorded = 0, True
         self.points = Points.at(positions, potential)
         self.inverse_mass = torch.ones_like(positions[0])
         self.moments = Moments.none(positions[0])
@@ -212,6 +212,9 @@ class _Run:
             return False
         values, tensors = found
         device = self.inverse_mass.device
+        self.is_recorded = values.get("is_recorded", False)  # files of before have the bits of torch's own sums
+        if not self.is_recorded and isinstance(self.potential, NetworkPotential):
+            self.potential.compute_plainly()
         self.done = values["done"]
         self.step_size = StepSize(**values["step_size"])
         self.points = Points(**{name: tensor.to(device) for name, tensor in below("points.", tensors).items()})
@@ -233,6 +236,7 @@ class _Run:
         tables.update((f"between.{k}", info) for k, info in enumerate(self.between))
         values = {
             "done": self.done,
+            "is_recorded": self.is_recorded,
             "step_size": vars(self.step_size),
             "moments": self.moments.count,
             "tables": [[name, list(table)] for name, table in tables.items()],  # a file of tensors has no order
