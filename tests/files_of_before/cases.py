@@ -26,6 +26,7 @@ from bayesuq.inference import (
     laplace,
     local_temperature,
     map_estimate,
+    microcanonical,
     quantile_calibration,
     sgmcmc,
     swag,
@@ -160,6 +161,16 @@ POSTERIORS = {
     ),
     "SampledLaplacePosterior": Case(lambda: CURVED().sampled, X),
     "HmcPosterior": Case(_of(hmc.fit, classification, labelled(), chain_method="sequential", **CHAINS), X),
+    "MicrocanonicalPosterior": Case(
+        _of(
+            microcanonical.fit,
+            classification,
+            labelled(),
+            **SHORT,
+            **{"num_members": 2, "num_samples": 3, "num_warmup": 8, "thinning": 2},
+        ),
+        X,
+    ),
     "SgmcmcPosterior": Case(_of(sgmcmc.fit, classification, labelled(), batch_size=12, **CHAINS), X),
     "SwagPosterior": Case(
         _of(swag.fit, regression, measured(), rank=2, swa_share=0.7, swa_learning_rate=1e-4, **SHORT), X
