@@ -152,6 +152,16 @@ POSTERIORS = {
         _of(variational.fit, regression, measured(), guide=AutoNormal, **SHORT), X, {"guide": AutoNormal}
     ),
     "ProgramPosterior": Case(_of(variational.fit, lambda: program, measured(), **SHORT), X, {"model": program}),
+    "ProgramMode": Case(_of(map_estimate.fit, lambda: program, measured(), **SHORT), X, {"model": program}),
+    "ProgramLaplace": Case(
+        _of(laplace.fit, lambda: program, measured(), structure="full", **SHORT), X, {"model": program}
+    ),
+    "ProgramEnsemble": Case(
+        _of(ensemble.fit, lambda: program, measured(), num_members=2, **SHORT), X, {"model": program}
+    ),
+    "ProgramChains": Case(
+        _of(hmc.fit, lambda: program, measured(), chain_method="sequential", **CHAINS), X, {"model": program}
+    ),
     "DropoutPosterior": Case(_of(dropout.fit, lambda: regression(dropout=0.3), measured(), **SHORT), X),
     "EnsemblePosterior": Case(
         _of(ensemble.fit, lambda: regression(batch_norm=True), measured(), num_members=2, **SHORT), X
