@@ -30,7 +30,6 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 MAP_HEIGHT, KEY_HEIGHT = 1.45, 0.75  # inches
 COLUMNS = ("image", "truth", "prediction", "error", "total", "aleatoric", "epistemic")
 VOID, RIGHT, WRONG = "#FFFFFF", "#D9D9D9", "#000000"
-UNCERTAINTIES = COLUMNS[4:]
 
 
 def segmentation_maps(
