@@ -64,7 +64,11 @@ LOADERS = {
 }
 WRITERS = {"bayesuq.inference.joint.tape"}  # who may run source, which it writes itself of operators and numbers
 PICKLES = {"pickle", "_pickle", "cPickle", "dill", "cloudpickle", "shelve", "marshal", "joblib"}
-PROCESSES = {("joblib", "Parallel"), ("joblib", "delayed")}  # which read nothing from a file
+PROCESSES = {
+    ("joblib", "Parallel"),
+    ("joblib", "delayed"),
+    ("joblib.externals.loky.backend", "resource_tracker"),
+}  # which read nothing from a file
 NO = ast.Constant(False)
 NAMELESS = {"utils", "util", "common", "helpers", "helper", "misc"}
 

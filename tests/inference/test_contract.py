@@ -166,6 +166,7 @@ class TestHmc(PosteriorContract):
     fit = hmc.fit
     options: ClassVar = {"num_samples": 4, "num_warmup": 8, "num_chains": 2, "max_tree_depth": 3, "seed": 1}
     num_members = default_num_samples = 8
+    other_path: ClassVar = {"rtol": 1e-3, "atol": 1e-4}  # rounding grows along a trajectory
 
     def test_the_fit_has_seen_the_data(self) -> None:
         data, model = labelled(), self.classification()

@@ -24,6 +24,7 @@ from bayesuq.inference.joint.programs import unchecked
 from bayesuq.inference.joint.tape import Played, recorded
 from bayesuq.inference.posteriors.prediction import activations_per_row
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.precision import full_precision
 from bayesuq.models.spectral import with_exact_norms
 
 MOST_RECORDED = 2**17  # weights and activations of a network, above which arithmetic takes the time
@@ -144,6 +145,7 @@ class NetworkPotential:
             self._played[num_chains] = self._record(num_chains) if small else None
         return self._played[num_chains]
 
+    @full_precision()  # what is recorded is played outside of the context, too
     def _record(self, num_chains: int) -> Played | None:
         start = self._vector.values.detach().clone()
         tries = [(start * factor).repeat(num_chains) for factor in (1.0, 0.7)]

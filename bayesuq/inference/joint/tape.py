@@ -95,6 +95,8 @@ class Recorder(TorchDispatchMode):
             return
         if not all(isinstance(one, Tensor) for one in outputs):
             raise UnrecordableError(f"{func} gives no tensor")
+        if any(one.dtype == torch.bfloat16 for one in (*outputs, *_tensors(marked))):
+            raise UnrecordableError(f"{func} computes in bfloat16, which NumPy does not have")
         places = tuple(range(self.count, self.count + len(outputs)))
         self.count += len(outputs)
         for place, one in zip(places, outputs, strict=True):
@@ -130,6 +132,15 @@ def _places(value: Any) -> list[int]:
     if isinstance(value, Mapping):
         return _places(tuple(value.values()))
     return []
+
+
+def _tensors(value: Any) -> list[Tensor]:
+    """All constants within."""
+    if isinstance(value, Tensor):
+        return [value]
+    if isinstance(value, tuple | list):
+        return [one for item in value for one in _tensors(item)]
+    return _tensors(tuple(value.values())) if isinstance(value, Mapping) else []
 
 
 @dataclass(eq=False)

@@ -240,7 +240,7 @@ class TestReport:
         assert [round(end, 3) for end in by_name["accuracy"]["interval"]] == [0.055, 0.945]  # Wilson's, of 1 in 1
 
     def test_other_predictives_are_refused(self) -> None:
-        with pytest.raises(TypeError, match="Batches bring their truth"):
+        with pytest.raises(TypeError, match=r"must be a CategoricalPredictive or a RealPredictive.*got Tensor"):
             evaluate(noise(0, 3, 2), [0, 1, 0])  # type: ignore[arg-type]
         with pytest.raises(TypeError, match=r"posterior\.predict.*got Tensor"):
             evaluate(noise(0, 3, 2))  # type: ignore[arg-type]

@@ -175,8 +175,8 @@ def test_memory_does_not_grow_with_the_draws() -> None:
         (lambda: list(predictions(lambda x: x, torch.zeros(2), [0])), ValueError, "as many rows"),
         (
             lambda: evaluate_segmentation([(GaussianPredictive(mean=[[[0.0]]], noise_variance=1.0), [0])]),
-            TypeError,
-            "CategoricalPredictive",
+            ValueError,
+            "must be of the pixels of images",
         ),
     ],
 )
