@@ -61,6 +61,9 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         array = np.asarray(value)
     except (ValueError, RuntimeError) as error:  # ragged; a list of tensors that require gradients
         raise TypeError(f"`{name}` must be a rectangular array of numbers; {error}") from error
+    if array.dtype == object and array.ndim == 0:
+        inner = f" Pass its `.{name}`." if hasattr(value, name) else ""
+        raise TypeError(f"`{name}` must be numbers, in an array or a sequence; got a {type(value).__name__}.{inner}")
     if array.dtype.kind not in "biufc":
         raise TypeError(
             f"`{name}` must hold numbers; got dtype {array.dtype}. Encode categories, dates and text as numbers; "

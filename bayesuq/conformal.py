@@ -186,7 +186,10 @@ def _threshold(scores: Tensor, alpha: float) -> Tensor:
 def _label_scores(predictive: CategoricalPredictive, method: LabelMethod, noise: torch.Generator) -> Tensor:
     """How badly each label fits, (N, C)."""
     if not isinstance(predictive, CategoricalPredictive):
-        raise TypeError(f"`predictive` must be a CategoricalPredictive; got {type(predictive).__name__}.")
+        raise TypeError(
+            f"`predictive` must be a CategoricalPredictive; got {type(predictive).__name__}. Pass what "
+            "`posterior.predict(x)` returns; of real targets take `calibrate_intervals`."
+        )
     probs = predictive.mean
     if probs.ndim != 2:
         raise ValueError(f"`predictive` must have one label a point, (N, C); got {tuple(probs.shape)}.")

@@ -1,7 +1,9 @@
 """Errors at the public doors: each names what came, and its remedy, which is run, works."""
 
+import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,9 +12,10 @@ from torch import nn
 
 import bayesuq as bq
 from bayesuq import conformal
-from bayesuq.evaluation import calibration, detection, report, scores, segmentation
+from bayesuq.evaluation import calibration, detection, plots, report, scores, segmentation
 from bayesuq.inference import (
     confidence,
+    ensemble,
     hmc,
     laplace,
     local_temperature,
@@ -44,6 +47,22 @@ def fit_maps() -> Any:
     net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
     given = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
     return map_estimate.fit(given, bq.Dataset(MAPS, MAPS.flatten(1)), num_epochs=1, seed=0)
+
+
+def state_dict_file() -> Path:
+    path = Path(tempfile.mkdtemp(), "net.pt")
+    torch.save(nn.Linear(3, 3).state_dict(), path)
+    return path
+
+
+def with_weights_of(path: Path) -> nn.Module:
+    net = nn.Linear(3, 3)
+    net.load_state_dict(torch.load(path, weights_only=True))
+    return net
+
+
+def found() -> Any:
+    return report.evaluate_misclassification(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), LABELS)
 
 
 def volumes() -> bq.CategoricalPredictive:
@@ -192,6 +211,50 @@ CASES = {
         r"got GaussianPredictive",
         lambda: conformal.calibrate_intervals(fitted(likelihoods.Normal(), X[:, 0]).predict(X), X[:, 0], alpha=0.5),
     ),
+    "conformal sets of a posterior": Case(
+        lambda: conformal.calibrate_labels(fitted(likelihoods.Categorical(), LABELS, 3), LABELS),  # type: ignore[arg-type]
+        r"got MapPosterior. Pass what `posterior.predict\(x\)` returns",
+        lambda: conformal.calibrate_labels(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), LABELS, alpha=0.5),
+    ),
+    "a data set as targets": Case(
+        lambda: report.evaluate(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), bq.Dataset(X, LABELS)),  # type: ignore[arg-type]
+        r"`y` must be numbers.*got a Dataset. Pass its `.y`",
+        lambda: report.evaluate(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), bq.Dataset(X, LABELS).y),
+    ),
+    "a module as an ensemble's fit": Case(
+        lambda: ensemble.fit(model(likelihoods.Normal()), bq.Dataset(X, X[:, 0]), member_fit=map_estimate),  # type: ignore[arg-type]
+        r"such as `map_estimate.fit`; got module",
+        lambda: ensemble.fit(
+            model(likelihoods.Normal()), bq.Dataset(X, X[:, 0]), member_fit=map_estimate.fit, num_epochs=1, seed=0
+        ),
+    ),
+    "a reliability diagram of a predictive": Case(
+        lambda: plots.reliability_diagram(fitted(likelihoods.Categorical(), LABELS, 3).predict(X)),  # type: ignore[arg-type]
+        r"what `calibration.reliability` gives, as in \{'ensemble': ...\}; got CategoricalPredictive",
+        lambda: plots.reliability_diagram(
+            {"MAP": calibration.reliability(fitted(likelihoods.Categorical(), LABELS, 3).predict(X), LABELS)}
+        ),
+    ),
+    "bands of labels": Case(
+        lambda: plots.regression_bands({"MAP": fitted(likelihoods.Categorical(), LABELS, 3).predict(X)}, X[:, 0]),
+        r"of real targets gives.*got a value of type CategoricalPredictive",
+        lambda: plots.regression_bands({"MAP": fitted(likelihoods.Normal(), X[:, 0]).predict(X)}, X[:, 0]),
+    ),
+    "losses of a history": Case(
+        lambda: plots.loss_curves({"MAP": fitted(likelihoods.Normal(), X[:, 0]).history}),
+        r"what `posterior.history.loss` gives.*got a value of type History",
+        lambda: plots.loss_curves({"MAP": fitted(likelihoods.Normal(), X[:, 0]).history.loss}),
+    ),
+    "a score that is not there": Case(
+        lambda: plots.score_histograms(found(), "entropy"),
+        r"no score 'entropy'; there are .*predictive_entropy",
+        lambda: plots.score_histograms(found(), "predictive_entropy"),
+    ),
+    "weights of torch in place of a posterior": Case(
+        lambda: bq.load(state_dict_file()),
+        r"Of a state_dict, load it into its network, and pass that to `bayesuq.adopt\(net, likelihood\)`",
+        lambda: bq.adopt(with_weights_of(state_dict_file()), likelihoods.Categorical()).predict(X),
+    ),
     "an adopted class": Case(
         lambda: bq.adopt(nn.Linear(3, 3), likelihoods.Categorical),  # type: ignore[arg-type]
         r"such as likelihoods.Categorical\(\); got <class",
@@ -209,6 +272,6 @@ CASES = {
 @pytest.mark.parametrize("name", CASES)
 def test_an_error_names_what_came_and_a_remedy_that_works(name: str) -> None:
     case = CASES[name]
-    with pytest.raises((TypeError, ValueError, NotImplementedError), match=case.says):
+    with pytest.raises((TypeError, ValueError, KeyError, NotImplementedError), match=case.says):
         case.wrong()
     case.remedy()

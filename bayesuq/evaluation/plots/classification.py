@@ -19,6 +19,7 @@ from bayesuq.evaluation.plots.panels import (
     STRIP_HEIGHT,
     VERMILLION,
     Numbers,
+    check_named,
     draw_key,
     flat,
     looks,
@@ -36,6 +37,7 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
         reliabilities: From `calibration.reliability`, by the name of the method.
 
     Raises:
+        TypeError: No mapping, or of something else.
         ValueError: No method.
 
     Example:
@@ -45,6 +47,7 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
         >>> reliability_diagram({"ensemble": reliability(predictive, [0, 0])}).axes[0].get_title()
         'ensemble\nECE 0.350, N = 2'
     """
+    check_named(reliabilities, "reliabilities", "`calibration.reliability`", Reliability)
     figure, panels = stack_panels(len(reliabilities), levels={"accuracy": PANEL_HEIGHT, "points": STRIP_HEIGHT})
     for (name, result), (upper, lower) in zip(reliabilities.items(), panels, strict=True):
         error, num_points = float(result.expected_calibration_error), int(result.count.sum())

@@ -10,7 +10,17 @@ from matplotlib.patches import Patch
 from bayesuq.arrays import check_count
 from bayesuq.evaluation.detection import RiskCoverage
 from bayesuq.evaluation.plots.figure import Figure
-from bayesuq.evaluation.plots.panels import BLUE, GREY, PANEL_HEIGHT, VERMILLION, draw_key, flat, looks, stack_panels
+from bayesuq.evaluation.plots.panels import (
+    BLUE,
+    GREY,
+    PANEL_HEIGHT,
+    VERMILLION,
+    check_named,
+    draw_key,
+    flat,
+    looks,
+    stack_panels,
+)
 from bayesuq.evaluation.report.detection_tasks import Detection
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.score_table import ScoreTable
@@ -50,7 +60,7 @@ def rejection_curves(curves: Mapping[str, RiskCoverage]) -> Figure:
 
 def score_histograms(
     detection: Detection,
-    names: Sequence[str] | None = None,
+    names: Sequence[str] | str | None = None,
     *,
     negative_label: str = "right, or inside",
     positive_label: str = "wrong, or outside",
@@ -62,7 +72,7 @@ def score_histograms(
 
     Args:
         detection: From `evaluate_misclassification` or `evaluate_ood`.
-        names: Of the scores; None takes all.
+        names: Of the scores, or of one; None takes all.
         negative_label: What the others are.
         positive_label: What is to be found.
         num_bins: Of equal width, over a score's range.
@@ -72,12 +82,12 @@ def score_histograms(
         TypeError: `num_bins` not a whole number.
         ValueError: No score, fewer than one bin, no point on one side.
     """
-    chosen = list(detection.scores) if names is None else list(names)
+    chosen = list(detection.scores) if names is None else [names] if isinstance(names, str) else list(names)
     bins = check_count(num_bins, "num_bins")
     figure, panels = stack_panels(len(chosen), levels={"share of points": PANEL_HEIGHT}, share=False)
     found = detection.positives.cpu()
     for name, (panel,) in zip(chosen, panels, strict=True):
-        scores = detection.scores[name].cpu()
+        scores = detection.score(name).cpu()
         sides = flat(scores[~found], f"{name} of the negatives"), flat(scores[found], f"{name} of the positives")
         lowest, highest = min(side.min() for side in sides), max(side.max() for side in sides)
         edges = np.linspace(lowest, highest if highest > lowest else lowest + 1, bins + 1).tolist()
@@ -106,6 +116,7 @@ def roc_curves(detections: Mapping[str, Detection], score: str) -> Figure:
         ValueError: Nothing to draw.
     """
     figure, ((panel,),) = stack_panels(1, levels={"true positive rate": 1.4 * PANEL_HEIGHT}, scale=1.6)
+    check_named(detections, "detections", "`report.evaluate_ood` or `report.evaluate_misclassification`", Detection)
     if not detections:
         raise ValueError("There is nothing to draw: pass at least one method.")
     panel.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)

@@ -65,6 +65,20 @@ def draw_key(figure: Figure, entries: Sequence[Any]) -> None:
     figure.legend(handles=entries, loc="outside upper center", ncols=2 if wide else 1, frameon=False, fontsize="medium")
 
 
+def check_named(values: object, name: str, source: str, kind: type | tuple[type, ...] = object) -> None:
+    """Raise a TypeError unless an argument maps names to values of a kind; `source` says what gives them."""
+    wrong = values
+    if isinstance(values, Mapping):
+        others = [value for value in values.values() if not isinstance(value, kind)]
+        if not others:
+            return
+        wrong = others[0]
+    raise TypeError(
+        f"`{name}` must map the name of each method to what {source} gives, as in {{'ensemble': ...}}; got "
+        f"{'' if wrong is values else 'a value of type '}{type(wrong).__name__}."
+    )
+
+
 def flat(values: ArrayLike, name: str) -> Numbers:
     """All values in a row.
 

@@ -7,7 +7,16 @@ from matplotlib.axes import Axes
 
 from bayesuq.arrays import ArrayLike, check_finite, to_tensor
 from bayesuq.evaluation.plots.figure import Figure
-from bayesuq.evaluation.plots.panels import GREY, PANEL_HEIGHT, Numbers, draw_key, flat, looks, stack_panels
+from bayesuq.evaluation.plots.panels import (
+    GREY,
+    PANEL_HEIGHT,
+    Numbers,
+    check_named,
+    draw_key,
+    flat,
+    looks,
+    stack_panels,
+)
 from bayesuq.predictive.base import RealPredictive
 
 BAND = 2.0  # standard deviations to each side
@@ -46,6 +55,7 @@ def regression_bands(
         >>> regression_bands({"ensemble": predictive}, [0.0, 1.0, 2.0]).axes[0].get_title()
         'ensemble'
     """
+    check_named(predictives, "predictives", "`posterior.predict(x)` of real targets", RealPredictive)
     line = _column(x, "x")
     order = np.argsort(line)
     figure, stacks = stack_panels(len(predictives), levels={"y": PANEL_HEIGHT})
@@ -92,6 +102,7 @@ def interval_calibration(transforms: Mapping[str, ArrayLike]) -> Figure:
         'share of truths inside'
     """
     figure, ((panel,),) = stack_panels(1, levels={"share of truths inside": 1.4 * PANEL_HEIGHT}, scale=2.0)
+    check_named(transforms, "transforms", "`calibration.probability_integral_transform`")
     values = {name: flat(transform, f"transforms[{name!r}]") for name, transform in transforms.items()}
     if not values:
         raise ValueError("There is nothing to draw: pass at least one method.")

@@ -1,13 +1,13 @@
 """Pictures of how fits went."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sized
 
 from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.plots.figure import Figure
-from bayesuq.evaluation.plots.panels import BLUE, PANEL_HEIGHT, VERMILLION, Numbers, flat, stack_panels
+from bayesuq.evaluation.plots.panels import BLUE, PANEL_HEIGHT, VERMILLION, Numbers, check_named, flat, stack_panels
 
 BEGINNING = 0.1  # of the epochs, whose fall the axes may cut, so that what comes after is seen
 
@@ -28,6 +28,7 @@ def loss_curves(losses: Mapping[str, ArrayLike], validation_losses: Mapping[str,
         >>> loss_curves({"variational": [3.0, 2.0, 1.5]}).axes[0].get_title()
         'variational'
     """
+    check_named(losses, "losses", "`posterior.history.loss`", Sized)
     watched = {name: values for name, values in (validation_losses or {}).items() if name in losses}
     levels = {"training loss": PANEL_HEIGHT} | ({"validation loss": 0.8 * PANEL_HEIGHT} if watched else {})
     figure, stacks = stack_panels(len(losses), levels=levels, share=False)

@@ -94,13 +94,23 @@ class Detection:
             for m in measures
         )
 
+    def score(self, name: str) -> Tensor:
+        """One of the scores.
+
+        Raises:
+            KeyError: No such score.
+        """
+        if name not in self.scores:
+            raise KeyError(f"no score {name!r}; there are {', '.join(self.scores)}")
+        return self.scores[name]
+
     def risk_coverage(self, name: str) -> RiskCoverage:
         """Share of positives among the points kept, as those of highest score are refused: the error rate, of errors.
 
         Raises:
             KeyError: No such score.
         """
-        return risk_coverage(self.scores[name], self.positives)
+        return risk_coverage(self.score(name), self.positives)
 
     def roc(self, name: str) -> tuple[Tensor, Tensor]:
         """False and true positive rates at every threshold, from (0, 0) to (1, 1), (T,) each, float64.
@@ -108,7 +118,7 @@ class Detection:
         Raises:
             KeyError: No such score.
         """
-        return roc_curve(self.scores[name], self.positives)
+        return roc_curve(self.score(name), self.positives)
 
     def differences(self, reference: str, *, seed: int = 0) -> ScoreTable:
         """How far each other score is from one of them, in every measure, with errors of the same points, paired.

@@ -109,6 +109,10 @@ def fit(
         3
     """
     check_count(num_members, "num_members")
+    if not callable(member_fit):
+        raise TypeError(
+            f"`member_fit` must be a function, such as `map_estimate.fit`; got {type(member_fit).__name__}."
+        )
     if not isinstance(model, BayesianNetwork):
         check_program(model)
         if adversarial or vectorised or initialise is not None:
