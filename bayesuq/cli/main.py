@@ -1,9 +1,10 @@
 """`bayesuq`: parse, hand over to the command's module, and tell by the exit code how it went.
 
-Exit codes: 0 success, 1 the work failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 ended by SIGTERM. Both write the
-checkpoints first, where there are any.
+Exit codes: 0 success, 1 the work failed, 2 wrong usage, 130 interrupted (Ctrl-C), 143 ended by SIGTERM; both write the
+checkpoints first, where there are any. 141 is of an output that nobody reads any more, as after `| head`.
 """
 
+import os
 import signal
 import sys
 import threading
@@ -15,7 +16,7 @@ import bayesuq.cli as commands
 from bayesuq.cli.parser import build, files_first, settings
 from bayesuq.cli.settings import UsageError
 
-FAILED, MISUSED, INTERRUPTED, TERMINATED = 1, 2, 130, 143
+FAILED, MISUSED, INTERRUPTED, UNREAD, TERMINATED = 1, 2, 130, 141, 143
 
 
 class TerminatedError(SystemExit):
@@ -39,12 +40,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         with _told_of_sigterm():
             _run(parsed.command, parsed[parsed.command])
+            sys.stdout.flush()
     except UsageError as error:
         return _tell(error, MISUSED)
     except KeyboardInterrupt:
         return _tell("Interrupted.", INTERRUPTED)
     except TerminatedError:
         return _tell("Terminated.", TERMINATED)
+    except BrokenPipeError:  # who read the output has seen enough, as `head` has
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what the interpreter still flushes
+        return UNREAD
     except (ValueError, TypeError, OSError, FloatingPointError, RuntimeError) as error:
         return _tell(error, FAILED)
     return 0

@@ -2,6 +2,8 @@
 
 import json
 import math
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -278,6 +280,16 @@ def test_sets_are_listed_with_those_that_can_be_fetched(capsys: pytest.CaptureFi
     assert "mnist" not in here
     assert "uci/yacht" in absent
     assert "CC BY-NC 4.0" in absent
+
+
+def test_a_reader_who_has_seen_enough_is_no_failure_to_tell_of() -> None:
+    listing = [sys.executable, "-m", "bayesuq", "data", "list"]
+    with subprocess.Popen(listing, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == ""
+    assert process.returncode == 141
 
 
 def test_sets_are_fetched_by_name_and_failures_told(
