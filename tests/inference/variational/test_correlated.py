@@ -2,6 +2,7 @@
 
 import math
 
+import pyro
 import pytest
 import torch
 from pyro import poutine
@@ -148,7 +149,8 @@ def test_the_gradient_is_that_of_the_plain_formula(kind, parts):
 def test_it_is_a_pyro_guide_with_a_site_for_each(kind):
     model = model_of(likelihood=likelihoods.Normal(scale=priors.HalfNormal(scale=1.0)))
     guide = some_guide(kind, model)
-    trace = poutine.trace(guide).get_trace(measured().x, None)
+    with pyro.get_param_store().scope():  # its parameters stay in no other test's store
+        trace = poutine.trace(guide).get_trace(measured().x, None)
     assert {name for name in trace.nodes if name in model.laws} == set(model.laws)
     flat = trace.nodes["_flat"]["value"]
     expected = guide.law().log_prob(flat) - guide.layout.log_abs_det_jacobian(flat)
