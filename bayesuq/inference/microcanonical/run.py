@@ -17,10 +17,10 @@ from bayesuq.inference.microcanonical.tuning import (
     steps_per_draw,
     target_at,
 )
-from bayesuq.inference.training.bars import bar
 from bayesuq.inference.training.checkpoint import Checkpoint, State
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.resumable import Resumable
+from bayesuq.inference.training.stepping import Stepped
 from bayesuq.models.precision import full_precision
 from bayesuq.randomness import generator
 
@@ -53,7 +53,7 @@ class Plan:
         return self.num_warmup + self.num_samples * self.thinning
 
 
-class Run:
+class Run(Stepped):
     """The loop.
 
     Attributes:
@@ -65,6 +65,8 @@ class Run:
         told: Of each draw, (C, D).
         divergences: Of the warm-up, (C,).
     """
+
+    plan: Plan
 
     def __init__(self, energies: Energies, positions: Tensor, plan: Plan, seed: int) -> None:
         """Put chains at their starts, (C, P)."""
@@ -92,25 +94,8 @@ class Run:
 
     @full_precision()  # differences of energies decide
     def finish(self, checkpoint: Checkpoint | None, fit: Identity | None, progress: bool | None) -> None:
-        """Make the steps that are left.
-
-        Args:
-            checkpoint: To go on from, and to write; None does neither.
-            fit: What tells this run from others, for that file; None without one.
-            progress: Whether to show a bar; None shows it on a terminal only.
-
-        Raises:
-            ValueError: A checkpoint of another fit.
-        """
-        resumable, total = Resumable(checkpoint, fit, self._state), self.plan.num_steps
-        with resumable.alone():
-            self._resume(resumable)
-            with bar(progress, total=total, done=self.done, unit="step") as shown:
-                while self.done < total:
-                    self._step()
-                    shown.update()
-                    resumable.note(self.done)
-            resumable.write(self.done)
+        """Make the steps that are left: see `Stepped.finish`."""
+        super().finish(checkpoint, fit, progress)
 
     def _step(self) -> None:
         self.particles, moved = move(self.particles, self.energies, self.step_sizes.current, self.lengths, self.noise)

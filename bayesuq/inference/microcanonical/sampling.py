@@ -61,7 +61,7 @@ def sample(
         step_size: Instead of a tuned one, in units of the vectors.
         length: Over which a chain forgets its direction, instead of a tuned one.
         seed: Makes the draws repeatable; None draws one from torch's generator.
-        progress: Whether to show a bar; None shows it on a terminal only.
+        progress: Whether to show a bar; None shows it on a terminal and in a notebook.
 
     Raises:
         TypeError: Numbers that are none.

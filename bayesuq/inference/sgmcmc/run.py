@@ -15,12 +15,11 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.sgmcmc.langevin import Chains, Kernel
 from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMinibatchPotential
-from bayesuq.inference.training.bars import bar
-from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, random_states, set_random_states
-from bayesuq.inference.training.identity import Identity
+from bayesuq.inference.training.checkpoint import State, below, named, random_states, set_random_states
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.stability import largest_curvature
+from bayesuq.inference.training.stepping import Stepped
 from bayesuq.randomness import generator
 
 STABLE_SHARE = 0.25  # of the largest stable step: SGLD's variances are then 7 % too large at most
@@ -133,7 +132,7 @@ class Stream:
         return batches
 
 
-class Run:
+class Run(Stepped):
     """The loop, and all that a checkpoint of it must hold.
 
     Attributes:
@@ -143,6 +142,8 @@ class Run:
         draws: Positions kept, (C, D, P).
         told: `lp` and `step_size` of each draw, (C, D), and under "warmup ..." of each step of the first warm-up.
     """
+
+    plan: Plan
 
     def __init__(
         self,
@@ -181,28 +182,6 @@ class Run:
             for kind, size in sizes.items()
             for name in ("lp", "step_size")
         }
-
-    def finish(self, checkpoint: Checkpoint | None, fit: Identity | None, progress: bool | None) -> None:
-        """Make the steps that are left.
-
-        Args:
-            checkpoint: To go on from, and to write; None does neither.
-            fit: What tells this fit from others, for that file; None without one.
-            progress: Whether to show a bar; None shows it on a terminal and in a notebook.
-
-        Raises:
-            FloatingPointError: Chains that diverged.
-            ValueError: A checkpoint of another fit; a network whose curvature cannot be measured.
-        """
-        resumable, total = Resumable(checkpoint, fit, self._state), self.plan.num_steps
-        with resumable.alone():
-            self._resume(resumable)
-            with bar(progress, total=total, done=self.done, unit="step") as shown:
-                while self.done < total:
-                    self._step()
-                    shown.update()
-                    resumable.note(self.done)
-            resumable.write(self.done)
 
     def _step(self) -> None:
         """Keep where the chains are, if that is a draw, and move them."""
