@@ -38,7 +38,6 @@ from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.run import Chains, Plan
 from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
-from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
@@ -341,15 +340,10 @@ def _warn(chains: Chains, max_tree_depth: int) -> None:
 
 
 def _posterior(model: BayesianNetwork, constants: Constants, chains: Chains) -> HmcPosterior:
-    """With the point values behind the random sites, as the flat vectors of all sites have them."""
-    draws = chains.draws
-    if model.points:
-        points = Layout.of(model, model.points).join(constants.fixed)
-        draws = torch.cat([draws, points.expand(*draws.shape[:2], -1)], dim=2)
     return HmcPosterior(
         model=model,
-        draws=draws,
-        buffers={name: value.clone() for name, value in constants.buffers.items()},
+        draws=constants.behind(model, chains.draws),
+        buffers=constants.kept_buffers(),
         statistics=chains.statistics,
         warmup_statistics=chains.warmup_statistics,
         inverse_mass=chains.inverse_mass,

@@ -54,6 +54,17 @@ class Constants:
             )
         return cls({}, dict(model.net.named_buffers()))
 
+    def behind(self, model: BayesianNetwork, draws: Tensor) -> Tensor:
+        """Draws of the random sites (C, D, P) with the point values behind them, as flat vectors of all sites are."""
+        if not model.points:
+            return draws
+        points = Layout.of(model, model.points).join(self.fixed)
+        return torch.cat([draws, points.expand(*draws.shape[:2], -1)], dim=2)
+
+    def kept_buffers(self) -> dict[str, Tensor]:
+        """A posterior's own copies of the buffers."""
+        return {name: value.clone() for name, value in self.buffers.items()}
+
 
 def starting_points(potential: NetworkPotential, start: Start, num_chains: int, seed: int) -> Tensor:
     """A vector of the random sites for each chain, (C, P); each depends on the seed and its chain alone.

@@ -80,7 +80,7 @@ def fit(
         validation: Rows whose predictive log density is watched while networks train: each chain begins at the weights
             of its member's best epoch.
         patience: Stops a network's training after so many epochs without a better validation loss; None never does.
-        progress: Whether to show bars; None shows them on a terminal only.
+        progress: Whether to show bars; None shows them on a terminal and in a notebook.
         checkpoint: A path, or a `Checkpoint` of one, beside which the networks and the chains write files of their own,
             `.start` and `.chains`, as they go; the same fit called again goes on from there and ends with the same
             bits. Where the file is there and `seed` is None, its seed is taken.
@@ -222,15 +222,10 @@ def as_one(members: ensemble.EnsemblePosterior) -> ChainPosterior:
 
 
 def _posterior(model: BayesianNetwork, constants: Constants, run: Run) -> MicrocanonicalPosterior:
-    """With the point values behind the random sites, as the flat vectors of all sites have them."""
-    draws = run.draws
-    if model.points:
-        points = Layout.of(model, model.points).join(constants.fixed)
-        draws = torch.cat([draws, points.expand(*draws.shape[:2], -1)], dim=2)
     return MicrocanonicalPosterior(
         model=model,
-        draws=draws,
-        buffers={name: value.clone() for name, value in constants.buffers.items()},
+        draws=constants.behind(model, run.draws),
+        buffers=constants.kept_buffers(),
         statistics=run.told,
         warmup_statistics={},
         energy_variance=run.energy_variance(),

@@ -362,15 +362,11 @@ def _is_vectorised(potential: MinibatchPotential, source: Source, num_chains: in
 
 
 def _posterior(model: BayesianNetwork, constants: Constants, run: Run) -> "SgmcmcPosterior":
-    """With the point values behind the random sites, as the flat vectors of all sites have them."""
-    draws, (statistics, warmup) = run.draws, _statistics(run)
-    if model.points:
-        points = Layout.of(model, model.points).join(constants.fixed)
-        draws = torch.cat([draws, points.expand(*draws.shape[:2], -1)], dim=2)
+    statistics, warmup = _statistics(run)
     return SgmcmcPosterior(
         model=model,
-        draws=draws,
-        buffers={name: value.clone() for name, value in constants.buffers.items()},
+        draws=constants.behind(model, run.draws),
+        buffers=constants.kept_buffers(),
         statistics=statistics,
         warmup_statistics=warmup,
         scales=run.chains.scales.clone(),
