@@ -37,7 +37,8 @@ from bayesuq.inference.joint.network import FlatVector, point_vectors
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
-from bayesuq.inference.variational.factorised import VALIDATION_DRAWS, VariationalPosterior
+from bayesuq.inference.training.over_draws import log_mean_over_draws
+from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.inference.variational.guides import INITIAL_SCALE, mean_field
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
@@ -159,11 +160,12 @@ class NewtonObjective:
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log of the mean over draws of p(y | x, theta), row by row."""
         torch.rsqrt(self.precision, out=self.scale)
-        draws = []
-        for _ in range(VALIDATION_DRAWS):
+
+        def at_a_draw() -> Tensor:
             self._draw(noise)
-            draws.append(self.network.log_prob(self.network.theta(), *batch))
-        return torch.stack(draws).logsumexp(dim=0) - math.log(VALIDATION_DRAWS)
+            return self.network.log_prob(self.network.theta(), *batch)
+
+        return log_mean_over_draws(at_a_draw)
 
     def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
         """Sites whose draw or log prior density is not finite, then `y`."""

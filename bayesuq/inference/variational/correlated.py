@@ -13,7 +13,6 @@ Reference:
     2017, Automatic Differentiation Variational Inference, section 2.4 (full rank).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -31,7 +30,8 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Data
-from bayesuq.inference.variational.factorised import FORGETTING, VALIDATION_DRAWS
+from bayesuq.inference.training.over_draws import log_mean_over_draws
+from bayesuq.inference.variational.factorised import FORGETTING
 from bayesuq.inference.variational.guides import CorrelatedGuide, FullRankGuide, LowRankGuide
 from bayesuq.inference.variational.tempering import Tempering
 from bayesuq.models.bnn import BayesianNetwork
@@ -113,11 +113,12 @@ class CorrelatedObjective:
 
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log of the mean over draws of p(y | x, theta), row by row."""
-        draws = []
-        for _ in range(VALIDATION_DRAWS):
+
+        def at_a_draw() -> Tensor:
             self._draw(noise)
-            draws.append(self.network.log_prob(self.network.theta(), *batch))
-        return torch.stack(draws).logsumexp(dim=0) - math.log(VALIDATION_DRAWS)
+            return self.network.log_prob(self.network.theta(), *batch)
+
+        return log_mean_over_draws(at_a_draw)
 
     def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
         """Sites whose draw or log prior density is not finite, then `y`."""

@@ -4,7 +4,6 @@ Reference:
     Blundell et al. 2015, Weight Uncertainty in Neural Networks, section 3.2 (with the KL in closed form).
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -22,6 +21,7 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Data
+from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inference.variational.activation_noise import ActivationNoise, Estimator, activation_noise
 from bayesuq.inference.variational.elbo import Divergence
 from bayesuq.inference.variational.guides import MeanFieldGuide
@@ -29,7 +29,6 @@ from bayesuq.inference.variational.tempering import Tempering
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import generator, resolve_seed
 
-VALIDATION_DRAWS = 8
 FORGETTING = 0.6  # means far from their place make the scales' gradients huge at first: forget that soon
 
 
@@ -138,11 +137,12 @@ class EvidenceObjective:
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log of the mean over draws of p(y | x, theta), row by row."""
         torch.exp(self.log_scale, out=self.scale)
-        draws = []
-        for _ in range(VALIDATION_DRAWS):
+
+        def at_a_draw() -> Tensor:
             self._draw(noise)
-            draws.append(self.network.log_prob(self.network.theta(), *batch))
-        return torch.stack(draws).logsumexp(dim=0) - math.log(VALIDATION_DRAWS)
+            return self.network.log_prob(self.network.theta(), *batch)
+
+        return log_mean_over_draws(at_a_draw)
 
     def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
         """Sites whose draw or log prior density is not finite, then `y`."""

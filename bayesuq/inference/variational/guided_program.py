@@ -5,7 +5,6 @@
 It is open to any guide and to any program; what `bayesuq.inference.variational.elbo` does for mean field is faster.
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -30,11 +29,11 @@ from bayesuq.inference.joint.programs import (
     row_log_prob,
 )
 from bayesuq.inference.training.loop import Objective
+from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inputs import on_leaves
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import globally_isolated, lent
 
-VALIDATION_DRAWS = 8
 MODEL = "model."  # before the names of a program's own parameters: see `find_leaves`
 
 
@@ -236,12 +235,10 @@ class ProgramObjective:
 
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log of the mean over eight draws of p(y | x, theta), row by row."""
-        draws = []
         with self.pair.active(noise=noise):
-            for _ in range(VALIDATION_DRAWS):
-                _, trace = self.pair.traces(batch, program=self.evaluation)
-                draws.append(row_log_prob(trace, batch.y))
-        return torch.stack(draws).logsumexp(dim=0) - math.log(VALIDATION_DRAWS)
+            return log_mean_over_draws(
+                lambda: row_log_prob(self.pair.traces(batch, program=self.evaluation)[1], batch.y)
+            )
 
     def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
         """Parameters that are not finite, or else sites whose terms are not."""
