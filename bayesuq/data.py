@@ -336,17 +336,9 @@ class Standardizer:
                 reverse.
         """
         _check_dataset(dataset)
-        given = without_scale(dataset.x)
-        if given.ndim != self.x_loc.ndim or given.shape[1] != self.x_loc.shape[1]:
-            raise ValueError(
-                f"`x` must have {self.x_loc.shape[1]} features in {self.x_loc.ndim} dimensions as the fitted data had; "
-                f"got {tuple(given.shape)}."
-            )
+        x = self.inputs(without_scale(dataset.x))
         if dataset.is_labelled != (self.y_loc is None):
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
-        given = given if given.is_floating_point() else given.double()  # whole numbers of any size
-        x = (given - self.x_loc.to(given)) / self.x_scale.to(given)
-        x = x if self.clip is None else x.clamp(-self.clip, self.clip)
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
         self._check_columns(tuple(dataset.y.shape[1:]), "y")
@@ -356,6 +348,21 @@ class Standardizer:
         if noise is not None:
             noise = (noise if noise.ndim > 1 else noise.unsqueeze(1)).to(y_scale) / y_scale
         return Dataset(x, y, dataset.weight, scale=noise)
+
+    def inputs(self, x: Tensor) -> Tensor:
+        """Inputs alone, (N, D) or (N, channels, ...), in standard units.
+
+        Raises:
+            ValueError: Another number of features or dimensions than the fitted data had.
+        """
+        if x.ndim != self.x_loc.ndim or x.shape[1] != self.x_loc.shape[1]:
+            raise ValueError(
+                f"`x` must have {self.x_loc.shape[1]} features in {self.x_loc.ndim} dimensions as the fitted data had; "
+                f"got {tuple(x.shape)}."
+            )
+        x = x if x.is_floating_point() else x.double()  # whole numbers of any size
+        x = (x - self.x_loc.to(x)) / self.x_scale.to(x)
+        return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
     def inverse(self, predictive: PredictiveT) -> PredictiveT:
         """The predictive in y's own units; its log density then includes the Jacobian, -log scale of each column.
