@@ -628,3 +628,12 @@ def test_of_a_row_far_away_mean_and_crps_stay_within_bounds_by_default() -> None
     assert float(far.total.sqrt()) <= 10.0 * (1 + 1e-6)
     bound = float((data.y[:1] - far.mean).abs()) + 10 * math.sqrt(2 / math.pi)
     assert float(crps(far, data.y[:1])) <= bound
+
+
+def test_new_inputs_alone_are_standardised_as_data_are() -> None:
+    data = Dataset([[0.0, 10.0], [2.0, 30.0], [4.0, 20.0]], [1.0, 2.0, 3.0])
+    standardizer = Standardizer.fit(data, clip=1.0)
+    assert torch.equal(standardizer.inputs(data.x), standardizer.transform(data).x)
+    assert torch.equal(standardizer.inputs(data.x[1:].long()), standardizer.inputs(data.x[1:].double()))
+    with pytest.raises(ValueError, match=r"2 features in 2 dimensions as the fitted data had; got \(3, 1\)"):
+        standardizer.inputs(data.x[:, :1])
