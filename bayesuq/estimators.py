@@ -11,13 +11,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Self
 
 import numpy as np
-import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesuq import inference
+from bayesuq.arrays import to_tensor
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.inference.catalogue import BY_COMMAND, METHODS
 from bayesuq.models import gp
@@ -76,7 +76,7 @@ class _BayesianEstimator(BaseEstimator):
         """The predictive distribution at rows (N, F), in units of y; its `to_pandas` is a table."""
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
-        x = self.standardizer_.inputs(torch.from_numpy(X))
+        x = self.standardizer_.inputs(to_tensor(X, "X"))
         seed = derive_seed(self.seed_, PREDICT)
         found = self.posterior_.predict(x, num_samples=self.num_samples, seed=seed)
         return self.standardizer_.inverse(found)
