@@ -64,9 +64,11 @@ class Resumable:
             number: Of the steps that are made.
             place: Where the loop is, in more numbers where one does not tell.
         """
-        if self.interruptions.waiting is not None or self._is_due(number):
+        interrupted = self.interruptions.waiting is not None  # asked once: what comes from here on waits for the next
+        if interrupted or self._is_due(number):
             self.write(*(place or (number,)))
-        self.interruptions.deliver()
+        if interrupted:
+            self.interruptions.deliver()
 
     def write(self, *place: int) -> None:
         """Write the state as it is at that place, unless the file has it; a disk that is full ends no fit.

@@ -115,6 +115,24 @@ def test_an_interrupted_fit_has_written_what_it_knew_and_goes_on_to_the_same_bit
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(found), tensors_of(whole), strict=True))
 
 
+def test_ctrl_c_while_a_step_is_noted_waits_for_a_step_that_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ask, saved = Resumable._is_due, []
+
+    def interrupted(self: Resumable, number: int) -> bool:
+        if number == 7:
+            signal.raise_signal(signal.SIGINT)  # after the question whether one waits
+        return ask(self, number)
+
+    save = Checkpoint.save
+    monkeypatch.setattr(Resumable, "_is_due", interrupted)
+    monkeypatch.setattr(Checkpoint, "save", lambda *given: (saved.append(given[0]), save(*given)))
+    with pytest.raises(KeyboardInterrupt):
+        FITS["map"](checkpoint=Checkpoint(tmp_path / "state", every_seconds=3600.0))
+    assert len(saved) == 1
+
+
 @pytest.mark.parametrize("name", ["map", "process"])
 def test_ctrl_c_waits_for_the_end_of_a_step_without_a_checkpoint_too(
     name: str, monkeypatch: pytest.MonkeyPatch
