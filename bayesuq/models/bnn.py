@@ -9,6 +9,7 @@ all of bayesuq's own methods stand:
 
 import copy
 import threading
+from collections import OrderedDict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -38,6 +39,7 @@ RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
 EMPTY = torch.Size()
 WIDTHS = ("out_features", "out_channels")  # of torch's layers
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
+CONTAINERS = (dict, OrderedDict, list, set)
 
 
 class BayesianNetwork:
@@ -361,10 +363,15 @@ def share_tensors(net: nn.Module) -> nn.Module:
     """A module tree of its own over the same parameters and buffers.
 
     `functional_call` puts its values into the tree while it runs, so each thread needs a tree; the weights need no
-    copy.
+    copy. Empty containers are copied here, as `copy.deepcopy` takes long over each, and a layer has ten of them.
     """
-    tensors = [*net.parameters(), *net.buffers()]
-    return copy.deepcopy(net, {id(tensor): tensor for tensor in tensors})
+    copies: dict[int, Any] = {}
+    for module in net.modules():
+        containers = [value for value in vars(module).values() if type(value) in CONTAINERS]
+        copies.update((id(value), type(value)()) for value in containers if not value)
+        for held in (module._parameters, module._buffers):
+            copies.update((id(tensor), tensor) for tensor in held.values())
+    return copy.deepcopy(net, copies)
 
 
 def _num_outputs(net: nn.Module) -> int | None:

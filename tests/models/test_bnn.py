@@ -3,8 +3,10 @@
 import copy
 import math
 import pickle
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from types import FrameType
 
 import pyro
 import pytest
@@ -661,6 +663,36 @@ def test_a_tree_of_its_own_shares_every_tensor() -> None:
     assert not {id(module) for module in net.modules()} & {id(module) for module in tree.modules()}
     for mine, theirs in zip([*net.parameters(), *net.buffers()], [*tree.parameters(), *tree.buffers()], strict=True):
         assert mine is theirs
+
+
+@pytest.mark.parametrize("make", [busy_network, lambda: nn.LSTM(2, 3)], ids=["busy", "lstm"])
+def test_a_tree_of_its_own_shares_no_container(make: Callable[[], nn.Module]) -> None:
+    net = make()
+    net.register_forward_hook(lambda *_: None)
+    tree = share_tensors(net)
+    for mine, theirs in zip(net.modules(), tree.modules(), strict=True):
+        assert vars(mine).keys() == vars(theirs).keys()
+        for name, value in vars(mine).items():
+            if isinstance(value, dict | list | set):
+                assert type(value) is type(vars(theirs)[name])
+                assert len(value) == len(vars(theirs)[name])
+                assert value is not vars(theirs)[name]
+
+
+def test_a_tree_of_its_own_takes_one_slow_copy_a_module() -> None:
+    net, slow = nn.Sequential(nn.Linear(2, 3), nn.ReLU(), nn.Linear(3, 1)), 0
+
+    def count(frame: FrameType, event: str, _argument: object) -> None:
+        nonlocal slow
+        slow += event == "call" and frame.f_code.co_name == "_reconstruct"
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        share_tensors(net)
+    finally:
+        sys.setprofile(before)
+    assert slow == len(list(net.modules()))
 
 
 @pytest.mark.parametrize("case", ["normal, half-Cauchy scale", "categorical", "bernoulli, class weights"])
