@@ -1,8 +1,9 @@
 """The loss at a few times of a fit, on the same rows and under the same masks.
 
 Masks make the losses of steps so noisy that a fall of .1 nats a data point can hide among them. From one time to
-another, at the same rows under the same masks, most of the noise is the same and cancels. What it costs is
-bounded: all looks together take `SHARE` of the fit's row passes, or next to no arithmetic.
+another, at the same rows under the same masks, most of the noise is the same and cancels. What it costs is bounded by
+what the fit costs: all looks together take `SHARE` of its row passes, or next to no arithmetic, and their number
+follows that of its steps, since a small network's look takes half a step's time for calling its operators alone.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -20,12 +21,14 @@ from bayesuq.randomness import generator
 
 RowLosses = Callable[[Batch, torch.Generator], Tensor | None]
 
-NUM_LOOKS = 8
+FEWEST_LOOKS, MOST_LOOKS = 4, 8
+STEPS_A_LOOK = 20  # of which it takes 3 % of the time
+STEPS_BESIDE = 30  # that all else of a small network's fit takes the time of
 SHARE = 0.01  # of the fit's passes of rows; beside its other work that is 2 % of a small network's time
 BACKWARD = 3  # forward passes that a step costs, its backward pass included
 FEWEST_ROWS, MOST_ROWS = 20, 512
 FEWEST_MASKS, MOST_MASKS = 2, 8
-CHEAP_WORK = 2**20  # weights times rows of a look, which cost next to nothing
+CHEAP_WORK, CHEAP_ROWS = 2**20, 128  # weights times rows of a look, and rows, which cost next to nothing
 
 
 class Looks:
@@ -59,12 +62,13 @@ class Looks:
         self.seen: list[Tensor] = []
         self._losses, self._leaves, self._buffers, self._rows = losses, leaves, buffers, source.rows
         num_rows, width = len(source.rows.y), -(-source.num_data // source.num_batches)
-        few = min(MOST_ROWS, CHEAP_WORK // sum(leaf.numel() for leaf in leaves.values()))
-        budget = max(int(SHARE * BACKWARD * num_steps * width / NUM_LOOKS), few)
+        few = min(max(width, CHEAP_ROWS), CHEAP_WORK // sum(leaf.numel() for leaf in leaves.values()))
+        num_looks = min((num_steps + STEPS_BESIDE) // STEPS_A_LOOK, MOST_LOOKS)
+        budget = max(int(SHARE * BACKWARD * num_steps * width / max(num_looks, 1)), few)
         self.num_masks = min(max(budget // num_rows, FEWEST_MASKS), MOST_MASKS)
         count = min(num_rows, MOST_ROWS, budget // self.num_masks)
-        bears = count >= min(num_rows, FEWEST_ROWS)
-        self.steps = [round(time * num_steps) for time in np.linspace(EARLY, 1, NUM_LOOKS)] if bears else []
+        bears = count >= min(num_rows, FEWEST_ROWS) and num_looks >= FEWEST_LOOKS
+        self.steps = [round(time * num_steps) for time in np.linspace(EARLY, 1, num_looks)] if bears else []
         chosen = torch.randperm(num_rows, generator=generator(seed, 0))[:count].repeat(self.num_masks)
         self._parts = chosen.to(self.device).tensor_split(max(-(-len(chosen) // max(width, few)), 1))
 
