@@ -160,3 +160,38 @@ def solve(factor: Tensor, residual: Tensor) -> Tensor:
     if len(factor) == len(residual):
         return torch.cholesky_solve(residual.unsqueeze(-1), factor).squeeze(-1)
     return torch.cholesky_solve(residual.mT, factor[0]).mT
+
+
+class _QuadraticForm(torch.autograd.Function):
+    """a^T S a of each column, with its gradient in a from the product that it is made of."""
+
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, covariance: Tensor) -> Tensor:
+        product = stacked_product(covariance, a)
+        ctx.save_for_backward(product)
+        ctx.is_shared = len(a) < len(covariance)
+        return (product * a).sum(dim=1)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
+        (product,) = ctx.saved_tensors
+        slope = product * (2 * gradients[0]).unsqueeze(1)
+        return slope.sum(dim=0, keepdim=True) if ctx.is_shared else slope, None
+
+
+def quadratic_form(a: Tensor, covariance: Tensor) -> Tensor:
+    """a_n^T S a_n, (C, N): one product forwards, and none backwards; no gradient in S.
+
+    Args:
+        a: Columns (C, M, N), or (1, M, N) where all outputs share them.
+        covariance: S, symmetric, (C, M, M).
+    """
+    value: Tensor = _QuadraticForm.apply(a, covariance)
+    return value
+
+
+def stacked_product(left: Tensor, right: Tensor) -> Tensor:
+    """left (C, M, K) times right (C, K, N), or (1, K, N) for one that all share: as a single product."""
+    if len(right) < len(left):
+        return (left.flatten(0, 1) @ right[0]).unflatten(0, left.shape[:2])
+    return left @ right

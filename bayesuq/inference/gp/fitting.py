@@ -4,8 +4,8 @@ A prior over functions f ~ GP(m, k) meets normal noise in closed form; any other
 normal law over the values at M inducing points. GPyTorch has the kernels.
 
 Reference:
-    Rasmussen & Williams 2006, Gaussian Workers for Machine Learning; Hensman, Matthews & Ghahramani 2015, Scalable
-    Variational Gaussian Process Classification; Milios et al. 2018, Dirichlet-based Gaussian Workers for Large-scale
+    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning; Hensman, Matthews & Ghahramani 2015, Scalable
+    Variational Gaussian Process Classification; Milios et al. 2018, Dirichlet-based Gaussian Processes for Large-scale
     Calibrated Classification.
 """
 
@@ -29,7 +29,7 @@ from bayesuq.inference.gp.marginal_likelihood import Observations
 from bayesuq.inference.gp.sampled import SampledGpPosterior
 from bayesuq.inference.gp.sampling import Sampling, fit_sampled
 from bayesuq.inference.gp.search import Search
-from bayesuq.inference.gp.sparse import fit_sparse
+from bayesuq.inference.gp.sparse import NUM_INDUCING, fit_sparse
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import ADDRESS
@@ -72,7 +72,7 @@ def fit(
     num_samples: int = 100,
     num_warmup: int = 200,
     num_chains: int = 4,
-    num_inducing: int = 512,
+    num_inducing: int | None = None,
     natural_rate: float | None = None,
     num_draws: int = 8,
     data_parallel: bool | ProcessGroup = False,
@@ -105,6 +105,8 @@ def fit(
         num_warmup: Sampled hyperparameters: transitions of each chain before.
         num_chains: Sampled hyperparameters: chains, one after another; each starts at a draw from the prior.
         num_inducing: Sparse and collapsed: M, at most; fewer where fewer rows differ. They start at k-means' centres.
+            None is 512; of sparse fits of C functions, such as C classes, 512 / sqrt(C), which cost as much together,
+            and 128 at least.
         natural_rate: Sparse: step size of the natural gradients that move q, at the start; it falls as the learning
             rate does. 0 moves q by Adam. None is 0.1 for all of bayesuq's likelihoods but the heteroscedastic
             one of classes, else 0.
@@ -134,6 +136,7 @@ def fit(
             that stopped being finite.
 
     Warns:
+        UserWarning: The fit has more than ten minutes to go, by what one evaluation takes.
         ConvergenceWarning: The hyperparameters had not converged; the targets teach no noise, or no two rows are alike
             under the fitted kernel; trajectories diverged.
 
@@ -152,7 +155,8 @@ def fit(
             f"`model` must be a bayesuq.models.gp.GaussianProcess; got {type(model).__name__}.{_remedy(model)}"
         )
     counts = {"num_restarts": num_restarts, "max_iterations": max_iterations, "num_samples": num_samples}
-    counts |= {"num_chains": num_chains, "num_inducing": num_inducing, "num_draws": num_draws}
+    counts |= {"num_chains": num_chains, "num_draws": num_draws}
+    counts |= {} if num_inducing is None else {"num_inducing": num_inducing}
     for name, value in counts.items():
         check_count(value, name)
     check_count(num_warmup, "num_warmup", minimum=0)
@@ -187,6 +191,7 @@ def fit(
         posterior = fit_sampled(model, observed, sampling, seed=key, progress=training.progress, checkpoint=file)
         _warn_of_divergences(posterior)
         return posterior
+    num_inducing = NUM_INDUCING if num_inducing is None else num_inducing
     told = {"seed": training.seed, "model": ADDRESS.sub("", repr(model)), "approximation": kind}
     told |= {"num_inducing": num_inducing} if kind == "collapsed" else {}
     search = Search(num_restarts, max_iterations, key, file, told, counts=counts_in_units(file))

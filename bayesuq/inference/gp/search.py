@@ -6,6 +6,7 @@ Reference:
 """
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
@@ -16,6 +17,7 @@ from scipy.optimize import OptimizeResult, minimize
 
 from bayesuq.inference.gp.algebra import NotPositiveDefiniteError
 from bayesuq.inference.gp.convergence import warn_of_end
+from bayesuq.inference.gp.cost import warn_if_long
 from bayesuq.inference.gp.hyperparameters import COUNTED, HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Evidence, Observations
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -125,6 +127,7 @@ def maximise(
     size = log_size(evidence.data, vector) / num_data
     if not vector.leaves:
         return History((-float(evidence().detach()) / num_data,), (), 0)
+    _warn_if_long(evidence, vector, search)
     best: Result | None = None
     failure: NotPositiveDefiniteError | None = None
     for number in range(search.num_restarts):
@@ -144,6 +147,20 @@ def maximise(
     vector.put(best["place"].to(evidence.data.x.device))
     course = [value + size for value in best["course"].tolist() or [float(best["loss"])]]  # a start may be a maximum
     return History(tuple(course), (), len(course) - 1)
+
+
+def _warn_if_long(evidence: Evidence, vector: HyperparameterVector, search: Search) -> None:
+    """Tell of a search that may take long; most runs of L-BFGS end before their last iteration."""
+    number = search.num_restarts * search.max_iterations
+    place, num_rows = vector.flat().cpu(), len(evidence.data.x)
+    with suppress(NotPositiveDefiniteError):  # of which the runs tell
+        warn_if_long(
+            lambda: _evaluate(evidence, vector, place),
+            number,
+            number * num_rows**3,
+            told=f"up to {number} evaluations over {num_rows} rows",
+            remedy="Lower `num_restarts` or `max_iterations`, or pass approximation='sparse' or 'collapsed'.",
+        )
 
 
 def log_size(data: Observations, vector: HyperparameterVector) -> float:

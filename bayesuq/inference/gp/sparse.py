@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.gp.algebra import stable_cholesky
+from bayesuq.inference.gp.algebra import quadratic_form, stable_cholesky, stacked_product
+from bayesuq.inference.gp.cost import warn_if_long
 from bayesuq.inference.gp.data import ProcessReader
 from bayesuq.inference.gp.expectations import expected_log_prob, has_curvature, log_predictive, softmax_curvature
 from bayesuq.inference.gp.hyperparameters import COUNTED, counts_in_units
@@ -39,7 +40,9 @@ from bayesuq.models.gp.combined import Coregionalised
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Categorical
+from bayesuq.randomness import generator
 
+NUM_INDUCING, FEWEST_INDUCING = 512, 128
 NATURAL_RATE = 0.1
 SMALLEST_SHARE = 0.02  # of the natural rate, where the learning rate has fallen to 0
 
@@ -50,7 +53,7 @@ def fit_sparse(
     training: Training,
     device: torch.device,
     *,
-    num_inducing: int,
+    num_inducing: int | None,
     num_draws: int,
     natural_rate: float | None,
     workers: Workers,
@@ -64,6 +67,7 @@ def fit_sparse(
         options = f"{model!r} {num_inducing} {num_draws} {natural_rate}"
         _meet(workers, source, validation, training, options)
         reader.num_outputs = max(workers.numbers(reader.num_outputs))
+        num_inducing = default_inducing(reader.num_outputs) if num_inducing is None else num_inducing
         counts = counts_in_units(Checkpoint.of(training.checkpoint))
         process = SparseProcess.start(
             model, source, reader.num_outputs, num_inducing, training.key(QUALITY), counts=counts
@@ -73,8 +77,14 @@ def fit_sparse(
             process, source.num_data, num_draws=num_draws, natural_rate=natural_rate, workers=workers
         )
         watched = None if validation is None else workers.whole(validation)
+        _warn_if_long(evidence, source, training)
         history = minimise(evidence.objective(), workers.whole(source), watched, training)
         return evidence.posterior(workers.of_first(source.rows.x[:1].clone()), history)
+
+
+def default_inducing(num_outputs: int) -> int:
+    """The `num_inducing` that None stands for: as many as cost what 512 do for one function, and 128 at least."""
+    return max(FEWEST_INDUCING, round(NUM_INDUCING / num_outputs**0.5))
 
 
 def _meet(workers: Workers, source: Source, validation: Source | None, training: Training, options: str) -> None:
@@ -88,6 +98,20 @@ def _meet(workers: Workers, source: Source, validation: Source | None, training:
     shared = ("num_epochs", "learning_rate", "schedule", "max_grad_norm", "patience")
     told = [f"{name} {getattr(training, name)}" for name in shared]
     workers.agree(batches, ADDRESS.sub("", " ".join([*told, options])))
+
+
+def _warn_if_long(evidence: "SparseObjective", source: Source, training: Training) -> None:
+    """Tell of a fit that takes long; several processes, which evaluate together, say nothing."""
+    steps = training.epochs(source.num_batches) * source.num_batches
+    (num_outputs, num_inducing), size = evidence.mean.shape, -(-source.num_data // source.num_batches)
+    if not evidence.workers.are_several:
+        warn_if_long(
+            lambda: evidence.loss_and_grads(source.first(size), generator(training.key(QUALITY), 4)),
+            steps,
+            steps * num_outputs * num_inducing**2 * (2 * size + num_inducing),
+            told=f"{steps} steps over {num_outputs} functions at {num_inducing} inducing points",
+            remedy="Lower `num_inducing`, whose square it goes with, or `num_epochs`.",
+        )
 
 
 def _start_together(process: SparseProcess, workers: Workers) -> None:
@@ -172,37 +196,40 @@ class SparseObjective:
         self._optimizer = adam(objective, learning_rate)
         return self._optimizer
 
-    def marginals(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """a (C or 1, M, N), and the means and variances of f, (N, C)."""
+    def covariance(self) -> Tensor | None:
+        """S, (C, M, M), where natural gradients hold its inverse; by Adam its factor alone is needed."""
+        return torch.cholesky_inverse(self.root) if self.is_natural else None
+
+    def marginals(self, x: Tensor, covariance: Tensor | None) -> tuple[Tensor, Tensor, Tensor]:
+        """a (C or 1, M, N), and the means and variances of f, (N, C), with what `covariance` gave."""
         features = self.process.prior.features(x)
         a = self.process.project(features)
-        whole = a.expand(len(self.mean), -1, -1)
-        root = self.root if self.is_natural else self.root.tril()
-        spread = torch.linalg.solve_triangular(root, whole, upper=False) if self.is_natural else root.mT @ whole
-        mean = self.process.prior.mean_at(features) + (self.mean.unsqueeze(1) @ whole).squeeze(1)
-        variance = self.process.prior.variance(features) - a.square().sum(dim=1) + spread.square().sum(dim=1)
+        mean = self.process.prior.mean_at(features) + (self.mean.unsqueeze(1) @ a).squeeze(1)
+        spread = (self.root.tril().mT @ a).square().sum(dim=1) if covariance is None else quadratic_form(a, covariance)
+        variance = self.process.prior.variance(features) - a.square().sum(dim=1) + spread
         return a, mean.mT, variance.clamp(min=0).mT
 
-    def divergence(self) -> Tensor:
-        """KL(q(v) || N(0, I)), 0-d, in nats."""
-        root = self.root.tril()
-        log_det = 2 * root.diagonal(dim1=1, dim2=2).abs().log().sum()  # of the precision, or of S
-        if self.is_natural:
-            eye = torch.eye(root.shape[1], dtype=root.dtype, device=root.device)
-            root, log_det = torch.linalg.solve_triangular(root, eye.expand_as(root), upper=False), -log_det
-        return 0.5 * (root.square().sum() + self.mean.square().sum() - self.mean.numel() - log_det)
+    def divergence(self, covariance: Tensor | None) -> Tensor:
+        """KL(q(v) || N(0, I)), 0-d, in nats, with what `covariance` gave."""
+        log_det = 2 * self.root.diagonal(dim1=1, dim2=2).abs().log().sum()  # of the precision, or of S
+        if covariance is None:
+            trace = self.root.tril().square().sum()
+        else:
+            trace, log_det = covariance.diagonal(dim1=1, dim2=2).sum(), -log_det
+        return 0.5 * (trace + self.mean.square().sum() - self.mean.numel() - log_det)
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the ELBO of a minibatch scaled to all rows, with its gradients."""
         for leaf in self._leaves():
             leaf.grad = None
-        a, mean, variance = self.marginals(batch.x)
+        covariance = self.covariance()
+        a, mean, variance = self.marginals(batch.x, covariance)
         if self.is_natural:
             mean.retain_grad()
             variance.retain_grad()
         scale = self.num_data / len(batch.x)
         expected = scale * expected_log_prob(self._likelihood(), mean, variance, *batch[1:], noise, self.num_draws)
-        loss = (self.divergence() - self._penalty()) / self.workers.size - expected
+        loss = (self.divergence(covariance) - self._penalty()) / self.workers.size - expected
         loss.backward()
         for leaf in self._leaves():
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -233,8 +260,7 @@ class SparseObjective:
         Both are sums over rows.
         """
         g = g.clamp(max=0)  # a likelihood that is not log-concave would take the precision out of its cone
-        weighted = a * (-2 * g).unsqueeze(1)
-        precision = weighted @ a.mT
+        precision = stacked_product(a * (-2 * g).unsqueeze(1), a.mT)
         pull = h - 2 * g * (self.mean.unsqueeze(1) @ a).squeeze(1)
         return precision, (a @ pull.unsqueeze(-1)).squeeze(-1)
 
@@ -252,7 +278,7 @@ class SparseObjective:
 
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log p(y | x) of each row, (B,), in nats; of several processes the sum over all their rows, (1,)."""
-        _, mean, variance = self.marginals(batch.x)
+        _, mean, variance = self.marginals(batch.x, self.covariance())
         found = log_predictive(self._likelihood(), mean, variance, batch.y, batch.weight, noise)
         if not self.workers.are_several:
             return found

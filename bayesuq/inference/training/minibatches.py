@@ -180,6 +180,11 @@ class Source:
             for number in range(len(group)):
                 yield Batch(x[number], y[number], None if weight is None else weight[number])
 
+    def first(self, count: int) -> Batch:
+        """The first rows, so many at most, of a DataLoader those of its first minibatch; no order is drawn."""
+        x, y, weight = self.rows
+        return Batch(on_leaves(lambda leaf: leaf[:count], x), y[:count], None if weight is None else weight[:count])
+
     def input_range(self) -> Tensor:
         """Largest minus smallest value of each input over all rows, of the shape of one row."""
         rows = [self.rows.x] if self.loader is None else (batch.x for batch in self.complete())

@@ -17,6 +17,7 @@ from bayesuq.inference.gp.convergence import warn_of_end
 from bayesuq.inference.gp.exact import ExactGpPosterior
 from bayesuq.inference.gp.fitting import fit
 from bayesuq.inference.gp.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of
+from bayesuq.inference.gp.sparse import default_inducing
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import gp, likelihoods, networks, priors
 from tests.inference.examples import built, labelled, measured, noise
@@ -529,3 +530,20 @@ def test_a_checkpoint_of_a_gpu_ends_with_the_same_bits(approximation: str, tmp_p
     options = {"approximation": approximation, "num_inducing": 5, "num_epochs": 3, "device": "cuda", "seed": 0}
     first, again = (fit(gp.GaussianProcess(), DATA, checkpoint=tmp_path / "file", **options) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(first), tensors_of(again), strict=True))
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "options"), [(likelihoods.Normal(), {"max_iterations": 10**9}), (CLASSES, {"num_epochs": 10**9})]
+)
+def test_hours_of_a_fit_are_told_before_they_begin(likelihood: Any, options: dict[str, int]) -> None:
+    data = DATA if likelihood is not CLASSES else Dataset(X, (Y > 0).long())
+    with pytest.raises(UserWarning, match=r"some [\d.]+ h to go: .* ms each\. Lower"):
+        fit(gp.GaussianProcess(likelihood=likelihood), data, seed=0, **options)
+
+
+def test_functions_of_many_outputs_share_what_inducing_points_cost() -> None:
+    assert [default_inducing(outputs) for outputs in (1, 2, 9, 100)] == [512, 362, 171, 128]
+    data = Dataset(noise(3, 200, 2), (torch.arange(200) % 9).long())
+    model = gp.GaussianProcess(likelihood=CLASSES)
+    chosen, asked = (fit(model, data, num_epochs=1, seed=0, **told) for told in ({}, {"num_inducing": 171}))
+    torch.testing.assert_close(chosen.inducing_points, asked.inducing_points, rtol=0, atol=0)

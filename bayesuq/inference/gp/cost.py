@@ -1,0 +1,36 @@
+"""How long a fit will take, told before it begins: by what one evaluation of its objective takes."""
+
+from collections.abc import Callable
+from time import perf_counter
+from typing import Any
+
+from bayesuq.fit_warnings import warn_of_fit
+
+LONG = 600.0  # seconds that a fit may take without a word
+WORTH_TIMING = 1e12  # multiplications, a minute or so, below which nothing is timed
+
+
+def warn_if_long(evaluate: Callable[[], Any], number: int, work: float, *, told: str, remedy: str) -> None:
+    """Warn where so many evaluations take more than ten minutes, by the second of two.
+
+    Args:
+        evaluate: Computes the objective once; whatever it changes does not matter.
+        number: Of evaluations in the fit, at most.
+        work: Multiplications in all of them, roughly.
+        told: What an evaluation is, and how many there are.
+        remedy: What to do about it, a sentence.
+    """
+    if work < WORTH_TIMING:
+        return
+    evaluate()
+    begin = perf_counter()
+    evaluate()
+    one = perf_counter() - begin
+    if one * number > LONG:
+        warn_of_fit(
+            f"The fit has {_readable(one * number)} to go: {told}, {1000 * one:.2g} ms each. {remedy}", UserWarning
+        )
+
+
+def _readable(seconds: float) -> str:
+    return f"some {seconds / 3600:.1f} h" if seconds > 5400 else f"some {seconds / 60:.0f} min"
