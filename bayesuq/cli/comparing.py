@@ -1,10 +1,10 @@
 """`bayesuq compare`: several methods on one data set, side by side in one page that needs no other file."""
 
-from bayesuq.cli import figures, map_figures, page
+from bayesuq.cli import examples, figures, map_figures, page
 from bayesuq.cli.judging import judge_fit
 from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods
 from bayesuq.cli.output import Output, file_name, prepare_checkpoints, tell, tell_warnings
-from bayesuq.cli.paired import find_best
+from bayesuq.cli.paired import find_standings
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
 from bayesuq.cli.settings import (
     ChainOptions,
@@ -60,8 +60,9 @@ def run(
             methods={method.name: method for method in methods},
             fitted=fitted,
             reports={name: result.report for name, result in judged.items()},
-            best=find_best(judged),
+            standings=find_standings(judged),
             pictures=(map_figures.draw if problem.is_map else figures.draw)(data.data, problem.split, judged, fitted),
+            examples=examples.least_sure(data.data, problem.split, judged),
             settings=settings,
             circumstances=circumstances,
         )

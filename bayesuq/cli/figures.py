@@ -25,6 +25,7 @@ DOTS_PER_INCH = 160
 MOST_CLASSES = 12  # whose bars stay legible
 NUM_BARS, NUM_IMAGES = 4, 16
 UNSEEN = "Is it less sure of what it has never seen?"
+LARGEST_ERRORS = 0.1  # share of rows
 
 Labelled = dict[str, tuple[CategoricalPredictive, Tensor]]
 Real = dict[str, tuple[RealPredictive, Tensor]]
@@ -40,6 +41,7 @@ class Picture:
         alternative: Its content in words.
         source: As a data URI, so that the page needs no other file.
         width: In CSS pixels.
+        leads: Whether it stands above the table, with what is to be seen at a glance.
     """
 
     title: str
@@ -47,15 +49,16 @@ class Picture:
     alternative: str
     source: str
     width: int
+    leads: bool = False
 
     @classmethod
-    def of(cls, figure: Any, title: str, caption: str, alternative: str) -> Self:
+    def of(cls, figure: Any, title: str, caption: str, alternative: str, *, leads: bool = False) -> Self:
         """From a matplotlib figure."""
         kind, content = "svg+xml", _written(figure, "svg")
         if len(content) > LARGEST_SVG:
             kind, content = "png", _written(figure, "png")
         source = f"data:image/{kind};base64,{base64.b64encode(content).decode('ascii')}"
-        return cls(title, caption, alternative, source, round(96 * figure.get_figwidth()))
+        return cls(title, caption, alternative, source, round(96 * figure.get_figwidth()), leads)
 
 
 def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[str, Fitted]) -> list[Picture]:
@@ -73,14 +76,14 @@ def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[
     pictures = []
     if labelled:
         confidences = {name: result.confidence for name, result in judged.items() if result.confidence is not None}
-        pictures += [_reliability(labelled), _risk_coverage(labelled, confidences)]
+        pictures += [_reliability(labelled), *_right_and_wrong(judged), _risk_coverage(labelled, confidences)]
     if real and split.test.x.ndim == 2 and split.test.x.shape[1] == 1:
         pictures.append(_bands(split, judged))
     if real:
-        pictures.append(_intervals(real))
+        pictures += [_intervals(real), *_right_and_wrong(judged)]
     if split.ood is not None:
         pictures.append(_in_and_out(judged))
-    if labelled and _shows_images(data, split):
+    if labelled and shows_images(data, split):
         pictures += _images(split, labelled)
     if any(result.losses for result in fitted.values()):
         pictures.append(loss_picture(fitted))
@@ -97,7 +100,44 @@ def _reliability(labelled: Labelled) -> Picture:
         "that was right. On the diagonal the two agree; below it the method is too sure, above it not sure enough. The "
         "grey bars count the rows in each group, on a logarithmic axis.",
         f"Reliability diagrams, one a method. Expected calibration error: {', '.join(gaps)}.",
+        leads=True,
     )
+
+
+def _right_and_wrong(judged: Mapping[str, Judged]) -> list[Picture]:
+    """Of the methods that are wrong somewhere, and right elsewhere; nothing where there are none."""
+    is_labelled, (quantity, unit) = _uncertainty(judged)
+    wrong = {name: _is_wrong(result) for name, result in judged.items()}
+    unsure = {
+        name: _spread(judged[name].predictive) for name, flags in wrong.items() if 0 < flags.sum() < flags.numel()
+    }
+    if not unsure:
+        return []
+    right, errors = ({name: values[wrong[name] == side] for name, values in unsure.items()} for side in (False, True))
+    blue, orange = ("right predictions", "wrong ones") if is_labelled else ("other rows", "the tenth of largest errors")
+    means = [f"{name} {float(right[name].mean()):.2g} and {float(errors[name].mean()):.2g}" for name in unsure]
+    figure = classification.entropy_histogram(
+        right, errors, in_label=blue, out_label=orange, quantity=quantity, unit=unit
+    )
+    return [
+        Picture.of(
+            figure,
+            "Is it unsure where it is wrong?",
+            f"Blue: the {quantity} of {blue}. Orange: that of {orange}. The farther the orange lies to the right of "
+            "the blue, the better the uncertainty says which predictions not to trust.",
+            f"Histograms of the {quantity} of {blue} and of {orange}, one a method. Means in {unit}: "
+            f"{'; '.join(means)}.",
+            leads=True,
+        )
+    ]
+
+
+def _is_wrong(judged: Judged) -> Tensor:
+    """Of labels, whether the prediction is; of real targets, the tenth of rows whose error is largest."""
+    if isinstance(judged.predictive, CategoricalPredictive):
+        return scores.pointwise_accuracy(judged.predictive, judged.y) == 0
+    errors = scores.pointwise_squared_error(judged.predictive, judged.y).sum(dim=1)
+    return errors.argsort().argsort() >= len(errors) - math.ceil(LARGEST_ERRORS * len(errors))
 
 
 def _risk_coverage(labelled: Labelled, confidences: Mapping[str, Tensor]) -> Picture:
@@ -133,6 +173,7 @@ def _bands(split: Split, judged: Mapping[str, Judged]) -> Picture:
         "are none, the inner band should open.",
         f"Predicted mean with bands of uncertainty over the input, from {float(x.min()):.3g} to {float(x.max()):.3g}, "
         f"one panel for each method: {', '.join(judged)}.",
+        leads=True,
     )
 
 
@@ -150,12 +191,12 @@ def _intervals(real: Real) -> Picture:
         "For intervals that should hold a given share of the truths, the share that they do hold. On the diagonal the "
         "two agree; below it the intervals are too narrow, above it too wide. The grey band is what chance allows.",
         f"Share of truths inside central intervals against the promised share. At 90 %: {', '.join(shares)}.",
+        leads=True,
     )
 
 
 def _in_and_out(judged: Mapping[str, Judged]) -> Picture:
-    is_labelled = isinstance(next(iter(judged.values())).predictive, CategoricalPredictive)
-    quantity, unit = ("predictive entropy", "nats") if is_labelled else ("standard deviation", "units of y")
+    _, (quantity, unit) = _uncertainty(judged)
     inside = {name: _spread(result.predictive) for name, result in judged.items()}
     outside = {name: _spread(result.ood) for name, result in judged.items() if result.ood is not None}
     means = [f"{name} {float(inside[name].mean()):.2g} and {float(outside[name].mean()):.2g}" for name in judged]
@@ -173,7 +214,7 @@ def _in_and_out(judged: Mapping[str, Judged]) -> Picture:
 
 def _images(split: Split, labelled: Labelled) -> list[Picture]:
     """Of the method with the best log score: the images that it is least sure of."""
-    best = min(labelled, key=lambda name: float(scores.negative_log_likelihood(*labelled[name])))
+    best = best_scored(labelled)
     predictive, y = labelled[best]
     guess = predictive.mean.argmax(dim=1)
     first = predictive.total.argsort(descending=True)[:NUM_IMAGES]
@@ -185,6 +226,7 @@ def _images(split: Split, labelled: Labelled) -> list[Picture]:
             f"The test images of largest predictive entropy under {best}, whose log score is best. If the uncertainty "
             "means something, these are hard for you, too.",
             f"The {len(first)} test images of largest entropy under {best}. Predicted for true: {', '.join(told)}.",
+            leads=True,
         )
     ]
     if predictive.mean.shape[1] <= MOST_CLASSES:
@@ -199,6 +241,12 @@ def _images(split: Split, labelled: Labelled) -> list[Picture]:
             )
         )
     return pictures
+
+
+def best_scored(predicted: Mapping[str, tuple[PredictiveDistribution, Tensor]]) -> str:
+    """The method with the best log score."""
+    losses = {name: float(scores.negative_log_likelihood(*pair)) for name, pair in predicted.items()}
+    return min(losses, key=lambda name: math.inf if math.isnan(losses[name]) else losses[name])
 
 
 def loss_picture(fitted: Mapping[str, Fitted]) -> Picture:
@@ -217,12 +265,18 @@ def loss_picture(fitted: Mapping[str, Fitted]) -> Picture:
     )
 
 
+def _uncertainty(judged: Mapping[str, Judged]) -> tuple[bool, tuple[str, str]]:
+    """Whether the targets are labels; and what `_spread` is, and its unit."""
+    is_labelled = isinstance(next(iter(judged.values())).predictive, CategoricalPredictive)
+    return is_labelled, ("predictive entropy", "nats") if is_labelled else ("standard deviation", "units of y")
+
+
 def _spread(predictive: PredictiveDistribution) -> Tensor:
     """Total uncertainty of each row: entropy in nats, or the standard deviation in units of y."""
     return predictive.total if isinstance(predictive, CategoricalPredictive) else predictive.total.sum(dim=1).sqrt()
 
 
-def _shows_images(data: str, split: Split) -> bool:
+def shows_images(data: str, split: Split) -> bool:
     """Pictures as such, or the digits of scikit-learn, which are pictures laid out flat."""
     shape = split.test.x.shape[1:]
     return (len(shape) == 3 and shape[0] in (1, 3)) or (

@@ -47,6 +47,7 @@ def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
         "the aleatoric part, of what nobody could know, and the epistemic part, of what the method does not know yet. "
         "An uncertainty is of use where it lies on the errors. Colours of uncertainties compare within the picture.",
         f"{name}: {len(y)} test images with truth, prediction, errors and three maps of uncertainty.",
+        leads=True,
     )
 
 
@@ -65,6 +66,7 @@ def _reliability(results: Results) -> Picture:
         "Each dot is a group of test pixels predicted with about the same confidence; its height is the share of them "
         "that was right. On the diagonal the two agree; below it the method is too sure, above it not sure enough.",
         f"Reliability diagrams over pixels, one a method. Expected calibration error: {', '.join(gaps)}.",
+        leads=True,
     )
 
 

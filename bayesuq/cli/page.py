@@ -9,10 +9,12 @@ from typing import Any
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from bayesuq.cli.examples import Examples
 from bayesuq.cli.figures import Picture
 from bayesuq.cli.glossary import SECTIONS, Entry, describe, explain
 from bayesuq.cli.methods import Fitted, Method
-from bayesuq.cli.paired import NUM_ERRORS
+from bayesuq.cli.paired import NUM_ERRORS, Standing
+from bayesuq.cli.verdict import verdict
 from bayesuq.data import Split
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
@@ -31,8 +33,9 @@ class Content:
         methods: What was fitted.
         fitted: How the fits went.
         reports: What was measured.
-        best: The clearly best method of a measure, where there is one.
-        pictures: The figures.
+        standings: Who is clearly the best or the worst, by measure.
+        pictures: The figures, those that lead among them.
+        examples: Rows that a method is least sure of; None where pictures show them.
         settings: The options, resolved.
         circumstances: Versions, device and times.
     """
@@ -42,20 +45,28 @@ class Content:
     methods: Mapping[str, Method]
     fitted: Mapping[str, Fitted]
     reports: Mapping[str, Report]
-    best: Mapping[str, str]
+    standings: Mapping[str, Standing]
     pictures: list[Picture]
+    examples: Examples | None
     settings: Mapping[str, Any]
     circumstances: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Cell:
-    """One number of the table: as printed, and whether it is the clearly best of its row."""
+    """One number of the table: as printed, and whether it is clearly apart from all others of its row.
+
+    Attributes:
+        value: The number.
+        error: Its standard error or interval.
+        remark: What must be known to read it.
+        rank: "best", "worst" or neither, as the style names it.
+    """
 
     value: str
     error: str
     remark: str
-    is_best: bool
+    rank: str
 
 
 @dataclass(frozen=True)
@@ -82,7 +93,9 @@ def render(content: Content) -> str:
         content=content,
         sections={name: rows for name in SECTIONS if (rows := _rows(content, name))},
         descriptions={name: describe(method, num_members) for name, method in content.methods.items()},
-        leads=_leads(content),
+        verdict=verdict(content.reports, content.standings),
+        num_warned=sum(bool(each.warnings) for each in content.fitted.values()),
+        has_worst=any(each.worst is not None for each in content.standings.values()),
         num_errors=f"{NUM_ERRORS:.0f}",
         num_classes=num_classes,
         largest_entropy=f"{math.log(max(num_classes, 1)):.2f}",
@@ -94,15 +107,6 @@ def fill(template: str, **values: Any) -> str:
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     source, style = (files("bayesuq.cli").joinpath(name).read_text(encoding="utf-8") for name in (template, STYLE))
     return environment.from_string(source).render(style=Markup(style), **values)
-
-
-def _leads(content: Content) -> dict[str, list[str]]:
-    """The measures in which a method is clearly best, by method."""
-    titles = {
-        method: [explain(measure).title for measure, best in content.best.items() if best == method]
-        for method in content.methods
-    }
-    return {method: found for method, found in titles.items() if found}
 
 
 def _rows(content: Content, section: str) -> list[Row]:
@@ -121,4 +125,6 @@ def _cell(content: Content, method: str, name: str) -> Cell | None:
         return None
     value, error, _ = found.cells
     remark = "" if found.remark == f"from S = {content.reports[method].num_samples} draws" else found.remark
-    return Cell(WORDS.get(value, value), error, remark, content.best.get(name) == method)
+    standing = content.standings.get(name, Standing())
+    rank = {standing.worst: "worst", standing.best: "best"}.get(method, "")
+    return Cell(WORDS.get(value, value), error, remark, rank)

@@ -5,6 +5,7 @@ difference is therefore far below what the two standard errors in a table sugges
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 
 from bayesuq.cli.glossary import LARGER, SMALLER, explain
 from bayesuq.cli.judging import Judged, Sought
@@ -17,21 +18,34 @@ NUM_ERRORS = 2.0  # standard errors that a difference must exceed
 Difference = tuple[float, float]  # and its standard error
 
 
-def find_best(judged: Mapping[str, Judged]) -> dict[str, str]:
-    """By measure, the method that is better than every other by more than two standard errors of the paired difference.
+@dataclass(frozen=True)
+class Standing:
+    """Who is clearly apart from all others in one measure.
+
+    Attributes:
+        best: Better than every other by more than two standard errors of the paired difference; None where none is.
+        worst: Worse than every other, likewise; None of two methods, where the best says it.
+    """
+
+    best: str | None = None
+    worst: str | None = None
+
+
+def find_standings(judged: Mapping[str, Judged]) -> dict[str, Standing]:
+    """By measure, the methods that are clearly better or worse than every other.
 
     Args:
         judged: Of the same points, by method.
 
     Returns:
-        No entry for a measure that no method leads so clearly, of which more is not better, or whose differences are
-        not known.
+        No entry for a measure in which no method stands so clearly apart, of which more is not better, or whose
+        differences are not known.
     """
     names = list(judged)
     pairs = {(a, b): differences(judged[a], judged[b]) for i, a in enumerate(names) for b in names[i + 1 :]}
     measures = [name for name in next(iter(pairs.values()), {}) if all(name in gaps for gaps in pairs.values())]
-    found = {measure: _leader(measure, judged, pairs) for measure in measures}
-    return {measure: name for measure, name in found.items() if name is not None}
+    found = {measure: _standing(measure, judged, pairs) for measure in measures}
+    return {measure: standing for measure, standing in found.items() if standing != Standing()}
 
 
 def differences(one: Judged, other: Judged) -> dict[str, Difference]:
@@ -85,16 +99,19 @@ def leader(values: Mapping[str, float], difference: Callable[[str, str], Differe
     return best if all(gap is not None and gap[0] > NUM_ERRORS * gap[1] for gap in gaps) else None
 
 
-def _leader(
+def _standing(
     measure: str, judged: Mapping[str, Judged], pairs: Mapping[tuple[str, str], Mapping[str, Difference]]
-) -> str | None:
+) -> Standing:
     sign = {LARGER: 1.0, SMALLER: -1.0}.get(explain(measure).better)
     if sign is None:
-        return None
+        return Standing()
 
-    def difference(best: str, other: str) -> Difference | None:
-        straight = (best, other) in pairs
-        found = pairs[(best, other) if straight else (other, best)].get(measure)
-        return None if found is None else (sign * (found[0] if straight else -found[0]), found[1])
+    def ahead(sign: float) -> str | None:
+        def difference(first: str, other: str) -> Difference | None:
+            straight = (first, other) in pairs
+            found = pairs[(first, other) if straight else (other, first)].get(measure)
+            return None if found is None else (sign * (found[0] if straight else -found[0]), found[1])
 
-    return leader({name: sign * result.report[measure].value for name, result in judged.items()}, difference)
+        return leader({name: sign * result.report[measure].value for name, result in judged.items()}, difference)
+
+    return Standing(ahead(sign), ahead(-sign) if len(judged) > 2 else None)

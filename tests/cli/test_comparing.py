@@ -14,10 +14,12 @@ import torch
 import bayesuq as bq
 from bayesuq import datasets
 from bayesuq.cli import page
+from bayesuq.cli.examples import Examples, least_sure
 from bayesuq.cli.figures import UNSEEN, Picture, draw
 from bayesuq.cli.judging import Judged, judge
 from bayesuq.cli.main import main
 from bayesuq.cli.methods import Fitted, Method
+from bayesuq.cli.paired import Standing
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.report.measure import Measure
@@ -158,7 +160,7 @@ def test_methods_stand_in_the_order_in_which_they_were_named(
 
 def test_the_page_needs_no_other_file_and_no_script(digits_page: str) -> None:
     reader = check_self_contained(digits_page)
-    assert [len(reader.all(tag)) for tag in ("main", "h1", "title", "table", "img")] == [1, 1, 1, 2, 6]
+    assert [len(reader.all(tag)) for tag in ("main", "h1", "title", "table", "img")] == [1, 1, 1, 2, 7]
     for picture in reader.all("img"):
         assert len(picture["alt"]) > 40
         content = base64.b64decode(picture["src"].partition("base64,")[2])
@@ -210,8 +212,9 @@ def labels_content(name: str = "map", *, remark: str = "", warning: str = "", da
         methods={name: Method(name, "map")},
         fitted={name: Fitted(None, 1.0, (warning,))},  # type: ignore[arg-type]
         reports={name: Report(measures, 4, 1)},
-        best={},
+        standings={},
         pictures=[Picture(data, data, data, "data:image/png;base64,", 10)],
+        examples=Examples(name, (data,), ((data,),), 1),
         settings={"data": data, "num_members": 5, "seed": 0, "methods": [name]},
         circumstances={"when": "now", "wall time": "1 s", "device": data, "bayesuq": "0"},
     )
@@ -226,6 +229,7 @@ def test_hostile_names_are_shown_not_run() -> None:
     assert f"1 method on {HOSTILE}" in " ".join(reader.text_of("h1"))
     assert any(HOSTILE in shown for shown in reader.text_of("div"))  # the warning
     assert any(HOSTILE in shown for shown in reader.text_of("span"))  # the remark
+    assert reader.text_of("th").count(HOSTILE) >= 2  # an example, and its column
     assert "49" not in reader.text
 
 
@@ -237,7 +241,7 @@ def test_a_measure_that_the_glossary_lacks_is_shown_under_its_name() -> None:
     assert "nan" not in Reader(text).text
 
 
-def test_only_the_clearly_best_is_marked() -> None:
+def test_only_what_is_clearly_apart_is_marked() -> None:
     content = labels_content()
     both = {"map": Method("map", "map"), "dropout": Method("dropout", "dropout")}
     content = replace(
@@ -245,16 +249,46 @@ def test_only_the_clearly_best_is_marked() -> None:
         methods=both,
         fitted=dict.fromkeys(both, content.fitted["map"]),
         reports=dict.fromkeys(both, content.reports["map"]),
-        best={"accuracy": "dropout"},
+        standings={"accuracy": Standing("dropout", "map")},
     )
     table = page.render(content).partition('class="measures"')[2].partition("</table>")[0]
-    marked = re.findall(r'data-method="(\w+)" class="best"', table)
-    assert marked == ["dropout"]
-    assert table.count("clearly best</span>") == 1
-    assert "In short: clearly ahead of every other method is dropout (Accuracy)." in Reader(page.render(content)).text
-    none = page.render(replace(content, best={}))
+    marked = re.findall(r'data-method="(\w+)" class="(\w+)"', table)
+    assert sorted(marked) == [("dropout", "best"), ("map", "worst")]
+    assert [table.count(f"clearly {rank}</span>") for rank in ("best", "worst")] == [1, 1]
+    told = Reader(page.render(content)).text
+    assert "Dropout predicts clearly best (accuracy) and map predicts clearly worst (accuracy)." in told
+    none = page.render(replace(content, standings={}))
     assert "clearly best</span>" not in none
-    assert "no method is clearly ahead" in Reader(none).text
+    assert "No method predicts clearly better" in Reader(none).text
+
+
+def test_pictures_and_examples_come_first_then_the_verdict_then_the_table(digits_page: str) -> None:
+    heads = Reader(digits_page).text_of("h2")
+    assert heads[:4] == ["At a glance", "In short", "Measures", "More figures"]
+    first = digits_page.partition('id="verdict"')[0]
+    titles = Reader(first.partition("<body>")[2].partition("<main>")[2]).text_of("h3")
+    assert titles == ["Does confidence come true?", "Is it unsure where it is wrong?", "What is it least sure of?"]
+
+
+@pytest.mark.parametrize("columns", [1, 2])
+def test_the_rows_of_largest_variance_are_shown_with_what_was_predicted(columns: int) -> None:
+    x, y = torch.arange(80.0).reshape(10, 8), torch.arange(10.0 * columns).reshape(10, columns)
+    spread = torch.tensor([3.0, 1, 9, 2, 8, 4, 7, 5, 6, 0.5])[:, None].expand(10, columns)
+    predictive = GaussianPredictive(mean=y[None] + 0.25, noise_variance=spread[None].square())
+    part = Dataset(x, y)
+    judged = {"map": Judged(predictive, y, None, Report((), 10, 1))}
+    shown = least_sure("uci/made", Split(part, part, part), judged)
+    assert shown is not None
+    assert [row[0] for row in shown.rows] == ["2", "4", "6", "8", "7", "5", "0", "3"]
+    ends = [f"{2 * columns + 0.25 + side * 1.6448536 * 9:.4g}" for side in (-1, 1)]
+    assert shown.rows[0][1:4] == (f"{2 * columns}", f"{2 * columns + 0.25:.4g}", f"{ends[0]} to {ends[1]}")
+    assert len(shown.header) == len(shown.rows[0]) == 1 + 3 * columns + 6
+    assert shown.num_hidden == 2
+
+
+def test_images_and_maps_are_shown_as_pictures_instead() -> None:
+    rows = Dataset(torch.rand(4, 16), torch.tensor([0, 1, 0, 1]))
+    assert least_sure("digits", Split(rows, rows, rows), {}) is None
 
 
 def titles_of(data: str, split: Split, predictive: PredictiveDistribution, *, ood: bool) -> list[str]:
@@ -270,8 +304,9 @@ MAP = map_estimate.fit(
     Dataset([[0.0], [1.0]], [0.0, 1.0]),
     num_epochs=2,
 )
-CONFIDENCE, REFUSAL, PAST = (
+CONFIDENCE, WRONG, REFUSAL, PAST = (
     "Does confidence come true?",
+    "Is it unsure where it is wrong?",
     "What if it may refuse to answer?",
     "Was it trained long enough?",
 )
@@ -283,12 +318,12 @@ LEAST, EACH = "What is it least sure of?", "What does each method say of them?"
 @pytest.mark.parametrize(
     ("data", "shape", "ood", "titles"),
     [
-        ("uci/labels", (16,), False, [CONFIDENCE, REFUSAL, PAST]),
-        ("uci/labels", (16,), True, [CONFIDENCE, REFUSAL, UNSEEN, PAST]),
-        ("digits", (16,), False, [CONFIDENCE, REFUSAL, LEAST, EACH, PAST]),
-        ("digits", (15,), False, [CONFIDENCE, REFUSAL, PAST]),
-        ("mnist", (1, 4, 4), True, [CONFIDENCE, REFUSAL, UNSEEN, LEAST, EACH, PAST]),
-        ("maps", (7, 4, 4), False, [CONFIDENCE, REFUSAL, PAST]),
+        ("uci/labels", (16,), False, [CONFIDENCE, WRONG, REFUSAL, PAST]),
+        ("uci/labels", (16,), True, [CONFIDENCE, WRONG, REFUSAL, UNSEEN, PAST]),
+        ("digits", (16,), False, [CONFIDENCE, WRONG, REFUSAL, LEAST, EACH, PAST]),
+        ("digits", (15,), False, [CONFIDENCE, WRONG, REFUSAL, PAST]),
+        ("mnist", (1, 4, 4), True, [CONFIDENCE, WRONG, REFUSAL, UNSEEN, LEAST, EACH, PAST]),
+        ("maps", (7, 4, 4), False, [CONFIDENCE, WRONG, REFUSAL, PAST]),
     ],
 )
 def test_figures_of_labels_are_those_that_the_data_allow(
@@ -304,9 +339,9 @@ def test_figures_of_labels_are_those_that_the_data_allow(
 @pytest.mark.parametrize(
     ("num_inputs", "num_targets", "ood", "titles"),
     [
-        (1, 1, False, [BANDS, INTERVALS, PAST]),
-        (1, 1, True, [BANDS, INTERVALS, UNSEEN, PAST]),
-        (2, 2, True, [INTERVALS, UNSEEN, PAST]),
+        (1, 1, False, [BANDS, INTERVALS, WRONG, PAST]),
+        (1, 1, True, [BANDS, INTERVALS, WRONG, UNSEEN, PAST]),
+        (2, 2, True, [INTERVALS, WRONG, UNSEEN, PAST]),
     ],
 )
 def test_figures_of_real_targets_are_those_that_the_data_allow(

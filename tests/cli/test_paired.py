@@ -5,13 +5,17 @@ import pytest
 import torch
 
 from bayesuq.cli.judging import Judged
-from bayesuq.cli.paired import differences, find_best, leader
+from bayesuq.cli.paired import Standing, differences, find_standings, leader
 from bayesuq.evaluation import standard_errors
 from bayesuq.evaluation.detection import auroc
 from bayesuq.evaluation.report.reporting import evaluate, evaluate_detection
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
+
+
+def find_best(judged: dict[str, Judged]) -> dict[str, str | None]:
+    return {measure: each.best for measure, each in find_standings(judged).items()}
 
 
 def noise(*shape: int, seed: int = 0) -> torch.Tensor:
@@ -48,6 +52,15 @@ def test_a_paired_difference_sees_what_two_standard_errors_hide() -> None:
     assert find_best(two) == dict.fromkeys(
         ("root_mean_squared_error", "negative_log_likelihood", "crps", "interval_score"), "good"
     )
+
+
+def test_of_three_methods_the_worst_is_found_as_well() -> None:
+    y, hard = torch.zeros(50, 1, dtype=torch.float64), 3 * noise(50).abs()
+    three = {name: judge(gaussian(hard + shift), y) for name, shift in (("a", 0.0), ("b", 0.0), ("worst", 0.1))}
+    assert find_standings(three)["crps"] == Standing(best=None, worst="worst")
+    three["best"] = judge(gaussian(hard - 0.1), y)
+    assert find_standings(three)["crps"] == Standing(best="best", worst="worst")
+    assert "interval_width" not in find_standings(three)  # more is not better
 
 
 def test_measures_of_which_more_is_not_better_have_no_best() -> None:

@@ -1,0 +1,97 @@
+"""The test rows of which a method is least sure, as a table that a reader can go through."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor
+
+from bayesuq.cli.figures import best_scored, shows_images
+from bayesuq.cli.judging import Judged
+from bayesuq.data import Split
+from bayesuq.evaluation.report.standard_measures import COVERAGE_LEVEL
+from bayesuq.evaluation.scores import central_interval
+from bayesuq.predictive.base import RealPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive
+
+NUM_ROWS, MOST_INPUTS = 8, 6
+INTERVAL = f"{COVERAGE_LEVEL:.0%} interval".replace("%", " %")
+
+
+@dataclass(frozen=True)
+class Examples:
+    """A few rows of a table of text.
+
+    Attributes:
+        method: Whose predictions they are: that of the best log score.
+        header: Names of the columns.
+        rows: In falling order of uncertainty, a cell for each column.
+        num_hidden: Inputs that have no column.
+    """
+
+    method: str
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    num_hidden: int
+
+
+class _Columns(NamedTuple):
+    """What a table says of every row."""
+
+    names: tuple[str, ...]
+    cells: list[tuple[str, ...]]
+    unsure: Tensor  # (N,)
+
+
+def least_sure(data: str, split: Split, judged: Mapping[str, Judged]) -> Examples | None:
+    """The test rows of which the method of the best log score is least sure; None of what is no table.
+
+    Args:
+        data: Name of the data set.
+        split: Its parts.
+        judged: What was predicted of its test rows, by method.
+    """
+    x, y = split.test.x, split.test.y
+    if x.ndim != 2 or (split.test.is_labelled and (y.ndim > 1 or shows_images(data, split))):
+        return None
+    method = best_scored({name: (result.predictive, result.y) for name, result in judged.items()})
+    predictive = judged[method].predictive
+    if isinstance(predictive, CategoricalPredictive):
+        said = _of_labels(predictive, y)
+    elif isinstance(predictive, RealPredictive):
+        said = _of_real_targets(predictive, y)
+    else:
+        return None
+    shown = min(x.shape[1], MOST_INPUTS)
+    first = said.unsure.argsort(descending=True)[:NUM_ROWS].tolist()
+    header = ("Test row", *said.names, *(f"x[{column}]" for column in range(shown)))
+    rows = tuple((str(row), *said.cells[row], *map(_number, x[row, :shown].tolist())) for row in first)
+    return Examples(method, header, rows, x.shape[1] - shown)
+
+
+def _of_labels(predictive: CategoricalPredictive, y: Tensor) -> _Columns:
+    probability, guess = predictive.mean.max(dim=1)
+    values = zip(guess.tolist(), probability.tolist(), y.tolist(), predictive.total.tolist(), strict=True)
+    cells = [(str(said), f"{sure:.2f}", str(true), f"{unsure:.2f}") for said, sure, true, unsure in values]
+    return _Columns(("predicted", "probability", "true", "entropy (nats)"), cells, predictive.total)
+
+
+def _of_real_targets(predictive: RealPredictive, y: Tensor) -> _Columns:
+    ends = central_interval(predictive, COVERAGE_LEVEL)
+    columns = range(predictive.shape[2])
+    places = [f"[{column}]" for column in columns] if len(columns) > 1 else [""]
+    names = [f"{what}{place}" for place in places for what in ("y", "predicted", INTERVAL)]
+    parts = [part.reshape(len(y), -1).tolist() for part in (y, predictive.mean, *ends)]
+    cells = [
+        tuple(cell for column in columns for cell in _target(*(part[row][column] for part in parts)))
+        for row in range(len(y))
+    ]
+    return _Columns(tuple(names), cells, predictive.total.sum(dim=1))
+
+
+def _target(true: float, mean: float, lower: float, upper: float) -> tuple[str, str, str]:
+    return _number(true), _number(mean), f"{_number(lower)} to {_number(upper)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:.4g}"
