@@ -1,6 +1,6 @@
 """The test rows of which a method is least sure, as a table that a reader can go through."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -39,7 +39,7 @@ class _Columns(NamedTuple):
     """What a table says of every row."""
 
     names: tuple[str, ...]
-    cells: list[tuple[str, ...]]
+    cells: Sequence[tuple[str, ...]]
     unsure: Tensor  # (N,)
 
 

@@ -134,9 +134,10 @@ def _right_and_wrong(judged: Mapping[str, Judged]) -> list[Picture]:
 
 def _is_wrong(judged: Judged) -> Tensor:
     """Of labels, whether the prediction is; of real targets, the tenth of rows whose error is largest."""
-    if isinstance(judged.predictive, CategoricalPredictive):
-        return scores.pointwise_accuracy(judged.predictive, judged.y) == 0
-    errors = scores.pointwise_squared_error(judged.predictive, judged.y).sum(dim=1)
+    predictive, y = judged.predictive, judged.y
+    if isinstance(predictive, CategoricalPredictive):
+        return scores.pointwise_accuracy(predictive, y) == 0
+    errors = (predictive.mean - y).square().nansum(dim=1)  # of the columns that are known
     return errors.argsort().argsort() >= len(errors) - math.ceil(LARGEST_ERRORS * len(errors))
 
 
