@@ -2,7 +2,7 @@
 
 from bayesuq.cli import examples, figures, map_figures, page
 from bayesuq.cli.judging import judge_fit
-from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods
+from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods, write_posterior
 from bayesuq.cli.output import Output, file_name, prepare_checkpoints, tell, tell_warnings
 from bayesuq.cli.paired import find_standings
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
@@ -81,7 +81,8 @@ def _fit_all(methods: list[Method], problem: Problem, options: FitOptions, outpu
     # What others stand on comes first, so that it is fitted once.
     for method in sorted(methods, key=lambda method: method.wraps):
         fitted[method.key] = fit(method, problem, options, fitted)
-        fitted[method.key].posterior.save(posteriors / f"{file_name(method.name)}.safetensors")
+        file = posteriors / f"{file_name(method.name)}.safetensors"
+        write_posterior(fitted[method.key].posterior, file, problem)
         tell(f"{method.name}: fitted in {fitted[method.key].seconds:.1f} s")
         tell_warnings(method.name, fitted[method.key].warnings)
     return {method.name: fitted[method.key] for method in methods}

@@ -10,10 +10,10 @@ from bayesuq.cli.diagnosis import Diagnosis, diagnose
 from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, file_name, read_settings, tell, tell_warnings
 from bayesuq.cli.page import fill
 from bayesuq.cli.problem import load_split, read_standardizer, use_computer
-from bayesuq.cli.settings import DataOptions, DiagnoseOptions, PredictionOptions, UsageError
+from bayesuq.cli.reading import read_posterior
+from bayesuq.cli.settings import DataOptions, DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
-from bayesuq.inference.posteriors.saved import load
 from bayesuq.writing import replacing_by_name, write_text
 
 TEMPLATE = "diagnostics.html"
@@ -60,13 +60,14 @@ class Run:
         return {name: self.folder / DRAWS / f"{file_name(name)}.nc" for name in self.posteriors}
 
 
-def run(options: DiagnoseOptions) -> None:
+def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
     """Draw, diagnose, write, print what was found.
 
     Real targets stay in the units that were fitted, in which their scale is 1.
 
     Raises:
-        UsageError: No such run, its data are not here, or there are diagnostics of it already; before anything is done.
+        UsageError: No such run, a network of the user's own that is not named, its data are not here, or there are
+            diagnostics of it already; before anything is done.
         ImportError: ArviZ cannot be imported.
         OSError: The folder cannot be written.
     """
@@ -83,7 +84,7 @@ def run(options: DiagnoseOptions) -> None:
     diagnoses: dict[str, Diagnosis] = {}
     for name, path in found.posteriors.items():
         one = diagnose(
-            load(path),
+            read_posterior(path, str(found.settings["data"]), split, own.network),
             train,
             rows,
             new,

@@ -5,12 +5,25 @@ from pathlib import Path
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, read_settings, tell
 from bayesuq.cli.problem import load_split, read_standardizer, use_computer
-from bayesuq.cli.settings import DataOptions, OutputOptions, PosteriorOption, PredictionOptions, UsageError
+from bayesuq.cli.reading import read_posterior
+from bayesuq.cli.settings import (
+    DataOptions,
+    OutputOptions,
+    OwnNetworkOption,
+    PosteriorOption,
+    PredictionOptions,
+    UsageError,
+)
 from bayesuq.datasets import named as datasets
-from bayesuq.inference.posteriors.saved import load
 
 
-def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOptions, output: OutputOptions) -> None:
+def run(
+    posterior: PosteriorOption,
+    own: OwnNetworkOption,
+    data: DataOptions,
+    prediction: PredictionOptions,
+    output: OutputOptions,
+) -> None:
     """Load, predict, measure, write, print the report.
 
     Real targets are taken back to their own units by the standardizer that lies beside the posterior.
@@ -30,11 +43,11 @@ def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOpt
         )
     _check_split(path, data)
     split = load_split(data)
-    loaded, standardizer = load(path), read_standardizer(path.parent)
+    loaded, standardizer = read_posterior(path, data.data, split, own.network), read_standardizer(path.parent)
     if prediction.device is not None:
         loaded = loaded.to(prediction.device)
     folder = Output.prepare(output)
-    settings = folder.write_settings(posterior, data, prediction, output)
+    settings = folder.write_settings(posterior, own, data, prediction, output)
 
     part = {"train": split.train, "val": split.val, "test": split.test}[posterior.part]
     standardizer = None if part.is_labelled else standardizer
@@ -50,7 +63,9 @@ def run(posterior: PosteriorOption, data: DataOptions, prediction: PredictionOpt
     judged.report.save(folder.folder / "report.json")
     folder.write_run(settings, folder.circumstances(prediction.device), {})
     units = (
-        "" if part.is_labelled or standardizer is not None else ", in the posterior's units: no standardizer is there"
+        ""
+        if part.is_labelled or standardizer is not None or own.network is not None
+        else ", in the posterior's units: no standardizer is there"
     )
     print(f"{path} on {data.data}, {posterior.part} rows{units}: {judged.report}")
     tell(f"Written to {folder.folder}.")

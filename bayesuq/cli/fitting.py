@@ -1,7 +1,7 @@
 """`bayesuq fit`: one method on one data set; its posterior, its report and its settings in a folder."""
 
 from bayesuq.cli.judging import judge_fit
-from bayesuq.cli.methods import FitOptions, fit, read_methods
+from bayesuq.cli.methods import FitOptions, fit, read_methods, write_posterior
 from bayesuq.cli.output import POSTERIOR, Output, prepare_checkpoints, tell, tell_warnings
 from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
 from bayesuq.cli.settings import (
@@ -44,7 +44,7 @@ def run(
     fitted = fit(chosen, problem, options, {})
     tell(f"{chosen.name}: fitted in {fitted.seconds:.1f} s")
     tell_warnings(chosen.name, fitted.warnings)
-    fitted.posterior.save(folder.folder / POSTERIOR)
+    write_posterior(fitted.posterior, folder.folder / POSTERIOR, problem)
     write_standardizer(problem.standardizer, folder.folder)
 
     judged = judge_fit(fitted, problem, prediction)

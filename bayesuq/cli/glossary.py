@@ -254,12 +254,22 @@ def explain(name: str) -> Entry:
     return Entry(FURTHER, name.replace("_", " ").capitalize())
 
 
-def describe(method: Method, num_members: int) -> str:
-    """What a method is, in a sentence."""
+AROUND = {  # what is done otherwise around a network that is trained already
+    "map": "The network as it was trained: the baseline, without any uncertainty about its weights.",
+    "ensemble": "copies of the network, of which each goes on training what is random, on rows drawn with replacement.",
+}
+
+
+def describe(method: Method, num_members: int, *, is_around: bool = False) -> str:
+    """What a method is, in a sentence; around a network that is trained already or from initial weights."""
+    if is_around and method.kind == "map":
+        return AROUND["map"]
     if method.base is None:
         return BY_COMMAND[method.kind].sentence
     if method.kind == "ensemble":
         what = "" if method.base.kind == "map" else f" Each is itself a posterior: {method.base.name}."
+        if is_around:
+            return f"{num_members} {AROUND['ensemble']}{what}"
         return f"{num_members} networks trained from different starts; their disagreement is the uncertainty.{what}"
     base = method.base.name
     if method.kind == "confidence":

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import bayesuq.cli as commands
-from bayesuq.cli.parser import build, files_first, settings
+from bayesuq.cli.parser import build, check_named_here, files_first, settings
 from bayesuq.cli.settings import UsageError
 
 FAILED, MISUSED, INTERRUPTED, UNREAD, TERMINATED = 1, 2, 130, 141, 143
@@ -33,11 +33,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code. Wrong options raise SystemExit(2), `--help` SystemExit(0), as argparse does.
     """
     parser = build()
+    given = sys.argv[1:] if arguments is None else arguments
     try:
-        parsed = parser.parse_args(files_first(sys.argv[1:] if arguments is None else arguments))
+        parsed = parser.parse_args(files_first(given))
     except (UnicodeDecodeError, RecursionError) as error:  # of a file, which the parser passes on
         return _tell(f"The options cannot be read: {error}", MISUSED)
     try:
+        check_named_here(given, parsed[parsed.command].get("network"))
         with _told_of_sigterm():
             _run(parsed.command, parsed[parsed.command])
             sys.stdout.flush()

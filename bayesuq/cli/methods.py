@@ -17,10 +17,11 @@ from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, Train
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
 from bayesuq.evaluation.report.measure import Measure
-from bayesuq.inference import map_estimate
+from bayesuq.inference import dropout, map_estimate
 from bayesuq.inference.catalogue import BY_COMMAND, commands
 from bayesuq.inference.confidence import fitting as confidence
 from bayesuq.inference.ensemble import fitting as ensemble
+from bayesuq.inference.laplace import fitting as laplace
 from bayesuq.inference.temperature import fitting as temperature
 from bayesuq.inference.training import options as training_options
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -100,6 +101,8 @@ def read_methods(names: list[str], problem: Problem) -> list[Method]:
     for kind, what in (("temperature", "Temperature scaling"), ("confidence", "A confidence")):
         if kind in kinds and not problem.split.train.is_labelled:
             raise UsageError(f"{what} is for labels; {problem.name} has real targets.")
+    if problem.own is not None and "gp" in kinds:
+        raise UsageError("A Gaussian process stands in a network's place, not around one of your own; leave out gp.")
     if problem.is_map and "gp" in kinds:
         raise UsageError(f"A Gaussian process has no function for every pixel, as {problem.name} needs; leave out gp.")
     if problem.is_map and "confidence" in kinds:
@@ -189,6 +192,14 @@ def fit(method: Method, problem: Problem, options: FitOptions, fitted: Mapping[s
     return Fitted(own.posterior, base.seconds + own.seconds, base.warnings + own.warnings)
 
 
+def write_posterior(posterior: Posterior, path: Path, problem: Problem) -> None:
+    """Save it; around a network of the user's own without a word, for the commands read it with `--network`."""
+    with warnings.catch_warnings():
+        if problem.own is not None:
+            warnings.simplefilter("ignore", UserWarning)
+        posterior.save(path)
+
+
 def _wrap(posterior: Posterior, method: Method, problem: Problem, options: FitOptions) -> Posterior:
     """A temperature is of held-out rows; a confidence learns from all rows that are not tested on."""
     number, seed, file = options.prediction.num_samples, options.prediction.seed, options.checkpoint(method)
@@ -212,18 +223,48 @@ def _fit_alone(method: Method, problem: Problem, options: FitOptions) -> Posteri
     keywords: dict[str, Any] = {**options.keywords(options.checkpoint(method))}
     if method.kind == "gp":  # in the network's place; of images, on the features of that network
         return inference.gp.fit(problem.process(seed=seed), data, **keywords)  # imported here, with GPyTorch
+    if problem.own is not None and method.kind in AROUND:
+        return AROUND[method.kind](problem, data, options)
     is_chain = method.kind in CHAINS
     model = problem.model(seed=seed, with_dropout=method.has_dropout, infers_noise=is_chain)
     if is_chain:
-        return _fit_chains(method, model, data, options)
+        return _fit_chains(method, model, data, options, problem)
     if method.kind == "laplace" and problem.is_map:
         keywords["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
     if method.base is not None:
-        keywords |= {"num_members": options.training.num_members, "member_fit": _fit_of(method.base)}
+        keywords |= {
+            "num_members": options.training.num_members,
+            "member_fit": _fit_of(method.base),
+            **_starts(problem),
+        }
     return _fit_of(method)(model, data, **keywords)
 
 
-def _fit_chains(method: Method, model: BayesianNetwork, data: Dataset, options: FitOptions) -> Posterior:
+def _laplace_around(problem: Problem, data: Dataset, options: FitOptions) -> Posterior:
+    where: training_options.TrainingOptions = {"device": options.prediction.device, "seed": options.prediction.seed}
+    return laplace.fit(problem.adopted(), data, subset="last_layer" if problem.is_map else "all", **where)
+
+
+AROUND: dict[str, Callable[[Problem, Dataset, FitOptions], Posterior]] = {  # a network of the user's own, not training
+    "map": lambda problem, _data, options: _placed(problem.adopted(), options),
+    "dropout": lambda problem, _data, options: _placed(dropout.around(problem.adopted(with_dropout=True)), options),
+    "laplace": _laplace_around,
+}
+
+
+def _placed(posterior: Posterior, options: FitOptions) -> Posterior:
+    device = options.prediction.device
+    return posterior if device is None else posterior.to(device)
+
+
+def _starts(problem: Problem) -> dict[str, Any]:
+    """What members start from: around a network of the user's own from that, told apart by the rows that they see."""
+    return {} if problem.own is None else {"initialise": "keep", "bootstrap": True}
+
+
+def _fit_chains(
+    method: Method, model: BayesianNetwork, data: Dataset, options: FitOptions, problem: Problem
+) -> Posterior:
     """HMC from the prior; methods that read minibatches from a mode, with a checkpoint of its own.
 
     A minibatch's gradient at a draw from the prior may throw a chain out of the posterior's reach.
@@ -233,6 +274,9 @@ def _fit_chains(method: Method, model: BayesianNetwork, data: Dataset, options: 
     if method.kind == "microcanonical":  # which trains the networks that it begins at
         given = {name: value for name, value in options.keywords(file).items() if value is not None}
         number = options.training.num_members
+        if problem.own is not None:
+            keywords = {**first, "num_members": number, **_starts(problem)}
+            given["start"] = ensemble.fit(model, data, **keywords)
         return _fit_of(method)(
             model, data, num_members=number, num_warmup=chains.num_warmup, num_samples=chains.num_draws, **given
         )
@@ -242,11 +286,20 @@ def _fit_chains(method: Method, model: BayesianNetwork, data: Dataset, options: 
         num_chains=chains.num_chains,
         num_warmup=chains.num_warmup,
         num_samples=chains.num_draws,
-        start="prior" if method.kind == "hmc" else map_estimate.fit(model, data, **first),
+        start="prior" if method.kind == "hmc" else _mode(model, data, first, problem),
         device=options.prediction.device,
         seed=options.prediction.seed,
         checkpoint=file,
     )
+
+
+def _mode(
+    model: BayesianNetwork, data: Dataset, keywords: training_options.TrainingOptions, problem: Problem
+) -> Posterior:
+    """Where chains of minibatches begin: the user's own network, where there is one."""
+    if problem.own is not None:
+        return problem.adopted(infers_noise=True)
+    return map_estimate.fit(model, data, **keywords)
 
 
 def _fit_of(method: Method) -> Callable[..., Posterior]:
@@ -282,4 +335,5 @@ def _losses(posterior: Any) -> tuple[tuple[float, ...], ...]:
         return tuple(loss for member in posterior.members for loss in _losses(member))
     if isinstance(posterior, temperature.TemperaturePosterior):
         return _losses(posterior.posterior)
-    return (posterior.history.loss,) if hasattr(posterior, "history") else ()  # chains have none
+    loss = posterior.history.loss if hasattr(posterior, "history") else ()
+    return (loss,) if loss else ()  # chains have none, nor has a network that was trained elsewhere

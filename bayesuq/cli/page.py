@@ -87,12 +87,15 @@ class Row:
 def render(content: Content) -> str:
     """The whole page."""
     num_members = int(content.settings["num_members"])
+    is_around = content.settings.get("weights") is not None
     num_classes = len(content.split.train.y.unique()) if content.split.train.is_labelled else 0
     return fill(
         TEMPLATE,
         content=content,
         sections={name: rows for name in SECTIONS if (rows := _rows(content, name))},
-        descriptions={name: describe(method, num_members) for name, method in content.methods.items()},
+        descriptions={
+            name: describe(method, num_members, is_around=is_around) for name, method in content.methods.items()
+        },
         verdict=verdict(content.reports, content.standings),
         num_warned=sum(bool(each.warnings) for each in content.fitted.values()),
         has_worst=any(each.worst is not None for each in content.standings.values()),

@@ -14,7 +14,7 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from bayesuq.cli.plain_yaml import check_plain
-from bayesuq.cli.settings import GROUPS, UsageError
+from bayesuq.cli.settings import GROUPS, UsageError, is_import_path
 from bayesuq.options import nearest
 
 MODE = "bayesuq"  # the name under which jsonargparse knows our reader of files
@@ -142,6 +142,26 @@ def files_first(arguments: Sequence[str]) -> list[str]:
     if files[-1:] == ["--config"]:  # no name behind it, which the parser tells
         return list(arguments)
     return [*others[:1], *files, *others[1:]]
+
+
+def check_named_here(arguments: Sequence[str], network: str | None) -> None:
+    """Refuse an import path that does not stand on the command line itself.
+
+    Args:
+        arguments: Of the command line.
+        network: The option as it was read, from wherever.
+
+    Raises:
+        UsageError: A file of options named it.
+    """
+    if network is None or not is_import_path(network):
+        return
+    spaced = any(pair == ("--network", network) for pair in itertools.pairwise(arguments))
+    if not spaced and f"--network={network}" not in arguments:
+        raise UsageError(
+            f"The network {network!r} stands in a file of options, and what a file names is not imported. If you trust "
+            f"that module, write --network {network} on the command line too."
+        )
 
 
 def settings(command: str, parsed: Namespace) -> list[Any]:

@@ -3,18 +3,25 @@
 import os
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 
 from bayesuq.arrays import check_device
-from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, UsageError
+from bayesuq.cli.own_network import built, give_weights
+from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, UsageError, is_import_path
 from bayesuq.data import Dataset, Split, Standardizer
 from bayesuq.datasets import named as datasets
 from bayesuq.datasets.sources import SOURCES
+from bayesuq.inference.adoption import adopt
+from bayesuq.inference.dropout import draws_in_training
+from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.training.minibatches import probe
 from bayesuq.models import gp, likelihoods, networks, priors
+from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.randomness import isolated
 from bayesuq.storage import read, write
 
@@ -66,24 +73,29 @@ class Problem:
         name: Of the data set.
         split: Its parts in raw units.
         options: Of the model, with nothing left to choose.
-        standardizer: Of real targets and their inputs, from the training rows; None for labels.
+        standardizer: Of real targets and their inputs, from the training rows; None for labels, and for a network of
+            the user's own, which was trained in units that it knows itself.
+        own: That network, with its weights; None for one that bayesuq builds.
     """
 
     name: str
     split: Split
     options: ModelOptions
     standardizer: Standardizer | None
+    own: nn.Module | None = None
 
     @classmethod
     def of(cls, name: str, split: Split, options: ModelOptions) -> "Problem":
         """Choose what the options leave open.
 
         Raises:
-            UsageError: A likelihood or network that does not go with the data.
+            UsageError: A likelihood or network that does not go with the data; a network of the user's own that is not
+                there, or whose weights are not.
         """
         train = split.train
         is_map = train.is_labelled and train.y.ndim > 1
-        if is_map != (options.network == "unet") and options.network != "auto":
+        own = _own(options)
+        if own is None and is_map != (options.network == "unet") and options.network != "auto":
             kind = (
                 "a label for every pixel, which needs a unet" if is_map else "no label for every pixel, as a unet needs"
             )
@@ -99,13 +111,43 @@ class Problem:
             network="unet" if is_map else "convnet" if train.x.ndim == 4 else "mlp",
             likelihood="categorical" if train.is_labelled else "normal",
         )
+        if own is not None:
+            choice = replace(choice, network=options.network)
         resolved = replace(
             options,
             network=choice.network if options.network == "auto" else options.network,
             likelihood=choice.likelihood if options.likelihood == "auto" else options.likelihood,
             hidden=widths if options.hidden is None else options.hidden,
         )
-        return cls(name, split, resolved, None if train.is_labelled else Standardizer.fit(train))
+        standardizer = None if train.is_labelled or own is not None else Standardizer.fit(train)
+        found = cls(name, split, resolved, standardizer, own)
+        if own is not None:
+            found.check_own()
+        return found
+
+    @classmethod
+    def around(cls, net: nn.Module, name: str, split: Split, options: ModelOptions) -> "Problem":
+        """As it was for a network of the user's own, with its options as they were resolved then."""
+        return cls(name, split, options, None, net)
+
+    def check_own(self) -> None:
+        """Refuse a network of the user's own that does not take these rows, or does not give what they need.
+
+        Raises:
+            UsageError: With the shapes.
+        """
+        rows = self.split.test.rows(torch.arange(min(2, len(self.split.test))))
+        try:
+            f = probe(self.adopted().model, rows.x)
+        except (ValueError, TypeError) as error:
+            raise UsageError(f"{self.options.network} does not go with {self.name}: {error}") from error
+        expected, shape = self.num_outputs, tuple(f.shape)
+        fits = shape[1] >= expected if self.split.train.is_labelled else shape[1] == expected
+        if not fits or shape[2:] != tuple(rows.y.shape[1:] if self.is_map else ()):
+            raise UsageError(
+                f"{self.options.network} gives outputs of shape {shape} for {shape[0]} rows of {self.name}, whose "
+                f"targets are of shape {tuple(rows.y.shape)} and need {expected} columns of them."
+            )
 
     def in_fitted_units(self, part: Dataset) -> Dataset:
         """A part of the data as the network sees it."""
@@ -120,6 +162,8 @@ class Problem:
             infers_noise: Whether a noise scale is one of the unknowns, under a half-normal prior of the scale of y,
                 instead of a point value: chains cannot learn those.
         """
+        if self.own is not None:
+            return self.adopted(with_dropout=with_dropout, infers_noise=infers_noise).model
         options, dropout = self.options, self.options.dropout if with_dropout else 0.0
         with isolated(seed):
             if options.network == "unet":
@@ -137,6 +181,23 @@ class Problem:
         likelihood = self._likelihood(infers_noise=infers_noise)
         return BayesianNetwork(net, priors.Normal(scale=options.prior_scale), likelihood)
 
+    def adopted(self, *, with_dropout: bool = False, infers_noise: bool = False) -> MapPosterior:
+        """The network of the user's own as a posterior of one member; see `model` for the arguments.
+
+        Where it is to have dropout and draws nothing in training mode, dropout is put in front of its last layer.
+        """
+        net = cast(nn.Module, self.own)
+        if with_dropout:
+            plain = self._adopt(net, infers_noise=infers_noise).model
+            if not draws_in_training(plain, cast_inputs(plain, self.split.train.x[:2])):
+                net = with_dropout_before_last(net, self.options.dropout)
+        return self._adopt(net, infers_noise=infers_noise)
+
+    def _adopt(self, net: nn.Module, *, infers_noise: bool) -> MapPosterior:
+        options = self.options
+        prior, likelihood = priors.Normal(scale=options.prior_scale), self._likelihood(infers_noise=infers_noise)
+        return adopt(net, likelihood, prior=prior, random=options.random, is_centred=options.centred)
+
     def process(self, *, seed: int) -> "gp.GaussianProcess":
         """The prior over functions in place of a network's; for images, of the network's outputs as features."""
         likelihood, number = self._likelihood(infers_noise=False), self.num_outputs
@@ -153,7 +214,23 @@ class Problem:
             of_labels = self.split.train.is_labelled
             noisy = likelihoods.HeteroscedasticCategorical(ignore_index=self.ignore_index)
             return noisy if of_labels else likelihoods.HeteroscedasticNormal()
+        if self.own is not None:
+            return self._noise_of_own(infers_noise=infers_noise)
         return likelihoods.Normal(scale=priors.HalfNormal() if infers_noise else "learned")
+
+    def _noise_of_own(self, *, infers_noise: bool) -> likelihoods.Normal:
+        """Noise that begins at the root mean squared error of the user's network on the validation rows, by column."""
+        rows, columns = self.split.val, self.split.train.y.shape[1]
+        at_one = adopt(cast(nn.Module, self.own), likelihoods.Normal(scale=1.0))
+        squares = (at_one.predict(rows.x).mean - rows.y).double().square().mean(dim=0)
+        tiny = torch.finfo(torch.float32).tiny
+        errors = squares.sqrt().clamp(min=tiny).tolist()
+        prior = priors.HalfNormal(scale=float(self.split.train.y.double().std(dim=0, correction=0).max()))
+        return likelihoods.Normal(
+            scale=prior if infers_noise else "learned",
+            initial_scale=errors if columns > 1 else errors[0],
+            per_column=columns if columns > 1 else False,
+        )
 
     @property
     def is_map(self) -> bool:
@@ -173,6 +250,36 @@ class Problem:
             parts = (self.split.train, self.split.val, self.split.test)
             return each * (1 + max(int(part.y[part.y != self.ignore_index].max()) for part in parts))
         return each * self.split.train.y.shape[1]
+
+
+def _own(options: ModelOptions) -> nn.Module | None:
+    """The network at an import path, with its weights; None where bayesuq builds one.
+
+    Raises:
+        UsageError: Weights without such a network, or it without weights.
+    """
+    if not is_import_path(options.network):
+        if options.weights is not None or options.random != "last_layer" or options.centred:
+            raise UsageError(
+                "--weights, --random and --centred are of a network that you have trained: name the function that "
+                "builds it, --network package.module:function."
+            )
+        return None
+    if options.weights is None:
+        raise UsageError(
+            f"{options.network} is taken as it was trained: name the file of its weights, --weights FILE.safetensors."
+        )
+    net = built(options.network, seed=0)
+    give_weights(net, options.weights)
+    return net
+
+
+def with_dropout_before_last(net: nn.Module, rate: float) -> nn.Module:
+    """A copy of a network that drops what goes into its last layer, in training mode."""
+    path = [
+        path for path, module in net.named_modules() if path and any(True for _ in module.parameters(recurse=False))
+    ]
+    return with_dropout(net, {path[-1]: rate})
 
 
 def write_standardizer(standardizer: Standardizer | None, folder: Path) -> None:

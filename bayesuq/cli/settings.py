@@ -4,10 +4,11 @@ An option has one name on the command line (`--num_epochs 200`) and in a file (`
 """
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
@@ -16,6 +17,8 @@ from bayesuq.inference.catalogue import commands
 FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
 METHODS = commands()
 NetworkKind = Literal["auto", "mlp", "convnet", "unet"]
+NETWORKS: tuple[str, ...] = get_args(NetworkKind)
+RandomKind = Literal["last_layer", "all"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
 ActivationKind = Literal["relu", "tanh", "silu", "gelu"]
 Part = Literal["train", "val", "test"]
@@ -52,6 +55,23 @@ def _width(text: str) -> int:
     return int(text)
 
 
+def is_import_path(network: str) -> bool:
+    """Whether a network is one of the user's own, `package.module:function`, and none that bayesuq builds."""
+    return re.fullmatch(r"[^\W\d]\w*(\.[^\W\d]\w*)*:[^\W\d]\w*", network) is not None
+
+
+def _import_path(text: str) -> str:
+    if not is_import_path(text):
+        raise ValueError(f"a network of your own is named as package.module:function; got {text!r}")
+    return text
+
+
+def _network(text: str) -> str:
+    return text if text in NETWORKS else _import_path(text)
+
+
+_network.__name__ = f"one of {', '.join(NETWORKS)}, or package.module:function"
+_import_path.__name__ = "import path, package.module:function"
 WIDTHS, NAMES = _separated(_width, "list of widths"), _separated(str, "list of methods")
 
 
@@ -92,8 +112,24 @@ class ModelOptions:
     """The network, its prior and the likelihood."""
 
     network: Annotated[
-        NetworkKind, About("auto: unet for a label a pixel, convnet for other images, else mlp.", NetworkKind)
+        str,
+        About(
+            f"{', '.join(NETWORKS)}, or one that you have trained, package.module:function, with --weights. auto: unet "
+            "for a label a pixel, convnet for other images, else mlp. A function is imported and called without "
+            "arguments, and only if it is named on the command line itself.",
+            _network,
+        ),
     ] = "auto"
+    weights: Annotated[
+        Path | None,
+        About("Of a network of your own: a safetensors file of its state_dict. Its body is not trained.", Path | None),
+    ] = None
+    random: Annotated[
+        RandomKind, About("Which weights of a network of your own methods are unsure about.", RandomKind)
+    ] = "last_layer"
+    centred: Annotated[
+        bool, About("Put the prior around the weights of a network of your own, instead of 0.", bool)
+    ] = False
     hidden: Annotated[
         list[int] | None,
         About("Widths of an mlp's hidden layers, as 100,100. Default: 100,100 for labels, 50 for numbers.", WIDTHS),
@@ -181,6 +217,15 @@ class PosteriorOption:
 
 
 @dataclass(frozen=True, kw_only=True)
+class OwnNetworkOption:
+    """The network of a posterior that was fitted around one of your own."""
+
+    network: Annotated[
+        str | None, About("The package.module:function that it was fitted with, on the command line.", _import_path)
+    ] = None
+
+
+@dataclass(frozen=True, kw_only=True)
 class DiagnoseOptions:
     """What is diagnosed, and from how many draws and rows."""
 
@@ -203,6 +248,6 @@ GROUPS: dict[str, tuple[type, ...]] = {
         *(DataOptions, MethodOption, ModelOptions, TrainingOptions, ChainOptions, PredictionOptions),
         *(CheckpointOption, OutputOptions),
     ),
-    "evaluate": (PosteriorOption, DataOptions, PredictionOptions, OutputOptions),
-    "diagnose": (DiagnoseOptions,),
+    "evaluate": (PosteriorOption, OwnNetworkOption, DataOptions, PredictionOptions, OutputOptions),
+    "diagnose": (DiagnoseOptions, OwnNetworkOption),
 }

@@ -119,6 +119,11 @@ def around(mode: MapPosterior, *, put_in: Mapping[str, float] | None = None) -> 
     return DropoutPosterior(model=model, values=mode.values, buffers=mode.buffers, history=mode.history)
 
 
+def draws_in_training(model: BayesianNetwork, x: Tensor) -> bool:
+    """Whether a network draws anything in training mode, at rows as it takes them."""
+    return _is_random(model, training_mode(model, x))
+
+
 def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
     """Refuse a network without anything random, and one whose draws cannot be repeated row by row."""
     if not _is_random(model, training_mode(model, x)):

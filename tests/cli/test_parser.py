@@ -107,8 +107,12 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
             "device": "meta",
             "part": "val",
             "checkpoint": "state",
+            "weights": "weights.safetensors",
+            "random": "all",
+            "centred": "true",
+            "network": "own.models:build",
         }
-        values |= {"network": "mlp", "activation": "tanh", "dropout": 0.5, "prior_scale": 2, "likelihood": "normal"}
+        values |= {"activation": "tanh", "dropout": 0.5, "prior_scale": 2, "likelihood": "normal"}
         path = tmp_path / f"{command}.yaml"
         path.write_text("".join(f"{option.name}: {values[option.name]}\n" for option in options))
         parsed = parse(command, "--config", str(path))

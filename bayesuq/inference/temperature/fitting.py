@@ -14,6 +14,7 @@ Reference:
     Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Literal, cast, overload
@@ -157,6 +158,9 @@ def _chosen(held_out: HeldOut, kind: Kind, file: Checkpoint | None, seed: int) -
 class TemperaturePosterior(WrappingPosterior):
     """A posterior read at scaled logits.
 
+    A file of a network of the user's own holds no likelihood, and the model that `bayesuq.load` is given has the plain
+    one: it is scaled here.
+
     Attributes:
         posterior: The posterior, its likelihood scaled.
         slopes: 1 / T, or a slope for each class.
@@ -172,6 +176,13 @@ class TemperaturePosterior(WrappingPosterior):
     mixing: tuple[tuple[float, ...], ...]
     negative_log_likelihood: tuple[float, float]
     accuracy: tuple[float, float]
+
+    def __post_init__(self) -> None:
+        numbers = {"slopes": self.slopes, "biases": self.biases, "mixing": self.mixing}
+        likelihood = getattr(getattr(self.posterior, "model", None), "likelihood", None)
+        if isinstance(likelihood, Likelihood) and not _is_scaled_by(likelihood, numbers):
+            scaled = read_through(self.posterior, lambda base: ScaledLogits(base, **numbers))
+            object.__setattr__(self, "posterior", scaled)
 
     @property
     def temperature(self) -> float:
@@ -198,6 +209,15 @@ class TemperaturePosterior(WrappingPosterior):
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior, whose likelihood is scaled."""
         return replace(self.posterior.drawn(wanted), method=type(self).__name__)
+
+
+def _is_scaled_by(likelihood: Likelihood, numbers: Mapping[str, Any]) -> bool:
+    """Whether a likelihood is read at logits scaled so, perhaps among others."""
+    while isinstance(likelihood, ScaledLogits):
+        if all(getattr(likelihood, name) == value for name, value in numbers.items()):
+            return True
+        likelihood = likelihood.base
+    return False
 
 
 def _likelihood(posterior: Posterior) -> Likelihood:

@@ -12,6 +12,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
+from bayesuq.inference.adoption import adopt, adopt_members
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import MapPosterior
@@ -24,6 +25,7 @@ from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.scaled_logits import ScaledLogits
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.randomness import isolated
 
 NUM_CLASSES = 3
 
@@ -323,3 +325,23 @@ def test_scaled_logits_of_pretrained_networks_are_as_good_as_the_best_published(
         chosen, unseen = (HeldOut(logits[:, half], labels[half], weight) for half in (slice(5000), slice(5000, 10_000)))
         scaling = matrix_scaling(chosen, Evaluations(None, identity.Identity({}, before={})), seed=0)
         assert scaling.scores(unseen)[0] < bar
+
+
+@pytest.mark.parametrize("kind", ["temperature", "vector", "matrix", "twice", "ensemble"])
+@pytest.mark.filterwarnings("ignore")
+def test_a_file_around_a_network_of_ones_own_is_read_at_scaled_logits(tmp_path: Path, kind: str) -> None:
+    class Own(nn.Sequential):
+        """A class that no file can name."""
+
+    with isolated(0):
+        nets = [Own(nn.Linear(3, 3)) for _ in range(2)]
+        x, y = 4 * torch.randn(40, 3), torch.arange(40) % 3
+    labels = likelihoods.Categorical()
+    plain = adopt_members(nets, labels) if kind == "ensemble" else adopt(nets[0], labels)
+    fitted = temperature.fit(plain, Dataset(x, y), vector=kind == "vector", matrix=kind == "matrix", seed=0)
+    if kind == "twice":
+        fitted = temperature.fit(fitted, Dataset(x[:20], y[:20]), seed=0)
+    fitted.save(tmp_path / "file.safetensors")
+    loaded = load(tmp_path / "file.safetensors", model=adopt(nets[0], labels).model)
+    assert torch.equal(loaded.predict(x).mean, fitted.predict(x).mean)
+    assert not torch.allclose(loaded.predict(x).mean, plain.predict(x).mean, atol=1e-3)

@@ -1,0 +1,55 @@
+"""Saved posteriors of a run as the commands read them: around a network of the user's own, with that network again."""
+
+import json
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from bayesuq.cli.output import read_settings
+from bayesuq.cli.own_network import built, put_into
+from bayesuq.cli.problem import Problem
+from bayesuq.cli.settings import ModelOptions, UsageError, is_import_path
+from bayesuq.data import Split
+from bayesuq.inference.dropout import DropoutPosterior
+from bayesuq.inference.posteriors.saved import load
+from bayesuq.posterior import Posterior
+from bayesuq.storage import read
+
+NOISE = "likelihood.scale"
+
+
+def read_posterior(path: Path, data: str, split: Split, network: str | None) -> Posterior:
+    """The posterior of a file.
+
+    Args:
+        path: The file.
+        data: Name of the data that it was fitted to.
+        split: Their parts.
+        network: The import path of the network that it was fitted around, as the command line has it; None where that
+            was one of bayesuq's.
+
+    Raises:
+        UsageError: A network that is missing or not wanted, or that is not the file's.
+        ValueError: See `bayesuq.load`.
+    """
+    settings = next((found for folder in path.parents[:2] if (found := read_settings(folder))), {})
+    named = str(settings.get("network", ""))
+    if network is None:
+        if is_import_path(named):
+            raise UsageError(
+                f"{path} was fitted around a network of your own, which the file does not hold. Name the function that "
+                f"builds it: --network {named}, if you trust that module."
+            )
+        return load(path)
+    if not is_import_path(named):
+        raise UsageError(f"{path} was not fitted around a network of your own; leave --network out.")
+    header, tensors = read(path)
+    net = built(network, seed=0)
+    state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
+    put_into(net, state, str(path))
+    known = {item.name for item in fields(ModelOptions)} - {"weights"}
+    options: dict[str, Any] = {name: value for name, value in settings.items() if name in known}
+    problem = Problem.around(net, data, split, ModelOptions(**options))
+    infers_noise = any(name == NOISE and kind == "random" for kind, name, *_ in header["sites"])
+    has_dropout = f'"class": "{DropoutPosterior.__name__}"' in json.dumps(header["posterior"])
+    return load(path, model=problem.model(seed=0, with_dropout=has_dropout, infers_noise=infers_noise))
