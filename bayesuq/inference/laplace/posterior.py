@@ -31,6 +31,8 @@ from bayesuq.inference.posteriors.prediction import differentiated, draw_indices
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
+from bayesuq.inputs import checked
+from bayesuq.loaders import Loader
 from bayesuq.models.attention import PlainAttention, PlainNorms
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import full_precision
@@ -41,6 +43,8 @@ from bayesuq.to_arviz.groups import Drawn, Wanted
 
 PriorFactors = Literal["one", "each"]
 VARIANCE_DRAWS, VARIANCE_SEED = 100, 0  # that a large map's variance is estimated from: to 14 %, one standard error
+FEW_ROWS = 32  # at which outputs are drawn instead of weights, where these would be more than
+MANY_WEIGHTS = 2**23  # numbers in all draws
 DEVIATIONS_BUDGET = 2**26  # numbers in the draws of weights held at a time: 256 MiB in float32
 
 
@@ -160,6 +164,9 @@ class LaplacePosterior(NetworkPosterior):
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) of the linear network: see `Posterior.predict`.
 
+        Of a last layer of many classes, at up to 32 rows of a tensor, the outputs are drawn, all rows together, instead
+        of the weights: the law is the same, and the draws are not those of `sample_weights`.
+
         O(K^2) memory a row for K outputs. Maps of more than 1,024 outputs, all positions counted, take O(K): their
         draws come from forward derivatives, and the variances of `probit` from 100 draws. A last convolution alone is
         exact.
@@ -193,8 +200,16 @@ class LaplacePosterior(NetworkPosterior):
         indices = draw_indices(num_samples, None)
         key = resolve_seed(seed)
         linear = self._linear()
+        few = not by_draws and self._at_few_rows(x, len(indices))
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
+            if len(rows) == few and linear.is_head(rows):
+                f, derivatives = linear.derivatives(rows)
+                outputs = self.law.outputs_at(derivatives)
+                if outputs is not None:
+                    draws = f + outputs.draws(self._noise(indices, key, (f.shape[1], len(f))))
+                    yield self.model.likelihood_given(linear.theta).predictive(draws, keep_samples=keep_samples)
+                    return
             for noise in self._groups(indices, key, by_draws=by_draws):
                 num_columns = 1 if linear.is_large(rows) else None
                 size = linear.rows_at_a_time(rows, dense=self.structure == "full", num_columns=num_columns)
@@ -220,18 +235,30 @@ class LaplacePosterior(NetworkPosterior):
 
     def _groups(self, indices: Sequence[int], seed: int, *, by_draws: bool) -> Iterator[Tensor | None]:
         """The noise of draws, as many at a time as memory takes; one None where none are needed."""
-        likelihood = self.model.likelihood
-        by_probit = self.is_probit and likelihood.outputs_are_logits
-        if not by_draws and (by_probit or likelihood.has_normal_noise):
+        if not by_draws and self._is_closed:
             yield None
             return
         together = max(1, DEVIATIONS_BUDGET // self.law.layout.size)
         for first in range(0, len(indices), together):
             yield self._noise(indices[first : first + together], seed)
 
-    def _noise(self, indices: Sequence[int], seed: int) -> Tensor:
-        """Standard normal noise of draws of the parameters, (S, R), in the model's dtype."""
-        noise = torch.empty(len(indices), self.law.layout.size, dtype=self.model.dtype, device=self.device)
+    @property
+    def _is_closed(self) -> bool:
+        """Whether the predictive has a closed form, in which nothing is drawn."""
+        likelihood = self.model.likelihood
+        return likelihood.has_normal_noise or (self.is_probit and likelihood.outputs_are_logits)
+
+    def _at_few_rows(self, x: "ArrayLike | DataLoader[Any]", num_draws: int) -> int:
+        """The number of rows where they are few and the draws of weights would be many; else 0."""
+        if num_draws * self.law.layout.size < MANY_WEIGHTS or self._is_closed or are_kept() or Loader.of(x) is not None:
+            return 0
+        number = len(checked(x))
+        return number if number <= FEW_ROWS else 0
+
+    def _noise(self, indices: Sequence[int], seed: int, shape: tuple[int, ...] | None = None) -> Tensor:
+        """Standard normal noise of draws, (S, *shape), in the model's dtype; by default of the parameters, (S, R)."""
+        own = (self.law.layout.size,) if shape is None else shape
+        noise = torch.empty(len(indices), *own, dtype=self.model.dtype, device=self.device)
         for row, index in zip(noise, indices, strict=True):
             row.normal_(generator=generator(derive_seed(seed, index), device=self.device))
         return noise

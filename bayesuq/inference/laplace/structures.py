@@ -28,6 +28,7 @@ from torch import Tensor
 
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
+from bayesuq.inference.laplace.few_rows import OutputsAtRows
 
 
 class NormalWeights(ABC):
@@ -93,6 +94,10 @@ class NormalWeights(ABC):
         """J deviation(noise), (S, N, K), of standard normal noise (S, R), in its dtype."""
         return derivatives.pushed(self.layout.split(self.deviation(noise)))
 
+    def outputs_at(self, derivatives: Derivatives) -> OutputsAtRows | None:  # noqa: ARG002
+        """The law of a last layer's outputs at all of some rows together; None where weights have to be drawn."""
+        return None
+
     @abstractmethod
     def log_det(self) -> Tensor:
         """Of the precision, 0-d; autograd can follow it to the prior's precisions."""
@@ -137,6 +142,13 @@ class DiagonalWeights(NormalWeights):
     def deviation(self, noise: Tensor) -> Tensor:
         """Noise times the standard deviations."""
         return noise * self.layout.join(self._variances).sqrt().to(noise.dtype)
+
+    def outputs_at(self, derivatives: Derivatives) -> OutputsAtRows | None:
+        """Outputs are independent of each other."""
+        head = _head(derivatives)
+        if head is None:
+            return None
+        return OutputsAtRows.of(head.inputs[:, 0], next(iter(derivatives.layers)).join(self._variances), None)
 
     def output_covariance(self, derivatives: Derivatives) -> Tensor:
         """J Sigma J^T at each row, (N, K, K)."""
@@ -218,7 +230,7 @@ class KroneckerWeights(NormalWeights):
 
     def output_variance(self, derivatives: Derivatives) -> Tensor:
         """Its diagonal, (N, K): of a head in O(N K^2) time, without the products of outputs."""
-        head = self._head(derivatives)
+        head = _head(derivatives)
         if head is None:
             return super().output_variance(derivatives)
         _, of_outputs = self._eigen(self.layers[0])[1]
@@ -226,7 +238,7 @@ class KroneckerWeights(NormalWeights):
 
     def pushed(self, derivatives: Derivatives, noise: Tensor) -> Tensor:
         """J deviation(noise), (S, N, K): of a head at few rows without turning the noise into weights."""
-        head = self._head(derivatives)
+        head = _head(derivatives)
         if head is None or len(head.inputs) > head.inputs.shape[2]:
             return super().pushed(derivatives, noise)
         layer = self.layers[0]
@@ -235,6 +247,14 @@ class KroneckerWeights(NormalWeights):
         inputs = self._whitened(head).T.to(noise.dtype)
         drawn = [(layer.join(self.layout.split(one)) * scales) @ inputs for one in noise]  # each fits the cache
         return torch.stack([one.T for one in drawn]) @ of_outputs.T.to(noise.dtype)
+
+    def outputs_at(self, derivatives: Derivatives) -> OutputsAtRows | None:
+        """Outputs are independent of each other in the axes of the curvature."""
+        head = _head(derivatives)
+        if head is None:
+            return None
+        _, axes = self._eigen(self.layers[0])[1]
+        return OutputsAtRows.of(self._whitened(head), 1 / (1 + self._products(self.layers[0])), axes)
 
     def square(self, vector: Mapping[str, Tensor], derivatives: Derivatives) -> Tensor:  # noqa: ARG002
         """v^T Sigma v, layer by layer in the axes of the curvature, 0-d."""
@@ -246,12 +266,6 @@ class KroneckerWeights(NormalWeights):
         for name, variances in self._other_variances.items():
             total += (vector[name].square() * variances).sum()
         return total
-
-    def _head(self, derivatives: Derivatives) -> Factors | None:
-        """The factors where the derivatives are of a layer's own outputs, and of nothing else."""
-        factors = list(derivatives.layers.values())
-        is_head = len(factors) == 1 and not derivatives.others and factors[0].is_identity
-        return factors[0] if is_head else None
 
     def _whitened(self, head: Factors) -> Tensor:
         """A layer's inputs in the axes of the curvature, (N, I)."""
@@ -387,6 +401,13 @@ STRUCTURES: dict[str, type[NormalWeights]] = {
     "kronecker": KroneckerWeights,
     "full": FullWeights,
 }
+
+
+def _head(derivatives: Derivatives) -> Factors | None:
+    """The factors where the derivatives are of a layer's own outputs, and of nothing else."""
+    factors = list(derivatives.layers.values())
+    is_head = len(factors) == 1 and not derivatives.others and factors[0].is_identity
+    return factors[0] if is_head else None
 
 
 def _num_determined(eigenvalues: Tensor) -> Tensor:
