@@ -310,12 +310,25 @@ def counted_process(data: Mapping[str, Tensor]) -> Known:
 
 
 def predators(data: Mapping[str, Tensor]) -> Known:
-    """Lotka and Volterra's equations, by twenty Runge-Kutta steps a year."""
-    years, steps = len(data["ts"]), 20
+    """Lotka and Volterra's equations, by ten steps of fourth-order Runge-Kutta a year, which err by 1e-4 of a number."""
+    years, steps = len(data["ts"]), 10
 
-    def slope(state: Tensor, rates: Tensor) -> Tensor:
-        prey, predator = state
-        return torch.stack([(rates[0] - rates[1] * predator) * prey, (rates[3] * prey - rates[2]) * predator])
+    def run(start: Tensor, own: Tensor, other: Tensor) -> Tensor:
+        """Both numbers each year, (years, 2), of (log state)' = own + other * state of the other."""
+        state, length, told = start, 1.0 / steps, []
+        for number in range(years * steps):
+            first = state * torch.addcmul(own, other, state.flip(0))
+            at = torch.add(state, first, alpha=0.5 * length)
+            second = at * torch.addcmul(own, other, at.flip(0))
+            at = torch.add(state, second, alpha=0.5 * length)
+            third = at * torch.addcmul(own, other, at.flip(0))
+            at = torch.add(state, third, alpha=length)
+            fourth = at * torch.addcmul(own, other, at.flip(0))
+            slope = torch.add(first + fourth, second + third, alpha=2.0)
+            state = torch.add(state, slope, alpha=length / 6)
+            if number % steps == steps - 1:
+                told.append(state)
+        return torch.stack(told)
 
     def program(x: Tensor, y: Tensor | None = None) -> None:
         centre, width = torch.tensor([1.0, 0.05, 1.0, 0.05]), torch.tensor([0.5, 0.05, 0.5, 0.05])
@@ -324,18 +337,10 @@ def predators(data: Mapping[str, Tensor]) -> Known:
         pyro.factor("prior", dist.Normal(centre, width).log_prob(rates).sum())
         start = pyro.sample("start", dist.LogNormal(torch.full((2,), 10.0).log(), 1.0).to_event(1))
         sigma = pyro.sample("sigma", dist.LogNormal(-torch.ones(2), 1.0).to_event(1))
-        state, length, told = start, 1.0 / steps, []
-        for _ in range(years):
-            for _ in range(steps):
-                first = slope(state, rates)
-                second = slope(state + 0.5 * length * first, rates)
-                third = slope(state + 0.5 * length * second, rates)
-                fourth = slope(state + length * third, rates)
-                state = state + length / 6 * (first + 2 * second + 2 * third + fourth)
-            told.append(state)
+        told = run(start, rates[::2] * torch.tensor([1.0, -1.0]), rates[1::2] * torch.tensor([-1.0, 1.0]))
         pyro.sample("y_init", dist.LogNormal(start.log(), sigma).to_event(1), obs=data["y_init"])
         with pyro.plate("years", len(x)):
-            pyro.sample("y", dist.LogNormal(torch.stack(told).log(), sigma).to_event(1), obs=y)
+            pyro.sample("y", dist.LogNormal(told.log(), sigma).to_event(1), obs=y)
 
     def reported(theta: Theta) -> Tensor:
         rates = theta["units"] * torch.tensor([1.0, 0.05, 1.0, 0.05])

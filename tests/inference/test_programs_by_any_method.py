@@ -69,6 +69,8 @@ def test_mode_law_and_evidence_of_a_conjugate_program_are_exact(posteriors):
     x = X.double()
     marginal = torch.distributions.MultivariateNormal(torch.zeros(40).double(), x @ x.T + NOISE**2 * torch.eye(40))
     assert law.log_marginal_likelihood == pytest.approx(float(marginal.log_prob(DATA.y[:, 0].double())), abs=1e-3)
+    evidence = law.log_importance_ratios(DATA, num_samples=5, seed=1)  # of the exact law, a constant
+    torch.testing.assert_close(evidence, marginal.log_prob(DATA.y[:, 0].double()).expand(5), rtol=0, atol=1e-2)
     diagonal = laplace.fit(line, DATA, structure="diagonal", num_epochs=50, seed=0)
     torch.testing.assert_close(diagonal.factor.diagonal() ** -2, covariance.inverse().diag(), rtol=1e-4, atol=0)
     assert diagonal.factor[1, 0] == 0

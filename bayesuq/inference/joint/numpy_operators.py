@@ -50,7 +50,7 @@ UNARY = {
     "clamp_min": "maximum({}, {})",
     "clamp_max": "minimum({}, {})",
 }
-ELEMENTWISE = {*BINARY, *COMPARISONS, *LOGICAL, *UNARY}
+ELEMENTWISE = {*BINARY, *COMPARISONS, *LOGICAL, *UNARY, "addcmul", "addcdiv"}
 
 
 def expression(operator: Any, written: Sequence[str], step: Any, write: Callable[[Any], str]) -> str | None:
@@ -72,6 +72,9 @@ def expression(operator: Any, written: Sequence[str], step: Any, write: Callable
             return written[0] if args[1] == 1 else f"({written[0]} * {written[0]})"
         right = written[1] if factor == 1 else f"({write(factor)} * {written[1]})"
         return f"({written[0]} {BINARY[name]} {right})"
+    if name in ("addcmul", "addcdiv"):
+        factor = "" if step.kwargs.get("value", 1) == 1 else f"{write(step.kwargs['value'])} * "
+        return f"({written[0]} + {factor}{written[1]} {'*' if name == 'addcmul' else '/'} {written[2]})"
     if name in COMPARISONS or name in LOGICAL:
         return f"({written[0]} {(COMPARISONS | LOGICAL)[name]} {written[1]})"
     if name in UNARY:
@@ -108,6 +111,8 @@ def _indexing(name: str, written: Sequence[str], args: Sequence[Any], shape: tup
         place = f"{args[3]}" if name == "select_backward" else f"{args[3]}:{args[4]}:{args[5]}"
         place = f"{':, ' * _positive(args[2], len(shape))}{place}"
         return f"put(zeros({shape}, {dtype!r}), index_of[{place}], {written[0]})"
+    if name == "flip":
+        return f"flip({written[0]}, {tuple(args[1])})"
     if name in ("cat", "stack"):
         function = "concatenate" if name == "cat" else "stack"
         return f"{function}({written[0]}, {args[1] if len(args) > 1 else 0})"
@@ -170,7 +175,7 @@ def log_softmax(x: Any, axis: int) -> Any:
 
 _OF_NUMPY = (
     "exp log log1p expm1 sqrt sign sin cos tanh maximum minimum where isnan isinf array reshape broadcast_to "
-    "concatenate stack add mean cumsum dot zeros"
+    "concatenate stack flip add mean cumsum dot zeros"
 )
 NAMES: dict[str, Any] = {name: getattr(np, name) for name in _OF_NUMPY.split()}
 NAMES |= {name: getattr(special, name) for name in ("expit", "gammaln", "digamma", "erf", "xlogy")}

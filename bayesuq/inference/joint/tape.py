@@ -196,9 +196,8 @@ class _Writer:
         return self.names["played"]
 
     def _add(self, targets: tuple[str, ...], text: str) -> None:
-        used = [name for name in self.values if name not in targets]
         code = compile(text, "<recorded>", "eval")
-        self.lines.append((targets, text, [name for name in code.co_names if name in self.values or name in used]))
+        self.lines.append((targets, text, [name for name in code.co_names if name in self.values]))
 
     def _agrees(
         self, text: str, targets: tuple[str, ...], outputs: Sequence[Tensor], *, is_tuple: bool = False

@@ -16,7 +16,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bayesuq.data import Batch
+from bayesuq.arrays import check_count
+from bayesuq.data import Batch, Dataset
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.program_call import Observed, ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint, running
@@ -24,11 +25,12 @@ from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_mode import ProgramSession, find_mode, program_session
+from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.convergence import warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import QUALITY, Training
-from bayesuq.randomness import derive_seed, generator
+from bayesuq.randomness import derive_seed, generator, resolve_seed
 
 NUM_RATIOS = 500
 NEWTON_STEPS = 5
@@ -69,6 +71,29 @@ class ProgramLaplace(LatentPosterior):
     def latents(self, index: int, seed: int) -> dict[str, Tensor]:
         """The latents at a draw of the vector."""
         return self._joint.theta(self._vector(derive_seed(seed, index)), self._example)
+
+    def log_importance_ratios(self, data: Dataset, *, num_samples: int = 500, seed: int | None = None) -> Tensor:
+        """log p(u | x, y) + log p(y | x) - log q(u) at S draws u of the vector, (S,), float64, in nats.
+
+        `bayesuq.evaluation.diagnostics.fit_quality.evaluate_fit` reads from them how far q can be trusted.
+
+        Args:
+            data: What was fitted.
+            num_samples: S.
+            seed: The same seed gives the same draws as in `predict`.
+        """
+        reader = ProgramRows(self.program, self.observed, self.device)
+        rows = reader.open(data)
+        potential = ProgramPotential(reader.joint, rows)
+        return self._ratios(potential, check_count(num_samples, "num_samples"), resolve_seed(seed))
+
+    def _ratios(self, potential: ProgramPotential, num_samples: int, key: int) -> Tensor:
+        draws = torch.stack([self._vector(derive_seed(key, index)) for index in range(num_samples)])
+        factor = self.factor.double()
+        white = torch.linalg.solve_triangular(factor, (draws - self.mean).double().T, upper=False)
+        log_volume = 0.5 * len(self.mean) * math.log(2 * math.pi) + factor.diagonal().log().sum()
+        log_q = -0.5 * white.square().sum(dim=0) - log_volume
+        return torch.tensor([-potential.at(draw)[0] for draw in draws], dtype=torch.float64) - log_q.cpu()
 
     def _vector(self, seed: int) -> Tensor:
         white = torch.randn(len(self.mean), dtype=self.factor.dtype, generator=generator(seed)).to(self.mean.device)
@@ -176,12 +201,7 @@ def _hessian(opened: ProgramSession, flat: Tensor) -> Tensor:
 
 def _warn_by_ratios(posterior: ProgramLaplace, potential: ProgramPotential, key: int) -> None:
     """Look at p / q at draws of the law."""
-    draws = [posterior._vector(derive_seed(key, index)) for index in range(NUM_RATIOS)]
-    whites = torch.linalg.solve_triangular(
-        posterior.factor, (torch.stack(draws) - posterior.mean).to(posterior.factor).T, upper=False
-    )
-    log_q = -0.5 * whites.square().sum(dim=0)
-    ratios = torch.tensor([-potential.at(draw)[0] for draw in draws], dtype=torch.float64) - log_q.cpu()
+    ratios = posterior._ratios(potential, NUM_RATIOS, key)
     if not ratios.isfinite().all():
         outside = int((~ratios.isfinite()).sum())
         warn_of_fit(

@@ -19,7 +19,16 @@ def shifted(u):
     return made.cumsum(0).exp().sum()
 
 
+def swinging(u):
+    state, rates = u[:2], u[2:4]
+    for _ in range(20):
+        slope = state * torch.addcmul(rates, u[4:6], state.flip(0), value=-0.5)
+        state = torch.add(state, slope, alpha=0.05)
+    return state.square().sum()
+
+
 FUNCTIONS = {
+    "an equation of motion": swinging,
     "elementwise": lambda u: (u.exp().log1p() * u.tanh() / (1 + u**2) - u.sigmoid().sqrt() + u.abs().lgamma()).sum(),
     "branches within arrays": lambda u: (
         torch.where(u > 0.1, u**3, u.neg()).clamp(-1, 2).sum() + u.relu().square().sum()
@@ -69,3 +78,8 @@ def test_played_it_gives_values_and_gradients_of_other_vectors(name):
 @pytest.mark.parametrize("name", OTHERS_EACH_TIME)
 def test_what_another_vector_makes_another_function_is_not_recorded(name):
     assert recorded(with_gradient(OTHERS_EACH_TIME[name]), [noise(2, 9).abs(), -noise(3, 9).abs()]) is None
+
+
+def test_steps_of_an_equation_of_motion_call_no_operator_of_torch():
+    played = recorded(with_gradient(swinging), [noise(2, 9), noise(3, 9)])
+    assert not [name for name in played.steps.__globals__ if name[0] == "f" and name[1:].isdigit()]
