@@ -9,7 +9,7 @@ import torch
 
 from bayesuq.data import Dataset
 from bayesuq.fit_warnings import ConvergenceWarning
-from bayesuq.inference import ensemble, hmc, laplace, map_estimate, sgmcmc, variational
+from bayesuq.inference import ensemble, hmc, ivon, laplace, map_estimate, microcanonical, sgmcmc, swag, variational
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.training.checkpoint import Checkpoint
 from tests.inference.examples import noise
@@ -21,6 +21,7 @@ FITS = {
     "map_estimate": lambda **o: map_estimate.fit(line, DATA, num_epochs=50, **o),
     "laplace": lambda **o: laplace.fit(line, DATA, num_epochs=50, **o),
     "sgmcmc": lambda **o: sgmcmc.fit(line, DATA, num_samples=30, num_warmup=50, num_chains=2, **o),
+    "microcanonical": lambda **o: microcanonical.fit(line, DATA, num_members=2, num_samples=20, num_warmup=200, **o),
     "ensemble": lambda **o: ensemble.fit(line, DATA, num_members=2, num_epochs=20, bootstrap=True, **o),
 }
 
@@ -151,8 +152,15 @@ def test_guides_fit_sites_of_any_name_several_inputs_and_latents_of_rows():
         (lambda: laplace.fit(line, DATA, subset="last_layer"), "are for networks"),
         (lambda: sgmcmc.fit(line, DATA, vectorised=True), "one after another"),
         (lambda: ensemble.fit(line, DATA, initialise="keep"), "are for networks"),
+        (lambda: microcanonical.fit(line, DATA, validation=DATA), "begin without training"),
     ],
 )
 def test_what_a_program_does_not_have_is_refused_by_name(call, message):
     with pytest.raises(ValueError, match=message):
         call()
+
+
+@pytest.mark.parametrize("fit", [ivon.fit, swag.fit])
+def test_a_method_of_networks_alone_names_those_of_programs(fit):
+    with pytest.raises(TypeError, match=r"A Pyro program is fitted by variational, laplace, .* microcanonical"):
+        fit(line, DATA)

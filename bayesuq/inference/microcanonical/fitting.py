@@ -9,6 +9,7 @@ Reference:
 """
 
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Unpack, cast
 
@@ -20,13 +21,18 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.agreement import disagreement, warn_of_disagreement
 from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.chains.program_starts import ProgramStart
 from bayesuq.inference.chains.starts import Constants, starting_points
 from bayesuq.inference.ensemble import fitting as ensemble
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.program_call import Observed, check_unnamed
+from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.microcanonical.dynamics import Energies
+from bayesuq.inference.microcanonical.program import ProgramRun, fit_program
 from bayesuq.inference.microcanonical.run import Plan, Run
 from bayesuq.inference.microcanonical.sampling import ENERGY_VARIANCE, checked_plan
 from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.posteriors.program import ProgramChains
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
@@ -50,23 +56,26 @@ MOST_REPEATED = 0.5  # of the targets
 
 @training_options(num_epochs=NUM_EPOCHS, learning_rate=LEARNING_RATE)
 def fit(
-    model: BayesianNetwork,
+    model: BayesianNetwork | Program,
     data: Data,
     *,
+    observed: Observed = None,
     num_members: int = 8,
     num_samples: int = 200,
     num_warmup: int = 3000,
     thinning: int = 10,
     energy_variance: float = ENERGY_VARIANCE,
-    start: ensemble.EnsemblePosterior | WeightPosterior | None = None,
+    start: ensemble.EnsemblePosterior | WeightPosterior | ProgramStart | None = None,
     **options: Unpack[TrainingOptions],
-) -> "MicrocanonicalPosterior":
+) -> "MicrocanonicalPosterior | ProgramChains":
     """Train networks, and draw from the posterior by a microcanonical chain from each.
 
     Args:
         model: The joint density. Normalisation layers are in evaluation mode in the chains, with the statistics of the
-            first member, from which all chains then begin. Sites learned as point values stay at the members' mean.
+            first member, from which all chains then begin. Sites learned as point values stay at the members' mean. A
+            Pyro program, of which nothing is trained, has chains that begin as those of `hmc.fit`.
         data: Rows to fit, or a DataLoader of them, which the chains read once: all rows are held in memory.
+        observed: Of a program, the names of its observed sites: see `hmc.fit`.
         num_members: Networks, and chains.
         num_samples: Draws of each chain that are kept.
         num_warmup: Steps of each chain before, in which its step size and length are tuned.
@@ -74,7 +83,8 @@ def fit(
         energy_variance: Variance of a step's energy error a dimension that step sizes are tuned to, in nats squared. No
             step is refused, so that this is what decides how right the draws are: variances of known Gaussians are 1 to
             2 % small at 0.0005, and 6 to 16 % at the paper's 0.1, whose steps are 1.3 to 1.7 times as long.
-        start: A fitted ensemble, or any posterior over weights, that the chains begin at; None trains one.
+        start: A fitted ensemble, or any posterior over weights, that the chains begin at; None trains one. Of a
+            program, "uniform", which None is, "prior" or a fitted posterior.
         num_epochs: Passes over the data by which the networks are trained.
         learning_rate: Adam's step size at the start, likewise.
         validation: Rows whose predictive log density is watched while networks train: each chain begins at the weights
@@ -86,17 +96,18 @@ def fit(
             bits. Where the file is there and `seed` is None, its seed is taken.
 
     Returns:
-        All draws, with the sampler's statistics of each.
+        All draws, with the sampler's statistics of each: a `MicrocanonicalPosterior` over weights, `ProgramChains` of a
+        program's latents.
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
-        ValueError: Data that the network or the likelihood does not take; options out of range; a `start` of another
-            model; a network of a single parameter.
+        ValueError: Data that the network, the likelihood or the program does not take; options out of range; a `start`
+            of another model; a network or a program of a single number; options of training, of a program.
         FloatingPointError: The loss of a network stopped being finite.
 
     Warns:
         ConvergenceWarning: Steps diverged after the warm-up, or their energy errors are beyond the target; chains
-            disagree in what they predict.
+            disagree in what they predict, or in a program's latents.
         UserWarning: Targets that repeat themselves under noise without a floor, which a network may make nothing.
 
     Example:
@@ -109,9 +120,10 @@ def fit(
     """
     plan = checked_plan(num_samples, num_warmup, thinning, energy_variance, None, None)
     check_count(num_members, "num_members")
-    if not isinstance(model, BayesianNetwork):
-        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
     training = Training.of(options)
+    if not isinstance(model, BayesianNetwork):
+        return _fit_program(model, data, observed, start, ProgramRun.of(plan, num_members, training))
+    check_unnamed(observed)
     model = model if training.device is None else model.to(training.device)
     file = Checkpoint.of(training.checkpoint)
     key = resolve_seed(training.seed) if file is None else file.claim(options["seed"])
@@ -119,7 +131,7 @@ def fit(
         rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
     warn_of_scales(model.likelihood, rows)
     _warn_of_repeats(model, rows)
-    given = start if start is not None else _trained(model, data, options, num_members, key, file)
+    given: Any = start if start is not None else _trained(model, data, options, num_members, key, file)
     begins = as_one(given) if isinstance(given, ensemble.EnsemblePosterior) else given
     constants = Constants.of(model, begins)
     potential = NetworkPotential(model, rows, fixed=constants.fixed, buffers=constants.buffers)
@@ -133,9 +145,15 @@ def fit(
     posterior = _posterior(model, constants, run)
     worst, share = disagreement(posterior, rows)
     posterior = replace(posterior, prediction_r_hat=worst)
-    _warn(posterior)
+    _warn(posterior.statistics, posterior.energy_variance, plan.energy_variance)
     warn_of_disagreement(worst, share)
     return posterior
+
+
+def _fit_program(model: Program, data: Data, observed: Observed, start: Any, run: ProgramRun) -> ProgramChains:
+    chains, reached = fit_program(model, data, observed, start, run)
+    _warn(chains.statistics, reached, run.plan.energy_variance)
+    return chains
 
 
 def energies_of(potential: NetworkPotential) -> Energies:
@@ -281,14 +299,13 @@ def _warn_of_repeats(model: BayesianNetwork, rows: Batch) -> None:
         )
 
 
-def _warn(posterior: MicrocanonicalPosterior) -> None:
-    if posterior.num_divergences:
-        number, all_of_them = posterior.num_divergences, posterior.statistics["diverging"].numel()
+def _warn(statistics: Mapping[str, Tensor], reached: float, wanted: float) -> None:
+    diverging = statistics["diverging"]
+    if diverging.any():
         warn_of_fit(
-            f"Steps of {number} of {all_of_them} draws diverged; the chains went on from where they were, with smaller "
-            "ones. Raise `num_warmup`, lower `energy_variance`, or choose other priors."
+            f"Steps of {int(diverging.sum())} of {diverging.numel()} draws diverged; the chains went on from where "
+            "they were, with smaller ones. Raise `num_warmup`, lower `energy_variance`, or choose other priors."
         )
-    reached, wanted = posterior.energy_variance, posterior.wanted_energy_variance
     if reached > MOST_VARIANCE * wanted:
         warn_of_fit(
             f"The energy errors have a variance of {reached:.2g} nats squared a dimension, where {wanted:.2g} was "

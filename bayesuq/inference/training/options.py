@@ -7,6 +7,7 @@ from os import PathLike
 from typing import Any, Literal, ParamSpec, Self, TypedDict, TypeVar, Unpack
 
 import torch
+from torch import nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_count, check_positive
@@ -26,6 +27,7 @@ SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY, LOOKS = range(6)  # what a fit's se
 NUM_EPOCHS = 100  # and on small data as many as make
 FEWEST_STEPS = 2000
 BATCH_SIZE = 128
+OF_PROGRAMS = "variational, laplace, map_estimate, ensemble, hmc, sgmcmc and microcanonical"
 
 
 @dataclass(frozen=True)
@@ -175,7 +177,9 @@ def session(
     anew at each step.
     """
     if not isinstance(model, BayesianNetwork):
-        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.")
+        given = callable(model) and not isinstance(model, nn.Module)
+        remedy = f" A Pyro program is fitted by {OF_PROGRAMS}." if given else ""
+        raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.{remedy}")
     model = model if training.device is None else model.to(training.device)
     with sources(NetworkReader(model), data, training) as (source, validation):
         warn_of_scales(model.likelihood, source.rows)

@@ -1,0 +1,129 @@
+"""Microcanonical chains of a Pyro program: they move in its flat vector, and begin where chains of `hmc` do.
+
+A program's density is no valley behind a hill, as a network's is: no optimiser goes before. All chains have one unit
+of length in every coordinate, so that a program is written with latents of about one size, or draws are correlated.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from bayesuq.data import Batch
+from bayesuq.inference.chains.agreement import warn_unless_latents_agree
+from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
+from bayesuq.inference.joint.program_call import Observed
+from bayesuq.inference.joint.program_joint import ProgramJoint
+from bayesuq.inference.joint.program_potential import ProgramPotential
+from bayesuq.inference.joint.programs import Program, check_program
+from bayesuq.inference.microcanonical.run import Plan, Run
+from bayesuq.inference.posteriors.program import ProgramChains, parts_of
+from bayesuq.inference.posteriors.program_reader import ProgramRows
+from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.identity import Identity, digest, tolerance_of
+from bayesuq.inference.training.minibatches import Data, Source, all_rows
+from bayesuq.inference.training.model_contents import probed_energy
+from bayesuq.inference.training.options import Training
+from bayesuq.inputs import named_leaves
+from bayesuq.randomness import derive_seed, isolated, resolve_seed
+
+DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
+
+
+@dataclass(frozen=True)
+class ProgramRun:
+    """What a fit does, whatever the program.
+
+    Attributes:
+        num_chains: Chains.
+        plan: How long they run, and how finely.
+        key: The fit's seed.
+        checkpoint: Beside which the chains write a file of theirs.
+        device: Where to compute.
+        progress: Whether to show a bar.
+    """
+
+    num_chains: int
+    plan: Plan
+    key: int
+    checkpoint: Checkpoint | None
+    device: torch.device | str | None
+    progress: bool | None
+
+    @classmethod
+    def of(cls, plan: Plan, num_chains: int, training: Training) -> "ProgramRun":
+        """Of a fit's options; those that train networks are left as they are.
+
+        Raises:
+            ValueError: Rows to watch, callbacks: nothing is trained.
+        """
+        if training.validation is not None or training.callbacks:
+            raise ValueError(
+                "Chains of a program begin without training: leave `validation` and `callbacks` out. To begin at a "
+                "mode, pass `start=map_estimate.fit(program, data, ...)`."
+            )
+        file = Checkpoint.of(training.checkpoint)
+        key = resolve_seed(training.seed) if file is None else file.claim(training.seed)
+        return cls(num_chains, plan, key, file, training.device, training.progress)
+
+
+def fit_program(
+    program: Program, data: Data, observed: Observed, start: ProgramStart | None, run: ProgramRun
+) -> tuple[ProgramChains, float]:
+    """Chains of a program's latents, and the variance of the energy error that they reached, in nats squared.
+
+    Raises:
+        TypeError: No program, or a start of another kind.
+        ValueError: See `hmc.fit`; a program of a single number.
+    """
+    check_program(program)
+    reader = ProgramRows(program, observed, run.device)
+    with isolated(derive_seed(run.key, DATA)):  # which a loader may draw its order from
+        rows = all_rows(Source(reader, data, batch_size=1))
+    joint = reader.joint
+    if joint.layout.size < 2:
+        raise ValueError("A direction needs at least two numbers; the program's latents have one. Take `hmc.fit`.")
+    potential = ProgramPotential(joint, rows)
+    positions = program_starts(potential, start or "uniform", run.num_chains, derive_seed(run.key, STARTS))
+    chains = Run(potential.at_rows, positions, run.plan, derive_seed(run.key, CHAINS))
+    if run.checkpoint is None:
+        chains.finish(None, None, run.progress)
+    else:
+        identity = _identity(potential, positions, run)
+        chains.finish(run.checkpoint.of_part("chains"), identity, run.progress)
+    warn_unless_latents_agree(chains.draws, joint.layout.slices())
+    return _posterior(joint, rows, chains), chains.energy_variance()
+
+
+def _posterior(joint: ProgramJoint, rows: Batch, chains: Run) -> ProgramChains:
+    needed = joint.needed(rows)
+    return ProgramChains(
+        program=joint.call.program,
+        observed=joint.observed,
+        local=joint.layout.local,
+        rows=parts_of(needed.x),
+        draws=joint.thetas(chains.draws, rows),
+        statistics=chains.told,
+        warmup_statistics={},
+        inverse_mass=chains.draws.new_zeros(len(chains.draws), 0),
+    )
+
+
+def _identity(potential: ProgramPotential, positions: Tensor, run: ProgramRun) -> Identity:
+    """What tells the chains from others."""
+    joint, rows = potential.joint, potential.rows
+    weight = {} if rows.weight is None else {"weight": rows.weight}
+    return Identity(
+        options={
+            "seed": run.key,
+            **{name: value for name, value in vars(run.plan).items() if name != "num_samples"},
+            "device": joint.device.type,
+            "data": f"{len(rows.y)} rows, {digest({**named_leaves(rows.x), 'y': rows.y, **weight})}",
+            **joint.sites(),
+        },
+        lengths={"num_samples": run.plan.num_samples},
+        contents={"start": digest({"positions": positions})},
+        numbers=probed_energy(potential.at, positions[0]),
+        tolerance=tolerance_of(positions.dtype),
+        text=repr(joint),
+    )
