@@ -11,9 +11,10 @@ Reference:
 """
 
 import sys
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 from os import PathLike
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,9 +22,14 @@ from torch import Tensor
 from bayesuq.arrays import check_count, check_fraction, check_one_of, check_positive
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_latents_agree
+from bayesuq.inference.chains.agreement import (
+    warn_unless_agreed,
+    warn_unless_draws_agree,
+    warn_unless_latents_agree,
+)
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.nuts import Nuts
+from bayesuq.inference.chains.onwards import check_same_density, ends_of, fixed_of, kernel_of, longer, seed_of
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.processes import (
     ChainMethod,
@@ -55,10 +61,11 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
 
-__all__ = ["HmcPosterior", "fit"]
+__all__ = ["HmcPosterior", "extend", "fit"]
 __dir__ = __all__.copy
 
 KernelName = Literal["nuts", "hmc"]
+ChainsT = TypeVar("ChainsT", bound="HmcPosterior | ProgramChains")
 NUM_STEPS = 32
 OFTEN = 0.05  # of all draws at the bound on the tree's depth
 DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
@@ -165,6 +172,69 @@ def fit(
     return _fit_program(ProgramRows(model, observed, device), data, start or "uniform", run)
 
 
+@suggests_names
+def extend(
+    posterior: "ChainsT",
+    data: Data,
+    *,
+    num_samples: int = 1000,
+    chain_method: ChainMethod | None = None,
+    progress: bool | None = None,
+) -> "ChainsT":
+    """Draw more from chains that were fitted: they go on where they ended, with the same scales and step sizes.
+
+    The draws are those of one longer fit, bit for bit, whatever chains were saved and loaded in between.
+
+    Args:
+        posterior: What `fit` gave, or this function.
+        data: The rows that were fitted; posteriors do not hold them.
+        num_samples: Further draws of each chain.
+        chain_method: See `fit`.
+        progress: See `fit`.
+
+    Returns:
+        A posterior of the draws of before and these behind them.
+
+    Raises:
+        TypeError: No such posterior.
+        ValueError: Chains of another sampler, or of a file of before, which do not hold where they ended; data that
+            are not those that were fitted.
+
+    Warns:
+        ConvergenceWarning: See `fit`; it is asked of all draws.
+
+    Example:
+        >>> from bayesuq.data import Dataset
+        >>> from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+        >>> model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=0.5))
+        >>> data = Dataset([[0.0], [1.0], [2.0]], [0.0, 1.0, 2.0])
+        >>> posterior = fit(model, data, num_samples=50, num_warmup=100, num_chains=2, seed=0)
+        >>> extend(posterior, data, num_samples=50).draws.shape[:2]
+        torch.Size([2, 100])
+    """
+    if not isinstance(posterior, HmcPosterior | ProgramChains):
+        raise TypeError(f"`posterior` must be what `hmc.fit` gave; got {type(posterior).__name__}.")
+    if not posterior.ends:
+        raise ValueError(
+            "These chains do not hold where they ended: they come from another sampler, or from a file of an earlier "
+            "version. Begin new ones there: `hmc.fit(model, data, start=posterior)`."
+        )
+    check_count(num_samples, "num_samples")
+    if chain_method is not None:
+        check_one_of(chain_method, "chain_method", ChainMethod)
+    ends = posterior.ends
+    together = len(ends["noise"]) < posterior.num_chains
+    if together or (chain_method is None and posterior.num_chains == 1):
+        chain_method = "vectorised" if together else "sequential"
+    kernel, plan = kernel_of(ends), Plan(num_samples, 0, int(ends["thinning"]))
+    shown = sys.stderr.isatty() if progress is None else progress
+    depth = kernel.max_tree_depth if isinstance(kernel, Nuts) else 0
+    run = _Run(kernel, plan, posterior.num_chains, chain_method, seed_of(ends), None, shown, depth, posterior)
+    if isinstance(posterior, HmcPosterior):
+        return _extend_network(posterior, data, run)
+    return _extend_program(posterior, data, run)
+
+
 @dataclass(frozen=True)
 class _Run:
     """The options of a fit that do not depend on the model."""
@@ -177,6 +247,7 @@ class _Run:
     checkpoint: Checkpoint | None
     progress: bool
     max_tree_depth: int
+    ended: "HmcPosterior | ProgramChains | None" = None
 
     def rows(self, reader: Reader, data: Data) -> Batch:
         """All rows; a loader may draw their order."""
@@ -186,7 +257,9 @@ class _Run:
     def job(self, model: BayesianNetwork | ProgramJoint, rows: Batch, constants: Constants) -> Job:
         """What the processes need to know, without what tells the fit from others."""
         seed = derive_seed(self.key, CHAINS)
-        return Job(model, rows, constants, self.kernel, self.plan, seed, None, self.checkpoint, self.progress)
+        ended = self.ended
+        ends = None if ended is None else {**ended.ends, "inverse_mass": ended.inverse_mass}
+        return Job(model, rows, constants, self.kernel, self.plan, seed, None, self.checkpoint, self.progress, ends)
 
     def chains(self, job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor) -> Chains:
         """Run them."""
@@ -200,7 +273,15 @@ class _Run:
         warn_of_cost(job, cost, self.num_chains, method)
         chains = run_chains(job, positions, method, potential)
         _warn(chains, self.max_tree_depth)
-        return chains
+        return replace(chains, ends=ends_of(chains, self.kernel, self.plan, self.key, job.constants.fixed))
+
+    def further(
+        self, ended: "HmcPosterior | ProgramChains", job: Job, potential: NetworkPotential | ProgramPotential
+    ) -> Chains:
+        """The draws behind those that there are."""
+        positions = ended.ends["positions"]
+        check_same_density(potential, positions, ended.statistics["lp"][:, -1])
+        return self.chains(job, potential, positions)
 
 
 def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> "HmcPosterior":
@@ -232,7 +313,35 @@ def _fit_program(reader: ProgramRows, data: Data, start: Any, run: _Run) -> Prog
         statistics=chains.statistics,
         warmup_statistics=chains.warmup_statistics,
         inverse_mass=chains.inverse_mass,
+        ends=chains.ends,
     )
+
+
+def _extend_network(posterior: "HmcPosterior", data: Data, run: _Run) -> "HmcPosterior":
+    model = posterior.model
+    constants = Constants(fixed_of(posterior.ends), posterior.buffers)
+    rows = run.rows(NetworkReader(model), data)
+    potential = NetworkPotential(model, rows, fixed=constants.fixed, buffers=constants.buffers)
+    chains = run.further(posterior, run.job(model, rows, constants), potential)
+    extended = replace(
+        posterior,
+        draws=torch.cat([posterior.draws, constants.behind(model, chains.draws)], dim=1),
+        statistics=longer(posterior.statistics, chains.statistics),
+        ends=chains.ends,
+    )
+    warn_unless_agreed(extended, rows)
+    return extended
+
+
+def _extend_program(posterior: ProgramChains, data: Data, run: _Run) -> ProgramChains:
+    reader = ProgramRows(posterior.program, posterior.observed, posterior.device)
+    rows = run.rows(reader, data)
+    joint = reader.joint
+    job, potential = run.job(joint, rows, Constants({}, {})), ProgramPotential(joint, rows)
+    chains = run.further(posterior, job, potential)
+    draws = longer(posterior.draws, joint.thetas(chains.draws, rows))
+    warn_unless_draws_agree(draws)
+    return replace(posterior, draws=draws, statistics=longer(posterior.statistics, chains.statistics), ends=chains.ends)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -248,9 +357,11 @@ class HmcPosterior(ChainPosterior):
             where any of its transitions was; the rest is that of the last.
         warmup_statistics: The same of each transition of the warm-up, (C, W); empty where it was not kept.
         inverse_mass: Variances of the unconstrained random sites as adapted, (C, R).
+        ends: What `extend` goes on from; empty in files of before.
     """
 
     inverse_mass: Tensor
+    ends: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_divergences(self) -> int:
@@ -347,4 +458,5 @@ def _posterior(model: BayesianNetwork, constants: Constants, chains: Chains) -> 
         statistics=chains.statistics,
         warmup_statistics=chains.warmup_statistics,
         inverse_mass=chains.inverse_mass,
+        ends=chains.ends,
     )

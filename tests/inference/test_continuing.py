@@ -46,3 +46,45 @@ def test_chains_of_a_program_and_of_a_network_begin_at_given_values() -> None:
     chains = hmc.fit(model, DATA, start=bq.from_samples(model, weights), **still)
     for name, value in chains.sample_weights().items():
         torch.testing.assert_close(value, weights[name], rtol=1e-5, atol=1e-6)
+
+
+NETWORK = bq.models.BayesianNetwork(
+    bq.models.networks.mlp(1, (2,), 1, seed=0), bq.models.priors.Normal(), bq.models.likelihoods.Normal(scale="learned")
+)
+MODE = bq.inference.map_estimate.fit(NETWORK, DATA, num_epochs=5, seed=0)
+OPTIONS: dict[str, dict[str, Any]] = {
+    "a program by NUTS": {"thinning": 2},
+    "a network by NUTS": {"start": MODE, "max_tree_depth": 4},
+    "a network's chains together": {"start": MODE, "kernel": "hmc", "num_steps": 3, "chain_method": "vectorised"},
+    "trajectories of a length": {"kernel": "hmc", "trajectory_length": 0.5, "step_size": 0.1},
+}
+
+
+@pytest.mark.filterwarnings("ignore::bayesuq.ConvergenceWarning", "ignore:A model of your own:UserWarning")
+@pytest.mark.parametrize("name", OPTIONS)
+def test_chains_that_ended_go_on_with_the_bits_of_a_longer_run_saved_and_loaded_in_between(
+    name: str, tmp_path: Any
+) -> None:
+    model = NETWORK if "start" in OPTIONS[name] else line
+    options: dict[str, Any] = {"num_warmup": 15, "num_chains": 2, "seed": 3, **OPTIONS[name]}
+    whole = hmc.fit(model, DATA, num_samples=12, **options)
+    hmc.fit(model, DATA, num_samples=5, **options).save(tmp_path / "chains")
+    loaded: Any = bq.load(tmp_path / "chains", model=None if model is NETWORK else line)
+    longer = hmc.extend(hmc.extend(loaded, DATA, num_samples=4), DATA, num_samples=3)
+    draws, others = whole.sample_weights(), longer.sample_weights()
+    assert all(torch.equal(draws[site], others[site]) for site in draws)
+    assert all(torch.equal(table, longer.statistics[key]) for key, table in whole.statistics.items())
+    assert torch.equal(whole.ends["noise"], longer.ends["noise"])
+
+
+@pytest.mark.filterwarnings("ignore::bayesuq.ConvergenceWarning")
+def test_chains_go_on_with_their_own_data_alone_and_those_of_other_samplers_do_not() -> None:
+    options: dict[str, Any] = {"num_samples": 10, "num_warmup": 20, "seed": 0}
+    chains = hmc.fit(line, DATA, num_chains=1, **options)
+    with pytest.raises(ValueError, match="are not those that were fitted"):
+        hmc.extend(chains, bq.Dataset(DATA.x, DATA.y + 0.5), num_samples=1)
+    with pytest.raises(TypeError, match=r"must be what `hmc\.fit` gave"):
+        hmc.extend(MODE, DATA)
+    drawn = bq.from_samples(line, {"slope": torch.randn(4), "scale": torch.rand(4)}, DATA)
+    with pytest.raises(ValueError, match="do not hold where they ended"):
+        hmc.extend(drawn, DATA)

@@ -14,6 +14,7 @@ Reference:
 import math
 from collections.abc import Mapping
 from dataclasses import replace
+from itertools import accumulate, pairwise
 
 import torch
 from torch import Tensor
@@ -74,6 +75,14 @@ def warn_unless_latents_agree(draws: Tensor, slices: Mapping[str, slice]) -> Non
             "posterior yet. Raise `num_warmup` and `num_samples`; or write the program so that its latents are nearly "
             "independent: centre inputs, draw what a scale multiplies from Normal(0, 1), order what could be swapped."
         )
+
+
+def warn_unless_draws_agree(draws: Mapping[str, Tensor]) -> None:
+    """As `warn_unless_latents_agree`, of draws on the latents' own support, (C, D, ...) by name."""
+    flat = {name: value.flatten(2) if value.ndim > 2 else value.unsqueeze(2) for name, value in draws.items()}
+    edges = pairwise(accumulate((value.shape[2] for value in flat.values()), initial=0))
+    slices = {name: slice(*edge) for name, edge in zip(flat, edges, strict=True)}
+    warn_unless_latents_agree(torch.cat(list(flat.values()), dim=2), slices)
 
 
 def disagreement(posterior: ChainPosterior, rows: Batch) -> tuple[float, float]:

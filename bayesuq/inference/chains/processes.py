@@ -6,7 +6,7 @@ The first two give the same bits, because a chain depends on its own seed alone 
 import math
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -24,7 +24,7 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.potential import NetworkPotential
-from bayesuq.inference.chains.run import Chains, Plan, Watch, run
+from bayesuq.inference.chains.run import Chains, End, Plan, Watch, go_on, run
 from bayesuq.inference.chains.starts import Constants
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
@@ -59,6 +59,7 @@ class Job:
         fit: What tells it from others, for checkpoints; None without them.
         checkpoint: The fit's file; chains have files of their own beside it.
         progress: Whether to show bars.
+        ends: Where chains ended that are to go on, as `End.of` takes them; None for new ones.
     """
 
     model: BayesianNetwork | ProgramJoint
@@ -70,6 +71,7 @@ class Job:
     fit: Identity | None
     checkpoint: Checkpoint | None
     progress: bool
+    ends: Mapping[str, Tensor] | None = None
 
     def potential(self) -> NetworkPotential | ProgramPotential:
         """The energy, with buffers of its own."""
@@ -102,8 +104,7 @@ def run_chains(
         return Chains.joined(Parallel(n_jobs=processes, backend="loky")(work))
     potential = job.potential() if potential is None else potential
     if method == "vectorised":
-        watch = job.watch("chains", positions)
-        return run(potential, job.kernel, positions, job.plan, derive_seed(job.seed, 0), watch)
+        return _moved(job, positions, 0, potential, job.watch("chains", positions))
     return Chains.joined([_run_one(job, positions[c : c + 1], c, potential) for c in range(len(positions))])
 
 
@@ -154,14 +155,16 @@ def _run_one(
 ) -> Chains:
     """One chain, on one thread: sums in another order would have other bits."""
     with one_thread():
-        return run(
-            potential,
-            job.kernel,
-            position,
-            job.plan,
-            derive_seed(job.seed, chain),
-            job.watch(f"chain-{chain}", position, line, parent),
-        )
+        return _moved(job, position, chain, potential, job.watch(f"chain-{chain}", position, line, parent))
+
+
+def _moved(
+    job: Job, positions: Tensor, number: int, potential: NetworkPotential | ProgramPotential, watch: Watch
+) -> Chains:
+    """The run of this number."""
+    if job.ends is not None:
+        return go_on(potential, job.kernel, End.of(job.ends, number), job.plan, watch)
+    return run(potential, job.kernel, positions, job.plan, derive_seed(job.seed, number), watch)
 
 
 @contextmanager

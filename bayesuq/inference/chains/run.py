@@ -59,12 +59,16 @@ class Chains:
         statistics: Of each draw, (C, D), by name.
         warmup_statistics: Of each transition of the warm-up, (C, W), by name; empty where it was not kept.
         inverse_mass: The adapted scales squared, of each chain, (C, P).
+        ends: What going on needs besides, of each chain, or of each run of chains that move together: `positions`,
+            (C, P); `noise`, the states of the generators, (R, B); `log_step_size`, (R,); whether the potential was
+            `recorded`, (R,).
     """
 
     draws: Tensor
     statistics: Mapping[str, Tensor]
     warmup_statistics: Mapping[str, Tensor]
     inverse_mass: Tensor
+    ends: Mapping[str, Tensor]
 
     @classmethod
     def joined(cls, parts: "list[Chains]") -> "Chains":
@@ -75,7 +79,37 @@ class Chains:
             {name: torch.cat([part.statistics[name] for part in parts]) for name in first.statistics},
             {name: torch.cat([part.warmup_statistics[name] for part in parts]) for name in first.warmup_statistics},
             torch.cat([part.inverse_mass for part in parts]),
+            {name: torch.cat([part.ends[name] for part in parts]) for name in first.ends},
         )
+
+
+@dataclass(frozen=True, eq=False)
+class End:
+    """Where chains that move together came to their end, and how they move.
+
+    Attributes:
+        positions: (C, P).
+        inverse_mass: (P,).
+        noise: The generator's state.
+        log_step_size: As the warm-up has it: the logarithm of the step size itself may differ in its last bit.
+        recorded: Whether the potential was recorded: it has other last bits.
+    """
+
+    positions: Tensor
+    inverse_mass: Tensor
+    noise: Tensor
+    log_step_size: float
+    recorded: bool
+
+    @classmethod
+    def of(cls, ends: Mapping[str, Tensor], run: int) -> "End":
+        """That of a run by its number, of `Chains.ends` with the chains' `inverse_mass`."""
+        together = len(ends["positions"]) // len(ends["noise"])
+        chains = slice(run * together, (run + 1) * together)
+        positions, scales = ends["positions"][chains], ends["inverse_mass"][chains][0]
+        log_step_size, recorded = float(ends["log_step_size"][run]), bool(ends["recorded"][run])
+        noise = ends["noise"][run].cpu().clone()  # generators cannot read from the middle of a tensor
+        return cls(positions, scales, noise, log_step_size, recorded)
 
 
 @dataclass(frozen=True)
@@ -111,6 +145,21 @@ def run(
     return _Run(potential, kernel, positions, plan, seed, watch or Watch()).finish()
 
 
+def go_on(potential: Potential, kernel: Kernel, end: End, plan: Plan, watch: Watch | None = None) -> Chains:
+    """Run chains that move together from where they came to their end, with the bits of a longer run.
+
+    Args:
+        potential: As in `run`, like the following.
+        kernel: See there.
+        end: Theirs.
+        plan: Of what follows, without a warm-up.
+        watch: See there.
+    """
+    onwards = _Run(potential, kernel, end.positions, plan, 0, watch or Watch())
+    onwards.put(end)
+    return onwards.finish()
+
+
 class _Run:
     """The loop.
 
@@ -135,16 +184,40 @@ class _Run:
         self.warmup: dict[str, Tensor] = {}
         self.between: list[Info] = []
         self.resumable = Resumable(watch.checkpoint, watch.fit, self._state, parent=watch.parent)
+        self.has_begun = False
+
+    def put(self, end: End) -> None:
+        """Set the run to where another one ended."""
+        self.noise.set_state(end.noise)
+        self.inverse_mass = end.inverse_mass
+        self.step_size = StepSize.kept(end.log_step_size)
+        self.is_recorded, self.has_begun = end.recorded, True
+        if not end.recorded:
+            self._compute_plainly()
+            self.points = Points.at(end.positions, self.potential)
 
     def finish(self) -> Chains:
         """Make the transitions that are left."""
         with self.resumable.alone():
-            if not self._resume():
+            if not self._resume() and not self.has_begun:
                 self._begin()
             self._run()
             self.resumable.write(self.done)
         inverse_mass = self.inverse_mass.expand(len(self.draws), -1).clone()
-        return Chains(self.draws, self.kept, self.warmup, inverse_mass)
+        return Chains(self.draws, self.kept, self.warmup, inverse_mass, self._end())
+
+    def _end(self) -> dict[str, Tensor]:
+        """As `Chains.ends` of the one run."""
+        return {
+            "positions": self.points.positions.clone(),
+            "noise": self.noise.get_state().unsqueeze(0),
+            "log_step_size": torch.tensor([self.step_size.log_average], dtype=torch.float64),
+            "recorded": torch.tensor([self.is_recorded]),
+        }
+
+    def _compute_plainly(self) -> None:
+        if isinstance(self.potential, NetworkPotential):
+            self.potential.compute_plainly()
 
     def _run(self) -> None:
         """The transitions that are left."""
@@ -213,8 +286,8 @@ class _Run:
         values, tensors = found
         device = self.inverse_mass.device
         self.is_recorded = values.get("is_recorded", False)  # files of before have the bits of torch's own sums
-        if not self.is_recorded and isinstance(self.potential, NetworkPotential):
-            self.potential.compute_plainly()
+        if not self.is_recorded:
+            self._compute_plainly()
         self.done = values["done"]
         self.step_size = StepSize(**values["step_size"])
         self.points = Points(**{name: tensor.to(device) for name, tensor in below("points.", tensors).items()})

@@ -46,7 +46,12 @@ class StepSize:
     @classmethod
     def of(cls, step_size: float) -> Self:
         """Beginning at a step size."""
-        return cls(math.log(step_size) + ANCHOR, math.log(step_size), math.log(step_size))
+        return cls.kept(math.log(step_size))
+
+    @classmethod
+    def kept(cls, log_step_size: float) -> Self:
+        """Beginning at the logarithm of a step size."""
+        return cls(log_step_size + ANCHOR, log_step_size, log_step_size)
 
     @property
     def current(self) -> float:

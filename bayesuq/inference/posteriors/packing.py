@@ -173,7 +173,7 @@ def unpack(
             f"pass it: `bayesuq.load(path, posteriors=[{body['class']}])`."
         )
     known = {item.name for item in fields(kind)}  # type: ignore[arg-type]
-    needed = {item.name for item in fields(kind) if item.default is MISSING}  # type: ignore[arg-type]
+    needed = {item.name for item in fields(kind) if item.default is item.default_factory is MISSING}  # type: ignore[arg-type]
     if not needed <= set(body["fields"]) <= known:  # files of before lack what was added since, with a default
         raise ValueError(f"The file's fields of {body['class']} are not those of this version of bayesuq.")
     values: dict[str, Any] = {}

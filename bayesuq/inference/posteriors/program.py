@@ -6,7 +6,7 @@ p(y* | x, D) = mean over s of p(y* | x, theta_s),      the law of the observed s
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import Any
 
@@ -222,6 +222,7 @@ class ProgramChains(LatentPosterior):
         statistics: Of each draw, (C, D), by ArviZ's names: of chains of NUTS those of `HmcPosterior`.
         warmup_statistics: Of the warm-up, (C, W).
         inverse_mass: Variances of the unconstrained latents as adapted, (C, P); empty where nothing was.
+        ends: What `hmc.extend` goes on from; empty of other chains, and of those of before.
     """
 
     program: Program
@@ -232,6 +233,7 @@ class ProgramChains(LatentPosterior):
     statistics: Mapping[str, Tensor]
     warmup_statistics: Mapping[str, Tensor]
     inverse_mass: Tensor
+    ends: Mapping[str, Tensor] = field(default_factory=dict)
 
     @property
     def num_chains(self) -> int:
