@@ -97,6 +97,10 @@ if __name__ == "__main__":
         regression = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
         data = Batch(torch.randn(num_rows, num_features), torch.randn(num_rows, 1), None)
         compare(regression, data, f"{title}, {num_features}-50-1", rounds=15)
+    rows = Batch(torch.randn(100, 1), torch.randn(100, 1), None)
+    for title, scale in (("known noise", 0.1), ("inferred noise", priors.HalfNormal())):
+        small = BayesianNetwork(networks.mlp(1, (18,), 1), priors.Normal(), likelihoods.Normal(scale=scale))
+        compare(small, rows, f"{title}, 1-18-1", rounds=15)
     net = networks.mlp(64, (50,), 10)
     digits = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
     data = Batch(torch.rand(1293, 64), torch.randint(10, (1293,)), None)

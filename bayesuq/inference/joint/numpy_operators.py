@@ -4,6 +4,7 @@ An operator that is not here is called as torch's own; one that is here and give
 """
 
 from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from math import inf, nan
 from typing import Any
 
@@ -12,6 +13,8 @@ import torch
 from scipy import special
 
 EXPANSIONS = ("expand",)
+VIEWS = ("view", "_unsafe_view", "reshape", "expand", "detach", "alias")  # that may have the shape that there was
+NEUTRAL = {"mul": 1, "div": 1, "add": 0, "sub": 0}  # numbers that change nothing
 BINARY = {"add": "+", "sub": "-", "mul": "*", "div": "/", "pow": "**"}
 COMPARISONS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<", "eq": "==", "ne": "!="}
 LOGICAL = {"logical_and": "&", "logical_or": "|", "bitwise_and": "&", "bitwise_or": "|"}
@@ -96,7 +99,9 @@ def expression(operator: Any, written: Sequence[str], step: Any, write: Callable
     if name == "permute":
         return f"{written[0]}.transpose({tuple(args[1])})"
     return (
-        _indexing(name, written, args, shape, dtype) or _reduction(name, written, args) or _product(name, written, step)
+        _indexing(name, written, args, shape, dtype)
+        or _reduction(name, written, step, dtype)
+        or _product(name, written, step)
     )
 
 
@@ -121,12 +126,23 @@ def _indexing(name: str, written: Sequence[str], args: Sequence[Any], shape: tup
     return None
 
 
-def _reduction(name: str, written: Sequence[str], args: Sequence[Any]) -> str | None:
+def pieces(name: str, written: str, step: Any) -> list[str] | None:
+    """The parts of an array that one operator cuts up, each an expression of its own; None of another operator."""
+    if name != "split_with_sizes":
+        return None
+    dim = _positive(step.args[2] if len(step.args) > 2 else 0, step.outputs[0].ndim)
+    edges = pairwise(accumulate(step.args[1], initial=0))
+    return [f"{written}[{':, ' * dim}{start}:{end}]" for start, end in edges]
+
+
+def _reduction(name: str, written: Sequence[str], step: Any, dtype: str) -> str | None:
+    args = step.args
     if name in ("sum", "mean"):
         function = "add.reduce" if name == "sum" else "mean"
+        kind = "" if step.kwargs.get("dtype") is None else f", dtype={dtype!r}"
         if len(args) == 1 or not args[1]:
-            return f"{function}({written[0]}, None)"
-        return f"{function}({written[0]}, {tuple(args[1])}, keepdims={len(args) > 2 and bool(args[2])})"
+            return f"{function}({written[0]}, None{kind})"
+        return f"{function}({written[0]}, {tuple(args[1])}{kind}, keepdims={len(args) > 2 and bool(args[2])})"
     if name == "logsumexp":
         return f"logsumexp({written[0]}, {tuple(args[1])}, keepdims={len(args) > 2 and bool(args[2])})"
     if name == "_log_softmax":

@@ -18,7 +18,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from bayesuq.inference.joint.numpy_operators import ELEMENTWISE, EXPANSIONS, NAMES, expression
+from bayesuq.inference.joint.numpy_operators import (
+    ELEMENTWISE,
+    EXPANSIONS,
+    NAMES,
+    NEUTRAL,
+    VIEWS,
+    expression,
+    pieces,
+)
 
 Function = Callable[[Tensor], tuple[Tensor, Tensor]]
 SHAPES = ("zeros_like", "ones_like", "full_like", "new_zeros", "new_ones", "new_full", "empty_like", "new_empty")
@@ -159,10 +167,13 @@ class _Writer:
     def write(self, step: Step) -> None:
         key = (step.operator, self._key(step.args), self._key(step.kwargs))
         if key in self.known:
-            self.same |= dict(zip(step.places, self.known[key], strict=True))
+            self.same |= {place: self._of(known) for place, known in zip(step.places, self.known[key], strict=True)}
             return
         self.known[key] = step.places
         name = step.operator.overloadpacket.__name__
+        if self._changes_nothing(name, step):
+            self.same[step.places[0]] = self._of(step.args[0].number)
+            return
         if name in EXPANSIONS and isinstance(step.args[0], Place):
             self.sources[step.places[0]] = self._of(step.args[0].number)
         targets = tuple(f"v{place}" for place in step.places)
@@ -175,6 +186,14 @@ class _Writer:
             if text is not None and self._agrees(text, targets, step.outputs):
                 self._add(targets, text)
                 return
+        parts = pieces(name, self._written(step.args[0], through=False), step) if step.args else None
+        if parts is not None and all(
+            self._agrees(text, (target,), (found,))
+            for text, target, found in zip(parts, targets, step.outputs, strict=True)
+        ):
+            for text, target in zip(parts, targets, strict=True):
+                self._add((target,), text)
+            return
         call = f"f{len(self.names)}"
         self.names[call] = _as_torch(step)
         arguments = [f"v{self._of(number)}" for number in dict.fromkeys(_places((step.args, step.kwargs)))]
@@ -182,6 +201,15 @@ class _Writer:
         if not self._agrees(text, targets, step.outputs, is_tuple=step.is_tuple or not targets):
             raise UnrecordableError(f"{step.operator} does not repeat itself")
         self._add(targets, f"{text}[0]" if step.is_tuple and len(targets) == 1 else text)
+
+    def _changes_nothing(self, name: str, step: Step) -> bool:
+        """Whether a value comes out as it went in: a view of its own shape, a product with 1, a sum with 0."""
+        if not step.args or not isinstance(step.args[0], Place) or len(step.outputs) != 1:
+            return False
+        value = self.values[f"v{self._of(step.args[0].number)}"]
+        same_kind = np.shape(value) == tuple(step.outputs[0].shape)
+        same_kind = same_kind and np.asarray(value).dtype == step.outputs[0].detach().numpy().dtype
+        return same_kind and (name in VIEWS or (name in NEUTRAL and _is_number(step.args[1], NEUTRAL[name])))
 
     def function(self, outputs: Sequence[Place]) -> Callable[[Any], tuple[Any, ...]]:
         """From the vector to the outputs, without the steps that they do not need."""
@@ -253,6 +281,10 @@ class _Writer:
         if isinstance(value, Mapping):
             return tuple((name, self._key(item)) for name, item in value.items())
         return (type(value).__name__, repr(value))
+
+
+def _is_number(value: Any, number: float) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and value == number
 
 
 def _as_torch(step: Step) -> Callable[..., Any]:

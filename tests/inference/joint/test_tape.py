@@ -5,8 +5,11 @@ import torch
 from torch.distributions import StudentT
 from torch.nn import functional
 
+from bayesuq.data import Batch
+from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.joint.program_joint import running
 from bayesuq.inference.joint.tape import recorded
+from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from tests.inference.examples import noise
 
 X, LABELS = noise(0, 6, 3), torch.tensor([0, 2, 1, 1, 0, 2])
@@ -29,6 +32,10 @@ def swinging(u):
 
 FUNCTIONS = {
     "an equation of motion": swinging,
+    "what changes nothing": lambda u: (
+        (((u * 1 + 0) / 1 - 0).view(9).expand(9) * 2 + (u + 0 * u).sum(dtype=u.dtype)).square().sum()
+    ),
+    "cut up": lambda u: sum(part.exp().sum() * k for k, part in enumerate(u.view(3, 3).split([1, 2], dim=1), start=1)),
     "elementwise": lambda u: (u.exp().log1p() * u.tanh() / (1 + u**2) - u.sigmoid().sqrt() + u.abs().lgamma()).sum(),
     "branches within arrays": lambda u: (
         torch.where(u > 0.1, u**3, u.neg()).clamp(-1, 2).sum() + u.relu().square().sum()
@@ -83,3 +90,16 @@ def test_what_another_vector_makes_another_function_is_not_recorded(name):
 def test_steps_of_an_equation_of_motion_call_no_operator_of_torch():
     played = recorded(with_gradient(swinging), [noise(2, 9), noise(3, 9)])
     assert not [name for name in played.steps.__globals__ if name[0] == "f" and name[1:].isdigit()]
+
+
+def test_a_small_network_with_an_inferred_scale_calls_no_operator_of_torch():
+    """So a leapfrog of 55 weights takes .2 ms of CPU, of .3 with the three calls that there were."""
+    model = BayesianNetwork(networks.mlp(1, (18,), 1), priors.Normal(), likelihoods.Normal(scale=priors.HalfNormal()))
+    potential = NetworkPotential(model, Batch(noise(0, 100, 1).float(), noise(1, 100, 1).float(), None))
+    position = 0.3 * noise(2, potential.layout.size).float()
+    value, gradient = potential.at(position)
+    names = potential._played[1].steps.__globals__
+    assert not [name for name in names if name[0] == "f" and name[1:].isdigit()]
+    plain, slope = potential._computed_at(position)
+    assert value == pytest.approx(plain, rel=1e-6)
+    torch.testing.assert_close(gradient, slope, rtol=1e-4, atol=1e-4)
