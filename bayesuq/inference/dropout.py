@@ -82,7 +82,7 @@ def fit(
         10
     """
     training = Training.of(options)
-    with session(model, data, training) as (model, source, watched):
+    with session(model, data, training, takes_losses=True) as (model, source, watched):
         _check_draws(model, source.rows.x)
         objective = ModeObjective(model, source.num_data)
         mode = objective.posterior(minimise(objective.objective(), source, watched, training))

@@ -285,6 +285,7 @@ class _Run:
 
 
 def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> "HmcPosterior":
+    model.likelihood.check_density()
     constants = Constants.of(model, start)
     rows = run.rows(NetworkReader(model), data)
     warn_of_scales(model.likelihood, rows)

@@ -86,7 +86,7 @@ def fit_mode(
     model: BayesianNetwork, data: Data, training: Training, *, adversarial: bool = False, fixed_start: bool = False
 ) -> "MapPosterior":
     """As `fit`, its options packed; with a fixed start, a checkpoint that began at other weights is another fit's."""
-    with session(model, data, training) as (model, source, validation):
+    with session(model, data, training, takes_losses=True) as (model, source, validation):
         step = adversarial_step(source) if adversarial else None
         mode = ModeObjective(model, source.num_data, adversarial_step=step)
         objective = replace(mode.objective(), from_network=()) if fixed_start else mode.objective()

@@ -93,7 +93,7 @@ def fit_modes(
     """
     check_stackable(models[0], data)
     first = trainings[0]
-    with session(models[0], data[0], first) as (model, source, _):
+    with session(models[0], data[0], first, takes_losses=True) as (model, source, _):
         _check_draws(model, source.rows.x)
         models = [model, *(other.to(model.device) for other in models[1:])]
         sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]

@@ -119,6 +119,7 @@ def fit(
     if isinstance(model, MapPosterior):
         mode, model = model if mode is None else mode, model.model
     if isinstance(model, BayesianNetwork):
+        model.likelihood.check_density()
         _check_model(model, _names(model, subset), structure)
     if mode is None:
         mode = fit_mode(cast(BayesianNetwork, model), data, training)

@@ -124,6 +124,7 @@ def fit(
     if not isinstance(model, BayesianNetwork):
         return _fit_program(model, data, observed, start, ProgramRun.of(plan, num_members, training))
     check_unnamed(observed)
+    model.likelihood.check_density()
     model = model if training.device is None else model.to(training.device)
     file = Checkpoint.of(training.checkpoint)
     key = resolve_seed(training.seed) if file is None else file.claim(options["seed"])

@@ -166,7 +166,7 @@ def default_epochs(num_batches: int) -> int:
 
 @contextmanager
 def session(
-    model: BayesianNetwork, data: Data, training: Training
+    model: BayesianNetwork, data: Data, training: Training, *, takes_losses: bool = False
 ) -> Iterator[tuple[BayesianNetwork, Source, Source | None]]:
     """The model on its device, checked data and checked validation rows, for the length of one fit.
 
@@ -175,11 +175,19 @@ def session(
     several threads do not meet; fits that read one share these generators, and in threads need loaders with a
     `generator=` of their own. Inside of `torch.autocast` networks run in its precision, and weights that move are cast
     anew at each step.
+
+    Args:
+        model: The joint density.
+        data: Rows to fit.
+        training: The fit's options.
+        takes_losses: Whether the method only descends, so that a likelihood may be a loss that is no density.
     """
     if not isinstance(model, BayesianNetwork):
         given = callable(model) and not isinstance(model, nn.Module)
         remedy = f" A Pyro program is fitted by {OF_PROGRAMS}." if given else ""
         raise TypeError(f"`model` must be a bayesuq.models.BayesianNetwork; got {type(model).__name__}.{remedy}")
+    if not takes_losses:
+        model.likelihood.check_density()
     model = model if training.device is None else model.to(training.device)
     with sources(NetworkReader(model), data, training) as (source, validation):
         warn_of_scales(model.likelihood, source.rows)

@@ -58,6 +58,7 @@ class GaussianProcess:
         likelihood = Normal() if self.likelihood is None else self.likelihood
         if not isinstance(likelihood, Likelihood):
             raise TypeError(f"`likelihood` must be one of bayesuq.models.likelihoods; got {_kind(likelihood)}.")
+        likelihood.check_density()
         if likelihood.takes_scale:
             raise ValueError(
                 "The inputs of a process bring no scales of the noise. Give it likelihoods.Normal(), and the scales to "

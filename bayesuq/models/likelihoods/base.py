@@ -60,6 +60,23 @@ class Likelihood(ABC):
         return False
 
     @property
+    def is_density(self) -> bool:
+        """Whether gradients of `log_prob` are those of its values; else it is a loss, for methods that descend it."""
+        return True
+
+    def check_density(self) -> None:
+        """Refuse a loss that has no posterior.
+
+        Raises:
+            ValueError: Gradients that are not those of a density.
+        """
+        if not self.is_density:
+            raise ValueError(
+                f"{self!r} weights its gradients: it is a loss to descend, and no density that could have a posterior. "
+                "Take `map_estimate`, `ensemble` or `dropout`, or leave the weighting out."
+            )
+
+    @property
     def reweights_classes(self) -> bool:
         """Whether `log_prob` differs from `distribution(f).log_prob(y)` also where no weight is given."""
         return False
