@@ -8,6 +8,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.functions import Functions
 from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.summary import Summary, summarise
@@ -70,6 +71,39 @@ class Posterior(ABC):
             ValueError: Inputs that are not finite, of a shape that the network does not take; counts below 1;
                 for gradients, inputs that do not ask for them.
         """
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Draws of E[y | x] at all rows together, with their covariance where it has a closed form.
+
+        `predict` is of each row by itself, and a mask of dropout or a function of a process need not be the same from
+        one row to the next. Here each draw is one function: equal rows get equal values.
+
+        Args:
+            x: Inputs, (N, ...).
+            num_samples: S, as for `predict`.
+            seed: As for `predict`.
+            differentiable: As for `predict`.
+
+        Returns:
+            Values (S, N, D), of labels (S, N, C); O(S N D) memory. Of a process O(N^3) time.
+
+        Raises:
+            TypeError: See `predict`.
+            ValueError: See `predict`; a posterior whose draws are not those of functions.
+
+        Example:
+            >>> from bayesuq.data import Dataset
+            >>> from bayesuq.inference import gp
+            >>> from bayesuq.models.gp import GaussianProcess
+            >>> posterior = gp.fit(GaussianProcess(), Dataset([[0.0], [1.0], [2.0]], [0.0, 0.5, 0.9]), seed=0)
+            >>> found = posterior.functions([[0.5], [0.5], [9.0]], num_samples=4, seed=0)
+            >>> found.draws.shape, found.covariance.shape
+            (torch.Size([4, 3, 1]), torch.Size([3, 1, 3, 1]))
+        """
+        asked = self.predict(x, num_samples=num_samples, seed=seed, keep_samples=True, differentiable=differentiable)
+        return Functions.of(asked)
 
     def to_arviz(
         self,

@@ -22,14 +22,15 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"models", "predictive", "arrays", "inputs", "optional", "randomness"},
     "inference": {
         *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
-        *("arrays", "fit_warnings", "gradients", "inputs", "locks", "once", "options", "pareto", "randomness"),
-        *("storage", "writing"),
+        *("arrays", "fit_warnings", "functions", "gradients", "inputs", "locks", "once", "options", "pareto"),
+        *("randomness", "storage", "writing"),
     },
+    "bridges": {"bridges", "functions", "posterior", "predictive", "arrays", "randomness"},
     "evaluation": {
         *("evaluation", "predictive", "to_arviz"),
         *("arrays", "notebook", "optional", "randomness", "storage", "writing"),
     },
-    EVERYTHING: {TOP, "predictive", "datasets", "to_arviz", "models", "inference", "evaluation", "cli"},
+    EVERYTHING: {TOP, "predictive", "datasets", "to_arviz", "models", "inference", "evaluation", "bridges", "cli"},
 }
 ALSO_ALLOWED = {"bayesuq.evaluation.simulation": {"posterior"}, "bayesuq.estimators": {"models", "inference"}}
 # The floors of inference, from below: what the files of each may import from the others. What stands on no floor is a

@@ -27,6 +27,7 @@ from torch.utils.data import (
 from bayesuq.data import Dataset
 from bayesuq.inference.posteriors import prediction, weights
 from bayesuq.inference.posteriors.saved import load
+from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
@@ -134,6 +135,7 @@ class PosteriorContract:
         dropout: Of the networks.
         rows_share_draws: Whether a draw is a function of x, the same in each row.
         load_options: What `load` must be given.
+        has_functions: Whether its draws are those of functions.
     """
 
     fit: ClassVar[Callable[..., Posterior]]
@@ -145,6 +147,7 @@ class PosteriorContract:
     dropout: ClassVar[float] = 0.0
     rows_share_draws: ClassVar[bool] = True
     load_options: ClassVar[dict[str, Any]] = {}
+    has_functions: ClassVar[bool] = True
 
     def __init_subclass__(cls, *, doors_of: str | None = None) -> None:
         """Doors are tested once: a class of the same `fit` and `predict` names the one that tests them."""
@@ -303,6 +306,21 @@ class PosteriorContract:
         for row in (0, 5, 129) if self.rows_share_draws else (0,):
             alone = draws_of(either, NEW_X[row : row + 1])
             torch.testing.assert_close(rows_of(alone, slice(0, 1)), rows_of(whole, slice(row, row + 1)), **FLOAT32)
+
+    def test_a_function_has_one_value_in_equal_rows(self, either: Posterior) -> None:
+        x = NEW_X[[3, 9, 3]]
+        if not self.has_functions and hasattr(either, "posterior"):
+            with pytest.raises(ValueError, match=r"posterior\.posterior\.functions"):
+                either.functions(x)
+            return
+        found = either.functions(x, num_samples=NUM_DRAWS, seed=0)
+        assert found.draws.shape[1:] == found.mean.shape == either.predict(x, num_samples=2, seed=0).mean.shape
+        # A process' covariance is singular here: 1e-9 of its variance, on the diagonal, parts equal rows by 3e-5 sd.
+        torch.testing.assert_close(found.draws[:, 0], found.draws[:, 2], rtol=1e-4, atol=1e-3)
+        if len(found.draws) > 1:
+            assert found.draws.std(dim=0).min() > 1e-6
+        if isinstance(either, WeightPosterior):
+            torch.testing.assert_close(found.draws, rows_of(draws_of(either, x), slice(None)), rtol=0, atol=0)
 
     def test_streamed_draws_give_what_kept_ones_give(self, either: Posterior) -> None:
         streamed, kept = (

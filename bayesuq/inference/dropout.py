@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.functions import Functions
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective
@@ -192,6 +193,25 @@ class DropoutPosterior(NetworkPosterior):
         differentiable: bool = False,
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D), a mask a draw and input: see `Posterior.predict`."""
+        with differentiated(x, differentiable=differentiable):
+            return self._predict(x, num_samples, seed, keep_samples=keep_samples)
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Draws of functions, each of one mask that all rows share: see `Posterior.functions`."""
+        with differentiated(x, differentiable=differentiable):
+            return Functions.of(self._predict(x, num_samples, seed, keep_samples=True, shares_masks=True))
+
+    def _predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        num_samples: int | None,
+        seed: int | None,
+        *,
+        keep_samples: bool,
+        shares_masks: bool = False,
+    ) -> PredictiveDistribution:
         indices = draw_indices(num_samples, None)
         key = resolve_seed(seed)
         theta = Layout.of(self.model).split(self.values)
@@ -205,7 +225,8 @@ class DropoutPosterior(NetworkPosterior):
                 _check_random(network)
             beginning = None
             for index in indices:
-                run = partial(network, theta, rows, self.buffers, key=(key, index), start=start)
+                place = None if shares_masks else start
+                run = partial(network, theta, rows, self.buffers, key=(key, index), start=place)
                 if beginning is None and len(indices) >= FEWEST_FOR_ONE_PASS:
                     tensors = [*theta.values(), *network.tree.parameters(), *network.tree.buffers()]
                     tensors += [*self.buffers.values(), *named_leaves(rows).values()]
@@ -216,8 +237,7 @@ class DropoutPosterior(NetworkPosterior):
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
         tree = share_tensors(self.model.net)
-        with differentiated(x, differentiable=differentiable):
-            return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
+        return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x only, for a draw is a mask."""
@@ -266,7 +286,7 @@ class MaskedNetwork:
         buffers: Mapping[str, Tensor],
         *,
         key: tuple[int, int],
-        start: int,
+        start: int | None,
     ) -> Tensor:
         """f (N, C, ...) under one draw of the masks.
 
@@ -275,7 +295,7 @@ class MaskedNetwork:
             rows: Inputs, (N, ...).
             buffers: The network's.
             key: A seed and the number of the draw.
-            start: The number of the first row.
+            start: The number of the first row; None where all rows share one mask.
 
         Raises:
             RuntimeError: The pass did not draw as often as it should.

@@ -408,6 +408,7 @@ def locally_scaled(model: Any, data: Any, **options: Any) -> Posterior:
 
 class TestLocalTemperature(TestConfidence):
     fit = locally_scaled
+    has_functions = False
 
 
 class ProcessContract(LinearisedContract):

@@ -15,7 +15,7 @@ Reference:
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -152,6 +152,7 @@ class ConfidencePosterior(WrappingPosterior):
         fine_tuning_history: How the second went.
     """
 
+    changes_functions: ClassVar[bool] = False
     posterior: Posterior
     hidden: tuple[int, ...]
     features: Mapping[str, Tensor]

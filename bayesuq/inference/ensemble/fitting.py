@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.functions import Functions
 from bayesuq.inference.ensemble.program import ProgramEnsemble, fit_program
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.joint.masks import is_dropout
@@ -264,6 +265,15 @@ class EnsemblePosterior(StoredPosterior):
         )
         with differentiated(x, differentiable=differentiable):
             return mixed(parts, keep_samples=keep_samples)
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Draws of the members' functions, those of a member standing together: see `Posterior.functions`."""
+        key, shares = resolve_seed(seed), list(self._shares(num_samples))
+        with differentiated(x, differentiable=differentiable):
+            found = [self.members[m].functions(x, num_samples=share, seed=derive_seed(key, m)) for m, share in shares]
+        return Functions.of_draws(torch.cat([one.draws for one in found]))
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), those of a member standing together: see `WeightPosterior`.

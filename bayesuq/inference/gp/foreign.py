@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_real, check_count, check_device, check_inputs
+from bayesuq.functions import Functions
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.exact import ExactGpPosterior, log_evidence
 from bayesuq.inference.gp.posterior import draw_jointly, no_sites
@@ -255,15 +256,32 @@ class GpytorchPosterior(Posterior):
     def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Joint draws of f at the rows of x, (S, N, C): see `GpPosterior.sample_functions`."""
         check_count(num_samples, "num_samples")
-        rows = self._rows(x)
         with torch.no_grad():
-            law = self.network(rows)
-            mean, covariance = law.mean.double(), law.covariance_matrix.double()
+            return self._drawn_jointly(self.network(self._rows(x)), num_samples, seed)
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Joint draws, with the covariance where y is the function and normal noise: see `Posterior.functions`."""
+        number = len(draw_indices(num_samples, None))
+        with differentiated(x, differentiable=differentiable), unless_kept():
+            law = self.network(self._rows(x))
+            f = self._drawn_jointly(law, number, seed)
+            if not isinstance(self.reading, NORMAL):
+                return Functions.of(self._of_draws(f if f.shape[2] > 1 else f[:, :, 0], keep_samples=True))
+            mean, covariance = _columns(law, law.mean).double(), law.covariance_matrix.double()
+            if isinstance(law, MultitaskMultivariateNormal):
+                return Functions(f, mean, covariance.reshape(*mean.shape, *mean.shape))
+            each = covariance if covariance.ndim == 3 else covariance.unsqueeze(0)
+            return Functions(f, mean, torch.einsum("cnm,cd->ncmd", each, torch.eye(len(each)).to(each)))
+
+    def _drawn_jointly(self, law: Any, number: int, seed: int | None) -> Tensor:
+        mean, covariance, key = law.mean.double(), law.covariance_matrix.double(), resolve_seed(seed)
         if isinstance(law, MultitaskMultivariateNormal):  # interleaved: the tasks of a row stand together
-            draws = draw_jointly(mean.reshape(1, -1), covariance.unsqueeze(0), num_samples, resolve_seed(seed), 1)
-            return draws.reshape(num_samples, *mean.shape)
+            draws = draw_jointly(mean.reshape(1, -1), covariance.unsqueeze(0), number, key, 1)
+            return draws.reshape(number, *mean.shape)
         mean, covariance = torch.atleast_2d(mean), covariance if covariance.ndim == 3 else covariance.unsqueeze(0)
-        return draw_jointly(mean, covariance, num_samples, resolve_seed(seed), len(mean))
+        return draw_jointly(mean, covariance, number, key, len(mean))
 
     def condition(self, x: ArrayLike, y: ArrayLike) -> Self:
         """The posterior given further rows too, at the same hyperparameters; of an `ExactGP` with one noise scale.

@@ -15,6 +15,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, as_real, check_count, check_inputs
+from bayesuq.functions import Functions
+from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.algebra import stable_cholesky
 from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors import prediction
@@ -141,6 +143,18 @@ class GpPosterior(ProcessPosterior):
             draws = draw_jointly(*self.joint(rows), num_samples, resolve_seed(seed), self.prior.num_outputs)
         return draws.to(x.device if isinstance(x, Tensor) else "cpu")
 
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Joint draws, with the covariance where y is the function and normal noise: see `Posterior.functions`."""
+        number = len(draw_indices(num_samples, None))
+        with differentiated(x, differentiable=differentiable), unless_kept():
+            law = self.joint(self.cast(x))
+            f = draw_jointly(*law, number, resolve_seed(seed), self.prior.num_outputs)
+            if not isinstance(self.likelihood, Normal):
+                return Functions.of(self.likelihood.predictive(f, keep_samples=True))
+            return Functions(f, *_by_rows(*law, self.prior.num_outputs))
+
     def cast(self, x: ArrayLike) -> Tensor:
         """Checked rows in float64, where it computes.
 
@@ -195,6 +209,16 @@ def natural_values(prior: FunctionPrior, state: Mapping[str, Tensor]) -> dict[st
                 told = full.replace("raw_", "").replace("log_unknowns.", "likelihood.")
                 found[told] = value.squeeze().unsqueeze(0)
     return found
+
+
+def _by_rows(mean: Tensor, covariance: Tensor, num_outputs: int) -> tuple[Tensor, Tensor]:
+    """A joint law as `draw_jointly` takes it, as mean (N, C) and covariance (N, C, N, C)."""
+    means = mean.reshape(num_outputs, -1)
+    num_rows = means.shape[1]
+    if covariance.shape[1] == num_rows:  # each output by itself
+        each = covariance.expand(num_outputs, num_rows, num_rows)
+        return means.mT, torch.einsum("cnm,cd->ncmd", each, torch.eye(num_outputs).to(each))
+    return means.mT, covariance.reshape(num_outputs, num_rows, num_outputs, num_rows).permute(1, 0, 3, 2)
 
 
 def draw_jointly(mean: Tensor, covariance: Tensor, number: int, seed: int, num_outputs: int) -> Tensor:

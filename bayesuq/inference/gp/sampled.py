@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.functions import Functions
 from bayesuq.inference.gp.exact import ExactGpPosterior, condition
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Observations, hyperparameters_of
@@ -127,6 +128,18 @@ class SampledGpPosterior(ProcessPosterior):
             for place, index in enumerate(chosen)
         ]
         return torch.cat(draws)
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Joint draws, each at a draw of the hyperparameters of its own: see `Posterior.functions`."""
+        indices, key = draw_indices(num_samples, self.num_members), resolve_seed(seed)
+        with differentiated(x, differentiable=differentiable):
+            found = [
+                self.member(index).functions(x, num_samples=1, seed=derive_seed(key, place))
+                for place, index in enumerate(indices)
+            ]
+        return Functions(torch.cat([one.draws for one in found]), torch.stack([one.mean for one in found]).mean(dim=0))
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:  # noqa: ARG002
         """Draws of the hyperparameters on their own support, by name, (S, *shape); stored ones, whatever the seed."""

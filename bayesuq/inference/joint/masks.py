@@ -78,14 +78,19 @@ class Masks:
         self.active = False
         self.count = 0
         self.common: torch.Generator | None = None
+        self.are_shared = False
         self._states: dict[tuple[int, int], np.ndarray] = {}
 
-    def begin(self, seed: int, draw: int, start: int, num_rows: int) -> None:
-        """Get ready for the rows from `start` on; layers then ask in the order in which they run."""
-        first, last = start // BLOCK, (start + num_rows - 1) // BLOCK
-        seeds = self._states_of(seed, draw, last + 1)[first : last + 1]
+    def begin(self, seed: int, draw: int, start: int | None, num_rows: int) -> None:
+        """Get ready for the rows from `start` on; layers then ask in the order in which they run.
+
+        Where `start` is None, all rows share one mask, that of the draw.
+        """
+        self.are_shared = start is None
+        first, last = (start or 0) // BLOCK, ((start or 0) + num_rows - 1) // BLOCK
+        seeds: Any = [] if start is None else self._states_of(seed, draw, last + 1)[first : last + 1]
         self.generators = [torch.Generator(self.device).manual_seed(int(block)) for block in seeds]
-        self.rows = slice(start - first * BLOCK, start - first * BLOCK + num_rows)
+        self.rows = slice((start or 0) - first * BLOCK, (start or 0) - first * BLOCK + num_rows)
         self.key, self.common = (seed, draw), None
         self.active, self.count = True, 0
 
@@ -122,6 +127,8 @@ class Masks:
 
     def of_rows(self, like: Tensor, shape: tuple[int, ...], fill: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
         """Draws for each row and each place of `shape`, in `like`'s dtype, (N, *shape)."""
+        if self.are_shared:
+            return self.of_all(like, shape, fill).repeat(self.rows.stop, *[1] * len(shape))
         with torch._C.DisableTorchFunction():  # what remembers operators must not take these for ones that repeat
             blocks = like.new_empty(len(self.generators), BLOCK, *shape, device=self.device)
             for block, noise in zip(blocks, self.generators, strict=True):

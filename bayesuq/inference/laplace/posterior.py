@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.functions import Functions
 from bayesuq.gradients import are_kept
 from bayesuq.inference.joint.layout import Layout, normal_base
 from bayesuq.inference.laplace.evidence import best_factors, log_evidence
@@ -27,7 +28,12 @@ from bayesuq.inference.laplace.factors import Derivatives
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, as_outputs
 from bayesuq.inference.laplace.structures import STRUCTURES, NormalWeights
 from bayesuq.inference.posteriors.network import NetworkPosterior
-from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed, predict_in_chunks
+from bayesuq.inference.posteriors.prediction import (
+    differentiated,
+    draw_indices,
+    mixed,
+    predict_in_chunks,
+)
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
@@ -35,6 +41,7 @@ from bayesuq.inputs import checked
 from bayesuq.loaders import Loader
 from bayesuq.models.attention import PlainAttention, PlainNorms
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.models.precision import full_precision
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -45,6 +52,7 @@ PriorFactors = Literal["one", "each"]
 VARIANCE_DRAWS, VARIANCE_SEED = 100, 0  # that a large map's variance is estimated from: to 14 %, one standard error
 FEW_ROWS = 32  # at which outputs are drawn instead of weights, where these would be more than
 MANY_WEIGHTS = 2**23  # numbers in all draws
+COVARIANCE_BUDGET = 2**28  # products of parameters, noise and outputs that a covariance over rows may take
 DEVIATIONS_BUDGET = 2**26  # numbers in the draws of weights held at a time: 256 MiB in float32
 
 
@@ -175,6 +183,39 @@ class LaplacePosterior(NetworkPosterior):
             for mode in (PlainAttention(), PlainNorms()) if are_kept() else ():  # derivatives that have derivatives
                 modes.enter_context(mode)
             return self._predict(x, num_samples, seed, keep_samples=keep_samples)
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Draws of the linear network: see `Posterior.functions`.
+
+        The covariance J Sigma J^T of real targets is given where P^2 N D is at most 2^28, of P parameters that are
+        approximated.
+        """
+        with differentiated(x, differentiable=differentiable), ExitStack() as modes:
+            for mode in (PlainAttention(), PlainNorms()) if are_kept() else ():
+                modes.enter_context(mode)
+            found = Functions.of(self._predict(x, num_samples, seed, keep_samples=True, by_draws=True))
+            law = self._joint_law(x, found.draws.shape[2])
+            return found if law is None else replace(found, mean=law[0], covariance=law[1])
+
+    def _joint_law(self, x: ArrayLike, num_columns: int) -> tuple[Tensor, Tensor] | None:
+        """The mean (N, D) and the covariance (N, D, N, D) of the linear network's means of y; None if too much."""
+        size = self.law.layout.size
+        rows: Any = cast_inputs(self.model, checked(x))
+        fits = size * size * len(rows) * num_columns <= COVARIANCE_BUDGET
+        if not self.model.likelihood.has_normal_noise or not fits:
+            return None
+        linear = self._linear()
+        f, derivatives = linear.derivatives(rows)
+        at_mode: Any = self.model.likelihood_given(linear.theta).predictive(f.unsqueeze(0))
+        mean: Tensor = at_mode.component_means[0]
+        covariance = torch.zeros(mean.numel(), mean.numel(), dtype=torch.float64, device=self.device)
+        for noise in torch.eye(size, dtype=torch.float64, device=self.device).split(max(1, BUDGET // size)):
+            moved = derivatives.pushed(self.law.layout.split(self.law.deviation(noise)))
+            moved = moved[:, :, :num_columns].flatten(1).double()
+            covariance = covariance + moved.T @ moved
+        return mean, covariance.view(*mean.shape, *mean.shape)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: draws of the linear network, also where `predict` has a closed form."""

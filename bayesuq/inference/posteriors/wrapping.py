@@ -1,9 +1,12 @@
 """What posteriors share that stand on another one: they keep it as it is, and read it in another way."""
 
 from os import PathLike
+from typing import ClassVar
 
 import torch
 
+from bayesuq.arrays import ArrayLike
+from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import save
 from bayesuq.models.bnn import BayesianNetwork
@@ -14,6 +17,7 @@ class WrappingPosterior(StoredPosterior):
     """A posterior on another one, which is its field `posterior`."""
 
     posterior: Posterior
+    changes_functions: ClassVar[bool] = True  # whether a draw's E[y | x] is another than underneath
 
     @property
     def model(self) -> BayesianNetwork:
@@ -24,6 +28,21 @@ class WrappingPosterior(StoredPosterior):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.posterior.device
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Those of the posterior underneath, where this one leaves them as they are: see `Posterior.functions`.
+
+        Raises:
+            ValueError: It reads their values in another way.
+        """
+        if self.changes_functions:
+            raise ValueError(
+                f"A {type(self).__name__} changes what is predicted of each row, and has no functions of its own. "
+                "Those underneath are `posterior.posterior.functions(x)`."
+            )
+        return self.posterior.functions(x, num_samples=num_samples, seed=seed, differentiable=differentiable)
 
     def facts(self) -> dict[str, str]:
         """What a notebook shows of it, by name."""

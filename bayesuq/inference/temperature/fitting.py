@@ -17,7 +17,7 @@ Reference:
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Literal, cast, overload
+from typing import Any, ClassVar, Literal, cast, overload
 
 import torch
 from torch.utils.data import DataLoader
@@ -170,6 +170,7 @@ class TemperaturePosterior(WrappingPosterior):
         accuracy: On them before and after, fractions.
     """
 
+    changes_functions: ClassVar[bool] = False
     posterior: Posterior
     slopes: tuple[float, ...]
     biases: tuple[float, ...]
