@@ -189,7 +189,8 @@ class Problem:
         net = cast(nn.Module, self.own)
         if with_dropout:
             plain = self._adopt(net, infers_noise=infers_noise).model
-            if not draws_in_training(plain, cast_inputs(plain, self.split.train.x[:2])):
+            rows: Any = cast_inputs(plain, self.split.train.x[:2])
+            if not draws_in_training(plain, rows):
                 net = with_dropout_before_last(net, self.options.dropout)
         return self._adopt(net, infers_noise=infers_noise)
 

@@ -179,7 +179,7 @@ class TemperaturePosterior(WrappingPosterior):
     accuracy: tuple[float, float]
 
     def __post_init__(self) -> None:
-        numbers = {"slopes": self.slopes, "biases": self.biases, "mixing": self.mixing}
+        numbers: dict[str, Any] = {"slopes": self.slopes, "biases": self.biases, "mixing": self.mixing}
         likelihood = getattr(getattr(self.posterior, "model", None), "likelihood", None)
         if isinstance(likelihood, Likelihood) and not _is_scaled_by(likelihood, numbers):
             scaled = read_through(self.posterior, lambda base: ScaledLogits(base, **numbers))
