@@ -8,14 +8,20 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import yaml
 
+from bayesuq.cli.judging import Judged
 from bayesuq.cli.main import main
 from bayesuq.cli.settings import METHODS
+from bayesuq.evaluation.report.reporting import Report
 from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.predictive.gaussian import GaussianPredictive
+from tests.cli.rendering import not_rendered
 from tests.inference.examples import SHORT_FIT
 
-pytestmark = pytest.mark.filterwarnings(*SHORT_FIT)
+__all__ = ["not_rendered"]  # a fixture
+pytestmark = [pytest.mark.filterwarnings(*SHORT_FIT), pytest.mark.usefixtures("not_rendered")]
 
 SHORT = ["--num_epochs", "2", "--hidden", "4", "--num_members", "2", "--num_samples", "3"]
 CHAINS = ["--num_chains", "2", "--num_warmup", "6", "--num_draws", "3"]
@@ -41,9 +47,10 @@ CASES = {
 
 
 @pytest.fixture(autouse=True)
-def _not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody looks at the pages here, whose figures take longest."""
-    monkeypatch.setattr("bayesuq.cli.figures._written", lambda *_: b"<svg/>")
+def _not_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody looks at the reports of fits here."""
+    nothing = Judged(GaussianPredictive(mean=[[[0.0]]], noise_variance=1.0), torch.zeros(1, 1), None, Report((), 1, 1))
+    monkeypatch.setattr("bayesuq.cli.fitting.judge_fit", lambda *_: nothing)
 
 
 def interrupt() -> None:

@@ -18,7 +18,10 @@ from bayesuq.cli.main import main
 from bayesuq.cli.problem import read_standardizer
 from bayesuq.datasets.fetching import FetchError
 from bayesuq.evaluation import scores
+from tests.cli.rendering import not_rendered
 
+__all__ = ["not_rendered"]  # a fixture
+pytestmark = pytest.mark.usefixtures("not_rendered")
 SHORT = ["--num_epochs", "2", "--hidden", "8", "--num_members", "2", "--num_samples", "4"]
 
 

@@ -31,7 +31,9 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.thinned import ThinnedPredictive
 from bayesuq.to_arviz.groups import Drawn
+from tests.cli.rendering import not_rendered
 
+__all__ = ["not_rendered"]  # a fixture
 HOSTILE = """<script>alert('x')</script><img src=x onerror="alert(1)">"' & {{ 7 * 7 }}"""
 VOID = {"meta", "img", "wbr", "link", "br", "input"}
 METHODS = ["temperature:ensemble", "map", "ensemble", "temperature", "dropout"]
@@ -85,12 +87,6 @@ def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def digits_page(digits: Path) -> str:
     return (digits / "report.html").read_text(encoding="utf-8")
-
-
-@pytest.fixture
-def not_rendered(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Figures are drawn but not rendered, which takes longest, where a test looks at other things."""
-    monkeypatch.setattr("bayesuq.cli.figures._written", lambda *_: b"<svg/>")
 
 
 def check_self_contained(text: str) -> Reader:

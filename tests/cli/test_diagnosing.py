@@ -15,20 +15,16 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.to_arviz.container import group, group_names
+from tests.cli.rendering import not_rendered
 
 SHORT = ["--num_epochs", "2", "--hidden", "8", "--num_members", "2", "--num_samples", "4"]
-RENDER = "bayesuq.cli.figures._written"
+__all__ = ["not_rendered"]  # a fixture
 FEW = ["--num_samples", "40", "--num_rows", "30"]
 
 
 def fit(out: Path, data: str, method: str) -> Path:
     assert main(["fit", "--data", data, "--method", method, "--out", str(out), *SHORT]) == 0
     return out
-
-
-def not_rendered(_figure: object, _kind: str) -> bytes:
-    """In the place of a figure's content: rendering takes longest."""
-    return b"<svg/>"
 
 
 def page(folder: Path) -> str:
@@ -85,12 +81,11 @@ def test_a_variational_fit_is_told_to_be_independent_draws_and_its_file_opens(tm
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("not_rendered")
 def test_a_comparison_is_ranked_by_leave_one_out(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = tmp_path / "run"
     methods = ["--methods", "map,variational,ensemble:dropout"]
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(RENDER, not_rendered)  # the page of the comparison is not looked at
-        assert main(["compare", "--data", "digits-0to8", *methods, "--out", str(run), *SHORT]) == 0
+    assert main(["compare", "--data", "digits-0to8", *methods, "--out", str(run), *SHORT]) == 0
     capsys.readouterr()
     assert main(["diagnose", str(run), *FEW]) == 0
     told = capsys.readouterr().out
@@ -106,6 +101,7 @@ def test_a_comparison_is_ranked_by_leave_one_out(tmp_path: Path, capsys: pytest.
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("not_rendered")
 def test_chains_that_agree_have_no_problem_and_others_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("bayesuq.cli.diagnosing.load", CHAINS.__getitem__)
     for name, apart in (("bad", 2.0), ("good", 0.0)):
@@ -122,10 +118,10 @@ def test_chains_that_agree_have_no_problem_and_others_have(tmp_path: Path, monke
         assert ("mu: R-hat is above 1.01 in 20 of 20 entries" in text) == (apart > 0)
         data = arviz.from_netcdf(str(tmp_path / name / "inference_data.nc"))
         assert group(data, "sample_stats")["energy"].shape == (4, 200)
-        monkeypatch.setattr(RENDER, not_rendered)  # once is enough
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("not_rendered")
 def test_earlier_diagnostics_are_not_replaced_unasked(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = fit(tmp_path / "run", "toy/linear", "map")
     assert main(["diagnose", str(run), *FEW]) == 0

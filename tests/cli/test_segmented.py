@@ -15,9 +15,14 @@ from bayesuq.datasets import named as datasets
 from bayesuq.datasets import shapes
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods
+from tests.cli.rendering import not_rendered
 from tests.inference.examples import SHORT_FIT
 
-pytestmark = pytest.mark.filterwarnings(*SHORT_FIT, "ignore:The held-out labels do not say:UserWarning")
+__all__ = ["not_rendered"]  # a fixture
+pytestmark = [
+    pytest.mark.filterwarnings(*SHORT_FIT, "ignore:The held-out labels do not say:UserWarning"),
+    pytest.mark.usefixtures("not_rendered"),
+]
 VOID = datasets.IGNORED["camvid"]
 SHORT = ["--num_epochs", "1", "--batch_size", "4", "--num_samples", "3"]
 

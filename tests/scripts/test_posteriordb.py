@@ -21,6 +21,7 @@ def _in_float64():
     torch.set_default_dtype(torch.float32)
 
 
+@pytest.mark.filterwarnings("ignore:The chains have some")  # hours to go, by the speed of a busy machine
 @pytest.mark.parametrize("name", ["kilpisjarvi", "sblri"])
 def test_nuts_has_the_moments_of_the_reference(name: str) -> None:
     known, reference = load(FOLDER, name)

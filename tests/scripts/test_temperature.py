@@ -2,12 +2,13 @@
 
 import pytest
 
-from scripts.temperature import compare
+from scripts import temperature
 
 
 @pytest.mark.slow
-def test_temperature_scaling_calibrates_and_halves_the_error_of_an_overtrained_network():
-    results = compare(seed=0, num_epochs=200)
+def test_temperature_scaling_calibrates_and_halves_the_error_of_an_overtrained_network(monkeypatch):
+    monkeypatch.setattr(temperature, "NUM_SIMULATIONS", 200)  # five of them beyond either end of the floor
+    results = temperature.compare(seed=0, num_epochs=120)
     for _, before, after in results.values():
         assert after.is_calibrated
         assert after.loss <= before.loss
