@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, overload
 
+import torch
 from torch import Tensor, nn
 
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
@@ -24,6 +25,7 @@ from bayesuq.models.bnn import BayesianNetwork, check_network, computed_by_hooks
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import Normal, Prior, centred
 from bayesuq.models.rules import LAST_LAYER, Rule, matching_names, trainable_parameters
+from bayesuq.models.running import Compile
 
 if TYPE_CHECKING:
     import gpytorch
@@ -51,6 +53,8 @@ def adopt(
     random: Rule = LAST_LAYER,
     is_centred: bool = False,
     output: Callable[[Any], Tensor] | None = None,
+    autocast: torch.dtype | None = None,
+    compile: Compile = False,
 ) -> MapPosterior: ...
 def adopt(
     net: Any,
@@ -60,6 +64,8 @@ def adopt(
     random: Rule = LAST_LAYER,
     is_centred: bool = False,
     output: Callable[[Any], Tensor] | None = None,
+    autocast: torch.dtype | None = None,
+    compile: Compile = False,
 ) -> "MapPosterior | ExactGpPosterior | GpytorchPosterior":
     """The posterior of one member that a trained network is.
 
@@ -78,6 +84,9 @@ def adopt(
             one normal prior, whose scale counts.
         output: From what the network returns to f, (N, C, ...). None takes a tensor as it is, and of an object its
             attribute called logits.
+        autocast: Low precision that the network runs in: see `BayesianNetwork`. The outputs are then those of
+            `net.eval()(x)` inside of `torch.autocast`, in the network's dtype.
+        compile: Whether its forward pass is compiled: see there. The outputs are then the same to rounding.
 
     Returns:
         A mode whose `model` other methods take, and which `laplace.fit` and `dropout.around` take itself.
@@ -107,7 +116,8 @@ def adopt(
     tree = _with_constants(net, random)
     if output is not None:
         tree.register_forward_hook(_Picked(output))
-    model = BayesianNetwork(tree, _prior(tree, prior, is_centred=is_centred), likelihood, random=random)
+    own = _prior(tree, prior, is_centred=is_centred)
+    model = BayesianNetwork(tree, own, likelihood, random=random, autocast=autocast, compile=compile)
     return MapPosterior(
         model=model,
         values=Layout.of(model).join(model.initial()),

@@ -28,6 +28,7 @@ from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.precision import raised
 from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
+from bayesuq.models.running import Compile, with_running
 from bayesuq.models.spectral import with_exact_norms
 from bayesuq.randomness import isolated, resolve_seed
 
@@ -75,6 +76,8 @@ class BayesianNetwork:
         *,
         random: Rule = ALL,
         seed: int | None = None,
+        autocast: torch.dtype | None = None,
+        compile: Compile = False,
     ) -> None:
         """Copy the network and lay out the sites.
 
@@ -86,6 +89,11 @@ class BayesianNetwork:
                 `bayesuq.models.rules`). The rest are learned as point values.
             seed: Draws other initial weights, as `reinitialise` does, so that they are the same in every process; None
                 keeps the network's own, which were drawn when it was made.
+            autocast: torch.bfloat16 or torch.float16: in fits and predictions the network runs in that precision, as
+                `torch.autocast` has it; weights and losses stay in theirs. Laplace's derivatives, HMC and
+                microcanonical chains are computed in full. float16 has no scaling of gradients, and is for predicting.
+            compile: Whether `torch.compile` compiles the forward pass, or the name of a backend of it. What looks into
+                a pass, as features and Laplace do, and what draws masks or runs many draws at once, is not compiled.
 
         Raises:
             TypeError: An argument of another kind.
@@ -98,7 +106,7 @@ class BayesianNetwork:
         if seed is not None:
             place = next((parameter.device for parameter in own.parameters()), None)
             own = started(own, resolve_seed(seed)).to(place)
-        self.net = own.eval()
+        self.net = with_running(own, autocast=autocast, compile=compile).eval()
         self.prior = prior
         self.likelihood = likelihood = likelihood.for_outputs(_num_outputs(self.net))
         self.random = random

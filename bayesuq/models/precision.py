@@ -1,4 +1,4 @@
-"""Mixed precision from outside: fits and predictions inside of `torch.autocast`.
+"""Mixed precision: fits and predictions inside of `torch.autocast`, and networks that run in low precision themselves.
 
 Autocast runs a network's matrix products and convolutions in low precision. It also keeps the weights that it has cast,
 until it ends: weights that a fit moves in place would be seen as they were at the first step. So fits turn that memory
@@ -6,14 +6,36 @@ off. Densities are computed from outputs in the model's own precision, and what 
 matrices runs without autocast.
 """
 
+import threading
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
 from torch import Tensor
 
 DEVICES = ("cpu", "cuda")
 LOW = (torch.bfloat16, torch.float16)
+
+
+class _Asked(threading.local):
+    """Whether full precision is asked for, in this thread."""
+
+    in_full = False
+
+
+_asked = _Asked()
+
+
+def is_in_full() -> bool:
+    """Whether all is to be computed in full precision, in this thread."""
+    return _asked.in_full
+
+
+def lowered(device: str, dtype: torch.dtype) -> AbstractContextManager[None]:
+    """Low precision for the forward pass of a network that runs in it."""
+    if device not in DEVICES:
+        return nullcontext()
+    return torch.autocast(device, dtype, cache_enabled=False)
 
 
 @contextmanager
@@ -29,12 +51,16 @@ def fresh_casts() -> Iterator[None]:
 
 @contextmanager
 def full_precision() -> Iterator[None]:
-    """Without autocast."""
-    with ExitStack() as stack:
-        for device in DEVICES:
-            if torch.is_autocast_enabled(device):
-                stack.enter_context(torch.autocast(device, enabled=False))
-        yield
+    """Without autocast, that of networks that run in low precision included."""
+    before, _asked.in_full = _asked.in_full, True
+    try:
+        with ExitStack() as stack:
+            for device in DEVICES:
+                if torch.is_autocast_enabled(device):
+                    stack.enter_context(torch.autocast(device, enabled=False))
+            yield
+    finally:
+        _asked.in_full = before
 
 
 def raised(f: Tensor, dtype: torch.dtype) -> Tensor:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bayesuq.models import likelihoods, networks, priors, scaled_logits
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.running import running_of, with_running
 from bayesuq.randomness import isolated
 
 PARTS: dict[str, type] = (
@@ -97,10 +98,18 @@ def model_record(model: BayesianNetwork) -> dict[str, Any]:
         raise NoRecordError("the network has hooks, which change what it computes")
     frozen = [name for name, parameter in model.net.named_parameters() if not parameter.requires_grad]
     return {
-        "net": {"builder": recipe.builder, "arguments": dict(recipe.arguments), "frozen": frozen},
+        "net": {"builder": recipe.builder, "arguments": dict(recipe.arguments), "frozen": frozen} | _running(model.net),
         **laws_record(model),
         "dtype": str(model.dtype).removeprefix("torch."),
     }
+
+
+def _running(net: nn.Module) -> dict[str, str]:
+    """The precision that a network runs in; whether it is compiled is a matter of the machine that it was on."""
+    running = running_of(net)
+    if running is None or running.autocast is None:
+        return {}
+    return {"autocast": str(running.autocast).removeprefix("torch.")}
 
 
 def laws_record(model: BayesianNetwork) -> dict[str, Any]:
@@ -141,6 +150,8 @@ def build_model(record: Mapping[str, Any], state: Mapping[str, Tensor] | None = 
             net = build_on_meta(builder, arguments, state).to(dtype)
             check_same(net, state)
             net.load_state_dict(dict(state), assign=True)
+        precision = {None: None, "bfloat16": torch.bfloat16, "float16": torch.float16}
+        with_running(net, autocast=precision[record["net"].get("autocast")])
         frozen = set(record["net"]["frozen"])
         for name, parameter in net.named_parameters():
             parameter.requires_grad_(name not in frozen)

@@ -150,6 +150,8 @@ class Masks:
 class MaskedLayer(nn.Module):
     """A dropout layer whose masks come from elsewhere."""
 
+    is_compilable = False
+
     def __init__(self, layer: nn.Module, masks: Keep) -> None:
         super().__init__()
         self.p: float = layer.p  # type: ignore[assignment]
