@@ -171,7 +171,7 @@ class TestHmc(PosteriorContract):
     def test_the_fit_has_seen_the_data(self) -> None:
         data, model = labelled(), self.classification()
         before = self.posterior(model, data, num_warmup=0, step_size=1e-9)  # stays where the prior's draws are
-        after = self.posterior(model, data, num_warmup=40, max_tree_depth=10)
+        after = self.posterior(model, data, num_warmup=40, max_tree_depth=5)
         gain = [p.predict(data.x).log_prob(data.y).mean() for p in (before, after)]
         assert gain[1] > gain[0] + 0.3
 
@@ -190,14 +190,10 @@ class TestHmc(PosteriorContract):
         data = labelled()
         loader = DataLoader(TensorDataset(data.x, data.y), batch_size=20, shuffle=shuffle)
         before = torch.get_rng_state()
-        fits = [self.posterior(self.classification(), loader) for _ in range(2)]
+        loaded = self.posterior(self.classification(), loader)
         assert torch.equal(torch.get_rng_state(), before)
-        assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
-        in_memory = self.posterior(self.classification(), data)
-        assert torch.equal(
-            fits[0].draws, in_memory.draws
-        )  # rows are read in order, whatever the loader does in training
-        torch.testing.assert_close(fits[0].draws[:, 0], in_memory.draws[:, 0], rtol=0.02, atol=0.02)
+        # Rows are read in order, whatever the loader does in training.
+        assert torch.equal(loaded.draws, self.fitted("classification").draws)
 
     @pytest.mark.parametrize(
         ("options", "error", "says"),
@@ -257,7 +253,7 @@ class TestSgmcmc(PosteriorContract):
         "batch_size": 16,
         "seed": 1,
     }
-    long: ClassVar = {"num_warmup": 400, "num_samples": 40, "step_size": 0.05, "start": "network"}
+    long: ClassVar = {"num_warmup": 150, "num_samples": 20, "step_size": 0.1, "start": "network"}
     num_members = default_num_samples = 8
 
     @classmethod
@@ -269,8 +265,7 @@ class TestSgmcmc(PosteriorContract):
     def test_the_fit_has_seen_the_data(self) -> None:
         data, model = labelled(), self.classification()
         before = self.posterior(model, data, num_warmup=0, step_size=1e-9)  # stays where the prior's draws are
-        after = self.posterior(model, data, num_warmup=400, step_size=0.05)
-        gain = [p.predict(data.x).log_prob(data.y).mean() for p in (before, after)]
+        gain = [p.predict(data.x).log_prob(data.y).mean() for p in (before, self.learned())]
         assert gain[1] > gain[0] + 0.3
 
     def test_batch_norm_learns_its_statistics_in_the_fit_and_never_when_predicting(self) -> None:
@@ -288,11 +283,11 @@ class TestSgmcmc(PosteriorContract):
         data = labelled()
         loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, shuffle=shuffle)
         before = torch.get_rng_state()
-        fits = [self.posterior(self.classification(), loader) for _ in range(2)]
-        assert torch.equal(torch.get_rng_state(), before)
-        assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
-        if not shuffle:
-            return  # rows in one order are learned if rows in any are
+        if not shuffle:  # rows in one order are learned if rows in any are
+            fits = [self.posterior(self.classification(), loader) for _ in range(2)]
+            assert torch.equal(torch.get_rng_state(), before)
+            assert all(torch.equal(a, b) for a, b in zip(*map(tensors_of, fits), strict=True))
+            return
         loaded = self.posterior(self.classification(), loader, **self.long)
         scores = [p.predict(data.x).log_prob(data.y).mean() for p in (loaded, self.learned())]
         assert abs(scores[0] - scores[1]) < 0.1  # nats; the orders of the batches differ
@@ -415,6 +410,7 @@ class ProcessContract(LinearisedContract):
     """Of functions instead of networks: no weights, no buffers, and always float64; a prior for every method."""
 
     options: ClassVar = EndlessPosteriorContract.options | {"num_inducing": 16, "num_restarts": 1}
+    learning: ClassVar = {"num_epochs": 40, "learning_rate": 3e-2}
     rows_share_draws = False
 
     test_a_network_that_vmap_cannot_follow_gives_the_same = None
@@ -570,9 +566,8 @@ class TestSampledGp(ProcessContract):
         data = measured()
         loader = DataLoader(TensorDataset(data.x, data.y), batch_size=16, shuffle=shuffle)
         before = torch.get_rng_state()
-        one, same = (tensors_of(self.posterior(self.regression(), loader)) for _ in range(2))
+        one = tensors_of(self.posterior(self.regression(), loader))
         assert torch.equal(torch.get_rng_state(), before)
-        assert all(torch.equal(a, b) for a, b in zip(one, same, strict=True))
         in_memory = tensors_of(self.fitted("regression"))
         # Rows are read in order, whatever the loader does in training.
         assert all(torch.equal(a, b) for a, b in zip(one, in_memory, strict=True))
