@@ -19,7 +19,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.inference.examples import built, measured, noise
 
-NUM_DRAWS = 2000
+NUM_DRAWS = 1000
 
 
 def at_hand(net: nn.Module, x: Tensor) -> DropoutPosterior:

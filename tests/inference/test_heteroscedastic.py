@@ -1,5 +1,6 @@
 """The heteroscedastic likelihoods through the methods: one predictive type, both uncertainties, saved and loaded."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ METHODS = {
     "map": map_estimate.fit,
     "variational": variational.fit,
     "dropout": dropout.fit,
-    "ensemble": ensemble.fit,
+    "ensemble": partial(ensemble.fit, num_members=3),
     "laplace": laplace.fit,
     "swag": swag.fit,
 }

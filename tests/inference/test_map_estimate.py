@@ -34,7 +34,7 @@ LIKELIHOODS = [
 
 def fit(model: BayesianNetwork, data: Dataset, **options):
     """To the mode: full batches, and a rate that falls to nothing."""
-    options = {"num_epochs": 1000, "batch_size": len(data), "learning_rate": 0.05, "seed": 0} | options
+    options = {"num_epochs": 400, "batch_size": len(data), "learning_rate": 0.1, "seed": 0} | options
     return map_estimate.fit(model, data, **options)
 
 
@@ -74,7 +74,7 @@ def test_the_mode_of_a_linear_model_is_the_ridge_solution(prior_scale, noise_sca
 
 def test_minibatches_end_near_the_ridge_solution():
     case = Conjugate(200, 3, 0.5, dtype=torch.float64)
-    posterior = fit(case.model, case.data, num_epochs=200, batch_size=20)
+    posterior = fit(case.model, case.data, num_epochs=60, batch_size=20)
     assert ((posterior.values - case.mean) / case.scale).abs().max() < 0.2
 
 
@@ -160,7 +160,7 @@ def test_dropout_layers_regularise_the_fit_and_are_the_identity_afterwards():
     for p in (0.0, 0.5):
         net = built(lambda p=p: nn.Sequential(nn.Dropout(p), nn.Linear(3, 1, dtype=torch.float64)))
         model = BayesianNetwork(net, priors.Normal(scale=1e3), likelihoods.Normal(0.5))
-        ends.append(fit(model, data, num_epochs=2000).sample_weights()["1.weight"][0, 0])
+        ends.append(fit(model, data, num_epochs=1000, learning_rate=0.05).sample_weights()["1.weight"][0, 0])
     # Dropout at rate p on the inputs is ridge regression with the penalty p / (1 - p) diag(X^T X) (Wager 2013, eq. 5),
     # here up to the noise of the masks.
     x = data.x

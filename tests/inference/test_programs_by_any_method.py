@@ -16,7 +16,7 @@ from tests.inference.examples import noise
 from tests.inference.test_hmc_of_programs import DATA, NOISE, SCHOOLS, X, eight_schools, exact, line
 
 FITS = {
-    "variational": lambda **o: variational.fit(line, DATA, num_epochs=400, guide=variational.full_rank, **o),
+    "variational": lambda **o: variational.fit(line, DATA, num_epochs=200, guide=variational.full_rank, **o),
     "hmc": lambda **o: hmc.fit(line, DATA, num_samples=20, num_warmup=30, num_chains=2, **o),
     "map_estimate": lambda **o: map_estimate.fit(line, DATA, num_epochs=50, **o),
     "laplace": lambda **o: laplace.fit(line, DATA, num_epochs=50, **o),
@@ -81,7 +81,7 @@ def test_minibatches_find_the_mode_and_the_law():
     mean, covariance = exact()
     mode = map_estimate.fit(line, DATA, batch_size=10, num_epochs=60, learning_rate=0.05, seed=0)
     torch.testing.assert_close(mode.values["slope"].double(), mean, rtol=0, atol=1e-3)
-    chains = sgmcmc.fit(line, DATA, batch_size=20, num_samples=400, num_warmup=200, thinning=5, num_chains=2, seed=0)
+    chains = sgmcmc.fit(line, DATA, batch_size=20, num_samples=150, num_warmup=150, thinning=4, num_chains=2, seed=0)
     slope = chains.sample_weights()["slope"].double()
     assert ((slope.mean(dim=0) - mean) / covariance.diag().sqrt()).abs().max() < 0.4
     torch.testing.assert_close(slope.std(dim=0), covariance.diag().sqrt(), rtol=0.3, atol=0)
@@ -135,7 +135,7 @@ def schools_in_a_plate(sigma, effects=None):
 def test_guides_fit_sites_of_any_name_several_inputs_and_latents_of_rows():
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        posterior = variational.fit(schools_in_a_plate, SCHOOLS, num_epochs=800, num_draws=4, seed=0)
+        posterior = variational.fit(schools_in_a_plate, SCHOOLS, num_epochs=400, seed=0)
     assert posterior.observed == ("obs",)
     assert posterior.local == ("eta",)
     draws = posterior.sample_weights(500, seed=0)

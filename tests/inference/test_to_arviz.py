@@ -100,15 +100,15 @@ def test_replicates_have_the_law_of_the_predictive() -> None:
     posterior = laplace.fit(
         conjugate.model, conjugate.data, structure="full", num_epochs=500, learning_rate=0.05, seed=0
     )
-    told = posterior.to_arviz(conjugate.data.x, conjugate.data.y, num_samples=2000, seed=0, num_prior_samples=2000)
+    told = posterior.to_arviz(conjugate.data.x, conjugate.data.y, num_samples=1000, seed=0, num_prior_samples=1000)
     exact = posterior.predict(conjugate.data.x)
     replicates = group(told, "posterior_predictive")["y"].values[0]
     sd = exact.total[:, 0].sqrt().numpy()
-    assert (np.abs(replicates.mean(axis=0) - exact.mean[:, 0].numpy()) < 5 * sd / np.sqrt(2000)).all()
-    np.testing.assert_allclose(replicates.var(axis=0), sd**2, rtol=5 * np.sqrt(2 / 2000))
+    assert (np.abs(replicates.mean(axis=0) - exact.mean[:, 0].numpy()) < 5 * sd / np.sqrt(1000)).all()
+    np.testing.assert_allclose(replicates.var(axis=0), sd**2, rtol=5 * np.sqrt(2 / 1000))
     prior = group(told, "prior_predictive")["y"].values[0]
     design = torch.cat([conjugate.data.x, torch.ones(20, 1)], dim=1).numpy()
-    np.testing.assert_allclose(prior.var(axis=0), (design**2).sum(axis=1) + 0.25, rtol=5 * np.sqrt(2 / 2000))
+    np.testing.assert_allclose(prior.var(axis=0), (design**2).sum(axis=1) + 0.25, rtol=5 * np.sqrt(2 / 1000))
     assert loo(told).num_parameters == pytest.approx(3.0, abs=1.5)
 
 

@@ -441,7 +441,7 @@ def test_each_bootstrap_member_gets_rows_of_its_own_drawn_with_replacement():
 
     def member_fit(model, data, **options):
         seen.append(data.x.flatten().long())
-        return map_estimate.fit(model, data, **options)
+        return map_estimate.fit(model, data, **{**options, "num_epochs": 1})
 
     for _ in range(2):
         ensemble.fit(bias_model(), data, num_members=30, bootstrap=True, member_fit=member_fit, **OPTIONS)

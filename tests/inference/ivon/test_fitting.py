@@ -48,10 +48,10 @@ def exact(data: Dataset, precision: float = 1.0) -> tuple[Tensor, Tensor]:
 def test_scales_are_those_of_the_exact_factorised_posterior(batch_size: int, num_draws: int) -> None:
     data = rows(200)
     fitted = ivon.fit(
-        linear(), data, num_epochs=3000 * batch_size // 200, batch_size=batch_size, num_draws=num_draws, seed=1
+        linear(), data, num_epochs=2000 * batch_size // 200, batch_size=batch_size, num_draws=num_draws, seed=1
     )
     mean, scale = exact(data)
-    torch.testing.assert_close(fitted.scale, scale, rtol=0.07, atol=0)
+    torch.testing.assert_close(fitted.scale, scale, rtol=0.09, atol=0)
     assert ((fitted.loc - mean) / scale).abs().max() < 0.2
 
 
@@ -59,7 +59,7 @@ def test_scales_are_those_of_the_exact_factorised_posterior(batch_size: int, num
 def test_a_prior_without_closed_form_is_followed_as_well() -> None:
     """A Student law of a thousand degrees of freedom is a normal one but for its class."""
     data = rows(20)
-    fitted = ivon.fit(linear(priors.StudentT(df=1000.0)), data, num_epochs=750, seed=1)
+    fitted = ivon.fit(linear(priors.StudentT(df=1000.0)), data, num_epochs=500, seed=1)
     torch.testing.assert_close(fitted.scale, exact(data)[1], rtol=0.14, atol=0)  # of a quarter as many steps
 
 

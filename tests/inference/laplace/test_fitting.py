@@ -153,7 +153,8 @@ def test_gauss_newton_is_the_hessian_of_logistic_regression(likelihood, num_outp
     y = data.y if num_outputs == 3 else data.y.clamp(max=1)
     data = Dataset(data.x, y, weight=noise(3, 30).abs() if weighted else None)
     net = built(lambda: nn.Linear(3, num_outputs, dtype=torch.float64))
-    posterior = fit(BayesianNetwork(net, priors.Normal(scale=2.0), likelihood), data, structure="full")
+    model = BayesianNetwork(net, priors.Normal(scale=2.0), likelihood)
+    posterior = fit(model, data, structure="full", mode=mode_of(model, data, 50))
     exact = torch.linalg.inv(hessian(posterior, data))
     torch.testing.assert_close(covariance(posterior), exact, rtol=1e-9, atol=1e-12)
     evidence = float(
@@ -400,7 +401,7 @@ def test_draws_and_probit_are_the_integral_over_the_outputs():
 def test_sampled_weights_have_the_mean_and_covariance_of_the_law(structure):
     data, model = labelled(), tanh_model(3)
     posterior = fit(model, data, structure=structure, mode=mode_of(model, data, 50))
-    num_samples = 4000
+    num_samples = 1000
     draws = Layout.of(model).join(posterior.sampled.sample_weights(num_samples, seed=0)) - posterior.values
     expected = covariance(posterior)
     found = draws.T @ draws / num_samples
@@ -415,7 +416,7 @@ def test_draws_of_weights_are_had_by_name_and_saved(structure, tmp_path):
     data = measured()
     model = tanh_model(likelihood=likelihoods.Normal(scale="learned"))
     posterior = fit(model, data, structure=structure, subset="last_layer", mode=mode_of(model, data, 50))
-    num_samples = 4000
+    num_samples = 1000
     draws = posterior.sample_weights(num_samples, seed=0)
     at_mode = Layout.of(model).split(posterior.values)
     assert list(draws) == list(at_mode)

@@ -208,7 +208,7 @@ def test_random_signs_give_it_on_average_whatever_the_chunks(monkeypatch):
     mode = map_estimate.fit(model, data, num_epochs=3, seed=0)
     explicit = laplace.fit(model, data, mode=mode, structure="diagonal")
     monkeypatch.setattr(curvature_layers, "EXACT_OUTPUTS", 1)
-    monkeypatch.setattr(curvature_sketches, "COMBINATIONS", 3 * 800)
+    monkeypatch.setattr(curvature_sketches, "COMBINATIONS", 3 * 300)
     whole, parts = (
         laplace.fit(model, data, mode=mode, structure="diagonal", batch_size=size).curvature for size in (3, 2)
     )
@@ -216,9 +216,9 @@ def test_random_signs_give_it_on_average_whatever_the_chunks(monkeypatch):
     for name, value in explicit.curvature.items():
         torch.testing.assert_close(parts[name], whole[name], rtol=1e-9, atol=1e-12)
         errors.append(((whole[name] - value) / value).flatten())
-    # Of 800 combinations a row, a relative standard error of sqrt(2 / 800) or less: 5 % where one row has it all.
-    assert torch.cat(errors).abs().max() < 4.5 * (2 / 800) ** 0.5
-    assert torch.cat(errors).std() < (2 / 800) ** 0.5
+    # Of 300 combinations a row, a relative standard error of sqrt(2 / 300) or less: 8 % where one row has it all.
+    assert torch.cat(errors).abs().max() < 4.5 * (2 / 300) ** 0.5
+    assert torch.cat(errors).std() < (2 / 300) ** 0.5
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

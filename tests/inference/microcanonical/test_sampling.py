@@ -35,7 +35,7 @@ def normal(scales: Tensor) -> Any:
 def test_variances_of_a_gaussian_are_right_at_the_tight_target() -> None:
     scales = torch.logspace(0, 1, 100)
     start = scales * torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
-    found = sample(normal(scales), start, num_samples=300, num_warmup=1000, thinning=4, seed=1)
+    found = sample(normal(scales), start, num_samples=150, num_warmup=1000, thinning=4, seed=1)
     ratio = found.draws.var(dim=(0, 1)) / scales**2
     assert 0.96 < ratio.mean() < 1.02
     assert 1e-4 < found.energy_variance < 2e-3
@@ -53,7 +53,7 @@ def test_draws_do_not_depend_on_the_units_of_the_vectors() -> None:
 def test_steps_of_tiny_scales_are_tuned_too() -> None:
     """eps^6 of 1e-8 is no float32 number."""
     start = 1e-8 * torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
-    found = sample(normal(torch.full((20,), 1e-8)), start, num_samples=150, num_warmup=500, thinning=4, seed=1)
+    found = sample(normal(torch.full((20,), 1e-8)), start, num_samples=100, num_warmup=400, thinning=4, seed=1)
     assert (found.draws.double().var(dim=(0, 1)) * 1e16).mean() == pytest.approx(1.0, abs=0.1)
 
 
@@ -108,12 +108,12 @@ def test_chains_of_a_linear_network_have_the_conjugate_posterior() -> None:
     covariance = torch.linalg.inv(inputs.T @ inputs / 0.09 + torch.eye(4).double())
     mean = covariance @ inputs.T @ data.y.reshape(-1) / 0.09
     found = microcanonical.fit(
-        linear(), data, num_members=8, num_samples=300, num_warmup=400, thinning=3, num_epochs=20, seed=1
+        linear(), data, num_members=8, num_samples=200, num_warmup=250, thinning=3, num_epochs=20, seed=1
     )
     draws = found.draws.flatten(0, 1)
-    # 2,400 draws, of which some 1,000 count: means to 4 / sqrt(1,000) deviations, deviations to 4 / sqrt(2,000).
-    assert ((draws.mean(dim=0) - mean) / covariance.diag().sqrt()).abs().max() < 0.13
-    torch.testing.assert_close(draws.std(dim=0), covariance.diag().sqrt(), rtol=0.1, atol=0)
+    # 1,600 draws, of which some 650 count: means to 4 / sqrt(650) deviations, deviations to 4 / sqrt(1,300).
+    assert ((draws.mean(dim=0) - mean) / covariance.diag().sqrt()).abs().max() < 0.16
+    torch.testing.assert_close(draws.std(dim=0), covariance.diag().sqrt(), rtol=0.11, atol=0)
 
 
 def test_a_network_that_vmap_cannot_follow_has_the_same_energies() -> None:

@@ -71,10 +71,10 @@ def test_a_file_with_any_change_is_refused_or_says_the_same(name: str, tmp_path:
 @pytest.mark.usefixtures("within_bounds")
 def test_a_header_that_asks_for_too_much_is_answered_soon(name: str, tmp_path: Path) -> None:
     chance, count = random.Random(name), 0
-    for _ in range(40):
+    for _ in range(25):
         rewrite_greedily(posterior_file(name), tmp_path / "part", chance)
         count += refused(tmp_path / "part", name)
-    assert count > 20  # some of what is changed has no meaning
+    assert count > 12  # some of what is changed has no meaning
 
 
 @pytest.mark.parametrize("kind", BOMBS)

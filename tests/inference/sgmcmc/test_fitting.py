@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -146,9 +147,9 @@ def test_full_batches_sample_linear_regression_with_the_law_of_their_step(sample
         step_size=step_size,
         friction=0.2,
         num_chains=48,
-        num_samples=200,
-        num_warmup=150,
-        thinning=4,
+        num_samples=100,
+        num_warmup=60,
+        thinning=3,
         batch_size=60,
     )
     variances, curvatures = along_eigenvectors(posterior.draws, case)
@@ -158,7 +159,7 @@ def test_full_batches_sample_linear_regression_with_the_law_of_their_step(sample
         assert float(expected[-1] * curvatures[-1]) == pytest.approx(1 / (1 - 1.1**2 / 4))  # 43 % too wide
     ratios = variances / expected
     error = ratios.std(dim=0) / math.sqrt(48)
-    assert error.max() < 0.06
+    assert error.max() < 0.09  # sgld is 43 % too wide along the steepest axis
     assert ((ratios.mean(dim=0) - 1).abs() < 4 * error).all()
     means = (posterior.draws.mean(dim=1) - case.mean).mean(dim=0)
     assert (means.abs() < 4 * posterior.draws.mean(dim=1).std(dim=0) / math.sqrt(48)).all()
@@ -200,7 +201,7 @@ def test_minibatches_sample_a_gaussian_mean_with_the_law_of_their_noise(sampler,
         friction=0.3,
         step_size=step_size,
         num_chains=1,
-        num_samples=1600,
+        num_samples=800,
         num_warmup=100,
         thinning=1,
         batch_size=batch_size,
@@ -222,12 +223,12 @@ def test_minibatches_sample_a_gaussian_mean_with_the_law_of_their_noise(sampler,
 def test_minibatches_with_small_steps_come_near_the_posterior_of_a_linear_regression():
     case = Conjugate(100, 2, 0.5, dtype=torch.float64)
     step_size = 0.15 / float(torch.linalg.eigvalsh(case.precision).max().sqrt())
-    options = {"num_chains": 64, "num_samples": 65, "num_warmup": 300, "thinning": 12, "friction": 0.1}
+    options = {"num_chains": 64, "num_samples": 40, "num_warmup": 150, "thinning": 10, "friction": 0.1}
     posterior = fit(case.model, case.data, step_size=step_size, batch_size=25, **options)
     variances, curvatures = along_eigenvectors(posterior.draws, case)
     ratios = variances * curvatures
     error = ratios.std(dim=0) / 8
-    assert error.max() < 0.08
+    assert error.max() < 0.12
     assert ((ratios.mean(dim=0) - 1).abs() < 0.1 + 4 * error).all()
 
 
@@ -413,14 +414,25 @@ class StoppedError(Exception):
     """As if the power had failed."""
 
 
-@pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("stop_after", [1, 3, 13])
-def test_a_stopped_run_goes_on_to_the_same_bits(case, stop_after, tmp_path, monkeypatch):
-    options = dict(CASES[case])
-    data = measured()
+def options_and_data(case):
+    options, data = dict(CASES[case]), measured()
     if options.pop("loader", False):
         data = DataLoader(TensorDataset(data.x, data.y), batch_size=16, shuffle=True)
-    uninterrupted = fit(None, data, **options)
+    return options, data
+
+
+@cache
+def uninterrupted_fit(case):
+    """Fitted once for all the moments at which others are stopped."""
+    options, data = options_and_data(case)
+    return fit(None, data, **options)
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("stop_after", [1, 13])
+def test_a_stopped_run_goes_on_to_the_same_bits(case, stop_after, tmp_path, monkeypatch):
+    options, data = options_and_data(case)
+    uninterrupted = uninterrupted_fit(case)
     steps, original = itertools.count(), sgmcmc_run.Run._step
 
     def step(self):

@@ -65,7 +65,7 @@ def test_the_iterates_have_the_stationary_variance_of_constant_sgd(momentum):
     # rate c (1 + m) / ((1 - m) a (2 (1 + m) - rate a)), and in the limit of small rates that of Mandt, Hoffman &
     # Blei's Ornstein-Uhlenbeck process, rate c / (2 a (1 - m)).
     curvatures = torch.tensor([0.5, 1.0, 2.0], dtype=torch.float64)
-    replicas, batch_size, rate, num_steps = 100, 4, 0.2 * (1 - momentum), 2000
+    replicas, batch_size, rate, num_steps = 200, 4, 0.2 * (1 - momentum), 1000
     model, data = shifts(curvatures.sqrt().repeat_interleave(replicas))
     sgd = SgdIterates(ModeObjective(model, len(data)), every=1, rank=0, momentum=momentum)
     sgd.move_to(data.y.mean(dim=0) / model.net.scales)
@@ -93,7 +93,7 @@ def test_an_epoch_without_replacement_makes_the_law_narrower():
     # What the documentation warns of: the noises of one epoch cancel, so that slow directions hardly spread.
     model, data = shifts(torch.full((50,), 0.3, dtype=torch.float64))
     mode = map_estimate.fit(model, data, num_epochs=300, batch_size=64, learning_rate=0.1, seed=0)
-    options = {"rank": 0, "num_epochs": 800, "batch_size": 4, "swa_learning_rate": 0.05, "momentum": 0.0}
+    options = {"rank": 0, "num_epochs": 300, "batch_size": 4, "swa_learning_rate": 0.05, "momentum": 0.0}
     variance = fit(model, data, mode=mode, **options).variance.mean()
     independent = 0.05 * float(data.y.var(dim=0, correction=0).mean()) / (2 * 4)
     assert variance < 0.4 * independent
@@ -105,8 +105,8 @@ def test_the_default_rate_is_mandts_where_that_is_stable():
     sgd = SgdIterates(ModeObjective(model, len(data)), every=1, rank=0, momentum=0.9)
     sgd.move_to(data.y.mean(dim=0) / 0.7)
     trace = 0.49 * float(data.y.var(dim=0).sum()) / 10  # of a minibatch's gradient
-    found = [sgd.default_rate(source, seed) for seed in range(20)]
-    assert np.mean(found) == pytest.approx((1 - 0.9) * 2 * 40 / (400 * trace), rel=0.02)  # 800 squares a rate: 5 %
+    found = [sgd.default_rate(source, seed) for seed in range(6)]
+    assert np.mean(found) == pytest.approx((1 - 0.9) * 2 * 40 / (400 * trace), rel=0.05)  # 800 squares a rate: 5 %
     assert torch.equal(sgd.flat(), (data.y.mean(dim=0) / 0.7))
 
 
@@ -125,7 +125,7 @@ def certain():
     net = built(lambda: networks.mlp(64, (50,), 10))
     model = BayesianNetwork(net, priors.Normal(scale=3.0), likelihoods.Categorical())
     options = {"batch_size": 32, "seed": 0, "progress": False}
-    mode = map_estimate.fit(model, split.train, num_epochs=60, learning_rate=0.01, **options)
+    mode = map_estimate.fit(model, split.train, num_epochs=40, learning_rate=0.01, **options)
     return split, {"model": model, "data": split.train, "mode": mode, "num_epochs": 4, "rank": 4, **options}
 
 
@@ -190,7 +190,7 @@ def test_the_default_rate_leaves_the_statistics_of_batches_alone():
 
 def test_full_batches_without_noise_stay_at_the_mode():
     case = Conjugate(40, 2, 0.5, dtype=torch.float64)
-    posterior = fit(case.model, case.data, num_epochs=2000, batch_size=40, swa_share=0.5, learning_rate=0.05)
+    posterior = fit(case.model, case.data, num_epochs=600, batch_size=40, swa_share=0.5, learning_rate=0.05)
     torch.testing.assert_close(posterior.mean, case.mean, rtol=1e-6, atol=1e-6)
     assert posterior.variance.max() < 1e-9
 
@@ -240,7 +240,7 @@ def test_draws_have_half_of_each_covariance(rank, scale):
     if rank:
         covariance = 0.5 * covariance + deviations.T @ deviations / (2 * (rank - 1))
     covariance = scale * covariance
-    count = 4000
+    count = 1500
     draws = posterior._draws(range(count), 0)
     error = ((covariance.diag().outer(covariance.diag()) + covariance.square()) / count).sqrt()  # Wishart
     assert ((draws.T.cov() - covariance).abs() < 4 * error).all()
@@ -323,7 +323,7 @@ class StoppedError(Exception):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("stop_after", [1, 6, 8, 11])
+@pytest.mark.parametrize("stop_after", [1, 8, 11])
 def test_a_stopped_fit_goes_on_to_the_same_bits(case, stop_after, tmp_path, monkeypatch):
     own = dict(CASES[case])
     law = likelihoods.Normal(scale="learned") if own.pop("likelihood", None) else None

@@ -199,7 +199,7 @@ def test_scalings_that_exclude_each_other_or_have_nothing_to_mix_are_refused() -
         temperature.fit(member(), data.rows(range(4)), matrix=True)
     net = networks.mlp(NUM_CLASSES, (), 1).double()
     binary = map_estimate.fit(
-        BayesianNetwork(net, priors.Normal(), likelihoods.Bernoulli()), Dataset(data.x, data.y > 0)
+        BayesianNetwork(net, priors.Normal(), likelihoods.Bernoulli()), Dataset(data.x, data.y > 0), num_epochs=1
     )
     with pytest.raises(ValueError, match="at least 2 outputs"):
         temperature.fit(binary, Dataset(data.x, data.y > 0), matrix=True)

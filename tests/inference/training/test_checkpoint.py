@@ -120,7 +120,7 @@ def uninterrupted_fit(case):
 
 
 @pytest.mark.parametrize("case", CASES)
-@pytest.mark.parametrize("stop_after", [1, 3, 7])
+@pytest.mark.parametrize("stop_after", [1, 7])
 def test_a_stopped_fit_goes_on_to_the_same_bits(case, stop_after, tmp_path, monkeypatch):
     uninterrupted = uninterrupted_fit(case)
     checkpoint = Checkpoint(tmp_path / "state", every_steps=1)
@@ -306,11 +306,11 @@ def test_time_decides_as_well_as_steps(tmp_path, monkeypatch):
 
 @pytest.mark.slow
 def test_kill_9_at_random_moments(tmp_path):
-    """Twelve times: a process that writes after every step is killed somewhere, and goes on to the same bits."""
+    """Six times: a process that writes after every step is killed somewhere, and goes on to the same bits."""
     options = {"num_epochs": 40}
     uninterrupted = fit("dropout", **options)
     chance, interrupted = random.Random(0), 0
-    for number in range(12):
+    for number in range(6):
         checkpoint = Checkpoint(tmp_path / str(number), every_steps=1)
         child = os.fork()
         if child == 0:
@@ -325,7 +325,7 @@ def test_kill_9_at_random_moments(tmp_path):
         _, status = os.waitpid(child, 0)
         interrupted += os.WIFSIGNALED(status)
         assert_same(fit("dropout", checkpoint=Checkpoint(checkpoint.path), **options), uninterrupted)
-    assert interrupted >= 6  # else the moments were no test
+    assert interrupted >= 3  # else the moments were no test
 
 
 def test_a_digest_depends_on_the_bits_and_needs_no_copy_of_the_data():

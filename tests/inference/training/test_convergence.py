@@ -93,8 +93,7 @@ def test_scales_that_hardly_moved_on_digits_are_told_of():
     assert predictive.epistemic.mean() < 1e-3  # the fake posterior that the warning is about
 
 
-@pytest.mark.parametrize("seed", range(2))
-@pytest.mark.parametrize(("num_points", "num_features"), [(60, 1), (60, 8), (200, 3)])
+@pytest.mark.parametrize(("num_points", "num_features", "seed"), [(60, 1, 0), (60, 8, 1), (200, 3, 0)])
 def test_a_fit_that_converged_is_silent(num_points, num_features, seed):
     exact = Conjugate(num_points, num_features, 0.5, seed=10 * seed)
     posterior = variational.fit(  # a warning would be an error here
@@ -103,7 +102,7 @@ def test_a_fit_that_converged_is_silent(num_points, num_features, seed):
     assert (posterior.scale / exact.scale).log().abs().max() < 0.2
 
 
-@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize("seed", range(3))
 @pytest.mark.parametrize("num_features", [1, 5])
 def test_a_fit_whose_scales_started_right_is_silent(num_features, seed):
     exact = Conjugate(40, num_features, 0.5, seed=10 * seed)
@@ -164,7 +163,7 @@ def _slope_told(exact: Conjugate, guide: MeanFieldGuide) -> float | None:
 def test_the_diagnosis_draws_nothing_from_the_global_generator():
     exact = Conjugate(40, 3, 0.5)
     before = torch.get_rng_state()
-    variational.fit(exact.model, exact.data, num_epochs=1000, batch_size=40, learning_rate=0.03, scale_rate=1.0, seed=0)
+    variational.fit(exact.model, exact.data, num_epochs=20, batch_size=40, seed=0)
     assert torch.equal(torch.get_rng_state(), before)
 
 
@@ -199,6 +198,8 @@ def test_sixty_rows_are_learned_by_default_and_a_hundred_epochs_of_them_are_told
     data, model = waves(60), waves_model(**({"dropout": 0.1} if name == "dropout" else {}))
     short = told_by(lambda: SMALL[name](model, data, num_epochs=100, seed=0))
     assert any("still falling" in one for one in short)
+    if name == "ensemble":
+        return  # its one member is the fit of map_estimate
     posterior = SMALL[name](model, data, seed=0)  # a warning would be an error here
     rest = data.y - posterior.predict(data.x, num_samples=30, seed=0).mean
     assert rest.std() < 0.35 * data.y.std()

@@ -33,7 +33,7 @@ def looked(num_rows: int, batch_size: int, num_steps: int, num_weights: int) -> 
     return looks.Looks(lambda batch, _: batch.y[:, 0], leaves, {}, source, num_steps, 0)
 
 
-@pytest.mark.parametrize("num_steps", [500, 2000, 20_000])
+@pytest.mark.parametrize("num_steps", [500, 20_000])
 @pytest.mark.parametrize("num_rows", [60, 3000])
 def test_looks_are_a_hundredth_of_the_rows_that_a_fit_passes(num_rows, num_steps):
     taken = looked(num_rows, 128, num_steps, num_weights=10**7)

@@ -272,12 +272,17 @@ def test_chains_that_are_given_no_process_of_their_own_leave_this_one_alive(monk
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(found), tensors_of(whole), strict=True))
 
 
-LONG = f"""
+LONG = """
 import sys
+import torch
+from bayesuq.data import Dataset
 from bayesuq.inference import hmc
-from {__name__} import measured, regression
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
 
-hmc.fit(regression(), measured(), num_samples=100_000, num_warmup=10, num_chains=2, kernel="hmc", num_steps=5, seed=1,
+x = torch.linspace(-1, 1, 48)[:, None]
+model = BayesianNetwork(networks.mlp(1, (6,), 1), priors.Normal(), likelihoods.Normal(scale=0.2))
+hmc.fit(model, Dataset(x, x.sin()), num_samples=100_000, num_warmup=10, num_chains=2, kernel="hmc", num_steps=5, seed=1,
         chain_method="parallel", checkpoint=sys.argv[1])
 """
 

@@ -105,7 +105,7 @@ def test_loss_and_gradient_over_all_draws_are_those_of_the_exact_elbo(prior, sca
 @pytest.mark.parametrize(("prior", "scale"), [PAIRS[0], *PAIRS[-3:]], ids=str)
 def test_loss_and_gradient_of_minibatches_and_several_draws_are_those_of_the_exact_elbo_on_average(prior, scale):
     model, data, loc, log_scale, exact, expected_gradients = where_the_elbo_is_known(prior, scale)
-    options = {"num_epochs": 80, "batch_size": 5, "num_draws": 3, "learning_rate": 1e-13, "seed": 0}
+    options = {"num_epochs": 50, "batch_size": 5, "num_draws": 3, "learning_rate": 1e-13, "seed": 0}
     with recorded_steps() as steps:
         posterior = variational.fit(model, data, guide=lambda _: MeanFieldGuide(model, loc, log_scale), **options)
 
@@ -126,11 +126,11 @@ def test_more_draws_a_step_make_its_gradient_less_noisy():
     for num_draws in (1, 8):
         with recorded_steps() as steps:
             variational.fit(
-                case.model, case.data, num_draws=num_draws, num_epochs=300, batch_size=20, learning_rate=1e-9, seed=0
+                case.model, case.data, num_draws=num_draws, num_epochs=150, batch_size=20, learning_rate=1e-9, seed=0
             )
         spread.append(torch.stack([step["gradients"][0] for step in steps]).var(dim=0))
-    # A ratio of two variances of 300 draws has a standard error of about 2 / 300^(1/2) = 12 %.
-    assert (spread[0] / spread[1] / 8).log().abs().max() < 0.5
+    # A ratio of two variances of 150 draws has a standard error of about 2 / 150^(1/2) = 16 %.
+    assert (spread[0] / spread[1] / 8).log().abs().max() < 0.65
 
 
 @SHORT
@@ -200,13 +200,10 @@ def test_scales_start_as_shares_of_each_priors_own():
 
 CONJUGATE = [  # (points, features, noise, seed)
     (100, 1, 1.0, 0),
-    (100, 1, 0.1, 0),
     (128, 4, 0.5, 0),
     (128, 4, 0.1, 1),
-    (128, 10, 1.0, 0),
     (128, 30, 1.0, 1),
     (640, 4, 0.5, 0),
-    (640, 4, 0.5, 1),
     (1280, 8, 1.0, 0),
     (20, 2, 0.5, 1),
 ]
@@ -232,7 +229,7 @@ def long_fit(**options) -> tuple[Conjugate, VariationalPosterior]:
 
 @pytest.fixture(scope="module")
 def fitted_for_long() -> tuple[Conjugate, VariationalPosterior]:
-    return long_fit(num_epochs=2000)
+    return long_fit(num_epochs=1200)
 
 
 def assert_exact(exact: Conjugate, posterior: VariationalPosterior) -> None:
@@ -245,7 +242,7 @@ def test_a_long_fit_finds_the_exact_mean_field_posterior(fitted_for_long):
 
 
 def test_four_draws_a_step_find_it_in_a_quarter_of_the_steps():
-    assert_exact(*long_fit(num_epochs=500, num_draws=4))
+    assert_exact(*long_fit(num_epochs=300, num_draws=4))
 
 
 def test_its_predictive_is_the_exact_one_of_the_mean_field_posterior(fitted_for_long):
@@ -276,7 +273,7 @@ def test_an_inferred_noise_scale_ends_at_the_best_elbo():
 
     optimizer.step(closure)
     posterior = variational.fit(
-        model, data, num_epochs=700, batch_size=40, num_draws=4, learning_rate=0.03, scale_rate=1.0, seed=0
+        model, data, num_epochs=300, batch_size=40, num_draws=4, learning_rate=0.06, scale_rate=1.0, seed=0
     )
     loc, log_scale = (leaf.detach() for leaf in best)
     assert ((posterior.loc - loc) / log_scale.exp()).abs().max() < 0.3
@@ -289,7 +286,7 @@ def test_without_evidence_the_posterior_is_the_prior():
     model = BayesianNetwork(net, priors.Normal(loc=0.3, scale=0.4), likelihoods.Normal(scale=0.1))
     silent = Dataset(noise(0, 10, 2), noise(1, 10), weight=torch.zeros(10))
     posterior = variational.fit(
-        model, silent, num_epochs=1500, batch_size=10, learning_rate=0.02, scale_rate=1.0, seed=0
+        model, silent, num_epochs=600, batch_size=10, learning_rate=0.05, scale_rate=1.0, seed=0
     )
     torch.testing.assert_close(posterior.loc, torch.full((13,), 0.3).double(), rtol=0, atol=1e-3)
     torch.testing.assert_close(posterior.scale, torch.full((13,), 0.4).double(), rtol=1e-3, atol=0)
@@ -315,8 +312,8 @@ def test_a_fitted_posterior_is_a_pyro_guide_and_a_start_for_another_fit():
     posterior = variational.fit(case.model, case.data, num_epochs=100, batch_size=60, learning_rate=0.05, seed=0)
     x = case.data.x.float()
     torch.manual_seed(0)
-    draws = pyro.infer.Predictive(case.model, guide=posterior.guide(), num_samples=2000)(x)["weight"].reshape(-1, 2)
-    error = posterior.scale[:2] / 2000**0.5
+    draws = pyro.infer.Predictive(case.model, guide=posterior.guide(), num_samples=400)(x)["weight"].reshape(-1, 2)
+    error = posterior.scale[:2] / 400**0.5
     assert ((draws.mean(dim=0) - posterior.loc[:2]) / error).abs().max() < 4.5
     pyro.clear_param_store()
     again = variational.fit(
@@ -334,7 +331,7 @@ def test_unknown_digits_are_unknown():
     split = datasets.load("digits-0to8")
     net = built(lambda: networks.mlp(64, (100, 100), 9))
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
-    posterior = variational.fit(model, split.train, num_epochs=200, seed=0)  # as the demo does
+    posterior = variational.fit(model, split.train, num_epochs=60, seed=0)
     known, unknown = (posterior.predict(part.x, num_samples=100, seed=0) for part in (split.test, split.ood))
     assert known.epistemic.mean() > 0.02  # nats
     assert unknown.epistemic.mean() > 3 * known.epistemic.mean()

@@ -67,15 +67,14 @@ def test_at_the_exact_posterior_every_draw_of_the_loss_is_minus_the_log_evidence
 @pytest.mark.parametrize(
     "guide",
     [
-        autoguide(pyro_guides.AutoMultivariateNormal),
         autoguide(pyro_guides.AutoLowRankMultivariateNormal, rank=3),
         pyro_guides.AutoMultivariateNormal,
     ],
-    ids=["full rank", "low rank", "from the prior's median"],
+    ids=["low rank", "full rank, from the prior's median"],
 )
 def test_a_guide_that_contains_the_posterior_finds_it(guide):
     conjugate = Conjugate(60, 2, 0.5)
-    posterior = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=350, num_draws=2, seed=0)
+    posterior = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=300, num_draws=2, seed=0)
     draws, exact = flat_draws(posterior, 500).double(), conjugate.precision.inverse()
     deviations = (draws.mean(dim=0) - conjugate.mean) / exact.diag().sqrt()
     assert deviations.abs().max() < 0.3
@@ -84,7 +83,7 @@ def test_a_guide_that_contains_the_posterior_finds_it(guide):
 
 @pytest.mark.parametrize("guide", [autoguide(pyro_guides.AutoNormal), lambda _: hand_written], ids=["auto", "by hand"])
 def test_a_factorised_guide_finds_the_exact_mean_field_scales(guide):
-    posterior = variational.fit(EXACT.model, EXACT.data, guide=guide, num_epochs=350, num_draws=2, seed=0)
+    posterior = variational.fit(EXACT.model, EXACT.data, guide=guide, num_epochs=200, num_draws=2, seed=0)
     draws = flat_draws(posterior, 500)
     assert ((draws.mean(dim=0) - EXACT.mean) / EXACT.scale).abs().max() < 0.3
     torch.testing.assert_close(draws.std(dim=0), EXACT.scale, rtol=0.15, atol=0)

@@ -73,11 +73,11 @@ def exact_hierarchical(data):
 def test_hierarchical_regression_from_the_program_to_the_report():
     data = grouped_data()
     mean, covariance = exact_hierarchical(data)
-    posterior = variational.fit(hierarchical, data, guide=AutoMultivariateNormal, num_epochs=500, num_draws=2, seed=0)
-    draws = posterior.sample_weights(800, seed=1)
-    flat = torch.cat([draws[name].reshape(800, -1) for name in ("mean", "slope", "intercept")], dim=1).double()
+    posterior = variational.fit(hierarchical, data, guide=AutoMultivariateNormal, num_epochs=400, num_draws=2, seed=0)
+    draws = posterior.sample_weights(500, seed=1)
+    flat = torch.cat([draws[name].reshape(500, -1) for name in ("mean", "slope", "intercept")], dim=1).double()
     scales = covariance.diag().sqrt()
-    # Adam's last steps leave the means within a few tenths of a posterior scale; 800 draws add 2.5 % to the scales.
+    # Adam's last steps leave the means within a few tenths of a posterior scale; 500 draws add 3 % to the scales.
     assert ((flat.mean(dim=0) - mean) / scales).abs().max() < 0.3
     torch.testing.assert_close(flat.std(dim=0), scales, rtol=0.2, atol=0)
     # What the program is for: the group of one row leans on the others, its scale between noise and prior.
@@ -99,14 +99,17 @@ def test_a_program_gives_what_the_same_model_as_a_network_gives():
     data = measured()
     net = nn.Linear(3, 1, bias=False)
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.2))
-    fits = [variational.fit(one, data, guide=AutoDelta, num_epochs=300, seed=0) for one in (line, model)]
+    fits = [
+        variational.fit(one, data, guide=AutoDelta, num_epochs=200, learning_rate=0.1, seed=0) for one in (line, model)
+    ]
     one, other = (fit.predict(data.x, num_samples=1).mean for fit in fits)
     torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)  # both at the one mode
 
 
 def test_minibatches_find_what_all_rows_find():
     data = measured(200)
-    fits = [variational.fit(line, data, guide=AutoDelta, num_epochs=200, batch_size=size, seed=0) for size in (200, 40)]
+    options = {"guide": AutoDelta, "num_epochs": 120, "learning_rate": 0.1, "seed": 0}
+    fits = [variational.fit(line, data, batch_size=size, **options) for size in (200, 50)]
     one, other = (fit.sample_weights(1)["slope"] for fit in fits)
     torch.testing.assert_close(one, other, rtol=0, atol=2e-3)  # the posterior scale is 0.2 / sqrt(200) = .014
 
@@ -210,7 +213,7 @@ def scaled(x, y=None):
 def test_parameters_of_the_program_are_learned_and_the_users_stay_as_they_are(program):
     x = noise(0, 400, 3).float()
     data = Dataset(x, x.sum(dim=1) + 0.3 * noise(1, 400).float())
-    posterior = variational.fit(program, data, num_epochs=400, seed=0)
+    posterior = variational.fit(program, data, num_epochs=250, seed=0)
     learned = float(posterior.predict(x[:2], num_samples=1).aleatoric[0]) ** 0.5
     assert learned == pytest.approx(0.3, rel=3 / math.sqrt(2 * 400) + 0.03)  # and 3 % for the last steps' noise
     assert list(pyro.get_param_store()) == []
@@ -275,8 +278,8 @@ def waiting(x, y=None):
 
 def test_counts_have_their_conjugate_posterior_and_a_mixture():
     y = torch.tensor([3, 5, 2, 4, 6, 3, 1, 4])
-    posterior = variational.fit(counts, Dataset(torch.zeros(8, 1), y), num_epochs=500, num_draws=2, seed=0)
-    predictive = posterior.predict(torch.zeros(2, 1), num_samples=600, seed=0)
+    posterior = variational.fit(counts, Dataset(torch.zeros(8, 1), y), num_epochs=400, seed=0)
+    predictive = posterior.predict(torch.zeros(2, 1), num_samples=400, seed=0)
     assert isinstance(predictive, MixturePredictive)
     exact = (1 + 28) / (1 + 8)  # the posterior is Gamma(29, 9), whose log-normal fit has nearly its mean
     torch.testing.assert_close(predictive.mean, torch.full((2, 1), exact).double(), rtol=0.05, atol=0)
@@ -286,7 +289,7 @@ def test_counts_have_their_conjugate_posterior_and_a_mixture():
 
 def test_targets_with_outliers_give_a_mixture():
     y = torch.cat([torch.linspace(0.5, 1.5, 30), torch.tensor([80.0])])
-    posterior = variational.fit(outliers, Dataset(torch.zeros(31, 1), y), num_epochs=400, num_draws=2, seed=0)
+    posterior = variational.fit(outliers, Dataset(torch.zeros(31, 1), y), num_epochs=300, seed=0)
     predictive = posterior.predict(torch.zeros(2, 1), num_samples=100, seed=0)
     assert isinstance(predictive, MixturePredictive)
     torch.testing.assert_close(predictive.mean, torch.ones(2, 1).double(), rtol=0.1, atol=0)
@@ -375,9 +378,11 @@ def test_posteriors_loaded_with_one_module_stay_apart_and_leave_it_as_it_was(tmp
     assert float(module.scale.detach()) == 1.0
 
 
-@pytest.mark.parametrize(("num_epochs", "told"), [(100, "scales were not learned"), (1000, "")])
-def test_spreads_that_were_not_learned_are_told(num_epochs, told):
-    """Three latents whose guide starts wider than their posterior; ratios are well behaved, so that k says nothing."""
+def test_spreads_that_were_not_learned_are_told():
+    """Three latents whose guide starts wider than their posterior; ratios are well behaved, so that k says nothing.
+
+    Such a program is fitted by default without a word in `tests/inference/training/test_convergence.py`.
+    """
     seeded = torch.Generator().manual_seed(0)
     x = torch.randn(60, 2, generator=seeded)
     rows = Dataset(x, x @ torch.tensor([1.0, -1.0]) + 0.3 * torch.randn(60, generator=seeded))
@@ -390,7 +395,7 @@ def test_spreads_that_were_not_learned_are_told(num_epochs, told):
 
     with warnings.catch_warnings(record=True) as found:
         warnings.simplefilter("always")
-        variational.fit(program, rows, num_epochs=num_epochs, seed=0, progress=False)
+        variational.fit(program, rows, num_epochs=100, seed=0, progress=False)
     messages = [str(one.message) for one in found if issubclass(one.category, ConvergenceWarning)]
-    assert bool(messages) == bool(told)
-    assert all(told in message for message in messages)
+    assert messages
+    assert all("scales were not learned" in message for message in messages)
