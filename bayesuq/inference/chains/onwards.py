@@ -4,7 +4,6 @@ Scales and step sizes are no longer learned, and random numbers come from each r
 last point, and the transition's own numbers, further draws have the bits of a longer run.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -40,7 +39,7 @@ def kernel_of(ends: Mapping[str, Tensor]) -> Kernel:
     if "max_tree_depth" in ends:
         return Nuts(int(ends["max_tree_depth"]))
     length = float(ends["trajectory_length"])
-    return Hmc(int(ends["num_steps"]), None if math.isnan(length) else length)
+    return Hmc(int(ends["num_steps"]), length if length > 0 else None)
 
 
 def seed_of(ends: Mapping[str, Tensor]) -> int:
@@ -85,7 +84,7 @@ def _numbers(kernel: Kernel) -> dict[str, Tensor]:
         return {"max_tree_depth": torch.tensor(kernel.max_tree_depth)}
     if not isinstance(kernel, Hmc):
         return {}
-    length = math.nan if kernel.trajectory_length is None else kernel.trajectory_length
+    length = 0.0 if kernel.trajectory_length is None else kernel.trajectory_length  # NaN would equal no other
     return {
         "num_steps": torch.tensor(kernel.num_steps),
         "trajectory_length": torch.tensor(length, dtype=torch.float64),
