@@ -109,7 +109,7 @@ class ErrorRanks:
             area = self._counted.auroc()
             error = self._error_and_skewness(measure, points)[0]
         rows = points.rows_with(wrong=True), points.rows_with(wrong=False)
-        return Ranked(area, error, auroc_interval(area.value, error, *rows, independent=not self._is_grouped))
+        return Ranked(area, error, auroc_interval(area.value, error, *rows))
 
     @property
     def aurc(self) -> Ranked:

@@ -270,7 +270,7 @@ def evaluate_detection(
 
     Example:
         >>> print(*evaluate_detection([0.1, 0.2, 0.3, 0.9], [0, 0, 1, 1], name="entropy"), sep="\n")
-        entropy_auroc 1.00 [0.47, 1.00] fraction, 2 of 4 positive
+        entropy_auroc 1.00 [0.34, 1.00] fraction, 2 of 4 positive
         entropy_average_precision 1.00 [0.34, 1.00] fraction, 2 of 4 positive
         entropy_false_positive_rate 0.00 [0.00, 1.00] fraction, at 95 % true positives
     """
@@ -285,7 +285,7 @@ def evaluate_detection(
     area_error = standard_errors.of_auroc(scores, positives, weight=weight)
     rows = [side.reshape(len(side), -1).any(dim=1).sum().double() for side in (found, others)]
     is_single = known.numel() == len(known)
-    area_interval = auroc_interval(area, area_error, *rows, independent=is_single)
+    area_interval = auroc_interval(area, area_error, *rows)
     worth = rows[0] if is_single or precision_error == 0 else found.sum().double()
     precision_interval = share_interval(precision, precision_error, worth)
     rate_interval = _interval_of_false_positive_rate(scores, positives, weight, rate) if is_single else None

@@ -2,15 +2,15 @@
 
 A standard error is symmetric and knows no limits: of 30 right answers in 30 it is 0, of a skewed score it is too short
 on one side, and of few positives it is hardly known. Each interval here holds the truth in 90 to 97 % of simulated test
-sets from some 30 rows and 10 positives on. Two things no interval can do: of a share so near 0 or 1 that the next count
-is a step of several per cent, it holds more often; and of what is rarer than one in N, as far out in a tail without a
-variance, no sample of N tells.
+sets from some 30 rows and 10 positives on. Three things no interval can do: of a share so near 0 or 1 that the next
+count is a step of several per cent, it holds more often; of ten points whose scores are all alike nothing says that the
+next is too, so that an AUROC of them is held more often; and of what is rarer than one in N, as far out in a tail
+without a variance, no sample of N tells.
 
 References:
     Wilson, "Probable inference, the law of succession, and statistical inference", JASA 1927.
     Hall, "On the removal of skewness by transformation", JRSS B 1992, eq. (2.2) and its inverse.
-    Newcombe, "Confidence intervals for an effect size measure based on the Mann-Whitney statistic. Part 2", Statistics
-    in Medicine 2006, method 5.
+    Rubin, "The Bayesian bootstrap", Annals of Statistics 1981.
     Brown, Cai and DasGupta, "Interval estimation for a binomial proportion", Statistical Science 2001, section 3.1 and
     4.1.1, for Jeffreys' interval and what it is at 0 and at 1.
     Hannig, "On generalized fiducial inference", Statistica Sinica 2009, section 4, for discrete observations.
@@ -27,9 +27,10 @@ LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 NORMAL_QUANTILE = float(scipy.special.ndtri(1 - TAIL))
 BISECTIONS = 40  # down to 1e-12 in [0, 1]
-ONE_SIDED_QUANTILE = float(scipy.special.ndtri(LEVEL))
 NEGLIGIBLE = 1e-9  # probability
-LEAST_RATIO, LARGEST_RATIO = 0.5, 2.5  # of the AUROC's measured variance to the model's: few positives leave it open
+END = 0.5  # points at either end of both samples, as in Jeffreys' interval
+ROOM = 2.0, 5.0  # standard deviations to 0 or 1: no miss there, and as many as on the other side
+LEAST_WORTH = 1e-3  # points that an area of largest variance is worth: it says nothing
 
 
 class Interval(NamedTuple):
@@ -85,47 +86,72 @@ def share_interval(share: Tensor, standard_error: Tensor, most: Tensor) -> Inter
     return Interval(*(torch.where(standard_error.isnan(), torch.nan, end) for end in interval))
 
 
-def auroc_interval(
-    area: Tensor, standard_error: Tensor, num_positive: Tensor, num_negative: Tensor, *, independent: bool = True
-) -> Interval:
-    """Newcombe's method 5: all areas A with |area - A| at most 1.96 sqrt V(A), V that of exponential scores.
+def auroc_interval(area: Tensor, standard_error: Tensor, num_positive: Tensor, num_negative: Tensor) -> Interval:
+    """Of an AUROC: quantiles of the law that the Bayesian bootstrap of both samples gives it, as a beta law.
 
-    V is multiplied by what the measured variance is to it, so that scores of any law have their own. Where A is so near
-    1 that no area can lie 1.96 deviations above it, those below may be missed in 5 % instead of 2.5: 1.64 deviations.
+    Half a point more lies at either end of all scores, for what few points have not shown: of 10 positives all above,
+    one in ten of all there are may be below. It is the more of a sample, the smaller that is. Weights that are uniform
+    over all weights give the area a mean and a variance (Rubin 1981); the beta law that has them is Jeffreys' for a
+    score in two levels and many negatives. Where the area is so near 1 that it cannot be missed from below, 5 % are
+    beyond the upper end instead of 2.5, and likewise at 0.
 
     Args:
         area: The AUROC.
         standard_error: Measured.
         num_positive: Rows with a positive.
         num_negative: Rows with a negative.
-        independent: Whether each row is one point, whose variance cannot be far from V.
     """
-    size = num_positive * num_negative
-    halves = (num_positive + num_negative) / 2 - 1
-
-    def variance(a: Tensor) -> Tensor:
-        return a * (1 - a) * (1 + halves * ((1 - a) / (2 - a) + a / (1 + a))) / size
-
-    measured = (standard_error > 0) & (area > 0) & (area < 1)
-    ratio = standard_error.square() / torch.where(measured, variance(area), 1.0)
-    ratio = torch.where(measured, ratio.clamp(LEAST_RATIO, LARGEST_RATIO) if independent else ratio, 1.0)
-
-    def end(limit: float) -> Tensor:
-        near, far = area, torch.full_like(area, limit)
-        for _ in range(BISECTIONS):
-            middle = (near + far) / 2
-            deviation = (ratio * variance(middle)).sqrt()
-            inside = (area - middle).abs() <= _quantile_with((limit - middle).abs() / deviation) * deviation
-            near, far = torch.where(inside, middle, near), torch.where(inside, far, middle)
-        return torch.where(standard_error.isnan(), torch.nan, far)
-
-    return Interval(end(0.0), end(1.0))
+    positive, negative = (
+        _Sample(number.double(), END * other.double() / (number + other))
+        for number, other in ((num_positive, num_negative), (num_negative, num_positive))
+    )
+    pairs = positive.number * negative.number * area + negative.end * positive.size + positive.end * negative.number
+    mean = pairs / (positive.size * negative.size)
+    measured = standard_error.square() / (positive.number + negative.number)  # shared out as if both spread equally
+    variance = positive.variance(area, mean, measured * negative.number, negative)
+    variance = variance + negative.variance(area, mean, measured * positive.number, positive)
+    worth = (mean * (1 - mean) / variance - 1).clamp(min=LEAST_WORTH)
+    deviation = variance.sqrt()
+    lower = _beta_quantile(worth * mean, worth * (1 - mean), _tail(mean / deviation)).minimum(area)
+    upper = _beta_quantile(worth * mean, worth * (1 - mean), 1 - _tail((1 - mean) / deviation)).maximum(area)
+    ends = torch.where(area > 0, lower, 0.0), torch.where(area < 1, upper, 1.0)
+    return Interval(*(torch.where(standard_error.isnan(), torch.nan, end) for end in ends))
 
 
-def _quantile_with(room: Tensor) -> Tensor:
-    """Deviations that are likely on one side, with room for so many on the other: from 1.64, of none, to 1.96."""
-    share = ((room - ONE_SIDED_QUANTILE) / (NORMAL_QUANTILE - ONE_SIDED_QUANTILE)).clamp(0.0, 1.0)
-    return ONE_SIDED_QUANTILE + share * (NORMAL_QUANTILE - ONE_SIDED_QUANTILE)
+class _Sample(NamedTuple):
+    """One side of an AUROC.
+
+    Attributes:
+        number: Of its points.
+        end: Points more at either end of all scores.
+    """
+
+    number: Tensor
+    end: Tensor
+
+    @property
+    def size(self) -> Tensor:
+        """Points in all."""
+        return self.number + 2 * self.end
+
+    def variance(self, area: Tensor, mean: Tensor, measured: Tensor, other: "_Sample") -> Tensor:
+        """What weights of these points give the area, whose mean over weights is known, of its measured variance."""
+        spread = self.number * (self.number - 1) * measured * (other.number / other.size).square()
+        middle = self.number * ((other.number * area + other.end) / other.size - mean).square()
+        above, below = ((other.number + 1.5 * other.end) / other.size, 0.5 * other.end / other.size)
+        ends = self.end * ((above - mean).square() + (below - mean).square())
+        return (spread + middle + ends) / (self.size * (self.size + 1))
+
+
+def _beta_quantile(above: Tensor, below: Tensor, probability: Tensor) -> Tensor:
+    found = scipy.special.betaincinv(*(part.cpu().numpy() for part in (above, below, probability)))
+    return torch.as_tensor(found, device=above.device)
+
+
+def _tail(room: Tensor) -> Tensor:
+    """Probability beyond one end, with room for so many deviations beyond the other: 5 % with little, else 2.5 %."""
+    little, ample = ROOM
+    return 2 * TAIL - TAIL * ((room - little) / (ample - little)).clamp(0.0, 1.0)
 
 
 def false_positive_rate_interval(

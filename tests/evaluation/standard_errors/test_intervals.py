@@ -7,6 +7,7 @@ it has one of .014: there the bounds are an error wider.
 import math
 
 import pytest
+import scipy.stats
 import torch
 from torch import Tensor
 
@@ -134,23 +135,40 @@ def test_of_shares(share: float, num_rows: int) -> None:
     assert 0.90 <= covered <= 0.985
 
 
-@pytest.mark.parametrize("distance", [0.0, 1.0, 2.0, 3.0])
-@pytest.mark.parametrize(("num_positive", "num_negative"), [(10, 20), (10, 300), (60, 60)])
-def test_of_the_auroc(distance: float, num_positive: int, num_negative: int) -> None:
-    noise = generator(3)
-    positives = torch.randn(SETS, num_positive, generator=noise, dtype=torch.float64) + distance
-    negatives = torch.randn(SETS, num_negative, generator=noise, dtype=torch.float64)
+def areas(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
+    """AUROCs of many sets and DeLong's errors, from the share that each positive beats and that beats each negative."""
     beats = (positives.unsqueeze(2) > negatives.unsqueeze(1)).double()
-    area = beats.mean(dim=(1, 2))
-    # DeLong's variance, from the share that each positive beats and that beats each negative.
-    error = (beats.mean(2).var(1) / num_positive + beats.mean(1).var(1) / num_negative).sqrt()
-    sizes = torch.tensor(float(num_positive)), torch.tensor(float(num_negative))
-    interval = auroc_interval(area, error, *sizes)
-    truth = 0.5 + 0.5 * math.erf(distance / 2)
-    assert 0.90 <= share_of(interval, truth) <= 0.972
-    if distance == 3:
-        plain = ((area - truth).abs() <= 1.96 * error).double().mean()
-        assert plain < 0.87
+    variance = beats.mean(2).var(1) / positives.shape[1] + beats.mean(1).var(1) / negatives.shape[1]
+    return beats.mean(dim=(1, 2)), variance.sqrt()
+
+
+@pytest.mark.parametrize("truth", [0.5, 0.75, 0.9, 0.97])
+@pytest.mark.parametrize("spread", [1 / 3, 1.0, 3.0])
+@pytest.mark.parametrize(("num_positive", "num_negative"), [(10, 20), (10, 150), (40, 40)])
+def test_of_the_auroc(truth: float, spread: float, num_positive: int, num_negative: int) -> None:
+    """Whatever the positives' law: three times as wide as the negatives', one in ten is far below and mostly not seen.
+
+    Of ten that are narrow, or nearly all above, nothing says that the next is too: the lower end is hardly ever missed.
+    """
+    noise = generator(3)
+    distance = math.sqrt(2 * (1 + spread**2)) * float(torch.erfinv(torch.tensor(2 * truth - 1).double()))
+    positives = torch.randn(SETS, num_positive, generator=noise, dtype=torch.float64) * spread + distance
+    negatives = torch.randn(SETS, num_negative, generator=noise, dtype=torch.float64)
+    area, error = areas(positives, negatives)
+    interval = auroc_interval(area, error, torch.tensor(num_positive), torch.tensor(num_negative))
+    assert share_of(interval, truth) >= 0.90
+    if spread >= 1:
+        assert share_of(interval, truth) <= 0.975 or (truth < interval.lower).double().mean() < 0.01
+
+
+def test_of_the_auroc_of_a_score_in_two_levels_it_is_jeffreys() -> None:
+    """All of ten positives above very many negatives: down to beta(10.5, 0.5) at .025; and one or two below them."""
+    for above in (8, 9, 10):
+        share = torch.tensor(above / 10).double()
+        error = (share * (1 - share) / 9).sqrt()
+        interval = auroc_interval(share, error, torch.tensor(10), torch.tensor(1e9))
+        assert float(interval.lower) == pytest.approx(scipy.stats.beta(above + 0.5, 10.5 - above).ppf(0.025), abs=1e-6)
+        assert (interval.upper == 1) == (above == 10)
 
 
 @pytest.mark.parametrize("distance", [1.0, 3.0])
