@@ -27,6 +27,7 @@ from bayesuq.inference.chains.agreement import (
     warn_unless_draws_agree,
     warn_unless_latents_agree,
 )
+from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.onwards import check_same_density, ends_of, fixed_of, kernel_of, longer, seed_of
@@ -144,8 +145,8 @@ def fit(
     Warns:
         UserWarning: The chains have more than ten minutes to go, by what a gradient takes.
         ConvergenceWarning: The chains disagree in what they predict at some of the rows, or in a program's latents;
-            some predict their rows much worse than others, than what they began at or than a constant; trajectories
-            diverged, or had the greatest length.
+            some predict their rows much worse than others, than what they began at, than a constant or than where a
+            short descent from their end leads; trajectories diverged, or had the greatest length.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -294,7 +295,8 @@ def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> "
     positions = starting_points(potential, start, run.num_chains, derive_seed(run.key, STARTS))
     posterior = _posterior(model, constants, run.chains(job, potential, positions))
     warn_unless_agreed(posterior, rows)
-    warn_unless_scored(posterior, rows, start)
+    descent = Descent.after(_num_gradients(posterior), lambda flat: potential.at(flat)[1], potential.layout)
+    warn_unless_scored(posterior, rows, start, descent)
     return posterior
 
 
@@ -368,6 +370,12 @@ class HmcPosterior(ChainPosterior):
     def num_divergences(self) -> int:
         """Draws whose trajectories diverged."""
         return int(self.statistics["diverging"].sum()) if "diverging" in self.statistics else 0
+
+
+def _num_gradients(posterior: HmcPosterior) -> float:
+    """Gradients that all chains took; without those of a warm-up that was not kept."""
+    told = (posterior.statistics, posterior.warmup_statistics)
+    return float(sum(table["n_steps"].sum() for table in told if "n_steps" in table))
 
 
 def _plan(

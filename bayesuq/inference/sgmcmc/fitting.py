@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count, check_one_of, check_positive
 from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_latents_agree
+from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.scores import warn_unless_scored
@@ -134,7 +135,8 @@ def fit(
 
     Warns:
         ConvergenceWarning: The chains disagree in what they predict at some of the rows, or some predict them much
-            worse than others, than what they began at or than a constant.
+            worse than others, than what they began at, than a constant or than where a short descent from their end
+            leads.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -176,7 +178,7 @@ def fit(
         run.finish(file, fit, progress)
         posterior = _posterior(model, constants, run)
         warn_unless_agreed(posterior, source.rows)
-        warn_unless_scored(posterior, source.rows, start)
+        warn_unless_scored(posterior, source.rows, start, _descent(potential, run))
         return posterior
 
 
@@ -359,6 +361,16 @@ def _is_vectorised(potential: MinibatchPotential, source: Source, num_chains: in
         return False
     small = potential.layout.size * size <= LARGEST_WORK
     return asked or small or source.device.type != "cpu"
+
+
+def _descent(potential: MinibatchPotential, run: Run) -> Descent:
+    """Down the energy, by minibatches of the first chain's; gradients of all chains in one pass count as one's."""
+
+    def gradient(flat: Tensor) -> Tensor:
+        return potential.at(flat.unsqueeze(0), run.stream.take()[:1])[1][0]
+
+    num_gradients = run.plan.num_steps * (1 if run.vectorised else len(run.chains.positions))
+    return Descent.after(num_gradients, gradient, potential.layout)
 
 
 def _posterior(model: BayesianNetwork, constants: Constants, run: Run) -> "SgmcmcPosterior":

@@ -8,10 +8,14 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference import hmc, map_estimate, sgmcmc
+from bayesuq.inference.chains.descent import MOST_STEPS, SHARE, Descent
+from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.training.minibatches import NetworkReader, Source
-from tests.inference.examples import Conjugate, recorded_warnings
+from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models.bnn import BayesianNetwork
+from tests.inference.examples import Conjugate, built, recorded_warnings
 
 EXACT = Conjugate(60, 8, 0.5)
 ROWS = Source(NetworkReader(EXACT.model), EXACT.data, 60).rows
@@ -27,9 +31,9 @@ def chains(*draws: Tensor) -> ChainPosterior:
     )
 
 
-def told(posterior: ChainPosterior, start: object = None) -> list[str]:
+def told(posterior: ChainPosterior, start: object = None, descent: Descent | None = None) -> list[str]:
     with recorded_warnings() as record:
-        warn_unless_scored(posterior, ROWS, start)
+        warn_unless_scored(posterior, ROWS, start, descent)
     return [str(one.message) for one in record]
 
 
@@ -74,3 +78,62 @@ def test_both_samplers_judge_their_own_predictions(fit: Any, options: dict[str, 
     assert any(
         "2 of 2 chains predict the rows that they were fitted to much worse" in str(one.message) for one in record
     )
+
+
+POTENTIAL = NetworkPotential(EXACT.model, ROWS)
+BEHIND = EXACT.mean + 5 * EXACT.scale  # 5^2 * 8 / (2 * 60) = 1.7 nats a row: less than a constant loses
+
+
+def descent(num_gradients: int) -> Descent:
+    return Descent.after(num_gradients, lambda flat: POTENTIAL.at(flat)[1], POTENTIAL.layout)
+
+
+def test_chains_that_lag_alike_are_told_by_where_a_descent_leads_and_draws_of_the_posterior_are_not():
+    lagging = chains(around(BEHIND, 0.01), around(BEHIND, 0.01, seed=1))
+    assert told(lagging) == []
+    (message,) = told(lagging, descent=descent(10_000))
+    assert "2 of 2 chains predict" in message
+    assert "than what 200 steps down from the last draw of the best of them reach" in message
+    assert told(chains(around(EXACT.mean), around(EXACT.mean, seed=1)), descent=descent(10_000)) == []
+
+
+@pytest.mark.parametrize(("num_gradients", "num_steps"), [(100, 0), (5_000, 100), (10**6, MOST_STEPS)])
+def test_a_descent_takes_a_fiftieth_of_the_chains_gradients(num_gradients: int, num_steps: int):
+    asked = []
+
+    def gradient(flat: Tensor) -> Tensor:
+        asked.append(1)
+        return POTENTIAL.at(flat)[1]
+
+    Descent.after(num_gradients, gradient, POTENTIAL.layout).end(EXACT.mean.to(EXACT.model.dtype))
+    assert len(asked) == num_steps <= SHARE * num_gradients
+
+
+def test_a_descent_leaves_the_noise_and_point_values_where_they_are():
+    net = built(lambda: networks.mlp(8, (), 1))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=priors.HalfNormal()))
+    potential = NetworkPotential(model, ROWS)
+    flat = torch.cat([0.5 * torch.ones(potential.layout.size, dtype=model.dtype), torch.tensor([7.0])])
+    end = Descent.after(5_000, lambda at: potential.at(at)[1], potential.layout).end(flat)
+    held = potential.layout.slices()["likelihood.scale"]
+    assert end[held] == flat[held]
+    assert end[-1] == 7
+    assert (end != flat).sum() == potential.layout.size - 1
+
+
+@pytest.mark.parametrize(
+    ("fit", "options"),
+    [
+        (sgmcmc.fit, {"step_size": 1e-7, "num_warmup": 1500}),
+        (hmc.fit, {"kernel": "hmc", "num_steps": 20, "step_size": 1e-7, "num_warmup": 0}),
+    ],
+)
+def test_both_samplers_look_where_a_descent_leads(fit: Any, options: dict[str, Any]):
+    behind = map_estimate.fit(EXACT.model, EXACT.data, num_epochs=1, seed=0)
+    behind = replace(behind, values=BEHIND.to(behind.values.dtype))
+    with recorded_warnings() as record:
+        fit(EXACT.model, EXACT.data, start=behind, num_samples=60, num_chains=2, seed=0, **options)
+    assert any("steps down from the last draw" in str(one.message) for one in record)
+    with recorded_warnings() as record:
+        hmc.fit(EXACT.model, EXACT.data, num_samples=60, num_warmup=100, num_chains=2, seed=0)
+    assert not any("steps down" in str(one.message) for one in record)
