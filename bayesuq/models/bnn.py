@@ -457,6 +457,12 @@ def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
     if any(isinstance(parameter, nn.UninitializedParameter) for parameter in net.parameters()):
         raise ValueError("`net` has lazy layers without weights. Run it once on an example input first.")
     trainable = trainable_parameters(net)
+    unreal = [name for name, parameter in trainable.items() if not parameter.is_floating_point()]
+    if unreal:
+        raise ValueError(
+            f"The weights of `net` must be real numbers; {unreal[0]!r} is {trainable[unreal[0]].dtype}. Hold real and "
+            "imaginary parts as parameters of their own, and join them by `torch.complex` in `forward`."
+        )
     if len({(parameter.dtype, parameter.device) for parameter in trainable.values()}) > 1:
         raise ValueError(
             "All trainable parameters of `net` must have one dtype and one device. Call `net.float()` first."

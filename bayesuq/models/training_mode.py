@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inputs import Inputs, apply, row_kind
+from bayesuq.inputs import Inputs, apply, named_leaves, row_kind
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
 
@@ -252,6 +252,12 @@ def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
     few = some_rows(x, FEW)
     with torch.no_grad():
         plain = apply(tree, few)
+    kept = some_rows(x, FEW)
+    if not all(torch.equal(leaf, named_leaves(kept)[name]) for name, leaf in named_leaves(few).items()):
+        raise ValueError(
+            "The network changes its inputs in place, and with them your data. Let its first operation make a new "
+            "tensor: `x = 2 * x` instead of `x.mul_(2)`, `nn.ReLU()` instead of `nn.ReLU(inplace=True)`."
+        )
     observer = _Observer(tree)
     found = observer.run(few, 0)
     with torch.no_grad():

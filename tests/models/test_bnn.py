@@ -772,6 +772,7 @@ class Named(nn.Module):
         (nn.Sequential(nn.Linear(2, 2).double(), nn.Linear(2, 2)), r"one dtype and one device. Call `net.float\(\)`"),
         (nn.Sequential(nn.LazyLinear(2)), "lazy layers without weights. Run it once"),
         (nn.Sequential(nn.ReLU()), "no trainable parameter"),
+        (nn.Linear(2, 2, dtype=torch.complex64), "real numbers; 'weight' is torch.complex64.*torch.complex"),
         (nn.Linear(2, 2).requires_grad_(False), "no trainable parameter"),
         (Named("y"), "got y. Wrap it"),
         (Named("data"), "got data. Wrap it"),

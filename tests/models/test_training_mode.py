@@ -311,7 +311,24 @@ class KeepsAsItDraws(nn.Module):
         return self.last(x - self.mean)
 
 
+class Overwrites(nn.Module):
+    """Doubles its inputs where they stand."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(x.mul_(2))
+
+
 REFUSED = {
+    "doubled in place": (Overwrites, map_estimate, "changes its inputs in place"),
+    "cut in place": (  # the second pass gives what the first one gave
+        lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, 1)),
+        dropout,
+        "changes its inputs in place",
+    ),
     "python's random": (SkipsByPython, map_estimate, "draws from Python's or NumPy's random numbers"),
     "auxiliary outputs": (Auxiliary, map_estimate, "same kind of outputs in training mode"),
     "one switch, dropout": (KeepsAsItDraws, dropout, "keeps statistics in training mode.*modules of their own"),
