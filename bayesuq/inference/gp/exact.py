@@ -13,8 +13,7 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, as_targets, to_floating
-from bayesuq.data import Batch
+from bayesuq.arrays import ArrayLike
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.algebra import solve, stable_cholesky
 from bayesuq.inference.gp.conjugate_gradients import iterated_solve
@@ -22,6 +21,7 @@ from bayesuq.inference.gp.convergence import warn_of_nothing_left, warn_of_stran
 from bayesuq.inference.gp.marginal_likelihood import (
     MarginalLikelihood,
     Observations,
+    further_targets,
     hyperparameters_of,
     likelihood_scale,
     uses_cholesky,
@@ -141,15 +141,7 @@ class ExactGpPosterior(GpPosterior):
                 "Only a posterior of real targets is conditioned on further rows; fit labels anew."
             )
         rows = self.cast(x)
-        targets = as_targets(y).to(self.y).mT
-        if targets.shape != (len(self.y), len(rows)):
-            raise ValueError(
-                f"`y` must have {len(rows)} rows as `x`, and {len(self.y)} columns; got {tuple(targets.mT.shape)}."
-            )
-        known = None if noise_scale is None else to_floating(noise_scale, "noise_scale").to(self.y)
-        further = Observations.of(Batch(rows, targets.mT, None), known)
-        with torch.no_grad():
-            noise = further.noise_variance(likelihood_scale(self.model, self.prior, further)).expand_as(targets)
+        targets, noise = further_targets(self.model, self.prior, rows, y, noise_scale, len(self.y))
         x_all, y_all = torch.cat([self.x, rows]), torch.cat([self.y, targets], dim=1)
         noises = torch.cat([self.noise, noise], dim=1)
         value = log_evidence(self.model, self.prior, x_all, y_all, noises)

@@ -9,7 +9,7 @@ Reference:
     Calibrated Classification.
 """
 
-from typing import Any, Literal, Unpack, get_args
+from typing import Any, Literal, Unpack, cast, get_args
 
 import gpytorch
 import torch
@@ -23,7 +23,8 @@ from bayesuq.inference.gp.collapsed import fit_collapsed
 from bayesuq.inference.gp.data import ProcessReader
 from bayesuq.inference.gp.dirichlet import dirichlet_observations
 from bayesuq.inference.gp.exact import ExactGpPosterior, fit_exact
-from bayesuq.inference.gp.foreign import is_process, process_of
+from bayesuq.inference.gp.foreign import GpytorchPosterior, adopt_process, is_process, process_of
+from bayesuq.inference.gp.foreign_fitting import fit_outside
 from bayesuq.inference.gp.hyperparameters import counts_in_units
 from bayesuq.inference.gp.marginal_likelihood import Observations
 from bayesuq.inference.gp.sampled import SampledGpPosterior
@@ -61,7 +62,7 @@ LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 @training_options(batch_size=BATCH_SIZE, learning_rate=None)
 @jitter_told_once()
 def fit(
-    model: "GaussianProcess | gpytorch.models.ExactGP",
+    model: "GaussianProcess | gpytorch.models.ExactGP | gpytorch.models.ApproximateGP | GpytorchPosterior",
     data: Data,
     *,
     approximation: Approximation | None = None,
@@ -77,14 +78,15 @@ def fit(
     num_draws: int = 8,
     data_parallel: bool | ProcessGroup = False,
     **options: Unpack[TrainingOptions],
-) -> ExactGpPosterior | SparseGpPosterior | SampledGpPosterior:
+) -> ExactGpPosterior | SparseGpPosterior | SampledGpPosterior | GpytorchPosterior:
     """Fit a Gaussian process.
 
     Epochs, minibatches, rates, validation and callbacks are of sparse fits; others make no steps over minibatches.
 
     Args:
         model: The prior over functions, and the likelihood; or an `ExactGP` of GPyTorch's with a `GaussianLikelihood`,
-            which stays as it is, and whose hyperparameters start where they are.
+            which stays as it is, and whose hyperparameters start where they are. An `ApproximateGP` that has its
+            `likelihood`, or what `bayesuq.adopt(model, likelihood)` made of it, is trained by its own ELBO likewise.
         data: Rows to fit, or a DataLoader of them, which exact inference reads once. All is computed in float64. A
             target of weight 0 is missing, also where other targets of its row are there.
         approximation: "exact", for normal noise; "collapsed", inducing points for normal noise, from all rows at once
@@ -126,7 +128,8 @@ def fit(
             taken.
 
     Returns:
-        An `ExactGpPosterior`, a `SparseGpPosterior`, or a `SampledGpPosterior` of sampled hyperparameters.
+        An `ExactGpPosterior`, a `SparseGpPosterior`, a `SampledGpPosterior` of sampled hyperparameters, or the
+        `GpytorchPosterior` of an `ApproximateGP`.
 
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
@@ -148,6 +151,16 @@ def fit(
         >>> posterior, posterior.predict(data.x).mean.shape
         (ExactGpPosterior(exact, Cholesky, 4 rows, on cpu), torch.Size([4, 1]))
     """
+    if isinstance(model, gpytorch.models.ApproximateGP):
+        model = cast(GpytorchPosterior, adopt_process(model))
+    if isinstance(model, GpytorchPosterior):
+        told = approximation in (None, "sparse") and hyperparameters == "optimise"
+        if not told or noise_scale is not None or num_inducing is not None or data_parallel is not False:
+            raise ValueError(
+                "A model of GPyTorch's has inducing points and a likelihood of its own: leave `approximation`, "
+                "`hyperparameters`, `noise_scale`, `num_inducing` and `data_parallel` out."
+            )
+        return _fit_outside(model, data, options)
     if is_process(model):
         model = process_of(model)
     if not isinstance(model, GaussianProcess):
@@ -198,6 +211,13 @@ def fit(
     if kind == "collapsed":
         return fit_collapsed(model, observed, search, num_inducing=num_inducing)
     return fit_exact(model, observed, search, kind=kind)
+
+
+def _fit_outside(model: GpytorchPosterior, data: Data, options: TrainingOptions) -> GpytorchPosterior:
+    place = model.device if options["device"] is None else check_device(options["device"])
+    if options["learning_rate"] is None:
+        options["learning_rate"] = _default_rate(data, options["num_epochs"], options["batch_size"])
+    return fit_outside(model, data, Training.of(options, device=place), place)
 
 
 def _remedy(model: Any) -> str:

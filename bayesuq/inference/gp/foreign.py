@@ -2,7 +2,7 @@
 
     posterior = bayesuq.adopt(model)                      # an ExactGP, which holds its likelihood
     posterior = bayesuq.adopt(model, likelihood)          # an ApproximateGP, and GPyTorch's likelihood of it
-    posterior = gp.fit(process_of(model), data)           # by the largest marginal likelihood, from where it stands
+    posterior = gp.fit(model, data)                       # trained from where it stands, or from where it was adopted
 
 An exact model whose `forward` is no more than its mean and its kernel becomes an `ExactGpPosterior`, computed in
 float64, which is saved, conditioned on further rows and fitted as the package's own. Any other one stays what it is:
@@ -12,6 +12,7 @@ GPyTorch predicts, and the predictive is made of that.
 import copy
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain
 from os import PathLike
 from typing import Any, NoReturn, Self
 
@@ -26,6 +27,7 @@ from bayesuq.functions import Functions
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.exact import ExactGpPosterior, log_evidence
 from bayesuq.inference.gp.posterior import draw_jointly, no_sites
+from bayesuq.inference.gp.sparse_posterior import updated_law
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
 from bayesuq.inference.training.history import History
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
@@ -35,11 +37,12 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
-from bayesuq.randomness import generator, resolve_seed
+from bayesuq.randomness import generator, isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
 UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
 NO_NOISE = 1e-6  # a scale, where the noise of each row is known and new rows have none
+CACHE = "_memoize_cache"  # where GPyTorch's modules keep what they computed
 PROBES = 5  # rows at which `forward` is held against mean and kernel
 NUM_PLACES = 1000  # of f, whose share of ones is then right to about 1e-6
 NORMAL = (
@@ -67,7 +70,7 @@ def adopt_process(model: Any, likelihood: Any = None) -> "ExactGpPosterior | Gpy
     """
     own = _likelihood(model, likelihood)
     if not isinstance(model, gpytorch.models.ExactGP) or not _is_plain(model, own):
-        return GpytorchPosterior(_copied(model), _copied(own))
+        return GpytorchPosterior(_begun(copied(model)), copied(own))
     process, x, y = process_of(model), _training_rows(model), model.train_targets.detach().double()
     y = torch.atleast_2d(y)
     prior = process.build(x, len(y))
@@ -171,9 +174,24 @@ def _known_noise(likelihood: Any) -> Tensor:
     return torch.atleast_2d(known)
 
 
-def _copied(module: Any) -> Any:
-    """In evaluation mode, without what earlier predictions left."""
-    return copy.deepcopy(module).train().eval().requires_grad_(False)
+def copied(module: Any) -> Any:
+    """In evaluation mode, without what GPyTorch keeps of earlier calls: in training, tensors that cannot be copied."""
+    kept = [(part, part.__dict__.pop(CACHE)) for part in module.modules() if CACHE in part.__dict__]
+    try:
+        return copy.deepcopy(module).train().eval().requires_grad_(False)
+    finally:
+        for part, cache in kept:
+            part.__dict__[CACHE] = cache
+
+
+def _begun(network: Any) -> Any:
+    """With a law at its inducing points, which GPyTorch puts to the prior, and some noise, at the first call."""
+    if hasattr(network, "variational_strategy"):
+        with isolated(0), torch.no_grad():
+            named = chain(network.named_parameters(), network.named_buffers())
+            places = next(value for name, value in named if name.endswith("inducing_points"))
+            network(places.reshape(-1, places.shape[-1])[:1])
+    return network
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -284,20 +302,32 @@ class GpytorchPosterior(Posterior):
         return draw_jointly(mean, covariance, number, key, len(mean))
 
     def condition(self, x: ArrayLike, y: ArrayLike) -> Self:
-        """The posterior given further rows too, at the same hyperparameters; of an `ExactGP` with one noise scale.
+        """The posterior given further rows too, at the same hyperparameters and inducing points.
+
+        With a `GaussianLikelihood`, of an `ExactGP`, or of an `ApproximateGP` of one function whose law at the inducing
+        points is a `VariationalStrategy` of a `CholeskyVariationalDistribution`.
 
         Raises:
-            NotImplementedError: Another model, whose law at inducing points would have to be fitted again.
+            NotImplementedError: Another model or likelihood, whose law would have to be found by steps.
+            ValueError: Targets that do not fit x.
         """
-        if not isinstance(self.network, gpytorch.models.ExactGP) or not _is_learned(self.reading):
+        rows, is_exact = self._rows(x), isinstance(self.network, gpytorch.models.ExactGP)
+        if not _is_learned(self.reading) or not (is_exact or _is_whitened(self.network)):
             raise NotImplementedError(
-                "Only an ExactGP with a GaussianLikelihood is conditioned on further rows; fit an ApproximateGP again."
+                "Only a GPyTorch model with a GaussianLikelihood, and as an ApproximateGP one with a "
+                "VariationalStrategy of a CholeskyVariationalDistribution, is conditioned on further rows. Train it on "
+                "all rows: `gp.fit(posterior, data)`."
             )
-        network = _copied(self.network)
-        rows, targets = self._rows(x), torch.as_tensor(y).to(network.train_targets)
-        inputs = torch.cat([network.train_inputs[0], rows], dim=-2)
-        network.set_train_data(inputs, torch.cat([network.train_targets, targets.reshape(-1)], dim=-1), strict=False)
-        return type(self)(_copied(network), self.reading)
+        targets = torch.as_tensor(y).to(rows).reshape(-1)
+        if len(targets) != len(rows):
+            raise ValueError(f"`y` must have {len(rows)} numbers, one for each row of `x`; got {len(targets)}.")
+        network = copied(self.network)
+        if is_exact:
+            inputs = torch.cat([network.train_inputs[0], rows], dim=-2)
+            network.set_train_data(inputs, torch.cat([network.train_targets, targets], dim=-1), strict=False)
+        else:
+            _update(network.variational_strategy, rows, targets, self.reading.noise)
+        return type(self)(copied(network), self.reading)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: a mixture over draws where there is one, else the one law."""
@@ -323,7 +353,7 @@ class GpytorchPosterior(Posterior):
     def to(self, device: torch.device | str) -> Self:
         """The same posterior on another device."""
         place = check_device(device)
-        return type(self)(_copied(self.network).to(place), _copied(self.reading).to(place))
+        return type(self)(copied(self.network).to(place), copied(self.reading).to(place))
 
     def save(self, path: str | PathLike[str]) -> None:
         """Not to a file of ours.
@@ -339,6 +369,31 @@ class GpytorchPosterior(Posterior):
 
     def _rows(self, x: ArrayLike) -> Tensor:
         return as_real(check_inputs(x), self.device, next(self.network.parameters()).dtype)
+
+
+def _is_whitened(network: Any) -> bool:
+    """Whether a model's law at its inducing points is a normal one of whitened values, by its Cholesky factor."""
+    strategy = getattr(network, "variational_strategy", None)
+    law = getattr(strategy, "_variational_distribution", None)
+    kinds = gpytorch.variational.VariationalStrategy, gpytorch.variational.CholeskyVariationalDistribution
+    return type(strategy) is kinds[0] and type(law) is kinds[1] and law.variational_mean.ndim == 1
+
+
+def _update(strategy: Any, x: Tensor, y: Tensor, noise: Tensor) -> None:
+    """Move the law at the inducing points to that given further rows, in place."""
+    law, number = strategy._variational_distribution, strategy.inducing_points.shape[-2]
+    with torch.no_grad():
+        prior = strategy.model.forward(torch.cat([strategy.inducing_points, x]))
+        covariance = prior.covariance_matrix.double()
+        eye = torch.eye(number, dtype=torch.float64, device=x.device)
+        own = covariance[:number, :number] + strategy.jitter_val * eye
+        a = torch.linalg.solve_triangular(torch.linalg.cholesky(own), covariance[:number, number:], upper=False)
+        mean, scale = law.variational_mean.double(), law.chol_variational_covar.double().tril()
+        residual = y.double() - prior.mean[number:].double() - a.mT @ mean
+        parts = mean[None], scale[None], a[None], residual[None], noise.double().expand(1, len(y))
+        new_mean, new_scale = updated_law(*parts)
+        law.variational_mean.copy_(new_mean[0])
+        law.chol_variational_covar.copy_(new_scale[0])
 
 
 def _columns(law: Any, values: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Protocol, Self
 import torch
 from torch import Tensor
 
+from bayesuq.arrays import ArrayLike, as_targets, to_floating
 from bayesuq.data import Batch
 from bayesuq.inference.gp.algebra import LOG_TWO_PI, log_marginal
 from bayesuq.inference.gp.conjugate_gradients import estimated_log_marginal
@@ -213,3 +214,35 @@ def hyperparameters_of(
     with torch.no_grad():
         features = prior.features(data.x)
     return HyperparameterVector(prior, data.units(model, features), counts=counts)
+
+
+def further_targets(
+    model: GaussianProcess,
+    prior: FunctionPrior,
+    x: Tensor,
+    y: ArrayLike,
+    noise_scale: ArrayLike | None,
+    num_outputs: int,
+) -> tuple[Tensor, Tensor]:
+    """Targets of further rows and their noise variances, at the process's hyperparameters, (C, N) each.
+
+    Args:
+        model: The process.
+        prior: As built, at its hyperparameters.
+        x: Inputs of the rows, (N, ...), float64.
+        y: Their targets, (N, D), or (N,) for D = 1.
+        noise_scale: Known standard deviations of their noise beside the likelihood's, (N,) or (N, D); None is 0.
+        num_outputs: C.
+
+    Raises:
+        ValueError: Targets that do not fit x, or are not finite.
+    """
+    targets = as_targets(y).to(x).mT
+    if targets.shape != (num_outputs, len(x)):
+        raise ValueError(
+            f"`y` must have {len(x)} rows as `x`, and {num_outputs} columns; got {tuple(targets.mT.shape)}."
+        )
+    known = None if noise_scale is None else to_floating(noise_scale, "noise_scale").to(x)
+    rows = Observations.of(Batch(x, targets.mT, None), known)
+    with torch.no_grad():
+        return targets, rows.noise_variance(likelihood_scale(model, prior, rows)).expand_as(targets)

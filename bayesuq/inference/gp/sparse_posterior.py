@@ -4,23 +4,26 @@ q(f(x)) = N(m(x) + a^T mean, k(x, x) - a^T a + a^T S a),   a = L^-1 k(Z, x),   L
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
 from torch import Tensor
 
+from bayesuq.arrays import ArrayLike
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.algebra import stable_cholesky
 from bayesuq.inference.gp.data import units_of
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.inducing import inducing_points, some_rows
+from bayesuq.inference.gp.marginal_likelihood import further_targets
 from bayesuq.inference.gp.posterior import GpPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.models.gp.units import channel_moments
+from bayesuq.models.likelihoods.real import Normal
 
 TIE = 1e-6  # relative difference of distances that counts as none
 JITTER = 1e-8  # of the prior variance at an inducing point: clusters may lie close together
@@ -120,6 +123,28 @@ def _nearest(centres: Tensor, rows: Tensor) -> Tensor:
     return is_nearest.int().argmax(dim=1).unique()
 
 
+def updated_law(mean: Tensor, scale: Tensor, a: Tensor, residual: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
+    """The law of v ~ N(mean, scale scale^T) given y = a^T v + noise, as its mean and lower Cholesky factor.
+
+    In units of the law, v = mean + scale w and b = scale^T a / noise scale: w has the precision B = I + b b^T.
+
+    Args:
+        mean: (C, M).
+        scale: Lower triangular, (C, M, M).
+        a: (C or 1, M, N).
+        residual: y less its mean under the law, (C, N).
+        noise: Variances, (C, N).
+    """
+    deviation = noise.sqrt()
+    b = (scale.mT @ a) / deviation.unsqueeze(1)
+    eye = torch.eye(b.shape[1], dtype=b.dtype, device=b.device)
+    root = torch.linalg.cholesky(eye + b @ b.mT)  # its eigenvalues are at least 1
+    pull = torch.cholesky_solve((b @ (residual / deviation).unsqueeze(-1)), root)
+    narrower = torch.linalg.solve_triangular(root, scale.mT, upper=False)  # root^-1 scale^T, a root of the covariance
+    triangle = torch.linalg.qr(narrower).R.mT
+    return mean + (scale @ pull).squeeze(-1), triangle * triangle.diagonal(dim1=1, dim2=2).sign().unsqueeze(1)
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class SparseGpPosterior(GpPosterior):
     """A normal law over the functions' values at inducing points, at point values of the hyperparameters.
@@ -147,6 +172,33 @@ class SparseGpPosterior(GpPosterior):
 
     def __repr__(self) -> str:
         return f"SparseGpPosterior({len(self.inducing_points)} inducing points, on {self.device})"
+
+    def condition(self, x: ArrayLike, y: ArrayLike, *, noise_scale: ArrayLike | None = None) -> "SparseGpPosterior":
+        """The posterior given further rows too, at the same hyperparameters and inducing points; O(M^2 N).
+
+        It is the best law at these inducing points: where they are not among the further rows, little is learned.
+
+        Args:
+            x: Inputs of the further rows, (N, ...).
+            y: Their targets, (N, D), or (N,) for D = 1.
+            noise_scale: Known standard deviations of their noise beside the likelihood's, (N,) or (N, D); None is 0.
+
+        Raises:
+            NotImplementedError: Another likelihood than normal noise, under which the law is found by steps.
+            TypeError: See `predict`.
+            ValueError: See `predict`; targets that do not fit x, or are not finite.
+        """
+        if not isinstance(self.model.likelihood, Normal):
+            raise NotImplementedError(
+                f"Only a process with normal noise is conditioned on further rows, and the likelihood is "
+                f"{self.model.likelihood!r}. Fit all rows: `gp.fit(posterior.model, data)`."
+            )
+        rows = self.cast(x)
+        with torch.no_grad():
+            targets, noise = further_targets(self.model, self.prior, rows, y, noise_scale, len(self.inducing_mean))
+            a, mean, _ = self._parts(self.prior.features(rows))
+            new_mean, new_scale = updated_law(self.inducing_mean, self.inducing_scale, a, targets - mean, noise)
+        return replace(self, inducing_mean=new_mean, inducing_scale=new_scale)
 
     @property
     def approximation(self) -> str:

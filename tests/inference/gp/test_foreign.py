@@ -8,8 +8,12 @@ import torch
 from torch import Tensor
 
 import bayesuq as bq
+from bayesuq.data import Batch
 from bayesuq.inference import gp
+from bayesuq.inference.gp.collapsed import CollapsedBound
 from bayesuq.inference.gp.foreign import GpytorchPosterior
+from bayesuq.inference.gp.marginal_likelihood import Observations
+from bayesuq.inference.gp.sparse_posterior import SparseProcess
 
 EXACT = {"rtol": 1e-6, "atol": 1e-6}
 
@@ -169,8 +173,6 @@ def test_an_approximate_model_predicts_what_gpytorch_does() -> None:
     heavy = bq.adopt(model, student).predict(NEW, num_samples=50, seed=0)
     assert bq.evaluation.report.evaluate(heavy, NEW_Y)["crps"].value > 0
     assert torch.equal(heavy.mean, bq.adopt(model, student).predict(NEW, num_samples=50, seed=0).mean)
-    with pytest.raises(NotImplementedError, match="ApproximateGP again"):
-        posterior.condition(NEW, NEW_Y)
     with pytest.raises(NotImplementedError, match=r"`bayesuq.adopt` the model"):
         posterior.save("nowhere")
     with pytest.raises(TypeError, match=r"adopt\(model, likelihood\)"):
@@ -185,7 +187,7 @@ def test_an_untrained_exact_model_is_fitted_from_where_it_stands() -> None:
     start = bq.adopt(Exact(gpytorch.likelihoods.GaussianLikelihood()))
     assert posterior.log_marginal_likelihood > start.log_marginal_likelihood + 5
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    with pytest.raises(TypeError, match=r"covar_module, likelihood"):
+    with pytest.raises(TypeError, match=r"adopt\(model, likelihood\)"):
         gp.fit(Sparse(), bq.Dataset(X, Y))
     with pytest.raises(ValueError, match="no training data"):
         bq.adopt(model)
@@ -204,6 +206,60 @@ def test_further_rows_are_those_of_a_fit_to_all_at_these_hyperparameters() -> No
     assert len(at.x) == 20
     with pytest.raises(ValueError, match="must have 3 rows"):
         at.condition(X[:3], y[:2])
+
+
+def test_a_sparse_law_given_further_rows_is_the_best_one_of_all_rows() -> None:
+    model = bq.models.gp.GaussianProcess(bq.models.gp.Scale(bq.models.gp.RBF()))
+    y = torch.stack([Y, 2 * Y.cos()], dim=1).double()
+    fitted = gp.fit(
+        model, bq.Dataset(X, y), approximation="collapsed", num_inducing=10, max_iterations=5, num_restarts=1, seed=0
+    )
+
+    def best(number: int) -> Any:
+        process = SparseProcess(fitted.model, fitted.prior, fitted.inducing_points)
+        rows = Observations.of(Batch(X[:number].double(), y[:number], None), None)
+        return CollapsedBound(process, rows).posterior(fitted.history)
+
+    longer, whole = best(20).condition(X[20:], y[20:]), best(len(X))
+    torch.testing.assert_close(longer.inducing_mean, whole.inducing_mean, **EXACT)
+    torch.testing.assert_close(longer.inducing_scale, whole.inducing_scale, **EXACT)
+    counts = gp.fit(
+        bq.models.gp.GaussianProcess(likelihood=bq.models.likelihoods.Poisson()),
+        bq.Dataset(X[:9], torch.arange(9)),
+        num_inducing=3,
+        num_epochs=1,
+    )
+    with pytest.raises(NotImplementedError, match=r"likelihood is Poisson\(\)\. Fit all rows"):
+        counts.condition(X[:1], [2])
+
+
+def test_an_approximate_model_given_the_rows_at_its_inducing_points_is_the_exact_one() -> None:
+    likelihood = gpytorch.likelihoods.GaussianLikelihood().double()
+    model, exact = Sparse().double(), Exact(likelihood, X[:8], Y[:8]).double()
+    exact.mean_module, exact.covar_module = model.mean_module, model.covar_module
+    sparse = bq.adopt(model, likelihood).condition(X[:5], Y[:5]).condition(X[5:8], Y[5:8])
+    one, other = sparse.predict(NEW), bq.adopt(exact).predict(NEW)
+    torch.testing.assert_close(one.mean, other.mean, rtol=1e-3, atol=1e-3)  # GPyTorch's jitter
+    torch.testing.assert_close(one.total, other.total, rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore::bayesuq.ConvergenceWarning")
+def test_an_approximate_model_is_trained_by_its_own_bound() -> None:
+    model, likelihood = Sparse().double(), gpytorch.likelihoods.GaussianLikelihood().double()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    data = bq.Dataset(X, Y)
+    untrained = bq.adopt(model, likelihood)
+    posterior = gp.fit(untrained, data, num_epochs=60, learning_rate=0.1, seed=0)
+    assert posterior.predict(X).log_prob(Y).mean() > untrained.predict(X).log_prob(Y).mean() + 0.3
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
+    again = gp.fit(untrained, data, num_epochs=60, learning_rate=0.1, seed=0)
+    assert torch.equal(again.predict(NEW).mean, posterior.predict(NEW).mean)
+    labels = bq.Dataset(X, (Y > 0).long())
+    signs = bq.adopt(Sparse().double(), gpytorch.likelihoods.BernoulliLikelihood())
+    of_labels = gp.fit(signs, labels, num_epochs=40, learning_rate=0.1, seed=0)
+    assert bq.evaluation.scores.accuracy(of_labels.predict(X), labels.y) > 0.8
+    with pytest.raises(ValueError, match="inducing points and a likelihood of its own"):
+        gp.fit(untrained, data, num_inducing=4)
 
 
 def vars_of(posterior: Any) -> dict[str, Any]:
