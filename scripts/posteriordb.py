@@ -25,7 +25,7 @@ from scripts.posteriordb_programs import BUILDERS, Known, Reference, load
 from scripts.recording import Records
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "posteriordb.jsonl"
-NUM_SAMPLES, NUM_WARMUP, NUM_CHAINS, NUM_DRAWS, NUM_RATIOS = 1000, 1000, 2, 4000, 1000
+NUM_CHAINS, NUM_DRAWS, NUM_RATIOS = 2, 4000, 1000
 
 
 Found = tuple[Tensor, Callable[[], dict[str, Any]]]  # draws of the reported parameters, (C, D, d); what else is told
@@ -36,15 +36,15 @@ def by_nuts(known: Known, seed: int) -> Found:
     posterior = hmc.fit(
         known.program,
         known.data,
-        num_samples=NUM_SAMPLES,
-        num_warmup=NUM_WARMUP,
+        num_samples=known.length,
+        num_warmup=known.length,
         num_chains=NUM_CHAINS,
         target_acceptance=0.9,
         chain_method="sequential",
         seed=seed,
     )
     told = {"divergences": posterior.num_divergences, "steps": int(posterior.statistics["n_steps"].sum())}
-    return known.reported(posterior.sample_weights()).unflatten(0, (NUM_CHAINS, NUM_SAMPLES)), lambda: told
+    return known.reported(posterior.sample_weights()).unflatten(0, (NUM_CHAINS, known.length)), lambda: told
 
 
 def by_pyro(known: Known, seed: int) -> Found:
@@ -55,8 +55,8 @@ def by_pyro(known: Known, seed: int) -> Found:
     y = known.data.y[:, 0] if known.data.y.shape[1:] == (1,) else known.data.y
     sampler = MCMC(
         NUTS(known.program, target_accept_prob=0.9),
-        num_samples=NUM_SAMPLES // 2,
-        warmup_steps=NUM_WARMUP // 2,
+        num_samples=known.length // 2,
+        warmup_steps=known.length // 2,
         num_chains=1,
         disable_progbar=True,
     )

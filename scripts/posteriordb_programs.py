@@ -29,11 +29,13 @@ class Known:
         program: The model.
         data: What it is conditioned on.
         reported: From draws of its latents (S, ...) to the parameters that the reference reports, (S, d).
+        length: Of chains, and of their warm-up: shorter where a gradient takes long.
     """
 
     program: Callable[..., Any]
     data: Dataset
     reported: Callable[[Theta], Tensor]
+    length: int = 1000
 
 
 def half_cauchy(scale: float) -> Callable[[], Any]:
@@ -346,7 +348,7 @@ def predators(data: Mapping[str, Tensor]) -> Known:
         rates = theta["units"] * torch.tensor([1.0, 0.05, 1.0, 0.05])
         return torch.cat([rates, theta["start"], theta["sigma"]], dim=1)
 
-    return Known(program, Dataset(data["ts"][:, None], data["y"]), reported)
+    return Known(program, Dataset(data["ts"][:, None], data["y"]), reported, length=500)
 
 
 def indicators(values: Tensor, levels: tuple[int, ...]) -> list[Tensor]:
