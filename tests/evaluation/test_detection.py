@@ -21,7 +21,7 @@ from bayesuq.evaluation.detection import (
 from tests.evaluation.examples import labelled, noise
 
 MEASURES = [auroc, average_precision, false_positive_rate_at]
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=100)
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=40)
 # Few distinct values, so that ties are the rule; both classes are there.
 TIED = st.lists(st.tuples(st.integers(-3, 3), st.booleans()), min_size=2, max_size=40).filter(
     lambda pairs: len({positive for _, positive in pairs}) == 2

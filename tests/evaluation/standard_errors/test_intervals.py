@@ -122,17 +122,17 @@ def test_without_skewness_it_is_students() -> None:
         assert float(interval.upper) == pytest.approx(1 + 0.5 * 3.1824463, rel=1e-4)
 
 
-@pytest.mark.parametrize("share", [0.5, 0.9, 0.98])
 @pytest.mark.parametrize("num_rows", [30, 200])
-def test_of_shares(share: float, num_rows: int) -> None:
+def test_of_shares(num_rows: int) -> None:
     """By the exact law of the count: Wilson's own coverage is .93 to .97 or so, and a step at either end of that."""
-    covered = 0.0
+    covered = dict.fromkeys((0.5, 0.9, 0.98), 0.0)
     for hits in range(num_rows + 1):
         sums = Sums.of((torch.arange(num_rows) < hits).double())
         interval = share_interval(sums.mean, sums.standard_error, torch.tensor(float(num_rows)))
-        chance = math.comb(num_rows, hits) * share**hits * (1 - share) ** (num_rows - hits)
-        covered += chance * holds(interval, share)
-    assert 0.90 <= covered <= 0.985
+        for share in covered:
+            chance = math.comb(num_rows, hits) * share**hits * (1 - share) ** (num_rows - hits)
+            covered[share] += chance * holds(interval, share)
+    assert all(0.90 <= found <= 0.985 for found in covered.values()), covered
 
 
 def areas(positives: Tensor, negatives: Tensor) -> tuple[Tensor, Tensor]:
@@ -191,7 +191,7 @@ def test_of_the_false_positive_rate(distance: float, num_positive: int) -> None:
 
 
 def test_of_the_average_precision() -> None:
-    noise, sets = generator(5), 300
+    noise, sets = generator(5), 150
     for distance, truth in ((1.5, 0.665), (3.0, 0.953)):  # of 400,000 points, a quarter positive
         covered = 0
         for _ in range(sets):

@@ -20,7 +20,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise
 
-PROPERTY = settings(derandomize=True, deadline=None, max_examples=25)
+PROPERTY = settings(derandomize=True, deadline=None, max_examples=8)
 CUTS = st.lists(st.integers(0, 200), max_size=6)
 NUM_POINTS = 200
 
