@@ -26,7 +26,7 @@ FEW = {
     "laplace": QUICK,
     "ensemble": {**QUICK, "num_members": 2},
     "swag": {**QUICK, "num_epochs": 20},
-    "sgmcmc": {"num_samples": 5, "num_chains": 1, "start": "network", "step_size": 0.003},
+    "sgmcmc": {"num_samples": 5, "num_warmup": 50, "num_chains": 1, "start": "network", "step_size": 0.003},
     "hmc": CHAINS,
     "gp": {"approximation": "collapsed", "num_inducing": 5, "max_iterations": 3},
 }
@@ -46,7 +46,8 @@ def test_scikit_learns_own_checks_pass(kind: Any) -> None:
         warnings.simplefilter("ignore", bq.ConvergenceWarning)
         warnings.simplefilter("ignore", SkipTestWarning)  # its array API needs a package of its own
         warnings.simplefilter("ignore", UserWarning)  # that it lets fit columns far from unit size
-        results = check_estimator(kind("map", hidden=(8,), options=QUICK, random_state=0))
+        few = {**QUICK, "num_epochs": 20, "learning_rate": 0.1}
+        results = check_estimator(kind("map", hidden=(8,), options=few, random_state=0))
     assert len(results) > 50
     assert {result["status"] for result in results} <= {"passed", "skipped"}
 
