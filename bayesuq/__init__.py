@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from bayesuq.inference.adoption import adopt_members as adopt_members
     from bayesuq.inference.from_samples import from_samples as from_samples
     from bayesuq.inference.posteriors.saved import load as load
+    from bayesuq.inference.units import in_units as in_units
     from bayesuq.inputs import Given as Given
     from bayesuq.loaders import Loader as Loader
     from bayesuq.posterior import Posterior as Posterior

@@ -66,8 +66,8 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         raise TypeError(f"`{name}` must be numbers, in an array or a sequence; got a {type(value).__name__}.{inner}")
     if array.dtype.kind not in "biufc":
         raise TypeError(
-            f"`{name}` must hold numbers; got dtype {array.dtype}. Encode categories, dates and text as numbers; "
-            "convert nullable columns with `.astype(float)`."
+            f"`{name}` must hold numbers; got {_without_numbers(value, array)}. Encode categories, dates and text as "
+            "numbers, as `bayesuq.read_table` does; convert nullable columns with `.astype(float)`."
         )
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         if array.size and array.max() > np.iinfo(np.int64).max:
@@ -79,6 +79,27 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("="))
     array = np.ascontiguousarray(array).reshape(array.shape)
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_ReadOnly(array)))
+
+
+def column_names(value: Any) -> tuple[str, ...] | None:
+    """The names of a data frame's columns; None of anything else."""
+    columns = getattr(value, "columns", None)
+    if columns is None or isinstance(columns, str) or not hasattr(value, "dtypes"):
+        return None
+    return tuple(map(str, columns))
+
+
+def _without_numbers(value: Any, array: "np.ndarray[Any, Any]") -> str:
+    """What is no number, in words: of a data frame, its columns that hold none."""
+    names = column_names(value)
+    if names is None:
+        return f"dtype {array.dtype}"
+    # Nullable columns call themselves numbers, and become objects.
+    found = [np.asarray(value.iloc[:, place]).dtype.kind in "biufc" for place in range(len(names))]
+    kinds = {name: kind for name, kind, is_number in zip(names, value.dtypes, found, strict=True) if not is_number}
+    shown = ", ".join(f"{name!r} is {kind}" for name, kind in [*kinds.items()][:NAMED])
+    more = ", ..." if len(kinds) > NAMED else ""
+    return f"dtype {array.dtype}, for {len(kinds)} of {len(names)} columns: {shown}{more}"
 
 
 class _ReadOnly:
@@ -96,6 +117,7 @@ def to_floating(value: ArrayLike, name: str) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
+NAMED = 3  # columns that an error shows
 OVERFLOW = "They overflow: give them in a larger unit, as bayesuq.Standardizer does."
 
 
@@ -133,8 +155,16 @@ def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
         )
     if len(x) == 0 or x.numel() == 0:
         raise ValueError(f"`{name}` must not be empty; got shape {tuple(x.shape)}.")
-    check_finite(x, name)
+    check_finite(x, name if x.ndim > 2 else _first_missing(x, value, name))
     return x
+
+
+def _first_missing(x: Tensor, value: Any, name: str) -> str:
+    """The name of inputs that are not finite with their first such column, where columns have names; else the name."""
+    names = column_names(value)
+    if names is None or not x.is_floating_point() or x.isfinite().all():
+        return name
+    return f"{name}[{names[int((~x.isfinite()).any(dim=0).nonzero()[0])]!r}]"
 
 
 def as_real(x: Tensor, device: torch.device, dtype: torch.dtype, name: str = "x") -> Tensor:

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from os import PathLike, fspath
 from typing import Any, NamedTuple, Self, TypeVar
 
 import numpy as np
@@ -15,7 +16,9 @@ from bayesuq.arrays import (
     check_count,
     check_finite,
     check_fraction,
+    check_inputs,
     check_positive,
+    column_names,
     to_floating,
     to_tensor,
 )
@@ -33,10 +36,12 @@ from bayesuq.inputs import (
 from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
+from bayesuq.storage import read, write
 
 __all__ = ["Batch", "Dataset", "Split", "Standardizer", "split_dataset", "split_last_tenth"]
 __dir__ = __all__.copy
 
+FILE_KIND = "standardizer"
 FAR = 10  # standard deviations, of which normal features reach five in a million rows
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 
@@ -59,6 +64,7 @@ class Dataset:
             `bayesuq.Given` of the inputs and these.
         y: Real targets (N, D), or int64 labels (N, ...): the dtype that comes in decides.
         weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
+        columns: Names of the columns of x, where it came as a data frame; else None.
 
     Example:
         >>> data = Dataset([[0.0], [1.0], [2.0]], [0.5, 1.5, 2.5])
@@ -69,6 +75,7 @@ class Dataset:
     x: Any
     y: Tensor
     weight: Tensor | None
+    columns: tuple[str, ...] | None
 
     def __init__(
         self, x: Any, y: ArrayLike, weight: ArrayLike | None = None, *, scale: ArrayLike | None = None
@@ -102,6 +109,7 @@ class Dataset:
         object.__setattr__(self, "x", structure(inputs))
         object.__setattr__(self, "y", _filled(targets, weights, is_tensor=isinstance(y, Tensor)))
         object.__setattr__(self, "weight", weights)
+        object.__setattr__(self, "columns", column_names(x))
 
     def __len__(self) -> int:
         return len(self.y)
@@ -145,14 +153,14 @@ class Dataset:
         if not is_mask:
             chosen = chosen.long()  # torch takes bytes for a mask
         x = structure(as_rows(self.x)[chosen])
-        return type(self)(x, self.y[chosen], None if self.weight is None else self.weight[chosen])
+        return self._named(type(self)(x, self.y[chosen], None if self.weight is None else self.weight[chosen]))
 
     def reweighted(self, factor: Tensor) -> Self:
         """The same rows, the weight of each multiplied by a factor, (N,)."""
         factor = factor.to(self.y.device)
         if self.weight is None:
-            return type(self)(self.x, self.y, factor)
-        return type(self)(self.x, self.y, self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1)))
+            return self._named(type(self)(self.x, self.y, factor))
+        return self._named(type(self)(self.x, self.y, self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1))))
 
     def concatenate(self, *others: Self) -> Self:
         """The rows of all, on the device of the first; a missing weight counts as 1.
@@ -168,12 +176,17 @@ class Dataset:
             per_target = any(part.weight is not None and part.weight.ndim == part.y.ndim for part in parts)
             weight = torch.cat([_weight_or_one(part, per_target=per_target) for part in parts])
         x = structure(joined([as_rows(part.x) for part in parts]))
-        return type(self)(x, torch.cat([part.y for part in parts]), weight)
+        return self._named(type(self)(x, torch.cat([part.y for part in parts]), weight))
 
     def to(self, device: torch.device | str) -> Self:
         """The same data on another device."""
         weight = None if self.weight is None else self.weight.to(device)
-        return type(self)(structure(as_rows(self.x).to(device)), self.y.to(device), weight)
+        return self._named(type(self)(structure(as_rows(self.x).to(device)), self.y.to(device), weight))
+
+    def _named(self, other: Self) -> Self:
+        """Other rows of the same columns."""
+        object.__setattr__(other, "columns", self.columns)
+        return other
 
 
 @dataclass(frozen=True, eq=False)
@@ -289,6 +302,13 @@ class Standardizer:
         y_loc: Target means, (D,); None for labels.
         y_scale: Target standard deviations, (D,); None for labels.
         clip: Standard deviations from its mean that a feature is held within; None holds none.
+        columns: Names of the features, where they came as a data frame's; data frames are then read by name.
+
+    Example:
+        >>> data = Dataset([[30_000.0], [50_000.0], [70_000.0]], [10.0, 20.0, 30.0])
+        >>> units = Standardizer.fit(data)
+        >>> units.inputs([[50_000.0]])
+        tensor([[0.]])
     """
 
     x_loc: Tensor
@@ -296,6 +316,7 @@ class Standardizer:
     y_loc: Tensor | None = None
     y_scale: Tensor | None = None
     clip: float | None = None
+    columns: tuple[str, ...] | None = None
 
     @classmethod
     def fit(cls, dataset: Dataset, *, clip: float | None = None) -> Self:
@@ -321,11 +342,11 @@ class Standardizer:
             check_positive(clip, "clip")
         x_loc, x_scale = _moments(without_scale(dataset.x))
         if clip is None:
-            _warn_of_far_features(without_scale(dataset.x), x_loc, x_scale)
+            _warn_of_far_features(without_scale(dataset.x), x_loc, x_scale, dataset.columns)
         if dataset.is_labelled:
-            return cls(x_loc, x_scale, clip=clip)
+            return cls(x_loc, x_scale, clip=clip, columns=dataset.columns)
         y_loc, y_scale = _moments(dataset.y, dataset.weight)
-        return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0), clip)
+        return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0), clip, dataset.columns)
 
     def transform(self, dataset: Dataset) -> Dataset:
         """The data in standard units, scales of the noise included.
@@ -336,25 +357,36 @@ class Standardizer:
                 reverse.
         """
         _check_dataset(dataset)
-        x = self.inputs(without_scale(dataset.x))
+        x = self._features(without_scale(dataset.x))
         if dataset.is_labelled != (self.y_loc is None):
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
         self._check_columns(tuple(dataset.y.shape[1:]), "y")
-        y_scale = self.y_scale.to(dataset.y)
-        y = (dataset.y - self.y_loc.to(dataset.y)) / y_scale
-        noise = dataset.x.scale if isinstance(dataset.x, Given) else None
-        if noise is not None:
-            noise = (noise if noise.ndim > 1 else noise.unsqueeze(1)).to(y_scale) / y_scale
+        y = (dataset.y - self.y_loc.to(dataset.y)) / self.y_scale.to(dataset.y)
+        noise = self._noise(dataset.x.scale) if isinstance(dataset.x, Given) else None
         return Dataset(x, y, dataset.weight, scale=noise)
 
-    def inputs(self, x: Tensor) -> Tensor:
-        """Inputs alone, (N, D) or (N, channels, ...), in standard units.
+    def inputs(self, x: Any) -> Any:
+        """Inputs alone in standard units, as a posterior that was fitted in them takes new rows.
+
+        Args:
+            x: Raw inputs, (N, D) or (N, channels, ...): an array or, read by the names of its columns, a data frame; or
+                a `bayesuq.Given` of inputs and the scales of their noise.
+
+        Returns:
+            Features, a tensor of the same shape; of a `Given` another one.
 
         Raises:
-            ValueError: Another number of features or dimensions than the fitted data had.
+            TypeError: Inputs that are not numbers.
+            ValueError: Another number of features or dimensions than the fitted data had, columns of other names,
+                values that are not finite.
         """
+        if isinstance(x, Given):
+            return Given(self.inputs(x.x), self._noise(to_floating(x.scale, "scale")))
+        return self._features(check_inputs(self._by_name(x)))
+
+    def _features(self, x: Tensor) -> Tensor:
         if x.ndim != self.x_loc.ndim or x.shape[1] != self.x_loc.shape[1]:
             raise ValueError(
                 f"`x` must have {self.x_loc.shape[1]} features in {self.x_loc.ndim} dimensions as the fitted data had; "
@@ -363,6 +395,32 @@ class Standardizer:
         x = x if x.is_floating_point() else x.double()  # whole numbers of any size
         x = (x - self.x_loc.to(x)) / self.x_scale.to(x)
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
+
+    def _by_name(self, x: Any) -> Any:
+        """A data frame with the fitted columns in their order, whatever the order that it has them in.
+
+        Raises:
+            ValueError: Columns that are missing, or that the fitted data did not have.
+        """
+        names = column_names(x)
+        if names is None or self.columns is None or names == self.columns:
+            return x
+        missing = [name for name in self.columns if name not in names]
+        further = [name for name in names if name not in self.columns]
+        if missing or further or len(names) != len(self.columns):
+            told = [f"it lacks {', '.join(map(repr, missing))}"] if missing else []
+            told += [f"{', '.join(map(repr, further))} was not fitted"] if further else []
+            raise ValueError(
+                f"`x` must have the columns {', '.join(map(repr, self.columns))} as the fitted data had; "
+                f"{' and '.join(told) or 'one is there twice'}."
+            )
+        return x[[column for name in self.columns for column in x.columns if str(column) == name]]
+
+    def _noise(self, scale: Tensor) -> Tensor:
+        """Scales of the noise in standard units, (N, D); of targets without units as they are."""
+        if self.y_scale is None:
+            return scale
+        return (scale if scale.ndim > 1 else scale.unsqueeze(1)).to(self.y_scale) / self.y_scale.to(scale.device)
 
     def inverse(self, predictive: PredictiveT) -> PredictiveT:
         """The predictive in y's own units; its log density then includes the Jacobian, -log scale of each column.
@@ -378,6 +436,34 @@ class Standardizer:
         self._check_columns(tuple(predictive.mean.shape[1:]), "predictive")
         return predictive.rescale(self.y_loc, self.y_scale)
 
+    def tensors(self) -> dict[str, Tensor]:
+        """Its means and standard deviations by name, without those of targets that have none."""
+        return {name: value for name, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def save(self, path: str | PathLike[str]) -> None:
+        """Write it to one file, which `Standardizer.load` reads.
+
+        Raises:
+            OSError: The folder does not exist or cannot be written.
+        """
+        write(path, {"kind": FILE_KIND, "clip": self.clip, "columns": self.columns}, self.tensors())
+
+    @classmethod
+    def load(cls, path: str | PathLike[str]) -> Self:
+        """The one that `save` wrote.
+
+        Raises:
+            FileNotFoundError: No such file.
+            ValueError: A broken file, or one of another kind.
+        """
+        header, tensors = read(path)
+        known = {"x_loc", "x_scale", "y_loc", "y_scale"}
+        if header.get("kind") != FILE_KIND or not {"x_loc", "x_scale"} <= tensors.keys() <= known:
+            raise ValueError(f"{fspath(path)} holds no standardizer.")
+        columns = header.get("columns")
+        parts: dict[str, Any] = {name: part.to(torch.float64) for name, part in tensors.items()}
+        return cls(**parts, clip=header.get("clip"), columns=None if columns is None else tuple(columns))
+
     def _check_columns(self, columns: tuple[int, ...], name: str) -> None:
         if self.y_loc is not None and columns != tuple(self.y_loc.shape):  # one column would broadcast to many
             raise ValueError(
@@ -389,7 +475,7 @@ def _check_dataset(value: object) -> None:
     if not isinstance(value, Dataset):
         raise TypeError(
             f"`dataset` must be a bayesuq.Dataset, of inputs and targets together; got {type(value).__name__}. Take "
-            "one part of a Split; of arrays, pass Dataset(x, y)."
+            "one part of a Split; of arrays, pass Dataset(x, y); of new inputs alone, call `inputs(x)`."
         )
     require_tensor(without_scale(value.x), "A Standardizer")
 
@@ -503,16 +589,18 @@ def _without_channel(shape: torch.Size) -> torch.Size:
     return shape[:1] + shape[2:] if shape[1:2] == (1,) else shape
 
 
-def _warn_of_far_features(x: Tensor, loc: Tensor, scale: Tensor) -> None:
+def _warn_of_far_features(x: Tensor, loc: Tensor, scale: Tensor, names: tuple[str, ...] | None) -> None:
     """Tell where a feature is so far from its mean that a few rows decide what a network does."""
     others = [dim for dim in range(x.ndim) if dim != 1]
     reach = torch.maximum(x.amax(dim=others) - loc.flatten(), loc.flatten() - x.amin(dim=others)) / scale.flatten()
     far = int((reach > FAR).sum())
     if far:
+        place = int(reach.argmax())
         warnings.warn(
             f"{far} of {len(reach)} features reach further than {FAR} standard deviations from their mean, feature "
-            f"{int(reach.argmax())} as far as {float(reach.max()):.3g}. A network's outputs grow with them, so that a "
-            "few rows can decide every mean error. Pass `Standardizer.fit(data, clip=5)`, or take their logarithm.",
+            f"{place if names is None else repr(names[place])} as far as {float(reach.max()):.3g}. A network's outputs "
+            "grow with them, so that a few rows can decide every mean error. Pass `clip=5`, as in "
+            "`Standardizer.fit(data, clip=5)`, or take their logarithm.",
             UserWarning,
             stacklevel=3,
         )

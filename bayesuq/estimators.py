@@ -52,6 +52,7 @@ class _BayesianEstimator(BaseEstimator):
         hidden: Sequence[int] = (50,),
         activation: Activation = "relu",
         prior_scale: float = 1.0,
+        clip: float | None = None,
         num_samples: int | None = None,
         options: Mapping[str, Any] | None = None,
         random_state: Any = None,
@@ -60,6 +61,7 @@ class _BayesianEstimator(BaseEstimator):
         self.hidden = hidden
         self.activation = activation
         self.prior_scale = prior_scale
+        self.clip = clip
         self.num_samples = num_samples
         self.options = options
         self.random_state = random_state
@@ -86,7 +88,7 @@ class _BayesianEstimator(BaseEstimator):
         name = self._method()
         data = _distinct(X, y, weight)
         self.seed_ = int(check_random_state(self.random_state).randint(2**31))
-        self.standardizer_ = Standardizer.fit(data)
+        self.standardizer_ = Standardizer.fit(data, clip=self.clip)
         standard = self.standardizer_.transform(data)
         model: Any
         if name == "gp":
@@ -134,6 +136,8 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         hidden: Widths of the network's hidden layers.
         activation: Of the hidden layers.
         prior_scale: Standard deviation of the normal prior of each weight.
+        clip: Standard deviations from its mean that a feature is held within, in training and in prediction; None
+            holds none.
         heteroscedastic: Whether the network tells the noise of each row too; else one noise is learned for all.
         num_samples: Draws of a prediction; None is as for `Posterior.predict`.
         options: Of the method's `fit`, such as {"num_epochs": 200}.
@@ -160,6 +164,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         activation: Activation = "relu",
         prior_scale: float = 1.0,
         heteroscedastic: bool = False,
+        clip: float | None = None,
         num_samples: int | None = None,
         options: Mapping[str, Any] | None = None,
         random_state: Any = None,
@@ -169,6 +174,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
             hidden=hidden,
             activation=activation,
             prior_scale=prior_scale,
+            clip=clip,
             num_samples=num_samples,
             options=options,
             random_state=random_state,

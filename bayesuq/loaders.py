@@ -144,19 +144,24 @@ class Loader:
             TypeError: Items that have to be read by a function.
             ValueError: A loader that shuffles.
         """
-        for item in in_order(self.loader):
-            if self.batch is not None:
-                yield self._read(item).x
-                continue
-            named = _named(item)
-            if named is not None:
-                yield _by_name(named, needed={"x"})["x"]
-            elif isinstance(item, list | tuple):
-                if len(item) > 2:
-                    raise TypeError(_unreadable(item))
-                yield _regrouped(item[0])
-            else:
-                yield item
+        yield from map(self.inputs_of, in_order(self.loader))
+
+    def inputs_of(self, item: Any) -> ArrayLike:
+        """The inputs of one item.
+
+        Raises:
+            TypeError: It has to be read by a function.
+        """
+        if self.batch is not None:
+            return self._read(item).x
+        named = _named(item)
+        if named is not None:
+            return _by_name(named, needed={"x"})["x"]
+        if not isinstance(item, list | tuple):
+            return item
+        if len(item) > 2:
+            raise TypeError(_unreadable(item))
+        return _regrouped(item[0])
 
     def _read(self, item: Any) -> Batch:
         """The parts of an item, as they come."""

@@ -125,6 +125,13 @@ def test_labels_come_back_as_they_came() -> None:
         classifier.score(X[:1], ["top"])
 
 
+def test_a_feature_far_away_is_held_within_the_clip() -> None:
+    X, y = table(rows=60)
+    regressor = BayesianRegressor("map", clip=2.0, options=QUICK, random_state=0).fit(X, y)
+    low, far, farther = regressor.predict([[1.0, 0.0], [1e3, 0.0], [1e9, 0.0]])
+    assert low < far == farther
+
+
 def test_several_targets() -> None:
     X, y = table(rows=40)
     both = BayesianRegressor("map", options=QUICK, heteroscedastic=True, random_state=0).fit(X, np.stack([y, -y], 1))

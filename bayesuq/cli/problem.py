@@ -23,7 +23,6 @@ from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.randomness import isolated
-from bayesuq.storage import read, write
 
 LABEL_WIDTHS, NUMBER_WIDTHS = [100, 100], [50]
 UNET_DEPTH, UNET_WIDTH = 3, 16
@@ -119,7 +118,7 @@ class Problem:
             likelihood=choice.likelihood if options.likelihood == "auto" else options.likelihood,
             hidden=widths if options.hidden is None else options.hidden,
         )
-        standardizer = None if train.is_labelled or own is not None else Standardizer.fit(train)
+        standardizer = None if train.is_labelled or own is not None else Standardizer.fit(train, clip=options.clip)
         found = cls(name, split, resolved, standardizer, own)
         if own is not None:
             found.check_own()
@@ -286,8 +285,7 @@ def with_dropout_before_last(net: nn.Module, rate: float) -> nn.Module:
 def write_standardizer(standardizer: Standardizer | None, folder: Path) -> None:
     """Put it beside the posteriors; nothing where there is none."""
     if standardizer is not None:
-        tensors = {name: part for name, part in vars(standardizer).items() if isinstance(part, torch.Tensor)}
-        write(folder / STANDARDIZER, {"kind": "standardizer"}, tensors)
+        standardizer.save(folder / STANDARDIZER)
 
 
 def read_standardizer(folder: Path) -> Standardizer | None:
@@ -297,13 +295,4 @@ def read_standardizer(folder: Path) -> Standardizer | None:
         ValueError: A broken file, or one of another kind.
     """
     path = folder / STANDARDIZER
-    if not path.exists():
-        return None
-    header, tensors = read(path)
-    if header.get("kind") != "standardizer" or not {"x_loc", "x_scale"} <= tensors.keys() <= _FIELDS:
-        raise ValueError(f"{path} holds no standardizer.")
-    parts: dict[str, Any] = {name: part.to(torch.float64) for name, part in tensors.items()}
-    return Standardizer(**parts)
-
-
-_FIELDS = set(Standardizer.__dataclass_fields__) - {"clip"}  # which the commands do not set
+    return Standardizer.load(path) if path.exists() else None

@@ -142,6 +142,13 @@ class ModelOptions:
     prior_scale: Annotated[
         float, About("Standard deviation of the Normal prior of every weight.", FinitePositive)
     ] = 1.0  # fmt: skip
+    clip: Annotated[
+        float | None,
+        About(
+            "Standard deviations from its mean that an input of numbers is held within; none holds none.",
+            FinitePositive | None,
+        ),
+    ] = None
     likelihood: Annotated[
         LikelihoodKind,
         About(

@@ -75,12 +75,12 @@ def test_a_saved_posterior_is_evaluated_as_it_was_when_fitted(tmp_path: Path, me
     assert quality.isdisjoint(found) == (method != "variational")
 
 
-@pytest.mark.parametrize("arguments", [[], ["--split", "1", "--likelihood", "heteroscedastic"]])
+@pytest.mark.parametrize("arguments", [["--clip", "2.5"], ["--split", "1", "--likelihood", "heteroscedastic"]])
 def test_real_targets_are_evaluated_in_their_own_units(tmp_path: Path, uci: str, arguments: list[str]) -> None:
     more = ["--num_epochs", "300", "--batch_size", "30", "--learning_rate", "0.03"]
     assert fit(tmp_path / "fit", *arguments, *more, data=uci, method="ensemble") == 0
     assert "standardizer.safetensors" in names(tmp_path / "fit")
-    split_of = arguments[:2]
+    split_of = arguments[:2] if "--split" in arguments else []
     assert evaluate(tmp_path / "again", tmp_path / "fit" / "posterior.safetensors", *split_of, data=uci) == 0
     found = report(tmp_path / "again")
     assert found == report(tmp_path / "fit")
@@ -97,6 +97,7 @@ def test_real_targets_are_evaluated_in_their_own_units(tmp_path: Path, uci: str,
     error = float((predictive.mean - test.y).square().mean().sqrt())
     assert found["root_mean_squared_error"] == pytest.approx(error * scale, rel=1e-5)
     assert found["root_mean_squared_error"] < 0.2 * scale  # it has learned something
+    assert standardizer.clip == (2.5 if "--clip" in arguments else None)
 
 
 def test_a_linear_model_finds_the_line_and_its_noise(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 These definitions must give the same fits in every version, so they use nothing but public names and data of their own.
 A class or a kind that is new gets a new case here, and a file by `python -m tests.files_of_before.write NAME`; a file
-that exists is never written again. Those of today come from the code of commit b017cac.
+that exists is never written again. Most come from the code of commit b017cac.
 """
 
 from collections.abc import Callable, Mapping
@@ -16,7 +16,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor
 
-from bayesuq.data import Dataset
+from bayesuq.data import Dataset, Standardizer
 from bayesuq.inference import (
     confidence,
     dropout,
@@ -33,6 +33,7 @@ from bayesuq.inference import (
     temperature,
     variational,
 )
+from bayesuq.inference.units import in_units
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -135,6 +136,14 @@ def _after(
     return lambda **more: fit(first(), data, **options, **more)
 
 
+UNITS = Standardizer(
+    torch.full((1, 3), 50_000.0).double(),
+    torch.full((1, 3), 20_000.0).double(),
+    torch.tensor([300.0]).double(),
+    torch.tensor([40.0]).double(),
+    clip=0.8,
+    columns=("rooms", "income", "age"),
+)
 MODE = _of(map_estimate.fit, regression, measured(), **SHORT)
 CLASSIFIER = _of(map_estimate.fit, classification, labelled(), **SHORT)
 SEGMENTER = _of(map_estimate.fit, segmentation, pixels(), num_epochs=2, batch_size=3, learning_rate=0.01, seed=1)
@@ -144,6 +153,7 @@ IMAGES = pixels(2).x
 
 POSTERIORS = {
     "MapPosterior": Case(MODE, X),
+    "UnitsPosterior": Case(lambda: in_units(MODE(), UNITS), 20_000 * X + 50_000),
     "VariationalPosterior": Case(_of(variational.fit, regression, measured(), **SHORT), X),
     "CorrelatedPosterior": Case(
         _of(variational.fit, regression, measured(), guide=variational.low_rank(2), **SHORT), X

@@ -1,8 +1,8 @@
 """Fitted posteriors as tensors and JSON, and on another device.
 
-A posterior is a frozen dataclass whose fields are its model, tensors, mappings from names to tensors, its
-`History`, members that are posteriors themselves, or plain values. Each kind of field is handled here, once for all
-methods.
+A posterior is a frozen dataclass whose fields are its model, tensors, mappings from names to tensors, its `History`, a
+`Standardizer`, members that are posteriors themselves, or plain values. Each kind of field is handled here, once for
+all methods.
 """
 
 import copy
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.arrays import check_device
+from bayesuq.data import Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.programs import Program, correlated, factorised
 from bayesuq.inference.training.history import History
@@ -116,6 +117,9 @@ def pack(posterior: Posterior, shared: object = None) -> tuple[dict[str, Any], d
             inner_body, inner_tensors = pack(value, shared)
             kind = {"kind": "posterior", "posterior": inner_body}
             tensors |= {f"{item.name}.{name}": tensor for name, tensor in inner_tensors.items()}
+        elif isinstance(value, Standardizer):
+            kind = {"kind": "standardizer", "clip": value.clip, "columns": value.columns}
+            tensors |= {f"{item.name}.{name}": tensor for name, tensor in value.tensors().items()}
         elif isinstance(value, History):
             kind = {"kind": "history", "value": asdict(value)}
         elif isinstance(value, tuple) and value and isinstance(value[0], Posterior):
@@ -187,6 +191,9 @@ def unpack(
             values[name] = tensors[name]
         elif entry["kind"] == "tensors":
             values[name] = {inner: tensors[f"{name}.{inner}"] for inner in entry["names"]}
+        elif entry["kind"] == "standardizer":
+            own = _below(tensors, f"{name}.")
+            values[name] = Standardizer(**own, clip=entry["clip"], columns=_tuples(entry["columns"]))
         elif entry["kind"] == "history":
             value = entry["value"]
             values[name] = History(tuple(value["loss"]), tuple(value["validation_loss"]), int(value["best_epoch"]))

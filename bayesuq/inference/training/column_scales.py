@@ -50,7 +50,7 @@ def warn_of_scales(likelihood: Likelihood, rows: Batch) -> None:
         warn_of_fit(
             f"{told}: far from unit size, for which priors, initial weights and learning rates are made, so that the "
             "fit may miss its data without a word. Take units = bayesuq.Standardizer.fit(data), fit to "
-            "units.transform(data), and read units.inverse(posterior.predict(units.transform(new).x)).",
+            "units.transform(data), and bayesuq.in_units(posterior, units) predicts at raw inputs in units of y.",
             UserWarning,
         )
 
