@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from bayesuq import models as models
     from bayesuq import posterior as posterior
     from bayesuq import predictive as predictive
+    from bayesuq import tables as tables
     from bayesuq.data import Batch as Batch
     from bayesuq.data import Dataset as Dataset
     from bayesuq.data import Split as Split
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from bayesuq.inference.adoption import adopt_members as adopt_members
     from bayesuq.inference.from_samples import from_samples as from_samples
     from bayesuq.inference.posteriors.saved import load as load
+    from bayesuq.inference.tables import of_table as of_table
     from bayesuq.inference.units import in_units as in_units
     from bayesuq.inputs import Given as Given
     from bayesuq.loaders import Loader as Loader
@@ -39,6 +41,7 @@ if TYPE_CHECKING:
     from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive
     from bayesuq.predictive.mixture import MixturePredictive as MixturePredictive
     from bayesuq.predictive.recalibrated import RecalibratedPredictive as RecalibratedPredictive
+    from bayesuq.tables.table import read_table as read_table
 
 __version__ = version("bayesuq")
 __getattr__, __dir__, __all__ = lazy(__name__)

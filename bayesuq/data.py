@@ -319,7 +319,7 @@ class Standardizer:
     columns: tuple[str, ...] | None = None
 
     @classmethod
-    def fit(cls, dataset: Dataset, *, clip: float | None = None) -> Self:
+    def fit(cls, dataset: Dataset, *, clip: float | None = None, flags: ArrayLike | None = None) -> Self:
         """Means and standard deviations (ddof 0) of the rows given; fit on training rows only.
 
         Targets of weight 0, which may be missing, are left out.
@@ -329,6 +329,8 @@ class Standardizer:
             clip: Features further from their mean than so many standard deviations are moved to that distance, in
                 all data that are transformed: a network's outputs grow with its inputs, and a few rows far away can
                 decide every mean error.
+            flags: Which features are only centred, (D,), boolean: those that are 0 or 1, of which a rare one would be
+                far from its mean in its own standard deviations.
 
         Raises:
             TypeError: Not a Dataset.
@@ -341,6 +343,8 @@ class Standardizer:
         if clip is not None:
             check_positive(clip, "clip")
         x_loc, x_scale = _moments(without_scale(dataset.x))
+        if flags is not None:
+            x_scale = torch.where(to_tensor(flags, "flags").reshape(x_scale.shape).to(x_scale.device), 1.0, x_scale)
         if clip is None:
             _warn_of_far_features(without_scale(dataset.x), x_loc, x_scale, dataset.columns)
         if dataset.is_labelled:

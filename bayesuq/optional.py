@@ -13,14 +13,20 @@ if TYPE_CHECKING:
     import pandas as pandas
     import xarray as xarray
     from matplotlib import pyplot as pyplot
+    from pyarrow import parquet as parquet
     from scipy.stats import qmc as qmc
+    from sklearn import impute as impute
     from sklearn import model_selection as model_selection
+    from sklearn import preprocessing as preprocessing
 
 NEEDED_BY = {
     "arviz": "Diagnostics and `to_arviz` need ArviZ",
     "arviz_stats": "Diagnostics need ArviZ's statistics",
+    "impute": "Missing cells of a table need scikit-learn",
     "model_selection": "Dividing data needs scikit-learn",
-    "pandas": "`to_pandas` needs pandas",
+    "pandas": "Tables and `to_pandas` need pandas (`pip install bayesuq[tables]`)",
+    "parquet": "Parquet needs pyarrow (`pip install pyarrow`, or save the table as CSV)",
+    "preprocessing": "Categories of a table need scikit-learn",
     "pyplot": "Showing a figure needs matplotlib's pyplot",
     "qmc": "Noise in logits needs SciPy's statistics",
     "sklearn_datasets": "The digits need scikit-learn",
@@ -28,7 +34,10 @@ NEEDED_BY = {
 }
 MODULES = {  # where it is another than the name
     "arviz_stats": "arviz_stats.base",
+    "impute": "sklearn.impute",
     "model_selection": "sklearn.model_selection",
+    "parquet": "pyarrow.parquet",
+    "preprocessing": "sklearn.preprocessing",
     "pyplot": "matplotlib.pyplot",
     "qmc": "scipy.stats.qmc",
     "sklearn_datasets": "sklearn.datasets",

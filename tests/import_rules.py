@@ -18,10 +18,11 @@ ALLOWED: dict[str, set[str]] = {
     TOP: {TOP, "predictive", "to_arviz"},
     "predictive": {"predictive", "arrays", "gradients", "notebook", "optional", "randomness"},
     "datasets": {"datasets", "arrays", "data", "optional", "options", "randomness", "writing"},
+    "tables": {"tables", "arrays", "data", "optional", "options"},
     "to_arviz": {"to_arviz", "predictive", "arrays", "inputs", "optional", "randomness"},
     "models": {"models", "predictive", "arrays", "inputs", "optional", "randomness"},
     "inference": {
-        *("inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
+        *("tables", "inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
         *("arrays", "fit_warnings", "functions", "gradients", "inputs", "locks", "once", "options", "pareto"),
         *("randomness", "storage", "writing"),
     },
@@ -30,9 +31,15 @@ ALLOWED: dict[str, set[str]] = {
         *("evaluation", "predictive", "to_arviz"),
         *("arrays", "notebook", "optional", "randomness", "storage", "writing"),
     },
-    EVERYTHING: {TOP, "predictive", "datasets", "to_arviz", "models", "inference", "evaluation", "bridges", "cli"},
+    EVERYTHING: {
+        *(TOP, "predictive", "datasets", "tables", "to_arviz", "models", "inference", "evaluation", "bridges", "cli")
+    },
 }
-ALSO_ALLOWED = {"bayesuq.evaluation.simulation": {"posterior"}, "bayesuq.estimators": {"models", "inference"}}
+ALSO_ALLOWED = {
+    "bayesuq.evaluation.simulation": {"posterior"},
+    "bayesuq.estimators": {"models", "inference"},
+    "bayesuq.inference.tables": {"optional"},  # whose answers are data frames
+}
 # The floors of inference, from below: what the files of each may import from the others. What stands on no floor is a
 # method, and may import all floors, and the methods that its theory stands on.
 FLOORS: dict[str, set[str]] = {
@@ -55,6 +62,7 @@ STANDS_ON = {
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
     "sequential": {"variational", "laplace"},
+    "tables": {"units"},  # a row is read, and answered, in its own units
 }
 # Who may load a module by name, and in which function.
 LOADERS = {

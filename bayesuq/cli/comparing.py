@@ -3,9 +3,9 @@
 from bayesuq.cli import examples, figures, map_figures, page
 from bayesuq.cli.judging import judge_fit
 from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods, write_posterior
-from bayesuq.cli.output import Output, file_name, prepare_checkpoints, tell, tell_warnings
+from bayesuq.cli.output import Output, file_name, prepare_checkpoints, tell, tell_table, tell_warnings
 from bayesuq.cli.paired import find_standings
-from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
+from bayesuq.cli.problem import Problem, load_data, use_computer, write_standardizer
 from bayesuq.cli.settings import (
     ChainOptions,
     CheckpointOption,
@@ -39,11 +39,13 @@ def run(
         OSError: The folder cannot be written.
     """
     use_computer(prediction)
-    problem = Problem.of(data.data, load_split(data), model)
+    loaded = load_data(data)
+    problem = Problem.of(data.data, loaded.split, model, loaded.columns)
     methods = read_methods(names.methods, problem)
     output_folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
     settings = output_folder.write_settings(data, names, problem.options, training, chains, prediction, output)
 
+    tell_table(loaded)
     options = FitOptions(training, chains, prediction, prepare_checkpoints(checkpoints))
     fitted = _fit_all(methods, problem, options, output_folder)
     judged = {name: judge_fit(result, problem, prediction) for name, result in fitted.items()}
@@ -76,7 +78,7 @@ def _fit_all(methods: list[Method], problem: Problem, options: FitOptions, outpu
     """Each posterior is on the disk as soon as it is fitted."""
     posteriors = output_folder.folder / "posteriors"
     posteriors.mkdir()
-    write_standardizer(problem.standardizer, posteriors)
+    write_standardizer(problem.beside_posteriors, posteriors)
     fitted: dict[str, Fitted] = {}
     # What others stand on comes first, so that it is fitted once.
     for method in sorted(methods, key=lambda method: method.wraps):

@@ -9,9 +9,9 @@ from typing import Any
 from bayesuq.cli.diagnosis import Diagnosis, diagnose
 from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, file_name, read_settings, tell, tell_warnings
 from bayesuq.cli.page import fill
-from bayesuq.cli.problem import load_split, read_standardizer, use_computer
-from bayesuq.cli.reading import read_posterior
-from bayesuq.cli.settings import DataOptions, DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
+from bayesuq.cli.problem import data_options, load_split, use_computer
+from bayesuq.cli.reading import read_fitted
+from bayesuq.cli.settings import DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
 from bayesuq.writing import replacing_by_name, write_text
@@ -74,17 +74,21 @@ def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
     use_computer(PredictionOptions(num_threads=options.num_threads))
     found = Run.read(options.run)
     _make_room(found, overwrite=options.overwrite)
-    split = load_split(DataOptions(data=str(found.settings["data"]), split=found.settings.get("split")))
-    standardizer = read_standardizer(next(iter(found.posteriors.values())).parent)
+    split = load_split(data_options(found.settings))
+    fitted = {
+        name: read_fitted(path, str(found.settings["data"]), split, own.network)
+        for name, path in found.posteriors.items()
+    }
+    _, standardizer = next(iter(fitted.values()))
     train, test = (
         (part if standardizer is None else standardizer.transform(part)) for part in (split.train, split.test)
     )
     rows, new = _thinned(train, options.num_rows), _thinned(test, options.num_rows)
 
     diagnoses: dict[str, Diagnosis] = {}
-    for name, path in found.posteriors.items():
+    for name, (posterior, _) in fitted.items():
         one = diagnose(
-            read_posterior(path, str(found.settings["data"]), split, own.network),
+            posterior,
             train,
             rows,
             new,

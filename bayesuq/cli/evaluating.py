@@ -4,8 +4,8 @@ from pathlib import Path
 
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, read_settings, tell
-from bayesuq.cli.problem import load_split, read_standardizer, use_computer
-from bayesuq.cli.reading import read_posterior
+from bayesuq.cli.problem import load_split, use_computer
+from bayesuq.cli.reading import read_fitted
 from bayesuq.cli.settings import (
     DataOptions,
     OutputOptions,
@@ -43,14 +43,13 @@ def run(
         )
     _check_split(path, data)
     split = load_split(data)
-    loaded, standardizer = read_posterior(path, data.data, split, own.network), read_standardizer(path.parent)
+    loaded, standardizer = read_fitted(path, data.data, split, own.network)
     if prediction.device is not None:
         loaded = loaded.to(prediction.device)
     folder = Output.prepare(output)
     settings = folder.write_settings(posterior, own, data, prediction, output)
 
     part = {"train": split.train, "val": split.val, "test": split.test}[posterior.part]
-    standardizer = None if part.is_labelled else standardizer
     judged = judge(
         loaded,
         part,

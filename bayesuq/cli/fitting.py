@@ -2,8 +2,8 @@
 
 from bayesuq.cli.judging import judge_fit
 from bayesuq.cli.methods import FitOptions, fit, read_methods, write_posterior
-from bayesuq.cli.output import POSTERIOR, Output, prepare_checkpoints, tell, tell_warnings
-from bayesuq.cli.problem import Problem, load_split, use_computer, write_standardizer
+from bayesuq.cli.output import POSTERIOR, Output, prepare_checkpoints, tell, tell_table, tell_warnings
+from bayesuq.cli.problem import Problem, load_data, use_computer, write_standardizer
 from bayesuq.cli.settings import (
     ChainOptions,
     CheckpointOption,
@@ -35,17 +35,19 @@ def run(
         OSError: The folder cannot be written.
     """
     use_computer(prediction)
-    problem = Problem.of(data.data, load_split(data), model)
+    loaded = load_data(data)
+    problem = Problem.of(data.data, loaded.split, model, loaded.columns)
     (chosen,) = read_methods([method.method], problem)
     folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
     settings = folder.write_settings(data, method, problem.options, training, chains, prediction, output)
 
+    tell_table(loaded)
     options = FitOptions(training, chains, prediction, prepare_checkpoints(checkpoints))
     fitted = fit(chosen, problem, options, {})
     tell(f"{chosen.name}: fitted in {fitted.seconds:.1f} s")
     tell_warnings(chosen.name, fitted.warnings)
     write_posterior(fitted.posterior, folder.folder / POSTERIOR, problem)
-    write_standardizer(problem.standardizer, folder.folder)
+    write_standardizer(problem.beside_posteriors, folder.folder)
 
     judged = judge_fit(fitted, problem, prediction)
     judged.report.save(folder.folder / "report.json")

@@ -6,6 +6,7 @@ It should find the errors of the posterior itself, and data of another kind.
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -122,13 +123,16 @@ def judge(
     if data.is_labelled and data.y.ndim > 1:
         return _judge_maps(posterior, data, options, further, validation, ignore_index)
 
+    def inputs(part: Dataset) -> Any:
+        return part.x if standardizer is None else standardizer.inputs(part.x)
+
     def predict(part: Dataset) -> PredictiveDistribution:
-        x = part.x if standardizer is None else standardizer.transform(part).x
+        x = inputs(part)
         predictive = posterior.predict(x, num_samples=options.num_samples, seed=options.seed)
         return predictive if standardizer is None else standardizer.inverse(predictive)
 
     predictive = predict(data)
-    confidence = posterior.confidence(data.x) if isinstance(posterior, ConfidencePosterior) else None
+    confidence = posterior.confidence(inputs(data)) if isinstance(posterior, ConfidencePosterior) else None
     outside = None if ood is None else predict(ood)
     judged = Judged(predictive, data.y, outside, evaluate(predictive, data.y, weight=data.weight), confidence)
     measures = [*_temperature(posterior), *_found(judged), *further]

@@ -81,6 +81,8 @@ def _run(command: str, parsed: Any) -> None:
         commands.fitting.run(*settings(command, parsed))
     elif command == "evaluate":
         commands.evaluating.run(*settings(command, parsed))
+    elif command == "predict":
+        commands.predicting.run(*settings(command, parsed))
     elif command == "diagnose":
         commands.diagnosing.run(*settings(command, parsed))
     elif parsed.action == "list":

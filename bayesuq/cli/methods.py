@@ -197,7 +197,7 @@ def write_posterior(posterior: Posterior, path: Path, problem: Problem) -> None:
     with warnings.catch_warnings():
         if problem.own is not None:
             warnings.simplefilter("ignore", UserWarning)
-        posterior.save(path)
+        problem.for_file(posterior).save(path)
 
 
 def _wrap(posterior: Posterior, method: Method, problem: Problem, options: FitOptions) -> Posterior:

@@ -17,7 +17,7 @@ import torch
 import yaml
 
 from bayesuq.cli.plain_yaml import check_plain
-from bayesuq.cli.problem import STANDARDIZER
+from bayesuq.cli.problem import STANDARDIZER, Loaded
 from bayesuq.cli.settings import CheckpointOption, OutputOptions, UsageError
 from bayesuq.writing import write_text
 
@@ -120,6 +120,13 @@ def tell(line: str) -> None:
     """A line of progress, on a terminal only."""
     if sys.stderr.isatty():
         print(line, file=sys.stderr)
+
+
+def tell_table(loaded: Loaded) -> None:
+    """What the columns of a table are taken for, on stdout; what is odd in its cells, on stderr."""
+    if loaded.said:
+        print(*loaded.said, "", sep="\n")
+    tell_warnings("table", loaded.warnings)
 
 
 def tell_warnings(name: str, warnings: Sequence[str]) -> None:

@@ -24,6 +24,7 @@ SUMMARIES = {
     "compare": "Fit several methods to one data set and write a report that puts them side by side.",
     "fit": "Fit one method, and write its posterior and its report.",
     "evaluate": "Evaluate a saved posterior on a part of a data set.",
+    "predict": "Predict the rows of a table by a posterior that was fitted to one, into a CSV file.",
     "diagnose": "Ask of the posteriors of a run how far their draws can be trusted.",
     "data": "List data sets, or fetch them from their public sources.",
 }

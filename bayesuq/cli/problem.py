@@ -1,7 +1,12 @@
-"""A data set by name made into a task: its parts in the units that are fitted, the network for it, and the way back."""
+"""A data set by name, or a table, made into a task.
+
+Its parts in the units that are fitted, the network for it, and the way back.
+"""
 
 import os
-from dataclasses import dataclass, replace
+import warnings
+from collections.abc import Mapping
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -17,35 +22,98 @@ from bayesuq.datasets.sources import SOURCES
 from bayesuq.inference.adoption import adopt
 from bayesuq.inference.dropout import draws_in_training
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.tables import of_table
 from bayesuq.inference.training.minibatches import probe
+from bayesuq.inference.units import in_units
 from bayesuq.models import gp, likelihoods, networks, priors
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs
+from bayesuq.posterior import Posterior
 from bayesuq.randomness import isolated
+from bayesuq.tables.encoding import Columns
+from bayesuq.tables.files import look_at, names_a_file
+from bayesuq.tables.table import read_table
 
 LABEL_WIDTHS, NUMBER_WIDTHS = [100, 100], [50]
 UNET_DEPTH, UNET_WIDTH = 3, 16
+OF_TABLES = ("target", "target_kind", "categories", "leave_out", "delimiter", "encoding")
 STANDARDIZER = "standardizer.safetensors"  # beside the posterior that was fitted in its units
 
 
-def load_split(options: DataOptions) -> Split:
-    """The named data.
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """Data, divided.
+
+    Attributes:
+        split: The parts in raw units.
+        columns: What the columns of a table are; None of a named set.
+        said: How a table is read, a line for each column.
+        warnings: Told of its cells.
+    """
+
+    split: Split
+    columns: Columns | None = None
+    said: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+def load_data(options: DataOptions) -> Loaded:
+    """The named data, or the table.
 
     Its division has a seed of its own, always 0: with another one, `evaluate` would test on rows that were trained on.
 
     Raises:
-        UsageError: No such set here, or no such split of it.
-        ValueError: A file that does not have the form of its set.
+        UsageError: No such set or file here, no such split of it, or options that do not go with it.
+        ValueError: A file that does not have the form of its set, or is no table.
     """
+    if names_a_file(options.data):
+        return _load_table(options)
+    given = [name for name in OF_TABLES if getattr(options, name) not in (None, "auto")]
+    if given:
+        raise UsageError(f"--{given[0]} is of a table; {options.data} is the name of a set.")
     known = options.data in datasets.available()
     try:
-        return datasets.load(options.data, split=options.split)
+        return Loaded(datasets.load(options.data, split=options.split))
     except ValueError as error:
         if known and options.split is None:
             raise
         fetch = f" Fetch it by `bayesuq data get {options.data}`." if not known and options.data in SOURCES else ""
         raise UsageError(f"{error}{fetch}") from error
+
+
+def _load_table(options: DataOptions) -> Loaded:
+    if options.split is not None:
+        raise UsageError("--split is of a uci/ set; a table is divided in one way.")
+    if not Path(options.data).is_file():
+        raise UsageError(f"There is no file {options.data!r}.")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", UserWarning)
+        if options.target is None:
+            columns = ", ".join(look_at(options.data, delimiter=options.delimiter, encoding=options.encoding).columns)
+            raise UsageError(f"Say which column is predicted by --target; {options.data} has {columns}.")
+        table = read_table(
+            options.data,
+            target=options.target,
+            labels=None if options.target_kind == "auto" else options.target_kind == "labels",
+            categories=options.categories or (),
+            leave_out=options.leave_out or (),
+            delimiter=options.delimiter,
+            encoding=options.encoding,
+        )
+        split, columns_of = table.split()
+    told = tuple(dict.fromkeys(str(warning.message) for warning in caught))
+    return Loaded(split, columns_of, tuple(repr(table).splitlines()), told)
+
+
+def load_split(options: DataOptions) -> Split:
+    """The parts of the named data or the table: see `load_data`."""
+    return load_data(options).split
+
+
+def data_options(settings: Mapping[str, Any]) -> DataOptions:
+    """Which data a run was made of, by the settings that it wrote."""
+    return DataOptions(**{item.name: settings[item.name] for item in fields(DataOptions) if item.name in settings})
 
 
 def use_computer(options: PredictionOptions) -> None:
@@ -72,9 +140,10 @@ class Problem:
         name: Of the data set.
         split: Its parts in raw units.
         options: Of the model, with nothing left to choose.
-        standardizer: Of real targets and their inputs, from the training rows; None for labels, and for a network of
-            the user's own, which was trained in units that it knows itself.
+        standardizer: Of real targets and their inputs, from the training rows, and of tables; None for other labels,
+            and for a network of the user's own, which was trained in units that it knows itself.
         own: That network, with its weights; None for one that bayesuq builds.
+        columns: What the columns of a table are; None of a named set.
     """
 
     name: str
@@ -82,9 +151,10 @@ class Problem:
     options: ModelOptions
     standardizer: Standardizer | None
     own: nn.Module | None = None
+    columns: Columns | None = None
 
     @classmethod
-    def of(cls, name: str, split: Split, options: ModelOptions) -> "Problem":
+    def of(cls, name: str, split: Split, options: ModelOptions, columns: Columns | None = None) -> "Problem":
         """Choose what the options leave open.
 
         Raises:
@@ -93,6 +163,11 @@ class Problem:
         """
         train = split.train
         is_map = train.is_labelled and train.y.ndim > 1
+        if columns is not None and is_import_path(options.network):
+            raise UsageError(
+                f"A network of your own knows its units, and {name} is a table, whose inputs are made here. Take a "
+                "network of bayesuq's, or fit from Python: `bayesuq.read_table`, `bayesuq.of_table`."
+            )
         own = _own(options)
         if own is None and is_map != (options.network == "unet") and options.network != "auto":
             kind = (
@@ -118,6 +193,9 @@ class Problem:
             likelihood=choice.likelihood if options.likelihood == "auto" else options.likelihood,
             hidden=widths if options.hidden is None else options.hidden,
         )
+        if columns is not None:
+            units = Standardizer.fit(train, clip=options.clip, flags=columns.is_flag)
+            return cls(name, split, resolved, units, columns=columns)
         standardizer = None if train.is_labelled or own is not None else Standardizer.fit(train, clip=options.clip)
         found = cls(name, split, resolved, standardizer, own)
         if own is not None:
@@ -147,6 +225,17 @@ class Problem:
                 f"{self.options.network} gives outputs of shape {shape} for {shape[0]} rows of {self.name}, whose "
                 f"targets are of shape {tuple(rows.y.shape)} and need {expected} columns of them."
             )
+
+    @property
+    def beside_posteriors(self) -> Standardizer | None:
+        """The standardizer, where it is not in their files."""
+        return self.standardizer if self.columns is None else None
+
+    def for_file(self, posterior: Posterior) -> Posterior:
+        """A posterior as it is saved: of a table, with all that reads its rows."""
+        if self.columns is None or self.standardizer is None:
+            return posterior
+        return of_table(in_units(posterior, self.standardizer), self.columns, self.split.train)
 
     def in_fitted_units(self, part: Dataset) -> Dataset:
         """A part of the data as the network sees it."""
@@ -246,6 +335,8 @@ class Problem:
     def num_outputs(self) -> int:
         """Classes, or target columns: twice as many where the noise is an output too."""
         each = 2 if self.options.likelihood == "heteroscedastic" else 1
+        if self.columns is not None and self.columns.target.classes:
+            return each * len(self.columns.target.classes)
         if self.split.train.is_labelled:
             parts = (self.split.train, self.split.val, self.split.test)
             return each * (1 + max(int(part.y[part.y != self.ignore_index].max()) for part in parts))

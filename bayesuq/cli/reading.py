@@ -7,15 +7,30 @@ from typing import Any
 
 from bayesuq.cli.output import read_settings
 from bayesuq.cli.own_network import built, put_into
-from bayesuq.cli.problem import Problem
+from bayesuq.cli.problem import Problem, read_standardizer
 from bayesuq.cli.settings import ModelOptions, UsageError, is_import_path
-from bayesuq.data import Split
+from bayesuq.data import Split, Standardizer
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.posteriors.saved import load
+from bayesuq.inference.tables import TablePosterior
+from bayesuq.inference.units import UnitsPosterior
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read
 
 NOISE = "likelihood.scale"
+
+
+def read_fitted(path: Path, data: str, split: Split, network: str | None) -> tuple[Posterior, Standardizer | None]:
+    """The posterior of a file as it was fitted, and the units of that, from the file or from beside it.
+
+    The arguments and errors are those of `read_posterior`.
+    """
+    posterior = read_posterior(path, data, split, network)
+    if isinstance(posterior, TablePosterior):
+        posterior = posterior.posterior
+    if isinstance(posterior, UnitsPosterior):
+        return posterior.posterior, posterior.standardizer
+    return posterior, read_standardizer(path.parent)
 
 
 def read_posterior(path: Path, data: str, split: Split, network: str | None) -> Posterior:

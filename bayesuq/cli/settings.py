@@ -22,6 +22,7 @@ RandomKind = Literal["last_layer", "all"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
 ActivationKind = Literal["relu", "tanh", "silu", "gelu"]
 Part = Literal["train", "val", "test"]
+TargetKind = Literal["auto", "numbers", "labels"]
 
 
 class UsageError(ValueError):
@@ -73,16 +74,42 @@ def _network(text: str) -> str:
 _network.__name__ = f"one of {', '.join(NETWORKS)}, or package.module:function"
 _import_path.__name__ = "import path, package.module:function"
 WIDTHS, NAMES = _separated(_width, "list of widths"), _separated(str, "list of methods")
+COLUMNS = _separated(str, "list of columns")
 
 
 @dataclass(frozen=True, kw_only=True)
 class DataOptions:
     """Which data."""
 
-    data: Annotated[str, About("Name of the data set; `bayesuq data list` shows them.", str)]
+    data: Annotated[
+        str, About("A table (.csv, .tsv, .parquet, .gz) or the name of a set; `bayesuq data list` shows these.", str)
+    ]
     split: Annotated[
         int | None, About("Which published split of a uci/ set, from 0; none is the first.", NonNegativeInt | None)
     ] = None
+    target: Annotated[str | None, About("Column of a table that is predicted.", str | None)] = None
+    target_kind: Annotated[
+        TargetKind, About("auto: words, yes and no, and 0 and 1 are labels, else numbers.", TargetKind)
+    ] = "auto"
+    categories: Annotated[
+        list[str] | None, About("Columns of numbers that are categories, such as codes, comma-separated.", COLUMNS)
+    ] = None
+    leave_out: Annotated[list[str] | None, About("Columns that are not read, comma-separated.", COLUMNS)] = None
+    delimiter: Annotated[str | None, About("Between the cells of a table; none finds it out.", str | None)] = None
+    encoding: Annotated[str | None, About("Of a table's text; none finds it out.", str | None)] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewRowsOptions:
+    """Which posterior predicts, which rows, and where to."""
+
+    posterior: Annotated[Path, About("Folder that `bayesuq fit` wrote of a table, or the posterior in it.", Path)]
+    data: Annotated[Path, About("Table with the columns that were fitted.", Path)]
+    out: Annotated[Path, About("CSV file that is written, a row for each row; with .gz it is compressed.", Path)]
+    level: Annotated[float, About("Probability of the intervals of numbers.", OpenUnitInterval)] = 0.9
+    delimiter: Annotated[str | None, About("Between the cells of the table; none finds it out.", str | None)] = None
+    encoding: Annotated[str | None, About("Of the table's text; none finds it out.", str | None)] = None
+    overwrite: Annotated[bool, About("Replace a file that is there.", bool)] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -256,5 +283,6 @@ GROUPS: dict[str, tuple[type, ...]] = {
         *(CheckpointOption, OutputOptions),
     ),
     "evaluate": (PosteriorOption, OwnNetworkOption, DataOptions, PredictionOptions, OutputOptions),
+    "predict": (NewRowsOptions, PredictionOptions),
     "diagnose": (DiagnoseOptions, OwnNetworkOption),
 }

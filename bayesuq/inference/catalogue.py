@@ -151,7 +151,10 @@ METHODS = (
         None,
     ),
 )
-AROUND = {"UnitsPosterior": "units"}  # classes that no `fit` returns, around the posterior of any
+AROUND = {
+    "UnitsPosterior": "units",
+    "TablePosterior": "tables",
+}  # classes that no `fit` returns, around the posterior of any
 HOMES = {posterior: home for method in METHODS for posterior, home in method.posteriors.items()} | AROUND
 BY_COMMAND = {method.command: method for method in METHODS if method.command is not None}
 

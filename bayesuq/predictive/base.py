@@ -20,7 +20,7 @@ from torch import Tensor
 
 from bayesuq import optional
 from bayesuq.arrays import ArrayLike, as_targets, check_fraction
-from bayesuq.predictive.by_point import MOST_ROWS, as_html, named_columns
+from bayesuq.predictive.by_point import MOST_ROWS, Columns, as_html, named_columns
 
 SHOWN_LEVEL = 0.9  # of the interval that data frames and notebooks show
 BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
@@ -91,7 +91,7 @@ class PredictiveDistribution(ABC):
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y* for real targets; labels have no unit and stay as they are."""
 
-    def columns(self) -> dict[str, Tensor]:
+    def columns(self) -> Columns:
         """What `to_pandas` tells of each point, by name, (N,) each: uncertainties, of maps the means over pixels."""
         uncertainties = {"total": self.total, "aleatoric": self.aleatoric, "epistemic": self.epistemic}
         return {name: values.reshape(len(values), -1).mean(dim=1) for name, values in uncertainties.items()}
@@ -102,7 +102,8 @@ class PredictiveDistribution(ABC):
         Of real targets: `mean`, `std`, its parts `aleatoric_std` and `epistemic_std`, `median`, and the ends `lower`
         and `upper` of the central interval of 90 %, all in units of y; several target columns have their number at the
         end, as in `mean_0`. Of labels: the most probable `label`, the probabilities `p_0`, `p_1`, ..., and `total`,
-        `aleatoric` and `epistemic` in nats; of maps, the means over an image's pixels of the last three.
+        `aleatoric` and `epistemic` in nats, classes by their names where they have such; of maps, the means over an
+        image's pixels of the last three.
 
         Returns:
             `pandas.DataFrame`.
@@ -110,9 +111,11 @@ class PredictiveDistribution(ABC):
         Raises:
             ImportError: pandas cannot be imported.
         """
-        return optional.pandas.DataFrame({name: column.cpu().numpy() for name, column in self.columns().items()})
+        return optional.pandas.DataFrame(
+            {name: told.cpu().numpy() if isinstance(told, Tensor) else told for name, told in self.columns().items()}
+        )
 
-    def shown_columns(self, number: int) -> dict[str, Tensor]:
+    def shown_columns(self, number: int) -> Columns:
         """What a notebook shows of the first points, by name."""
         return {name: values[:number] for name, values in self.columns().items()}
 
@@ -264,7 +267,7 @@ class RealPredictive(PredictiveDistribution):
         level = check_fraction(level, "level")
         return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
 
-    def columns(self) -> dict[str, Tensor]:
+    def columns(self) -> Columns:
         """Mean, standard deviation and its parts, median and 90 % interval of each point, by name, (N,) each.
 
         A predictive whose variance is not split has no parts.
@@ -282,7 +285,7 @@ class RealPredictive(PredictiveDistribution):
             }
         )
 
-    def shown_columns(self, number: int) -> dict[str, Tensor]:
+    def shown_columns(self, number: int) -> Columns:
         """What a notebook shows of the first points, by name."""
         return self.at(slice(0, number)).columns()
 

@@ -8,10 +8,10 @@ from bayesuq.notebook import table
 
 MOST_ROWS = 5  # that a notebook shows
 
-Columns = Mapping[str, Tensor]
+Columns = Mapping[str, Tensor | list[str]]
 
 
-def named_columns(quantities: Columns) -> dict[str, Tensor]:
+def named_columns(quantities: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Of quantities (N, D) by name, the columns (N,): under the name alone where D = 1, else with the column's number.
 
     Example:
@@ -29,7 +29,11 @@ def named_columns(quantities: Columns) -> dict[str, Tensor]:
 
 def as_html(caption: str, columns: Columns, num_points: int) -> str:
     """The first points of a predictive as an HTML table, and how many more there are."""
-    points = zip(*(values.tolist() for values in columns.values()), strict=True)
-    rows = [[str(point), *(f"{value:.4g}" for value in values)] for point, values in enumerate(points)]
+    lists = [values.tolist() if isinstance(values, Tensor) else values for values in columns.values()]
+    rows = [[str(point), *map(_shown, values)] for point, values in enumerate(zip(*lists, strict=True))]
     more = num_points - len(rows)
     return table(caption, ["", *columns], rows, note=f"{more} more" if more else "")
+
+
+def _shown(value: float | str) -> str:
+    return value if isinstance(value, str) else f"{value:.4g}"

@@ -5,7 +5,7 @@ Letters: S draws, N points, C classes, `...` further dimensions such as an image
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Self
 
@@ -21,6 +21,7 @@ from bayesuq.predictive.base import (
     check_draws,
     check_mergeable,
 )
+from bayesuq.predictive.by_point import Columns
 from bayesuq.predictive.probability_sums import ProbabilitySum
 from bayesuq.randomness import generator, resolve_seed
 
@@ -45,6 +46,7 @@ class CategoricalPredictive(PredictiveDistribution):
         draws: The draws' log probabilities up to a constant, (S, N, C, ...), where they were kept, else None.
         small_log_sum: The log of `probability_sum`, (N, C, ...), where an entry of it is too small for a float64 and
             not 0, else None; `log_probability_sum` is there always.
+        names: Of the classes, C, by which tables tell them and labels may be given; None where they have numbers.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
@@ -58,6 +60,7 @@ class CategoricalPredictive(PredictiveDistribution):
     num_draws: int
     draws: Tensor | None = None
     small_log_sum: Tensor | None = None
+    names: tuple[str, ...] | None = None
 
     @classmethod
     def from_logits(cls, logits: ArrayLike, *, keep_samples: bool = True) -> Self:
@@ -219,21 +222,38 @@ class CategoricalPredictive(PredictiveDistribution):
             raise FloatingPointError(f"mutual information is negative, {float(information.min())}: inconsistent state")
         return information.clamp(min=0.0)
 
-    def columns(self) -> dict[str, Tensor]:
+    def named(self, names: Sequence[str]) -> Self:
+        """The same predictive, its classes told by names.
+
+        Raises:
+            ValueError: Another number of names than classes, or two that are the same.
+        """
+        if len(names) != self.probability_sum.shape[1] or len(set(names)) < len(names):
+            raise ValueError(
+                f"`names` must be {self.probability_sum.shape[1]} different ones, as there are classes; got {names}."
+            )
+        return replace(self, names=tuple(map(str, names)))
+
+    def columns(self) -> Columns:
         """Label, class probabilities and uncertainties in nats of each point, (N,) each; of maps, means over pixels."""
         uncertainties = super().columns()
         if self.mean.ndim > 2:
             return uncertainties
-        probabilities = {f"p_{number}": column for number, column in enumerate(self.mean.unbind(dim=1))}
-        return {"label": self.mean.argmax(dim=1), **probabilities, **uncertainties}
+        names = self.names or range(self.mean.shape[1])
+        probabilities = {f"p_{name}": column for name, column in zip(names, self.mean.unbind(dim=1), strict=True)}
+        return {"label": self._told(self.mean.argmax(dim=1)), **probabilities, **uncertainties}
 
-    def shown_columns(self, number: int) -> dict[str, Tensor]:
+    def _told(self, labels: Tensor) -> Tensor | list[str]:
+        """Labels by their names, where they have such."""
+        return labels if self.names is None else [self.names[label] for label in labels.tolist()]
+
+    def shown_columns(self, number: int) -> Columns:
         """What a notebook shows of the first points, by name: of the probabilities that of the label."""
         uncertainties = {name: values[:number] for name, values in super().columns().items()}
         if self.mean.ndim > 2:
             return uncertainties
         top = self.mean[:number].max(dim=1)
-        return {"label": top.indices, "probability": top.values, **uncertainties}
+        return {"label": self._told(top.indices), "probability": top.values, **uncertainties}
 
     @property
     def samples(self) -> Tensor:
@@ -276,6 +296,8 @@ class CategoricalPredictive(PredictiveDistribution):
     def labels(self, y: ArrayLike) -> Tensor:
         """`y` as int64 labels of shape (N, ...) on this predictive's device, or the errors that `log_prob` lists."""
         expected = self.entropy_sum.shape
+        if self.names is not None:
+            y = _by_name(y, self.names)
         labels = as_labels(y, num_classes=self.probability_sum.shape[1])
         if labels.shape == (*expected[:1], 1, *expected[1:]):
             labels = labels.squeeze(1)
@@ -317,6 +339,7 @@ class CategoricalPredictive(PredictiveDistribution):
             num_draws=self.num_draws,
             draws=None if self.draws is None else self.draws.to(device),
             small_log_sum=None if self.small_log_sum is None else self.small_log_sum.to(device),
+            names=self.names,
         )
 
     @classmethod
@@ -331,7 +354,7 @@ class CategoricalPredictive(PredictiveDistribution):
             raise ValueError("A mixture must have at least one part; got none.")
         running = ProbabilitySum(first.probability_sum.clone(), first.small_log_sum)
         entropy_sum, votes = first.entropy_sum.clone(), first.votes.clone()
-        num_draws, draws = first.num_draws, [first.draws]
+        num_draws, draws, names = first.num_draws, [first.draws], first.names
         del first  # so that no part is held while another is made
         for part in remaining:
             check_mergeable(running.value.shape, part.probability_sum.shape)
@@ -348,6 +371,7 @@ class CategoricalPredictive(PredictiveDistribution):
             votes=votes,
             num_draws=num_draws,
             draws=torch.cat(kept) if len(kept) == len(draws) else None,
+            names=names,
         )
 
     @classmethod
@@ -361,6 +385,7 @@ class CategoricalPredictive(PredictiveDistribution):
             votes=torch.cat([part.votes for part in parts]),
             num_draws=parts[0].num_draws,
             draws=torch.cat([part._kept_draws() for part in parts], dim=1) if all_kept else None,
+            names=parts[0].names,
         )
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:  # noqa: ARG002 - labels have no unit
@@ -371,6 +396,21 @@ class CategoricalPredictive(PredictiveDistribution):
         if self.draws is None:
             raise ValueError("Single draws were not kept. Call `predict(..., keep_samples=True)`.")
         return self.draws
+
+
+def _by_name(y: ArrayLike, names: Sequence[str]) -> ArrayLike:
+    """Labels by their numbers, where they come as names of classes.
+
+    Raises:
+        ValueError: A name that no class has.
+    """
+    if isinstance(y, Tensor) or np.asarray(y).dtype.kind not in "OUST":
+        return y
+    given = [str(name) for name in np.asarray(y).tolist()]
+    unknown = [name for name in given if name not in names]
+    if unknown:
+        raise ValueError(f"`y` has the label {unknown[0]!r}, which is none of {', '.join(names)}.")
+    return torch.tensor([names.index(name) for name in given])
 
 
 def _entropy_parts(probs: Tensor) -> Tensor:

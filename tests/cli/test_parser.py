@@ -113,6 +113,8 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
             "network": "own.models:build",
         }
         values |= {"activation": "tanh", "dropout": 0.5, "prior_scale": 2, "likelihood": "normal"}
+        values |= {"clip": 5, "target": "price", "target_kind": "labels", "categories": "code", "leave_out": "[id]"}
+        values |= {"delimiter": "'|'", "encoding": "latin-1", "level": 0.5}
         path = tmp_path / f"{command}.yaml"
         path.write_text("".join(f"{option.name}: {values[option.name]}\n" for option in options))
         parsed = parse(command, "--config", str(path))

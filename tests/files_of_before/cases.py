@@ -33,6 +33,7 @@ from bayesuq.inference import (
     temperature,
     variational,
 )
+from bayesuq.inference.tables import of_table
 from bayesuq.inference.units import in_units
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors
@@ -40,6 +41,8 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import isolated
+from bayesuq.tables.encoding import Columns, Target
+from bayesuq.tables.kinds import Category, LeftOut, Number
 
 FOLDER = Path(__file__).parent
 NUMBERS = FOLDER / "numbers.json"
@@ -144,6 +147,12 @@ UNITS = Standardizer(
     clip=0.8,
     columns=("rooms", "income", "age"),
 )
+COLUMNS = Columns(
+    (LeftOut("owner", "every cell is empty"), Number("rooms"), Category("city", ("Bergen", "Oslo"), num_rare=3)),
+    Target("price"),
+    medians=(3.0,),
+    can_be_missing=(False,),
+)
 MODE = _of(map_estimate.fit, regression, measured(), **SHORT)
 CLASSIFIER = _of(map_estimate.fit, classification, labelled(), **SHORT)
 SEGMENTER = _of(map_estimate.fit, segmentation, pixels(), num_epochs=2, batch_size=3, learning_rate=0.01, seed=1)
@@ -154,6 +163,12 @@ IMAGES = pixels(2).x
 POSTERIORS = {
     "MapPosterior": Case(MODE, X),
     "UnitsPosterior": Case(lambda: in_units(MODE(), UNITS), 20_000 * X + 50_000),
+    "TablePosterior": Case(
+        lambda: of_table(
+            in_units(MODE(), UNITS), COLUMNS, Dataset(20_000 * measured().x + 50_000, measured().y * 40 + 300)
+        ),
+        20_000 * X + 50_000,
+    ),
     "VariationalPosterior": Case(_of(variational.fit, regression, measured(), **SHORT), X),
     "CorrelatedPosterior": Case(
         _of(variational.fit, regression, measured(), guide=variational.low_rank(2), **SHORT), X

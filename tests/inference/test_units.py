@@ -18,7 +18,7 @@ from bayesuq.to_arviz.container import group
 from tests.files_of_before.cases import POSTERIORS, posterior_file
 from tests.inference.examples import SHORT_FIT
 
-BARE = [name for name in POSTERIORS if name != "UnitsPosterior"]
+BARE = [name for name in POSTERIORS if name not in ("UnitsPosterior", "TablePosterior")]
 X_LOC, X_SCALE, Y_LOC, Y_SCALE = 5e4, 2e4, 300.0, 40.0
 
 

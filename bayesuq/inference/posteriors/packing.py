@@ -1,8 +1,8 @@
 """Fitted posteriors as tensors and JSON, and on another device.
 
 A posterior is a frozen dataclass whose fields are its model, tensors, mappings from names to tensors, its `History`, a
-`Standardizer`, members that are posteriors themselves, or plain values. Each kind of field is handled here, once for
-all methods.
+`Standardizer`, the `Columns` of a table, members that are posteriors themselves, or plain values. Each kind of field is
+handled here, once for all methods.
 """
 
 import copy
@@ -26,6 +26,7 @@ from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.records import NoRecordError, build_model, check_same, laws_record, model_around, model_record
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write
+from bayesuq.tables.encoding import Columns
 
 FORMAT = 1
 ARGUMENTS = {"program": "model", "build": "guide"}  # fields that are functions, and what `load` calls them
@@ -120,6 +121,8 @@ def pack(posterior: Posterior, shared: object = None) -> tuple[dict[str, Any], d
         elif isinstance(value, Standardizer):
             kind = {"kind": "standardizer", "clip": value.clip, "columns": value.columns}
             tensors |= {f"{item.name}.{name}": tensor for name, tensor in value.tensors().items()}
+        elif isinstance(value, Columns):
+            kind = {"kind": "columns", "record": value.to_record()}
         elif isinstance(value, History):
             kind = {"kind": "history", "value": asdict(value)}
         elif isinstance(value, tuple) and value and isinstance(value[0], Posterior):
@@ -194,6 +197,8 @@ def unpack(
         elif entry["kind"] == "standardizer":
             own = _below(tensors, f"{name}.")
             values[name] = Standardizer(**own, clip=entry["clip"], columns=_tuples(entry["columns"]))
+        elif entry["kind"] == "columns":
+            values[name] = Columns.from_record(entry["record"])
         elif entry["kind"] == "history":
             value = entry["value"]
             values[name] = History(tuple(value["loss"]), tuple(value["validation_loss"]), int(value["best_epoch"]))

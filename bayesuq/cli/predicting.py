@@ -1,0 +1,82 @@
+"""`bayesuq predict`: the rows of a table by a posterior that was fitted to one, row for row, into a CSV file."""
+
+import gzip
+from io import TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from bayesuq.cli.output import POSTERIOR, tell, tell_warnings
+from bayesuq.cli.problem import use_computer
+from bayesuq.cli.settings import NewRowsOptions, PredictionOptions, UsageError
+from bayesuq.inference.posteriors.saved import load
+from bayesuq.inference.tables import TablePosterior
+from bayesuq.tables.encoding import Notes
+from bayesuq.tables.table import new_rows
+from bayesuq.writing import replacing
+
+ROWS = 10_000  # that are in memory together
+
+
+def run(options: NewRowsOptions, prediction: PredictionOptions) -> None:
+    """Read some rows, predict them, write them, and so on; then tell which cells were never seen so.
+
+    Raises:
+        UsageError: No such posterior or table, or a file that is there, before anything is done.
+        ValueError: A posterior that was fitted to no table, a table without the fitted columns.
+        OSError: The file cannot be written.
+    """
+    use_computer(prediction)
+    posterior = _table_posterior(options.posterior)
+    if not options.data.is_file():
+        raise UsageError(f"There is no file {str(options.data)!r}.")
+    if options.out.exists() and not options.overwrite:
+        raise UsageError(f"{options.out} is there already; pass --overwrite to replace it.")
+    if prediction.device is not None:
+        posterior = posterior.to(prediction.device)
+    frames = new_rows(
+        options.data, posterior.columns, rows=ROWS, delimiter=options.delimiter, encoding=options.encoding
+    )
+    notes, number = Notes(), 0
+    with replacing(options.out) as file, _text(file, options.out) as text:
+        for frame in frames:
+            answers = posterior.answers(
+                frame,
+                level=options.level,
+                num_samples=prediction.num_samples,
+                seed=prediction.seed,
+                notes=notes,
+            )
+            answers.to_csv(text, index=False, header=number == 0)
+            number += len(answers)
+            tell(f"{number} rows")
+    tell_warnings(str(options.data), notes.lines())
+    print(f"{number} rows: {options.out}")
+
+
+def _table_posterior(path: Path) -> TablePosterior:
+    """The posterior in a run's folder, or in a file.
+
+    Raises:
+        UsageError: None is there, or several.
+        ValueError: It was fitted to no table.
+    """
+    if path.is_dir():
+        several = sorted((path / "posteriors").glob("*.safetensors"))
+        alone = several[0] if len(several) == 1 else path / POSTERIOR
+        if len(several) > 1:
+            raise UsageError(f"{path} holds several posteriors; name one: {', '.join(map(str, several))}.")
+        path = alone
+    if not path.is_file():
+        raise UsageError(f"There is no posterior {str(path)!r}; `bayesuq fit --data FILE.csv` writes one.")
+    found = load(path)
+    if not isinstance(found, TablePosterior):
+        raise ValueError(
+            f"{path} was not fitted to a table, and knows no columns; use it from Python by `bayesuq.load`."
+        )
+    return found
+
+
+def _text(file: Any, path: Path) -> TextIOWrapper:
+    """A file as one of text, compressed where its name says so."""
+    inner = gzip.GzipFile(fileobj=file, mode="wb") if path.suffix == ".gz" else file
+    return TextIOWrapper(inner, encoding="utf-8", newline="")

@@ -1,0 +1,14 @@
+"""Tables of a user's own: from a file with names of columns to data that can be fitted, and new rows to predict."""
+
+from typing import TYPE_CHECKING
+
+from bayesuq.faces import lazy
+
+if TYPE_CHECKING:
+    from bayesuq.tables.encoding import Columns as Columns
+    from bayesuq.tables.encoding import Notes as Notes
+    from bayesuq.tables.encoding import Target as Target
+    from bayesuq.tables.table import Table as Table
+    from bayesuq.tables.table import read_table as read_table
+
+__getattr__, __dir__, __all__ = lazy(__name__)

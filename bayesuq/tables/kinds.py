@@ -1,0 +1,280 @@
+"""What the columns of a table are: numbers, flags, dates, categories; what it takes to read one again, and its cells.
+
+Each kind is a frozen dataclass of plain data, which a file holds as JSON, and gives cells as numbers, NaN where one is
+missing; categories stay words.
+"""
+
+import math
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeAlias
+
+import numpy as np
+
+from bayesuq import optional
+
+Array = np.ndarray[Any, Any]
+FLAGS = {  # words of two that are no and yes
+    **dict.fromkeys(("true", "yes", "y", "t", "on"), 1.0),
+    **dict.fromkeys(("false", "no", "n", "f", "off"), 0.0),
+}
+LOOKS_LIKE_A_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
+DAY_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y")
+TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", "T%H:%M", "T%H:%M:%S.%f")
+ISO = "ISO8601"
+WHOLE = re.compile(r"-?\d+\.0")
+WORDS_SHARE = 0.1  # of cells that may be words in a column of numbers, such as "unknown"
+MOST_WORDS = 3  # different ones
+DATES_SHARE = 0.95  # of cells that must be dates
+MOST_CATEGORIES = 30  # that have an input of their own; rarer ones share none
+DISTINCT_SHARE = 0.5  # of rows: more different words than that are names or free text
+YEAR = 365.2425  # days
+
+
+@dataclass(frozen=True)
+class Number:
+    """A column of numbers.
+
+    Attributes:
+        name: Of the column.
+    """
+
+    kind: ClassVar[str] = "number"
+    name: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the numbers that a cell gives."""
+        return (self.name,)
+
+    @property
+    def said(self) -> str:
+        """What it is taken for."""
+        return "numbers"
+
+    def numbers(self, cells: Any) -> Array:
+        """Of N cells, (N, 1)."""
+        return _as_numbers(cells)[:, None]
+
+
+@dataclass(frozen=True)
+class Flag:
+    """A column of yes and no.
+
+    Attributes:
+        name: Of the column.
+    """
+
+    kind: ClassVar[str] = "flag"
+    name: str
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the numbers that a cell gives."""
+        return (self.name,)
+
+    @property
+    def said(self) -> str:
+        """What it is taken for."""
+        return "yes or no"
+
+    def numbers(self, cells: Any) -> Array:
+        """Of N cells, (N, 1): 1 for yes."""
+        words = words_of(cells)
+        found: Array = np.array([FLAGS.get(word.lower(), math.nan) for word in words], dtype=np.float64)
+        return found[:, None]
+
+
+@dataclass(frozen=True)
+class Date:
+    """A column of dates, read as parts: the year with its fraction, and where in the year, the week and the day it is.
+
+    Attributes:
+        name: Of the column.
+        format: As `strptime` has it, or ISO8601.
+        has_time: Whether the hour counts.
+        is_ambiguous: Whether day and month could stand the other way round.
+    """
+
+    kind: ClassVar[str] = "date"
+    name: str
+    format: str
+    has_time: bool = False
+    is_ambiguous: bool = False
+
+    @property
+    def parts(self) -> tuple[str, ...]:
+        """Names of the numbers that a cell gives."""
+        circles = ("season", "weekday", "hour") if self.has_time else ("season", "weekday")
+        return (
+            f"{self.name} year",
+            *(f"{self.name} {circle} {axis}" for circle in circles for axis in ("sin", "cos")),
+        )
+
+    @property
+    def said(self) -> str:
+        """What it is taken for."""
+        other = "; day and month could stand the other way round" if self.is_ambiguous else ""
+        return f"dates ({self.format}{other})"
+
+    def numbers(self, cells: Any) -> Array:
+        """Of N cells, (N, number of parts)."""
+        when = parsed_dates(cells, self.format).dt
+        day = when.hour + when.minute / 60 + when.second / 3600
+        turns = [(when.day_of_year - 1) / YEAR, when.day_of_week / 7, day / 24][: 3 if self.has_time else 2]
+        circles = [axis(math.tau * np.asarray(turn, dtype=np.float64)) for turn in turns for axis in (np.sin, np.cos)]
+        year = np.asarray(when.year + (when.day_of_year - 1 + day / 24) / YEAR, dtype=np.float64)
+        return np.stack([year, *circles], axis=1)
+
+
+@dataclass(frozen=True)
+class Category:
+    """A column of words, each with an input of its own; missing ones are a word, too, where some are missing.
+
+    Attributes:
+        name: Of the column.
+        categories: The words, the most frequent ones where there are very many.
+        num_rare: Further words that were seen, and have no input.
+    """
+
+    kind: ClassVar[str] = "category"
+    name: str
+    categories: tuple[str, ...]
+    num_rare: int = 0
+
+    @property
+    def said(self) -> str:
+        """What it is taken for."""
+        rare = f", {self.num_rare} rarer ones taken together" if self.num_rare else ""
+        shown = ", ".join(word or "(missing)" for word in self.categories[:4])
+        return f"{len(self.categories)} categories ({shown}{', ...' if len(self.categories) > 4 else ''}{rare})"
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """A column that says nothing.
+
+    Attributes:
+        name: Of the column.
+        reason: In words.
+    """
+
+    kind: ClassVar[str] = "left out"
+    name: str
+    reason: str
+
+    @property
+    def said(self) -> str:
+        """Why it is left out."""
+        return f"left out: {self.reason}"
+
+
+Column: TypeAlias = Number | Flag | Date | Category | LeftOut
+KINDS: dict[str, type[Column]] = {kind.kind: kind for kind in (Number, Flag, Date, Category, LeftOut)}
+
+
+def infer(name: str, cells: Any, *, as_category: bool = False) -> Column:
+    """What a column is, from all of its cells.
+
+    Args:
+        name: Of the column.
+        cells: A pandas Series.
+        as_category: Whether it is one of categories, whatever it looks like.
+    """
+    present = cells.dropna()
+    if present.empty:
+        return LeftOut(name, "every cell is empty")
+    if present.nunique() == 1 and len(present) == len(cells):
+        return LeftOut(name, f"every cell is {present.iloc[0]!s}")
+    if as_category:
+        return _category(name, cells)
+    if present.dtype.kind in "iuf":
+        return Number(name)
+    if present.dtype.kind == "M":
+        return _date(name, present, ISO)
+    words = words_of(present)
+    if {word.lower() for word in set(words)} <= FLAGS.keys():
+        return Flag(name)
+    found = date_format(present)
+    if found is not None:
+        return _date(name, present, *found)
+    unread = {word for word, number in zip(words, _as_numbers(present), strict=True) if math.isnan(number)}
+    share = sum(word in unread for word in words) / len(words)
+    if share <= WORDS_SHARE and len(unread) <= MOST_WORDS:
+        return Number(name)
+    return _category(name, cells)
+
+
+def strays(cells: Any) -> dict[int, str]:
+    """Cells of a column of numbers that are none, by their place."""
+    if cells.dtype.kind in "iufb":
+        return {}
+    lost = np.isnan(_as_numbers(cells)) & ~np.asarray(cells.isna())
+    return {int(place): str(cells.iloc[place]) for place in np.flatnonzero(lost)}
+
+
+def words_of(cells: Any) -> list[str]:
+    """Cells as words, without spaces around them; the empty word where one is missing."""
+    missing = np.asarray(cells.isna())
+    return ["" if gone else _word(cell) for cell, gone in zip(cells, missing, strict=True)]
+
+
+def _word(cell: Any) -> str:
+    """A cell as a word; a whole number without a point, which it is given where cells beside it are missing."""
+    word = str(cell).strip()
+    return word.partition(".")[0] if WHOLE.fullmatch(word) else word
+
+
+def parsed_dates(cells: Any, form: str) -> Any:
+    """Cells as dates without time zones, a pandas Series; NaT where one is none."""
+    pandas = optional.pandas
+    if cells.dtype.kind != "M":
+        cells = pandas.to_datetime(cells.astype("str").str.strip(), format=form, errors="coerce", utc=True)
+    zone = getattr(cells.dt, "tz", None)
+    return cells if zone is None else cells.dt.tz_convert("UTC").dt.tz_localize(None)
+
+
+def date_format(cells: Any) -> tuple[str, bool] | None:
+    """The format of words that are dates, and whether another one fits as well; None where they are none."""
+    sample = words_of(cells.iloc[:100])
+    if sum(bool(LOOKS_LIKE_A_DATE.match(word)) for word in sample) < DATES_SHARE * len(sample):
+        return None
+    fits = [
+        form
+        for form in (*(day + time for time in TIMES for day in DAY_FORMATS), ISO)
+        if parsed_dates(cells.iloc[:100], form).notna().mean() >= DATES_SHARE
+        and parsed_dates(cells, form).notna().mean() >= DATES_SHARE
+    ]
+    others = [form for form in fits if form != ISO]
+    return (fits[0], len(others) > 1) if fits else None
+
+
+def _date(name: str, present: Any, form: str, is_ambiguous: bool = False) -> Date:
+    when = parsed_dates(present, form)
+    return Date(name, form, bool((when.dt.hour + when.dt.minute > 0).any()), is_ambiguous)
+
+
+def _category(name: str, cells: Any) -> Column:
+    words = words_of(cells)
+    counts = optional.pandas.Series(words).value_counts()
+    if len(counts) > MOST_CATEGORIES and len(counts) > DISTINCT_SHARE * len(words):
+        return LeftOut(name, f"text, {len(counts)} different ones in {len(words)} rows")
+    kept = sorted(counts.index[:MOST_CATEGORIES])
+    return Category(name, tuple(kept), len(counts) - len(kept))
+
+
+def _as_numbers(cells: Any) -> Array:
+    """Cells as float64, NaN where one is missing or no number."""
+    if cells.dtype.kind in "iufb":
+        found: Array = cells.to_numpy(dtype=np.float64, na_value=math.nan)
+        return found
+    numbers: Array = optional.pandas.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=math.nan)
+    return numbers
+
+
+def labels_of(words: Sequence[str], classes: Sequence[str]) -> Array:
+    """The number of each word among classes, (N,), int64; -1 where it is none of them."""
+    places = {word: place for place, word in enumerate(classes)}
+    found: Array = np.array([places.get(word, -1) for word in words], dtype=np.int64)
+    return found
