@@ -50,7 +50,7 @@ DOORS = (
     *("_takes_one_number_from_the_global_generator", "_is_taken_from_the_global_generator_and_no_more"),
     *("_parameter_store_stays_as_it_was", "_no_global_state_changes", "_with_an_order_of_its_own_is_taken"),
     *("_to_the_same_device_changes_nothing", "_of_the_users_own_is_passed_when_loading"),
-    "_that_vmap_cannot_follow_gives_the_same",
+    *("_that_vmap_cannot_follow_gives_the_same", "_leaves_the_network_and_the_data_as_they_were"),
 )
 FOURTH_ROW = torch.arange(130)[:, None] == 3
 
@@ -249,7 +249,7 @@ class PosteriorContract:
 
     def test_the_predictive_tells_its_number_of_draws(self, either: Posterior) -> None:
         assert either.predict(NEW_X[:2], seed=0).num_samples == self.default_num_samples
-        for number in (1, 2, 5, 250):  # the last is more than any has members
+        for number in (1, 2, 9):  # the last is more than any has members
             expected = number if self.num_members is None else min(number, self.num_members)
             assert either.predict(NEW_X[:2], num_samples=number, seed=0).num_samples == expected
 

@@ -123,7 +123,7 @@ class LinearisedContract(EndlessPosteriorContract):
 
     def test_the_predictive_tells_its_number_of_draws(self, either: Posterior) -> None:
         exact = isinstance(either.predict(NEW_X[:2], seed=0), GaussianPredictive)
-        for number in (1, 2, 5, 1000, None):
+        for number in (1, 2, 9, None):
             expected = 1 if exact else (number or 100)
             assert either.predict(NEW_X[:2], num_samples=number, seed=0).num_samples == expected
 

@@ -79,6 +79,7 @@ def test_every_word_is_as_accurate_as_the_mode_or_warns(
     assert told or accuracy(posterior, split) >= accuracy(mode, split) - CLOSE
 
 
+@pytest.mark.filterwarnings("error:The chains have some:UserWarning")
 def test_hours_of_chains_are_told_before_they_begin(split: Split, model: BayesianNetwork) -> None:
     with pytest.raises(UserWarning, match=r"some [\d.]+ h to go: a gradient over all 1132 rows .*`variational`"):
         fit_of("hmc")(model, split.train, num_samples=50_000, seed=0)
