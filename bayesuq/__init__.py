@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
+    from bayesuq import active as active
     from bayesuq import bridges as bridges
     from bayesuq import conformal as conformal
     from bayesuq import data as data

@@ -126,3 +126,13 @@ def test_functions_of_labels_are_probabilities() -> None:
 def test_a_predictive_without_draws_is_refused() -> None:
     with pytest.raises(ValueError, match="keep_samples"):
         Functions.of(CategoricalPredictive.from_probs([[[0.5, 0.5]]], keep_samples=False))
+
+
+def test_functions_of_which_the_data_leave_nothing_are_drawn_all_the_same() -> None:
+    exact = Dataset(X, X.sum(dim=1))  # no noise: rounding is larger than what is left of the variance
+    posterior = gp.fit(GaussianProcess(Scale(RBF())), exact, seed=0, num_restarts=1)
+    found = posterior.functions(X[:8], num_samples=200, seed=0)
+    assert found.covariance is not None
+    spread = found.covariance[:, 0, :, 0].diagonal().clamp(min=0).sqrt()
+    assert (found.draws[:, :, 0] - found.mean[:, 0]).abs().max() < 5 * spread.max()
+    torch.testing.assert_close(found.mean[:, 0], exact.y[:8, 0], rtol=0, atol=1e-2)

@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike, as_real, check_count, check_inputs
 from bayesuq.functions import Functions
 from bayesuq.gradients import unless_kept
-from bayesuq.inference.gp.algebra import stable_cholesky
+from bayesuq.inference.gp.algebra import NotPositiveDefiniteError, stable_cholesky
 from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors import prediction
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
@@ -184,7 +184,8 @@ class GpPosterior(ProcessPosterior):
                 features = self.prior.features(self.cast(x))
                 mean, covariance = self.prior.mean_at(features), self.prior.covariance(features)
                 mean = mean.reshape(-1, covariance.shape[-1])
-                draws = draw_jointly(mean, covariance, count, seed, self.prior.num_outputs)
+                outputs = self.prior.num_outputs
+                draws = draw_jointly(mean, covariance, count, seed, outputs, is_posterior=False)
                 return self.likelihood.predictive(draws).to(x.device)
 
         return Drawn(
@@ -221,7 +222,9 @@ def _by_rows(mean: Tensor, covariance: Tensor, num_outputs: int) -> tuple[Tensor
     return means.mT, covariance.reshape(num_outputs, num_rows, num_outputs, num_rows).permute(1, 0, 3, 2)
 
 
-def draw_jointly(mean: Tensor, covariance: Tensor, number: int, seed: int, num_outputs: int) -> Tensor:
+def draw_jointly(
+    mean: Tensor, covariance: Tensor, number: int, seed: int, num_outputs: int, *, is_posterior: bool = True
+) -> Tensor:
     """Draws of N(mean, covariance), (S, N, C).
 
     Args:
@@ -230,15 +233,34 @@ def draw_jointly(mean: Tensor, covariance: Tensor, number: int, seed: int, num_o
         number: S.
         seed: Of the noise.
         num_outputs: C.
+        is_posterior: Whether the covariance is what data leave of a prior's, and not a prior's own, which a kernel may
+            have made wrong.
+
+    Raises:
+        NotPositiveDefiniteError: A prior's covariance is none.
     """
-    # A posterior's covariance is singular where rows are close: a share of its largest variance keeps the factor.
-    size = covariance.diagonal(dim1=1, dim2=2).amax(dim=1, keepdim=True).clamp(min=1e-300)
-    factor = stable_cholesky(covariance + torch.diag_embed((1e-9 * size).expand(covariance.shape[:2])))
+    factor = _root(covariance, is_posterior=is_posterior)
     noise = torch.empty(number, *mean.shape, dtype=mean.dtype, device=mean.device)
     for index, one in enumerate(noise):
         one.normal_(generator=generator(seed, index, device=mean.device))
     draws = mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
     return draws.reshape(number, num_outputs, -1).mT
+
+
+def _root(covariance: Tensor, *, is_posterior: bool) -> Tensor:
+    """A root L of covariances, L L^T, (..., N, N).
+
+    A posterior's is singular where rows are close: a share of its largest variance keeps the factor. Where the data
+    leave nearly nothing of the prior, rounding is a share of the prior's and may make eigenvalues negative: they are 0.
+    """
+    size = covariance.diagonal(dim1=1, dim2=2).amax(dim=1, keepdim=True).clamp(min=1e-300)
+    try:
+        return stable_cholesky(covariance + torch.diag_embed((1e-9 * size).expand(covariance.shape[:2])))
+    except NotPositiveDefiniteError:
+        if not is_posterior:
+            raise
+        values, vectors = torch.linalg.eigh(covariance)
+        return vectors * values.clamp(min=0.0).sqrt().unsqueeze(-2)
 
 
 def _noise(number: int, num_rows: int, num_columns: int, seed: int, start: int, *, device: torch.device) -> Tensor:

@@ -190,6 +190,7 @@ class SampledGpPosterior(ProcessPosterior):
                 features = prior.features(self.member(0).cast(x))
                 covariance = prior.covariance(features)
                 mean = prior.mean_at(features).reshape(-1, covariance.shape[-1])
-                f = draw_jointly(mean, covariance, 1, derive_seed(seed, index, 1), len(self.y))
+                key = derive_seed(seed, index, 1)
+                f = draw_jointly(mean, covariance, 1, key, len(self.y), is_posterior=False)
                 parts.append(self.model.likelihood.given(prior.unknowns()).predictive(f).to(x.device))
         return mixed(parts)
