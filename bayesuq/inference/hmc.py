@@ -231,9 +231,12 @@ def extend(
     shown = sys.stderr.isatty() if progress is None else progress
     depth = kernel.max_tree_depth if isinstance(kernel, Nuts) else 0
     run = _Run(kernel, plan, posterior.num_chains, chain_method, seed_of(ends), None, shown, depth, posterior)
-    if isinstance(posterior, HmcPosterior):
-        return _extend_network(posterior, data, run)
-    return _extend_program(posterior, data, run)
+    extended: Any = (
+        _extend_network(posterior, data, run)
+        if isinstance(posterior, HmcPosterior)
+        else _extend_program(posterior, data, run)
+    )
+    return extended
 
 
 @dataclass(frozen=True)

@@ -154,8 +154,8 @@ def fit(
     if isinstance(model, gpytorch.models.ApproximateGP):
         model = cast(GpytorchPosterior, adopt_process(model))
     if isinstance(model, GpytorchPosterior):
-        told = approximation in (None, "sparse") and hyperparameters == "optimise"
-        if not told or noise_scale is not None or num_inducing is not None or data_parallel is not False:
+        is_own = approximation in (None, "sparse") and hyperparameters == "optimise"
+        if not is_own or noise_scale is not None or num_inducing is not None or data_parallel is not False:
             raise ValueError(
                 "A model of GPyTorch's has inducing points and a likelihood of its own: leave `approximation`, "
                 "`hyperparameters`, `noise_scale`, `num_inducing` and `data_parallel` out."

@@ -373,8 +373,8 @@ class GpytorchPosterior(Posterior):
 
 def _is_whitened(network: Any) -> bool:
     """Whether a model's law at its inducing points is a normal one of whitened values, by its Cholesky factor."""
-    strategy = getattr(network, "variational_strategy", None)
-    law = getattr(strategy, "_variational_distribution", None)
+    strategy: Any = getattr(network, "variational_strategy", None)
+    law: Any = getattr(strategy, "_variational_distribution", None)
     kinds = gpytorch.variational.VariationalStrategy, gpytorch.variational.CholeskyVariationalDistribution
     return type(strategy) is kinds[0] and type(law) is kinds[1] and law.variational_mean.ndim == 1
 
