@@ -50,6 +50,7 @@ from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -73,6 +74,7 @@ DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
 
 
 @suggests_names
+@on_features()
 def fit(
     model: BayesianNetwork | Program,
     data: Data,

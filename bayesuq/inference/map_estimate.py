@@ -19,6 +19,7 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.programs import Program, is_program
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program_mode import ProgramMode, fit_program_mode
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
@@ -36,6 +37,7 @@ SCALE_RATE = 10.0  # positive scales move on the log scale, over larger distance
 
 
 @training_options(learning_rate=LEARNING_RATE)
+@on_features(drops=True)
 def fit(
     model: BayesianNetwork | Program,
     data: Data,

@@ -17,7 +17,7 @@ from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.inference import features, laplace, temperature
 from bayesuq.inference.adoption import adopt, adopt_members
-from bayesuq.inference.features.store import RowStore
+from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.models import likelihoods
 from tests.inference.examples import SHORT_FIT, built, labelled, noise
 

@@ -24,6 +24,7 @@ from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possibl
 from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.programs import Program, check_program
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior, model_facts
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
@@ -43,6 +44,7 @@ LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": map_esti
 
 
 @training_options(learning_rate=None)
+@on_features(drops=True)
 def fit(
     model: BayesianNetwork | Program,
     data: Data,

@@ -8,21 +8,21 @@ fitted is a posterior of that, to be read and saved as if the fit had run all of
 """
 
 import warnings
-from dataclasses import dataclass, fields
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
-from torch import Tensor, nn
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Dataset
-from bayesuq.inference.features.store import RowStore
 from bayesuq.inference.features.taking import MEMORY, FeatureNetwork
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.heads import grown, head_of
+from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inputs import checked
 from bayesuq.loaders import Loader, check_data
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, copied
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.models.training_mode import training_mode
 from bayesuq.posterior import Posterior
@@ -62,28 +62,8 @@ class Head:
             TypeError: A posterior of another kind, such as a process, which is one of features.
             ValueError: A posterior of another model.
         """
-        found: PosteriorT = self._whole(posterior)
+        found: PosteriorT = grown(posterior, self.model, self.adopted.model, self.adopted.buffers)
         return found
-
-    def _whole(self, value: Any) -> Any:
-        if isinstance(value, BayesianNetwork):
-            return self._model(value)
-        if isinstance(value, tuple):
-            return tuple(self._whole(one) for one in value)
-        if not isinstance(value, Posterior):
-            return value
-        if "program" in vars(value) or not (hasattr(value, "model") and isinstance(value.model, BayesianNetwork)):
-            raise TypeError(f"Only posteriors over the weights of the last layer grow; got {type(value).__name__}.")
-        parts = {item.name: self._whole(getattr(value, item.name)) for item in fields(value)}  # type: ignore[arg-type]
-        if "buffers" in parts:
-            parts["buffers"] = self.adopted.buffers
-        return type(value)(**parts)
-
-    def _model(self, own: BayesianNetwork) -> BayesianNetwork:
-        if list(own.laws) != list(self.model.laws):
-            raise ValueError(f"The posterior must be one of `head.model`; its sites are {', '.join(own.laws)}.")
-        whole = self.adopted.model
-        return whole if own.likelihood == whole.likelihood else whole.with_likelihood(own.likelihood)
 
 
 def head(adopted: MapPosterior, data: Data, *, memory: int = MEMORY) -> Head:
@@ -123,8 +103,7 @@ def head(adopted: MapPosterior, data: Data, *, memory: int = MEMORY) -> Head:
         )
     rows = _taken(adopted, data, memory)
     _warn_if_drawing(model, data)
-    net = _Head(path, copied(model.net.get_submodule(path))) if path else model.net
-    return Head(adopted, BayesianNetwork(net, model.prior, model.likelihood), rows, memory)
+    return Head(adopted, head_of(model, path), rows, memory)
 
 
 def _warn_if_drawing(model: BayesianNetwork, data: Data) -> None:
@@ -137,22 +116,6 @@ def _warn_if_drawing(model: BayesianNetwork, data: Data) -> None:
             UserWarning,
             stacklevel=3,
         )
-
-
-class _Head(nn.Module):
-    """A layer at a path that it has in a larger network."""
-
-    def __init__(self, path: str, layer: nn.Module) -> None:
-        super().__init__()
-        self._path, place = path, self
-        *names, last = path.split(".")
-        for name in names:
-            place.add_module(name, nn.Module())
-            place = place.get_submodule(name)  # type: ignore[assignment]
-        place.add_module(last, layer)
-
-    def forward(self, features: Tensor) -> Any:
-        return self.get_submodule(self._path)(features)
 
 
 def _taken(adopted: MapPosterior, data: Data, memory: int) -> Dataset:

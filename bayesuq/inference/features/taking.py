@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
-from bayesuq.inference.features.store import RowStore
 from bayesuq.inference.features.taken import Features
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
+from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inputs import Inputs, checked

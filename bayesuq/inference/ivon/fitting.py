@@ -15,6 +15,7 @@ from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.ivon.newton import NewtonObjective, Rule
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.training.convergence import (
     MOST_RATIOS,
     is_cheap,
@@ -37,6 +38,7 @@ LONGEST_MEMORY = 0.5  # of the steps
 
 
 @training_options(learning_rate=LEARNING_RATE)
+@on_features()
 def fit(
     model: BayesianNetwork,
     data: Data,

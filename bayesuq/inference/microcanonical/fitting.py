@@ -32,6 +32,7 @@ from bayesuq.inference.microcanonical.program import ProgramRun, fit_program
 from bayesuq.inference.microcanonical.run import Plan, Run
 from bayesuq.inference.microcanonical.sampling import ENERGY_VARIANCE, checked_plan
 from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -55,6 +56,7 @@ MOST_REPEATED = 0.5  # of the targets
 
 
 @training_options(num_epochs=NUM_EPOCHS, learning_rate=LEARNING_RATE)
+@on_features()
 def fit(
     model: BayesianNetwork | Program,
     data: Data,

@@ -33,6 +33,7 @@ from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program, is_program
 from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_mode import program_session
 from bayesuq.inference.posteriors.weights import WeightPosterior
@@ -60,6 +61,7 @@ LARGEST_WORK = 2**16  # weights times rows of a minibatch, up to which one pass 
 
 
 @suggests_names
+@on_features()
 def fit(
     model: BayesianNetwork | Program,
     data: Data,

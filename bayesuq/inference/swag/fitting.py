@@ -23,6 +23,7 @@ from torch import Tensor
 from bayesuq.arrays import check_count, check_fraction, check_positive, check_probability
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective, fit_mode
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.swag.iterates import LOST, SgdIterates
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -44,6 +45,7 @@ MODE, ITERATES, RATE = range(3)  # what a fit's seed is split into
 
 
 @training_options(learning_rate=LEARNING_RATE)
+@on_features(drops=True)
 def fit(
     model: BayesianNetwork,
     data: Data,

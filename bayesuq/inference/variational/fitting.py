@@ -18,6 +18,7 @@ from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.programs import GuideBuilder, Program, correlated, factorised
+from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.convergence import (
     MOST_RATIOS,
@@ -61,6 +62,7 @@ PROGRAM_NORM = 10.0  # a program's latents may start far off: Adam would remembe
 
 
 @training_options(batch_size=None, learning_rate=None)
+@on_features()
 def fit(
     model: BayesianNetwork | Program,
     data: Data,
