@@ -1,4 +1,4 @@
-"""Fits of a last layer run the body once, for the numbers of fits that run it each time, and know where they may not."""
+"""Fits of a last layer run the body once for the numbers of the whole network, and know where they may not."""
 
 from collections.abc import Callable
 from pathlib import Path
