@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesuq.evaluation import scores
 from bayesuq.evaluation.scores import (
@@ -215,6 +217,34 @@ class TestCRPSOfManyComponents:
     def test_has_the_error_that_it_states_where_components_are_narrow(self, monkeypatch: pytest.MonkeyPatch) -> None:
         found, exact, width = self.both(monkeypatch, 100.0, 1e-4)
         assert ((found - exact).abs() < 1e-3 * width).all()
+
+
+class Numbers(TorchDispatchMode):
+    """Counts the numbers that all operations within compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        found = function(*args, **(kwargs or {}))
+        self.count += found.numel() if isinstance(found, Tensor) else 0
+        return found
+
+
+def numbers_of_crps(num_draws: int, num_rows: int) -> int:
+    predictive = GaussianPredictive(mean=noise(0, num_draws, num_rows, 1), noise_variance=0.01)
+    y = noise(1, num_rows, 1)
+    with Numbers() as numbers:
+        pointwise_crps(predictive, y)
+    return numbers.count
+
+
+def test_the_crps_takes_work_in_proportion_to_draws_and_rows() -> None:
+    """Over pairs of draws the first exponent would be 2."""
+    few, more, rows = (numbers_of_crps(*sizes) for sizes in ((1000, 8), (4000, 8), (1000, 64)))
+    assert math.log(more / few, 4) < 1.1
+    assert math.log(rows / few, 8) < 1.1
 
 
 class TestCRPS:

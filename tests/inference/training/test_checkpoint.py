@@ -246,6 +246,16 @@ def test_a_longer_fit_goes_on_to_the_bits_of_one_that_was_longer_from_the_start(
         fit(case, schedule="constant", checkpoint=checkpoint)
 
 
+def test_a_file_of_other_versions_is_told_and_the_fit_goes_on(tmp_path, monkeypatch):
+    versions = {"bayesuq": "0.0.1", "torch": "2.0.0"}
+    with monkeypatch.context() as earlier:
+        earlier.setattr("bayesuq.inference.training.identity.versions", lambda: versions)
+        with pytest.raises(StoppedError):
+            fit("map", stop_after=5, monkeypatch=earlier, checkpoint=Checkpoint(tmp_path / "state", every_steps=1))
+    with pytest.warns(UserWarning, match=r"was written by bayesuq 0.0.1 \(now .*\) and torch 2.0.0 .*the fit goes on"):
+        assert_same(fit("map", checkpoint=tmp_path / "state"), uninterrupted_fit("map"))
+
+
 @pytest.mark.parametrize(
     ("case", "options", "words"),
     [
