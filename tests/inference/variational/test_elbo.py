@@ -153,7 +153,7 @@ def test_the_divergence_counts_once_whatever_the_minibatch():
     assert sum(losses[:3]) / 3 == pytest.approx(losses[3], rel=1e-12)
 
 
-def estimate(case: Conjugate, loc: Tensor, scale: Tensor, num_draws: int = 400) -> tuple[float, float]:
+def estimate(case: Conjugate, loc: Tensor, scale: Tensor, num_draws: int = 1000) -> tuple[float, float]:
     """The ELBO and its standard error over draws."""
     guide = MeanFieldGuide(case.model, loc, scale.log())
     elbo = MeanFieldELBO()

@@ -115,7 +115,7 @@ def test_a_learned_noise_scale_is_a_point_value_of_the_posterior():
     exact = Conjugate(400, 1, 0.3)
     model = BayesianNetwork(exact.model.net, priors.Normal(), likelihoods.Normal(scale="learned"))
     guide = autoguide(pyro_guides.AutoNormal)
-    posterior = variational.fit(model, exact.data, guide=guide, num_epochs=150, scale_rate=3.0, seed=0)
+    posterior = variational.fit(model, exact.data, guide=guide, num_epochs=100, scale_rate=3.0, seed=0)
     scales = posterior.sample_weights(3, seed=0)["likelihood.scale"]
     assert (scales == scales[0]).all()
     assert (

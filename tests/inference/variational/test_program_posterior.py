@@ -381,7 +381,7 @@ def test_posteriors_loaded_with_one_module_stay_apart_and_leave_it_as_it_was(tmp
 def test_spreads_that_were_not_learned_are_told():
     """Three latents whose guide starts wider than their posterior; ratios are well behaved, so that k says nothing.
 
-    Such a program is fitted by default without a word in `tests/inference/training/test_convergence.py`.
+    Such a program is fitted for longer without a word in `tests/inference/training/test_convergence.py`.
     """
     seeded = torch.Generator().manual_seed(0)
     x = torch.randn(60, 2, generator=seeded)
