@@ -29,7 +29,7 @@ split
     """
 net = bq.models.networks.mlp(64, (20,), 9)
 model = bq.models.BayesianNetwork(net, bq.models.priors.Normal(), bq.models.likelihoods.Categorical(), seed=0)
-posterior = bq.inference.map_estimate.fit(model, split.train, num_epochs=30, seed=0)
+posterior = bq.inference.map_estimate.fit(model, split.train, num_epochs=3, seed=0)
 posterior
 """,
     "predictive = posterior.predict(split.test.x)\npredictive",

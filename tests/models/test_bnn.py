@@ -449,7 +449,7 @@ def test_stock_svi_trains_under_every_prior(prior: priors.Prior, random: str, fo
 def test_stock_nuts_samples_the_exact_posterior() -> None:
     x = gaussian(8, 1)
     conjugate = Conjugate(x, 0.7 * x - 0.2 + 0.4 * gaussian(8, 1))
-    mcmc = MCMC(NUTS(conjugate.model), num_samples=250, warmup_steps=80, disable_progbar=True)
+    mcmc = MCMC(NUTS(conjugate.model), num_samples=120, warmup_steps=60, disable_progbar=True)
     mcmc.run(x, conjugate.y)
     draws = mcmc.get_samples()
     flat = torch.cat([draws["1.weight"][:, 0], draws["1.bias"]], dim=1)
