@@ -1,5 +1,9 @@
-"""Tables of `docs/results.md` beyond UCI and MNIST: distance from HMC, processes, failures, other inputs, and maps."""
+"""Tables of `docs/results.md` beyond UCI and MNIST.
 
+Distance from HMC, processes, failures, other inputs, maps, and the README's example by every word.
+"""
+
+import re
 from collections.abc import Iterable, Mapping, Sequence
 
 from scripts import ood_methods, segmentation_methods
@@ -41,6 +45,19 @@ def of_distances(records: Iterable[Record]) -> list[str]:
         own = [line for line in others if line["data"] == data]
         shown = {t: c for t, c in columns.items() if any(c[0](line) is not None for line in own)}
         found += ["", f"{data}:", "", *table(own, ["method"], shown)[:-1]]
+    return [*found, ""]
+
+
+def of_words(records: Iterable[Record]) -> list[str]:
+    """The README's example, a row a method: what its test rows say, what it costs, and what its fit warned of."""
+    found = [row(["word", "accuracy", "NLL, nats", "ECE", "CPU seconds", "told"]), "|---" * 6 + "|"]
+    for line in records:
+        measures = ("accuracy", "negative_log_likelihood", "expected_calibration_error")
+        numbers = [f"{line[name]:.3f}" if name in line else "" for name in measures]
+        told = [line["not_waited_for"]] if "not_waited_for" in line else line["told"]
+        cost = "" if "not_waited_for" in line else f"{line['cpu_seconds']:.0f}"
+        told = list(dict.fromkeys(re.split(r"[,:;]|\. ", one)[0].rstrip(".") for one in told))
+        found.append(row([f"`{line['word']}`", *numbers, cost, "; ".join(told)]))
     return [*found, ""]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bayesuq.writing import write_text
 from scripts import mnist_methods as images
-from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes
+from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes, of_words
 from scripts.recording import Record, Records, digest
 from scripts.tables import Mean, row
 from scripts.uci_methods import Setting, read_settings
@@ -39,6 +39,7 @@ FURTHER = {  # by file and mark
     "failure": of_failures,
     "ood": of_other_inputs,
     "segmentation": of_maps,
+    "every-word": of_words,
 }
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from scripts import mnist_methods as images
 from scripts import results
-from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes
+from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes, of_words
 from scripts.recording import Record, Records, digest
 from scripts.results import beside_published, is_below, mean, published, replace, select
 from scripts.tables import Mean, field, table
@@ -246,3 +246,23 @@ def test_processes_stand_above_the_networks_of_their_set() -> None:
     assert text[4] == "| exact | 1 | 2.000 | -2.500 | 1.000 | 0.950 | 3 |"
     assert text[5] == "| dropout | 2 | 3.000 ± 0.000 | -2.500 ± 0.000 | 1.500 ± 0.000 |  | 2 ± 0 |"
     assert len(text) == 7  # yacht has no process
+
+
+def test_words_are_shown_with_what_they_cost_and_what_they_told() -> None:
+    told = "The chains disagree in what they predict at some of the rows: the largest R-hat is 3. Raise `num_warmup`."
+    measures = {"accuracy": 0.98, "negative_log_likelihood": 0.1234, "expected_calibration_error": 0.05}
+    shown = of_words(
+        [
+            {"word": "sgmcmc", **measures, "told": [told, told], "cpu_seconds": 30.4},
+            {
+                "word": "hmc",
+                "not_waited_for": "The chains have some 3.5 h to go: a gradient",
+                "told": [],
+                "cpu_seconds": 1,
+            },
+        ]
+    )
+    assert shown[2] == (
+        "| `sgmcmc` | 0.980 | 0.123 | 0.050 | 30 | The chains disagree in what they predict at some of the rows |"
+    )
+    assert shown[3] == "| `hmc` |  |  |  |  | The chains have 3 h to go |"
