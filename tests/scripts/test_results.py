@@ -265,4 +265,4 @@ def test_words_are_shown_with_what_they_cost_and_what_they_told() -> None:
     assert shown[2] == (
         "| `sgmcmc` | 0.980 | 0.123 | 0.050 | 30 | The chains disagree in what they predict at some of the rows |"
     )
-    assert shown[3] == "| `hmc` |  |  |  |  | The chains have 3 h to go |"
+    assert shown[3] == "| `hmc` |  |  |  |  | The chains have some 3.5 h to go |"
