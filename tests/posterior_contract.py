@@ -51,6 +51,7 @@ DOORS = (
     *("_parameter_store_stays_as_it_was", "_no_global_state_changes", "_with_an_order_of_its_own_is_taken"),
     *("_to_the_same_device_changes_nothing", "_of_the_users_own_is_passed_when_loading"),
     *("_that_vmap_cannot_follow_gives_the_same", "_leaves_the_network_and_the_data_as_they_were"),
+    *("_frozen_parameters_come_back", "_frozen_parameters_are_constants", "_predicted_in_turn_are_independent"),
 )
 FOURTH_ROW = torch.arange(130)[:, None] == 3
 

@@ -1,5 +1,6 @@
 """Gaussian processes answer alike in all units of x and y: predictives, evidence, draws, and what they report."""
 
+import itertools
 import math
 from functools import cache
 from typing import Any
@@ -48,8 +49,7 @@ def in_plain_units(predictive: PredictiveDistribution, scaling: Scaling) -> tupl
     return (predictive.mean - scaling.shift_y) / scaling.of_y, predictive.total / scaling.of_y**2
 
 
-@pytest.mark.parametrize("scaling", SCALINGS)
-@pytest.mark.parametrize("name", PROCESSES)
+@pytest.mark.parametrize(("name", "scaling"), [*zip(PROCESSES, itertools.cycle(SCALINGS))])
 def test_units_and_origins_cancel(name: str, scaling: str) -> None:
     """Rounding of the data is 1e-15, of shifted data 1e-12, and a search by L-BFGS multiplies it."""
     case = PROCESSES[name]
