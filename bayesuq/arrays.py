@@ -117,6 +117,7 @@ def to_floating(value: ArrayLike, name: str) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
 
 
+LONGEST_REASON = 120  # characters of torch's own words
 NAMED = 3  # columns that an error shows
 OVERFLOW = "They overflow: give them in a larger unit, as bayesuq.Standardizer does."
 
@@ -296,7 +297,16 @@ def check_device(device: torch.device | str) -> torch.device:
     try:
         return torch.empty(0, device=device).device
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(f"`device` {str(device)!r} cannot be used here: {str(error).splitlines()[0]}") from error
+        raise ValueError(f"`device` {str(device)!r} cannot be used here: {_told_of_device(str(error))}") from error
+
+
+def _told_of_device(message: str) -> str:
+    """What torch says of a device that is not here, without its list of all that it knows of."""
+    first = message.splitlines()[0]
+    if len(first) <= LONGEST_REASON:
+        return first
+    here = ["cpu", *(f"cuda:{number}" for number in range(torch.cuda.device_count()))]
+    return f"this machine has {', '.join(here)}."
 
 
 def _real(value: float, name: str) -> float:

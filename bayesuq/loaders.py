@@ -37,7 +37,7 @@ from torch.utils.data import (
 )
 
 from bayesuq.arrays import ArrayLike, SupportsArray
-from bayesuq.data import Batch, Dataset
+from bayesuq.data import Batch, Dataset, Split
 
 __all__ = ["Loader"]
 __dir__ = __all__.copy
@@ -243,7 +243,12 @@ def check_data(data: Any) -> None:
     if isinstance(data, list | tuple) and len(data) == 2:
         remedy = " Of inputs and targets, pass bayesuq.Dataset(x, y)."
     elif isinstance(data, torch.utils.data.Dataset):
-        remedy = " Of a torch data set, pass a torch.utils.data.DataLoader(data, batch_size=..., shuffle=True)."
+        remedy = (
+            " Of a torch data set, pass a torch.utils.data.DataLoader(data, batch_size=..., shuffle=True), or of its "
+            "tensors bayesuq.Dataset(x, y)."
+        )
+    elif isinstance(data, Split):
+        remedy = " Of a Split, pass one part, such as its `.train`."
     elif isinstance(data, SupportsArray | list | tuple):
         remedy = " Inputs alone cannot be fitted: pass bayesuq.Dataset(x, y), with their targets."
     raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.{remedy}")

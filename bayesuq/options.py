@@ -8,8 +8,9 @@ A function takes options that it shares with others as `**options: Unpack[Option
 import difflib
 import functools
 import inspect
+import math
 import re
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from types import NoneType
 from typing import Any, ParamSpec, TypeVar, get_args
 
@@ -18,6 +19,8 @@ from bayesuq.once import one_call
 P = ParamSpec("P")
 R = TypeVar("R")
 SECTION = re.compile(r"^(?:Args|Attributes):\n((?:    .*\n|\n(?=    ))*)", re.MULTILINE)
+MOST_NAMES = 8  # that an error lists
+BY_PLACE = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 ENTRY = re.compile(r"^    (\w+): .*\n(?:     .*\n)*", re.MULTILINE)
 
 
@@ -31,6 +34,17 @@ def nearest(name: str, known: list[str]) -> str:
     close = difflib.get_close_matches(name, known, n=1)
     question = f"did you mean {close[0]!r}? " if close else ""
     return f"{question}There are: {', '.join(known)}"
+
+
+def shortened(names: Sequence[str], number: int = MOST_NAMES) -> str:
+    """Names in an error: the first ones, and how many more there are.
+
+    Example:
+        >>> shortened(["a", "b", "c", "d"], 2)
+        'a, b and 2 more'
+    """
+    more = len(names) - number
+    return ", ".join(names) if more < 2 else f"{', '.join(names[:number])} and {more} more"
 
 
 def suggests_names(function: Callable[P, R]) -> Callable[P, R]:
@@ -86,10 +100,21 @@ def _checked(
     """The function, called with these defaults, also for None if optional, and with no name that it does not have."""
     known = [name for name, parameter in signature.parameters.items() if parameter.kind is parameter.KEYWORD_ONLY]
 
+    kinds = [parameter.kind for parameter in signature.parameters.values()]
+    places = [name for name, kind in zip(signature.parameters, kinds, strict=True) if kind in BY_PLACE]
+    num_places = math.inf if inspect.Parameter.VAR_POSITIONAL in kinds else len(places)
+
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
+        module = function.__module__.removesuffix(".fitting")  # a method's `fit` is called by its folder's name
+        if len(args) > num_places:
+            told = " and ".join(f"`{place}`" for place in places)
+            targets = " Of inputs and targets, pass bayesuq.Dataset(x, y)." if "data" in places else ""
+            raise TypeError(
+                f"`{module}.{function.__name__}` takes {told} by place, and options by name; got {len(args)} "
+                f"arguments.{targets}"
+            )
         for name in kwargs.keys() - signature.parameters.keys():
-            module = function.__module__.removesuffix(".fitting")  # a method's `fit` is called by its folder's name
             raise TypeError(f"`{module}.{function.__name__}` has no option {name!r}; {nearest(name, known)}.")
         missing = [name for name in defaults if name not in kwargs or (kwargs[name] is None and name in optional)]
         kwargs.update({name: defaults[name] for name in missing})

@@ -9,7 +9,8 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stdout
+from io import StringIO
 from typing import Any
 
 import bayesuq.cli as commands
@@ -40,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(f"The options cannot be read: {error}", MISUSED)
     try:
         check_named_here(given, parsed[parsed.command].get("network"))
-        with _told_of_sigterm():
+        with _told_of_sigterm(), _quietly(parsed[parsed.command].get("quiet")):
             _run(parsed.command, parsed[parsed.command])
             sys.stdout.flush()
     except UsageError as error:
@@ -72,6 +73,11 @@ def _told_of_sigterm() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _quietly(quiet: bool | None) -> AbstractContextManager[Any]:
+    """Within, nothing is printed on stdout, where that was asked for; stderr has warnings and errors."""
+    return redirect_stdout(StringIO()) if quiet else nullcontext()
 
 
 def _run(command: str, parsed: Any) -> None:

@@ -61,9 +61,10 @@ def build() -> Parser:
     for command, groups in GROUPS.items():
         own = _command_parser(SUMMARIES[command], f"bayesuq {command} {_places(groups)}[options]")
         own.add_argument("--config", action="config", help="TOML or YAML file with any of these options.")
+        own.add_argument("--quiet", action="store_true", help="Print nothing but warnings and errors.")
         for group in groups:
             _add(own, group)
-        own.options = ("config", *(option.name for group in groups for option in dataclasses.fields(group)))
+        own.options = ("config", "quiet", *(option.name for group in groups for option in dataclasses.fields(group)))
         commands.add_subcommand(command, own, help=SUMMARIES[command])
     _add_data(commands)
     return parser
@@ -126,7 +127,9 @@ def _load(text: str, path: str | PathLike[str] = "") -> Any:
 
 
 def files_first(arguments: Sequence[str]) -> list[str]:
-    """The arguments with each `--config FILE` behind the command: the parser lets what comes later win.
+    """The arguments with each `--config FILE` behind the command, and options spelt with underscores.
+
+    The parser lets what comes later win.
 
     Example:
         >>> files_first(["fit", "--seed", "1", "--config", "run.toml"])
@@ -134,7 +137,7 @@ def files_first(arguments: Sequence[str]) -> list[str]:
     """
     files: list[str] = []
     others: list[str] = []
-    remaining = iter(arguments)
+    remaining = map(_with_underscores, arguments)
     for argument in remaining:
         if argument == "--config":
             files += [argument, *itertools.islice(remaining, 1)]
@@ -163,6 +166,19 @@ def check_named_here(arguments: Sequence[str], network: str | None) -> None:
             f"The network {network!r} stands in a file of options, and what a file names is not imported. If you trust "
             f"that module, write --network {network} on the command line too."
         )
+
+
+def _with_underscores(argument: str) -> str:
+    """An option as it is called here, where it was written with dashes.
+
+    Example:
+        >>> _with_underscores("--num-epochs=3"), _with_underscores("--hidden"), _with_underscores("my-file")
+        ('--num_epochs=3', '--hidden', 'my-file')
+    """
+    if not argument.startswith("--"):
+        return argument
+    name, equals, value = argument[2:].partition("=")
+    return f"--{name.replace('-', '_')}{equals}{value}"
 
 
 def settings(command: str, parsed: Namespace) -> list[Any]:

@@ -11,7 +11,7 @@ it is five times as far away as the outermost twentieth of the training rows beg
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -86,6 +86,7 @@ class TablePosterior(WrappingPosterior):
     columns: Columns
     reference: Tensor
     typical: float
+    changes_functions: ClassVar[bool] = False
 
     def predict(
         self,

@@ -15,6 +15,7 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Batch, Dataset, Standardizer
+from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
 from bayesuq.loaders import Loader
@@ -89,6 +90,23 @@ class UnitsPosterior(WrappingPosterior):
                 differentiable=differentiable,
             )
         return self.standardizer.inverse(predictive)
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Joint draws of functions at raw inputs, in units of y: see `Posterior.functions`."""
+        with differentiated(x, differentiable=differentiable):
+            found = self.posterior.functions(
+                self._standard(x), num_samples=num_samples, seed=seed, differentiable=differentiable
+            )
+        loc, scale = self.standardizer.y_loc, self.standardizer.y_scale
+        if loc is None or scale is None:
+            return found
+        loc, scale = loc.to(found.mean.device), scale.to(found.mean.device)
+        covariance = found.covariance
+        if covariance is not None:
+            covariance = covariance * scale[:, None, None] * scale
+        return Functions(loc + scale * found.draws, loc + scale * found.mean, covariance)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: weights as they were fitted, and functions of raw inputs in units of y."""

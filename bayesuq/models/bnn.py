@@ -30,6 +30,7 @@ from bayesuq.models.priors import Prior
 from bayesuq.models.rules import ALL, Rule, assign, matching_names, trainable_parameters
 from bayesuq.models.running import Compile, with_running
 from bayesuq.models.spectral import with_exact_norms
+from bayesuq.options import shortened
 from bayesuq.randomness import isolated, resolve_seed
 
 __all__ = ["BayesianNetwork"]
@@ -243,7 +244,7 @@ class BayesianNetwork:
         """
         missing = (self.laws.keys() | self.points.keys()) - theta.keys()
         if missing:
-            raise ValueError(f"`theta` lacks a value for {', '.join(sorted(missing))}.")
+            raise ValueError(f"`theta` lacks a value for {shortened(sorted(missing))}.")
         terms = self.likelihood_given(theta).log_prob(self.forward(theta, x), y, weight)
         scale = 1.0 if num_data is None else num_data / len(y)
         return self.log_prior(theta) + scale * terms.sum()

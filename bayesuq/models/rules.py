@@ -6,6 +6,8 @@ from typing import TypeAlias, TypeVar
 
 from torch import nn
 
+from bayesuq.options import shortened
+
 __all__ = ["assign", "matching_names", "trainable_parameters"]
 __dir__ = __all__.copy
 
@@ -48,7 +50,9 @@ def matching_names(net: nn.Module, rule: Rule) -> list[str]:
             f"A rule must be a name pattern, a module type or a function of (name, parameter); got {rule!r}."
         )
     if not names:
-        raise ValueError(f"The rule {rule!r} matches no trainable parameter. The names are: {', '.join(parameters)}.")
+        raise ValueError(
+            f"The rule {rule!r} matches no trainable parameter. The names are: {shortened([*parameters])}."
+        )
     return names
 
 
@@ -62,11 +66,11 @@ def assign(net: nn.Module, names: list[str], values: Mapping[Rule, T]) -> dict[s
     for rule, value in values.items():
         matched = [name for name in matching_names(net, rule) if name in names]
         if not matched:
-            raise ValueError(f"The rule {rule!r} matches no random parameter. Those are: {', '.join(names)}.")
+            raise ValueError(f"The rule {rule!r} matches no random parameter. Those are: {shortened(names)}.")
         assigned = {**dict.fromkeys(matched, value), **assigned}  # what an earlier rule assigned stays
     missing = [name for name in names if name not in assigned]
     if missing:
-        raise ValueError(f"No rule matches {', '.join(missing)}. End the rules with '*' for all the rest.")
+        raise ValueError(f"No rule matches {shortened(missing)}. End the rules with '*' for all the rest.")
     return {name: assigned[name] for name in names}
 
 

@@ -121,6 +121,12 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
         assert all(parsed[option.name] != option.default for option in options)
 
 
+def test_dashes_are_as_good_as_underscores() -> None:
+    written = parse(*COMPARE, "--num_epochs", "7", "--learning_rate=0.5")
+    assert parse(*COMPARE, "--num-epochs", "7", "--learning-rate=0.5") == written
+    assert parse(*COMPARE[:-1], "my-results", "--num-epochs", "7")["out"] == Path("my-results")
+
+
 @pytest.mark.parametrize("name", ["run.toml", "run.yaml"])
 def test_an_unknown_key_of_a_file_is_refused_with_the_nearest_name(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
@@ -130,7 +136,7 @@ def test_an_unknown_key_of_a_file_is_refused_with_the_nearest_name(
     assert "There is no option 'num_epoch'; did you mean 'num_epochs'?" in told
 
 
-@pytest.mark.parametrize("option", ["--num_epoch", "--num-epochs", "--num_epoch=7", "--num_e"])
+@pytest.mark.parametrize("option", ["--num_epoch", "--num-epoch", "--num_epoch=7", "--num_e"])
 def test_an_unknown_option_is_refused_with_the_nearest_name(capsys: pytest.CaptureFixture[str], option: str) -> None:
     assert "did you mean 'num_epochs'?" in refused(capsys, *COMPARE, option, *([] if "=" in option else ["7"]))
 

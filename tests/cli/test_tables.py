@@ -93,7 +93,8 @@ def test_labels_keep_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     path = written(frame, tmp_path / "houses.csv")
     assert fit(path, tmp_path / "run", *QUICK, target="size_class") == 0
     assert "size_class: 2 labels (large, not large), predicted" in capsys.readouterr().out
-    assert predict(tmp_path / "run", path, tmp_path / "out.csv") == 0
+    assert predict(tmp_path / "run", path, tmp_path / "out.csv", "--quiet") == 0
+    assert capsys.readouterr().out == ""
     found = pd.read_csv(tmp_path / "out.csv")
     names = ["size_class", "size_class_p_large", "size_class_p_not large", "size_class_entropy"]
     assert [*found][:4] == names

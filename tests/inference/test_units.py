@@ -80,6 +80,18 @@ def test_gradients_are_of_raw_inputs_in_units_of_y(line: Any) -> None:
     torch.testing.assert_close(slope, torch.full_like(slope, 40 / 2e4), rtol=0.05, atol=0.0)
 
 
+@pytest.mark.parametrize("name", ["ExactGpPosterior", "EnsemblePosterior"])
+def test_joint_draws_of_functions_are_in_units_of_y(name: str) -> None:
+    inner, x = load(posterior_file(name)), POSTERIORS[name].x.double()[:3]
+    expected = inner.functions(x, num_samples=4, seed=0)
+    found = bq.in_units(inner, units_of(x, labels=False)).functions(x * X_SCALE + X_LOC, num_samples=4, seed=0)
+    torch.testing.assert_close((found.draws - Y_LOC) / Y_SCALE, expected.draws.double(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close((found.mean - Y_LOC) / Y_SCALE, expected.mean.double(), rtol=1e-4, atol=1e-4)
+    assert (found.covariance is None) == (expected.covariance is None) == (name == "EnsemblePosterior")
+    if found.covariance is not None:
+        torch.testing.assert_close(found.covariance / Y_SCALE**2, expected.covariance, rtol=1e-4, atol=1e-5)
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_arviz_and_further_calibration_are_in_units_of_y(line: Any) -> None:
     data, posterior = line

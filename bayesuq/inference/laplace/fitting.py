@@ -44,6 +44,7 @@ from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision
 from bayesuq.models.rules import LAST_LAYER, matching_names
+from bayesuq.options import shortened
 
 Structure = Literal["diagonal", "kronecker", "full"]
 Subset = Literal["all", "last_layer"]
@@ -146,7 +147,7 @@ def _names(model: BayesianNetwork, subset: str) -> list[str]:
         last = set(matching_names(model.net, LAST_LAYER))
         names = [name for name in names if name in last]
     if not names:
-        raise ValueError(f"The subset {subset!r} has no random weight; the model's are {', '.join(model.laws)}.")
+        raise ValueError(f"The subset {subset!r} has no random weight; the model's are {shortened([*model.laws])}.")
     return names
 
 

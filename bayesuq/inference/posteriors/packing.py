@@ -24,6 +24,7 @@ from bayesuq.models.agreement import differ_in_start_only, have_same_laws
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.records import NoRecordError, build_model, check_same, laws_record, model_around, model_record
+from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write
 from bayesuq.tables.encoding import Columns
@@ -256,8 +257,8 @@ def restore_model(
     )
     if _sites(restored) != header["sites"]:  # the flat vectors would be read wrongly
         raise ValueError(
-            f"The model is not the file's: which sites are random or learned differs. It has {_sites(restored)}, the "
-            f"file has {header['sites']}."
+            f"The model is not the file's: which sites are random or learned differs. "
+            f"{_difference(_sites(restored), header['sites'])}."
         )
     return restored
 
@@ -267,6 +268,17 @@ def _sites(model: BayesianNetwork) -> list[list[Any]]:
     shapes = {name: list(value.shape) for name, value in model.initial().items()}
     random = [["random", name, shapes[name]] for name in model.laws]
     return random + [["learned", name, shapes[name]] for name in model.points]
+
+
+def _difference(own: list[list[Any]], given: list[list[Any]]) -> str:
+    """How the sites of a model differ from a file's, in words, without those that both have."""
+    (one, other) = (
+        [f"{kind} {name} {tuple(shape)}" for kind, name, shape in some if [kind, name, shape] not in rest]
+        for some, rest in ((own, given), (given, own))
+    )
+    if not one and not other:
+        return "They stand in another order"
+    return f"It has {shortened(one) or 'no other one'}, the file has {shortened(other) or 'no other one'}"
 
 
 def _tuples(value: Any) -> Any:

@@ -208,6 +208,7 @@ def all_rows(source: Source) -> Batch:
 
 def count_batches(data: Data, batch_size: int) -> int:
     """Minibatches in an epoch."""
+    check_data(data)
     loader = Loader.of(data)
     return math.ceil(len(data) / batch_size) if loader is None else len(loader)
 
