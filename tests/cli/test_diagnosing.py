@@ -103,7 +103,7 @@ def test_a_comparison_is_ranked_by_leave_one_out(tmp_path: Path, capsys: pytest.
 @pytest.mark.slow
 @pytest.mark.usefixtures("not_rendered")
 def test_chains_that_agree_have_no_problem_and_others_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bayesuq.cli.diagnosing.load", CHAINS.__getitem__)
+    monkeypatch.setattr("bayesuq.cli.diagnosing.read_fitted", lambda path, *_: (CHAINS[path], None))
     for name, apart in (("bad", 2.0), ("good", 0.0)):
         write_chains(tmp_path / name, apart=apart)
         assert main(["diagnose", str(tmp_path / name), "--num_rows", "20"]) == 0
