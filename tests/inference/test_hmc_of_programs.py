@@ -251,7 +251,7 @@ def test_ranks_of_the_truth_are_uniform_for_the_program_that_made_the_data_alone
         return {name: trace.nodes[name]["value"]}, Dataset(x, trace.nodes["y"]["value"])
 
     def fit(data, seed):
-        return hmc.fit(fitted, data, num_samples=9, thinning=4, num_warmup=30, num_chains=1, seed=seed)
+        return hmc.fit(fitted, data, num_samples=9, thinning=2, num_warmup=25, num_chains=1, seed=seed)
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
