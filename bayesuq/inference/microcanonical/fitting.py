@@ -30,7 +30,7 @@ from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.microcanonical.dynamics import Energies
 from bayesuq.inference.microcanonical.program import ProgramRun, fit_program
 from bayesuq.inference.microcanonical.run import Plan, Run
-from bayesuq.inference.microcanonical.sampling import ENERGY_VARIANCE, checked_plan
+from bayesuq.inference.microcanonical.sampling import checked_plan
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains
@@ -50,6 +50,7 @@ __all__ = ["MicrocanonicalPosterior", "fit"]
 __dir__ = __all__.copy
 
 NUM_EPOCHS, LEARNING_RATE = 40, 0.01  # of the networks: chains go on from there
+ENERGY_VARIANCE = 5e-4  # longer steps than the sampler alone has: how far chains come decides
 DATA, NETWORKS, STARTS, CHAINS = range(4)  # what a fit's seed is split into
 MOST_VARIANCE = 4.0  # times the target, beyond which steps are said to be too long
 MOST_REPEATED = 0.5  # of the targets
@@ -80,11 +81,13 @@ def fit(
         observed: Of a program, the names of its observed sites: see `hmc.fit`.
         num_members: Networks, and chains.
         num_samples: Draws of each chain that are kept.
-        num_warmup: Steps of each chain before, in which its step size and length are tuned.
+        num_warmup: Steps of each chain before, in which its step size and length are tuned. Step sizes go on learning
+            after it, ever more slowly.
         thinning: Steps for one kept draw.
         energy_variance: Variance of a step's energy error a dimension that step sizes are tuned to, in nats squared. No
             step is refused, so that this is what decides how right the draws are: variances of known Gaussians are 1 to
-            2 % small at 0.0005, and 6 to 16 % at the paper's 0.1, whose steps are 1.3 to 1.7 times as long.
+            2 % small at 0.0005 (10 % along narrow directions), within 1 % at 0.00002, whose steps are 0.6 to 0.75 times
+            as long, and 6 to 16 % small at the paper's 0.1, whose steps are 1.3 to 1.7 times as long.
         start: A fitted ensemble, or any posterior over weights, that the chains begin at; None trains one. Of a
             program, "uniform", which None is, "prior" or a fitted posterior.
         num_epochs: Passes over the data by which the networks are trained.

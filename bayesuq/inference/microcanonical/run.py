@@ -9,6 +9,7 @@ from torch import Tensor
 from bayesuq.inference.microcanonical.dynamics import Energies, Moved, Particles, move
 from bayesuq.inference.microcanonical.tuning import (
     LENGTH_SHARE,
+    RESOLVED,
     SHRINKS,
     Phases,
     StepSizes,
@@ -102,17 +103,23 @@ class Run(Stepped):
         number, self.done = self.done, self.done + 1
         if number < self.plan.num_warmup:
             self.divergences += moved.diverged.cpu()
-            self._tune(number, moved)
+            self._learn(number, moved)
+            self._tune(number)
         else:
             self._keep(number - self.plan.num_warmup, moved)
+            self._learn(number, moved)
 
-    def _tune(self, number: int, moved: Moved) -> None:
-        plan, phases = self.plan, self.phases
-        if plan.step_size is None and number < phases.second:
-            target = target_at(number, phases, plan.energy_variance)
-            self.step_sizes.learn(moved.errors, moved.diverged, target, self.dimension)
+    def _learn(self, number: int, moved: Moved) -> None:
+        """Move step sizes towards the target; a given one is made smaller where the chain diverges."""
+        plan, step_sizes = self.plan, self.step_sizes
+        if plan.step_size is None:
+            target, remembered = target_at(number, self.phases, plan.energy_variance), self.phases.remembered(number)
+            step_sizes.learn(moved.errors, moved.diverged, target, self.dimension, remembered)
         elif bool(moved.diverged.any()):
-            self._shrink(moved.diverged)
+            step_sizes.current = torch.where(moved.diverged, SHRINKS * step_sizes.current, step_sizes.current)
+
+    def _tune(self, number: int) -> None:
+        plan, phases = self.plan, self.phases
         if plan.length is not None:
             return
         if phases.first <= number < phases.second:
@@ -122,12 +129,10 @@ class Run(Stepped):
         elif number >= phases.second:
             self.trace[:, number - phases.second] = self.particles.positions[:, self.chosen]
             if number == phases.third - 1 and self.trace.shape[1] > 1:
-                self.lengths = LENGTH_SHARE * self.step_sizes.current * steps_per_draw(self.trace)
+                self._length_by_autocorrelations()
 
     def _keep(self, number: int, moved: Moved) -> None:
         """Note a step after the warm-up down, and the draw that it may be."""
-        if bool(moved.diverged.any()):
-            self._shrink(moved.diverged)
         self.squares += moved.errors.square()
         self.diverging |= moved.diverged
         place, rest = divmod(number + 1, self.plan.thinning)
@@ -147,10 +152,6 @@ class Run(Stepped):
         self.squares.zero_()
         self.diverging.zero_()
 
-    def _shrink(self, diverged: Tensor) -> None:
-        """A chain that diverges where its step is no longer tuned takes smaller ones from there."""
-        self.step_sizes.current = torch.where(diverged, SHRINKS * self.step_sizes.current, self.step_sizes.current)
-
     def _add_moments(self) -> None:
         """Means weighted by step sizes."""
         positions, weight = self.particles.positions.double(), self.step_sizes.current
@@ -162,6 +163,11 @@ class Run(Stepped):
     def _length_by_variances(self) -> None:
         variance = (self.moments["squares"] - self.moments["mean"].square()).clamp(min=0).sum(dim=1)
         self.lengths = torch.where(variance > 0, variance.sqrt(), self.lengths)
+
+    def _length_by_autocorrelations(self) -> None:
+        steps = steps_per_draw(self.trace)
+        found = LENGTH_SHARE * self.step_sizes.current * steps
+        self.lengths = torch.where(RESOLVED * steps <= self.trace.shape[1], found, self.lengths)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds, but for the noise."""

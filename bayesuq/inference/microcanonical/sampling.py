@@ -13,7 +13,7 @@ from bayesuq.randomness import resolve_seed
 __all__ = ["Samples", "sample"]
 __dir__ = __all__.copy
 
-ENERGY_VARIANCE = 5e-4
+ENERGY_VARIANCE = 2e-5  # at which variances are right to 1 %
 
 
 @dataclass(frozen=True, eq=False)

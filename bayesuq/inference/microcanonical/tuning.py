@@ -1,13 +1,22 @@
 """How a chain's step size and length are found, each chain's for itself.
 
-1. The step size: the variance of the energy error a dimension, E[dE^2] / d, grows as eps^6. Its target v falls from 0.5
-   to the one that is wanted over the first phase, here by a constant factor a step; with weights w that are largest
-   where a step's error is near the target, eps = (v sum w / sum (w dE^2 / (d eps^6)))^(1/6), over the last hundred.
-2. The length L: the root of the sum of the coordinates' variances.
-3. L again: 0.4 eps times the mean number of steps an effective draw takes.
+The step size: the variance of the energy error a dimension, E[dE^2] / d, grows as eps^6. With weights w that are
+largest where a step's error is near the target v, eps = (v sum w / sum (w dE^2 / (d eps^6)))^(1/6), over the last
+steps. It is learned at every step: a chain goes on to where the density is steeper, and another length changes the
+error of the same step. At first a step is doubled or halved until its error is within a hundred times the target, for
+one that is much too small would be remembered for long. In the first phase, over which v falls from 0.5 to the one that
+is wanted by a constant factor a step, fifty steps are remembered; from then on, and anew where the length changes, a
+third of those since. So the learning dies out, as it must for the draws to be those of a fixed step (Roberts &
+Rosenthal 2007).
+
+The length L: after the second phase the root of the sum of the coordinates' variances in it. A chain that is still on
+its way has gone a distance s, whose spread is s / sqrt(12): L is then short against the posterior and long against a
+step, which is what the phase is most of the warm-up for. After the third 0.4 eps times the mean number of steps that an
+effective draw takes, where the phase is ten times as long; in a shorter one that number would be the phase's own.
 
 Reference:
-    Robnik et al. 2023, Microcanonical Hamiltonian Monte Carlo, section 4; Sommer et al. 2025, section 4 (the shares).
+    Robnik et al. 2023, Microcanonical Hamiltonian Monte Carlo, section 4; Sommer et al. 2025, section 4; Roberts &
+    Rosenthal 2007, Coupling and Ergodicity of Adaptive Markov Chain Monte Carlo Algorithms.
 """
 
 import math
@@ -19,14 +28,16 @@ from torch import Tensor
 
 FIRST_TARGET = 0.5
 TRUST = 9.0  # nats of the squared error's ratio to its target, at which a step's weight has fallen by exp(-1/2)
-FORGETTING = 99 / 101  # a hundred steps
+FEWEST_REMEMBERED, GROWTH = 50.0, 3.0  # steps; then a third of those since the last change
 LEAST_RATIO = 1e-8
+FAR = 100.0  # times the target, or less than its share: a step size that nothing is learned from
 SHRINKS = 0.8  # what a divergence leaves of a step size
 FIRST_STEP = 0.01  # of the root of d
 SHORTEST = 15.0
 LENGTH_SHARE = 0.4
 MOST_COORDINATES = 2000
-FIRST_SHARE, SECOND_SHARE = 0.8, 0.1  # of the warm-up; the rest is the third phase
+RESOLVED = 10  # effective draws' worth of steps, in which their number is seen
+FIRST_SHARE, LAST_SHARE = 0.3, 0.1  # of the warm-up; the second phase is what lies between
 
 
 @dataclass(frozen=True)
@@ -34,8 +45,8 @@ class Phases:
     """Steps at which the phases of a warm-up end.
 
     Attributes:
-        first: Of the step size alone.
-        second: Of the variances, too.
+        first: Of the falling target.
+        second: Of the variances.
         third: Of the autocorrelations: all of the warm-up.
     """
 
@@ -46,8 +57,13 @@ class Phases:
     @classmethod
     def of(cls, num_warmup: int) -> Self:
         """Those of so many steps."""
-        first = round(FIRST_SHARE * num_warmup)
-        return cls(first, first + round(SECOND_SHARE * num_warmup), num_warmup)
+        last = num_warmup - round(0.8 * num_warmup) - round(LAST_SHARE * num_warmup)  # as in checkpoints of before
+        return cls(round(FIRST_SHARE * num_warmup), num_warmup - last, num_warmup)
+
+    def remembered(self, step: int) -> float:
+        """Steps that the step size is learned from at a step: few where what it is learned for has just changed."""
+        since = max((step - end for end in (self.first, self.second, self.third) if end <= step), default=0)
+        return max(FEWEST_REMEMBERED, since / GROWTH)
 
 
 @dataclass(eq=False)
@@ -73,15 +89,20 @@ class StepSizes:
         like = positions.new_zeros(len(positions), dtype=torch.float64)
         return cls(like + size, like + math.inf, like.clone(), like.clone())
 
-    def learn(self, errors: Tensor, diverged: Tensor, target: float, dimension: int) -> None:
-        """From the energy errors of a step (C,), in nats."""
-        ratio = errors.square() / (dimension * target) + LEAST_RATIO
-        weight = torch.where(diverged, 0.0, (-0.5 * (ratio.log() / TRUST).square()).exp())
-        self.ratios.mul_(FORGETTING).add_(weight * ratio * target / self.current**6)
-        self.weights.mul_(FORGETTING).add_(weight)
+    def learn(self, errors: Tensor, diverged: Tensor, target: float, dimension: int, remembered: float) -> None:
+        """From the energy errors of a step (C,), in nats, and those of so many steps before."""
+        kept = 1 - 1 / remembered
+        ratio = errors.square() / (dimension * target)
+        searching = self.weights == 0
+        low, high = searching & (ratio < 1 / FAR), searching & ((ratio > FAR) | diverged)
+        ratio = ratio + LEAST_RATIO
+        weight = torch.where(diverged | low | high, 0.0, (-0.5 * (ratio.log() / TRUST).square()).exp())
+        self.ratios.mul_(kept).add_(weight * ratio * target / self.current**6)
+        self.weights.mul_(kept).add_(weight)
         self.largest = torch.where(diverged, SHRINKS * self.current, self.largest)
-        found = (target * self.weights / self.ratios).pow(1 / 6)
-        self.current = torch.minimum(torch.where(self.weights > 0, found, self.current), self.largest)
+        found = torch.where(self.weights > 0, (target * self.weights / self.ratios).pow(1 / 6), self.current)
+        found = torch.where(low, 2 * found, torch.where(high, 0.5 * found, found))
+        self.current = torch.minimum(found, self.largest)
 
 
 def target_at(step: int, phases: Phases, wanted: float) -> float:

@@ -15,7 +15,7 @@ from bayesuq.inference import ensemble, microcanonical
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.microcanonical.fitting import as_one, energies_of
 from bayesuq.inference.microcanonical.run import Run
-from bayesuq.inference.microcanonical.sampling import sample
+from bayesuq.inference.microcanonical.sampling import ENERGY_VARIANCE, sample
 from bayesuq.inference.microcanonical.tuning import steps_per_draw
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.models import likelihoods, networks, priors
@@ -30,15 +30,16 @@ def normal(scales: Tensor) -> Any:
     return lambda x: -0.5 * (x / scales).square().sum()
 
 
-# 8 chains of 300 draws, each 4 steps, of 100 coordinates: the mean of the variances has an error far below 1 %; at the
-# tight target it is 0 to 2 % small, at the paper's 7 to 15 % (docs/methods/microcanonical.md).
-def test_variances_of_a_gaussian_are_right_at_the_tight_target() -> None:
-    scales = torch.logspace(0, 1, 100)
-    start = scales * torch.randn(8, 100, generator=torch.Generator().manual_seed(0))
-    found = sample(normal(scales), start, num_samples=150, num_warmup=1000, thinning=4, seed=1)
+# 8 chains of 200 draws, each 4 steps, of 60 coordinates: the mean of the variances has an error of .5 %, that of the
+# ten narrowest of 1.5 %. By the target of before, 5e-4, these are 5 to 10 % small (docs/methods/microcanonical.md).
+def test_variances_of_a_gaussian_are_right() -> None:
+    scales = torch.logspace(0, 1, 60)
+    start = scales * torch.randn(8, 60, generator=torch.Generator().manual_seed(0))
+    found = sample(normal(scales), start, num_samples=200, num_warmup=400, thinning=4, seed=1)
     ratio = found.draws.var(dim=(0, 1)) / scales**2
-    assert 0.96 < ratio.mean() < 1.02
-    assert 1e-4 < found.energy_variance < 2e-3
+    assert 0.97 < ratio.mean() < 1.02
+    assert 0.955 < ratio[:10].mean() < 1.045
+    assert ENERGY_VARIANCE / 2 < found.energy_variance < 2 * ENERGY_VARIANCE
     assert not found.statistics["diverging"].any()
 
 
@@ -94,6 +95,51 @@ def test_steps_per_draw_of_an_autoregression() -> None:
         trace[:, step] = 0.5 * trace[:, step - 1] + noise[:, step]
     assert steps_per_draw(trace).mean() == pytest.approx(3.0, rel=0.1)
     assert steps_per_draw(noise).mean() == pytest.approx(1.0, abs=0.25)
+
+
+def test_a_length_is_not_that_of_the_window_it_was_seen_in() -> None:
+    """Steps a hundredth of the scale: a chain takes thousands to forget, a window of 30 shows it nothing of that."""
+    start = torch.randn(4, 20, generator=torch.Generator().manual_seed(0))
+    found = sample(normal(torch.ones(20)), start, num_samples=10, num_warmup=300, step_size=0.05, seed=1)
+    gone = 0.05 * 180  # in the second phase
+    assert (found.statistics["length"] > gone / 5).all()
+
+
+@quietly
+def test_step_sizes_reach_their_target_after_a_short_warm_up_and_go_on_learning() -> None:
+    """Of a network that is narrow in some directions, from a start at a mode, where errors are unlike later ones."""
+    net = built(lambda: networks.mlp(3, (6, 6), 2))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticNormal(minimum_scale=0.05))
+    options = {"num_members": 4, "num_samples": 30, "num_warmup": 200, "thinning": 5, "num_epochs": 20, "seed": 1}
+    found = microcanonical.fit(model, measured(), **options)
+    assert 0.25 < found.energy_variance / found.wanted_energy_variance < 4
+    assert (found.statistics["step_size"].diff(dim=1) != 0).any(dim=1).all()
+
+
+@quietly
+def test_predictions_are_those_of_the_posterior_itself() -> None:
+    """Two units and seven weights, for which two million draws from the prior, weighted, say what is true."""
+    x = torch.linspace(-1.5, 1.5, 6, dtype=torch.float64).unsqueeze(1)
+    y, grid = torch.tanh(2 * x[:, 0]), torch.linspace(-3, 3, 7, dtype=torch.float64)
+    hidden = torch.randn(2, 2, 500_000, 1, generator=torch.Generator().manual_seed(0))
+    out = torch.randn(3, 500_000, 1, generator=torch.Generator().manual_seed(1))
+
+    def outputs(at: Tensor) -> Tensor:
+        units = [(weight * at.float() + bias).tanh() for weight, bias in hidden]
+        return (out[0] * units[0] + out[1] * units[1] + out[2]).double()
+
+    weight = (-0.5 * ((y - outputs(x[:, 0])) / 0.3).square().sum(dim=1)).softmax(dim=0).unsqueeze(1)
+    assert 1 / weight.square().sum() > 2000  # effective draws
+    values = outputs(grid)
+    mean = (weight * values).sum(dim=0)
+    scale = (weight * (values - mean).square()).sum(dim=0).sqrt()
+    net = built(lambda: networks.mlp(1, (2,), 1, activation="tanh"))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(0.3))
+    options = {"num_samples": 150, "num_warmup": 300, "thinning": 4, "num_epochs": 10, "seed": 1}
+    draws = microcanonical.fit(model, Dataset(x, y), **options).predict(grid.unsqueeze(1)).component_means[..., 0]
+    # 1,200 draws of which some 300 count: means to 3.5 / sqrt(300) deviations, deviations to 3.5 / sqrt(600).
+    assert ((draws.mean(dim=0) - mean) / scale).abs().max() < 0.2
+    torch.testing.assert_close(draws.std(dim=0), scale, rtol=0.15, atol=0)
 
 
 def linear() -> BayesianNetwork:
@@ -199,6 +245,7 @@ def test_targets_that_repeat_themselves_ask_for_a_floor_of_the_noise() -> None:
     microcanonical.fit(floored, repeated, **SHORT)
 
 
-def test_energy_errors_beyond_the_target_are_told() -> None:
-    with pytest.warns(ConvergenceWarning, match="energy errors have a variance of .* where 1e-12 was asked for"):
-        microcanonical.fit(noisy(), measured(), energy_variance=1e-12, **SHORT)
+def test_energy_errors_beyond_the_target_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Run, "energy_variance", lambda _: 0.01)
+    with pytest.warns(ConvergenceWarning, match="energy errors have a variance of 0.01 .* where 0.0005 was asked for"):
+        microcanonical.fit(noisy(), measured(), **SHORT)
