@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from bayesuq.fit_warnings import ConvergenceWarning as ConvergenceWarning
     from bayesuq.inference.adoption import adopt as adopt
     from bayesuq.inference.adoption import adopt_members as adopt_members
+    from bayesuq.inference.automatic.fitting import classify as classify
+    from bayesuq.inference.automatic.fitting import regress as regress
     from bayesuq.inference.from_samples import from_samples as from_samples
     from bayesuq.inference.posteriors.saved import load as load
     from bayesuq.inference.tables import of_table as of_table

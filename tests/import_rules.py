@@ -50,6 +50,9 @@ FLOORS: dict[str, set[str]] = {
     "chains": {"joint", "training", "posteriors"},
 }
 STANDS_ON = {
+    "automatic": {  # what is tried on a table
+        *("dropout", "ensemble", "gp", "laplace", "microcanonical", "quantile_calibration", "stacking", "temperature")
+    },
     "adoption": {"map_estimate", "ensemble", "gp"},  # what a trained network, or a committee of them, already is
     "from_samples": {"hmc"},  # whose posteriors chains from elsewhere are
     "laplace": {"map_estimate"},

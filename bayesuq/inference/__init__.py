@@ -6,6 +6,7 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.inference import adoption as adoption
+    from bayesuq.inference import automatic as automatic
     from bayesuq.inference import callbacks as callbacks
     from bayesuq.inference import confidence as confidence
     from bayesuq.inference import dropout as dropout
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from bayesuq.inference import quantile_calibration as quantile_calibration
     from bayesuq.inference import sequential as sequential
     from bayesuq.inference import sgmcmc as sgmcmc
+    from bayesuq.inference import stacking as stacking
     from bayesuq.inference import swag as swag
     from bayesuq.inference import temperature as temperature
     from bayesuq.inference import variational as variational

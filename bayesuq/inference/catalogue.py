@@ -154,7 +154,9 @@ METHODS = (
 AROUND = {
     "UnitsPosterior": "units",
     "TablePosterior": "tables",
-}  # classes that no `fit` returns, around the posterior of any
+    "StackedPosterior": "stacking",
+    "AutomaticPosterior": "automatic.posterior",
+}  # classes that no method's `fit` returns, around or made of posteriors of any
 HOMES = {posterior: home for method in METHODS for posterior, home in method.posteriors.items()} | AROUND
 BY_COMMAND = {method.command: method for method in METHODS if method.command is not None}
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.inference import (
+    automatic,
     confidence,
     dropout,
     ensemble,
@@ -29,6 +30,7 @@ from bayesuq.inference import (
     microcanonical,
     quantile_calibration,
     sgmcmc,
+    stacking,
     swag,
     temperature,
     variational,
@@ -160,7 +162,11 @@ CURVED = _of(laplace.fit, regression, measured(), structure="diagonal", **SHORT)
 X = inputs(5, phase=1.0)
 IMAGES = pixels(2).x
 
+# A mode, and a process, mixed; and a table to which the first method is fitted for its least number of epochs.
+PROCESS = _of(gp.fit, real_process, measured(), approximation="exact", **SEARCH)
 POSTERIORS = {
+    "StackedPosterior": Case(lambda: stacking.StackedPosterior(members=(MODE(), PROCESS()), shares=(1, 3)), X),
+    "AutomaticPosterior": Case(lambda: automatic.regress(measured().x, measured().y, budget=1e-9, seed=1), X),
     "MapPosterior": Case(MODE, X),
     "UnitsPosterior": Case(lambda: in_units(MODE(), UNITS), 20_000 * X + 50_000),
     "TablePosterior": Case(

@@ -9,6 +9,7 @@ from torch import Tensor
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import FORMAT, pack
+from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.gp.records import build_process, process_record
 from bayesuq.models.records import NoRecordError
@@ -33,6 +34,20 @@ class ProcessPosterior(StoredPosterior):
     def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
         """Write a posterior that stands on this one, with the process."""
         save_process(outer, self.model, path)
+
+    def process_entry(self) -> dict[str, Any]:
+        """What the header of a network's file holds of it, where it is a member beside the network.
+
+        Raises:
+            ValueError: A process with parts of the user's own, or with a network in it.
+        """
+        try:
+            record = process_record(self.model)
+        except NoRecordError as reason:
+            raise ValueError(f"{reason}: no file can hold it beside a network. Save the members alone.") from reason
+        if isinstance(self.model.kernel, Deep):
+            raise ValueError("A process with a network in it cannot stand beside another one. Save the members alone.")
+        return {"process": record}
 
 
 def save_process(posterior: Posterior, model: GaussianProcess, path: str | PathLike[str]) -> None:

@@ -58,11 +58,17 @@ def read_through(posterior: PosteriorT, change: Callable[[Likelihood], Likelihoo
     return type(posterior)(**{item.name: changed(getattr(posterior, item.name)) for item in fields(posterior)})  # type: ignore[arg-type]
 
 
-def save(posterior: Posterior, path: str | PathLike[str]) -> None:
-    """Write a posterior to one file: see `Posterior.save`."""
+def save(posterior: Posterior, path: str | PathLike[str], beside: Mapping[str, Any] | None = None) -> None:
+    """Write a posterior to one file: see `Posterior.save`.
+
+    Args:
+        posterior: To write.
+        path: The file.
+        beside: Further entries of the header, such as the record of a process that some member has.
+    """
     model: BayesianNetwork | None = getattr(posterior, "model", None)
     body, tensors = pack(posterior, model)
-    header: dict[str, Any] = {"format": FORMAT, "model": None, "sites": None, "posterior": body}
+    header: dict[str, Any] = {"format": FORMAT, "model": None, "sites": None, "posterior": body, **(beside or {})}
     if model is not None:
         try:
             header["model"] = model_record(model)
@@ -140,7 +146,9 @@ def pack(posterior: Posterior, shared: object = None) -> tuple[dict[str, Any], d
 
 
 def _pack_model(model: object, shared: object) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """Nothing of the shared model; all of another."""
+    """Nothing of the shared model, or of a process beside it; all of another."""
+    if isinstance(shared, BayesianNetwork) and not isinstance(model, BayesianNetwork):
+        return {"kind": "process"}, {}
     if not isinstance(model, BayesianNetwork) or not isinstance(shared, BayesianNetwork):
         return {"kind": "model"}, {}
     if differ_in_start_only(model, shared):
@@ -168,7 +176,7 @@ def unpack(
     Args:
         body: What it gave.
         tensors: What it gave.
-        given: What is not in the file, by name: the "model", and the "guide" or None.
+        given: What is not in the file, by name: the "model", the "process" of a member, and the "guide", or None.
         classes: By name.
 
     Raises:
@@ -188,6 +196,8 @@ def unpack(
     for name, entry in body["fields"].items():
         if entry["kind"] == "model":
             values[name] = given["model"]
+        elif entry["kind"] == "process":
+            values[name] = given["process"]
         elif entry["kind"] == "own model":
             own = {f"model.{inner}": tensor for inner, tensor in _below(tensors, f"{name}.").items()}
             values[name] = restore_model(entry, own, None if entry["model"] else given["model"])

@@ -80,8 +80,11 @@ def load(
         raise ValueError(f"The file has format {header.get('format')!r}; this version of bayesuq reads {FORMAT}.")
     _check_kind(header, model)
     try:
-        restore: Callable[..., Any] = _module("gp.saving").restore_process if "process" in header else restore_model
+        process = _module("gp.saving").restore_process if "process" in header else None
+        restore: Callable[..., Any] = process if process is not None and _is_of_process(header) else restore_model
         given = {"model": restore(header, tensors, model), "guide": guide}
+        if process is not None and restore is restore_model:
+            given["process"] = process(header, tensors, None)
         return unpack(header["posterior"], tensors, given, PosteriorClasses(own))
     except BROKEN as error:
         raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
@@ -107,7 +110,7 @@ def _by_name(posteriors: Sequence[type[Posterior]]) -> dict[str, type[Posterior]
 
 def _check_kind(header: Mapping[str, Any], model: object) -> None:
     """Refuse a model of another kind than the file's."""
-    if "process" in header:
+    if _is_of_process(header):
         wanted, fits = "a GaussianProcess", model is None or isinstance(model, gp.GaussianProcess)
     elif header.get("sites") is None:
         wanted, fits = "a Pyro program", model is None or (callable(model) and not isinstance(model, BayesianNetwork))
@@ -116,6 +119,11 @@ def _check_kind(header: Mapping[str, Any], model: object) -> None:
     if not fits:
         remedy = " Pass BayesianNetwork(net, prior, likelihood)." if isinstance(model, nn.Module) else ""
         raise TypeError(f"`model` must be {wanted}, as in the file; got {type(model).__name__}.{remedy}")
+
+
+def _is_of_process(header: Mapping[str, Any]) -> bool:
+    """Whether the file's model is a Gaussian process, and not a network beside which a member is one."""
+    return "process" in header and header.get("sites") is None
 
 
 def _module(name: str) -> ModuleType:

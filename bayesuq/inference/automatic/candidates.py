@@ -1,0 +1,142 @@
+"""What `regress` and `classify` try: methods with settings that serve any table, each of a size that time decides.
+
+Networks are small and see standardised rows. A size is a number of epochs, of steps of chains, or of iterations, so
+that the seconds of a small fit tell those of a larger one.
+"""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from bayesuq.data import Dataset
+from bayesuq.inference import dropout, ensemble, gp, laplace, microcanonical
+from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.gp.combined import Scale
+from bayesuq.models.gp.kernels import RBF
+from bayesuq.models.gp.process import GaussianProcess
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Categorical
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
+from bayesuq.models.networks import mlp
+from bayesuq.models.priors import Normal as NormalPrior
+from bayesuq.posterior import Posterior
+from bayesuq.randomness import derive_seed
+
+WIDE, DEEP = (50,), (16, 16)
+BATCH = 64
+LEAST_NOISE = 0.01  # standard deviations of y
+MOST_REPEATED = 0.5  # of the targets: then they are rounded, and no noise is below that of rounding
+DROPOUT, DROPOUT_PRIOR = 0.05, 3.0
+MEMBERS, CHAINS = 5, 8
+WARM_SHARE, THINNING = 0.6, 10  # of the steps of chains
+TRAINING, FEWEST_STEPS = 40, 500  # epochs of the networks that chains begin at, and steps of theirs
+ENERGY_VARIANCE = 0.05  # short chains gain more by how far they come than they lose by the integrator's error
+MOST_EXACT, INDUCING = 2000, 256
+Fit = Callable[[Dataset, int, int], Posterior]
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A method that is tried.
+
+    Attributes:
+        name: Of the method.
+        fit: From rows in standard units, a size and a seed to the posterior.
+        wanted: The size of a fit that has time enough.
+        least: The smallest one that is worth its time.
+    """
+
+    name: str
+    fit: Fit
+    wanted: int
+    least: int
+
+
+def trials_for_numbers(rows: Dataset) -> list[Trial]:
+    """Of regression, the cheapest first."""
+    columns, floor = rows.y.shape[1], noise_floor(rows)
+    noisy, plain = HeteroscedasticNormal(minimum_scale=floor), Normal(scale="learned")
+    trials = network_trials(rows, noisy, plain, 2 * columns, columns)
+    return [*trials[:2], _process(rows), *trials[2:]]
+
+
+def trials_for_labels(rows: Dataset, num_classes: int) -> list[Trial]:
+    """Of classification, the cheapest first."""
+    return network_trials(rows, Categorical(), Categorical(), num_classes, num_classes)
+
+
+def network_trials(
+    rows: Dataset, own_noise: Likelihood, one_noise: Likelihood, own_outputs: int, one_outputs: int
+) -> list[Trial]:
+    """The methods over networks, with a noise of its own at each row, or with one for all."""
+
+    def model(hidden: tuple[int, ...], likelihood: Likelihood, outputs: int, seed: int, **options: Any) -> Any:
+        scale = options.pop("prior_scale", 1.0)
+        net = mlp(rows.x.shape[1], hidden, outputs, seed=derive_seed(seed, 0), **options)
+        return BayesianNetwork(net, NormalPrior(scale=scale), likelihood)
+
+    shared: dict[str, Any] = {"batch_size": BATCH, "learning_rate": 0.01, "progress": False}
+
+    def of_ensemble(data: Dataset, size: int, seed: int) -> Posterior:
+        wide = model(WIDE, own_noise, own_outputs, seed)
+        return ensemble.fit(wide, data, num_members=MEMBERS, num_epochs=size, seed=seed, **shared)
+
+    def of_dropout(data: Dataset, size: int, seed: int) -> Posterior:
+        dropping = model(WIDE, one_noise, one_outputs, seed, dropout=DROPOUT, prior_scale=DROPOUT_PRIOR)
+        return dropout.fit(dropping, data, num_epochs=size, seed=seed, **shared)
+
+    def of_laplace(data: Dataset, size: int, seed: int) -> Posterior:
+        wide = model(WIDE, one_noise, one_outputs, seed)
+        return laplace.fit(wide, data, structure="kronecker", num_epochs=size, seed=seed, **shared)
+
+    def of_chains(data: Dataset, size: int, seed: int) -> Posterior:
+        warm = max(1, round(WARM_SHARE * size))
+        return microcanonical.fit(
+            model(DEEP, own_noise, own_outputs, seed),
+            data,
+            num_members=CHAINS,
+            num_warmup=warm,
+            num_samples=max(1, (size - warm) // THINNING),
+            thinning=THINNING,
+            energy_variance=ENERGY_VARIANCE,
+            num_epochs=TRAINING if size >= FEWEST_STEPS else 1,  # a pilot is to tell what a step takes
+            seed=seed,
+            **shared,
+        )
+
+    steps = math.ceil(len(rows) / BATCH)  # an epoch
+    return [
+        Trial("ensemble", of_ensemble, max(40, 1000 // steps), 5),
+        Trial("laplace", of_laplace, max(40, 2000 // steps), 10),
+        Trial("dropout", of_dropout, max(100, 4000 // steps), 20),
+        Trial("microcanonical", of_chains, 5000, FEWEST_STEPS),
+    ]
+
+
+def _process(rows: Dataset) -> Trial:
+    def of_process(data: Dataset, size: int, seed: int) -> Posterior:
+        process = GaussianProcess(Scale(RBF()), likelihood=Normal(scale="learned"))
+        options: dict[str, Any] = {"max_iterations": size, "seed": seed, "progress": False}
+        if len(data) <= MOST_EXACT:
+            return gp.fit(process, data, approximation="exact", **options)
+        return gp.fit(process, data, approximation="collapsed", num_inducing=INDUCING, **options)
+
+    return Trial("gp", of_process, 200 if len(rows) <= MOST_EXACT else 100, 10)
+
+
+def noise_floor(rows: Dataset) -> float:
+    """The least noise that is believed in, in units of y, for the column where it is largest.
+
+    A hundredth; of targets that repeat each other by more than half, at least the deviation of rounding to their
+    smallest difference, which is that over the root of 12: a network could else meet some of them exactly, with a
+    density without bound.
+    """
+    floors = [LEAST_NOISE]
+    for column in rows.y.double().unbind(dim=1):
+        values = torch.unique(column)
+        if 1 < len(values) < MOST_REPEATED * len(column):
+            floors.append(float(values.diff().min()) / math.sqrt(12))
+    return min(max(floors), 0.5)

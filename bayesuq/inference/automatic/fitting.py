@@ -1,0 +1,320 @@
+"""One call for a table: methods are tried within a time, judged by held-out rows, mixed, and recalibrated.
+
+The rows are divided once: some for fits, some by which they are judged and mixed, and, of tables of 1,000 rows and
+more, some by which the mixture alone is recalibrated. The weights of the mixture are those of stacking: no method is
+picked that another one complements. What has a weight is then fitted again to all rows but the last kind, where there
+is time.
+
+How long a fit takes is learned from two small ones of it. A method for which there is no time is left out, and said.
+"""
+
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from bayesuq.arrays import ArrayLike, check_positive
+from bayesuq.data import Dataset, Standardizer
+from bayesuq.inference import quantile_calibration, temperature
+from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
+from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
+from bayesuq.inference.stacking import StackedPosterior, stacked, stacking_weights
+from bayesuq.options import suggests_names
+from bayesuq.posterior import Posterior
+from bayesuq.randomness import derive_seed, generator, resolve_seed
+
+__all__ = ["classify", "regress"]
+__dir__ = __all__.copy
+
+BUDGET = 60.0  # seconds
+CLIP = 8.0  # standard deviations
+FEWEST_ROWS, RECALIBRATED_FROM = 20, 1000
+JUDGED_SHARE, MOST_JUDGED = 0.15, 5000
+CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
+FIRST_FITS = 0.6  # of the time; the rest is for fitting again
+PILOTS, SAFETY = (2, 6), 0.9  # their sizes, and the share of the time that they are trusted for
+NUM_PIECES = 10  # of the map of levels
+DIVIDE, FITS, CALIBRATE = range(3)  # what the seed is split into
+
+
+@suggests_names
+def regress(
+    x: Any,
+    y: ArrayLike,
+    *,
+    budget: float = BUDGET,
+    seed: int | None = None,
+    clock: Callable[[], float] = perf_counter,
+) -> AutomaticPosterior:
+    """Predict a number, or several, from the columns of a table.
+
+    A Gaussian process, an ensemble, dropout, a Laplace approximation and microcanonical chains are tried; what comes
+    back is their mixture by the weights that held-out rows ask for. `explanation` says what was tried and why it was
+    chosen.
+
+    Args:
+        x: Inputs, (N, F), in any units.
+        y: Targets, (N,) or (N, D), in any unit; whole numbers are real targets here.
+        budget: Seconds that it may take. The first method is fitted, if only a little, however few they are.
+        seed: Makes the fit repeatable, on a machine that is as fast; None draws one from torch's generator.
+        clock: What tells the seconds.
+
+    Returns:
+        A posterior whose predictive is in y's own unit.
+
+    Raises:
+        TypeError: Text, dates and the like in the table: make numbers of them first.
+        ValueError: Fewer than 20 rows, values that are not finite, shapes that do not go together, a budget of nothing.
+
+    Example:
+        >>> x = torch.linspace(-2.0, 2.0, 60).unsqueeze(1)
+        >>> found = regress(x, 1000.0 * x[:, 0].sin(), budget=2.0, seed=0)  # doctest: +SKIP
+        >>> print(found.explanation)                                        # doctest: +SKIP
+    """
+    targets = torch.as_tensor(np.asarray(y)) if not isinstance(y, Tensor) else y
+    data = Dataset(_table(x), targets.double())
+    return _fitted(data, trials_for_numbers, (), budget, resolve_seed(seed), clock)
+
+
+@suggests_names
+def classify(
+    x: Any,
+    y: Any,
+    *,
+    budget: float = BUDGET,
+    seed: int | None = None,
+    clock: Callable[[], float] = perf_counter,
+) -> AutomaticPosterior:
+    """Predict a class from the columns of a table.
+
+    An ensemble, dropout, a Laplace approximation and microcanonical chains are tried: see `regress`.
+
+    Args:
+        x: Inputs, (N, F), in any units.
+        y: Labels of any kind, (N,), such as text or whole numbers; `labels` of the result holds them in the order of
+            the predictive's classes.
+        budget: Seconds that it may take. The first method is fitted, if only a little, however few they are.
+        seed: Makes the fit repeatable, on a machine that is as fast; None draws one from torch's generator.
+        clock: What tells the seconds.
+
+    Returns:
+        A posterior over the numbers of the classes, 0 to C - 1.
+
+    Raises:
+        TypeError: Text, dates and the like among the inputs: make numbers of them first.
+        ValueError: Labels of a single class; else see `regress`.
+
+    Example:
+        >>> x = torch.linspace(-2.0, 2.0, 60).unsqueeze(1)
+        >>> found = classify(x, np.where(x[:, 0] > 0, "above", "below"), budget=2.0, seed=0)  # doctest: +SKIP
+        >>> found.labels                                                                     # doctest: +SKIP
+        ('above', 'below')
+    """
+    labels, numbers = np.unique(y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y), return_inverse=True)
+    if len(labels) < 2:
+        raise ValueError(f"`y` must have at least two classes; got {labels.tolist()}.")
+    data = Dataset(_table(x), torch.as_tensor(numbers.reshape(-1)))
+    return _fitted(
+        data,
+        lambda rows: trials_for_labels(rows, len(labels)),
+        tuple(labels.tolist()),
+        budget,
+        resolve_seed(seed),
+        clock,
+    )
+
+
+@dataclass(frozen=True)
+class Timer:
+    """What time is left.
+
+    Attributes:
+        clock: Tells the seconds.
+        end: When all must be done.
+    """
+
+    clock: Callable[[], float]
+    end: float
+
+    def left(self, share: float, total: float) -> float:
+        """Seconds until this share of the total has passed."""
+        return self.end - (1 - share) * total - self.clock()
+
+
+@dataclass(frozen=True)
+class Fitted:
+    """A trial that was fitted.
+
+    Attributes:
+        trial: Which one.
+        posterior: The first fit, or the one to more rows.
+        size: Of the fit.
+        seconds: Of it alone.
+        spent: Pilots included.
+        log_probs: Of the rows to judge by, (N,), in nats.
+    """
+
+    trial: Trial
+    posterior: Posterior
+    size: int
+    seconds: float
+    spent: float
+    log_probs: Tensor
+
+
+def _fitted(
+    data: Dataset,
+    trials_for: Callable[[Dataset], Sequence[Trial]],
+    labels: tuple[Any, ...],
+    budget: float,
+    key: int,
+    clock: Callable[[], float],
+) -> AutomaticPosterior:
+    check_positive(budget, "budget")
+    timer = Timer(clock, clock() + budget)
+    if len(data) < FEWEST_ROWS:
+        raise ValueError(
+            f"`x` must have at least {FEWEST_ROWS} rows; got {len(data)}. Take `bq.inference.gp` or `hmc`."
+        )
+    fitting, judging, calibrating = divided(len(data), derive_seed(key, DIVIDE))
+    standardizer = Standardizer.fit(data.rows(torch.cat([fitting, judging])), clip=CLIP)
+    rows = standard_rows(standardizer, data)
+    first, judged = rows.rows(fitting), rows.rows(judging)
+    trials = trials_for(first)
+    fits, told = _first_fits(trials, first, judged, timer, budget, derive_seed(key, FITS))
+    weights = stacking_weights(torch.stack([fit.log_probs for fit in fits]))
+    mixture = stacked([fit.posterior for fit in fits], weights)
+    kept = [number for number, fit in enumerate(fits) if any(fit.posterior is one for one in mixture.members)]
+    both = rows.rows(torch.cat([fitting, judging]))
+    again = _again([fits[number] for number in kept], both, timer, budget, derive_seed(key, FITS))
+    mixture = replace(mixture, members=tuple(fit.posterior for fit in again))
+    chosen = dict(zip(kept, mixture.weights, strict=True))
+    scale = 0.0 if standardizer.y_scale is None else float(standardizer.y_scale.log().sum())
+    for number, fit in enumerate(fits):
+        refitted = number in chosen and again[kept.index(number)].posterior is not fit.posterior
+        remark = f"size {fit.size}" + (", fitted again to the judging rows too" if refitted else "")
+        score = float(fit.log_probs.mean()) - scale
+        told.append(Candidate(fit.trial.name, score, chosen.get(number, 0.0), fit.spent, remark))
+    names = [trial.name for trial in trials]
+    told.sort(key=lambda candidate: names.index(candidate.name))
+    posterior, remark = _recalibrated(mixture, rows, calibrating, derive_seed(key, CALIBRATE))
+    divided_so = f"{len(fitting)} rows for fits, {len(judging)} to judge and mix them by."
+    return AutomaticPosterior(
+        posterior=posterior,
+        scaling={name: value for name, value in vars(standardizer).items() if isinstance(value, Tensor)},
+        clip=CLIP,
+        labels=labels,
+        candidates=tuple(told),
+        remarks=(divided_so, remark),
+    )
+
+
+def divided(number: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Rows for fits, to judge by, and to recalibrate by; none of the last kind in a small table."""
+    order = torch.randperm(number, generator=generator(seed))
+    judging = min(MOST_JUDGED, max(5, round(JUDGED_SHARE * number)))
+    calibrating = min(MOST_CALIBRATING, round(CALIBRATION_SHARE * number)) if number >= RECALIBRATED_FROM else 0
+    return order[judging + calibrating :], order[:judging], order[judging : judging + calibrating]
+
+
+def _first_fits(
+    trials: Sequence[Trial], first: Dataset, judged: Dataset, timer: Timer, budget: float, key: int
+) -> tuple[list[Fitted], list[Candidate]]:
+    """Each trial in turn, of the size that its part of the time allows; what is not fitted, with the reason.
+
+    Raises:
+        FloatingPointError: None could be fitted.
+    """
+    fits: list[Fitted] = []
+    told: list[Candidate] = []
+    for number, trial in enumerate(trials):
+        begin = timer.clock()
+        part = timer.left(FIRST_FITS, budget) / max(1, (len(trials) - number) / 2)
+        try:
+            size = _size(trial, first, part, timer.clock, key)
+            if number == 0:
+                size = max(size, trial.least)
+            if size < trial.least:
+                told.append(Candidate(trial.name, None, 0.0, timer.clock() - begin, "no time for a fit of use"))
+                continue
+            start = timer.clock()
+            posterior = _quietly(trial.fit, first, size, key)
+            predictive = posterior.predict(judged.x, seed=derive_seed(key, number), keep_samples=True)
+            log_probs = predictive.log_prob(judged.y).double().clamp(min=-1e6)
+        except (FloatingPointError, RuntimeError) as error:
+            told.append(Candidate(trial.name, None, 0.0, timer.clock() - begin, f"failed: {error}"))
+            continue
+        end = timer.clock()
+        fits.append(Fitted(trial, posterior, size, end - start, end - begin, log_probs))
+    if not fits:
+        reasons = "; ".join(f"{one.name}: {one.remark}" for one in told)
+        raise FloatingPointError(f"No method could be fitted to this table. {reasons}")
+    return fits, told
+
+
+def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float], key: int) -> int:
+    """Of a fit that takes these seconds, as two pilots tell: their difference leaves out what any fit takes."""
+    if seconds <= 0:
+        return 0
+    small, large = PILOTS
+    times = [clock()]
+    for size in PILOTS:
+        _quietly(trial.fit, rows, size, key)
+        times.append(clock())
+    first, second = times[1] - times[0], times[2] - times[1]
+    pace = max(second - first, 0.0) / (large - small)
+    left = SAFETY * seconds - (times[2] - times[0]) - max(first - small * pace, 0.0)
+    if pace == 0:
+        return trial.wanted if left > 0 else 0
+    return min(trial.wanted, int(max(left, 0.0) / pace))
+
+
+def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int) -> list[Fitted]:
+    """The fits to more rows, those with time left; each expected to take as much longer as there are more rows."""
+    found = []
+    for fit in fits:
+        if timer.left(1.0, budget) > fit.seconds / (1 - JUDGED_SHARE):
+            try:
+                fit = replace(fit, posterior=_quietly(fit.trial.fit, rows, fit.size, key))
+            except (FloatingPointError, RuntimeError):
+                warnings.warn(
+                    f"{fit.trial.name} failed on more rows; the first fit is kept.", UserWarning, stacklevel=4
+                )
+        found.append(fit)
+    return found
+
+
+def _recalibrated(mixture: StackedPosterior, rows: Dataset, calibrating: Tensor, seed: int) -> tuple[Posterior, str]:
+    """The mixture with calibrated levels or a temperature, and a remark that says so."""
+    if not len(calibrating):
+        return mixture, f"Not recalibrated: that takes rows of its own, which tables from {RECALIBRATED_FROM} on have."
+    data = rows.rows(calibrating)
+    if rows.is_labelled:
+        scaled = temperature.fit(mixture, data, seed=seed)
+        return scaled, f"Temperature {scaled.temperature:.3g}, by {len(data)} further rows."
+    if rows.y.shape[1] > 1:
+        return mixture, "Not recalibrated: levels are calibrated for one target column."
+    try:
+        mapped = quantile_calibration.fit(mixture, data, num_pieces=NUM_PIECES, seed=seed)
+    except ValueError as error:
+        return mixture, f"Not recalibrated: {error}"
+    return mapped, f"Levels recalibrated by {len(data)} further rows."
+
+
+def _quietly(fit: Callable[..., Posterior], *arguments: Any) -> Posterior:
+    """A fit whose warnings are not shown: held-out rows judge it, and pilots are short on purpose."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return fit(*arguments)
+
+
+def _table(x: Any) -> Any:
+    """Inputs as Dataset takes them; real numbers in float64."""
+    if isinstance(x, Tensor):
+        return x.double()
+    return torch.as_tensor(np.asarray(x, dtype=np.float64)) if not hasattr(x, "dtypes") else x

@@ -1,0 +1,202 @@
+"""One call for a table: its budget by a clock of the test's own, its units, its weights, and its files."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import bayesuq as bq
+from bayesuq.inference.automatic import fitting
+from bayesuq.inference.automatic.candidates import Trial, noise_floor, trials_for_labels, trials_for_numbers
+from bayesuq.inference.ensemble import EnsemblePosterior
+from tests.inference.examples import measured
+
+SIZES = {"ensemble": 12, "laplace": 12, "gp": 8, "dropout": 12, "microcanonical": 60}
+
+
+class Clock:
+    """Seconds that pass only where a fit says so."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def constant(value: float) -> Any:
+    """A posterior that predicts this value with a deviation of 1, whatever the input."""
+
+    net = torch.nn.Linear(3, 1)
+    model = bq.models.BayesianNetwork(net, bq.models.priors.Normal(), bq.models.likelihoods.Normal(1.0))
+    return bq.from_samples(model, {"weight": torch.zeros(1, 1, 3), "bias": torch.full((1, 1), value)})
+
+
+def table(number: int = 40) -> tuple[torch.Tensor, torch.Tensor]:
+    data = measured()
+    return data.x[:number], data.y[:number, 0]
+
+
+def use(monkeypatch: pytest.MonkeyPatch, *trials: Trial) -> None:
+    monkeypatch.setattr(fitting, "trials_for_numbers", lambda _: list(trials))
+
+
+def timed(clock: Clock, name: str, value: float, overhead: float, pace: float, calls: list[Any]) -> Trial:
+    def fit(rows: bq.Dataset, size: int, _: int) -> Any:
+        clock.now += overhead + pace * size
+        calls.append((name, size, len(rows)))
+        return constant(value)
+
+    return Trial(name, fit, 1000, 10)
+
+
+def test_a_budget_is_kept_and_decides_on_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = {}
+    for budget in (60.0, 100.0, 1e6):
+        clock, calls = Clock(), []
+        fast = timed(clock, "fast", 0.5, 1.0, 0.01, calls)
+        slow = timed(clock, "slow", -0.5, 2.0, 0.1, calls)
+        use(monkeypatch, fast, slow)
+        found = fitting.regress(*table(), budget=budget, seed=0, clock=clock)
+        assert clock.now - 100.0 <= budget
+        sizes[budget] = {name: max(size for who, size, _ in calls if who == name) for name in ("fast", "slow")}
+        assert [one.name for one in found.candidates] == ["fast", "slow"]
+    assert sizes[1e6] == {"fast": 1000, "slow": 1000}
+    assert 10 <= sizes[60.0]["slow"] < sizes[100.0]["slow"] < 1000
+
+
+def test_what_there_is_no_time_for_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), []
+    use(
+        monkeypatch,
+        timed(clock, "fast", 0.0, 0.1, 0.001, calls),
+        timed(clock, "endless", 0.0, 1.0, 5.0, calls),
+    )
+    found = fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    assert clock.now - 100.0 <= 60.0
+    last = found.candidates[1]
+    assert (last.name, last.score, last.weight, last.remark) == ("endless", None, 0.0, "no time for a fit of use")
+    assert max(size for name, size, _ in calls if name == "endless") == max(fitting.PILOTS)
+    assert "endless: not fitted" in found.explanation
+
+
+def test_with_no_time_at_all_the_first_method_is_fitted_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), []
+    use(monkeypatch, *(timed(clock, name, 0.0, 1.0, 1.0, calls) for name in ("first", "second")))
+    fitting.regress(*table(), budget=1e-9, seed=0, clock=clock)
+    assert [(name, size) for name, size, _ in calls] == [("first", 2), ("first", 6), ("first", 10)]
+
+
+def test_the_chosen_is_fitted_again_to_the_rows_that_judged_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), []
+    use(monkeypatch, *(timed(clock, name, at, 1.0, 0.01, calls) for name, at in (("good", 0.0), ("bad", 40.0))))
+    found = fitting.regress(*table(), budget=200.0, seed=0, clock=clock)
+    assert {one.name: one.weight for one in found.candidates} == {"good": 1.0, "bad": 0.0}
+    assert calls[-1] == ("good", 1000, 40)
+    assert [name for name, _, rows in calls if rows == 40] == ["good"]
+
+
+def test_a_method_that_fails_is_said_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    def failing(*_: Any) -> Any:
+        raise FloatingPointError("the loss is NaN")
+
+    clock = Clock()
+    use(monkeypatch, Trial("broken", failing, 10, 1), timed(clock, "whole", 0.0, 1.0, 0.01, []))
+    found = fitting.regress(*table(), budget=50.0, seed=0, clock=clock)
+    assert found.candidates[0].remark == "failed: the loss is NaN"
+    use(monkeypatch, Trial("broken", failing, 10, 1))
+    with pytest.raises(FloatingPointError, match=r"No method could be fitted .* broken: failed: the loss is NaN"):
+        fitting.regress(*table(), seed=0, clock=clock)
+
+
+def test_rows_are_divided_without_overlap_and_some_recalibrate() -> None:
+    for number, calibrating in ((40, 0), (999, 0), (1000, 100), (200_000, 5000)):
+        parts = fitting.divided(number, 0)
+        assert torch.cat(parts).sort().values.equal(torch.arange(number))
+        assert len(parts[2]) == calibrating
+
+
+def small(trials: Callable[..., list[Trial]], *names: str) -> Callable[..., list[Trial]]:
+    """The package's own trials, in sizes of a test."""
+    return lambda *given: [
+        replace(one, wanted=SIZES[one.name], least=1) for one in trials(*given) if not names or one.name in names
+    ]
+
+
+def test_all_methods_mix_are_recalibrated_and_come_back_from_a_file(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    noise = torch.Generator().manual_seed(0)
+    x = torch.rand(110, 2, generator=noise, dtype=torch.float64) * 6 - 3
+    y = 50 + 10 * x[:, 0].sin() + 5 * torch.randn(110, generator=noise, dtype=torch.float64)
+    monkeypatch.setattr(fitting, "trials_for_numbers", small(trials_for_numbers))
+    monkeypatch.setattr(fitting, "RECALIBRATED_FROM", 100)
+    monkeypatch.setattr(fitting, "NUM_PIECES", 3)
+    found = bq.regress(x, y, seed=0, clock=Clock())
+    assert {one.name for one in found.candidates} == set(SIZES)
+    assert sum(one.weight for one in found.candidates) == pytest.approx(1.0)
+    assert "Levels recalibrated by 11 further rows" in found.explanation
+    predictive = found.predict(x, seed=1)
+    assert predictive.log_prob(y).mean() > -3.4  # the truth has -3.03 (5 sqrt(2 pi e)), a constant -3.5
+    assert float((predictive.mean[:, 0] - y).square().mean().sqrt()) < 6.5
+    found.save(tmp_path / "table")
+    again = bq.load(tmp_path / "table")
+    assert torch.equal(again.predict(x, seed=1).mean, predictive.mean)
+    assert again.explanation == found.explanation
+    assert again.candidates == found.candidates
+
+
+def test_units_of_x_and_y_do_not_change_the_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = table()
+    monkeypatch.setattr(fitting, "trials_for_numbers", small(trials_for_numbers, "ensemble", "gp"))
+    plain = bq.regress(x, y, seed=0, clock=Clock()).predict(x, seed=1)
+    for unit in (1e-6, 1e6):
+        scaled = bq.regress(x / unit, unit * y, seed=0, clock=Clock()).predict(x / unit, seed=1)
+        torch.testing.assert_close(scaled.mean / unit, plain.mean, rtol=1e-3, atol=1e-3)
+        torch.testing.assert_close(scaled.std / unit, plain.std, rtol=1e-2, atol=1e-3)
+
+
+def test_whole_numbers_that_repeat_themselves_do_not_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = measured().x, measured().y
+    rounded = (2 * y).round()
+    rows = bq.Dataset(x, rounded / rounded.std())
+    assert noise_floor(rows) == pytest.approx(1 / float(rounded.std()) / 12**0.5, rel=1e-6)
+    assert noise_floor(bq.Dataset(x, y)) == 0.01
+    monkeypatch.setattr(fitting, "trials_for_numbers", small(trials_for_numbers, "ensemble"))
+    found = bq.regress(x, rounded[:, 0].long(), seed=0, clock=Clock())
+    predictive = found.predict(x, seed=1)
+    assert predictive.component_variances.sqrt().min() >= 0.9 / 12**0.5  # of rounding to 1
+    assert predictive.log_prob(rounded).mean() > -3.0
+
+
+def test_labels_of_text_come_back_in_order_and_a_single_class_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = table()
+    text = np.where(y.numpy() > float(y.median()), "above", "below")
+    monkeypatch.setattr(fitting, "trials_for_labels", small(trials_for_labels, "ensemble"))
+    found = bq.classify(x, text, seed=0, clock=Clock())
+    assert found.labels == ("above", "below")
+    accuracy = (found.predict(x, seed=1).mean.argmax(dim=1).numpy() == (text == "below")).mean()
+    assert accuracy > 0.7
+    assert isinstance(found.posterior.members[0], EnsemblePosterior)
+    with pytest.raises(ValueError, match="at least two classes"):
+        bq.classify(x, ["a"] * len(x))
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "error", "says"),
+    [
+        (10, {}, ValueError, "at least 20 rows; got 10"),
+        (36, {"budget": 0.0}, ValueError, "`budget` must be"),
+        (36, {"budgets": 1.0}, TypeError, "budget"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused(
+    rows: int, options: dict[str, Any], error: type[Exception], says: str
+) -> None:
+    x, y = table(rows)
+    with pytest.raises(error, match=says):
+        bq.regress(x, y, **options)
