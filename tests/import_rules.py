@@ -51,7 +51,8 @@ FLOORS: dict[str, set[str]] = {
 }
 STANDS_ON = {
     "automatic": {  # what is tried on a table
-        *("dropout", "ensemble", "gp", "laplace", "microcanonical", "quantile_calibration", "stacking", "temperature")
+        *("dropout", "ensemble", "gp", "laplace", "microcanonical", "quantile_calibration", "stacking", "temperature"),
+        "units",
     },
     "adoption": {"map_estimate", "ensemble", "gp"},  # what a trained network, or a committee of them, already is
     "from_samples": {"hmc"},  # whose posteriors chains from elsewhere are

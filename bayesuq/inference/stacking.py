@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, to_floating
+from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import save
 from bayesuq.inference.posteriors.prediction import differentiated
@@ -206,6 +207,18 @@ class StackedPosterior(StoredPosterior):
         if isinstance(mixture, CategoricalPredictive) and not keep_samples:
             return replace(mixture, draws=None)
         return mixture
+
+    def functions(
+        self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
+    ) -> Functions:
+        """Joint draws of functions, where one member has all the weight: see `Posterior.functions`.
+
+        Raises:
+            ValueError: Several members, whose functions are of different kinds: each is asked for its own.
+        """
+        if len(self.members) > 1:
+            raise ValueError("A mixture by weights has no joint draws of functions. Take those of each of `members`.")
+        return self.members[0].functions(x, num_samples=num_samples, seed=seed, differentiable=differentiable)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x."""

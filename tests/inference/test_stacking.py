@@ -92,6 +92,8 @@ def test_a_network_dropout_and_a_process_mix_by_their_weights_and_come_back_from
     again = bq.load(tmp_path / "mixture")
     assert torch.equal(again.predict(data.x, seed=1).mean, found.mean)
     assert [mixture.predict(data.x[:2], num_samples=n, seed=1).num_samples for n in (1, 2, 7)] == [1, 2, 7]
+    with pytest.raises(ValueError, match="has no joint draws of functions"):
+        mixture.functions(data.x)
     told = mixture.to_arviz(data.x, data.y, num_samples=20, seed=1, num_prior_samples=5)
     assert told is not None
 
@@ -100,6 +102,7 @@ def test_the_better_posterior_gets_the_weight_and_a_worthless_one_no_time() -> N
     data = measured()
     good, bad = (constant(at) for at in (0.0, 40.0))
     assert stacking.fit([bad, good], data, seed=0).members == (good,)
+    assert stacking.fit([bad, good], data, seed=0).functions(data.x).draws.shape == (1, len(data), 1)
     both = stacking.fit([good, constant(0.0)], data, num_draws=10, seed=0)
     assert both.weights == (0.5, 0.5)
 

@@ -24,6 +24,7 @@ from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
 from bayesuq.inference.stacking import StackedPosterior, stacked, stacking_weights
+from bayesuq.inference.units import in_units
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator, resolve_seed
@@ -205,9 +206,7 @@ def _fitted(
     posterior, remark = _recalibrated(mixture, rows, calibrating, derive_seed(key, CALIBRATE))
     divided_so = f"{len(fitting)} rows for fits, {len(judging)} to judge and mix them by."
     return AutomaticPosterior(
-        posterior=posterior,
-        scaling={name: value for name, value in vars(standardizer).items() if isinstance(value, Tensor)},
-        clip=CLIP,
+        posterior=in_units(posterior, standardizer),
         labels=labels,
         candidates=tuple(told),
         remarks=(divided_so, remark),
@@ -314,7 +313,7 @@ def _quietly(fit: Callable[..., Posterior], *arguments: Any) -> Posterior:
 
 
 def _table(x: Any) -> Any:
-    """Inputs as Dataset takes them; real numbers in float64."""
+    """Inputs as Dataset takes them, real numbers in float64; a data frame keeps its names."""
     if isinstance(x, Tensor):
         return x.double()
-    return torch.as_tensor(np.asarray(x, dtype=np.float64)) if not hasattr(x, "dtypes") else x
+    return x if hasattr(x, "columns") else np.asarray(x, dtype=np.float64)

@@ -1,18 +1,16 @@
 """What `regress` and `classify` return: a posterior in the table's own units, with the story of how it was chosen."""
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, to_tensor
+from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
-from bayesuq.posterior import Posterior
+from bayesuq.inference.units import UnitsPosterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
@@ -41,28 +39,19 @@ class AutomaticPosterior(WrappingPosterior):
     """A posterior that takes inputs and gives targets in the units of the table that it was fitted to.
 
     Attributes:
-        posterior: In standard units: the stacked candidates, recalibrated where there were rows for it.
-        scaling: Means and standard deviations of inputs and real targets, `x_loc`, `x_scale`, `y_loc` and `y_scale`.
-        clip: Standard deviations that inputs are held within.
+        posterior: With its units: the stacked candidates, recalibrated where there were rows for it.
         labels: Of the classes, in the predictive's order; empty for real targets.
-        candidates: What was tried: name, score, weight, seconds and remark of each.
+        candidates: What was tried.
         remarks: How rows were used, and what was recalibrated.
     """
 
-    posterior: Posterior
-    scaling: Mapping[str, Tensor]
-    clip: float
+    posterior: UnitsPosterior
     labels: tuple[Any, ...]
     candidates: tuple[Candidate, ...]
     remarks: tuple[str, ...]
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", tuple(Candidate(*one) for one in self.candidates))  # of a file
-
-    @property
-    def standardizer(self) -> Standardizer:
-        """To and from standard units."""
-        return Standardizer(**self.scaling, clip=self.clip)
 
     @property
     def explanation(self) -> str:
@@ -88,37 +77,14 @@ class AutomaticPosterior(WrappingPosterior):
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) in y's own units: see `Posterior.predict`.
 
-        Raises:
-            TypeError: A DataLoader, whose batches would be standardised one by one; hand over their inputs.
+        A data frame is read by the names of its columns, where the fitted table had names.
         """
-        if isinstance(x, DataLoader):
-            raise TypeError("`x` must be a table of inputs, (N, F); got a DataLoader. Predict its batches one by one.")
         with differentiated(x, differentiable=differentiable):
-            found = self.posterior.predict(
-                self._inputs(x), num_samples=num_samples, seed=seed, keep_samples=keep_samples
-            )
-        return self.standardizer.inverse(found)
+            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x in its own units."""
-        inner = self.posterior.drawn(wanted)
-        back = self.standardizer.inverse
-
-        def predict(x: Any) -> PredictiveDistribution:
-            return self.predict(x, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True)
-
-        def prior_predict(x: Any, *rest: Any) -> PredictiveDistribution:
-            return back(inner.prior_predict(self._inputs(x), *rest))
-
-        return replace(inner, method=type(self).__name__, weights={}, predict=predict, prior_predict=prior_predict)
-
-    def _inputs(self, x: Any) -> Tensor:
-        return in_standard_units(self.standardizer, x if isinstance(x, Tensor) else to_tensor(x, "x"))
-
-
-def in_standard_units(standardizer: Standardizer, x: Tensor) -> Tensor:
-    """Inputs in standard units, float32, from whatever the table had: computed in float64."""
-    return standardizer.inputs(x.double()).float()
+        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
 
 def standard_rows(standardizer: Standardizer, data: Dataset) -> Dataset:

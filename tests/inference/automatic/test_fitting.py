@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -160,6 +161,17 @@ def test_units_of_x_and_y_do_not_change_the_fit(monkeypatch: pytest.MonkeyPatch)
         torch.testing.assert_close(scaled.std / unit, plain.std, rtol=1e-2, atol=1e-3)
 
 
+def test_a_data_frame_is_read_by_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    x, y = table()
+    monkeypatch.setattr(fitting, "trials_for_numbers", small(trials_for_numbers, "ensemble"))
+    frame = pd.DataFrame(x.numpy(), columns=["a", "b", "c"])
+    found = bq.regress(frame, y, seed=0, clock=Clock())
+    turned = found.predict(frame[["c", "a", "b"]], seed=1).mean
+    assert torch.equal(turned, found.predict(frame, seed=1).mean)
+    with pytest.raises(ValueError, match="it lacks 'c'"):
+        found.predict(frame[["a", "b"]])
+
+
 def test_whole_numbers_that_repeat_themselves_do_not_collapse(monkeypatch: pytest.MonkeyPatch) -> None:
     x, y = measured().x, measured().y
     rounded = (2 * y).round()
@@ -181,7 +193,7 @@ def test_labels_of_text_come_back_in_order_and_a_single_class_is_refused(monkeyp
     assert found.labels == ("above", "below")
     accuracy = (found.predict(x, seed=1).mean.argmax(dim=1).numpy() == (text == "below")).mean()
     assert accuracy > 0.7
-    assert isinstance(found.posterior.members[0], EnsemblePosterior)
+    assert isinstance(found.posterior.posterior.members[0], EnsemblePosterior)
     with pytest.raises(ValueError, match="at least two classes"):
         bq.classify(x, ["a"] * len(x))
 
