@@ -8,7 +8,7 @@ of the forward pass, to which weights are cast anew each time, for fits move the
 import functools
 from collections.abc import Callable
 from types import FunctionType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -80,7 +80,7 @@ def with_running(net: nn.Module, *, autocast: torch.dtype | None = None, compile
                 "take the hooks off."
             )
     if autocast is not None or backend is not None:
-        net.__class__ = _kind(type(net), autocast, backend)
+        net.__class__ = _kind(cast(Any, type(net)), autocast, backend)
     return net
 
 
@@ -111,7 +111,7 @@ def _reduced(net: nn.Module, protocol: Any) -> tuple[Any, ...]:
 
 
 def _new(plain: type[nn.Module], autocast: torch.dtype | None, backend: str | None) -> nn.Module:
-    kind = _kind(plain, autocast, backend)
+    kind = _kind(cast(Any, plain), autocast, backend)
     return kind.__new__(kind)
 
 

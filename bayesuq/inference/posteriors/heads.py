@@ -227,7 +227,7 @@ def _is_convertible(start: Any, model: BayesianNetwork) -> bool:
     """Whether where a fit starts can be that of the last layer: a name, or one set of weights beside these buffers."""
     if not isinstance(start, Posterior):
         return True
-    names = {item.name for item in fields(start)} if is_dataclass(start) else set()
+    names: set[str] = {item.name for item in fields(start)} if is_dataclass(start) else set()
     own = getattr(start, "buffers", None)
     if not {"model", "values", "buffers"} <= names or not isinstance(own, Mapping):
         return False
