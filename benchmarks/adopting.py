@@ -51,7 +51,7 @@ class Peak:
 
 
 def memory(num_weights: int) -> None:
-    """Adopt a network of four square layers and one to 1,024 features, fit a last-layer Laplace to 200 rows, predict."""
+    """Adopt a network of five layers with 1,024 features, fit a last-layer Laplace to 200 rows, predict."""
     width = int((num_weights / 4) ** 0.5) - FEATURES // 8
     layers = [part for _ in range(4) for part in (nn.Linear(width, width), nn.ReLU())]
     net = nn.Sequential(*layers, nn.Linear(width, FEATURES), nn.ReLU(), nn.Linear(FEATURES, 10))
