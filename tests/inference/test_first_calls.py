@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from sklearn.utils.class_weight import compute_class_weight
 from torch import nn
 from torch.utils.data import TensorDataset
 
@@ -62,3 +64,17 @@ def test_a_model_that_is_not_the_files_is_told_by_what_differs(tmp_path: Any) ->
     with pytest.raises(ValueError, match=r"the file has random 0\.weight \(2, 2\).* and 32 more") as told:
         bq.load(tmp_path / "file", model=model("last_layer"))
     assert len(str(told.value)) < 900
+
+
+@pytest.mark.parametrize(
+    "kind", [likelihoods.Categorical, likelihoods.Bernoulli, likelihoods.HeteroscedasticCategorical]
+)
+def test_balanced_weights_are_those_of_scikit_learn_and_a_word_is_told(kind: Any) -> None:
+    y = torch.tensor([0, 0, 0, 1, 1, 0, 0])
+    weights = likelihoods.balanced_class_weights(y)
+    assert weights == pytest.approx(compute_class_weight("balanced", classes=np.arange(2), y=y.numpy()).tolist())
+    assert kind(class_weights=weights).class_weights == weights
+    with pytest.raises(ValueError, match=r"class_weights=likelihoods\.balanced_class_weights\(data\.y\)"):
+        kind(class_weights="balanced")
+    with pytest.raises(ValueError, match="class 2 has none"):
+        likelihoods.balanced_class_weights(y, num_classes=3)

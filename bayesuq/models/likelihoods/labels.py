@@ -228,7 +228,36 @@ def _check_has_outputs(f: Tensor, dim: int) -> None:
         raise ValueError(f"The network must give f of shape (N, 1, ...) for Bernoulli; got {tuple(f.shape)}.")
 
 
+def balanced_class_weights(y: ArrayLike, *, num_classes: int | None = None) -> tuple[float, ...]:
+    """Weights by which all classes count alike: N / (C n_c) for a class that n_c of N labels have, as scikit-learn's.
+
+    Args:
+        y: Labels, of rows or of pixels; negative ones are left out.
+        num_classes: C; None is one more than the largest label.
+
+    Raises:
+        TypeError: Labels that are not whole numbers.
+        ValueError: A class that no label has.
+
+    Example:
+        >>> balanced_class_weights([0, 0, 0, 1])
+        (0.6666666666666666, 2.0)
+    """
+    labels = as_labels(y).flatten()
+    counts = torch.bincount(labels[labels >= 0], minlength=num_classes or 0)
+    if (counts == 0).any():
+        raise ValueError(
+            f"Each class must have a label to weigh it by; class {int((counts == 0).nonzero()[0])} has none."
+        )
+    return tuple((counts.sum() / (len(counts) * counts.double())).tolist())
+
+
 def _check_class_weights(weights: Any) -> tuple[float, ...]:
+    if isinstance(weights, str):
+        raise ValueError(
+            f"`class_weights` must be numbers, one for each class; got {weights!r}. Weights that balance classes are "
+            "those of the data: class_weights=likelihoods.balanced_class_weights(data.y)."
+        )
     values = tuple(float(weight) for weight in weights)
     if len(values) < 2 or any(not math.isfinite(value) or value < 0 for value in values) or sum(values) == 0:
         raise ValueError(f"`class_weights` must be finite, at least 0, not all 0, one for each class; got {values}.")
