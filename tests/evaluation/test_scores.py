@@ -1,5 +1,4 @@
 import math
-from typing import Any
 
 import numpy as np
 import pytest
@@ -7,7 +6,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesuq.evaluation import scores
 from bayesuq.evaluation.scores import (
@@ -30,6 +28,7 @@ from bayesuq.evaluation.scores import (
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
+from tests.zoo.computed_numbers import ComputedNumbers
 
 OF_LABELS = [(negative_log_likelihood, pointwise_negative_log_likelihood)]
 OF_LABELS += [(brier_score, pointwise_brier_score), (accuracy, pointwise_accuracy)]
@@ -219,23 +218,10 @@ class TestCRPSOfManyComponents:
         assert ((found - exact).abs() < 1e-3 * width).all()
 
 
-class Numbers(TorchDispatchMode):
-    """Counts the numbers that all operations within compute."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        found = function(*args, **(kwargs or {}))
-        self.count += found.numel() if isinstance(found, Tensor) else 0
-        return found
-
-
 def numbers_of_crps(num_draws: int, num_rows: int) -> int:
     predictive = GaussianPredictive(mean=noise(0, num_draws, num_rows, 1), noise_variance=0.01)
     y = noise(1, num_rows, 1)
-    with Numbers() as numbers:
+    with ComputedNumbers() as numbers:
         pointwise_crps(predictive, y)
     return numbers.count
 

@@ -46,6 +46,12 @@ def test_a_chain_elsewhere_and_a_chain_that_drifts_are_told_of(chains):
         assert record[0].filename == __file__
 
 
+def test_hmc_tells_that_its_chains_have_not_met():
+    options = {"kernel": "hmc", "num_steps": 1, "step_size": 1e-6, "num_warmup": 0, "start": "prior", "seed": 0}
+    with pytest.warns(UserWarning, match=r"largest R-hat of E\[y\* \| x, draw\]"):
+        hmc.fit(EXACT.model, EXACT.data, num_samples=10, num_chains=2, **options)
+
+
 def test_a_difference_that_no_prediction_shows_is_none(chains):
     apart = 1e-3 * torch.randn(2, 1, 4, generator=torch.Generator().manual_seed(0))
     still = chains.draws[:1, :1] + apart.expand(2, 200, 4)  # of no variance within, but alike

@@ -1,5 +1,6 @@
 """Laplace over a closing 1 x 1 convolution: the linear model of which every pixel is a row, at a pixel's cost."""
 
+import math
 from typing import Any
 
 import pytest
@@ -18,6 +19,7 @@ from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import NO_MODE, built, noise
+from tests.zoo.computed_numbers import ComputedNumbers
 
 pytestmark = pytest.mark.filterwarnings(NO_MODE)
 STRUCTURES = ["diagonal", "kronecker", "full"]
@@ -265,3 +267,17 @@ def test_a_closing_convolution_of_any_kind_counts_by_the_pixel(options, monkeypa
         found.append(posterior.predict(data.x, num_samples=5, seed=1).mean)
     torch.testing.assert_close(found[0], found[2], rtol=1e-9, atol=1e-12)
     torch.testing.assert_close(found[1], found[3], rtol=1e-7, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("structure", "subset"), [("diagonal", "all"), ("diagonal", "last_layer"), ("kronecker", "last_layer")]
+)
+def test_its_work_grows_as_the_pixels_do_and_not_as_their_square(structure: Any, subset: Any) -> None:
+    model, counts = model_of("three classes"), []
+    for side in (20, 40):  # above 1,024 outputs, where curvature is sketched
+        data = images("three classes", num=1, size=(side, side))
+        mode = map_estimate.fit(model, data, num_epochs=1, seed=0)
+        with ComputedNumbers() as numbers:
+            laplace.fit(model, data, mode=mode, structure=structure, subset=subset, seed=0)
+        counts.append(numbers.count)
+    assert 0.9 < math.log(counts[1] / counts[0], 4) < 1.1
