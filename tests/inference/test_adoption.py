@@ -15,6 +15,7 @@ from bayesuq.inference import (
     confidence,
     dropout,
     ensemble,
+    ivon,
     laplace,
     local_temperature,
     quantile_calibration,
@@ -92,6 +93,7 @@ METHODS = {
         a.model, d, num_members=2, initialise="keep", bootstrap=True, num_epochs=2, seed=0
     ),
     "variational": lambda a, d: variational.fit(a.model, d, num_epochs=2, seed=0),
+    "ivon": lambda a, d: ivon.fit(a.model, d, num_epochs=2, seed=0),
     "temperature": lambda a, d: temperature.fit(a, d),
 }
 

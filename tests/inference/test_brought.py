@@ -11,7 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference import confidence, dropout, ensemble, hmc, laplace, map_estimate, temperature, variational
+from bayesuq.inference import confidence, dropout, ensemble, hmc, ivon, laplace, map_estimate, temperature, variational
 from bayesuq.inference.adoption import adopt
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inputs import apply, checked
@@ -27,6 +27,7 @@ SHORT: dict[str, Any] = {"num_epochs": 2, "batch_size": 8, "seed": 0}
 METHODS: dict[str, Callable[[map_estimate.MapPosterior, Dataset, str], Posterior]] = {
     "laplace": lambda adopted, data, _: laplace.fit(adopted, data),
     "variational": lambda adopted, data, _: variational.fit(adopted.model, data, **SHORT),
+    "ivon": lambda adopted, data, _: ivon.fit(adopted.model, data, **SHORT),
     "dropout": lambda adopted, _, last: dropout.around(adopted, put_in={last: 0.2}),
     "ensemble": lambda adopted, data, _: ensemble.fit(
         adopted.model, data, num_members=2, initialise="keep", bootstrap=True, **SHORT
