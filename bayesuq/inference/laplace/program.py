@@ -15,6 +15,7 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch, Dataset
@@ -26,7 +27,7 @@ from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_mode import ProgramSession, find_mode, program_session
 from bayesuq.inference.posteriors.program_reader import ProgramRows
-from bayesuq.inference.training.convergence import warn_unless_reaching
+from bayesuq.inference.training.convergence import warn_if_wide, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import QUALITY, Training
@@ -85,15 +86,16 @@ class ProgramLaplace(LatentPosterior):
         reader = ProgramRows(self.program, self.observed, self.device)
         rows = reader.open(data)
         potential = ProgramPotential(reader.joint, rows)
-        return self._ratios(potential, check_count(num_samples, "num_samples"), resolve_seed(seed))
+        return self._ratios(potential, check_count(num_samples, "num_samples"), resolve_seed(seed))[0]
 
-    def _ratios(self, potential: ProgramPotential, num_samples: int, key: int) -> Tensor:
+    def _ratios(self, potential: ProgramPotential, num_samples: int, key: int) -> tuple[Tensor, Tensor]:
+        """The ratios, and the draws (S, P)."""
         draws = torch.stack([self._vector(derive_seed(key, index)) for index in range(num_samples)])
         factor = self.factor.double()
         white = torch.linalg.solve_triangular(factor, (draws - self.mean).double().T, upper=False)
         log_volume = 0.5 * len(self.mean) * math.log(2 * math.pi) + factor.diagonal().log().sum()
         log_q = -0.5 * white.square().sum(dim=0) - log_volume
-        return torch.tensor([-potential.at(draw)[0] for draw in draws], dtype=torch.float64) - log_q.cpu()
+        return torch.tensor([-potential.at(draw)[0] for draw in draws], dtype=torch.float64) - log_q.cpu(), draws
 
     def _vector(self, seed: int) -> Tensor:
         white = torch.randn(len(self.mean), dtype=self.factor.dtype, generator=generator(seed)).to(self.mean.device)
@@ -201,7 +203,7 @@ def _hessian(opened: ProgramSession, flat: Tensor) -> Tensor:
 
 def _warn_by_ratios(posterior: ProgramLaplace, potential: ProgramPotential, key: int) -> None:
     """Look at p / q at draws of the law."""
-    ratios = posterior._ratios(potential, NUM_RATIOS, key)
+    ratios, draws = posterior._ratios(potential, NUM_RATIOS, key)
     if not ratios.isfinite().all():
         outside = int((~ratios.isfinite()).sum())
         warn_of_fit(
@@ -210,3 +212,12 @@ def _warn_by_ratios(posterior: ProgramLaplace, potential: ProgramPotential, key:
         )
         return
     warn_unless_reaching(ratios, REMEDY)
+    latents = [draw.cpu() for draw in _latents(potential, draws)]
+    warn_if_wide(ratios, latents, subject="The normal law around the mode is too wide", remedy=REMEDY)
+
+
+def _latents(potential: ProgramPotential, draws: Tensor) -> list[Tensor]:
+    """Latents at vectors (S, P), on the supports that they have at the real line's 0."""
+    nodes = potential.joint.call.trace(potential.rows).nodes
+    parts = potential.joint.layout.split(draws)
+    return [biject_to(nodes[name]["fn"].support)(part) for name, part in parts.items()]

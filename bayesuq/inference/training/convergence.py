@@ -33,6 +33,8 @@ FEWEST_ROWS, ENOUGH_ROWS, ENOUGH_LABELS = 20, 512, 2**18  # that predictions are
 LEAST_GAIN, GAIN_ERRORS = 0.02, 2.0  # nats a row, and standard errors, over a constant: one of them says something
 FEWEST_RATIOS, MOST_RATIOS = 100, 500  # draws that k is read from
 WIDE, FEWEST_WORTH = 1.4, 15.0  # times too wide; draws that the weighed ones must be worth
+LEAST_WORTH = 0.05  # of the draws
+SHIFTED = 0.25  # standard deviations, beyond two standard errors, of any mean
 CHEAP_SHARE = 0.02  # of a fit's cost, up to which networks are looked at too
 MIN_GRADIENTS, MAX_GRADIENTS = 8, 64
 WEIGHTS_IN_ALL = (
@@ -97,7 +99,7 @@ def is_cheap(num_epochs: int) -> bool:
 
 
 def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
-    """Warn where the posterior misses parts of the model's, by the tail of p / q at draws of q.
+    """Warn where the posterior misses parts of the model's, by the tail of p / q at draws of q, or by what they weigh.
 
     Args:
         log_ratios: log p(theta, y | x) - log q(theta), (S,), in nats.
@@ -113,32 +115,84 @@ def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
             f"{k:.2g}, where {GOOD_K} is the limit up to which they can be trusted. Means and spreads may be wrong. "
             f"{remedy}"
         )
+        return
+    weight = np.exp(ratios - ratios.max())
+    worth = float(weight.sum() ** 2 / (weight**2).sum())
+    if worth < LEAST_WORTH * len(ratios):  # k of few draws is uncertain by .3
+        warn_of_fit(
+            f"The posterior is far from the model's: of {len(ratios)} draws, weighed by the ratios of the two, no more "
+            f"than {worth:.0f} count. Means and spreads may be wrong. {remedy}"
+        )
 
 
-def warn_if_wide(log_ratios: Tensor, draws: Iterable[Tensor]) -> None:
-    """Warn where the posterior is much wider than the model's, as one is whose scales have hardly been learned.
+@dataclass(frozen=True)
+class Weighed:
+    """What draws of a posterior are when they are weighed by the model's density, each a number of a latent, (K,).
 
-    Draws that are weighed by the ratios have the model's own spread. It is asked of all numbers together, so that noise
-    in one of them raises no alarm; a posterior that is too narrow shows in `warn_unless_reaching`.
+    Attributes:
+        wider: The posterior's spreads over the weighed ones.
+        shift: The distance of the means, in weighed spreads.
+        error: The standard error of that.
+    """
+
+    wider: Tensor
+    shift: Tensor
+    error: Tensor
+
+    @classmethod
+    def of(cls, log_ratios: Tensor, draws: Iterable[Tensor]) -> "Weighed | None":
+        """None where too few of the draws have any weight, or none moves.
+
+        Args:
+            log_ratios: log p(theta, y | x) - log q(theta), (S,), in nats.
+            draws: Of each latent, (S, ...).
+        """
+        weight = (log_ratios.double() - log_ratios.double().max()).exp()
+        weight = weight / weight.sum()
+        values = torch.cat([draw.double().reshape(len(weight), -1) for draw in draws], dim=1)
+        if not bool(values.isfinite().all() & weight.isfinite().all()) or 1 / weight.square().sum() < FEWEST_WORTH:
+            return None
+        centred = values - weight @ values
+        own, told = (weight @ centred.square()).sqrt(), values.std(dim=0)
+        moving = (own > 0) & (told > 0)
+        if not bool(moving.any()):
+            return None
+        shift, error = centred.mean(dim=0).abs() / own, (weight.square() @ centred.square()).sqrt() / own
+        return cls((told / own)[moving], shift[moving], error[moving])
+
+
+def warn_if_wide(
+    log_ratios: Tensor,
+    draws: Iterable[Tensor],
+    *,
+    subject: str = "The posterior scales were not learned",
+    remedy: str = "Raise `num_epochs` or `learning_rate`.",
+) -> None:
+    """Warn where the posterior is much wider than the model's, or stands beside it.
+
+    Draws that are weighed by the ratios have the model's own means and spreads. Spreads are asked of all numbers
+    together, so that noise in one of them raises no alarm; a posterior that is too narrow shows in
+    `warn_unless_reaching`. The mean of any number tells, beyond the noise of the weighed one.
 
     Args:
         log_ratios: log p(theta, y | x) - log q(theta), (S,), in nats.
         draws: Of each latent, (S, ...).
+        subject: What a posterior that is too wide is called.
+        remedy: What to do about it, a sentence.
     """
-    weight = (log_ratios.double() - log_ratios.double().max()).exp()
-    weight = weight / weight.sum()
-    values = torch.cat([draw.double().reshape(len(weight), -1) for draw in draws], dim=1)
-    if not bool(values.isfinite().all() & weight.isfinite().all()) or float(1 / weight.square().sum()) < FEWEST_WORTH:
+    weighed = Weighed.of(log_ratios, draws)
+    if weighed is None:
         return
-    centred = values - weight @ values
-    own, told = (weight @ centred.square()).sqrt(), values.std(dim=0)
-    moving = (own > 0) & (told > 0)
-    wider = float((told[moving] / own[moving]).log().mean().exp()) if bool(moving.any()) else 1.0
+    wider = float(weighed.wider.log().mean().exp())
     if wider > WIDE:
         warn_of_fit(
-            f"The posterior scales were not learned: its spreads are {wider:.1f} times those that its draws have when "
-            "they are weighed by the model's density. Its uncertainty is too large. Raise `num_epochs` or "
-            "`learning_rate`."
+            f"{subject}: its spreads are {wider:.1f} times those that its draws have when they are weighed by the "
+            f"model's density. Its uncertainty is too large. {remedy}"
+        )
+    elif float((weighed.shift - 2 * weighed.error).max()) > SHIFTED:
+        warn_of_fit(
+            f"The posterior stands beside the model's: weighed by the model's density, the mean of one of its numbers "
+            f"lies {float(weighed.shift.max()):.1f} standard deviations from where it is. {remedy}"
         )
 
 

@@ -15,7 +15,14 @@ from torch import nn
 from bayesuq import datasets
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
-from bayesuq.inference.training.convergence import ScaleSlope, is_cheap, num_ratios, warn_unless_learned
+from bayesuq.inference.training.convergence import (
+    ScaleSlope,
+    is_cheap,
+    num_ratios,
+    warn_if_wide,
+    warn_unless_learned,
+    warn_unless_reaching,
+)
 from bayesuq.inference.training.options import Training, default_epochs
 from bayesuq.inference.variational.guides import MeanFieldGuide, mean_field
 from bayesuq.inference.variational.together import fit_mean_fields
@@ -309,3 +316,28 @@ def test_a_network_is_asked_for_k_where_that_costs_little():
     assert not is_cheap(2000)
     assert is_cheap(10_000)
     assert [num_ratios(steps) for steps in (1, 1000, 10**6)] == [100, 250, 500]
+
+
+# Draws weighed by the model's density
+
+
+def told_of(mean: float, scale: float, size: int, rule: Callable[..., None]) -> str:
+    """What is said of N(mean, scale^2) in each of so many numbers, where the model's law is N(0, 1)."""
+    draws = mean + scale * noise(0, 500, size)
+    ratios = (-0.5 * draws.square() + 0.5 * ((draws - mean) / scale).square()).sum(dim=1)
+    with recorded_warnings() as record:
+        rule(ratios, draws)
+    return " ".join(str(one.message) for one in record)
+
+
+def test_a_law_beside_the_models_or_wider_than_it_is_told_and_one_like_it_is_not() -> None:
+    def rule(ratios: torch.Tensor, draws: torch.Tensor) -> None:
+        warn_unless_reaching(ratios, "R.")
+        warn_if_wide(ratios, [draws], subject="Wide", remedy="R.")
+
+    assert told_of(0.0, 1.0, 4, rule) == told_of(0.1, 1.05, 4, rule) == ""
+    assert "stands beside the model's" in told_of(0.8, 1.2, 1, rule)
+    assert "Wide: its spreads are 1.6 times" in told_of(0.0, 1.6, 3, rule)
+    with recorded_warnings() as record:  # bounded weights, whose k is below 0
+        warn_unless_reaching(50 * torch.linspace(0.002, 1.0, 500).log(), "R.")
+    assert "no more than 19 count" in str(record[0].message)
