@@ -338,6 +338,8 @@ def test_a_law_beside_the_models_or_wider_than_it_is_told_and_one_like_it_is_not
     assert told_of(0.0, 1.0, 4, rule) == told_of(0.1, 1.05, 4, rule) == ""
     assert "stands beside the model's" in told_of(0.8, 1.2, 1, rule)
     assert "Wide: its spreads are 1.6 times" in told_of(0.0, 1.6, 3, rule)
-    with recorded_warnings() as record:  # bounded weights, whose k is below 0
-        warn_unless_reaching(50 * torch.linspace(0.002, 1.0, 500).log(), "R.")
-    assert "no more than 19 count" in str(record[0].message)
+    places = (torch.arange(67).double() + 0.5) / 67  # of a Pareto tail of k = .4, of all that have any weight
+    tail = (((1 - places) ** -0.4 - 1) / 0.4).log()
+    with recorded_warnings() as record:
+        warn_unless_reaching(torch.cat([tail, -30 - torch.linspace(0, 1, 433).double()]), "R.")
+    assert "no more than 21 count" in str(record[0].message)
