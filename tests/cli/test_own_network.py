@@ -1,5 +1,7 @@
 """A trained network of the user's own, named on the command line, in comparisons, fits and evaluations."""
 
+import copy
+import functools
 import json
 import sys
 from pathlib import Path
@@ -56,6 +58,14 @@ def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
 
 def trained(tmp_path: Path) -> tuple[nn.Module, Path]:
     """A classifier that is trained, and the file of its weights."""
+    net = copy.deepcopy(trained_once())
+    path = tmp_path / "weights.safetensors"
+    save_model(net, str(path))
+    return net, path
+
+
+@functools.cache
+def trained_once() -> nn.Module:
     namespace: dict[str, object] = {}
     exec(SOURCE, namespace)  # the same class, without importing the module
     split = bq.datasets.load("digits-0to8")
@@ -66,9 +76,7 @@ def trained(tmp_path: Path) -> tuple[nn.Module, Path]:
             optimiser.zero_grad()
             nn.functional.cross_entropy(net(split.train.x), split.train.y).backward()
             optimiser.step()
-    path = tmp_path / "weights.safetensors"
-    save_model(net, str(path))
-    return net, path
+    return net
 
 
 def call(command: str, out: Path, *arguments: str, network: str = "ownmodels:build", data: str = "digits-0to8") -> int:
