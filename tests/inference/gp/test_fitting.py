@@ -18,6 +18,7 @@ from bayesuq.inference.gp.exact import ExactGpPosterior
 from bayesuq.inference.gp.fitting import fit
 from bayesuq.inference.gp.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of
 from bayesuq.inference.gp.sparse import default_inducing
+from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import gp, likelihoods, networks, priors
 from tests.inference.examples import built, labelled, measured, noise
@@ -535,7 +536,7 @@ def test_a_checkpoint_of_a_gpu_ends_with_the_same_bits(approximation: str, tmp_p
 @pytest.mark.parametrize(
     ("likelihood", "options"), [(likelihoods.Normal(), {"max_iterations": 10**9}), (CLASSES, {"num_epochs": 10**9})]
 )
-def test_hours_of_a_fit_are_told_before_they_begin(likelihood: Any, options: dict[str, int]) -> None:
+def test_hours_of_a_fit_are_told_before_they_begin(likelihood: Any, options: dict[str, Any]) -> None:
     data = DATA if likelihood is not CLASSES else Dataset(X, (Y > 0).long())
     with pytest.raises(UserWarning, match=r"some [\d.]+ h to go: .* ms each\. Lower"):
         fit(gp.GaussianProcess(likelihood=likelihood), data, seed=0, **options)
@@ -545,5 +546,8 @@ def test_functions_of_many_outputs_share_what_inducing_points_cost() -> None:
     assert [default_inducing(outputs) for outputs in (1, 2, 9, 100)] == [512, 362, 171, 128]
     data = Dataset(noise(3, 200, 2), (torch.arange(200) % 9).long())
     model = gp.GaussianProcess(likelihood=CLASSES)
-    chosen, asked = (fit(model, data, num_epochs=1, seed=0, **told) for told in ({}, {"num_inducing": 171}))
+    told: list[dict[str, Any]] = [{}, {"num_inducing": 171}]
+    chosen, asked = (fit(model, data, num_epochs=1, seed=0, **options) for options in told)
+    assert isinstance(chosen, SparseGpPosterior)
+    assert isinstance(asked, SparseGpPosterior)
     torch.testing.assert_close(chosen.inducing_points, asked.inducing_points, rtol=0, atol=0)
