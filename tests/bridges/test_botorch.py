@@ -128,3 +128,13 @@ def test_wrong_calls_say_what_is_right() -> None:
     alone = as_botorch(map_estimate.fit(network(), ONE, num_epochs=2, seed=0))
     with pytest.warns(UserWarning, match="is one function, which is sure of everything"):
         alone.posterior(NEW)
+
+
+def test_botorchs_settings_leave_the_solver_of_large_processes_as_it_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    """BoTorch turns conjugate gradients off for all of GPyTorch as it is imported, which here decides memory."""
+    posterior = fitted("gp")
+    by_factor = posterior.to("cpu").predict(NEW[0]).mean
+    monkeypatch.setattr("bayesuq.inference.gp.marginal_likelihood.CHOLESKY_LIMIT", 3)
+    by_gradients = posterior.to("cpu").predict(NEW[0]).mean
+    torch.testing.assert_close(by_gradients, by_factor, rtol=1e-2, atol=1e-2)
+    assert not torch.equal(by_gradients, by_factor)

@@ -56,8 +56,9 @@ class _Solve(torch.autograd.Function):
 
 @contextmanager
 def _settings(tolerance: float) -> Iterator[None]:
-    """GPyTorch's options, which are global, for a while."""
+    """GPyTorch's options, which are global, for a while: all that matter here, for BoTorch changes their defaults."""
     chosen: list[Any] = [
+        gpytorch.settings.fast_computations(covar_root_decomposition=True, log_prob=True, solves=True),
         gpytorch.settings.max_cholesky_size(0),
         gpytorch.settings.min_preconditioning_size(0),
         gpytorch.settings.cg_tolerance(tolerance),
