@@ -308,7 +308,7 @@ class Standardizer:
         >>> data = Dataset([[30_000.0], [50_000.0], [70_000.0]], [10.0, 20.0, 30.0])
         >>> units = Standardizer.fit(data)
         >>> units.inputs([[50_000.0]])
-        tensor([[0.]])
+        tensor([[0.]], dtype=torch.float64)
     """
 
     x_loc: Tensor

@@ -258,6 +258,8 @@ def _named(item: Any) -> Mapping[str, Any] | None:
     """The parts of an item that names them."""
     if isinstance(item, Mapping):
         return item
+    if isinstance(item, Dataset):
+        return {name: getattr(item, name) for name in Batch._fields}
     if isinstance(item, tuple) and hasattr(item, "_fields"):
         return dict(zip(item._fields, item, strict=True))
     if dataclasses.is_dataclass(item) and not isinstance(item, type):

@@ -106,22 +106,26 @@ def _checked(
 
     @functools.wraps(function)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
-        module = function.__module__.removesuffix(".fitting")  # a method's `fit` is called by its folder's name
         if len(args) > num_places:
             told = " and ".join(f"`{place}`" for place in places)
             targets = " Of inputs and targets, pass bayesuq.Dataset(x, y)." if "data" in places else ""
             raise TypeError(
-                f"`{module}.{function.__name__}` takes {told} by place, and options by name; got {len(args)} "
-                f"arguments.{targets}"
+                f"`{_called(function)}` takes {told} by place, and options by name; got {len(args)} arguments.{targets}"
             )
         for name in kwargs.keys() - signature.parameters.keys():
-            raise TypeError(f"`{module}.{function.__name__}` has no option {name!r}; {nearest(name, known)}.")
+            raise TypeError(f"`{_called(function)}` has no option {name!r}; {nearest(name, known)}.")
         missing = [name for name in defaults if name not in kwargs or (kwargs[name] is None and name in optional)]
         kwargs.update({name: defaults[name] for name in missing})
         with one_call():
             return function(*args, **kwargs)
 
     return checked
+
+
+def _called(function: Callable[..., Any]) -> str:
+    """The name that a user calls it by: a method's `fit` by its folder's, one that was made by `exec` by its own."""
+    module: str | None = function.__module__
+    return function.__name__ if module is None else f"{module.removesuffix('.fitting')}.{function.__name__}"
 
 
 def _with_sentences(own: str | None, shared: str | None, names: list[str]) -> str | None:
