@@ -13,11 +13,12 @@ from typing import Any, ParamSpec, TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from bayesuq.data import Dataset
+from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.network import is_frozen
 from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inputs import apply, as_rows, checked
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, copied, share_tensors
 from bayesuq.models.network_inputs import cast_inputs
@@ -144,6 +145,7 @@ class Body:
 
     def fitted(self, fit: Callable[..., Any], data: Dataset, options: Mapping[str, Any]) -> Any:
         """What a fit gives, on features, as of the whole network."""
+        warn_of_scales(self.model.likelihood, Batch(cast_inputs(self.model, checked(data.x)), data.y, data.weight))
         changed = dict(options)
         if options.get("validation") is not None:
             changed["validation"] = self.features(options["validation"])
