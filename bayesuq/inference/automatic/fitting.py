@@ -20,6 +20,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_positive
 from bayesuq.data import Dataset, Standardizer
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
@@ -281,8 +282,9 @@ def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, k
             try:
                 fit = replace(fit, posterior=_quietly(fit.trial.fit, rows, fit.size, key))
             except (FloatingPointError, RuntimeError):
-                warnings.warn(
-                    f"{fit.trial.name} failed on more rows; the first fit is kept.", UserWarning, stacklevel=4
+                warn_of_fit(
+                    f"{fit.trial.name} failed on more rows; the first fit is kept.",
+                    UserWarning,
                 )
         found.append(fit)
     return found

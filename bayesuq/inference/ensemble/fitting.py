@@ -5,7 +5,6 @@ Reference:
     Ensembles, section 2.4 and algorithm 1.
 """
 
-import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,6 +17,7 @@ from torch.utils.data import DataLoader
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.functions import Functions
 from bayesuq.inference.ensemble.program import ProgramEnsemble, fit_program
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
@@ -160,12 +160,11 @@ def _warn_if_trained(model: BayesianNetwork, resets: Sequence[BayesianNetwork]) 
     names = not_fresh(model.net, [reset.net for reset in resets])
     if names:
         listed = ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
-        warnings.warn(
+        warn_of_fit(
             f"Members start from layers reset anew, not from the network's own weights, of which {listed} look trained "
             "or initialised in a way of their own. Pass `initialise`: 'last_layer' or 'keep' to start from them, a "
             "function of (net, seed) for an initialisation of your own, or 'reset' if this is meant.",
             UserWarning,
-            stacklevel=4,
         )
 
 
@@ -173,11 +172,10 @@ def _warn_if_alike(model: BayesianNetwork, data: Data, batch_size: int | None) -
     """Say that all members will be one network."""
     in_one_step = isinstance(data, Dataset) and isinstance(batch_size, int) and len(data) <= batch_size
     if in_one_step and not any(is_dropout(module) for module in model.net.modules()):
-        warnings.warn(
+        warn_of_fit(
             "Members that keep the network's own weights and see all rows in each step are all the same. Pass "
             "`bootstrap=True`, a smaller `batch_size`, or initialise='last_layer'.",
             UserWarning,
-            stacklevel=4,
         )
 
 

@@ -7,7 +7,6 @@ Any method fits it, as it fits any model. The names of the weights are those in 
 fitted is a posterior of that, to be read and saved as if the fit had run all of it each time.
 """
 
-import warnings
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ import torch
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Dataset
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.features.taking import MEMORY, FeatureNetwork
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.heads import grown, head_of
@@ -83,6 +83,7 @@ def head(adopted: MapPosterior, data: Data, *, memory: int = MEMORY) -> Head:
         ValueError: A network with something random, or learned, before its last layer, or that goes on after it.
 
     Example:
+        >>> from torch import nn
         >>> from bayesuq.inference.adoption import adopt
         >>> from bayesuq.models.likelihoods import Categorical
         >>> net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 3))
@@ -110,11 +111,10 @@ def _warn_if_drawing(model: BayesianNetwork, data: Data) -> None:
     loader = Loader.of(data)
     first = data if loader is None else loader.first()
     if training_mode(model, cast_inputs(model, checked(first.x)[:2])).calls:  # type: ignore[union-attr]
-        warnings.warn(
+        warn_of_fit(
             "The network draws in training mode, and its features are those of evaluation mode. `map_estimate`, "
             "`ensemble` and `swag`, in which it drops units while they fit the whole network, drop none on features.",
             UserWarning,
-            stacklevel=3,
         )
 
 

@@ -15,12 +15,12 @@ Reference:
 """
 
 import math
-import warnings
 from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.laplace.structures import NormalWeights
 
 LARGEST_LOG_FACTOR = math.log(1e8)
@@ -74,11 +74,10 @@ def best_factors(
     start = eigenvalues.new_zeros(len(prior) if each else 1)
     logs = _maximised(of_each if each else of_one, start, size)
     if (logs.abs() > LARGEST_LOG_FACTOR).any():
-        warnings.warn(
+        warn_of_fit(
             "The evidence asks for a prior factor outside [1e-8, 1e8]: the data say nothing of some weights, or the "
             "mode stands at the prior's centre. The factor was set to the bound.",
             UserWarning,
-            stacklevel=3,
         )
     factors = logs.clamp(-LARGEST_LOG_FACTOR, LARGEST_LOG_FACTOR).exp().tolist()
     return tuple(factors if each else factors * len(prior))
@@ -110,10 +109,9 @@ def _maximised(objective: Callable[[Tensor], Tensor], start: Tensor, size: int) 
         closure()
     steepest = float(point.grad.abs().max()) if point.grad is not None else math.inf
     if not steepest <= 1e3 * TOLERANCE:
-        warnings.warn(
+        warn_of_fit(
             f"The prior factors did not settle in {MAX_ITERATIONS} iterations: the evidence still rises by "
             f"{steepest:.1g} nats a weight and nat.",
             UserWarning,
-            stacklevel=4,
         )
     return point.detach()

@@ -14,7 +14,6 @@ Reference:
     Predictions of Bayesian Neural Nets via Local Linearization; Daxberger et al. 2021, Laplace Redux.
 """
 
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
@@ -273,7 +272,7 @@ def _check_layers(linear: Linearisation, left: Sequence[str]) -> None:
             f"{f' ({why})' if left else ''}. Pass structure='diagonal'."
         )
     if left:
-        warnings.warn(f"In the Kronecker structure {why}. They get a diagonal curvature.", UserWarning, stacklevel=6)
+        warn_of_fit(f"In the Kronecker structure {why}. They get a diagonal curvature.", UserWarning)
 
 
 def _chunks(batch: Batch, size: int) -> Iterator[Batch]:

@@ -5,9 +5,9 @@ it draws are halved, of all rows alike, as often as needed while rows come in, s
 whatever the draws; the moments are those of all draws (`bayesuq.predictive.thinned`), and a warning says so.
 """
 
-import warnings
 from collections.abc import Iterable, Sequence
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.thinned import ThinnedPredictive, at_all_points
 
@@ -84,14 +84,13 @@ def tell(predictive: PredictiveDistribution) -> None:
     if not isinstance(predictive, ThinnedPredictive):
         return
     points, columns = predictive.shape[1:]
-    warnings.warn(
+    warn_of_fit(
         f"{predictive.num_draws} draws at {points} rows are more than {DRAW_BUDGET} numbers: {predictive.num_samples} "
         f"of them are held at each row{f' and column of {columns}' if columns > 1 else ''}. The mean and the variances "
         "are of all draws; log scores, quantiles, CRPS and samples are of those held. To have them of all, predict "
         "some rows at a time and pass the batches to `report.evaluate`, or pass `keep_samples=True` if memory has "
         "room for it.",
         UserWarning,
-        stacklevel=2,
     )
 
 

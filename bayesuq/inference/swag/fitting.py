@@ -12,7 +12,6 @@ Reference:
 """
 
 import math
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Unpack
@@ -21,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_fraction, check_positive, check_probability
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective, fit_mode
 from bayesuq.inference.posteriors.heads import on_features
@@ -149,11 +149,10 @@ def _checked_rate(rate: float) -> float:
 def _warn_if_lost(at_mode: float, loss: float, num_labels: int, rate: float) -> None:
     """Say that SGD has left the mode, by the mean loss of the last epoch of each, in nats a data point."""
     if loss > at_mode + LOST * num_labels:
-        warnings.warn(
+        warn_of_fit(
             f"SGD has left the mode: its loss is {loss:.3g} nats a data point, the mode's {at_mode:.3g}. Pass a "
             f"`swa_learning_rate` below {rate:.2g}.",
             UserWarning,
-            stacklevel=4,
         )
 
 

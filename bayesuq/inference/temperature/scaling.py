@@ -13,13 +13,13 @@ References:
 """
 
 import math
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.lbfgs import Evaluation, Evaluations, Recall, Result
 from bayesuq.models.scaled_logits import affine
 from bayesuq.randomness import generator
@@ -100,11 +100,10 @@ def temperature_scaling(held_out: HeldOut, record: Evaluations) -> Scaling:
     _minimise([log_slope], loss, record, "temperature")
     settled = float(loss()) * float(held_out.weight.sum()) < SETTLED
     if settled or abs(float(log_slope)) >= LARGEST_LOG_TEMPERATURE:
-        warnings.warn(
+        warn_of_fit(
             f"The held-out labels do not say how sure to be: the temperature stopped at T = {1 / float(slope()):.3g}. "
             "Use more of them, or some that were not trained on.",
             UserWarning,
-            stacklevel=4,
         )
     return Scaling(slopes=(float(slope()),))
 

@@ -5,7 +5,6 @@ random state, the place in the epoch, and what early stopping remembers. It is w
 renamed, so that a kill at any moment leaves a whole one. Which fit it belongs to is told by `identity`.
 """
 
-import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from os import PathLike, fspath
@@ -17,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_count, check_positive
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.identity import Identity, warn_of_versions
 from bayesuq.randomness import resolve_seed
 from bayesuq.storage import read, write
@@ -131,21 +131,19 @@ class Checkpoint:
                 "choose another path."
             )
         if is_old:
-            warnings.warn(
+            warn_of_fit(
                 f"The checkpoint {place!r} is of an earlier version, which told fits apart by the names of their "
                 "parts. It goes on; make sure that prior, network and data are those that it began with.",
                 UserWarning,
-                stacklevel=2,
             )
         else:
             warn_of_versions(place, fit["versions"])
             if identity.start is not None and fit["start"] != identity.start:
-                warnings.warn(
+                warn_of_fit(
                     f"The fit in the checkpoint {place!r} began at other weights than the network has, which are drawn "
                     "anew where it is built without a seed. It goes on from its own; to fit from these, choose another "
                     "path.",
                     UserWarning,
-                    stacklevel=2,
                 )
         return header["state"], tensors
 

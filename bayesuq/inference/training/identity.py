@@ -10,7 +10,6 @@ import hashlib
 import json
 import math
 import re
-import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
 from importlib.metadata import version
@@ -19,6 +18,8 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+
+from bayesuq.fit_warnings import warn_of_fit
 
 ADDRESS = re.compile(r" at 0x[0-9a-f]+")  # which is another in each process
 WORD = re.compile(r"\w+=[^,()]*|[^\s,()]+")
@@ -156,11 +157,10 @@ def warn_of_versions(path: str, there: Mapping[str, str]) -> None:
     """Tell where other versions wrote a file."""
     other = [f"{name} {there.get(name)} (now {now})" for name, now in versions().items() if there.get(name) != now]
     if other:
-        warnings.warn(
+        warn_of_fit(
             f"The checkpoint {path!r} was written by {' and '.join(other)}: the fit goes on, but its last bits may "
             "differ from those of one that was never stopped.",
             UserWarning,
-            stacklevel=2,
         )
 
 

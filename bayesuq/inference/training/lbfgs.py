@@ -6,13 +6,13 @@ A search that was stopped is run again from its start; as long as it asks for th
 answered from the file, and from then on by computing. It ends with the same bits, and computes no point twice.
 """
 
-import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.resumable import Resumable
@@ -45,11 +45,10 @@ class Course:
         if self.place == len(self.points):
             return None
         if self.points[self.place] != asked:
-            warnings.warn(
+            warn_of_fit(
                 "The checkpoint comes from arithmetic that differs from this machine's in its last bits: the fit is "
                 f"computed anew from evaluation {self.place} of the search on.",
                 UserWarning,
-                stacklevel=2,
             )
             del self.points[self.place :], self.found[self.place :]
             return None

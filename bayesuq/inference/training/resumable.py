@@ -1,12 +1,12 @@
 """Loops that are stopped and go on: what they write down as they go, and when they are interrupted."""
 
 import os
-import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from os import fspath
 from time import perf_counter
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.checkpoint import Checkpoint, State
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.interruptions import Interruptions
@@ -84,11 +84,10 @@ class Resumable:
             self.checkpoint.save(self.identity, self.take())
             self.told = place
         except OSError as error:
-            warnings.warn(
+            warn_of_fit(
                 f"The checkpoint {fspath(self.checkpoint.path)!r} could not be written ({error}). The fit goes on, and "
                 "tries again; an older file there is as it was.",
                 UserWarning,
-                stacklevel=2,
             )
         self.written = perf_counter()
 
