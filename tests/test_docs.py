@@ -48,7 +48,7 @@ def build(options: list[str], said: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_site_loads_nothing_from_the_network(site: Path) -> None:
+def test_the_whole_site_is_built_and_loads_nothing_from_the_network(site: Path) -> None:
     pages, styles = sorted(site.rglob("*.html")), sorted(site.rglob("*.css"))
     assert len(pages) > 15
     assert styles

@@ -357,7 +357,7 @@ def documented_names() -> list[str]:
     return sorted(found)
 
 
-def test_every_name_that_the_pages_write_is_there_whatever_was_used_first(tmp_path: Path) -> None:
+def test_every_name_that_the_pages_write_is_there_whatever_its_own_process_used_first(tmp_path: Path) -> None:
     """Each is asked for in a process that has imported nothing but `bayesuq`, whose files are compiled once for all."""
     names = documented_names()
     assert len(names) > 20

@@ -163,7 +163,7 @@ def test_bars_show_in_a_notebook_and_not_in_a_log(monkeypatch: pytest.MonkeyPatc
 
 
 @pytest.mark.slow
-def test_a_notebook_shows_tables_and_pictures_and_no_wall_of_text() -> None:
+def test_a_kernel_runs_a_notebook_that_shows_tables_and_pictures_and_no_wall_of_text() -> None:
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source) for source in CELLS])
     NotebookClient(notebook, timeout=120).execute()
     outputs = [output for cell in notebook.cells for output in cell.outputs]

@@ -302,7 +302,7 @@ def children(process: int) -> list[int]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
-def test_parallel_chains_end_with_their_parent_and_write_no_more(tmp_path: Path) -> None:
+def test_processes_of_chains_that_are_started_anew_end_with_their_parent_and_write_no_more(tmp_path: Path) -> None:
     told = tmp_path.with_suffix(".stderr")
     with told.open("w") as stderr:
         parent = subprocess.Popen([sys.executable, "-c", LONG, str(tmp_path / "state")], stderr=stderr)
