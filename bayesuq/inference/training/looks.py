@@ -63,12 +63,11 @@ class Looks:
         self._losses, self._leaves, self._buffers, self._rows = losses, leaves, buffers, source.rows
         num_rows, width = len(source.rows.y), -(-source.num_data // source.num_batches)
         few = min(max(width, CHEAP_ROWS), CHEAP_WORK // sum(leaf.numel() for leaf in leaves.values()))
-        num_looks = min((num_steps + STEPS_BESIDE) // STEPS_A_LOOK, MOST_LOOKS)
-        budget = max(int(SHARE * BACKWARD * num_steps * width / max(num_looks, 1)), few)
+        steps = steps_of_looks(num_steps)
+        budget = max(int(SHARE * BACKWARD * num_steps * width / max(len(steps), 1)), few)
         self.num_masks = min(max(budget // num_rows, FEWEST_MASKS), MOST_MASKS)
         count = min(num_rows, MOST_ROWS, budget // self.num_masks)
-        bears = count >= min(num_rows, FEWEST_ROWS) and num_looks >= FEWEST_LOOKS
-        self.steps = [round(time * num_steps) for time in np.linspace(EARLY, 1, num_looks)] if bears else []
+        self.steps = steps if count >= min(num_rows, FEWEST_ROWS) else []
         chosen = torch.randperm(num_rows, generator=generator(seed, 0))[:count].repeat(self.num_masks)
         self._parts = chosen.to(self.device).tensor_split(max(-(-len(chosen) // max(width, few)), 1))
 
@@ -108,6 +107,12 @@ class Looks:
     def _batch(self, chosen: Tensor) -> Batch:
         rows = self._rows
         return Batch(rows.x[chosen], rows.y[chosen], None if rows.weight is None else rows.weight[chosen])
+
+
+def steps_of_looks(num_steps: int) -> list[int]:
+    """After which of so many steps a fit is looked at; none of a fit that is too short to bear it."""
+    number = min((num_steps + STEPS_BESIDE) // STEPS_A_LOOK, MOST_LOOKS)
+    return [round(time * num_steps) for time in np.linspace(EARLY, 1, number)] if number >= FEWEST_LOOKS else []
 
 
 @contextmanager

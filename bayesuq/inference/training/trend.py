@@ -31,6 +31,7 @@ from bayesuq.inference.training.options import Schedule
 EARLY, LATE = 0.4, 0.6  # shares of the steps, from where on the course is looked at
 FEWEST_POINTS, USUAL_POINTS = 20, 60  # of a course
 MOST_BLOCKS = 20  # whose means are looked at
+ROUNDED = 0.02  # share of the steps that a time may be before its own, being that of a whole step
 ROBUST = 1.5  # robust standard deviations, beyond which a residual counts less
 ROUNDS = 20  # of reweighting
 HORIZON = 0.1  # of a fit, that the fall is projected to
@@ -88,7 +89,7 @@ def paired_trend(losses: np.ndarray, times: np.ndarray, num_data: int, schedule:
         return None
 
     def slope(share: float) -> tuple[float, float]:
-        blocks = [np.array([number]) for number in np.flatnonzero(times >= share)]
+        blocks = [np.array([number]) for number in np.flatnonzero(times >= share - ROUNDED)]
         seen = np.stack([losses[block[0]] for block in blocks])
         value, scatter, terms = _line(_terms(times, schedule, blocks), seen.mean(axis=(1, 2)))
         return value, math.hypot(scatter, _error_of_rows(terms, seen, num_data))
@@ -117,6 +118,7 @@ def _means(values: np.ndarray, blocks: Sequence[np.ndarray]) -> np.ndarray:
 
 def _line(terms: np.ndarray, y: np.ndarray) -> tuple[float, float, np.ndarray]:
     """The slope along the path, its standard error by the scatter, and the terms: a floor below 0 is left out."""
+    terms = terms[:, : len(y)]  # two times tell of no floor
     values, errors = _robust(terms, y)
     if terms.shape[1] == 3 and values[2] < 0:
         terms = terms[:, :2]
@@ -143,7 +145,7 @@ def _robust(design: np.ndarray, y: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         spread = 1.4826 * np.median(np.abs(residual)) + np.finfo(np.float64).tiny
         weight = 1 / np.maximum(1.0, np.abs(residual) / (ROBUST * spread))
     freedom = max(len(y) - design.shape[1], 1)
-    inverse = np.linalg.inv(design.T @ (design * weight[:, None]))
+    inverse = np.linalg.pinv(design.T @ (design * weight[:, None]))
     # The weighted residuals' variance, by as many of them as there are: outliers make an estimate less certain.
     variance = float((weight * residual**2).sum()) / freedom
     return values, np.sqrt(variance * np.diag(inverse))

@@ -1,5 +1,6 @@
 """Looks at the loss under the same masks: what they cost, that they change nothing, and that checkpoints hold them."""
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -9,6 +10,7 @@ from bayesuq.inference import dropout, map_estimate
 from bayesuq.inference.map_estimate import ModeObjective
 from bayesuq.inference.training import looks
 from bayesuq.inference.training.minibatches import NetworkReader, Source
+from bayesuq.inference.training.trend import paired_trend
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import built, noise, recorded_warnings
@@ -57,7 +59,7 @@ def test_a_short_fit_takes_few_looks_at_few_rows(num_rows, num_steps):
     assert 20 * len(taken.steps) <= num_steps + 30  # a look is half a step: 3 % of them, and of what else a fit does
     assert len(set(taken.steps)) == len(taken.steps)
     assert bool(taken.steps) == (num_steps >= 20 * looks.FEWEST_LOOKS - 30)
-    assert sum(len(part) for part in taken._parts) <= 128
+    assert not taken.steps or sum(len(part) for part in taken._parts) <= 128
 
 
 def test_the_mean_over_rows_and_masks_estimates_the_loss_of_steps():
@@ -123,3 +125,18 @@ def test_a_file_without_looks_ends_them():
     early = looked(60, 60, 500, num_weights=100)
     early.resume({}, early.steps[0] - 1)
     assert len(early.steps) == looks.MOST_LOOKS
+
+
+@pytest.mark.parametrize("schedule", ["constant", "cosine"])
+def test_a_fall_is_told_whatever_the_number_of_steps_and_rest_is_not(schedule):
+    rows = 0.1 * noise(5, 1, 2, 30).numpy()
+    for num_steps in range(50, 300):
+        steps = looks.steps_of_looks(num_steps)
+        times = np.array(steps) / num_steps
+        left = 1 - times if schedule == "constant" else 1 - (times + np.sin(np.pi * times) / np.pi)
+        own = 0.001 * noise(num_steps, len(steps), 2, 30).numpy()  # that a row's loss moves by from look to look
+        for fall in (0.0, 1.0):
+            found = paired_trend(rows + own + fall * left[:, None, None], times, 60, schedule)
+            assert found is not None
+            assert found.exceeds(0.01) == (fall > 0), num_steps
+    assert looks.steps_of_looks(49) == []
