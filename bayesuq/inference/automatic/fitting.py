@@ -108,7 +108,7 @@ def classify(
         A posterior over the numbers of the classes, 0 to C - 1.
 
     Raises:
-        TypeError: Text, dates and the like among the inputs: make numbers of them first.
+        TypeError: Text, dates and the like among the inputs: make numbers of them first. Real targets.
         ValueError: Labels of a single class; else see `regress`.
 
     Example:
@@ -118,6 +118,11 @@ def classify(
         ('above', 'below')
     """
     labels, numbers = np.unique(y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y), return_inverse=True)
+    if labels.dtype.kind == "f" and bool((labels != np.round(labels)).any()):
+        raise TypeError(
+            f"`y` must be labels; got {len(labels)} different numbers that are not whole, such as {labels[0]:.4g}. "
+            "Of real targets take `bayesuq.regress(x, y)`."
+        )
     if len(labels) < 2:
         raise ValueError(f"`y` must have at least two classes; got {labels.tolist()}.")
     data = Dataset(_table(x), torch.as_tensor(numbers.reshape(-1)))

@@ -194,6 +194,8 @@ def test_labels_of_text_come_back_in_order_and_a_single_class_is_refused(monkeyp
     accuracy = (found.predict(x, seed=1).mean.argmax(dim=1).numpy() == (text == "below")).mean()
     assert accuracy > 0.7
     assert isinstance(found.posterior.posterior.members[0], EnsemblePosterior)
+    with pytest.raises(TypeError, match=r"bayesuq\.regress"):
+        bq.classify(x, y.numpy() + 0.5, seed=0)
     with pytest.raises(ValueError, match="at least two classes"):
         bq.classify(x, ["a"] * len(x))
 
