@@ -13,7 +13,7 @@ Reference:
     Kuleshov, Fenner & Ermon 2018, Accurate Uncertainties for Deep Learning Using Calibrated Regression, algorithm 1.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast, overload
 
@@ -33,7 +33,6 @@ from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.randomness import resolve_seed
-from bayesuq.to_arviz.groups import Drawn, Wanted
 
 __all__ = ["LevelMap", "QuantileCalibratedPosterior", "fit"]
 __dir__ = __all__.copy
@@ -128,6 +127,8 @@ def fit(
 class QuantileCalibratedPosterior(WrappingPosterior):
     """A posterior whose predictive's quantiles are calibrated.
 
+    `to_arviz` is that of the posterior underneath, whose draws have no calibrated levels of their own.
+
     Attributes:
         posterior: As it was fitted.
         knots: Levels of its predictive, from 0 to 1.
@@ -151,10 +152,6 @@ class QuantileCalibratedPosterior(WrappingPosterior):
         with differentiated(x, differentiable=differentiable):
             predictive = self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=True)
         return RecalibratedPredictive(predictive, self.knots, self.levels)  # type: ignore[arg-type]
-
-    def drawn(self, wanted: Wanted) -> Drawn:
-        """What `to_arviz` is made of: that of the posterior, whose draws have no calibrated levels of their own."""
-        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ it is five times as far away as the outermost twentieth of the training rows beg
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
@@ -26,7 +26,6 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.tables.encoding import Columns, Encoded, Notes
-from bayesuq.to_arviz.groups import Drawn, Wanted
 
 __all__ = ["TablePosterior", "of_table"]
 __dir__ = __all__.copy
@@ -73,7 +72,7 @@ def of_table(posterior: UnitsPosterior, columns: Columns, train: Dataset) -> "Ta
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class TablePosterior(WrappingPosterior):
-    """A posterior over the rows of a table.
+    """A posterior over the rows of a table; `to_arviz` takes them as inputs, as `Table.data` has them.
 
     Attributes:
         posterior: Over their inputs, with its units.
@@ -154,10 +153,6 @@ class TablePosterior(WrappingPosterior):
         told = {f"{name}{ending}": values for ending, values in cells.items()} | {"distance": self._distance(encoded)}
         columns = {key: value.numpy() if isinstance(value, Tensor) else value for key, value in told.items()}
         return optional.pandas.DataFrame(columns, index=frame.index)
-
-    def drawn(self, wanted: Wanted) -> Drawn:
-        """What `to_arviz` is made of, at inputs as `Table.data` has them."""
-        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
     def facts(self) -> dict[str, str]:
         """What a notebook shows of it, by name."""

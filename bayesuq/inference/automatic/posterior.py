@@ -1,18 +1,13 @@
 """What `regress` and `classify` return: a posterior in the table's own units, with the story of how it was chosen."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import torch
-from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset, Standardizer
-from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.units import UnitsPosterior
-from bayesuq.predictive.base import PredictiveDistribution
-from bayesuq.to_arviz.groups import Drawn, Wanted
 
 
 class Candidate(NamedTuple):
@@ -37,6 +32,8 @@ class Candidate(NamedTuple):
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class AutomaticPosterior(WrappingPosterior):
     """A posterior that takes inputs and gives targets in the units of the table that it was fitted to.
+
+    A data frame is read by the names of its columns, where the fitted table had names.
 
     Attributes:
         posterior: With its units: the stacked candidates, recalibrated where there were rows for it.
@@ -65,26 +62,6 @@ class AutomaticPosterior(WrappingPosterior):
     def facts(self) -> dict[str, str]:
         """What a notebook shows of it, by name."""
         return {one.name: f"{one.weight:.0%}" for one in self.candidates} | {"device": str(self.device)}
-
-    def predict(
-        self,
-        x: "ArrayLike | DataLoader[Any]",
-        *,
-        num_samples: int | None = None,
-        seed: int | None = None,
-        keep_samples: bool = False,
-        differentiable: bool = False,
-    ) -> PredictiveDistribution:
-        """The predictive distribution p(y* | x, D) in y's own units: see `Posterior.predict`.
-
-        A data frame is read by the names of its columns, where the fitted table had names.
-        """
-        with differentiated(x, differentiable=differentiable):
-            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
-
-    def drawn(self, wanted: Wanted) -> Drawn:
-        """What `to_arviz` is made of: functions of x in its own units."""
-        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
 
 def standard_rows(standardizer: Standardizer, data: Dataset) -> Dataset:

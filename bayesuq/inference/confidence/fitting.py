@@ -26,7 +26,6 @@ from bayesuq.data import Dataset
 from bayesuq.inference.confidence.true_class import features_of, in_chunks, masked_loader, network_of, with_targets
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import fit_mode
-from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import TOPIC
@@ -39,9 +38,7 @@ from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.once import is_first
 from bayesuq.posterior import Posterior
-from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
-from bayesuq.to_arviz.groups import Drawn, Wanted
 
 HIDDEN = (400, 400, 400, 400)  # as in the paper's MNIST experiments
 # Squared loss is a normal log-likelihood of this scale; under so wide a prior only that counts.
@@ -160,19 +157,6 @@ class ConfidencePosterior(WrappingPosterior):
     history: History
     fine_tuning_history: History
 
-    def predict(
-        self,
-        x: "ArrayLike | DataLoader[Any]",
-        *,
-        num_samples: int | None = None,
-        seed: int | None = None,
-        keep_samples: bool = False,
-        differentiable: bool = False,
-    ) -> PredictiveDistribution:
-        """The posterior's own predictive distribution: see `Posterior.predict`."""
-        with differentiated(x, differentiable=differentiable):
-            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
-
     def confidence(self, x: "ArrayLike | DataLoader[Any]") -> Tensor:
         """Estimated probability that the predictive gives to the true class; 1 minus it is an uncertainty.
 
@@ -193,10 +177,6 @@ class ConfidencePosterior(WrappingPosterior):
             raise ValueError("`x` must not be empty; the loader gave no batch.")
         whole = torch.cat(found)
         return whole if Loader.of(x) is not None else whole.to(device_of(x))
-
-    def drawn(self, wanted: Wanted) -> Drawn:
-        """What `to_arviz` is made of: that of the posterior."""
-        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
     def _network(self) -> nn.Sequential:
         """From inputs to the estimated probability, (N, 1)."""

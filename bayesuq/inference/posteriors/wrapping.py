@@ -1,20 +1,25 @@
 """What posteriors share that stand on another one: they keep it as it is, and read it in another way."""
 
+from dataclasses import replace
 from os import PathLike
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
+from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import save
+from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.to_arviz.groups import Drawn, Wanted
 
 
 class WrappingPosterior(StoredPosterior):
-    """A posterior on another one, which is its field `posterior`."""
+    """A posterior on another one, which is its field `posterior`: it predicts as that does, unless it says otherwise."""
 
     posterior: Posterior
     changes_functions: ClassVar[bool] = True  # whether a draw's E[y | x] is another than underneath
@@ -28,6 +33,23 @@ class WrappingPosterior(StoredPosterior):
     def device(self) -> torch.device:
         """Where it computes."""
         return self.posterior.device
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+        differentiable: bool = False,
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D) of the posterior underneath: see `Posterior.predict`."""
+        with differentiated(x, differentiable=differentiable):
+            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: that of the posterior underneath."""
+        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
     def functions(
         self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False

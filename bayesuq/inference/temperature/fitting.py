@@ -15,17 +15,15 @@ Reference:
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Literal, cast, overload
 
 import torch
-from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset
 from bayesuq.inference.posteriors.packing import read_through
-from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.temperature.outside import TemperatureScaling, check_mixable, held_out_of, one_temperature
 from bayesuq.inference.temperature.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
@@ -40,7 +38,6 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import resolve_seed
-from bayesuq.to_arviz.groups import Drawn, Wanted
 
 Kind = Literal["temperature", "vector", "matrix"]
 
@@ -193,23 +190,6 @@ class TemperaturePosterior(WrappingPosterior):
             ValueError: Vector and matrix scaling have no one temperature.
         """
         return one_temperature(self.slopes, self.biases)
-
-    def predict(
-        self,
-        x: "ArrayLike | DataLoader[Any]",
-        *,
-        num_samples: int | None = None,
-        seed: int | None = None,
-        keep_samples: bool = False,
-        differentiable: bool = False,
-    ) -> PredictiveDistribution:
-        """The predictive distribution p(y* | x, D) at scaled logits: see `Posterior.predict`."""
-        with differentiated(x, differentiable=differentiable):
-            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
-
-    def drawn(self, wanted: Wanted) -> Drawn:
-        """What `to_arviz` is made of: that of the posterior, whose likelihood is scaled."""
-        return replace(self.posterior.drawn(wanted), method=type(self).__name__)
 
 
 def _is_scaled_by(likelihood: Likelihood, numbers: Mapping[str, Any]) -> bool:
