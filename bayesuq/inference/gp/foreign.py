@@ -26,7 +26,7 @@ from bayesuq.arrays import ArrayLike, as_real, check_count, check_device, check_
 from bayesuq.functions import Functions
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.exact import ExactGpPosterior, log_evidence
-from bayesuq.inference.gp.posterior import draw_jointly, no_sites
+from bayesuq.inference.gp.posterior import by_rows, draw_jointly, no_sites
 from bayesuq.inference.gp.sparse_posterior import updated_law
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
 from bayesuq.inference.training.history import History
@@ -287,18 +287,19 @@ class GpytorchPosterior(Posterior):
             f = self._drawn_jointly(law, number, seed)
             if not isinstance(self.reading, NORMAL):
                 return Functions.of(self._of_draws(f if f.shape[2] > 1 else f[:, :, 0], keep_samples=True))
-            mean, covariance = _columns(law, law.mean).double(), law.covariance_matrix.double()
             if isinstance(law, MultitaskMultivariateNormal):
-                return Functions(f, mean, covariance.reshape(*mean.shape, *mean.shape))
-            each = covariance if covariance.ndim == 3 else covariance.unsqueeze(0)
-            return Functions(f, mean, torch.einsum("cnm,cd->ncmd", each, torch.eye(len(each)).to(each)))
+                mean = law.mean.double()
+                return Functions(f, mean, law.covariance_matrix.double().reshape(*mean.shape, *mean.shape))
+            mean, covariance = _by_output(law)
+            return Functions(f, *by_rows(mean, covariance, len(mean)))
 
     def _drawn_jointly(self, law: Any, number: int, seed: int | None) -> Tensor:
-        mean, covariance, key = law.mean.double(), law.covariance_matrix.double(), resolve_seed(seed)
+        key = resolve_seed(seed)
         if isinstance(law, MultitaskMultivariateNormal):  # interleaved: the tasks of a row stand together
+            mean, covariance = law.mean.double(), law.covariance_matrix.double()
             draws = draw_jointly(mean.reshape(1, -1), covariance.unsqueeze(0), number, key, 1)
             return draws.reshape(number, *mean.shape)
-        mean, covariance = torch.atleast_2d(mean), covariance if covariance.ndim == 3 else covariance.unsqueeze(0)
+        mean, covariance = _by_output(law)
         return draw_jointly(mean, covariance, number, key, len(mean))
 
     def condition(self, x: ArrayLike, y: ArrayLike) -> Self:
@@ -394,6 +395,12 @@ def _update(strategy: Any, x: Tensor, y: Tensor, noise: Tensor) -> None:
         new_mean, new_scale = updated_law(*parts)
         law.variational_mean.copy_(new_mean[0])
         law.chol_variational_covar.copy_(new_scale[0])
+
+
+def _by_output(law: Any) -> tuple[Tensor, Tensor]:
+    """Means (C, N) and covariances (C, N, N) of independent outputs, float64."""
+    mean, covariance = law.mean.double(), law.covariance_matrix.double()
+    return torch.atleast_2d(mean), covariance if covariance.ndim == 3 else covariance.unsqueeze(0)
 
 
 def _columns(law: Any, values: Tensor) -> Tensor:

@@ -153,7 +153,7 @@ class GpPosterior(ProcessPosterior):
             f = draw_jointly(*law, number, resolve_seed(seed), self.prior.num_outputs)
             if not isinstance(self.likelihood, Normal):
                 return Functions.of(self.likelihood.predictive(f, keep_samples=True))
-            return Functions(f, *_by_rows(*law, self.prior.num_outputs))
+            return Functions(f, *by_rows(*law, self.prior.num_outputs))
 
     def cast(self, x: ArrayLike) -> Tensor:
         """Checked rows in float64, where it computes.
@@ -212,7 +212,7 @@ def natural_values(prior: FunctionPrior, state: Mapping[str, Tensor]) -> dict[st
     return found
 
 
-def _by_rows(mean: Tensor, covariance: Tensor, num_outputs: int) -> tuple[Tensor, Tensor]:
+def by_rows(mean: Tensor, covariance: Tensor, num_outputs: int) -> tuple[Tensor, Tensor]:
     """A joint law as `draw_jointly` takes it, as mean (N, C) and covariance (N, C, N, C)."""
     means = mean.reshape(num_outputs, -1)
     num_rows = means.shape[1]
