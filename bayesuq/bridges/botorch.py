@@ -77,6 +77,7 @@ class PosteriorModel(Model):
     def __init__(self, fitted: Posterior, num_outputs: int, num_samples: int | None, seed: int) -> None:
         super().__init__()
         self.fitted, self._columns, self._num_samples, self._seed = fitted, num_outputs, num_samples, seed
+        self._has_law: bool | None = None  # whether functions have a closed form; None until it was asked for
 
     @property
     def num_outputs(self) -> int:
@@ -129,13 +130,16 @@ class PosteriorModel(Model):
 
     def _normal(self, points: Tensor) -> tuple[Tensor, Tensor] | None:
         """Means (B, q, D) and covariances (B, q, D, q, D) where they have a closed form."""
-        first = self._functions(points[0], num_samples=1)
-        if first.covariance is None:
+        if self._has_law is None:
+            self._has_law = self._functions(points[0, :1], num_samples=1).covariance is not None
+        if not self._has_law:
             return None
         if points.shape[1] == 1:
             return self._apart(points)
-        laws = [first, *(self._functions(point, num_samples=1) for point in points[1:])]
+        laws = [self._functions(point, num_samples=1) for point in points]
         covariances = [law.covariance for law in laws if law.covariance is not None]
+        if len(covariances) < len(laws):  # too large for one point more
+            return None
         return torch.stack([law.mean.to(points) for law in laws]), torch.stack(covariances).to(points)
 
     def _apart(self, points: Tensor) -> tuple[Tensor, Tensor] | None:
