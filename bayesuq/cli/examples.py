@@ -36,11 +36,10 @@ class Examples:
 
 
 class _Columns(NamedTuple):
-    """What a table says of every row."""
+    """What a table says of some rows."""
 
     names: tuple[str, ...]
     cells: Sequence[tuple[str, ...]]
-    unsure: Tensor  # (N,)
 
 
 def least_sure(data: str, split: Split, judged: Mapping[str, Judged]) -> Examples | None:
@@ -56,37 +55,42 @@ def least_sure(data: str, split: Split, judged: Mapping[str, Judged]) -> Example
         return None
     method = best_scored({name: (result.predictive, result.y) for name, result in judged.items()})
     predictive = judged[method].predictive
+    unsure = predictive.total if predictive.total.ndim == 1 else predictive.total.sum(dim=1)
+    first = unsure.argsort(descending=True)[:NUM_ROWS]
     if isinstance(predictive, CategoricalPredictive):
-        said = _of_labels(predictive, y)
+        said = _of_labels(predictive, y, first)
     elif isinstance(predictive, RealPredictive):
-        said = _of_real_targets(predictive, y)
+        said = _of_real_targets(predictive, y, first)
     else:
         return None
     shown = min(x.shape[1], MOST_INPUTS)
-    first = said.unsure.argsort(descending=True)[:NUM_ROWS].tolist()
     header = ("Test row", *said.names, *(f"x[{column}]" for column in range(shown)))
-    rows = tuple((str(row), *said.cells[row], *map(_number, x[row, :shown].tolist())) for row in first)
+    rows = tuple(
+        (str(row), *cells, *map(_number, x[row, :shown].tolist()))
+        for row, cells in zip(first.tolist(), said.cells, strict=True)
+    )
     return Examples(method, header, rows, x.shape[1] - shown)
 
 
-def _of_labels(predictive: CategoricalPredictive, y: Tensor) -> _Columns:
-    probability, guess = predictive.mean.max(dim=1)
-    values = zip(guess.tolist(), probability.tolist(), y.tolist(), predictive.total.tolist(), strict=True)
+def _of_labels(predictive: CategoricalPredictive, y: Tensor, rows: Tensor) -> _Columns:
+    probability, guess = predictive.mean[rows].max(dim=1)
+    parts = (guess, probability, y[rows], predictive.total[rows])
+    values = zip(*(part.tolist() for part in parts), strict=True)
     cells = [(str(said), f"{sure:.2f}", str(true), f"{unsure:.2f}") for said, sure, true, unsure in values]
-    return _Columns(("predicted", "probability", "true", "entropy (nats)"), cells, predictive.total)
+    return _Columns(("predicted", "probability", "true", "entropy (nats)"), cells)
 
 
-def _of_real_targets(predictive: RealPredictive, y: Tensor) -> _Columns:
+def _of_real_targets(predictive: RealPredictive, y: Tensor, rows: Tensor) -> _Columns:
     ends = central_interval(predictive, COVERAGE_LEVEL)
     columns = range(predictive.shape[2])
     places = [f"[{column}]" for column in columns] if len(columns) > 1 else [""]
     names = [f"{what}{place}" for place in places for what in ("y", "predicted", INTERVAL)]
-    parts = [part.reshape(len(y), -1).tolist() for part in (y, predictive.mean, *ends)]
+    parts = [part.reshape(len(y), -1)[rows].tolist() for part in (y, predictive.mean, *ends)]
     cells = [
-        tuple(cell for column in columns for cell in _target(*(part[row][column] for part in parts)))
-        for row in range(len(y))
+        tuple(cell for column in columns for cell in _target(*(part[place][column] for part in parts)))
+        for place in range(len(rows))
     ]
-    return _Columns(tuple(names), cells, predictive.total.sum(dim=1))
+    return _Columns(tuple(names), cells)
 
 
 def _target(true: float, mean: float, lower: float, upper: float) -> tuple[str, str, str]:
