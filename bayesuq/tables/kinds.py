@@ -33,20 +33,26 @@ YEAR = 365.2425  # days
 
 
 @dataclass(frozen=True)
-class Number:
-    """A column of numbers.
+class _OneNumber:
+    """A column whose cells give one number each.
 
     Attributes:
         name: Of the column.
     """
 
-    kind: ClassVar[str] = "number"
     name: str
 
     @property
     def parts(self) -> tuple[str, ...]:
         """Names of the numbers that a cell gives."""
         return (self.name,)
+
+
+@dataclass(frozen=True)
+class Number(_OneNumber):
+    """A column of numbers."""
+
+    kind: ClassVar[str] = "number"
 
     @property
     def said(self) -> str:
@@ -59,20 +65,10 @@ class Number:
 
 
 @dataclass(frozen=True)
-class Flag:
-    """A column of yes and no.
-
-    Attributes:
-        name: Of the column.
-    """
+class Flag(_OneNumber):
+    """A column of yes and no."""
 
     kind: ClassVar[str] = "flag"
-    name: str
-
-    @property
-    def parts(self) -> tuple[str, ...]:
-        """Names of the numbers that a cell gives."""
-        return (self.name,)
 
     @property
     def said(self) -> str:
