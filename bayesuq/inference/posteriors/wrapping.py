@@ -19,7 +19,7 @@ from bayesuq.to_arviz.groups import Drawn, Wanted
 
 
 class WrappingPosterior(StoredPosterior):
-    """A posterior on another one, which is its field `posterior`: it predicts as that does, unless it says otherwise."""
+    """A posterior on another one, its field `posterior`: it predicts as that does, unless it says otherwise."""
 
     posterior: Posterior
     changes_functions: ClassVar[bool] = True  # whether a draw's E[y | x] is another than underneath
