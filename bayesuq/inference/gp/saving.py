@@ -12,9 +12,12 @@ from bayesuq.inference.posteriors.packing import FORMAT, pack
 from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.gp.records import build_process, process_record
+from bayesuq.models.parts import check_told, told_of
 from bayesuq.models.records import NoRecordError
 from bayesuq.posterior import Posterior
 from bayesuq.storage import write
+
+LAWS = ("kernel", "mean", "likelihood")  # of a process
 
 
 class ProcessPosterior(StoredPosterior):
@@ -64,6 +67,8 @@ def save_process(posterior: Posterior, model: GaussianProcess, path: str | PathL
         message = f"{reason}; pass the same process to `bayesuq.load(path, model=...)`."
         warn_of_fit(message, UserWarning)
     header = {"format": FORMAT, "model": None, "sites": None, "process": record, "posterior": body}
+    if record is None:
+        header["told"] = {name: told_of(getattr(model, name)) for name in LAWS}
     write(path, header, tensors)
 
 
@@ -73,9 +78,11 @@ def restore_process(
     """The process of a file, or the user's own; it has no weights in the file.
 
     Raises:
-        ValueError: No record, and no process given.
+        ValueError: No record, and no process given; or one of another kernel, mean or likelihood than the file's.
     """
     if model is not None:
+        record = header["process"] or {}
+        check_told(header.get("told", {name: record[name] for name in LAWS if name in record}), model)
         return model
     if header["process"] is None:
         raise ValueError("The file's process has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")

@@ -23,6 +23,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.models.agreement import differ_in_start_only, have_same_laws
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.parts import check_told, told_of
 from bayesuq.models.records import NoRecordError, build_model, check_same, laws_record, model_around, model_record
 from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
@@ -30,6 +31,7 @@ from bayesuq.storage import write
 from bayesuq.tables.encoding import Columns
 
 FORMAT = 1
+LAWS = ("prior", "likelihood")  # of a network's model, which its weights do not tell
 ARGUMENTS = {"program": "model", "build": "guide"}  # fields that are functions, and what `load` calls them
 KNOWN = {factorised.__name__: factorised, correlated.__name__: correlated}  # functions that a file can name
 PosteriorT = TypeVar("PosteriorT", bound=Posterior)
@@ -74,6 +76,7 @@ def save(posterior: Posterior, path: str | PathLike[str], beside: Mapping[str, A
             header["model"] = model_record(model)
         except NoRecordError as reason:
             _tell(f"{reason}; pass the same model to `bayesuq.load(path, model=...)`.")
+            header["told"] = {name: told_of(getattr(model, name)) for name in LAWS}
         header["sites"] = _sites(model)
         tensors |= {f"model.{name}": value for name, value in model.net.state_dict().items()}
     for name in sorted(_passed(body)):
@@ -244,7 +247,7 @@ def restore_model(
     A Pyro program has neither; a module is copied, since its parameters will be the file's.
 
     Raises:
-        ValueError: No record and no model; or names, shapes or dtypes that differ from the file's.
+        ValueError: No record and no model; names, shapes, dtypes, a prior or a likelihood that are not the file's.
     """
     if model is None and header["model"] is None:
         raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
@@ -270,6 +273,9 @@ def restore_model(
             f"The model is not the file's: which sites are random or learned differs. "
             f"{_difference(_sites(restored), header['sites'])}."
         )
+    if model is not None:
+        record = header["model"] or {}
+        check_told(header.get("told", {name: record[name] for name in LAWS if name in record}), restored)
     return restored
 
 

@@ -56,8 +56,8 @@ def load(
     Args:
         path: The file.
         model: Needed where the model has parts that are not bayesuq's own (a network of yours, a rule that is a
-            function): the same model again. Its weights come from the file; names, shapes and dtypes must agree. A
-            Pyro program of your own is always needed.
+            function): the same model again. Its weights come from the file; names, shapes, dtypes, prior and
+            likelihood must agree, and a process' kernel and mean. A Pyro program of your own is always needed.
         guide: Needed where the posterior was fitted with a guide of your own or of Pyro's: the same function from the
             model to the guide. Its parameters come from the file.
         posteriors: Classes of posteriors of your own that the file may hold, besides bayesuq's.

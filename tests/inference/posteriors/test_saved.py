@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 import pkgutil
+import warnings
 from functools import partial
 from importlib import import_module
 from pathlib import Path
@@ -25,8 +26,11 @@ from bayesuq.inference import (
     variational,
 )
 from bayesuq.inference.gp.foreign import GpytorchPosterior
+from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.saved import CLASSES, HOMES, load
+from bayesuq.inference.training.history import History
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, built, labelled, measured, noise
@@ -195,6 +199,58 @@ def test_own_networks_take_the_files_weights_and_buffers(own_file):
 def test_another_model_than_the_files_is_refused(own_file, model, says):
     with pytest.raises(ValueError, match=says):
         load(own_file, model=model())
+
+
+@dataclasses.dataclass(frozen=True)
+class Wide(likelihoods.Normal):
+    """A likelihood of the user's own, with a number of its own."""
+
+    factor: float = 2.0
+
+
+OTHER_LAWS = {
+    "family": (
+        likelihoods.Normal(0.2),
+        likelihoods.StudentT(scale=0.2),
+        "its likelihood is StudentT, the file's is Normal",
+    ),
+    "scale": (likelihoods.Normal(0.2), likelihoods.Normal(0.3), r"its likelihood\.scale is 0\.3, the file's is 0\.2"),
+    "own class": (Wide(0.2), likelihoods.Normal(0.2), "its likelihood is Normal, the file's is Wide"),
+    "own number": (Wide(0.2), Wide(0.2, factor=3.0), r"its likelihood\.factor is 3\.0, the file's is 2\.0"),
+    "outputs": (
+        likelihoods.Normal([0.2, 0.3]),
+        likelihoods.HeteroscedasticNormal(),
+        "is HeteroscedasticNormal, .* is Normal",
+    ),
+    "prior": (priors.Normal(), priors.FanIn(priors.Normal()), "its prior is FanIn, the file's is Normal"),
+    "rules": ({"*": priors.Laplace()}, {"*": priors.StudentT()}, r"its prior\[0\]\[1\] is StudentT, .* is Laplace"),
+}
+
+
+@pytest.mark.parametrize("net", ["own", "bayesuq"])
+@pytest.mark.parametrize("case", OTHER_LAWS)
+def test_a_model_of_other_laws_than_the_files_is_refused(case, net, path):
+    fitted, passed, says = OTHER_LAWS[case]
+
+    def model(law):
+        laws = {"prior": priors.Normal(), "likelihood": likelihoods.Normal(0.2)}
+        laws["likelihood" if isinstance(law, likelihoods.Likelihood) else "prior"] = law
+        outputs = 2 if case == "outputs" else 1
+        made = networks.mlp(3, (4,), outputs) if net == "bayesuq" else nn.Sequential(nn.Linear(3, outputs))
+        return BayesianNetwork(made, **laws)
+
+    posterior = MapPosterior(
+        model=(fit := model(fitted)),
+        values=Layout.of(fit).join(fit.initial()),
+        buffers={},
+        history=History((), (), 0),
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        posterior.save(path)
+    with pytest.raises(ValueError, match=says):
+        load(path, model=model(passed))
+    assert_same_draws(load(path, model=model(fitted)).predict(X), posterior.predict(X))
 
 
 @pytest.mark.parametrize("model", [Own(), "model", 3], ids=["program", "text", "number"])
