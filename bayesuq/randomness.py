@@ -17,6 +17,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from bayesuq.arrays import check_count
 
+# Of numpy's SeedSequence: words in its pool, the largest word, and the numbers that it mixes what it gives with.
+POOL, WORD, INIT_B, MULT_B = 4, 2**32 - 1, 0x8B51F9DD, 0x58F38DED
 SILENT = ("_fused_sdp_choice", "_nested_tensor_softmax_with_shape")  # tagged as random by torch, but draw nothing
 SWITCHES = {"dropout_p": 0.0, "dropout": 0.0, "train": False, "training": False}  # arguments that turn drawing off
 
@@ -46,9 +48,35 @@ def derive_seed(*key: int) -> int:
         ValueError: A negative part.
     """
     # As one list, (5,) and (5, 0) would be the same; without two words for each, so would (5, 2^32) and (5, 0, 1).
-    words = [word for part in key[1:] for word in divmod(index(part), 2**32)]
-    sequence = np.random.SeedSequence(index(key[0]), spawn_key=words)
-    return int(sequence.generate_state(1, np.uint64)[0])
+    first, *rest = map(index, key)
+    if first < 0 or (rest and min(rest) < 0):
+        raise ValueError(f"A key is made of non-negative whole numbers; got {key}.")
+    words = _words(first)
+    if rest:
+        words += [0] * (POOL - len(words))
+        for part in rest:
+            words += _words(part >> 32)
+            words.append(part & WORD)
+    return _state(np.random.SeedSequence(np.array(words, dtype=np.uint32)))  # which reads a `spawn_key` word by word
+
+
+def _state(sequence: np.random.SeedSequence) -> int:
+    """Its `generate_state(1, np.uint64)[0]`, in a third of the time: numpy sets its error state before that."""
+    found, constant = 0, INIT_B
+    for place, word in enumerate(sequence.pool[:2].tolist()):
+        word ^= constant
+        constant = constant * MULT_B & WORD
+        word = word * constant & WORD
+        found |= (word ^ word >> 16) << 32 * place
+    return found
+
+
+def _words(number: int) -> list[int]:
+    """The 32-bit words of a number, lowest first."""
+    words = [number & WORD]
+    while number := number >> 32:
+        words.append(number & WORD)
+    return words
 
 
 def generator(*key: int, device: torch.device | str = "cpu") -> torch.Generator:

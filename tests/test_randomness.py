@@ -40,6 +40,16 @@ def test_different_keys_give_different_numbers():
     assert len({tuple(draw(*key)) for key in keys}) == len(keys)
 
 
+def test_seeds_are_those_of_numpys_seed_sequence():
+    numbers = [0, 1, 7, 2**32 - 1, 2**32, 2**63 + 5, 2**64 - 1, 2**100 + 3]
+    for key in [(a,) for a in [*numbers, 2**130 + 1]] + [
+        (a, b, 3, c) for a in numbers for b in numbers for c in (0, 9)
+    ]:
+        words = [word for part in key[1:] for word in divmod(part, 2**32)]
+        sequence = np.random.SeedSequence(key[0], spawn_key=words)
+        assert derive_seed(*key) == int(sequence.generate_state(1, np.uint64)[0])
+
+
 def test_neighbouring_keys_give_uncorrelated_numbers():
     n = 4000
     first = [torch.randn(n, generator=generator(0, k)) for k in range(6)]

@@ -130,7 +130,7 @@ class _Run:
     def __init__(self, objective: Objective, data: Source, validation: Source | None, training: Training) -> None:
         self.objective, self.data, self.validation, self.training = objective, data, validation, training
         self.optimizer = (objective.optimizer or adam)(objective, training.learning_rate)
-        self.noise = generator(training.key(NOISE), device=data.device)
+        self.noise, self.order = generator(training.key(NOISE), device=data.device), training.key(SHUFFLE)
         self.rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         self.best = _Best(objective, self.optimizer)
         self.epoch, self.batch = 0, 0
@@ -199,7 +199,7 @@ class _Run:
     def _batches(self) -> Iterator[Batch]:
         """The minibatches of this epoch that are left."""
         device, loader = self.data.device, self.data.loader
-        batches = self.data.shuffled_epoch(self.training.key(SHUFFLE), self.epoch)
+        batches = self.data.shuffled_epoch(self.order, self.epoch)
         if self.batch == 0:
             self.started = random_states(device, loader)
             yield from batches
