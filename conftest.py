@@ -1,6 +1,7 @@
 """What every test and every documented example finds set up."""
 
 import gc
+import os
 import random
 from collections.abc import Iterator
 from typing import Any
@@ -17,6 +18,7 @@ import bayesuq
 torch.set_num_threads(1)
 # Neither modules nor collected tests are garbage: looking through them over and over takes a tenth of a short run.
 gc.disable()
+os.fsync = lambda _: None  # no test ends in a power cut, and a disk of others may take its time
 NUMPY_START = np.random.RandomState(0).get_state()  # what `np.random.seed(0)` sets, in a tenth of its time
 
 pytest_collect_file = Sybil(
@@ -28,6 +30,7 @@ collect_ignore = ["docs/conf.py", "docs/_extensions"]  # Sphinx runs these, and 
 def pytest_collection_finish() -> None:
     """All that is there now stays: from here on garbage is looked for among what the tests make."""
     gc.freeze()
+    gc.set_threshold(20_000, 10, 10)
     gc.enable()
 
 
