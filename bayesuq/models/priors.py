@@ -10,8 +10,8 @@ deciding:
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any, Self
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar, Self
 
 import pyro.distributions as dist
 from torch import Tensor, nn
@@ -62,66 +62,55 @@ class WeightPrior(Prior):
         """The same law with its spread around the centre multiplied by `factor`."""
 
 
+class PlainPrior(Prior):
+    """One of Pyro's laws, whose parameters are the fields, in its order: `loc` any number, the others positive."""
+
+    law: ClassVar[type]
+
+    def __post_init__(self) -> None:
+        for item in fields(self):  # type: ignore[arg-type]
+            check = check_finite_number if item.name == "loc" else check_positive
+            check(getattr(self, item.name), item.name)
+
+    def entry(self, like: Tensor) -> Any:
+        """The law of one entry."""
+        return self.law(*(like.new_tensor(getattr(self, item.name)) for item in fields(self)))  # type: ignore[arg-type]
+
+
+class PlainWeightPrior(PlainPrior, WeightPrior):
+    """One of them on the real line, with a scale."""
+
+    def narrowed(self, factor: float) -> Self:
+        """The same law with its scale multiplied by `factor`."""
+        return replace(self, scale=self.scale * factor)  # type: ignore[attr-defined, type-var]
+
+
 @dataclass(frozen=True)
-class Normal(WeightPrior):
+class Normal(PlainWeightPrior):
     """N(loc, scale^2)."""
 
     loc: float = 0.0
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_finite_number(self.loc, "loc")
-        check_positive(self.scale, "scale")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return dist.Normal(*_constants(like, self.loc, self.scale))
-
-    def narrowed(self, factor: float) -> Self:
-        """The same law with its scale multiplied by `factor`."""
-        return replace(self, scale=self.scale * factor)
+    law: ClassVar[type] = dist.Normal
 
 
 @dataclass(frozen=True)
-class Laplace(WeightPrior):
+class Laplace(PlainWeightPrior):
     """The double exponential law, density exp(-abs(w - loc) / scale) / (2 scale)."""
 
     loc: float = 0.0
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_finite_number(self.loc, "loc")
-        check_positive(self.scale, "scale")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return dist.Laplace(*_constants(like, self.loc, self.scale))
-
-    def narrowed(self, factor: float) -> Self:
-        """The same law with its scale multiplied by `factor`."""
-        return replace(self, scale=self.scale * factor)
+    law: ClassVar[type] = dist.Laplace
 
 
 @dataclass(frozen=True)
-class StudentT(WeightPrior):
+class StudentT(PlainWeightPrior):
     """Student's t with `df` degrees of freedom; heavy tails for few."""
 
     df: float = 3.0
     loc: float = 0.0
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self.df, "df")
-        check_finite_number(self.loc, "loc")
-        check_positive(self.scale, "scale")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return dist.StudentT(*_constants(like, self.df, self.loc, self.scale))
-
-    def narrowed(self, factor: float) -> Self:
-        """The same law with its scale multiplied by `factor`."""
-        return replace(self, scale=self.scale * factor)
+    law: ClassVar[type] = dist.StudentT
 
 
 @dataclass(frozen=True)
@@ -271,64 +260,34 @@ class FanIn(Prior):
 
 
 @dataclass(frozen=True)
-class HalfNormal(Prior):
+class HalfNormal(PlainPrior):
     """abs(N(0, scale^2)), for a noise scale."""
 
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self.scale, "scale")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return dist.HalfNormal(*_constants(like, self.scale))
+    law: ClassVar[type] = dist.HalfNormal
 
 
 @dataclass(frozen=True)
-class HalfCauchy(Prior):
+class HalfCauchy(PlainPrior):
     """abs(Cauchy(0, scale)), for a noise scale of unknown order of magnitude."""
 
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self.scale, "scale")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return dist.HalfCauchy(*_constants(like, self.scale))
+    law: ClassVar[type] = dist.HalfCauchy
 
 
 @dataclass(frozen=True)
-class LogNormal(Prior):
+class LogNormal(PlainPrior):
     """exp(N(loc, scale^2)), for a noise scale."""
 
     loc: float = 0.0
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_finite_number(self.loc, "loc")
-        check_positive(self.scale, "scale")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return dist.LogNormal(*_constants(like, self.loc, self.scale))
+    law: ClassVar[type] = dist.LogNormal
 
 
 @dataclass(frozen=True)
-class Gamma(Prior):
+class Gamma(PlainPrior):
     """Gamma with density proportional to s^(concentration - 1) exp(-rate s), for a noise scale."""
 
     concentration: float = 2.0
     rate: float = 2.0
-
-    def __post_init__(self) -> None:
-        check_positive(self.concentration, "concentration")
-        check_positive(self.rate, "rate")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return dist.Gamma(*_constants(like, self.concentration, self.rate))
-
-
-def _constants(like: Tensor, *values: float) -> list[Tensor]:
-    return [like.new_tensor(value) for value in values]
+    law: ClassVar[type] = dist.Gamma

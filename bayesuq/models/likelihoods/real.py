@@ -3,29 +3,27 @@
 Letters: see `bayesuq.models.likelihoods.base`.
 """
 
-import copy
 import math
 import warnings
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypeVar
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, as_targets, check_count, check_finite_number, check_positive
+from bayesuq.arrays import ArrayLike, as_targets, check_finite_number, check_positive
 from bayesuq.models.likelihoods.base import (
     Likelihood,
-    Unknown,
     aligned,
     checked_parameter,
     parameter_value,
-    unknown_parameters,
 )
 from bayesuq.models.likelihoods.derived import normal_points
 from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
+from bayesuq.models.likelihoods.scaled_noise import ScaledNoise, halves, of_draws, over_columns
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
@@ -36,7 +34,7 @@ SMALLEST_SCALE = 1e-5  # likewise
 
 
 @dataclass(frozen=True, eq=False)
-class Normal(Likelihood):
+class Normal(ScaledNoise):
     """Real targets y ~ N(f, scale^2), f and y being (N, D), with one noise scale for all columns or one for each.
 
     Attributes:
@@ -49,79 +47,49 @@ class Normal(Likelihood):
             a network whose last layer does not tell it, give D itself.
     """
 
+    parameters: ClassVar[tuple[str, ...]] = ("scale",)
+
     scale: float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor = "learned"
     initial_scale: float | Sequence[float] = 1.0
     per_column: bool | int = False
 
     def __post_init__(self) -> None:
-        _check_scales(self)
-
-    @property
-    def takes_scale(self) -> bool:
-        """Whether each row has its own known scale."""
-        return _is_given(self.scale)
-
-    @property
-    def unknowns(self) -> dict[str, Unknown]:
-        """The scale, where it is not fixed."""
-        return unknown_parameters({"scale": (self.scale, self.initial_scale)})
-
-    def given(self, values: Mapping[str, Tensor]) -> Self:
-        """The likelihood at this noise scale."""
-        return _at(self, values, ("scale",))
+        self._check_scales()
 
     @property
     def has_normal_noise(self) -> bool:
         """True."""
         return True
 
-    @property
-    def is_elementwise(self) -> bool:
-        """True."""
-        return True
-
-    def for_outputs(self, num_outputs: int | None) -> Self:
-        """The likelihood with a scale for each of the network's outputs, where columns have their own."""
-        return _with_columns(self, num_outputs)
-
-    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
-        """Real targets, (N, D)."""
-        return as_targets(y)
-
-    def align(self, f: Tensor, y: Tensor) -> Tensor:
-        """Targets of the shape and dtype of f, without the scales that it may bring."""
-        mean = _halves(f, 1)[0] if self.takes_scale else f
-        return aligned(mean, y, channels=mean.shape[1:2]).to(f.dtype)
-
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; f, scale^2), (N, D)."""
         scale = None if self.takes_scale else parameter_value(self.scale, "scale")
         if not isinstance(scale, float):
-            f, scale = _located(self, f)
+            f, scale = self._located(f)
             return -0.5 * (((y - f) / scale) ** 2 + LOG_TWO_PI) - scale.log()
         squares = functional.mse_loss(f, y, reduction="none")  # one kernel, forward and backward
         return squares * (-0.5 / scale**2) - (math.log(scale) + 0.5 * LOG_TWO_PI)
 
     def distribution(self, f: Tensor) -> Any:
         """Normal law with event shape (D,)."""
-        mean, scale = _located(self, f)
+        mean, scale = self._located(f)
         return dist.Normal(mean, scale).to_event(f.ndim - 1)
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
-        mean, scale = _located_draws(self, f)
+        mean, scale = self._located_draws(f)
         return GaussianPredictive(mean=within_floats(mean), noise_variance=scale.double() ** 2)
 
     def fisher_root(self, f: Tensor) -> Tensor:
         """1 / scale on the diagonal, (N, K, K)."""
         f = f.double()
-        _, scale = _located(self, f)
-        return _diagonal_root(self, 1 / scale, f)
+        _, scale = self._located(f)
+        return self._diagonal_root(1 / scale, f)
 
     def expected_log_prob(self, mean: Tensor, variance: Tensor, y: Tensor) -> Tensor:
         """log N(y; mean, scale^2) - variance / (2 scale^2), (N, D)."""
-        _, scale = _located(self, mean)
-        variance = _halves(variance, 1)[0] if self.takes_scale else variance
+        _, scale = self._located(mean)
+        variance = halves(variance, 1)[0] if self.takes_scale else variance
         return self.elementwise_log_prob(mean, y) - 0.5 * variance / scale.square()
 
 
@@ -297,7 +265,7 @@ class HeteroscedasticNormal(Likelihood):
 
 
 @dataclass(frozen=True, eq=False)
-class StudentT(Likelihood):
+class StudentT(ScaledNoise):
     """Real targets with outliers: y = f + scale * t, t of Student's law with `df` degrees of freedom; f, y are (N, D).
 
     A target far away pulls on f with a force that falls with its distance, where a normal one pulls the harder. With
@@ -317,6 +285,8 @@ class StudentT(Likelihood):
         Lange, Little and Taylor 1989, Robust Statistical Modeling Using the t Distribution.
     """
 
+    parameters: ClassVar[tuple[str, ...]] = ("df", "scale")
+
     df: float | Literal["learned"] | Prior | Tensor = 4.0
     scale: float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor = "learned"
     initial_df: float = 4.0
@@ -329,39 +299,7 @@ class StudentT(Likelihood):
         if isinstance(df, tuple):
             raise ValueError(f"`df` must be one number for all columns; got {df}.")
         object.__setattr__(self, "df", df)
-        _check_scales(self)
-
-    @property
-    def takes_scale(self) -> bool:
-        """Whether each row has its own known scale."""
-        return _is_given(self.scale)
-
-    @property
-    def unknowns(self) -> dict[str, Unknown]:
-        """The degrees of freedom and the scale, where they are not fixed."""
-        return unknown_parameters({"df": (self.df, self.initial_df), "scale": (self.scale, self.initial_scale)})
-
-    def given(self, values: Mapping[str, Tensor]) -> Self:
-        """The likelihood at these values."""
-        return _at(self, values, ("df", "scale"))
-
-    @property
-    def is_elementwise(self) -> bool:
-        """True."""
-        return True
-
-    def for_outputs(self, num_outputs: int | None) -> Self:
-        """The likelihood with a scale for each of the network's outputs, where columns have their own."""
-        return _with_columns(self, num_outputs)
-
-    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
-        """Real targets, (N, D)."""
-        return as_targets(y)
-
-    def align(self, f: Tensor, y: Tensor) -> Tensor:
-        """Targets of the shape and dtype of f, without the scales that it may bring."""
-        mean = _halves(f, 1)[0] if self.takes_scale else f
-        return aligned(mean, y, channels=mean.shape[1:2]).to(f.dtype)
+        self._check_scales()
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log t(y; df, f, scale), (N, D)."""
@@ -377,138 +315,16 @@ class StudentT(Likelihood):
 
     def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
         """The mixture of S Student laws; its components are the single draws, which it always keeps."""
-        df = _of_draws(parameter_value(self.df, "df"), f.double(), per_column=False)
-        mean, scale = _located_draws(self, f)
+        df = of_draws(parameter_value(self.df, "df"), f.double(), per_column=False)
+        mean, scale = self._located_draws(f)
         return MixturePredictive(dist.StudentT(df, within_floats(mean).double(), scale.double()))
 
     def fisher_root(self, f: Tensor) -> Tensor:
         """sqrt((df + 1) / (df + 3)) / scale on the diagonal, (N, K, K): Lange et al. 1989, section 2."""
         df, _, scale = self._parameters(f.double())
-        return _diagonal_root(self, ((df + 1) / (df + 3)).sqrt() / scale, f.double())
+        return self._diagonal_root(((df + 1) / (df + 3)).sqrt() / scale, f.double())
 
     def _parameters(self, f: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The degrees of freedom, the means and the scales."""
-        df = _over_columns(parameter_value(self.df, "df"), f, per_column=False)
-        return df, *_located(self, f)
-
-
-Scaled = TypeVar("Scaled", bound=Normal | StudentT)
-
-
-def _check_scales(likelihood: Normal | StudentT) -> None:
-    """Put a user's `scale`, `initial_scale` and `per_column` into the form that the methods read.
-
-    Raises:
-        ValueError: What is neither of what they may be, or numbers of columns that differ.
-    """
-    scale = checked_parameter(likelihood.scale, "scale", may_be_given=True)
-    if _is_given(scale) and likelihood.per_column is not False:
-        raise ValueError(
-            "Scales that are given come with the data, (N, D) where columns have their own; leave `per_column` out."
-        )
-    initial = checked_parameter(likelihood.initial_scale, "initial_scale")
-    if not isinstance(initial, float | tuple):
-        raise ValueError(f"`initial_scale` must be a number, or a list of one for each column; got {initial!r}.")
-    told = likelihood.per_column
-    number = told if isinstance(told, bool) else check_count(told, "per_column")
-    sizes = {len(value) for value in (scale, initial) if isinstance(value, tuple)}
-    sizes |= set() if isinstance(number, bool) else {number}
-    if len(sizes) > 1:
-        raise ValueError(f"`scale`, `initial_scale` and `per_column` must be of as many columns; got {sorted(sizes)}.")
-    if number is True and isinstance(scale, float):
-        raise ValueError("`per_column` asks for a scale for each column; got one. Write a list, scale=[0.1, 0.2].")
-    if sizes:
-        number = sizes.pop()
-        initial = initial if isinstance(initial, tuple) else (initial,) * number
-        scale = (scale,) * number if isinstance(scale, float) else scale
-    for name, value in (("scale", scale), ("initial_scale", initial), ("per_column", number)):
-        object.__setattr__(likelihood, name, value)
-
-
-def _with_columns(likelihood: Scaled, num_outputs: int | None) -> Scaled:
-    """The likelihood with as many scales as there are outputs."""
-    number = likelihood.per_column
-    if isinstance(number, bool):
-        if not number:
-            return likelihood
-        if num_outputs is None:
-            raise ValueError(
-                "How many columns the network gives cannot be told from its last layer. Write the number: "
-                "per_column=2 for two."
-            )
-        return replace(likelihood, per_column=num_outputs)
-    return likelihood
-
-
-def _at(likelihood: Scaled, values: Mapping[str, Tensor], names: Sequence[str]) -> Scaled:
-    """The likelihood at values of its unknowns: tensors, which only methods may give."""
-    known = {name: values[name] for name in names if name in values}
-    if not known:
-        return likelihood
-    found = copy.copy(likelihood)
-    for name, value in known.items():
-        object.__setattr__(found, name, value)
-    return found
-
-
-def _is_given(scale: Any) -> bool:
-    return isinstance(scale, str) and scale == "given"
-
-
-def _halves(f: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-    """The network's own columns of f, and the scales behind them."""
-    if f.shape[dim] % 2:
-        raise ValueError(
-            f"f must hold D means and then D given scales, (N, 2 D); got {tuple(f.shape)}. Call the model at "
-            "bayesuq.Given(x, scale)."
-        )
-    mean, scale = f.chunk(2, dim=dim)
-    return mean, scale
-
-
-def _located(likelihood: Scaled, f: Tensor) -> tuple[Tensor, Tensor]:
-    """Means (N, D), and scales that broadcast to them."""
-    if likelihood.takes_scale:
-        return _halves(f, 1)
-    return f, _over_columns(parameter_value(likelihood.scale, "scale"), f, likelihood.per_column)
-
-
-def _located_draws(likelihood: Scaled, f: Tensor) -> tuple[Tensor, Tensor]:
-    """Means of draws (S, N, D), and scales that broadcast to them."""
-    if likelihood.takes_scale:
-        mean, scale = _halves(f, 2)
-        return mean.contiguous(), scale
-    return f, _of_draws(parameter_value(likelihood.scale, "scale"), f, likelihood.per_column)
-
-
-def _diagonal_root(likelihood: Scaled, root: Tensor, f: Tensor) -> Tensor:
-    """R of `fisher_root` for means that do not mix, (N, K, K); of scales behind them, which are known, it is 0."""
-    if likelihood.takes_scale:
-        root = torch.cat([root, torch.zeros_like(root)], dim=1)
-    return root.expand(f.shape).flatten(1).diag_embed()
-
-
-def _over_columns(value: float | Sequence[float] | Tensor, f: Tensor, per_column: bool | int) -> Tensor:
-    """A parameter as a tensor that broadcasts to f, (N, D, ...)."""
-    tensor = torch.as_tensor(value, dtype=f.dtype, device=f.device)
-    if not per_column:
-        return tensor
-    _check_columns(tensor, f.shape[1])
-    return tensor.reshape(-1, *[1] * (f.ndim - 2))
-
-
-def _of_draws(value: float | Sequence[float] | Tensor, f: Tensor, per_column: bool | int) -> Tensor:
-    """A parameter as a tensor that broadcasts to draws of f, (S, N, D); it may differ from draw to draw."""
-    tensor = torch.as_tensor(value, dtype=f.dtype, device=f.device)
-    if not per_column:
-        return tensor.reshape(-1, 1, 1)
-    _check_columns(tensor, f.shape[2])
-    return tensor.reshape(-1, 1, f.shape[2])
-
-
-def _check_columns(scales: Tensor, num_columns: int) -> None:
-    if scales.shape[-1:] != (num_columns,):
-        raise ValueError(
-            f"The likelihood has scales for {scales.shape[-1]} columns; the network gives {num_columns}. Give as many, "
-            f"or per_column={num_columns} for scales that are learned or inferred."
-        )
+        df = over_columns(parameter_value(self.df, "df"), f, per_column=False)
+        return df, *self._located(f)
