@@ -18,7 +18,6 @@ References:
     Traub et al., "Overcoming common flaws in the evaluation of selective classification systems", NeurIPS 2024.
 """
 
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -29,7 +28,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.observed import known_points
-from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_rate, check_scores, places_in
+from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_rate, check_scores, places_in, warn_undefined
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.weighted import Weighted
 
@@ -89,7 +88,7 @@ def auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None =
     if weight is not None:
         return _weighted(weighted.auroc, "auroc", scores, positives, weight, needs=("positive", "negative"))
     sides = Sides.of(scores, positives)
-    if not _is_defined("auroc", positive=sides.positives, negative=sides.negatives):
+    if warn_undefined("auroc", positive=sides.positives, negative=sides.negatives):
         return sides.undefined
     below, up_to = places_in(sides.negatives, sides.positives)
     twice = (below + up_to).sum()  # whole numbers, so exact
@@ -114,7 +113,7 @@ def average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayL
             weighted.average_precision, "average_precision", scores, positives, weight, needs=("positive",)
         )
     sides = Sides.of(scores, positives)
-    if not _is_defined("average_precision", positive=sides.positives):
+    if warn_undefined("average_precision", positive=sides.positives):
         return sides.undefined
     # Each positive's own score is the threshold at which recall rises.
     found = sides.num_caught().double()
@@ -151,7 +150,7 @@ def false_positive_rate_at(
         name = "false_positive_rate_at"
         return _weighted(measure, name, scores, positives, weight, needs=("positive", "negative"))
     sides = Sides.of(scores, positives)
-    if not _is_defined("false_positive_rate_at", positive=sides.positives, negative=sides.negatives):
+    if warn_undefined("false_positive_rate_at", positive=sides.positives, negative=sides.negatives):
         return sides.undefined
     # A quotient, since 0.07 x 100 > 7 in floating point while 7 / 100 is the same number as 0.07.
     suffices = sides.num_caught().double() / len(sides.positives) >= true_positive_rate
@@ -287,13 +286,6 @@ def _weighted(
     """A measure of the points of weight above 0, or NaN with a warning where one of the classes it needs is absent."""
     values, truths, weights = known_points(scores, flags, weight)
     groups = {"positive": truths[truths != 0], "negative": truths[truths == 0]}
-    if not _is_defined(name, **{kind: groups[kind] for kind in needs}):
+    if warn_undefined(name, **{kind: groups[kind] for kind in needs}):
         return torch.full((), torch.nan, dtype=torch.float64, device=values.device)
     return measure(values, truths, weight=weights).value
-
-
-def _is_defined(measure: str, **groups: Tensor) -> bool:
-    missing = [kind for kind, group in groups.items() if len(group) == 0]
-    if missing:
-        warnings.warn(f"`{measure}` is undefined, and NaN: no point is {missing[0]}.", UserWarning, stacklevel=3)
-    return not missing

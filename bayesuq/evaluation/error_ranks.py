@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bayesuq.evaluation.ranks import check_scores
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
-from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.intervals import Interval, auroc_interval, skewed_interval
-from bayesuq.evaluation.standard_errors.weighted import Weighted
+from bayesuq.evaluation.standard_errors.weighted import Ranks, Weighted
 from bayesuq.evaluation.streaming.ranking import Bounded, Ranking
 
 
@@ -82,6 +82,7 @@ class ErrorRanks:
         self._counted: Ranking | None = None
         self._num_points = 0
         self._is_grouped = False
+        self._sorted: tuple[Points, Ranks] | None = None
 
     def add(self, block: Block) -> None:
         """Keep or count the points of a further batch.
@@ -89,6 +90,7 @@ class ErrorRanks:
         Raises:
             ValueError: Beyond the limit weights other than 0 and 1, which bins do not count.
         """
+        self._sorted = None
         self._num_points += int((block.weight > 0).sum())
         self._is_grouped |= block.scores.shape[1] > 1
         self._blocks.append(block)
@@ -100,22 +102,21 @@ class ErrorRanks:
     @property
     def auroc(self) -> Ranked:
         """As `detection.auroc`, of errors."""
-        points = self._points
-        measure = weighted.auroc(points.scores, points.wrong, weight=points.weight)
+        points, ranks = self._in_order
         if self._counted is None:
-            area = Bounded.exact(measure.value)
-            error = standard_errors.of_auroc(points.scores, points.wrong, weight=points.weight)
+            area = Bounded.exact(ranks.auroc().value)
+            error = standard_errors.error_of_auroc(ranks)
         else:
             area = self._counted.auroc()
-            error = self._error_and_skewness(measure, points)[0]
+            error = self._error_and_skewness(ranks.auroc(), points)[0]
         rows = points.rows_with(wrong=True), points.rows_with(wrong=False)
         return Ranked(area, error, auroc_interval(area.value, error, *rows))
 
     @property
     def aurc(self) -> Ranked:
         """As `detection.aurc`, of errors."""
-        points = self._points
-        measure = weighted.aurc(points.scores, points.wrong, weight=points.weight)
+        points, ranks = self._in_order
+        measure = ranks.aurc()
         risk = Bounded.exact(measure.value) if self._counted is None else self._counted.aurc()
         error, skewness = self._error_and_skewness(measure, points)
         return Ranked(risk, error, skewed_interval(risk.value, error, skewness, points.num_rows).clamp(0.0, 1.0))
@@ -136,6 +137,14 @@ class ErrorRanks:
             )
         part = Ranking.of(block.scores[known], block.wrong[known], limit=0)
         self._counted = part if self._counted is None else self._counted.merge(part)
+
+    @property
+    def _in_order(self) -> tuple[Points, Ranks]:
+        """All points, sorted once for both measures."""
+        if self._sorted is None:
+            points = self._points
+            self._sorted = points, Ranks.of(*check_scores(points.scores, points.wrong), points.weight)
+        return self._sorted
 
     @property
     def _points(self) -> Points:

@@ -1,5 +1,6 @@
 """Scores in order: what the measures of `detection` count, found by sorting once."""
 
+import warnings
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -101,6 +102,14 @@ def _sortable(values: Tensor) -> Tensor:
     if values.dtype in (torch.bool, torch.float16, torch.bfloat16):
         return values.float()
     return values
+
+
+def warn_undefined(measure: str, **groups: Tensor) -> bool:
+    """Whether a measure is undefined, with a warning, since one of the groups of points that it needs is empty."""
+    missing = [kind for kind, group in groups.items() if len(group) == 0]
+    if missing:
+        warnings.warn(f"`{measure}` is undefined, and NaN: no point is {missing[0]}.", UserWarning, stacklevel=3)
+    return bool(missing)
 
 
 def check_rate(true_positive_rate: float) -> None:

@@ -9,18 +9,15 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
-import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_count, to_tensor
-from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
+from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.evaluation.kinds import check_known
-from bayesuq.evaluation.observed import as_weight, known_points
-from bayesuq.evaluation.ranks import Sides
+from bayesuq.evaluation.ranks import check_scores, warn_undefined
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
 from bayesuq.evaluation.report.measure import COLUMNS, Measure
 from bayesuq.evaluation.report.tables import aligned, counted, in_line
-from bayesuq.evaluation.standard_errors import bootstrap, weighted
+from bayesuq.evaluation.standard_errors import bootstrap
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors.intervals import (
     Interval,
@@ -28,6 +25,7 @@ from bayesuq.evaluation.standard_errors.intervals import (
     false_positive_rate_interval,
     share_interval,
 )
+from bayesuq.evaluation.standard_errors.weighted import Ranks
 from bayesuq.evaluation.streaming.ranking import DEFAULT_LIMIT
 from bayesuq.evaluation.tally import Tally, made
 from bayesuq.notebook import table
@@ -274,22 +272,24 @@ def evaluate_detection(
         entropy_average_precision 1.00 [0.34, 1.00] fraction, 2 of 4 positive
         entropy_false_positive_rate 0.00 [0.00, 1.00] fraction, at 95 % true positives
     """
-    is_positive = to_tensor(positives, "positives").bool()
-    known = torch.ones_like(is_positive) if weight is None else as_weight(weight, is_positive.shape) > 0
-    found, others = is_positive & known, ~is_positive & known
-    remark = f"{int(found.sum())} of {int(known.sum())} positive"
-    area = auroc(scores, positives, weight=weight)
-    precision = average_precision(scores, positives, weight=weight)
-    rate = false_positive_rate_at(scores, positives, TRUE_POSITIVE_RATE, weight=weight)
-    precision_error = standard_errors.of_average_precision(scores, positives, weight=weight)
-    area_error = standard_errors.of_auroc(scores, positives, weight=weight)
-    rows = [side.reshape(len(side), -1).any(dim=1).sum().double() for side in (found, others)]
-    is_single = known.numel() == len(known)
+    values, is_positive = check_scores(scores, positives)
+    ranks = Ranks.of(values, is_positive, weight)
+    is_found = ranks.found > 0
+    groups = {"positive": ranks.found[is_found], "negative": ranks.found[~is_found]}
+    warn_undefined("auroc", **groups)
+    warn_undefined("average_precision", positive=groups["positive"])
+    warn_undefined("false_positive_rate_at", **groups)
+    remark = f"{len(groups['positive'])} of {len(is_found)} positive"
+    smooth, jumping = ranks.average_precision(), ranks.false_positive_rate_at(TRUE_POSITIVE_RATE)
+    area, precision, rate = ranks.auroc().value, smooth.value, jumping.value
+    area_error, precision_error = standard_errors.error_of_auroc(ranks), standard_errors.by_derivative(smooth)
+    rate_error = bootstrap.standard_error(jumping, seed=seed) if jumping.num_values <= MOST_RESAMPLED else None
+    rows = [(ranks.by_row(side) > 0).sum().double() for side in (ranks.found, ranks.others)]
+    is_single = values.numel() == len(values)
+    worth = rows[0] if is_single or precision_error == 0 else is_found.sum().double()
     area_interval = auroc_interval(area, area_error, *rows)
-    worth = rows[0] if is_single or precision_error == 0 else found.sum().double()
     precision_interval = share_interval(precision, precision_error, worth)
-    rate_interval = _interval_of_false_positive_rate(scores, positives, weight, rate) if is_single else None
-    rate_error = _error_of_false_positive_rate(scores, positives, weight, seed)
+    rate_interval = _interval_of_false_positive_rate(ranks, rate) if is_single else None
     told = f"at {TRUE_POSITIVE_RATE:.0%} true positives".replace("%", " %")
     return (
         made(f"{name}_auroc", area, area_error, "fraction", remark, area_interval),
@@ -298,26 +298,15 @@ def evaluate_detection(
     )
 
 
-def _interval_of_false_positive_rate(
-    scores: ArrayLike, positives: ArrayLike, weight: ArrayLike | None, rate: Tensor
-) -> Interval | None:
+def _interval_of_false_positive_rate(ranks: Ranks, rate: Tensor) -> Interval | None:
     """None where there is one class only, or weights make order statistics of no use."""
-    if weight is not None:
-        scores, positives, heavy = known_points(scores, positives, weight)
-        if bool((heavy != heavy[0]).any()):
-            return None
-    sides = Sides.of(scores, positives)
-    if len(sides.positives) == 0 or len(sides.negatives) == 0:
+    num_positive, num_negative = int(ranks.found.sum()), int(ranks.others.sum())
+    is_even = ranks.weight is None or bool((ranks.weight == ranks.weight[0]).all())
+    if not is_even or num_positive == 0 or num_negative == 0:
         return None
-    alarms = sides.num_false_alarms().flip(0).double() / len(sides.negatives)
-    return false_positive_rate_interval(alarms, rate, len(sides.negatives), TRUE_POSITIVE_RATE)
-
-
-def _error_of_false_positive_rate(
-    scores: ArrayLike, positives: ArrayLike, weight: ArrayLike | None, seed: int
-) -> Tensor | None:
-    measure = weighted.false_positive_rate_at(scores, positives, weight=weight)
-    return bootstrap.standard_error(measure, seed=seed) if measure.num_values <= MOST_RESAMPLED else None
+    below = ranks.around(ranks.others[None])[0][0, ranks.found > 0]
+    alarms = (num_negative - below).flip(0) / num_negative
+    return false_positive_rate_interval(alarms, rate, num_negative, TRUE_POSITIVE_RATE)
 
 
 def side_by_side(reports: Mapping[str, Report]) -> str:

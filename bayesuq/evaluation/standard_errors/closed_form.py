@@ -15,12 +15,12 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.evaluation.gaps import Gaps, normal_draws
-from bayesuq.evaluation.observed import as_weight, observe
+from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.ranks import check_scores
 from bayesuq.evaluation.scores import top_label
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.sums import Sums
-from bayesuq.evaluation.standard_errors.weighted import Weighted
+from bayesuq.evaluation.standard_errors.weighted import Ranks, Weighted
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import generator
 
@@ -65,22 +65,25 @@ def of_auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | Non
         TypeError: Not numbers.
         ValueError: NaN scores, positives that are not 0 or 1, shapes that differ.
     """
-    values, positive = check_scores(scores, positives)
-    heavy = torch.ones(values.shape, dtype=torch.float64, device=values.device)
-    heavy = heavy if weight is None else as_weight(weight, values.shape).to(values.device)
-    placement = _placements(values.flatten(), positive.flatten(), heavy.flatten()).reshape(len(values), -1)
-    up, down = (heavy.mul(side).reshape(len(values), -1) for side in (positive, ~positive))
+    return error_of_auroc(Ranks.of(*check_scores(scores, positives), weight))
+
+
+def error_of_auroc(ranks: Ranks) -> Tensor:
+    """As `of_auroc`, of scores in order."""
+    w = ranks.of_points(torch.ones(1, ranks.num_rows, dtype=torch.float64, device=ranks.row.device))
+    up, down = w * ranks.found, w * ranks.others
     num_positive, num_negative = up.sum(), down.sum()
-    area = (placement * up).sum() / num_positive
+    # Of each positive the share of negatives that it beats, of each negative the share of positives that beat it.
+    beaten, beating = (sum(ranks.around(side)) / (2 * side.sum()) for side in (down, up))
+    area = (beaten * up).sum() / num_positive
     # Each row's part in the sums over positives and over negatives, centred: the brackets of Obuchowski, section 3.
-    found = ((placement - area) * up).sum(dim=1)
-    passed = ((placement - area) * down).sum(dim=1)
-    rows = int((heavy > 0).reshape(len(values), -1).any(dim=1).sum())
-    with_positive, with_negative = ((group > 0).any(dim=1).sum().double() for group in (up, down))
+    found = ranks.by_row(((beaten - area) * up)[0])
+    passed = ranks.by_row(((1 - beating - area) * down)[0])
+    with_positive, with_negative, rows = ((ranks.by_row(side[0]) > 0).sum().double() for side in (up, down, w))
     variance = (
         with_positive / (with_positive - 1) * (found / num_positive).square().sum()
         + with_negative / (with_negative - 1) * (passed / num_negative).square().sum()
-        + 2 * rows / max(rows - 1, 1) * (found * passed).sum() / (num_positive * num_negative)
+        + 2 * rows / (rows - 1).clamp(min=1) * (found * passed).sum() / (num_positive * num_negative)
     )
     defined = (with_positive > 1) & (with_negative > 1)
     return torch.where(defined, variance.clamp(min=0.0).sqrt(), torch.nan)
@@ -199,15 +202,3 @@ def _resampled_sums(rows: Tensor, num_replicates: int, seed: int) -> tuple[Tenso
     noise = generator(seed, device=rows.device)
     drawn = rows.sum(dim=0) + normal_draws(rows.T @ rows, num_replicates, noise)
     return drawn[:, :-1], drawn[:, -1].clamp(min=float(sizes.max()))
-
-
-def _placements(scores: Tensor, positive: Tensor, weight: Tensor) -> Tensor:
-    """Of each positive the share of negatives that it beats, of each negative the share of positives that beat it."""
-    _, group = scores.unique(return_inverse=True)
-    size = int(group.max()) + 1
-    positives, negatives = (
-        torch.bincount(group[side], weights=weight[side], minlength=size) for side in (positive, ~positive)
-    )
-    below = (negatives.cumsum(0) - negatives / 2) / negatives.sum()
-    above = (positives.sum() - positives.cumsum(0) + positives / 2) / positives.sum()
-    return torch.where(positive, below[group], above[group])

@@ -3,12 +3,13 @@
 A row may hold many values (an image its pixels); they count together. With all weights 1 each is the measure of that
 name in `scores`, `calibration` or `detection`; with whole numbers it is that measure with rows repeated. Values may
 have weights of their own beside those of the rows, 0 where they are missing: see `observed`. Scores are sorted once,
-whatever the number of weightings.
+whatever the number of weightings, and by `Ranks` for all measures.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from functools import cached_property
+from typing import Self
 
 import torch
 from torch import Tensor
@@ -123,90 +124,140 @@ def row_gaps(
 
 def auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.auroc`, whose errors it raises."""
-    order, positive = _in_order(*check_scores(scores, positives), weight)
-
-    def area(weights: Tensor) -> Tensor:
-        w = order.of_points(weights)
-        below, up_to = order.around(w * ~positive)
-        num_positive, num_negative = (w * positive).sum(dim=1), (w * ~positive).sum(dim=1)
-        return (w * positive * (below + up_to)).sum(dim=1) / (2 * num_positive * num_negative)
-
-    return order.weighted(area)
+    return Ranks.of(*check_scores(scores, positives), weight).auroc()
 
 
 def average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.average_precision`, whose errors it raises."""
-    order, positive = _in_order(*check_scores(scores, positives), weight)
-
-    def precision(weights: Tensor) -> Tensor:
-        w = order.of_points(weights)
-        num_positive = (w * positive).sum(dim=1, keepdim=True)
-        found = num_positive - order.around(w * positive)[0]
-        called = w.sum(dim=1, keepdim=True) - order.around(w)[0]
-        share = torch.where(called > 0, found / torch.where(called > 0, called, 1.0), 0.0)
-        return (w * positive * share).sum(dim=1) / num_positive.squeeze(1)
-
-    return order.weighted(precision)
+    return Ranks.of(*check_scores(scores, positives), weight).average_precision()
 
 
 def false_positive_rate_at(
     scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95, *, weight: ArrayLike | None = None
 ) -> Weighted:
     """As `detection.false_positive_rate_at`, whose errors it raises. It has no derivative: take the bootstrap."""
-    check_rate(true_positive_rate)
-    order, positive = _in_order(*check_scores(scores, positives), weight)
-
-    def rate(weights: Tensor) -> Tensor:
-        w = order.of_points(weights)
-        num_positive, num_negative = ((w * side).sum(dim=1, keepdim=True) for side in (positive, ~positive))
-        suffices = (num_positive - order.around(w * positive)[0]) / num_positive >= true_positive_rate
-        alarms = (num_negative - order.around(w * ~positive)[0]) / num_negative
-        # The highest threshold that suffices has the fewest alarms.
-        fewest = torch.where(suffices, alarms, torch.inf).amin(dim=1)
-        return torch.where(num_positive.squeeze(1) > 0, fewest, torch.nan)
-
-    return order.weighted(rate)
+    return Ranks.of(*check_scores(scores, positives), weight).false_positive_rate_at(true_positive_rate)
 
 
 def aurc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.aurc`, whose errors it raises."""
-    order, losses = _in_order(*check_losses(scores, errors), weight)
-
-    def area(weights: Tensor) -> Tensor:
-        w = order.of_points(weights)
-        total = w.sum(dim=1, keepdim=True)
-        before, after = order.around(w)
-        size = after - before
-        shared = torch.where(size > 0, size, 1.0)
-        return (w * losses * (head_weight(after, total) - head_weight(before, total)) / shared).sum(
-            dim=1
-        ) / total.squeeze(1)
-
-    return order.weighted(area)
+    return Ranks.of(*check_losses(scores, errors), weight).aurc()
 
 
 def augrc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.augrc`, whose errors it raises."""
-    order, losses = _in_order(*check_losses(scores, errors), weight)
-
-    def area(weights: Tensor) -> Tensor:
-        w = order.of_points(weights)
-        total = w.sum(dim=1, keepdim=True)
-        before, after = order.around(w)
-        return (w * losses * (total - (before + after) / 2)).sum(dim=1) / total.squeeze(1).square()
-
-    return order.weighted(area)
+    return Ranks.of(*check_losses(scores, errors), weight).augrc()
 
 
-class _Order(NamedTuple):
-    """All values by rising score."""
+@dataclass(frozen=True, eq=False)
+class Ranks:
+    """All values by rising score, sorted once for every measure of ranks.
 
-    row: Tensor  # that each value is in, (n,)
-    start: Tensor  # place where each value's tie begins, (n,)
-    end: Tensor  # place after it
+    Attributes:
+        row: The row that each value is in, (n,).
+        start: The place where each value's tie begins.
+        end: The place after it.
+        found: Whether each value is a positive, or its loss, float64.
+        num_rows: N.
+        weight: Of each value beside its row's, of mean 1, (n,); None is 1 everywhere.
+        num_known: Rows that hold a value of weight above 0; None is all.
+    """
+
+    row: Tensor
+    start: Tensor
+    end: Tensor
+    found: Tensor
     num_rows: int
-    weight: Tensor | None  # of each value beside its row's, of mean 1, (n,)
+    weight: Tensor | None
     num_known: int | None
+
+    @classmethod
+    def of(cls, values: Tensor, found: Tensor, weight: ArrayLike | None = None) -> Self:
+        """Sort scores, (N, ...), with whether each is of a positive, or its loss, as `ranks` has checked them."""
+        row = torch.arange(len(values), device=values.device).repeat_interleave(max(values[:1].numel(), 1))
+        heavy, num_known, scores, truths = None, None, values.flatten(), found.flatten()
+        if weight is not None:
+            weights = as_weight(weight, values.shape).to(values.device).flatten()
+            there = weights > 0
+            scores, truths, row, heavy = scores[there], truths[there], row[there], weights[there]
+            heavy, num_known = heavy / heavy.mean(), len(row.unique_consecutive())
+        ranked, order = scores.sort()
+        group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+        end = sizes.cumsum(0)
+        ordered = None if heavy is None else heavy[order]
+        start, end, truths = (end - sizes)[group], end[group], truths[order].double()
+        return cls(row[order], start, end, truths, len(values), ordered, num_known)
+
+    def auroc(self) -> Weighted:
+        """As `detection.auroc`."""
+
+        def area(weights: Tensor) -> Tensor:
+            w = self.of_points(weights)
+            up, down = w * self.found, w * self.others
+            below, up_to = self.around(down)
+            return (up * (below + up_to)).sum(dim=1) / (2 * up.sum(dim=1) * down.sum(dim=1))
+
+        return self._weighted(area)
+
+    def average_precision(self) -> Weighted:
+        """As `detection.average_precision`."""
+
+        def precision(weights: Tensor) -> Tensor:
+            w = self.of_points(weights)
+            up = w * self.found
+            num_positive = up.sum(dim=1, keepdim=True)
+            found = num_positive - self.around(up)[0]
+            called = w.sum(dim=1, keepdim=True) - self.around(w)[0]
+            share = torch.where(called > 0, found / torch.where(called > 0, called, 1.0), 0.0)
+            return (up * share).sum(dim=1) / num_positive.squeeze(1)
+
+        return self._weighted(precision)
+
+    def false_positive_rate_at(self, true_positive_rate: float) -> Weighted:
+        """As `detection.false_positive_rate_at`."""
+        check_rate(true_positive_rate)
+
+        def rate(weights: Tensor) -> Tensor:
+            w = self.of_points(weights)
+            up, down = w * self.found, w * self.others
+            num_positive, num_negative = (side.sum(dim=1, keepdim=True) for side in (up, down))
+            suffices = (num_positive - self.around(up)[0]) / num_positive >= true_positive_rate
+            alarms = (num_negative - self.around(down)[0]) / num_negative
+            # The highest threshold that suffices has the fewest alarms.
+            fewest = torch.where(suffices, alarms, torch.inf).amin(dim=1)
+            return torch.where(num_positive.squeeze(1) > 0, fewest, torch.nan)
+
+        return self._weighted(rate)
+
+    def aurc(self) -> Weighted:
+        """As `detection.aurc`."""
+
+        def area(weights: Tensor) -> Tensor:
+            w = self.of_points(weights)
+            total = w.sum(dim=1, keepdim=True)
+            before, after = self.around(w)
+            size = after - before
+            shared = torch.where(size > 0, size, 1.0)
+            risk = w * self.found * (head_weight(after, total) - head_weight(before, total)) / shared
+            return risk.sum(dim=1) / total.squeeze(1)
+
+        return self._weighted(area)
+
+    def augrc(self) -> Weighted:
+        """As `detection.augrc`."""
+
+        def area(weights: Tensor) -> Tensor:
+            w = self.of_points(weights)
+            total = w.sum(dim=1, keepdim=True)
+            before, after = self.around(w)
+            return (w * self.found * (total - (before + after) / 2)).sum(dim=1) / total.squeeze(1).square()
+
+        return self._weighted(area)
+
+    @cached_property
+    def others(self) -> Tensor:
+        """1 for what is no positive, (n,), float64."""
+        return 1 - self.found
 
     def of_points(self, weights: Tensor) -> Tensor:
         """Weights of the values in order, (R, N) -> (R, n)."""
@@ -217,20 +268,9 @@ class _Order(NamedTuple):
         sums = torch.nn.functional.pad(w.cumsum(dim=1), (1, 0))
         return sums[:, self.start], sums[:, self.end]
 
-    def weighted(self, function: Callable[[Tensor], Tensor]) -> Weighted:
+    def by_row(self, values: Tensor) -> Tensor:
+        """The sum over each row's values, (n,) -> (N,)."""
+        return values.new_zeros(self.num_rows).index_add_(0, self.row, values)
+
+    def _weighted(self, function: Callable[[Tensor], Tensor]) -> Weighted:
         return Weighted(self.num_rows, len(self.row), self.row.device, function, self.num_known)
-
-
-def _in_order(values: Tensor, flags: Tensor, weight: ArrayLike | None) -> tuple[_Order, Tensor]:
-    row = torch.arange(len(values), device=values.device).repeat_interleave(max(values[:1].numel(), 1))
-    heavy, num_known, scores, truths = None, None, values.flatten(), flags.flatten()
-    if weight is not None:
-        weights = as_weight(weight, values.shape).to(values.device).flatten()
-        there = weights > 0
-        scores, truths, row, heavy = scores[there], truths[there], row[there], weights[there]
-        heavy, num_known = heavy / heavy.mean(), len(row.unique_consecutive())
-    ranked, order = scores.sort()
-    group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
-    end = sizes.cumsum(0)
-    ordered = None if heavy is None else heavy[order]
-    return _Order(row[order], (end - sizes)[group], end[group], len(values), ordered, num_known), truths[order]
