@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesuq.data import Dataset
+from bayesuq.data import Dataset, Standardizer
 from bayesuq.functions import Functions
 from bayesuq.inference import dropout, ensemble, gp, laplace, map_estimate
+from bayesuq.inference.automatic.posterior import AutomaticPosterior
+from bayesuq.inference.units import in_units
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp import RBF, GaussianProcess, Scale
@@ -136,3 +138,12 @@ def test_functions_of_which_the_data_leave_nothing_are_drawn_all_the_same() -> N
     spread = found.covariance[:, 0, :, 0].diagonal().clamp(min=0).sqrt()
     assert (found.draws[:, :, 0] - found.mean[:, 0]).abs().max() < 5 * spread.max()
     torch.testing.assert_close(found.mean[:, 0], exact.y[:8, 0], rtol=0, atol=1e-2)
+
+
+def test_what_was_chosen_by_itself_has_the_functions_of_what_it_chose() -> None:
+    data = Dataset(1e3 * X, 50 + 1e2 * X[:, :1].sin())
+    units = Standardizer.fit(data)
+    inner = map_estimate.fit(network(nn.Linear(2, 1)), units.transform(data), num_epochs=2, seed=0)
+    chosen = AutomaticPosterior(posterior=in_units(inner, units), labels=(), candidates=(), remarks=())
+    found, expected = chosen.functions(1e3 * NEW), chosen.predict(1e3 * NEW)
+    torch.testing.assert_close(found.mean, expected.mean)

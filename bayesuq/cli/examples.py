@@ -13,6 +13,7 @@ from bayesuq.evaluation.report.standard_measures import COVERAGE_LEVEL
 from bayesuq.evaluation.scores import central_interval
 from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.thinned import at_all_points
 
 NUM_ROWS, MOST_INPUTS = 8, 6
 INTERVAL = f"{COVERAGE_LEVEL:.0%} interval".replace("%", " %")
@@ -81,11 +82,12 @@ def _of_labels(predictive: CategoricalPredictive, y: Tensor, rows: Tensor) -> _C
 
 
 def _of_real_targets(predictive: RealPredictive, y: Tensor, rows: Tensor) -> _Columns:
-    ends = central_interval(predictive, COVERAGE_LEVEL)
+    few = at_all_points([predictive.at(slice(row, row + 1)) for row in rows.tolist()])
     columns = range(predictive.shape[2])
     places = [f"[{column}]" for column in columns] if len(columns) > 1 else [""]
     names = [f"{what}{place}" for place in places for what in ("y", "predicted", INTERVAL)]
-    parts = [part.reshape(len(y), -1)[rows].tolist() for part in (y, predictive.mean, *ends)]
+    shown = (y.reshape(len(y), -1)[rows], few.mean, *central_interval(few, COVERAGE_LEVEL))
+    parts = [part.tolist() for part in shown]
     cells = [
         tuple(cell for column in columns for cell in _target(*(part[place][column] for part in parts)))
         for place in range(len(rows))

@@ -137,7 +137,8 @@ def _is_wrong(judged: Judged) -> Tensor:
     predictive, y = judged.predictive, judged.y
     if isinstance(predictive, CategoricalPredictive):
         return scores.pointwise_accuracy(predictive, y) == 0
-    errors = (predictive.mean - y).square().nansum(dim=1)  # of the columns that are known
+    squares = scores.pointwise_squared_error(predictive, y.nan_to_num())
+    errors = squares.where(~y.isnan(), 0.0).sum(dim=1)  # of the columns that are known
     return errors.argsort().argsort() >= len(errors) - math.ceil(LARGEST_ERRORS * len(errors))
 
 

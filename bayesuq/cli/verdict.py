@@ -10,7 +10,6 @@ from bayesuq.evaluation.report.standard_measures import CALIBRATION_ERROR, COVER
 
 Reports = Mapping[str, Report]
 COVERAGE = "interval_coverage"
-OFF = {"below": "are too narrow", "above": "are too wide"}  # where a coverage is, as its remark says
 SHOWN = ("accuracy", "dice", "root_mean_squared_error", "negative_log_likelihood")
 
 
@@ -44,8 +43,10 @@ def _calibration(reports: Reports, standings: Mapping[str, Standing]) -> str:
 def _coverages(coverages: Mapping[str, Measure]) -> str:
     groups: dict[str, list[str]] = {"are too narrow": [], "are too wide": [], "hold what they promise": []}
     for name, measure in coverages.items():
-        off = next((so for side, so in OFF.items() if f"{side} it by" in measure.remark), "hold what they promise")
-        groups[off].append(f"{name} ({_said(measure)})")
+        so = (
+            "hold what they promise" if measure.off is None else "are too wide" if measure.off > 0 else "are too narrow"
+        )
+        groups[so].append(f"{name} ({_said(measure)})")
     (so, first), *others = [(so, _listed(names)) for so, names in groups.items() if names]
     promise = f"the {COVERAGE_LEVEL * 100:.0f} % intervals of {first} {so}"
     return _listed([promise, *(f"those of {names} {also}" for also, names in others)])

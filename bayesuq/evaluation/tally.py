@@ -79,7 +79,10 @@ class MeanOf:
             # Only a log score of densities may be below 0.
             least = -math.inf if self.name == LOG_SCORE else 0.0
             return made(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, math.inf))
-        return made(self.name, value, error, self.unit, joined(self.remark, self._off), self._share_interval)
+        off = self._off
+        side = "" if off is None else f"{'above' if off > 0 else 'below'} it by {abs(off):.1f} standard errors"
+        measure = made(self.name, value, error, self.unit, joined(self.remark, side), self._share_interval)
+        return replace(measure, off=off)
 
     @property
     def _number(self) -> Tensor:
@@ -97,17 +100,15 @@ class MeanOf:
         return share_interval(self.sums.mean, self.sums.standard_error, self._number)
 
     @property
-    def _off(self) -> str:
+    def _off(self) -> float | None:
         """How far a coverage is from what it is to be; of counts, which may cover more, only how far below."""
         if self.formula == "share" or self.sums.rows < 2:
-            return ""
+            return None
         error = (COVERAGE_LEVEL * (1 - COVERAGE_LEVEL) / self._number).sqrt()
         if self._is_grouped and self.sums.standard_error > 0:
             error = self.sums.standard_error
         off = float((self.sums.mean - COVERAGE_LEVEL) / error)
-        if off > NOTABLE and self.formula != "coverage of counts":
-            return f"above it by {off:.1f} standard errors"
-        return f"below it by {-off:.1f} standard errors" if off < -NOTABLE else ""
+        return off if off < -NOTABLE or (off > NOTABLE and self.formula != "coverage of counts") else None
 
     @property
     def _in_doubt(self) -> str:

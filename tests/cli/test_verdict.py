@@ -7,24 +7,21 @@ from bayesuq.cli.verdict import verdict
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
 
-NOMINAL = "nominal 0.9, central intervals"
 
-
-def report(**values: float | tuple[float, str]) -> Report:
+def report(**values: float | tuple[float, float | None]) -> Report:
     measures = []
     for name, value in values.items():
-        number, remark = value if isinstance(value, tuple) else (value, "")
-        measures.append(Measure(name, number, 0.01, "", remark))
+        number, off = value if isinstance(value, tuple) else (value, None)
+        measures.append(Measure(name, number, 0.01, "", off=off))
     return Report(tuple(measures), 50, 10)
 
 
 def test_of_real_targets_intervals_that_are_off_are_named_on_their_side() -> None:
-    below, above = f"{NOMINAL}, below it by 2.3 standard errors", f"{NOMINAL}, above it by 3.1 standard errors"
     shares = {"epistemic_variance": 1.0, "aleatoric_variance": 3.0}
     reports = {
-        "map": report(interval_coverage=(0.71, below), epistemic_variance=0.0, aleatoric_variance=3.0),
-        "gp": report(interval_coverage=(0.9, NOMINAL), **shares),
-        "swag": report(interval_coverage=(0.99, above), **shares),
+        "map": report(interval_coverage=(0.71, -2.3), epistemic_variance=0.0, aleatoric_variance=3.0),
+        "gp": report(interval_coverage=(0.9, None), **shares),
+        "swag": report(interval_coverage=(0.99, 3.1), **shares),
     }
     assert verdict(reports, {"crps": Standing("gp", "map"), "root_mean_squared_error": Standing("gp", None)}) == [
         "Gp predicts clearly best (CRPS and root mean squared error) and map predicts clearly worst (CRPS).",

@@ -23,6 +23,8 @@ class Measure:
         interval: Where the truth lies with 95 % probability, see `intervals`; None where there is none. It is printed
             in the place of the standard error where that says something else: skewed, at the limit of what can be, or
             0.
+        off: Of a coverage, by how many standard errors of chance it is beyond what it is to be, below 0 where it is
+            too small; None where that is no more than chance.
     """
 
     name: str
@@ -31,6 +33,7 @@ class Measure:
     unit: str
     remark: str = ""
     interval: tuple[float, float] | None = None
+    off: float | None = None
 
     def __str__(self) -> str:
         return f"{self.name} {' '.join(self.cells)}".rstrip()

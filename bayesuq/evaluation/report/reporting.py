@@ -32,11 +32,11 @@ from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.writing import write_text
 
-SCHEMA = "bayesuq report, version 2"
+SCHEMA = "bayesuq report, version 3"
 TRUE_POSITIVE_RATE = 0.95
-READABLE = ("bayesuq report, version 1", SCHEMA)
+READABLE = ("bayesuq report, version 1", "bayesuq report, version 2", SCHEMA)
 LATER_KEYS = {"num_missing": 0}  # which version 1 lacks, and what it means by that
-LATER_MEASURE_KEYS = {"interval": None}
+LATER_MEASURE_KEYS = {"interval": None, "off": None}  # which version 1 lacks, and version 2 the last of them
 MOST_RESAMPLED = 2**17  # scores, beyond which 200 bootstrap samples take seconds
 
 Batches = Iterable[
@@ -127,7 +127,7 @@ class Report:
                 or that no report has.
         """
         _check_type(plain, Mapping, "report")
-        is_early = plain.get("schema") == READABLE[0]
+        is_early = plain.get("schema") in READABLE[:-1]
         plain = {**LATER_KEYS, **plain} if is_early else plain
         _check_keys(plain, {"schema", *(field.name for field in fields(cls))}, "a report")
         if plain["schema"] not in READABLE:
@@ -334,7 +334,7 @@ def _measure_from(plain: Any, impossible: bool, later: Mapping[str, Any]) -> Mea
     _check_keys(plain, {field.name for field in fields(Measure)}, "a measure")
     for key in ("name", "unit", "remark"):
         _check_type(plain[key], str, key)
-    for key in ("value", "standard_error"):
+    for key in ("value", "standard_error", "off"):
         _check_type(plain[key], int | float | None, key)
         if plain[key] is not None and not abs(plain[key]) <= sys.float_info.max:
             raise ValueError(f"`{key}` of {plain['name']} must be finite, or null where it is undefined.")

@@ -1,7 +1,7 @@
 """What `regress` and `classify` return: a posterior in the table's own units, with the story of how it was chosen."""
 
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 import torch
 
@@ -46,6 +46,7 @@ class AutomaticPosterior(WrappingPosterior):
     labels: tuple[Any, ...]
     candidates: tuple[Candidate, ...]
     remarks: tuple[str, ...]
+    changes_functions: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "candidates", tuple(Candidate(*one) for one in self.candidates))  # of a file

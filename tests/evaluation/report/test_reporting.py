@@ -28,7 +28,15 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 
-MEASURE = {"name": "a", "value": 0.5, "standard_error": 0.1, "unit": "nats", "remark": "", "interval": [0.3, 0.7]}
+MEASURE = {
+    "name": "a",
+    "value": 0.5,
+    "standard_error": 0.1,
+    "unit": "nats",
+    "remark": "",
+    "interval": [0.3, 0.7],
+    "off": None,
+}
 
 
 class TestOfLabels:
@@ -236,6 +244,7 @@ class TestReport:
             "unit": "fraction",
             "remark": "",
             "interval": by_name["accuracy"]["interval"],
+            "off": None,
         }
         assert [round(end, 3) for end in by_name["accuracy"]["interval"]] == [0.055, 0.945]  # Wilson's, of 1 in 1
 
@@ -266,7 +275,7 @@ class TestFiles:
         report = evaluate(sure([1.0, 0.0], [0.5, 0.5]), [1, 1])
         report.save(tmp_path / "report.json")
         plain = json.loads((tmp_path / "report.json").read_text(), parse_constant=pytest.fail)
-        assert plain["schema"] == "bayesuq report, version 2"
+        assert plain["schema"] == "bayesuq report, version 3"
         loaded = Report.load(tmp_path / "report.json")
         assert loaded["negative_log_likelihood"].value == math.inf
         assert math.isnan(loaded["misclassification_auroc"].value)
@@ -276,13 +285,13 @@ class TestFiles:
     @pytest.mark.parametrize(
         ("change", "error", "reason"),
         [
-            ({"schema": "bayesuq report, version 3"}, ValueError, "version 2'; got 'bayesuq report, version 3'"),
+            ({"schema": "bayesuq report, version 4"}, ValueError, "version 3'; got 'bayesuq report, version 4'"),
             ({"extra": 1}, ValueError, "it has extra"),
             ({"num_points": None}, TypeError, "`num_points`"),
             ({"num_points": True}, TypeError, "`num_points`"),
             ({"measures": {}}, TypeError, "`measures`"),
             ({"measures": [3]}, TypeError, "`measure`"),
-            ({"measures": [{"name": "a"}]}, ValueError, "lacks interval, remark, standard_error, unit, value"),
+            ({"measures": [{"name": "a"}]}, ValueError, "lacks interval, off, remark, standard_error, unit, value"),
             ({"num_points": -5}, ValueError, "`num_points` must be at least 0; got -5"),
             ({"measures": 2 * [MEASURE]}, ValueError, "once; got a, a"),
             ({"measures": [MEASURE | {"value": 10**400}]}, ValueError, "`value` of a must be finite"),
@@ -295,16 +304,16 @@ class TestFiles:
         with pytest.raises(error, match=reason):
             Report.load(tmp_path / "report.json")
 
-    def test_a_file_of_version_1_has_no_intervals(self) -> None:
+    @pytest.mark.parametrize(("version", "lacks"), [(1, ("num_missing", "interval", "off")), (2, ("off",))])
+    def test_a_file_of_an_earlier_version_lacks_what_came_since(self, version: int, lacks: tuple[str, ...]) -> None:
         plain = evaluate(*labelled(0)).to_dict()
-        early = plain | {"schema": "bayesuq report, version 1"}
-        del early["num_missing"]
-        early["measures"] = [
-            {key: value for key, value in each.items() if key != "interval"} for each in plain["measures"]
-        ]
+        early = {key: value for key, value in plain.items() if key not in lacks}
+        early["schema"] = f"bayesuq report, version {version}"
+        early["measures"] = [{k: value for k, value in each.items() if k not in lacks} for each in plain["measures"]]
         report = Report.from_dict(early)
         assert report.num_missing == 0
-        assert all(measure.interval is None for measure in report.measures)
+        assert all(measure.off is None for measure in report.measures)
+        assert all(measure.interval is None for measure in report.measures) == (version == 1)
 
     @pytest.mark.parametrize("text", ["", "{", '{"num_points": NaN}', "[" * 100_000])
     def test_what_is_no_strict_json_is_refused(self, tmp_path: Path, text: str) -> None:

@@ -29,6 +29,7 @@ def test_becomes_strict_json_where_nothing_is_to_be_found() -> None:
         "unit": "fraction",
         "remark": "0 of 2 positive",
         "interval": None,
+        "off": None,
     }
 
 

@@ -237,8 +237,9 @@ class TestInTheReport:
         mean = torch.zeros(1, 300, 2)
         predictive = GaussianPredictive(mean=mean, noise_variance=torch.tensor([1.0, 0.01]).expand(1, 300, 2))
         report = evaluate(predictive, torch.randn(300, 2, generator=generator(7)))
-        assert "below it by" in report["interval_coverage"].remark
-        assert report["interval_coverage[0]"].remark == "column 0"
+        off = report["interval_coverage"].off
+        assert report["interval_coverage"].remark.endswith(f"below it by {-off:.1f} standard errors")
+        assert (report["interval_coverage[0]"].remark, report["interval_coverage[0]"].off) == ("column 0", None)
         assert report["interval_coverage[1]"].value < 0.3
         assert "below it by" in report["interval_coverage[1]"].remark
         assert report["root_mean_squared_error[0]"].value == pytest.approx(1.0, abs=0.15)
