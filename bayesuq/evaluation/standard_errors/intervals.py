@@ -26,8 +26,9 @@ from torch import Tensor
 LEVEL = 0.95
 TAIL = (1 - LEVEL) / 2
 NORMAL_QUANTILE = float(scipy.special.ndtri(1 - TAIL))
-BISECTIONS = 40  # down to 1e-12 in [0, 1]
+BISECTIONS = 30  # down to 1e-9 in [0, 1]
 NEGLIGIBLE = 1e-9  # probability
+PLACES = 4  # of a threshold between two positives, equally probable
 END = 0.5  # points at either end of both samples, as in Jeffreys' interval
 ROOM = 2.0, 5.0  # standard deviations to 0 or 1: no miss there, and as many as on the other side
 LEAST_WORTH = 1e-3  # points that an area of largest variance is worth: it says nothing
@@ -161,8 +162,9 @@ def false_positive_rate_interval(
 
     How many of the P positives lie above that threshold is binomial, which puts the threshold between two of them with
     known probabilities; given the share of the negatives above it, that of all there are has Jeffreys' beta law. The
-    interval is of the mixture of these laws. With few positives the upper end is 1: below the lowest of 10 lie one in
-    twenty of all others more often than not; 5 % are then beyond the lower end alone.
+    interval is of the mixture of these laws. Of 2.5 % beyond the upper end, 0.95^P are lost: the threshold may lie
+    below all positives, where nothing is seen. They are beyond the lower end instead; with 71 positives and fewer that
+    has all 5 % and the upper end is 1: below the lowest of 10 lie one in twenty of all others more often than not.
 
     Args:
         alarms: Share of negatives at or above each positive, rising, (P,).
@@ -170,19 +172,19 @@ def false_positive_rate_interval(
         num_negative: Number of negatives.
         true_positive_rate: Share of positives to find.
     """
-    number = len(alarms)
+    above = max(0.0, TAIL - true_positive_rate ** len(alarms))
     shares, chances = _between(alarms, true_positive_rate)
-    if true_positive_rate**number > TAIL:  # the threshold may lie below all positives
-        return Interval(_mixture_end(shares, chances, num_negative, 2 * TAIL).minimum(rate), torch.ones_like(rate))
-    lower, upper = (_mixture_end(shares, chances, num_negative, level) for level in (TAIL, 1 - TAIL))
+    lower = _mixture_end(shares, chances, num_negative, 2 * TAIL - above)
+    upper = _mixture_end(shares, chances, num_negative, 1 - above) if above else torch.ones_like(rate)
     return Interval(lower.minimum(rate), upper.maximum(rate))
 
 
 def _between(alarms: Tensor, true_positive_rate: float) -> tuple[Tensor, Tensor]:
     """Shares of negatives at or above a threshold between two positives, and the chance that it is there, (K,) each.
 
-    With k of P positives above it, its place between the two beside it is where the means of their laws put it: the
-    positives above have one more gap than their number to share, and so have those below.
+    With k of P positives above it, the ranks of the two beside it are nearly exponentially far from it: those above
+    have one gap more than their number to share, and so have those below. The quotient of two such distances has the
+    quantiles that are taken.
     """
     number = len(alarms)
     found = torch.arange(number + 1.0, dtype=torch.float64)
@@ -190,9 +192,10 @@ def _between(alarms: Tensor, true_positive_rate: float) -> tuple[Tensor, Tensor]
     above, below = true_positive_rate / (found + 1), (1 - true_positive_rate) / (number - found + 1)
     steps = torch.nn.functional.pad(alarms.double().cpu(), (1, 1))
     steps[-1] = 1.0
-    shares = torch.lerp(steps[:-1], steps[1:], above / (above + below))
+    levels = (torch.arange(PLACES, dtype=torch.float64).unsqueeze(1) + 0.5) / PLACES
+    shares = torch.lerp(steps[:-1], steps[1:], levels * above / (levels * above + (1 - levels) * below))
     likely = chances > NEGLIGIBLE
-    return shares[likely], chances[likely]
+    return shares[:, likely].flatten(), chances[likely].repeat(PLACES) / PLACES
 
 
 def _mixture_end(shares: Tensor, chances: Tensor, num_negative: int, level: float) -> Tensor:
