@@ -77,9 +77,10 @@ class CategoricalPredictive(PredictiveDistribution):
         logits = to_floating(logits, "logits")
         check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
         _check_classes(logits, "logits", dim=2)
-        if logits.isnan().any() or (logits == math.inf).any():
+        lowest, highest = map(float, logits.detach().aminmax())  # one pass, and NaN spreads to both
+        if not highest < math.inf:
             raise ValueError("`logits` must not hold NaN or +inf; the network's output has overflowed.")
-        if (logits == -math.inf).all(dim=2).any():
+        if lowest == -math.inf and (logits == -math.inf).all(dim=2).any():
             raise ValueError("`logits` must leave at least one class possible; got rows of -inf.")
         return cls._from_logits(logits, keep_samples=keep_samples)
 

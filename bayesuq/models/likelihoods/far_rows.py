@@ -64,11 +64,10 @@ def within_floats(f: Tensor, *, highest: float = math.inf, lowest: float = -math
     Raises:
         ValueError: NaN.
     """
-    bound = min(LARGEST, torch.finfo(f.dtype).max)
-    highest, lowest = min(highest, bound), max(lowest, -bound)
-    low, high = f.detach().aminmax()  # NaN spreads to both
-    if lowest <= float(low) and float(high) <= highest:
+    if are_within(f, highest=highest, lowest=lowest):
         return f
+    bound = _bound(f)
+    highest, lowest = min(highest, bound), max(lowest, -bound)
     unknown = _rows(f.isnan())
     if unknown.any():
         raise ValueError(
@@ -83,6 +82,16 @@ def within_floats(f: Tensor, *, highest: float = math.inf, lowest: float = -math
     else:
         found.add(rows)
     return f.clamp(lowest, highest)
+
+
+def are_within(f: Tensor, *, highest: float = math.inf, lowest: float = -math.inf) -> bool:
+    """Whether outputs need no cut, in one pass over them: see `within_floats`."""
+    low, high = map(float, f.detach().aminmax())  # NaN spreads to both
+    return max(lowest, -_bound(f)) <= low and high <= min(highest, _bound(f))
+
+
+def _bound(f: Tensor) -> float:
+    return min(LARGEST, torch.finfo(f.dtype).max)
 
 
 def _rows(flags: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ from torch.nn import functional
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count
 from bayesuq.models.likelihoods.base import Likelihood, aligned
-from bayesuq.models.likelihoods.far_rows import within_floats
+from bayesuq.models.likelihoods.far_rows import are_within, within_floats
 from bayesuq.predictive.categorical import CategoricalPredictive
 
 ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
@@ -216,8 +216,8 @@ def _of_classes(class_weights: tuple[float, ...] | None, y: Tensor) -> Tensor:
 
 def _within_floats(f: Tensor) -> Tensor:
     """Logits within floats, but for -inf, by which a network rules a class out."""
-    if not bool((f == -math.inf).any()):
-        return within_floats(f)
+    if are_within(f):
+        return f
     ruled_out = f == -math.inf
     ruled_out = ruled_out & ~ruled_out.all(dim=2, keepdim=True)  # of all classes alike it is an overflow
     return within_floats(torch.where(ruled_out, 0.0, f)).masked_fill(ruled_out, -math.inf)
