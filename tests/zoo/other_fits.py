@@ -11,6 +11,7 @@ import torch
 from pyro.infer.autoguide import AutoNormal
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
+from torch.utils.data import Dataset as Rows
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import (
@@ -19,7 +20,9 @@ from bayesuq.inference import (
     ensemble,
     gp,
     hmc,
+    ivon,
     map_estimate,
+    microcanonical,
     sgmcmc,
     swag,
     temperature,
@@ -99,6 +102,23 @@ def loader(*, x: float = 0.0, y: float = 0.0, weight: float = 1.0, shuffle: bool
     return Loader(DataLoader(rows, batch_size=24, shuffle=shuffle), batch=lambda item: Batch(*item))
 
 
+class Read(Rows[Any]):
+    """Rows that are read one by one, of which the last third may be others."""
+
+    def __init__(self, *, factor: float = 1.0) -> None:
+        self.data, self.factor = measured(), factor
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        return self.data.x[index], self.data.y[index] * (self.factor if index >= 32 else 1.0)
+
+
+def read(**changes: Any) -> DataLoader[Any]:
+    return DataLoader(Read(**changes), batch_size=12)
+
+
 def program(x: Tensor, y: Tensor | None = None, num_data: int | None = None) -> Tensor:
     slope = pyro.sample("slope", dist.Normal(torch.zeros(3), 1.0).to_event(1))
     with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
@@ -143,6 +163,15 @@ def langevin(net: BayesianNetwork | None = None, **options: Any) -> Callable[...
 def hamiltonian(net: BayesianNetwork | None = None, **options: Any) -> Callable[..., Any]:
     steps = {"kernel": "hmc", "num_steps": 2, "chain_method": "sequential"}
     return partial(hmc.fit, net or model(), measured(), **{**CHAINS, **steps, **options})
+
+
+def energies(net: Any, **options: Any) -> Callable[..., Any]:
+    steps = {"num_members": 2, "num_samples": 2, "num_warmup": 4, "seed": 1}
+    return partial(microcanonical.fit, net, measured(), **{**steps, **options})
+
+
+def newton(net: BayesianNetwork) -> Callable[..., Any]:
+    return partial(ivon.fit, net, measured(), **{**SHORT, "learning_rate": 0.1})
 
 
 @cache
@@ -219,6 +248,7 @@ PAIRS = {
     "loader, validation": Pair(
         mode(validation=loader(shuffle=False)), mode(validation=loader(y=0.1, shuffle=False)), "its validation is"
     ),
+    "loader, rows that are read late": Pair(mode(data=read()), mode(data=read(factor=2.0)), "its data is"),
     "data": Pair(MODE, mode(data=measured(seed=3)), "its data is"),
     "weights": Pair(MODE, mode(data=WEIGHTED), "its data is"),
     "validation": Pair(mode(validation=measured(9)), mode(validation=measured(9, seed=2)), "its validation is"),
@@ -266,6 +296,13 @@ PAIRS = {
         evidence(program_of_the_same_name()),
         LOSS,  # type: ignore[arg-type]
     ),
+    "program by microcanonical chains": Pair(
+        energies(program), energies(program_of_the_same_name()), "log joint at fixed"
+    ),
+    "microcanonical, backbone": Pair(
+        energies(model(Own())), energies(model(Own(backbone=1))), "frozen parameter backbone.bias is not"
+    ),
+    "IVON, attribute": Pair(newton(model(Own())), newton(model(Own(slope=1.5))), LOSS),
     "ensemble, prior": Pair(members(), members(model(prior=around(0, 2.0))), "prior of 1.bias is not"),
     "ensemble, bootstrap": Pair(members(), members(bootstrap=True), "its data is"),
     "ensemble, one by one": Pair(

@@ -1,4 +1,8 @@
-"""The first minibatches of a DataLoader, the same each time that they are asked for, to tell loaders apart by."""
+"""The first minibatches of a DataLoader, the same each time that they are asked for, to tell loaders apart by.
+
+What is in memory counts whole. Of rows that are read one by one, from files or by code of the user's, some more count,
+from the first to the last, for two data sets may begin alike.
+"""
 
 import random
 from collections.abc import Iterator
@@ -8,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Subset, TensorDataset
+from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as Rows
 
 from bayesuq.data import Dataset
@@ -17,6 +21,7 @@ from bayesuq.loaders import Loader
 from bayesuq.randomness import globally_isolated
 
 NUM_BATCHES = 2
+NUM_ROWS = 16  # that are read of a data set beside the first minibatches
 UNREPEATABLE = "unrepeatable"
 
 
@@ -29,14 +34,17 @@ def first_batches(loader: Loader, device: torch.device) -> list[Dataset]:
 def loader_digest(loader: Loader, device: torch.device) -> tuple[str, list[Dataset]]:
     """A name for a loader's data, and its first minibatches.
 
-    All rows of tensors in memory count, and of others the first minibatches. Where these are others each time, as rows
-    that are augmented by random numbers of their own are, the name says that only.
+    All rows of tensors in memory count, and of others the first minibatches and rows from all over the data set. Where
+    these are others each time, as rows that are augmented by random numbers of their own are, the name says that only.
     """
     batches = first_batches(loader, device)
     name = _digest(batches)
     if _digest(first_batches(loader, device)) != name:
         return UNREPEATABLE, batches
-    return f"{name} {_rows_in_memory(loader.loader.dataset)}".strip(), batches
+    dataset = loader.loader.dataset
+    with _fixed_order(loader.loader, device):
+        read = "" if _is_in_memory(dataset) else _some_rows(dataset)
+    return " ".join(filter(None, (name, _rows_in_memory(dataset), read))), batches
 
 
 def _digest(batches: list[Dataset]) -> str:
@@ -49,6 +57,26 @@ def _rows_in_memory(dataset: Rows[Any]) -> str:
     if isinstance(dataset, TensorDataset):
         return digest({str(number): tensor for number, tensor in enumerate(dataset.tensors)})
     return ""
+
+
+def _is_in_memory(dataset: Rows[Any]) -> bool:
+    return _is_in_memory(dataset.dataset) if isinstance(dataset, Subset) else isinstance(dataset, TensorDataset)
+
+
+def _some_rows(dataset: Any) -> str:
+    """A name for rows from the first to the last, where rows have numbers and are the same when they are read again.
+
+    It is written as an option is, so that files of before, which had none, are known by the rest.
+    """
+    if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
+        return ""
+    last = len(dataset) - 1
+    places = sorted({round(place * last / (NUM_ROWS - 1)) for place in range(NUM_ROWS)})
+    try:
+        once, again = (digest_of([dataset[place] for place in places]) for _ in range(2))
+    except (LookupError, TypeError):  # rows that are asked for by something else than numbers
+        return ""
+    return f"rows={once if once == again else UNREPEATABLE}"
 
 
 @contextmanager

@@ -12,11 +12,11 @@ from torch.utils.data import DataLoader, TensorDataset
 from torch.utils.data import Dataset as Rows
 
 from bayesuq.inference.training.first_batches import UNREPEATABLE, loader_digest
-from bayesuq.inference.training.identity import digest, fill, is_elaboration, pieces
+from bayesuq.inference.training.identity import Identity, digest, fill, is_elaboration, pieces
 from bayesuq.loaders import Loader
 from tests.inference.examples import SHORT_FIT, measured
 from tests.posterior_contract import tensors_of
-from tests.zoo.other_fits import PAIRS, mode
+from tests.zoo.other_fits import PAIRS, mode, read
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The hyperparameters had not converged",
@@ -69,6 +69,14 @@ def test_rows_that_are_others_each_time_tell_no_fits_apart(tmp_path: Path) -> No
     assert loader_digest(Loader(rows), torch.device("cpu"))[0] == UNREPEATABLE
     first, again = (tensors(mode(data=rows), tmp_path / "state") for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+def test_a_file_of_before_does_not_know_rows_that_are_read_late() -> None:
+    name, _ = loader_digest(Loader(read()), torch.device("cpu"))
+    before, rows = name.split(" rows=")
+    assert Identity({"data": name}).difference(Identity({"data": before}).record()) is None
+    assert Identity({"data": before}).difference(Identity({"data": name}).record()) is not None
+    assert rows not in loader_digest(Loader(read(factor=2.0)), torch.device("cpu"))[0]
 
 
 def test_looking_at_a_loader_leaves_every_random_state_as_it_was() -> None:
