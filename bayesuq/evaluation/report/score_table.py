@@ -91,8 +91,12 @@ def score_table(
     Example:
         >>> print(score_table({"entropy": [0.1, 0.2, 0.3, 0.9]}, [0, 0, 1, 1], what="errors"))
         4 points, 2 of 4 values are errors (value ± standard error, or [95 % interval])
-                 auroc              average_precision  false_positive_rate  aurc
-        entropy  1.00 [0.34, 1.00]  1.00 [0.34, 1.00]  0.00 [0.00, 1.00]    0.21 [0.00, 0.83]
+                 auroc              average_           false_positive_
+                                    precision          rate
+        entropy  1.00 [0.34, 1.00]  1.00 [0.34, 1.00]  0.00 [0.00, 1.00]
+        <BLANKLINE>
+                 aurc
+        entropy  0.21 [0.00, 0.83]
     """
     if not scores:
         raise ValueError("There is nothing to show: pass at least one score.")

@@ -1,7 +1,15 @@
 """Numbers with their errors, and columns in line: how reports, comparisons and tables of scores are printed."""
 
 import math
+import re
+import textwrap
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
+
+WIDTH = 80  # of a terminal, and of a mail
+GAP = 2  # between columns
+LONGEST_NAME, LONGEST_HEAD = 28, 16  # in a table that is too wide
+LEAST = 16  # characters beside each other of text that is folded
 
 
 def rounded(value: float, error: float | None) -> tuple[str, str]:
@@ -43,18 +51,73 @@ def in_line(values: Sequence[str], errors: Sequence[str]) -> list[str]:
     return [f"{v:>{widths[0]}} {e:<{widths[1]}}" for v, e in zip(values, errors, strict=True)]
 
 
-def aligned(rows: Sequence[Sequence[str]], *, right: Iterable[int] = ()) -> list[str]:
+def aligned(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), width: int = WIDTH) -> list[str]:
     r"""A line for each row, its cells in line with those of the others: to the left, but for the columns in `right`.
+
+    What is wider than `width` is folded: long names in the first column and row at their underscores, then the text of
+    the last column at its spaces; then the columns stand in blocks below each other, each with the first column.
 
     Example:
         >>> print("\n".join(aligned([("a", "10"), ("long", "1")], right=[1])))
         a     10
         long   1
     """
-    to_the_right = set(right)
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    lines = []
+    cells = [[[cell] for cell in row] for row in rows]
+    if _needed(cells) > width:
+        cells = [[_folded(row[0][0], LONGEST_NAME), *row[1:]] for row in cells]
+        cells[0][1:] = [_folded(head, LONGEST_HEAD) for (head,) in cells[0][1:]]
+    room = width - _needed([row[:-1] for row in cells]) - GAP
+    if _needed(cells) > width and room >= LEAST:
+        cells = [[*row[:-1], textwrap.wrap(row[-1][0], room) or [""]] for row in cells]
+    blocks = _blocks(_widths(cells), width)
+    texts = [
+        _block([[row[place] for place in block] for row in cells], {block.index(i) for i in right if i in block})
+        for block in blocks
+    ]
+    return [line for number, text in enumerate(texts) for line in ([""] if number else []) + text]
+
+
+def _block(rows: Sequence[Sequence[list[str]]], right: set[int]) -> list[str]:
+    """Rows of cells that may have several lines each, as lines of text."""
+    widths, lines = _widths(rows), []
     for row in rows:
-        cells = zip(row, widths, range(len(widths)), strict=True)
-        lines.append("  ".join(c.rjust(width) if i in to_the_right else c.ljust(width) for c, width, i in cells))
-    return [line.rstrip() for line in lines]
+        for cells in zip_longest(*row, fillvalue=""):
+            placed = zip(cells, widths, range(len(widths)), strict=True)
+            line = (" " * GAP).join(c.rjust(width) if i in right else c.ljust(width) for c, width, i in placed)
+            lines.append(line.rstrip())
+    return lines
+
+
+def _widths(rows: Sequence[Sequence[list[str]]]) -> list[int]:
+    return [max(len(line) for cell in column for line in cell) for column in zip(*rows, strict=True)]
+
+
+def _needed(rows: Sequence[Sequence[list[str]]]) -> int:
+    """Characters of the widest line."""
+    widths = _widths(rows)
+    return sum(widths) + GAP * (len(widths) - 1)
+
+
+def _folded(name: str, longest: int) -> list[str]:
+    """A long name in parts that end with an underscore, the further ones set in.
+
+    Example:
+        >>> _folded("error_maximum_probability_false_positive_rate", 28)
+        ['error_maximum_probability_', '  false_positive_rate']
+    """
+    parts = [""]
+    for word in re.findall("[^_]*_|[^_]+", name):
+        if len(parts[-1]) + len(word) > longest and parts[-1].strip():
+            parts.append("  ")
+        parts[-1] += word
+    return parts
+
+
+def _blocks(widths: Sequence[int], width: int) -> list[list[int]]:
+    """Columns that stand beside each other, the first one in every block."""
+    blocks = [[0]]
+    for place in range(1, len(widths)):
+        if len(blocks[-1]) > 1 and sum(GAP + widths[i] for i in [*blocks[-1], place]) - GAP > width:
+            blocks.append([0])
+        blocks[-1].append(place)
+    return blocks

@@ -399,6 +399,24 @@ def test_reports_stand_side_by_side_with_a_blank_for_a_measure_that_one_lacks() 
         side_by_side({})
 
 
+def test_tables_fit_eighty_columns_and_lose_nothing() -> None:
+    long = "error_maximum_probability_false_positive_rate"
+    report = Report((Measure(long, 0.5, 0.1, "fraction", "of so many rows " * 4),), num_points=3, num_samples=1)
+    told = str(report).splitlines()
+    assert max(map(len, told)) <= 80
+    words = " ".join(told[1:]).split()
+    assert "".join(word for word in words if word.strip("_") in long and len(word) > 3) == long
+    assert words.count("rows") == 4
+    names = [f"method-{number}" for number in range(9)]
+    lines = side_by_side(dict.fromkeys(names, report)).splitlines()
+    assert max(map(len, lines)) <= 80
+    heads = [line.split() for line in lines if "method-" in line]
+    assert [name for head in heads for name in head] == names
+    assert len(heads) == 3
+    assert sum(line.count("0.50 ± 0.10") for line in lines) == 9
+    assert sum(line.startswith("draws") for line in lines) == len(heads)
+
+
 def test_of_few_rows_that_are_all_right_the_error_of_the_calibration_error_is_said_to_be_a_bound() -> None:
     probs = torch.tensor([[0.85, 0.15]], dtype=torch.float64)
     for num_rows, share, is_bound in ((20, 1.0, True), (60, 1.0, False), (20, 0.7, False)):

@@ -11,11 +11,13 @@ def test_prints_a_column_for_each_measure_and_a_row_for_each_score() -> None:
     names = ["margin", "predictive_entropy", "mutual_information"]
     lines = str(evaluate_misclassification(*labelled(0), scores=names).table).splitlines()
     assert lines[0].endswith("values are errors (value ± standard error)")
-    assert lines[1].split() == ["auroc", "average_precision", "false_positive_rate", "aurc"]
-    assert [line.split()[0] for line in lines[2:]] == names
-    assert all(line.count("±") + line.count("[") == 4 for line in lines[2:])
+    assert lines[1].split() == ["auroc", "average_", "false_positive_", "aurc"]
+    assert lines[2].split() == ["precision", "rate"]  # folded, so that it fits
+    assert [line.split()[0] for line in lines[3:]] == names
+    assert all(line.count("±") + line.count("[") == 4 for line in lines[3:])
+    assert max(map(len, lines[1:])) <= 80
     at = lines[1].index("aurc")
-    assert all(line[at - 1] == " " and line[at] != " " for line in lines[2:])
+    assert all(line[at - 1] == " " and line[at] != " " for line in lines[3:])
 
 
 def test_becomes_strict_json_where_nothing_is_to_be_found() -> None:
