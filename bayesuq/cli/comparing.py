@@ -3,7 +3,7 @@
 from bayesuq.cli import examples, figures, map_figures, page
 from bayesuq.cli.judging import judge_fit
 from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods, write_posterior
-from bayesuq.cli.output import Output, file_name, prepare_checkpoints, tell, tell_table, tell_warnings
+from bayesuq.cli.output import Output, by_name, file_name, tell, tell_table, tell_warnings
 from bayesuq.cli.paired import find_standings
 from bayesuq.cli.problem import Problem, load_data, use_computer, write_standardizer
 from bayesuq.cli.settings import (
@@ -42,11 +42,11 @@ def run(
     loaded = load_data(data)
     problem = Problem.of(data.data, loaded.split, model, loaded.columns)
     methods = read_methods(names.methods, problem)
-    output_folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
-    settings = output_folder.write_settings(data, names, problem.options, training, chains, prediction, output)
+    settings = by_name(data, names, problem.options, training, chains, prediction, output)
+    output_folder = Output.prepare(output, settings, fits_lie_elsewhere=checkpoints.checkpoint is not None)
 
     tell_table(loaded)
-    options = FitOptions(training, chains, prediction, prepare_checkpoints(checkpoints))
+    options = FitOptions(training, chains, prediction, output_folder.checkpoints(checkpoints))
     fitted = _fit_all(methods, problem, options, output_folder)
     judged = {name: judge_fit(result, problem, prediction) for name, result in fitted.items()}
     reports = output_folder.folder / "reports"
@@ -70,6 +70,7 @@ def run(
         )
     )
     write_text(output_folder.folder / "report.html", text)
+    output_folder.end()
     print(side_by_side({name: result.report for name, result in judged.items()}))
     print(f"\nReport: {(output_folder.folder / 'report.html').resolve()}")
 

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from bayesuq.cli.judging import judge
-from bayesuq.cli.output import Output, read_settings, tell
+from bayesuq.cli.output import Output, by_name, read_settings, tell
 from bayesuq.cli.problem import load_split, use_computer
 from bayesuq.cli.reading import read_fitted
 from bayesuq.cli.settings import (
@@ -46,8 +46,8 @@ def run(
     loaded, standardizer = read_fitted(path, data.data, split, own.network)
     if prediction.device is not None:
         loaded = loaded.to(prediction.device)
-    folder = Output.prepare(output)
-    settings = folder.write_settings(posterior, own, data, prediction, output)
+    settings = by_name(posterior, own, data, prediction, output)
+    folder = Output.prepare(output, settings)
 
     part = {"train": split.train, "val": split.val, "test": split.test}[posterior.part]
     judged = judge(

@@ -2,7 +2,7 @@
 
 from bayesuq.cli.judging import judge_fit
 from bayesuq.cli.methods import FitOptions, fit, read_methods, write_posterior
-from bayesuq.cli.output import POSTERIOR, Output, prepare_checkpoints, tell, tell_table, tell_warnings
+from bayesuq.cli.output import POSTERIOR, Output, by_name, tell, tell_table, tell_warnings
 from bayesuq.cli.problem import Problem, load_data, use_computer, write_standardizer
 from bayesuq.cli.settings import (
     ChainOptions,
@@ -38,11 +38,11 @@ def run(
     loaded = load_data(data)
     problem = Problem.of(data.data, loaded.split, model, loaded.columns)
     (chosen,) = read_methods([method.method], problem)
-    folder = Output.prepare(output, resumes=checkpoints.checkpoint is not None)
-    settings = folder.write_settings(data, method, problem.options, training, chains, prediction, output)
+    settings = by_name(data, method, problem.options, training, chains, prediction, output)
+    folder = Output.prepare(output, settings, fits_lie_elsewhere=checkpoints.checkpoint is not None)
 
     tell_table(loaded)
-    options = FitOptions(training, chains, prediction, prepare_checkpoints(checkpoints))
+    options = FitOptions(training, chains, prediction, folder.checkpoints(checkpoints))
     fitted = fit(chosen, problem, options, {})
     tell(f"{chosen.name}: fitted in {fitted.seconds:.1f} s")
     tell_warnings(chosen.name, fitted.warnings)
@@ -52,5 +52,6 @@ def run(
     judged = judge_fit(fitted, problem, prediction)
     judged.report.save(folder.folder / "report.json")
     folder.write_run(settings, folder.circumstances(prediction.device), {chosen.name: fitted.to_dict()})
+    folder.end()
     print(f"{chosen.name} on {problem.name}, test rows: {judged.report}")
     tell(f"Written to {folder.folder}.")

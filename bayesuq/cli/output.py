@@ -26,8 +26,9 @@ FIRST_LINE = "# Options of a run of bayesuq, as --config takes them.\n"
 POSTERIOR = "posterior.safetensors"
 DIAGNOSTICS, DRAWS = "diagnostics.html", "inference_data"  # a file of draws, or a folder of several
 RUN = "run.json"  # written last
+STATE = "under_way"  # checkpoints of fits, until the run has ended
 RESULTS = (RUN, "report.html", "report.json", "reports", "posteriors", POSTERIOR, STANDARDIZER)
-OURS = (SETTINGS, *RESULTS, DIAGNOSTICS, DRAWS, f"{DRAWS}.nc")
+OURS = (SETTINGS, STATE, *RESULTS, DIAGNOSTICS, DRAWS, f"{DRAWS}.nc")
 SHOWN = ("bayesuq", "torch", "pyro-ppl", "gpytorch", "numpy", "scikit-learn", "matplotlib")
 
 
@@ -44,12 +45,16 @@ class Output:
     begin: float
 
     @classmethod
-    def prepare(cls, options: OutputOptions, *, resumes: bool = False) -> Self:
-        """Make the folder.
+    def prepare(cls, options: OutputOptions, settings: dict[str, Any], *, fits_lie_elsewhere: bool = False) -> Self:
+        """Make the folder, and write the options into it as a file that `--config` takes.
+
+        A run that was stopped goes on where it is asked for once more, without overwriting: what its fits had written
+        stays.
 
         Args:
             options: Where, and whether to overwrite.
-            resumes: Whether a run that did not come to its end may be replaced: its fits lie elsewhere.
+            settings: All options of the run, of `by_name`.
+            fits_lie_elsewhere: Whether a run that did not come to its end may be replaced, whatever its options were.
 
         Raises:
             UsageError: It holds something, and is not to be overwritten or is no earlier output.
@@ -59,21 +64,34 @@ class Output:
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not _is_ours(folder / SETTINGS):
                 raise UsageError(f"{folder} is there and is no output of bayesuq; name another folder.")
-            if not options.overwrite and not (resumes and not (folder / RUN).exists()):
-                raise UsageError(f"{folder} holds earlier results; pass --overwrite to replace them.")
+            was_stopped = not (folder / RUN).exists()
+            goes_on = was_stopped and not options.overwrite and read_settings(folder) == settings
+            if not (options.overwrite or goes_on or (was_stopped and fits_lie_elsewhere)):
+                raise UsageError(_occupied(folder, was_stopped=was_stopped))
             for name in OURS:  # by name: what a user has put there stays
-                path = folder / name
-                shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
+                if not (goes_on and name == STATE):
+                    _delete(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
+        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
+        write_text(folder / SETTINGS, FIRST_LINE + text)
         return cls(folder, perf_counter())
 
-    def write_settings(self, *groups: Any) -> dict[str, Any]:
-        """Write the options, resolved, as a file that `--config` takes; they are returned by name."""
-        settings = {name: value for group in groups for name, value in asdict(group).items() if name != "overwrite"}
-        settings = {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
-        text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
-        write_text(self.folder / SETTINGS, FIRST_LINE + text)
-        return settings
+    def checkpoints(self, option: CheckpointOption) -> Path:
+        """The folder of checkpoints, made where it is not there: the one that was named, or one of the run's own.
+
+        Raises:
+            UsageError: It is a file.
+            OSError: It cannot be made.
+        """
+        folder = option.checkpoint or self.folder / STATE
+        if folder.is_file():
+            raise UsageError(f"--checkpoint is a folder, with a file for each fit; {folder} is a file.")
+        folder.mkdir(parents=True, exist_ok=True)
+        return folder
+
+    def end(self) -> None:
+        """Delete the run's own checkpoints: all is written."""
+        _delete(self.folder / STATE)
 
     def write_run(self, settings: dict[str, Any], circumstances: dict[str, str], fits: dict[str, Any]) -> None:
         """Write what was asked for, where it was done, and how each fit went, as strict JSON."""
@@ -92,18 +110,23 @@ class Output:
         }
 
 
-def prepare_checkpoints(option: CheckpointOption) -> Path | None:
-    """Make the folder of checkpoints, if there is to be one.
+def by_name(*groups: Any) -> dict[str, Any]:
+    """The options of a run as plain values, but for whether they overwrite."""
+    settings = {name: value for group in groups for name, value in asdict(group).items() if name != "overwrite"}
+    return {name: str(value) if isinstance(value, Path) else value for name, value in settings.items()}
 
-    Raises:
-        UsageError: It is a file.
-        OSError: It cannot be made.
-    """
-    if option.checkpoint is not None:
-        if option.checkpoint.is_file():
-            raise UsageError(f"--checkpoint is a folder, with a file for each fit; {option.checkpoint} is a file.")
-        option.checkpoint.mkdir(parents=True, exist_ok=True)
-    return option.checkpoint
+
+def _occupied(folder: Path, *, was_stopped: bool) -> str:
+    if was_stopped:
+        return (
+            f"{folder} holds a run that was stopped, of other options: repeat these, which are in {folder / SETTINGS}, "
+            "to go on, or pass --overwrite to begin anew."
+        )
+    return f"{folder} holds earlier results; pass --overwrite to replace them."
+
+
+def _delete(path: Path) -> None:
+    shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 
 def file_name(method: str) -> str:

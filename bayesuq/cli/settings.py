@@ -208,8 +208,8 @@ class CheckpointOption:
     checkpoint: Annotated[
         Path | None,
         About(
-            "Folder that fits are written to as they go; it is made. After a stop, the same command goes on from there "
-            "and ends with the same bits.",
+            "Folder that fits are written to as they go, instead of one in --out that is gone at the end. After a "
+            "stop, the same command goes on from there and ends with the same bits.",
             Path | None,
         ),
     ] = None

@@ -67,7 +67,10 @@ class Writer:
 
     def note(self, name: str) -> None:
         self.written.append(name)
-        if self.stops_after is not None and len(self.written) >= self.stops_after:
+        if self.stops_after is None:
+            return
+        self.stops_after -= 1
+        if self.stops_after <= 0:
             self.written, self.stops_after = [], None
             self.stop()
 
@@ -102,6 +105,27 @@ def test_a_stopped_fit_is_saved_with_the_same_bits(method: str, tmp_path: Path, 
     whole, resumed = (tmp_path / name / "posterior.safetensors" for name in ("whole", "run"))
     assert whole.read_bytes() == resumed.read_bytes()
     assert main(command) == 2  # now there are results
+
+
+def test_a_comparison_goes_on_without_having_been_told_where_to_write(tmp_path: Path, writer: Writer, capsys) -> None:
+    command = ["compare", "--methods", "map,swag", *LABELS, *SHORT, "--out", str(tmp_path / "run")]
+    writer.stops_after = 12
+    assert main(command) == 130
+    assert sorted(path.name for path in (tmp_path / "run" / "under_way").iterdir()) == ["map", "swag", "swag.mode"]
+    assert main([*command, "--seed", "7"]) == 2
+    assert "holds a run that was stopped, of other options" in capsys.readouterr().err
+    assert main(command) == 0
+    assert "map" not in writer.written  # it was finished, and is read
+    assert not (tmp_path / "run" / "under_way").exists()
+    assert main([*command[:-1], str(tmp_path / "whole")]) == 0
+    for method in ("map", "swag"):
+        whole, resumed = (tmp_path / run / "posteriors" / f"{method}.safetensors" for run in ("whole", "run"))
+        assert whole.read_bytes() == resumed.read_bytes()
+    writer.stops_after = 3
+    assert main([*command, "--overwrite"]) == 130
+    writer.written = []
+    assert main([*command, "--overwrite"]) == 0
+    assert "map" in writer.written  # begun anew
 
 
 def test_a_command_that_is_terminated_writes_what_it_knows_and_says_so(tmp_path: Path, writer: Writer, capsys) -> None:
