@@ -4,9 +4,10 @@ import dataclasses
 import itertools
 import re
 import tomllib
-from argparse import HelpFormatter
+from argparse import SUPPRESS, Action, HelpFormatter
 from collections.abc import Sequence
 from importlib.metadata import version
+from importlib.util import find_spec
 from os import PathLike
 from typing import Any, NoReturn, get_type_hints
 
@@ -18,7 +19,8 @@ from bayesuq.cli.settings import GROUPS, UsageError, is_import_path
 from bayesuq.options import nearest
 
 MODE = "bayesuq"  # the name under which jsonargparse knows our reader of files
-PLAIN: dict[str, Any] = {"print_config": None, "allow_abbrev": False}
+PLAIN: dict[str, Any] = {"allow_abbrev": False}
+SHELLS = ("bash", "zsh", "tcsh")
 UNKNOWN = re.compile(r"unrecognized arguments: --(?P<given>[^\s=]+)|accept(?:s|ed)? option '(?P<written>[^']+)'")
 SUMMARIES = {
     "compare": "Fit several methods to one data set and write a report that puts them side by side.",
@@ -45,6 +47,20 @@ class Parser(ArgumentParser):
         super().error(message, ex)
 
 
+class PrintCompletion(Action):
+    """Writes jsonargparse's script of completion and ends, as `--help` does."""
+
+    def __init__(self, option_strings: Sequence[str], dest: str, **options: Any) -> None:  # noqa: ARG002 - argparse's
+        super().__init__(option_strings, dest=SUPPRESS, default=SUPPRESS, **options)
+
+    def __call__(self, parser: Any, _namespace: object, shell: Any, _option: str | None = None) -> None:
+        """End with 0, or with 2 where shtab is missing."""
+        if find_spec("shtab") is None:
+            parser.error("Completion needs shtab: `pip install bayesuq[completion]`.")
+        print(parser.get_completion_script(f"shtab-{shell}"))
+        raise SystemExit(0)  # jsonargparse's own way to end needs the parser, which the script has spoilt
+
+
 def build() -> Parser:
     """The parser of `bayesuq`."""
     set_loader(MODE, _load, exceptions=(yaml.YAMLError, tomllib.TOMLDecodeError))
@@ -57,6 +73,8 @@ def build() -> Parser:
         parser_mode=MODE,
         **PLAIN,
     )
+    about = "Print what makes the Tab key complete options in that shell; source it."
+    parser.add_argument("--print_completion", action=PrintCompletion, choices=SHELLS, help=about)
     commands = parser.add_subcommands(dest="command", metavar="COMMAND", title="commands")
     for command, groups in GROUPS.items():
         own = _command_parser(SUMMARIES[command], f"bayesuq {command} {_places(groups)}[options]")

@@ -121,6 +121,38 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
         assert all(parsed[option.name] != option.default for option in options)
 
 
+def test_a_printed_configuration_gives_the_same_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["fit", "--data", "digits", "--method", "laplace", "--hidden", "3,4", "--prior-scale", "1e-5", "--out", "o"]
+    with pytest.raises(SystemExit) as ended:
+        main([*given, "--print-config"])
+    assert ended.value.code == 0
+    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
+    assert parse("fit", "--config", str(tmp_path / "run.yaml")) == parse(*given)
+
+
+def test_bash_completes_commands_options_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
+    pytest.importorskip("shtab", reason="needs the extra `completion`")
+    with pytest.raises(SystemExit) as ended:
+        main(["--print_completion", "bash"])
+    assert ended.value.code == 0
+    script = capsys.readouterr().out
+    for words, found in (
+        (["bayesuq", "co"], "compare"),
+        (["bayesuq", "fit", "--num_e"], "--num_epochs"),
+        (["bayesuq", "fit", "--likelihood", "cat"], "categorical"),
+    ):
+        line = f"COMP_WORDS=({' '.join(words)}); COMP_CWORD={len(words) - 1}; _shtab_bayesuq; echo ${{COMPREPLY[@]}}"
+        run = subprocess.run(["bash", "-c", f"{script}\n{line}"], capture_output=True, text=True, check=True)
+        assert run.stdout.split() == [found]
+
+
+def test_completion_without_its_library_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("bayesuq.cli.parser.find_spec", lambda _: None)
+    assert "bayesuq[completion]" in refused(capsys, "--print_completion", "zsh")
+
+
 def test_dashes_are_as_good_as_underscores() -> None:
     written = parse(*COMPARE, "--num_epochs", "7", "--learning_rate=0.5")
     assert parse(*COMPARE, "--num-epochs", "7", "--learning-rate=0.5") == written
