@@ -8,11 +8,12 @@ everything comes back in the targets' own units. Whatever else a predictive can 
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, check_random_state
+from sklearn.utils.class_weight import compute_class_weight
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -233,7 +234,13 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
 class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
     """Classification by a network under a posterior, or by a Gaussian process, as an estimator of scikit-learn.
 
-    See `BayesianRegressor` for the parameters and for weights.
+    See `BayesianRegressor` for the other parameters and for weights.
+
+    Args:
+        class_weight: By what the rows of each class are weighted: "balanced" lets all classes count alike, N / (C n_c)
+            for a class that n_c of N rows have, in sums of weights where rows have any; or numbers by class, 1 for one
+            that is not there. It moves the probabilities as far as it moves the data, so that they are no longer those
+            of the classes' shares; None leaves both as they are.
 
     Attributes:
         classes_: The labels, sorted.
@@ -249,11 +256,36 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
         array(['below', 'above'], dtype='<U5')
     """
 
+    def __init__(
+        self,
+        method: str = "ensemble",
+        *,
+        hidden: Sequence[int] = (50,),
+        activation: Activation = "relu",
+        prior_scale: float = 1.0,
+        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
+        clip: float | None = None,
+        num_samples: int | None = None,
+        options: Mapping[str, Any] | None = None,
+        random_state: Any = None,
+    ) -> None:
+        super().__init__(
+            method,
+            hidden=hidden,
+            activation=activation,
+            prior_scale=prior_scale,
+            clip=clip,
+            num_samples=num_samples,
+            options=options,
+            random_state=random_state,
+        )
+        self.class_weight = class_weight
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit rows (N, F) and labels of any kind, (N,), each row counted by its weight, (N,).
 
         Raises:
-            ValueError: Labels of a single class.
+            ValueError: Labels of a single class; class weights of labels that are not there, or that are no weights.
         """
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
@@ -264,7 +296,19 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
             raise ValueError(
                 f"`y` must have at least two classes; got one class, {self.classes_.tolist()[counting[0]]!r}."
             )
-        return self._fit(X, numbers, weight)
+        return self._fit(X, numbers, self._with_classes(numbers, weight))
+
+    def _with_classes(self, numbers: Array, weight: Array | None) -> Array | None:
+        """The weights of the rows times those of their classes, (N,)."""
+        if self.class_weight is None:
+            return weight
+        rows = np.ones(len(numbers)) if weight is None else weight
+        if self.class_weight == "balanced":
+            found = np.bincount(numbers, rows)
+            classes = rows.sum() / (np.count_nonzero(found) * np.where(found > 0, found, 1.0))
+        else:
+            classes = compute_class_weight(self.class_weight, classes=self.classes_, y=self.classes_[numbers])
+        return _weights(rows * classes[numbers], numbers)
 
     def predict(self, X: Any) -> Array:
         """The most probable label of each row, (N,)."""

@@ -12,6 +12,7 @@ from sklearn.exceptions import SkipTestWarning
 from sklearn.model_selection import GridSearchCV, cross_val_score
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import PolynomialFeatures
+from sklearn.utils.class_weight import compute_sample_weight
 from sklearn.utils.estimator_checks import check_estimator
 
 import bayesuq as bq
@@ -123,6 +124,21 @@ def test_labels_come_back_as_they_came() -> None:
     assert classifier.score(X, names) == pytest.approx(log_probs.mean(), rel=1e-12)
     with pytest.raises(ValueError, match="the class 'top', which is not one"):
         classifier.score(X[:1], ["top"])
+
+
+def test_class_weights_are_weights_of_the_rows_as_scikit_learn_has_them() -> None:
+    X, y = table(rows=40)
+    names = np.where(y > np.quantile(y, 0.8), "rare", "often")
+    plain = BayesianClassifier("map", hidden=(4,), options=QUICK, random_state=0)
+    found = clone(plain).set_params(class_weight="balanced").fit(X, names).predict_proba(X)
+    by_rows = clone(plain).fit(X, names, sample_weight=compute_sample_weight("balanced", names)).predict_proba(X)
+    assert np.array_equal(found, by_rows)
+    assert found[:, 1].mean() > clone(plain).fit(X, names).predict_proba(X)[:, 1].mean() + 0.05
+    given = clone(plain).set_params(class_weight={"rare": 3.0}).fit(X, names, sample_weight=2.0).predict_proba(X)
+    weight = 2.0 * np.where(names == "rare", 3.0, 1.0)
+    assert np.array_equal(given, clone(plain).fit(X, names, sample_weight=weight).predict_proba(X))
+    with pytest.raises(ValueError, match="not in class_weight"):
+        clone(plain).set_params(class_weight={"seldom": 3.0}).fit(X, names)
 
 
 def test_a_feature_far_away_is_held_within_the_clip() -> None:
