@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction, to_tensor
+from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator
 
@@ -193,7 +194,8 @@ def _checked(draws: Mapping[str, ArrayLike], truth: Mapping[str, Tensor], num_dr
     """The draws of the sites that the truth has, (L, *shape)."""
     missing = sorted(truth.keys() - draws.keys())
     if missing:
-        raise ValueError(f"The posterior's draws lack the sites {', '.join(missing)}; they have {', '.join(draws)}.")
+        there = shortened(list(draws))
+        raise ValueError(f"The posterior's draws lack the sites {shortened(missing)}; they have {there}.")
     values = {name: to_tensor(draws[name], name) for name in truth}
     for name, value in values.items():
         if value.shape != (num_draws, *truth[name].shape):

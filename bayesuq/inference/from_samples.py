@@ -26,6 +26,7 @@ from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.options import shortened
 
 __all__ = ["from_samples"]
 __dir__ = __all__.copy
@@ -207,8 +208,8 @@ def _draws(
         missing = [name for name in shapes if name not in values]
         if missing:
             raise ValueError(
-                f"`samples` must hold every latent of the model; {', '.join(missing)} is not among "
-                f"{', '.join(values)}. Rename them, or run the sampler on this model."
+                f"`samples` must hold every latent of the model; {shortened(missing)} is not among "
+                f"{shortened(list(values))}. Rename them, or run the sampler on this model."
             )
         values = {name: values[name] for name in shapes}
         by_chain = _reads_by_chain(values, shapes) if by_chain is None else by_chain

@@ -19,6 +19,7 @@ from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.options import shortened
 
 Program = Callable[..., Any]
 GuideBuilder = Callable[[Any], Program]
@@ -178,8 +179,8 @@ def check_sites(guide: Any, program: Any) -> None:
     if missing or strange:
         raise ValueError(
             "The guide's sites must be the model's latent ones. "
-            + (f"It lacks {', '.join(missing)}. " if missing else "")
-            + (f"The model does not have {', '.join(strange)}." if strange else "")
+            + (f"It lacks {shortened(missing)}. " if missing else "")
+            + (f"The model does not have {shortened(strange)}." if strange else "")
         )
     for name, shape in wanted.items():
         if given[name] != shape:

@@ -25,6 +25,7 @@ from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.models.precision import DEVICES
 from bayesuq.models.running import running_of
 from bayesuq.models.training_mode import training_mode, with_own_buffers
+from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import isolated
 
@@ -69,7 +70,7 @@ def grown(value: Any, head: BayesianNetwork, whole: BayesianNetwork, buffers: Ma
     """
     if isinstance(value, BayesianNetwork):
         if list(value.laws) != list(head.laws):
-            raise ValueError(f"The posterior must be one of `head.model`; its sites are {', '.join(value.laws)}.")
+            raise ValueError(f"The posterior must be one of `head.model`; its sites are {shortened(list(value.laws))}.")
         return whole if value.likelihood == whole.likelihood else whole.with_likelihood(value.likelihood)
     if isinstance(value, tuple):
         return tuple(grown(one, head, whole, buffers) for one in value)
