@@ -2,7 +2,8 @@
 
     posterior = bq.inference.variational.fit(model, data, callbacks=[CSVLogger("history.csv")])
 
-`TensorBoardLogger(folder)` writes what TensorBoard shows, and needs the extra `tensorboard`. A method that fits several
+`TensorBoardLogger(folder)` writes what TensorBoard shows, and needs the extra `tensorboard`; `MLflowLogger` and
+`WandbLogger` write into a run of these trackers that you have begun. A method that fits several
 networks, as an ensemble does, calls its callbacks for each in turn: the loggers count these fits from 0.
 """
 
@@ -13,11 +14,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bayesuq.inference.training.options import Progress
+from bayesuq.inference.training.trackers import MLflowLogger, WandbLogger
 
 if TYPE_CHECKING:
     from bayesuq.inference.training.tensorboard import TensorBoardLogger
 
-__all__ = ["CSVLogger", "TensorBoardLogger"]
+__all__ = ["CSVLogger", "MLflowLogger", "TensorBoardLogger", "WandbLogger"]
 __dir__ = __all__.copy
 
 COLUMNS = ("fit", "epoch", "step", "loss", "validation_loss", "seconds")

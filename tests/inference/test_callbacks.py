@@ -1,6 +1,7 @@
 import csv
 import importlib
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from bayesuq import inference
 from bayesuq.data import Dataset
 from bayesuq.inference import callbacks, ensemble, map_estimate
-from bayesuq.inference.callbacks import CSVLogger, TensorBoardLogger
+from bayesuq.inference.callbacks import CSVLogger, MLflowLogger, TensorBoardLogger, WandbLogger
 from bayesuq.inference.training.options import Progress
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
@@ -110,6 +111,52 @@ def test_the_csv_logger_needs_no_tensorboard_and_the_other_names_the_extra(monke
         _ = fresh.TensorBoardLogger
 
 
-def test_there_is_no_third_logger() -> None:
-    with pytest.raises(ImportError):
-        from bayesuq.inference.callbacks import WandbLogger  # noqa: F401
+class Tracker:
+    """What both trackers are asked for: numbers by name, each with its step."""
+
+    def __init__(self) -> None:
+        self.curves: dict[str, list[tuple[int, float]]] = defaultdict(list)
+        self.abscissas: dict[str, str] = {}
+
+    def log_metric(self, run_id: str, key: str, value: float, *, step: int) -> None:
+        assert run_id == "run"
+        self.curves[key].append((step, value))
+
+    def define_metric(self, name: str, *, step_metric: str) -> None:
+        self.abscissas[name] = step_metric
+
+    def log(self, data: dict[str, float]) -> None:
+        for name, value in data.items():
+            if name in self.abscissas:
+                self.curves[name].append((data[self.abscissas[name]], value))
+
+
+@pytest.mark.parametrize("kind", ["mlflow", "wandb"])
+def test_trackers_get_every_curve_of_every_member(kind: str) -> None:
+    tracker = Tracker()
+    log = MLflowLogger(tracker, "run") if kind == "mlflow" else WandbLogger(tracker)
+    posterior = ensemble.fit(line(), DATA, num_members=2, num_epochs=2, validation=DATA, callbacks=[log])
+    for prefix, member in zip(("", "fit-1/"), posterior.members, strict=True):
+        assert tracker.curves[f"{prefix}loss"] == list(enumerate(member.history.loss, start=1))
+        assert tracker.curves[f"{prefix}validation_loss"] == list(enumerate(member.history.validation_loss, start=1))
+    assert len(tracker.curves) == 6
+
+
+def test_mlflow_itself_keeps_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow", reason="needs MLflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    client = mlflow.MlflowClient(tracking_uri=tmp_path.as_uri())
+    run = client.create_run(client.create_experiment("fits")).info.run_id
+    posterior = ensemble.fit(line(), DATA, num_members=2, num_epochs=2, callbacks=[MLflowLogger(client, run)])
+    for name, member in zip(("loss", "fit-1/loss"), posterior.members, strict=True):
+        kept = [(metric.step, metric.value) for metric in client.get_metric_history(run, name)]
+        assert kept == list(enumerate(member.history.loss, start=1))
+
+
+def test_weights_and_biases_itself_keeps_the_curves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wandb = pytest.importorskip("wandb", reason="needs Weights & Biases")
+    monkeypatch.setenv("WANDB_SILENT", "true")
+    with wandb.init(mode="offline", dir=tmp_path, project="fits") as run:
+        posterior = ensemble.fit(line(), DATA, num_members=2, num_epochs=2, callbacks=[WandbLogger(run)])
+        for prefix, member in zip(("", "fit-1/"), posterior.members, strict=True):
+            assert (run.summary[f"{prefix}loss"], run.summary[f"{prefix}step"]) == (member.history.loss[-1], 2)
