@@ -260,8 +260,8 @@ class EnsemblePosterior(StoredPosterior):
         """
         key = resolve_seed(seed)
         parts = (
-            self.members[m].predict(x, num_samples=share, seed=derive_seed(key, m), keep_samples=keep_samples)
-            for m, share in self._shares(num_samples)
+            member.predict(x, num_samples=share, seed=own, keep_samples=keep_samples)
+            for member, share, own in self.parts(num_samples, key)
         )
         with differentiated(x, differentiable=differentiable):
             return mixed(parts, keep_samples=keep_samples)
@@ -270,9 +270,9 @@ class EnsemblePosterior(StoredPosterior):
         self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
     ) -> Functions:
         """Draws of the members' functions, those of a member standing together: see `Posterior.functions`."""
-        key, shares = resolve_seed(seed), list(self._shares(num_samples))
+        parts = self.parts(num_samples, resolve_seed(seed))
         with differentiated(x, differentiable=differentiable):
-            found = [self.members[m].functions(x, num_samples=share, seed=derive_seed(key, m)) for m, share in shares]
+            found = [member.functions(x, num_samples=share, seed=own) for member, share, own in parts]
         return Functions.of_draws(torch.cat([one.draws for one in found]))
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
@@ -282,15 +282,13 @@ class EnsemblePosterior(StoredPosterior):
             TypeError: Members that are not posteriors over weights.
             ValueError: Members of networks with other parameters.
         """
-        key = resolve_seed(seed)
         draws = []
-        for m, share in self._shares(num_samples):
-            member = self.members[m]
+        for member, share, own in self.parts(num_samples, resolve_seed(seed)):
             if not isinstance(member, WeightPosterior):
                 raise TypeError(
                     f"A {type(member).__name__} is not a posterior over weights; it draws masks or functions."
                 )
-            draws.append(member.sample_weights(share, seed=derive_seed(key, m)))
+            draws.append(member.sample_weights(share, seed=own))
         shapes = [{name: value.shape[1:] for name, value in draw.items()} for draw in draws]
         if any(other != shapes[0] for other in shapes):
             raise ValueError("The members' sites differ in names or shapes. Take draws of each of `members`.")
@@ -309,15 +307,16 @@ class EnsemblePosterior(StoredPosterior):
             prior_predict=first.prior_predict,
         )
 
-    def _shares(self, num_samples: int | None) -> list[tuple[int, int | None]]:
-        """Which members take part, and with how many draws."""
+    def parts(self, num_samples: int | None, seed: int) -> list[tuple[Posterior, int | None, int]]:
+        """The members that take part in `num_samples` draws, each with the number of its own and their seed."""
         count = len(self.members)
         if num_samples is None:
-            return [(m, None) for m in range(count)]
-        check_count(num_samples, "num_samples")
-        if num_samples < count:
-            return [(m, 1) for m in draw_indices(num_samples, count)]
-        return [(m, num_samples // count + (m < num_samples % count)) for m in range(count)]
+            shares: list[tuple[int, int | None]] = [(m, None) for m in range(count)]
+        elif check_count(num_samples, "num_samples") < count:
+            shares = [(m, 1) for m in draw_indices(num_samples, count)]
+        else:
+            shares = [(m, num_samples // count + (m < num_samples % count)) for m in range(count)]
+        return [(self.members[m], share, derive_seed(seed, m)) for m, share in shares]
 
 
 def _sharing(member: Any, model: BayesianNetwork) -> Any:
