@@ -23,6 +23,7 @@ from bayesuq.tables.kinds import (
     Column,
     LeftOut,
     Number,
+    has_too_large,
     infer,
     labels_of,
     strays,
@@ -96,14 +97,19 @@ class Target:
         """
         if cells.nunique() < 2:
             raise ValueError(
-                f"The target {name!r} is {cells.iloc[0]!r} in every row, so that there is nothing to learn."
+                f"The target {name!r} is {str(cells.iloc[0])!r} in every row, so that there is nothing to learn."
                 if len(cells)
                 else f"The target {name!r} is empty in every row."
+            )
+        if labels is not True and has_too_large(cells):
+            raise ValueError(
+                f"The target {name!r} holds whole numbers beyond 2^53, which floats do not tell apart. Divide them, or "
+                "take them for labels."
             )
         words = strays(cells)
         is_numeric = len(words) < len(cells) / 2 and cells.dtype.kind != "b"
         if labels is None:
-            labels = not is_numeric or (not words and set(cells.astype("float64").unique()) == {0.0, 1.0})
+            labels = not is_numeric or (not words and set(Number(name).numbers(cells)[:, 0]) == {0.0, 1.0})
         if labels:
             classes = sorted(set(words_of(cells)), key=_by_number)
             if len(classes) > max(2, len(cells) // 2):

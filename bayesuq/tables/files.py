@@ -21,7 +21,8 @@ DELIMITERS = (",", ";", "\t", "|")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
 SAMPLE = 50  # lines that tell the delimiter
 LONGEST_LINE = 2**20  # characters; no table has such a header
-DECIMAL_COMMA = re.compile(r"-?\d+,\d+")
+WITH_COMMA = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d+)?")  # a number where that is the decimal one
+DECIMAL_COMMA = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:\.\d{3})+|\d+),\d+")
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat", ".psv")
 GZIPPED = b"\x1f\x8b"
@@ -145,15 +146,35 @@ def frames(
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # of lines that it would cut
             if rows is None:
-                yield pandas.read_csv(form.path, **options)
+                yield _with_points(pandas.read_csv(form.path, **options), form, as_text)
             else:
                 with pandas.read_csv(form.path, chunksize=rows, **options) as reader:
-                    yield from reader
+                    yield from (_with_points(frame, form, as_text) for frame in reader)
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, UnicodeError) as error:
         told = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         raise ValueError(
             f"{form.path!r} is no table with {form}: {told}. Give its `delimiter` and `encoding`, or mend that line."
         ) from error
+
+
+def _with_points(frame: Any, form: Form, as_text: Sequence[str]) -> Any:
+    """A frame of a file with decimal commas, whose columns that pandas could not read have decimal points.
+
+    These are columns with a word among their numbers, or with points between the thousands, `1.234,5` and `1.234`,
+    which would be read as another number.
+    """
+    if form.decimal != ",":
+        return frame
+    for name in frame.columns:
+        cells = frame[name]
+        if name in as_text or cells.dtype.kind in "iufbM":
+            continue
+        words = [str(cell).strip() for cell in cells]
+        is_number = [WITH_COMMA.fullmatch(word) is not None for word in words]
+        if sum(is_number) > cells.notna().sum() / 2:
+            pairs = zip(words, is_number, cells, strict=True)
+            frame[name] = [w.replace(".", "").replace(",", ".") if is_one else cell for w, is_one, cell in pairs]
+    return frame
 
 
 def _encoding_of(path: Path) -> str:

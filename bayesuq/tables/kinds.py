@@ -24,8 +24,13 @@ DAY_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%
 TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", "T%H:%M", "T%H:%M:%S.%f")
 ISO = "ISO8601"
 WHOLE = re.compile(r"-?\d+\.0")
+IN_GROUPS = re.compile(r"[-+]?\d{1,3}(?:([,'\u2019 \u00a0\u202f])\d{3})(?:\1\d{3})*(?:\.\d+)?")  # of three digits
+GROUPED = re.compile(r"[,'\u2019 \u00a0\u202f]")
+LARGEST_WHOLE = 2**53
 WORDS_SHARE = 0.1  # of cells that may be words in a column of numbers, such as "unknown"
-MOST_WORDS = 3  # different ones
+MARKS_SHARE = 0.5  # of cells that may be words where the numbers are many, so that "-" and "?" are gaps between them
+FEWEST_MEASURED = 10  # different numbers that are many
+MOST_WORDS = 3  # different words
 DATES_SHARE = 0.95  # of cells that must be dates
 MOST_CATEGORIES = 30  # that have an input of their own; rarer ones share none
 DISTINCT_SHARE = 0.5  # of rows: more different words than that are names or free text
@@ -185,6 +190,8 @@ def infer(name: str, cells: Any, *, as_category: bool = False) -> Column:
         return LeftOut(name, f"every cell is {present.iloc[0]!s}")
     if as_category:
         return _category(name, cells)
+    if has_too_large(present):
+        return LeftOut(name, "whole numbers beyond 2^53, which floats do not tell apart")
     if present.dtype.kind in "iuf":
         return Number(name)
     if present.dtype.kind == "M":
@@ -197,9 +204,15 @@ def infer(name: str, cells: Any, *, as_category: bool = False) -> Column:
         return _date(name, present, *found)
     unread = {word for word, number in zip(words, _as_numbers(present), strict=True) if math.isnan(number)}
     share = sum(word in unread for word in words) / len(words)
-    if share <= WORDS_SHARE and len(unread) <= MOST_WORDS:
+    is_measured = len(set(words) - unread) >= FEWEST_MEASURED and share <= MARKS_SHARE
+    if len(unread) <= MOST_WORDS and (is_measured or share <= WORDS_SHARE):
         return Number(name)
     return _category(name, cells)
+
+
+def has_too_large(cells: Any) -> bool:
+    """Whether whole numbers stand in a column that float64 would round, as of identifiers."""
+    return bool(cells.dtype.kind in "iu" and (cells.abs() > LARGEST_WHOLE).any())
 
 
 def strays(cells: Any) -> dict[int, str]:
@@ -265,8 +278,22 @@ def _as_numbers(cells: Any) -> Array:
     if cells.dtype.kind in "iufb":
         found: Array = cells.to_numpy(dtype=np.float64, na_value=math.nan)
         return found
-    numbers: Array = optional.pandas.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=math.nan)
+    plain = cells.map(_plain, na_action="ignore")
+    numbers: Array = optional.pandas.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=math.nan)
     return numbers
+
+
+def _plain(cell: Any) -> Any:
+    """A number that is written in groups of thousands, or with a typographer's minus, as a computer writes it.
+
+    Example:
+        >>> _plain("\N{MINUS SIGN}1,234,567.5"), _plain("12 345"), _plain("1,5"), _plain("red")
+        ('-1234567.5', '12345', '1,5', 'red')
+    """
+    if not isinstance(cell, str):
+        return cell
+    word = cell.strip().replace("\N{MINUS SIGN}", "-")
+    return GROUPED.sub("", word) if IN_GROUPS.fullmatch(word) else word
 
 
 def labels_of(words: Sequence[str], classes: Sequence[str]) -> Array:

@@ -54,10 +54,14 @@ def test_columns_are_taken_for_what_they_hold_and_it_is_said(tmp_path: Path) -> 
         (["1/31/2020", "12/1/2021"], "date"),
         (["31/1/2020", "1/12/2021"], "date"),
         ([*["1.5"] * 10, *["2.5"] * 10, "?"], "number"),
+        ([*map(str, range(20)), *["-"] * 6, *["?"] * 6], "number"),
+        ([*["1", "2", "3"] * 5, *["-"] * 6], "category"),
+        (["1,234.5", "12,000", "1,234,567"], "number"),
         (["1.5", "high", "low", "2"], "category"),
         (["a", "b", "a"], "category"),
         ([None, None], "left out"),
         ([3, 3, 3], "left out"),
+        ([2**60 + row for row in range(20)], "left out"),
         ([f"text {i}" for i in range(40)], "left out"),
     ],
 )
@@ -154,6 +158,29 @@ def test_delimiter_encoding_and_compression_are_found_out(options: dict[str, Any
     plain = read(written(frame, tmp_path / "plain.csv"))
     assert table.kinds == plain.kinds
     assert torch.equal(table.data.x, plain.data.x)
+
+
+def test_numbers_are_what_their_file_writes(tmp_path: Path) -> None:
+    """Decimal commas, points or spaces between thousands, a typographer's minus, and gaps marked by words."""
+    numbers = np.array([1234567.5, 999.0, 1234.0, -12.5, *np.arange(20.0)])
+    english = [f"{number:,.1f}" for number in numbers]
+    german = [word.translate(str.maketrans(",.", ".,")) for word in english]
+    whole = [f"{int(1000 * number):,}".replace(",", ".") for number in numbers]  # without any decimal comma
+    for name, cells, between, price in (
+        ("english", [f'"{word}"' for word in english], ",", numbers),
+        ("german", german, ";", numbers),
+        ("whole", whole, ";", 1000 * numbers),
+        ("typographer", [word.replace("-", "\N{MINUS SIGN}").replace(",", "\u202f") for word in english], ";", numbers),
+    ):
+        marks = ["unknown" if row % 12 == 4 else str(row) for row in range(24)]
+        other = german if name == "whole" else cells
+        lines = [between.join(row) for row in zip(marks, other, cells, strict=True)]
+        (tmp_path / f"{name}.csv").write_text("\n".join([f"mark{between}size{between}price", *lines]), encoding="utf-8")
+        table = read(tmp_path / f"{name}.csv")
+        assert [kind.kind for kind in table.kinds] == ["number", "number"]
+        assert table.data.y[:, 0].tolist() == price.tolist()
+        assert table.data.x[:, 1].tolist() == numbers.tolist()
+        assert table.columns.can_be_missing == (True, False)
 
 
 def test_another_encoding_is_read_as_windows_and_told(tmp_path: Path) -> None:
