@@ -78,6 +78,7 @@ class _BayesianEstimator(BaseEstimator):
     def predictive(self, X: Any) -> PredictiveDistribution:
         """The predictive distribution at rows (N, F), in units of y; its `to_pandas` is a table."""
         check_is_fitted(self)
+        _check_unmasked(X=X)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         x = self.standardizer_.inputs(to_tensor(X, "X"))
         seed = derive_seed(self.seed_, PREDICT)
@@ -97,7 +98,7 @@ class _BayesianEstimator(BaseEstimator):
         else:
             net = mlp(
                 X.shape[1],
-                tuple(self.hidden),
+                self.hidden,
                 self._num_outputs(1 if y.ndim == 1 else y.shape[1]),
                 DROPOUT if name == "dropout" else 0.0,
                 activation=self.activation,
@@ -184,6 +185,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit rows (N, F) and targets, (N,) or (N, D), each row counted by its weight, (N,)."""
+        _check_unmasked(X=X, y=y)
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         self.is_single_ = y.ndim == 1
         return self._fit(X, np.asarray(y, np.float64).reshape(len(X), -1), _weights(sample_weight, X))
@@ -287,6 +289,7 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
         Raises:
             ValueError: Labels of a single class; class weights of labels that are not there, or that are no weights.
         """
+        _check_unmasked(X=X, y=y)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         weight = _weights(sample_weight, X)
@@ -345,6 +348,19 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
 
     def _num_outputs(self, columns: int) -> int:  # noqa: ARG002 - of one column
         return len(self.classes_)
+
+
+def _check_unmasked(**arrays: Any) -> None:
+    """Refuse masked cells, whose mask scikit-learn drops without a word.
+
+    Raises:
+        ValueError: An array with some.
+    """
+    for name, array in arrays.items():
+        if np.ma.is_masked(array):
+            raise ValueError(
+                f"`{name}` has masked cells. Fill them, as by scikit-learn's SimpleImputer, or drop the rows."
+            )
 
 
 def _weights(sample_weight: Any, X: Array) -> Array | None:

@@ -141,6 +141,17 @@ def test_class_weights_are_weights_of_the_rows_as_scikit_learn_has_them() -> Non
         clone(plain).set_params(class_weight={"seldom": 3.0}).fit(X, names)
 
 
+def test_masked_cells_are_not_taken_for_numbers() -> None:
+    X, y = table(rows=20)
+    regressor = BayesianRegressor("map", options=QUICK, random_state=0)
+    for inputs, target in ((np.ma.masked_array(X, X > 0), y), (X, np.ma.masked_array(y, y > y.mean()))):
+        with pytest.raises(ValueError, match="has masked cells"):
+            clone(regressor).fit(inputs, target)
+    assert clone(regressor).fit(np.ma.masked_array(X, mask=False), y).predict(X).shape == (20,)
+    with pytest.raises(TypeError, match="hidden"):
+        BayesianRegressor("map", hidden=50).fit(X, y)
+
+
 def test_a_feature_far_away_is_held_within_the_clip() -> None:
     X, y = table(rows=60)
     regressor = BayesianRegressor("map", clip=2.0, options=QUICK, random_state=0).fit(X, y)
