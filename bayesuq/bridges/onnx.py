@@ -78,12 +78,11 @@ def to_onnx(
         >>> to_onnx(posterior, "linear.onnx", split.test.x, num_samples=20)  # doctest: +SKIP
     """
     _ = optional.onnxscript  # which torch's exporter stands on
-    inner, units = posterior, None
-    if isinstance(inner, UnitsPosterior):
-        inner, units = inner.posterior, inner.standardizer
+    units = posterior.standardizer if isinstance(posterior, UnitsPosterior) else None
+    inner = posterior.posterior if isinstance(posterior, UnitsPosterior) else posterior
     inner = inner.posterior if isinstance(inner, TemperaturePosterior) else inner
     networks = Networks.of(inner, num_samples, resolve_seed(seed))
-    rows = to_tensor(x, "x")
+    rows: Any = to_tensor(x, "x")
     rows = rows if units is not None else cast_inputs(networks.model, rows)
     posterior.predict(rows[:1], num_samples=1, seed=seed)  # refuses what it does not take
     rows = torch.cat([rows] * math.ceil(NUM_ROWS / len(rows)))[:NUM_ROWS]
@@ -172,7 +171,7 @@ class Networks:
         weights = {name: value for name, value in theta.items() if name in dict(model.net.named_parameters())}
         frozen = {name: value for name, value in model.net.named_parameters() if name not in weights}
         number = len(next(iter(theta.values())))
-        likelihood = model.likelihood_given(theta)
+        likelihood: Any = model.likelihood_given(theta)
         noise = None
         if _kind(likelihood) == "normal":
             columns = int(likelihood.predictive(torch.zeros(number, 1, 1)).noise_variance.shape[2])
