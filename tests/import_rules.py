@@ -38,6 +38,7 @@ ALLOWED: dict[str, set[str]] = {
 ALSO_ALLOWED = {
     "bayesuq.evaluation.simulation": {"posterior"},
     "bayesuq.estimators": {"models", "inference"},
+    "bayesuq.bridges.onnx": {"data", "models", "inference", "optional"},  # which writes out networks and likelihoods
     "bayesuq.inference.tables": {"optional"},  # whose answers are data frames
 }
 # The floors of inference, from below: what the files of each may import from the others. What stands on no floor is a
