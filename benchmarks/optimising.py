@@ -8,8 +8,8 @@ there is skipped, so the same command goes on.
 
 References:
     Eriksson et al., "Scalable global optimization via local Bayesian optimization", NeurIPS 2019: Ackley on [-5, 10].
-    Hvarfner, Hellsten, Nardi, "Vanilla Bayesian optimization performs great in high dimensions", ICML 2024: lengthscales
-        that are longer a priori where there are more inputs, which `SingleTaskGP` has, too.
+    Hvarfner, Hellsten, Nardi, "Vanilla Bayesian optimization performs great in high dimensions", ICML 2024: longer
+        lengthscales a priori where there are more inputs, as `SingleTaskGP` has them, too.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from scripts.recording import Records, versions
 
 RESULTS = Path(__file__).parents[1] / "docs" / "results" / "optimising.jsonl"
 NUM_FIRST, NUM_VALUES, AT_ONCE = 10, 60, 5
-COLOURS = {"SingleTaskGP": "#555555", "process": "#0072B2", "ensemble": "#D55E00", "laplace": "#009E73"}
+COLOURS = {"SingleTaskGP": "#555555", "process": "#0072B2", "ensemble": "#D55E00"}
 
 
 class Problem:

@@ -24,7 +24,6 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction, to_tensor
-from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator
 
@@ -194,8 +193,7 @@ def _checked(draws: Mapping[str, ArrayLike], truth: Mapping[str, Tensor], num_dr
     """The draws of the sites that the truth has, (L, *shape)."""
     missing = sorted(truth.keys() - draws.keys())
     if missing:
-        there = shortened(list(draws))
-        raise ValueError(f"The posterior's draws lack the sites {shortened(missing)}; they have {there}.")
+        raise ValueError(f"The posterior's draws lack the sites {', '.join(missing)}; they have {', '.join(draws)}.")
     values = {name: to_tensor(draws[name], name) for name in truth}
     for name, value in values.items():
         if value.shape != (num_draws, *truth[name].shape):

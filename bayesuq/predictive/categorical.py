@@ -14,7 +14,6 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_floating
-from bayesuq.options import shortened
 from bayesuq.predictive.base import (
     BLOCK_NUMBERS,
     PredictiveDistribution,
@@ -411,7 +410,7 @@ def _by_name(y: ArrayLike, names: Sequence[str]) -> ArrayLike:
     given = [str(name) for name in np.asarray(y).tolist()]
     unknown = [name for name in given if name not in names]
     if unknown:
-        raise ValueError(f"`y` has the label {unknown[0]!r}, which is none of {shortened(names)}.")
+        raise ValueError(f"`y` has the label {unknown[0]!r}, which is none of {', '.join(names)}.")
     return torch.tensor([names.index(name) for name in given])
 
 
