@@ -13,7 +13,10 @@ from bayesuq.evaluation.diagnostics.leave_one_out import loo
 from bayesuq.evaluation.simulation import calibrate
 from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import hmc
+from bayesuq.inference.chains.program_starts import program_starts
+from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.posteriors.program import ProgramChains
+from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -257,3 +260,20 @@ def test_ranks_of_the_truth_are_uniform_for_the_program_that_made_the_data_alone
         warnings.simplefilter("ignore", ConvergenceWarning)
         ranks = calibrate(simulate, fit, num_simulations=40, num_draws=9, seed=0)
     assert (ranks.p_value() > 0.01) == is_right
+
+
+def test_chains_of_a_recursion_that_runs_off_begin_where_it_does_not() -> None:
+    """Residuals of y under e_t = y_t - theta e_(t-1): of the uniform starts, half have |theta| > 1, and up to 1e60."""
+
+    def recursion(x, y=None):
+        theta = pyro.sample("theta", dist.Normal(0.0, 2.0))
+        powers = (-theta) ** torch.arange(len(x), dtype=torch.float64)
+        pyro.factor("y", dist.Normal(0.0, 0.1).log_prob(powers * y).sum())
+
+    data = Dataset(torch.zeros(100, 1), torch.ones(100))
+    reader = ProgramRows(recursion, None, None)
+    rows = reader.open(data)
+    potential = ProgramPotential(reader.joint, rows)
+    starts = program_starts(potential, "uniform", 12, 0)
+    assert all(potential.at(one)[0] < 1e10 for one in starts)
+    assert starts.std() > 0.4  # of evenly drawn ones in -1 to 1: .58

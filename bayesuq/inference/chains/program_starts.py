@@ -16,6 +16,8 @@ from bayesuq.randomness import derive_seed, generator, globally_isolated
 
 ProgramStart = Literal["uniform", "prior"] | LatentPosterior
 RADIUS = 2.0  # of uniform starts, as Stan's
+EXTREME = 1e10  # nats: a recursion that runs off, from where a chain takes a thousand transitions to come back
+TRIES_IF_EXTREME = 20  # of which the lowest is taken
 
 
 def program_starts(potential: ProgramPotential, start: ProgramStart, num_chains: int, seed: int) -> Tensor:
@@ -35,11 +37,20 @@ def program_starts(potential: ProgramPotential, start: ProgramStart, num_chains:
 
 
 def _first_finite(potential: ProgramPotential, start: ProgramStart, chain: int, num_chains: int, seed: int) -> Tensor:
+    """The first draw at which the density is finite, or another where it is out of all bounds there."""
+    first: tuple[float, Tensor] | None = None
     for attempt in range(MOST_TRIES):
         position = _drawn(potential, start, chain, num_chains, derive_seed(seed, chain, attempt))
         value, gradient = potential.at(position)
-        if abs(value) < math.inf and gradient.isfinite().all():
+        if not abs(value) < math.inf or not gradient.isfinite().all():
+            continue
+        if start != "uniform" or value < EXTREME:
             return position
+        first = (value, position) if first is None or value < first[0] else first
+        if attempt >= TRIES_IF_EXTREME:
+            break
+    if first is not None:
+        return first[1]
     raise ValueError(
         f"The program's density is not finite at any of {MOST_TRIES} starting points. Look whether its laws can give "
         "these targets, standardise the data, or pass a fitted posterior as `start`."

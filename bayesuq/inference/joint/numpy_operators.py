@@ -71,7 +71,7 @@ def expression(operator: Any, written: Sequence[str], step: Any, write: Callable
         factor = step.kwargs.get("alpha", args[2] if len(args) > 2 else 1)
         if step.kwargs.get("rounding_mode") is not None:
             return None
-        if name == "pow" and args[1] in (1, 2) and not hasattr(args[1], "shape"):
+        if name == "pow" and isinstance(args[1], int | float) and args[1] in (1, 2):
             return written[0] if args[1] == 1 else f"({written[0]} * {written[0]})"
         right = written[1] if factor == 1 else f"({write(factor)} * {written[1]})"
         return f"({written[0]} {BINARY[name]} {right})"

@@ -191,6 +191,31 @@ class ProgramJoint:
             (gradient,) = torch.autograd.grad(value, leaf)
         return value.detach(), gradient
 
+    def hessian(self, flat: Tensor, rows: Batch) -> Tensor:
+        """d^2 U / du^2 at one vector, (P, P), float64, symmetric; P gradients of gradients."""
+        leaf = flat.detach().requires_grad_()
+        with running(), torch.enable_grad():
+            (gradient,) = torch.autograd.grad(self.energy(leaf, rows), leaf, create_graph=True)
+            lines = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in gradient]
+        hessian = torch.stack(lines).double()
+        return 0.5 * (hessian + hessian.T)
+
+    def row_log_prob(self, flat: Tensor, batch: Batch) -> Tensor:
+        """log p(y | x, theta) of each row at one vector, (B,), over all observed sites, in nats.
+
+        Raises:
+            ValueError: A site that has one density of all rows.
+        """
+        with running(), torch.no_grad():
+            observed = self.terms(flat, batch).observed
+        total = torch.zeros(len(batch.y), dtype=flat.dtype, device=flat.device)
+        for name, site in observed.items():
+            terms = site["fn"].log_prob(site["value"])
+            if terms.shape[:1] != (len(batch.y),):
+                raise ValueError(f"`validation` needs a density of each row; that of {name!r} is one of all rows.")
+            total = total + terms.reshape(len(batch.y), -1).sum(dim=1)
+        return total
+
     def theta(self, flat: Tensor, rows: Batch) -> dict[str, Tensor]:
         """The latents on their own support at one vector."""
         with running(), torch.no_grad():

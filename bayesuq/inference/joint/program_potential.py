@@ -8,6 +8,7 @@ import math
 
 import torch
 from torch import Tensor
+from torch.distributions import biject_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.program_joint import UNSUPPORTED, ProgramJoint, running
@@ -63,6 +64,12 @@ class ProgramPotential:
         """U (C,) in float64 and dU/du (C, P) at C vectors (C, P), one after another."""
         values, gradients = zip(*(self.at(position) for position in positions), strict=True)
         return torch.tensor(values, dtype=torch.float64, device=positions.device), torch.stack(gradients)
+
+    def latents(self, positions: Tensor) -> dict[str, Tensor]:
+        """The latents at vectors (S, P), each (S, ...), on the supports that they have at the real line's 0."""
+        nodes = self.joint.call.trace(self.rows).nodes
+        parts = self.joint.layout.split(positions)
+        return {name: biject_to(nodes[name]["fn"].support)(part) for name, part in parts.items()}
 
     def work(self) -> int:
         """Numbers that one evaluation makes, at least."""

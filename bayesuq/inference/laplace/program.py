@@ -15,26 +15,24 @@ from functools import cached_property
 
 import torch
 from torch import Tensor
-from torch.distributions import biject_to
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch, Dataset
-from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.program_call import Observed, ProgramCall
-from bayesuq.inference.joint.program_joint import ProgramJoint, running
+from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program
+from bayesuq.inference.posteriors.modes import Mode, find_modes, sharpened, solved, warn_of_modes
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_mode import ProgramSession, find_mode, program_session
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.convergence import warn_if_wide, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.minibatches import Data
-from bayesuq.inference.training.options import QUALITY, Training
+from bayesuq.inference.training.options import QUALITY, STARTS, Training
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 
 NUM_RATIOS = 500
-NEWTON_STEPS = 5
 REMEDY = "Take `hmc.fit`, or `variational.fit` with a full-rank guide."
 
 
@@ -123,7 +121,8 @@ def fit_program(
             raise ValueError("Laplace's approximation of a program needs all rows in memory: pass a Dataset.")
         flat, history = find_mode(opened, training, with_volume=True)
         potential = ProgramPotential(opened.joint, opened.rows)
-        mean, precision = _sharpened(opened, potential, flat)
+        mode = _mode(opened, potential, flat, training.key(STARTS))
+        mean, precision = mode.flat, mode.precision
         if structure == "diagonal":
             precision = precision.diagonal().diag()
         factor = torch.linalg.cholesky(torch.linalg.inv(precision))
@@ -151,30 +150,24 @@ def _posterior(
     )
 
 
-def _sharpened(opened: ProgramSession, potential: ProgramPotential, flat: Tensor) -> tuple[Tensor, Tensor]:
-    """The mode after some steps of Newton's, and the Hessian there, float64.
+def _mode(opened: ProgramSession, potential: ProgramPotential, flat: Tensor, key: int) -> Mode:
+    """The mode that holds most, of the search's and of further ones.
 
     Raises:
         ValueError: The Hessian is not positive definite: there is no mode.
     """
-    for _ in range(NEWTON_STEPS):
-        value, gradient = potential.at(flat)
-        step = _solved(_hessian(opened, flat), gradient.double())
-        if step is None:
-            break
-        moved = (flat.double() - step).to(flat)
-        if not potential.at(moved)[0] < value:
-            break
-        flat = moved
-    precision = _hessian(opened, flat)
-    if _solved(precision, flat.double()) is None:
+    flat, precision = sharpened(potential, flat)
+    if solved(precision, flat.double()) is None:
         names = [name for name, where in opened.joint.layout.slices().items() if _is_flat(precision, where)]
         raise ValueError(
             "The program's density has no mode where the search ended: its curvature is not positive"
             f"{f' in {chr(44).join(names)}' if names else ''}. A hierarchy's scale that runs to 0 does that, as do "
             "latents that the data do not determine. Take `hmc.fit`, or narrower priors."
         )
-    return flat, precision
+    log_mass = 0.5 * len(flat) * math.log(2 * math.pi) - potential.at(flat)[0] - 0.5 * float(precision.logdet())
+    modes = find_modes(potential, key, [Mode(flat, precision, log_mass)])
+    warn_of_modes(modes, REMEDY)
+    return modes[0]
 
 
 def _is_flat(precision: Tensor, where: slice) -> bool:
@@ -182,42 +175,9 @@ def _is_flat(precision: Tensor, where: slice) -> bool:
     return bool(torch.linalg.eigvalsh(block).min() <= 0) if block.isfinite().all() else True
 
 
-def _solved(matrix: Tensor, vector: Tensor) -> Tensor | None:
-    """The solution of a positive definite system; None of another."""
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) or not factor.isfinite().all():
-        return None
-    return torch.cholesky_solve(vector.unsqueeze(1), factor).squeeze(1)
-
-
-def _hessian(opened: ProgramSession, flat: Tensor) -> Tensor:
-    """d^2 U / du^2, (P, P), float64, symmetric."""
-    leaf = flat.detach().requires_grad_()
-    with running(), torch.enable_grad():
-        energy = opened.joint.energy(leaf, opened.source.rows)
-        (gradient,) = torch.autograd.grad(energy, leaf, create_graph=True)
-        rows = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in gradient]
-    hessian = torch.stack(rows).double()
-    return 0.5 * (hessian + hessian.T)
-
-
 def _warn_by_ratios(posterior: ProgramLaplace, potential: ProgramPotential, key: int) -> None:
     """Look at p / q at draws of the law."""
     ratios, draws = posterior._ratios(potential, NUM_RATIOS, key)
-    if not ratios.isfinite().all():
-        outside = int((~ratios.isfinite()).sum())
-        warn_of_fit(
-            f"Of {NUM_RATIOS} draws of the normal law {outside} lie where the program's density is 0: the law around "
-            f"the mode is no approximation. {REMEDY}"
-        )
-        return
     warn_unless_reaching(ratios, REMEDY)
-    latents = [draw.cpu() for draw in _latents(potential, draws)]
+    latents = [draw.cpu() for draw in potential.latents(draws).values()]
     warn_if_wide(ratios, latents, subject="The normal law around the mode is too wide", remedy=REMEDY)
-
-
-def _latents(potential: ProgramPotential, draws: Tensor) -> list[Tensor]:
-    """Latents at vectors (S, P), on the supports that they have at the real line's 0."""
-    nodes = potential.joint.call.trace(potential.rows).nodes
-    parts = potential.joint.layout.split(draws)
-    return [biject_to(nodes[name]["fn"].support)(part) for name, part in parts.items()]

@@ -3,14 +3,11 @@
 theta* = argmax log p(theta, y | x)      of the latents on their own support, or, with the volume, of the flat vector
 """
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
-import numpy as np
 import torch
-from scipy.optimize import minimize
 from torch import Tensor
 
 from bayesuq.data import Batch, Dataset
@@ -18,6 +15,7 @@ from bayesuq.inference.joint.program_call import Observed, ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint, running
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program, check_program
+from bayesuq.inference.posteriors.modes import MOST_TRIES, RADIUS, polished
 from bayesuq.inference.posteriors.program import LatentPosterior, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.history import History
@@ -26,8 +24,6 @@ from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.options import NOISE, Training, sources
 from bayesuq.randomness import derive_seed, generator
 
-RADIUS, MOST_TRIES = 2.0, 100  # of starts on the real line
-MOST_ITERATIONS = 5000
 NUM_DATA = (
     "Minibatches need a program that takes `num_data` and scales its plate of rows to it: "
     '`pyro.plate("data", num_data, subsample=torch.arange(len(x)))`. Add it, or fit all rows at once.'
@@ -140,19 +136,6 @@ def find_mode(opened: ProgramSession, training: Training, *, with_volume: bool) 
     return flat, history
 
 
-def polished(potential: ProgramPotential, start: Tensor) -> Tensor:
-    """The nearest mode by L-BFGS."""
-
-    def loss(values: "np.ndarray") -> tuple[float, "np.ndarray"]:
-        value, gradient = potential.at(torch.as_tensor(values).to(start))
-        return (value if math.isfinite(value) else 1e300), gradient.double().cpu().numpy()
-
-    options = {"maxiter": MOST_ITERATIONS, "maxfun": 2 * MOST_ITERATIONS, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 20}
-    found = minimize(loss, start.double().cpu().numpy(), jac=True, method="L-BFGS-B", options=options)
-    before, _ = potential.at(start)
-    return torch.as_tensor(found.x).to(start) if found.fun <= before else start
-
-
 class ModeSearch:
     """Minus the log joint as a function of the flat vector, for the minibatch loop.
 
@@ -196,15 +179,7 @@ class ModeSearch:
 
     def log_predictive(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """log p(y | x, theta) of each row, over all observed sites."""
-        with running(), torch.no_grad():
-            observed = self.joint.terms(self.flat.detach(), batch).observed
-        total = torch.zeros(len(batch.y), dtype=self.flat.dtype, device=self.flat.device)
-        for name, site in observed.items():
-            terms = site["fn"].log_prob(site["value"])
-            if terms.shape[:1] != (len(batch.y),):
-                raise ValueError(f"`validation` needs a density of each row; that of {name!r} is one of all rows.")
-            total = total + terms.reshape(len(batch.y), -1).sum(dim=1)
-        return total
+        return self.joint.row_log_prob(self.flat.detach(), batch)
 
     def culprits(self, batch: Batch, _noise: torch.Generator) -> list[str]:
         """Latents that are not finite, or else observed sites whose terms are not."""

@@ -23,7 +23,7 @@ from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed
 P = ParamSpec("P")
 R = TypeVar("R")
 Schedule = Literal["cosine", "constant"]
-SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY, LOOKS = range(6)  # what a fit's seed is split into
+SHUFFLE, NOISE, VALIDATION, GLOBAL, QUALITY, LOOKS, STARTS = range(7)  # what a fit's seed is split into
 NUM_EPOCHS = 100  # and on small data as many as make
 FEWEST_STEPS = 2000
 BATCH_SIZE = 128

@@ -30,14 +30,17 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.joint.program_call import Observed, ProgramCall, few_rows
 from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
+from bayesuq.inference.posteriors.modes import warn_of_modes
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
+from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.convergence import num_ratios, warn_if_wide, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data, cast_rows
-from bayesuq.inference.training.options import GLOBAL, QUALITY, Training, sources
+from bayesuq.inference.training.options import GLOBAL, QUALITY, STARTS, Training, sources
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
+from bayesuq.inference.variational.normal_program import normal_objective
 from bayesuq.inputs import require_tensor
 from bayesuq.models.likelihoods.counts import check_counts
 from bayesuq.predictive.base import PredictiveDistribution
@@ -51,6 +54,7 @@ REMEDY = (
     "Raise `num_epochs`, or take a guide whose latents correlate, such as "
     "guide=pyro.infer.autoguide.AutoMultivariateNormal."
 )
+MODES_REMEDY = "Take `hmc.fit` with several chains, or order what is interchangeable."
 FAMILIES = (dist.Normal, dist.Categorical, dist.Bernoulli, dist.StudentT, dist.Poisson)
 
 
@@ -78,8 +82,17 @@ def fit_program(
         example = Batch(needed.x.clone(), needed.y.clone(), None)
         call = ProgramCall(reader.program, reader.observed)
         pair = GuidedProgram(as_usual(call, example), build, example, seed=training.key(GLOBAL))
-        objective = ProgramObjective(pair, source.num_data, num_draws=num_draws)
-        history = minimise(objective.objective(), source, validation, training)
+        normal = None
+        if source.num_batches == 1 and source.loader is None and not _goes_on_by_pyro(training):
+            normal = normal_objective(pair, build, call, source.rows, training.key(STARTS))
+        if normal is None:
+            objective = ProgramObjective(pair, source.num_data, num_draws=num_draws).objective()
+        else:
+            objective = normal.objective(num_draws)
+        history = minimise(objective, source, validation, training)
+        if normal is not None:
+            normal.put()
+            warn_of_modes(normal.modes, MODES_REMEDY)
         posterior = ProgramPosterior(
             program=reader.program,
             build=build,
@@ -91,10 +104,21 @@ def fit_program(
         )
         count = num_ratios(len(history.loss) * source.num_batches)
         if source.loader is None and pair.latents and count * source.num_data <= MOST_ROWS:
-            ratios = posterior.ratios_at(source.rows, count, training.key(QUALITY))
+            if normal is None:
+                ratios = posterior.ratios_at(source.rows, count, training.key(QUALITY))
+                latents = posterior.sample_weights(count, seed=training.key(QUALITY))
+            else:
+                ratios, latents = normal.weighed(training.key(QUALITY))
             warn_unless_reaching(ratios, REMEDY)
-            warn_if_wide(ratios, posterior.sample_weights(count, seed=training.key(QUALITY)).values())
+            warn_if_wide(ratios, latents.values())
         return posterior
+
+
+def _goes_on_by_pyro(training: Training) -> bool:
+    """Whether the fit goes on from a file that was begun by Pyro's estimate of the ELBO."""
+    there = Checkpoint.of(training.checkpoint)
+    told = {} if there is None else there.told()
+    return bool(told) and "route" not in told
 
 
 LOCAL = "The latents {names} belong to single rows of the data."
@@ -167,8 +191,8 @@ class ProgramReader:
             return False
         try:
             return OBSERVED in self._trace(data.x[:1].to(self._device, self.dtype)).nodes
-        except (TypeError, AttributeError, IndexError, NotImplementedError):
-            return False
+        except (TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError):
+            return False  # nor a single one: what it needs is learned from all rows
 
     def open(self, first: Dataset) -> Batch:
         """Run the program on one row and on two, and refuse what has no predictive."""

@@ -1,0 +1,141 @@
+"""The modes of a Pyro program's flat density: where several searches end, how much lies around each, and which is it.
+
+    log mass of a mode  =  -U(u*) + P / 2 log 2 pi - log |H| / 2,     H = d^2 U / du^2 at u*
+
+A search from one start ends in the nearest mode, which may hold next to nothing of the posterior, and ratios of
+densities at draws around it cannot tell: none of the draws lies where the rest is. Other starts can.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from scipy.optimize import minimize
+from torch import Tensor
+
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.joint.program_potential import ProgramPotential
+from bayesuq.randomness import derive_seed, generator
+
+RADIUS, MOST_TRIES = 2.0, 100  # of starts on the real line
+MOST_ITERATIONS = 5000
+NEWTON_STEPS = 5
+NUM_STARTS = 6  # in pairs that mirror each other, so that neither side of the origin is left out
+FAR = 3.0  # standard deviations, from which on two modes are two
+LEAST_SHARE = 0.05  # of all mass, from which on another mode is told of
+FALL = 1e-3  # nats, beyond which a step downhill is one: no mode yet
+
+
+@dataclass(frozen=True, eq=False)
+class Mode:
+    """A point with positive curvature.
+
+    Attributes:
+        flat: Where it is, (P,).
+        precision: The Hessian there, (P, P), float64.
+        log_mass: Of the normal law around it, in nats, but for the evidence.
+    """
+
+    flat: Tensor
+    precision: Tensor
+    log_mass: float
+
+    def is_near(self, flat: Tensor) -> bool:
+        """Whether a point lies within a few standard deviations."""
+        step = (flat - self.flat).double()
+        return float(step @ self.precision @ step) < FAR**2 * len(step)
+
+
+def polished(potential: ProgramPotential, start: Tensor) -> Tensor:
+    """The nearest mode by L-BFGS."""
+
+    def loss(values: "np.ndarray") -> tuple[float, "np.ndarray"]:
+        value, gradient = potential.at(torch.as_tensor(values).to(start))
+        return (value if math.isfinite(value) else 1e300), gradient.double().cpu().numpy()
+
+    options = {"maxiter": MOST_ITERATIONS, "maxfun": 2 * MOST_ITERATIONS, "ftol": 1e-15, "gtol": 1e-8, "maxcor": 20}
+    found = minimize(loss, start.double().cpu().numpy(), jac=True, method="L-BFGS-B", options=options)
+    before, _ = potential.at(start)
+    return torch.as_tensor(found.x).to(start) if found.fun <= before else start
+
+
+def solved(matrix: Tensor, vector: Tensor) -> Tensor | None:
+    """The solution of a positive definite system; None of another."""
+    factor, info = torch.linalg.cholesky_ex(matrix)
+    if int(info) or not factor.isfinite().all():
+        return None
+    return torch.cholesky_solve(vector.unsqueeze(1), factor).squeeze(1)
+
+
+def sharpened(potential: ProgramPotential, flat: Tensor) -> tuple[Tensor, Tensor]:
+    """A point after some steps of Newton's, and the Hessian there, which need not be positive."""
+    for _ in range(NEWTON_STEPS):
+        value, gradient = potential.at(flat)
+        step = solved(potential.joint.hessian(flat, potential.rows), gradient.double())
+        if step is None:
+            break
+        moved = (flat.double() - step).to(flat)
+        if not potential.at(moved)[0] < value:
+            break
+        flat = moved
+    return flat, potential.joint.hessian(flat, potential.rows)
+
+
+def mode_at(potential: ProgramPotential, flat: Tensor) -> Mode | None:
+    """The mode near the end of a search; None where the curvature is not positive, or the density rises yet."""
+    flat, precision = sharpened(potential, flat)
+    value, gradient = potential.at(flat)
+    step = solved(precision, gradient.double())
+    if step is None or not math.isfinite(value) or float(step @ gradient.double()) > FALL + abs(value) * 1e-5:
+        return None
+    return Mode(flat, precision, 0.5 * len(flat) * math.log(2 * math.pi) - value - 0.5 * float(precision.logdet()))
+
+
+def find_modes(potential: ProgramPotential, key: int, first: Sequence[Mode] = ()) -> list[Mode]:
+    """Distinct modes, the one that holds most mass first.
+
+    Args:
+        potential: With the volume, so that mass is that of the posterior.
+        key: Seed of the starts.
+        first: Modes that are known.
+    """
+    found = list(first)
+    for number in range(NUM_STARTS):
+        start = _start(potential, derive_seed(key, number // 2), 1.0 if number % 2 else -1.0)
+        end = None if start is None else polished(potential, start)
+        if end is None or any(mode.is_near(end) for mode in found):
+            continue
+        other = mode_at(potential, end)
+        if other is not None and not any(mode.is_near(other.flat) or other.is_near(mode.flat) for mode in found):
+            found.append(other)
+    return sorted(found, key=lambda mode: -mode.log_mass)
+
+
+def warn_of_modes(modes: Sequence[Mode], remedy: str) -> None:
+    """Warn where modes beside the first hold a share of the posterior, by the normal laws around them.
+
+    Args:
+        modes: The one that was taken first.
+        remedy: What to do about it, a sentence.
+    """
+    shares = torch.tensor([mode.log_mass for mode in modes], dtype=torch.float64).softmax(dim=0)
+    left = float(1 - shares[0]) if len(modes) > 1 else 0.0
+    if left > LEAST_SHARE:
+        warn_of_fit(
+            f"The density has several modes: searches from {NUM_STARTS} starts found {len(modes)}, and those that this "
+            f"fit leaves out hold some {left:.0%} of the posterior. Its means and spreads are of one alone. {remedy}"
+        )
+
+
+def _start(potential: ProgramPotential, key: int, sign: float) -> Tensor | None:
+    """A point drawn evenly on the real line, or its mirror image, at which the density is finite."""
+    like = potential.joint.probe(0.0)
+    for attempt in range(MOST_TRIES):
+        share = torch.rand(len(like), dtype=like.dtype, generator=generator(derive_seed(key, attempt)))
+        flat = sign * RADIUS * (2 * share - 1).to(like.device)
+        value, gradient = potential.at(flat)
+        if math.isfinite(value) and bool(gradient.isfinite().all()):
+            return flat
+    return None
