@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from threading import Thread
-from time import perf_counter, sleep
+from time import sleep
 from typing import Literal
 
 import torch
@@ -21,7 +21,6 @@ from threadpoolctl import threadpool_limits
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.run import Chains, End, Plan, Watch, go_on, run
@@ -29,6 +28,7 @@ from bayesuq.inference.chains.starts import Constants
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.cost import seconds_of, warn_of_seconds
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import full_precision
@@ -40,7 +40,6 @@ MOST_LOST = 5.0  # seconds between two checkpoints of a chain in a process of it
 BETWEEN_LOOKS = 0.2  # seconds, of a process at whether its parent is there
 USUAL_STEPS = 30  # leapfrog steps of a transition, for that estimate
 NETWORK_STEPS = 127  # of one that turns back after 2^7 - 1, as those of networks often do
-LONG = 600.0  # seconds that chains may take without a word
 HARMLESS = "ignore:resource_tracker:UserWarning"  # what loky's tracker says when it cleans up after a killed process
 LARGEST_TOGETHER = 2**18  # weights and activations of a chain, up to which one pass was measured to be faster
 
@@ -201,9 +200,7 @@ class Cost:
         """Of the second gradient of two, on one thread."""
         with one_thread():
             self.potential.at(self.position)
-            begin = perf_counter()
-            self.potential.at(self.position)
-            return perf_counter() - begin
+            return seconds_of(lambda: self.potential.at(self.position))
 
 
 def choose_method(job: Job, cost: Cost, num_chains: int, *, together: bool) -> ChainMethod:
@@ -252,11 +249,10 @@ def warn_of_cost(job: Job, cost: Cost, num_chains: int, method: ChainMethod) -> 
     number = steps * job.plan.num_transitions
     together = min(num_chains, num_cores()) if method == "parallel" else 1
     seconds = cost.seconds * number * math.ceil(num_chains / together)
-    if seconds > LONG:
-        warn_of_fit(
-            f"The chains have some {seconds / 3600:.1f} h to go: a gradient over all {len(job.rows.y)} rows takes "
-            f"{1000 * cost.seconds:.2g} ms, and {num_chains} chains make {job.plan.num_transitions} transitions each, "
-            f"of some {steps} leapfrog steps. Lower `num_samples` and `num_warmup`, fit fewer rows, or take `laplace`, "
-            "`variational` or `ensemble`, whose fits read minibatches.",
-            UserWarning,
-        )
+    warn_of_seconds(
+        seconds,
+        f"The chains have {{}} to go: a gradient over all {len(job.rows.y)} rows takes {1000 * cost.seconds:.2g} ms, "
+        f"and {num_chains} chains make {job.plan.num_transitions} transitions each, of some {steps} leapfrog steps. "
+        "Lower `num_samples` and `num_warmup`, fit fewer rows, or take `laplace`, `variational` or `ensemble`, whose "
+        "fits read minibatches.",
+    )

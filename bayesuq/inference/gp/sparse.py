@@ -24,12 +24,12 @@ from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.inference.gp.algebra import quadratic_form, stable_cholesky, stacked_product
-from bayesuq.inference.gp.cost import warn_if_long
 from bayesuq.inference.gp.data import ProcessReader
 from bayesuq.inference.gp.expectations import expected_log_prob, has_curvature, log_predictive, softmax_curvature
 from bayesuq.inference.gp.hyperparameters import COUNTED, counts_in_units
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.cost import warn_if_long
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS
 from bayesuq.inference.training.loop import Objective, adam, minimise

@@ -113,7 +113,8 @@ def fit(
     Warns:
         ConvergenceWarning: Steps diverged after the warm-up, or their energy errors are beyond the target; chains
             disagree in what they predict, or in a program's latents.
-        UserWarning: Targets that repeat themselves under noise without a floor, which a network may make nothing.
+        UserWarning: Targets that repeat themselves under noise without a floor, which a network may make nothing; the
+            chains have more than three minutes to go, by what their first steps take.
 
     Example:
         >>> from bayesuq.data import Dataset

@@ -68,6 +68,11 @@ class Run(Stepped):
     """
 
     plan: Plan
+    STEP = "two gradients over all rows for each chain"
+    REMEDY = (
+        "Lower `num_warmup`, `num_samples` or `thinning`, fit fewer rows, or take `ensemble` or `variational`, whose "
+        "fits read minibatches."
+    )
 
     def __init__(self, energies: Energies, positions: Tensor, plan: Plan, seed: int) -> None:
         """Put chains at their starts, (C, P)."""

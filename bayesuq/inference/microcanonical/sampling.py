@@ -67,6 +67,9 @@ def sample(
         TypeError: Numbers that are none.
         ValueError: A start of another shape, or of no finite density; options out of range.
 
+    Warns:
+        UserWarning: The chains have more than three minutes to go, by what their first steps take.
+
     Example:
         >>> found = sample(lambda x: -0.5 * x.dot(x), torch.zeros(4, 10), num_samples=500, num_warmup=500, seed=0)
         >>> found.draws.shape, bool((found.draws.var() - 1).abs() < 0.1)

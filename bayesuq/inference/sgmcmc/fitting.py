@@ -139,6 +139,7 @@ def fit(
         ConvergenceWarning: The chains disagree in what they predict at some of the rows, or some predict them much
             worse than others, than what they began at, than a constant or than where a short descent from their end
             leads.
+        UserWarning: The chains have more than three minutes to go, by what their first steps take.
 
     Example:
         >>> from bayesuq.data import Dataset

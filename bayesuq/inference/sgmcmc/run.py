@@ -144,6 +144,8 @@ class Run(Stepped):
     """
 
     plan: Plan
+    STEP = "a minibatch for each chain"
+    REMEDY = "Lower `num_warmup`, `num_samples` or `thinning`, or take `ensemble` or `variational`."
 
     def __init__(
         self,

@@ -1,12 +1,20 @@
-"""Runs of a fixed number of steps, which are stopped, go on, and show how far they are."""
+"""Runs of a fixed number of steps, which are stopped, go on, and show how far they are.
+
+How long a run will take is told after its first steps, by the fastest of them: a machine that has other work to do
+makes single steps slow.
+"""
 
 from abc import ABC, abstractmethod
-from typing import Protocol
+from collections.abc import Sequence
+from typing import ClassVar, Protocol
 
 from bayesuq.inference.training.bars import bar
 from bayesuq.inference.training.checkpoint import Checkpoint, State
+from bayesuq.inference.training.cost import LONG_FOR_CERTAIN, seconds_of, warn_of_seconds
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.resumable import Resumable
+
+NUM_TIMED = 5  # steps; the first ones are slower, where something is made ready
 
 
 class Planned(Protocol):
@@ -23,10 +31,14 @@ class Stepped(ABC):
     Attributes:
         plan: How long.
         done: Steps so far.
+        STEP: What a step computes, for the warning of a run that is long.
+        REMEDY: What to do about it, a sentence.
     """
 
     plan: Planned
     done: int
+    STEP: ClassVar[str]
+    REMEDY: ClassVar[str]
 
     def finish(self, checkpoint: Checkpoint | None, fit: Identity | None, progress: bool | None) -> None:
         """Make the steps that are left.
@@ -38,16 +50,34 @@ class Stepped(ABC):
 
         Raises:
             ValueError: A checkpoint of another fit; see the steps of the run, too.
+
+        Warns:
+            UserWarning: What is left takes more than three minutes, by the first steps.
         """
         resumable, total = Resumable(checkpoint, fit, self._state), self.plan.num_steps
         with resumable.alone():
             self._resume(resumable)
             with bar(progress, total=total, done=self.done, unit="step") as shown:
-                while self.done < total:
+
+                def advance() -> None:
                     self._step()
                     shown.update()
                     resumable.note(self.done)
+
+                self._foretell([seconds_of(advance) for _ in range(min(NUM_TIMED, total - self.done))])
+                while self.done < total:
+                    advance()
             resumable.write(self.done)
+
+    def _foretell(self, seconds: Sequence[float]) -> None:
+        """Warn where the steps that are left take long, by those that were made."""
+        one = min(seconds, default=0.0)
+        left = self.plan.num_steps - self.done
+        warn_of_seconds(
+            one * left,
+            f"The chains have {{}} to go: {left} steps of {self.STEP}, {1000 * one:.2g} ms each. {self.REMEDY}",
+            LONG_FOR_CERTAIN,
+        )
 
     @abstractmethod
     def _resume(self, resumable: Resumable) -> None:
