@@ -35,6 +35,12 @@ WARM_SHARE, THINNING = 0.6, 10  # of the steps of chains
 TRAINING, FEWEST_STEPS = 40, 500  # epochs of the networks that chains begin at, and steps of theirs
 ENERGY_VARIANCE = 0.05  # short chains gain more by how far they come than they lose by the integrator's error
 MOST_EXACT, INDUCING = 2000, 256
+ORDERS = {  # by the most rows: a process is exact within seconds, chains are cheap, or neither
+    500: ("gp", "microcanonical", "ensemble", "laplace", "dropout"),
+    MOST_EXACT: ("ensemble", "microcanonical", "gp", "laplace", "dropout"),
+    math.inf: ("ensemble", "laplace", "gp", "dropout", "microcanonical"),
+}
+PILOT_SHARE = 25  # of the least size worth its time: a pilot that tells what a step takes
 Fit = Callable[[Dataset, int, int], Posterior]
 
 
@@ -54,13 +60,23 @@ class Trial:
     wanted: int
     least: int
 
+    @property
+    def pilots(self) -> tuple[int, int]:
+        """Sizes of two small fits, whose difference tells the pace."""
+        small = max(2, self.least // PILOT_SHARE)
+        return small, 3 * small
+
 
 def trials_for_numbers(rows: Dataset) -> list[Trial]:
-    """Of regression, the cheapest first."""
+    """Of regression, in the order in which there is to be time for them.
+
+    Chains read all rows for each step, and predict best where that is cheap; where it is not, they come last.
+    """
     columns, floor = rows.y.shape[1], noise_floor(rows)
     noisy, plain = HeteroscedasticNormal(minimum_scale=floor), Normal(scale="learned")
-    trials = network_trials(rows, noisy, plain, 2 * columns, columns)
-    return [*trials[:2], _process(rows), *trials[2:]]
+    trials = [_process(rows), *network_trials(rows, noisy, plain, 2 * columns, columns)]
+    named = {trial.name: trial for trial in trials}
+    return [named[name] for name in next(order for most, order in ORDERS.items() if len(rows) <= most)]
 
 
 def trials_for_labels(rows: Dataset, num_classes: int) -> list[Trial]:

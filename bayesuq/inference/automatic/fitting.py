@@ -39,7 +39,7 @@ FEWEST_ROWS, RECALIBRATED_FROM = 20, 1000
 JUDGED_SHARE, MOST_JUDGED = 0.15, 5000
 CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
 FIRST_FITS = 0.6  # of the time; the rest is for fitting again
-PILOTS, SAFETY = (2, 6), 0.9  # their sizes, and the share of the time that they are trusted for
+SAFETY = 0.9  # the share of the time that pilots are trusted for
 NUM_PIECES = 10  # of the map of levels
 DIVIDE, FITS, CALIBRATE = range(3)  # what the seed is split into
 
@@ -263,17 +263,20 @@ def _first_fits(
 
 
 def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float], key: int) -> int:
-    """Of a fit that takes these seconds, as two pilots tell: their difference leaves out what any fit takes."""
+    """Of a fit that takes these seconds, as two pilots tell: their difference leaves out what any fit takes.
+
+    A fit of size 1 goes before them: what is loaded once in a process is no part of the pace, nor of these seconds.
+    """
     if seconds <= 0:
         return 0
-    small, large = PILOTS
+    small, large = trial.pilots
     times = [clock()]
-    for size in PILOTS:
+    for size in (1, small, large):
         _quietly(trial.fit, rows, size, key)
         times.append(clock())
-    first, second = times[1] - times[0], times[2] - times[1]
-    pace = max(second - first, 0.0) / (large - small)
-    left = SAFETY * seconds - (times[2] - times[0]) - max(first - small * pace, 0.0)
+    first, second = times[2] - times[1], times[3] - times[2]
+    pace = (second - first) / (large - small) if second > first else second / large  # which is too slow, if anything
+    left = SAFETY * seconds - (times[3] - times[1]) - max(first - small * pace, 0.0)
     if pace == 0:
         return trial.wanted if left > 0 else 0
     return min(trial.wanted, int(max(left, 0.0) / pace))

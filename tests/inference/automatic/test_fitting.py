@@ -81,7 +81,7 @@ def test_what_there_is_no_time_for_is_left_out_and_said(monkeypatch: pytest.Monk
     assert clock.now - 100.0 <= 60.0
     last = found.candidates[1]
     assert (last.name, last.score, last.weight, last.remark) == ("endless", None, 0.0, "no time for a fit of use")
-    assert max(size for name, size, _ in calls if name == "endless") == max(fitting.PILOTS)
+    assert max(size for name, size, _ in calls if name == "endless") == 6
     assert "endless: not fitted" in found.explanation
 
 
@@ -89,7 +89,7 @@ def test_with_no_time_at_all_the_first_method_is_fitted_a_little(monkeypatch: py
     clock, calls = Clock(), []
     use(monkeypatch, *(timed(clock, name, 0.0, 1.0, 1.0, calls) for name in ("first", "second")))
     fitting.regress(*table(), budget=1e-9, seed=0, clock=clock)
-    assert [(name, size) for name, size, _ in calls] == [("first", 2), ("first", 6), ("first", 10)]
+    assert [(name, size) for name, size, _ in calls] == [("first", size) for size in (1, 2, 6, 10)]
 
 
 def test_the_chosen_is_fitted_again_to_the_rows_that_judged_it(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -99,6 +99,30 @@ def test_the_chosen_is_fitted_again_to_the_rows_that_judged_it(monkeypatch: pyte
     assert {one.name: one.weight for one in found.candidates} == {"good": 1.0, "bad": 0.0}
     assert calls[-1] == ("good", 1000, 40)
     assert [name for name, _, rows in calls if rows == 40] == ["good"]
+
+
+def test_what_is_loaded_once_is_no_part_of_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first optimiser of a process imports for seconds, beside which a pilot takes none: sizes stay in time."""
+    clock, calls = Clock(), []
+    steady = timed(clock, "steady", 0.0, 0.0, 0.1, calls)
+
+    def fit(rows: bq.Dataset, size: int, key: int) -> Any:
+        clock.now += 0.0 if calls else 8.0
+        return steady.fit(rows, size, key)
+
+    use(monkeypatch, Trial("loading", fit, 1000, 10))
+    fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    assert clock.now - 100.0 <= 60.0
+    assert 200 < max(size for _, size, _ in calls) < 400  # 36 seconds at ten a second
+
+
+@pytest.mark.parametrize(
+    ("number", "order"), [(60, "gp microcanonical"), (600, "ensemble microcanonical gp"), (2001, "ensemble laplace gp")]
+)
+def test_small_tables_have_their_process_and_chains_before_other_methods(number: int, order: str) -> None:
+    names = [trial.name for trial in trials_for_numbers(bq.Dataset(torch.randn(number, 2), torch.randn(number, 1)))]
+    assert " ".join(names).startswith(order)
+    assert set(names) == set(SIZES)
 
 
 def test_a_method_that_fails_is_said_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
