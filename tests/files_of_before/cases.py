@@ -242,7 +242,9 @@ CHECKPOINTS = {
         X,
         writes=5,
     ),
-    "variational": Case(POSTERIORS["VariationalPosterior"].fit, X, writes=5),
+    "variational": Case(  # whose start was another one by default
+        _of(variational.fit, regression, measured(), kl_weight=1.0, estimator="weights", **SHORT), X, writes=5
+    ),
     "guide": Case(POSTERIORS["GuidePosterior"].fit, X, writes=5),
     "program": Case(POSTERIORS["ProgramPosterior"].fit, X, writes=5),
     "dropout": Case(POSTERIORS["DropoutPosterior"].fit, X, writes=5),

@@ -28,18 +28,23 @@ from bayesuq.inference.training.convergence import (
     warn_unless_reaching,
 )
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data, count_batches
+from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import (
     BATCH_SIZE,
     QUALITY,
     Training,
     TrainingOptions,
-    default_epochs,
     session,
     training_options,
 )
 from bayesuq.inference.variational.activation_noise import Estimator
 from bayesuq.inference.variational.correlated import CorrelatedObjective, CorrelatedPosterior
+from bayesuq.inference.variational.defaults import (
+    default_estimator,
+    default_learning_rate,
+    default_weight,
+    learns_noise,
+)
 from bayesuq.inference.variational.factorised import EvidenceObjective, VariationalPosterior
 from bayesuq.inference.variational.guide_posterior import GuidePosterior, fit_guide
 from bayesuq.inference.variational.guides import (
@@ -51,12 +56,12 @@ from bayesuq.inference.variational.guides import (
     mean_field,
 )
 from bayesuq.inference.variational.program_posterior import ProgramPosterior, fit_program, takes_num_data
+from bayesuq.inference.variational.pruning import warn_if_pruned
 from bayesuq.inference.variational.tempering import Tempering, Weight, annealed
 from bayesuq.models.bnn import BayesianNetwork
 
 __all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
 
-LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 OF_PROGRAMS: dict[Any, GuideBuilder] = {mean_field: factorised, full_rank: correlated}  # Pyro's own of these names
 PROGRAM_NORM = 10.0  # a program's latents may start far off: Adam would remember their gradients for the whole fit
 
@@ -71,8 +76,8 @@ def fit(
     guide: GuideBuilder = mean_field,
     num_draws: int = 1,
     scale_rate: float = 1.0,
-    kl_weight: Weight = 1.0,
-    estimator: Estimator = "weights",
+    kl_weight: Weight | None = None,
+    estimator: Estimator | None = None,
     **options: Unpack[TrainingOptions],
 ) -> "VariationalPosterior | CorrelatedPosterior | GuidePosterior | ProgramPosterior":
     """Fit an approximate posterior, by default a factorised Gaussian, by stochastic variational inference.
@@ -89,11 +94,14 @@ def fit(
         num_draws: Draws of the weights a step; more make the gradient less noisy at as many times the cost.
         scale_rate: Learning rate of the log scales (mean field's and the likelihood's) over that of the means.
         kl_weight: Factor on the divergence: 1 is Bayes, any other number a tempered posterior, which the report names.
-            A function of the share of steps made, such as `annealed()`, changes it on the way.
+            A function of the share of steps made, such as `annealed()`, changes it on the way. None takes `annealed()`
+            where real targets have a noise that is learned, since the data would not pay for a unit before it has
+            fallen; and 1 otherwise, where schedule="constant", or where the prior has a mean.
         estimator: For mean field under normal priors, where the noise of a step enters: "weights", one draw for all
             rows; "local", the outputs of linear layers, a draw for every row, exact where a row meets a layer once;
             "flipout", one draw that a row's own signs turn, for linear and convolution layers. They have the same
             expected gradient; the last two are less noisy where batches are large. Prediction draws weights always.
+            None takes "local" where a noise is learned, for plain sequences of linear layers under normal priors.
         batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
             DataLoader has its own. None takes 128; or all rows, for a program that does not take `num_data`.
         learning_rate: Adam's step size of the means at the start. None takes 0.05 for up to 500 steps, and less in
@@ -117,8 +125,9 @@ def fit(
 
     Warns:
         ConvergenceWarning: The posterior scales were not learned, or the ELBO was still rising; the fit predicts no
-            better than a constant; the posterior misses parts of the model's, by Pareto k: of programs on data in
-            memory, and of networks where looking costs less than 2 % of the fit.
+            better than a constant; the noise has most of the targets' variance while few hidden units are alive; the
+            posterior misses parts of the model's, by Pareto k: of programs on data in memory, and of networks where
+            looking costs less than 2 % of the fit.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -131,7 +140,7 @@ def fit(
     check_count(num_draws, "num_draws")
     check_positive(scale_rate, "scale_rate")
     is_program = _check_model_and_guide(model, guide)
-    if estimator != "weights" and (is_program or not isinstance(guide(model), MeanFieldGuide)):
+    if estimator not in (None, "weights") and (is_program or not isinstance(guide(model), MeanFieldGuide)):
         raise ValueError(f"`estimator` {estimator!r} is for networks and the mean-field guide; leave it at 'weights'.")
     batch_size = options["batch_size"]
     if batch_size is None:
@@ -151,10 +160,16 @@ def fit(
         return fit_guide(model, data, training, guide, num_draws=num_draws, scale_rate=scale_rate)
     with session(model, data, training) as (model, source, validation_source):
         own: Any = guide(model)
+        if kl_weight is None:
+            kl_weight = default_weight(model, training)
+        if estimator is None:
+            estimator = default_estimator(model, source)
         tempering = Tempering(kl_weight, training.epochs(source.num_batches) * source.num_batches)
         numbers = (source.num_data, num_draws, scale_rate, tempering)
         evidence: EvidenceObjective | CorrelatedObjective = (
-            EvidenceObjective(model, own, *numbers, estimator)
+            EvidenceObjective(
+                model, own, *numbers, default_estimator(model, source) if estimator is None else estimator
+            )
             if isinstance(own, MeanFieldGuide)
             else CorrelatedObjective(model, own, *numbers)
         )
@@ -163,19 +178,13 @@ def fit(
         movement = float((evidence.log_scales() - start).abs().median())
         fitted = evidence.posterior(history, movement)  # before further minibatches move BatchNorm's statistics
         slope = scale_slope(evidence.slope, evidence.guide.layout.size, source, training.key(QUALITY))
+        if isinstance(fitted, VariationalPosterior) and learns_noise(model):
+            warn_if_pruned(fitted, source, training.key(QUALITY))
     warn_unless_learned(slope, movement, len(history.loss))
     if is_cheap(len(history.loss)) and isinstance(data, Dataset) and evidence.tempering.final == 1:
         ratios = fitted.log_importance_ratios(data, num_samples=MOST_RATIOS, seed=training.key(QUALITY))
         warn_unless_reaching(ratios, "Take guide=variational.full_rank, or chains: `hmc`.")
     return fitted
-
-
-def default_learning_rate(data: Data, num_epochs: int | None, batch_size: int) -> float:
-    """The learning rate that `fit` takes for None."""
-    num_batches = count_batches(data, check_count(batch_size, "batch_size"))
-    epochs = default_epochs(num_batches) if num_epochs is None else check_count(num_epochs, "num_epochs")
-    steps = epochs * num_batches
-    return LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5)
 
 
 def _goes_on_unclipped(checkpoint: Checkpoint | str | PathLike[str] | None) -> bool:
@@ -185,7 +194,7 @@ def _goes_on_unclipped(checkpoint: Checkpoint | str | PathLike[str] | None) -> b
 
 
 def _check_untempered(kl_weight: Any) -> None:
-    if callable(kl_weight) or kl_weight != 1:
+    if kl_weight is not None and (callable(kl_weight) or kl_weight != 1):
         raise ValueError(
             "`kl_weight` other than 1 is for mean_field, low_rank and full_rank; scale the program instead."
         )

@@ -1,7 +1,8 @@
 """Several mean-field posteriors fitted at once: as `bayesuq.inference.ensemble.together` does it for modes.
 
-Each one sees the minibatches and the noise that it would see alone, so the numbers are those of `variational.fit` one
-after another, to rounding. The losses are summed, never averaged: each posterior's gradient is its own.
+Each one sees the minibatches and the noise that it would see alone, so the numbers are those of `variational.fit` with
+`kl_weight=1` and `estimator="weights"` one after another, to rounding. The losses are summed, never averaged: each
+posterior's gradient is its own.
 """
 
 from collections.abc import Callable, Sequence

@@ -97,6 +97,11 @@ class Likelihood(ABC):
         return False
 
     @property
+    def noise_is_output(self) -> bool:
+        """Whether columns of f are the noise of the targets."""
+        return False
+
+    @property
     def has_one_logit(self) -> bool:
         """Whether `logits` has one number for two classes, the logit of the second."""
         return False

@@ -154,6 +154,11 @@ class HeteroscedasticNormal(Likelihood):
         """True: around the means, the first half of f."""
         return True
 
+    @property
+    def noise_is_output(self) -> bool:
+        """True: the second half of f."""
+        return True
+
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Real targets, (N, D)."""
         return as_targets(y)

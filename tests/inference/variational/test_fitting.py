@@ -14,8 +14,8 @@ from bayesuq import datasets
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import variational
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.variational.defaults import default_learning_rate
 from bayesuq.inference.variational.factorised import EvidenceObjective, VariationalPosterior
-from bayesuq.inference.variational.fitting import default_learning_rate
 from bayesuq.inference.variational.guides import MeanFieldGuide, mean_field
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork

@@ -17,6 +17,7 @@ from tests.inference.examples import SHORT_FIT, built, labelled, measured
 
 pytestmark = pytest.mark.filterwarnings(*SHORT_FIT)
 OPTIONS = {"num_epochs": 4, "batch_size": 20, "learning_rate": 0.02}
+AS_TOGETHER = {"kl_weight": 1.0, "estimator": "weights"}
 
 
 def model(prior=None, likelihood=None, num_outputs: int = 1, random="all", seed: int = 0) -> BayesianNetwork:
@@ -50,7 +51,7 @@ def test_posteriors_together_are_those_one_after_another(case: str) -> None:
     models = [build(seed=seed) for seed in range(3)]
     together = fit_mean_fields(models, sets(data), trainings())
     for seed, (one, density, rows) in enumerate(zip(together, models, sets(data), strict=True)):
-        alone = variational.fit(density, rows, seed=seed, **OPTIONS)
+        alone = variational.fit(density, rows, seed=seed, **AS_TOGETHER, **OPTIONS)
         for name in ("loc", "log_scale", "points"):
             torch.testing.assert_close(getattr(one, name), getattr(alone, name), rtol=1e-9, atol=1e-12)
         assert one.history.loss == pytest.approx(alone.history.loss, rel=1e-9)
@@ -62,7 +63,7 @@ def test_weighted_rows_and_another_start_are_kept() -> None:
     rows = [Dataset(one.x, one.y, torch.linspace(0, 2, len(one))) for one in sets(measured)]
     guide = partial(variational.mean_field, initial_scale=0.3)
     together = fit_mean_fields([model(seed=seed) for seed in range(3)], rows, trainings(), guide=guide)
-    alone = variational.fit(model(seed=2), rows[2], guide=guide, seed=2, **OPTIONS)
+    alone = variational.fit(model(seed=2), rows[2], guide=guide, seed=2, **AS_TOGETHER, **OPTIONS)
     torch.testing.assert_close(together[2].log_scale, alone.log_scale, rtol=1e-9, atol=1e-12)
 
 
