@@ -15,6 +15,7 @@ from bayesuq.cli.judging import Judged
 from bayesuq.cli.methods import Fitted
 from bayesuq.data import Split
 from bayesuq.evaluation import calibration, detection, scores
+from bayesuq.evaluation.kinds import check_real
 from bayesuq.evaluation.plots import classification, images, regression, training
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -137,7 +138,7 @@ def _is_wrong(judged: Judged) -> Tensor:
     predictive, y = judged.predictive, judged.y
     if isinstance(predictive, CategoricalPredictive):
         return scores.pointwise_accuracy(predictive, y) == 0
-    squares = scores.pointwise_squared_error(predictive, y.nan_to_num())
+    squares = scores.pointwise_squared_error(check_real(predictive, ""), y.nan_to_num())
     errors = squares.where(~y.isnan(), 0.0).sum(dim=1)  # of the columns that are known
     return errors.argsort().argsort() >= len(errors) - math.ceil(LARGEST_ERRORS * len(errors))
 

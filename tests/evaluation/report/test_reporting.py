@@ -3,6 +3,7 @@ import json
 import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
@@ -381,6 +382,19 @@ def test_detection_among_very_many_scores_leaves_out_the_error_that_would_take_l
     scores = torch.arange(2**17 + 1).flip(0)
     measures = evaluate_detection(scores, scores > 100, name="entropy")
     assert [measure.standard_error is None for measure in measures] == [False, False, True]
+
+
+def test_one_score_is_sorted_once_for_all_its_measures_errors_and_intervals(monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+
+    def noted(sort):
+        return lambda values, *args, **options: sizes.append(len(values)) or sort(values, *args, **options)
+
+    for module, name in ((torch.Tensor, "sort"), (torch, "sort"), (torch.Tensor, "unique"), (np, "sort")):
+        monkeypatch.setattr(module, name, noted(getattr(module, name)))
+    evaluate_detection(noise(0, 999), torch.arange(999) % 3 == 0, name="entropy")
+    assert sizes.count(999) == 1
+    assert not [size for size in sizes if size in (333, 666)]  # the positives or the negatives by themselves
 
 
 def test_reports_stand_side_by_side_with_a_blank_for_a_measure_that_one_lacks() -> None:
