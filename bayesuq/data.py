@@ -38,7 +38,7 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator
 from bayesuq.storage import read, write
 
-__all__ = ["Batch", "Dataset", "Split", "Standardizer", "split_dataset", "split_last_tenth"]
+__all__ = ["Batch", "Dataset", "Split", "Standardizer", "split_dataset"]
 __dir__ = __all__.copy
 
 FILE_KIND = "standardizer"

@@ -141,8 +141,20 @@ INTERNAL = {
     "datasets.sources": "datasets.sources",
     "evaluation.binning": "evaluation.binning",
     "evaluation.diagnostics.quantities": "evaluation.diagnostics.quantities",
+    "evaluation.report.compare_measures": "evaluation.report.comparison:compare_measures",
+    "evaluation.report.standard_scores": "evaluation.report.detection_tasks:standard_scores",
     "evaluation.standard_errors.closed_form": "evaluation.standard_errors.closed_form",
     "evaluation.standard_errors.weighted": "evaluation.standard_errors.weighted",
+    "inference.automatic.Candidate": "inference.automatic.posterior:Candidate",
+    "models.gp.Hyperparameter": "models.gp.hyperparameters:Hyperparameter",
+    "tables.Notes": "tables.encoding:Notes",
+    "tables.Target": "tables.encoding:Target",
+} | {
+    f"evaluation.standard_errors.{name}": f"evaluation.standard_errors.closed_form:{name}"
+    for name in (
+        *("by_derivative", "of_aurc", "of_auroc", "of_average_precision", "of_expected_calibration_error"),
+        *("of_gap_difference", "of_mean", "of_root_mean"),
+    )
 }
 
 

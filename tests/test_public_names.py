@@ -77,6 +77,10 @@ def test_a_name_that_left_a_face_is_still_there_with_a_warning(name, monkeypatch
         found = getattr(package, last)
     assert told[0].filename == __file__
     assert found is (getattr(import_module(home), inner) if inner else sys.modules[home])
+    if inner:
+        with pytest.warns(DeprecationWarning, match=f"{last} is handed on no longer"):
+            exec(f"from {face} import {last} as again", namespace := {})
+        assert namespace["again"] is found
 
 
 def test_importing_a_module_that_left_a_face_is_no_use_of_the_face(monkeypatch):

@@ -34,7 +34,7 @@ from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.randomness import resolve_seed
 
-__all__ = ["LevelMap", "QuantileCalibratedPosterior", "fit"]
+__all__ = ["QuantileCalibratedPosterior", "fit"]
 __dir__ = __all__.copy
 
 NUM_LEVELS = 199  # of a predictive that is told by its quantiles

@@ -35,7 +35,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 
-__all__ = ["StackedPosterior", "fit", "stacking_weights"]
+__all__ = ["StackedPosterior", "fit"]
 __dir__ = __all__.copy
 
 NUM_DRAWS = 400  # of the mixture

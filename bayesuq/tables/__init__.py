@@ -6,8 +6,6 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.tables.encoding import Columns as Columns
-    from bayesuq.tables.encoding import Notes as Notes
-    from bayesuq.tables.encoding import Target as Target
     from bayesuq.tables.table import Table as Table
     from bayesuq.tables.table import read_table as read_table
 

@@ -6,12 +6,10 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.evaluation.report.comparison import Comparison as Comparison
-    from bayesuq.evaluation.report.comparison import compare_measures as compare_measures
     from bayesuq.evaluation.report.comparison import compare_predictives as compare_predictives
     from bayesuq.evaluation.report.detection_tasks import Detection as Detection
     from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification as evaluate_misclassification
     from bayesuq.evaluation.report.detection_tasks import evaluate_ood as evaluate_ood
-    from bayesuq.evaluation.report.detection_tasks import standard_scores as standard_scores
     from bayesuq.evaluation.report.measure import Measure as Measure
     from bayesuq.evaluation.report.reporting import Report as Report
     from bayesuq.evaluation.report.reporting import evaluate as evaluate

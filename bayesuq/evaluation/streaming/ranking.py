@@ -17,7 +17,7 @@ from bayesuq.evaluation import detection
 from bayesuq.evaluation.calibration import equal_mass_gap
 from bayesuq.evaluation.ranks import check_scores, head_weight, rising
 
-__all__ = ["Bounded", "Ranking"]
+__all__ = ["Ranking"]
 __dir__ = __all__.copy
 
 NUM_BINS = 2**16

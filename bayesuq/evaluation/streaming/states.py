@@ -30,7 +30,6 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 
 __all__ = [
     "State",
-    "Summary",
     "brier_bins",
     "classwise_reliability",
     "interval_coverage",

@@ -8,6 +8,5 @@ if TYPE_CHECKING:
     from bayesuq.inference.automatic.fitting import classify as classify
     from bayesuq.inference.automatic.fitting import regress as regress
     from bayesuq.inference.automatic.posterior import AutomaticPosterior as AutomaticPosterior
-    from bayesuq.inference.automatic.posterior import Candidate as Candidate
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bayesuq.models.gp.combined import Product as Product
     from bayesuq.models.gp.combined import Scale as Scale
     from bayesuq.models.gp.combined import Sum as Sum
-    from bayesuq.models.gp.hyperparameters import Hyperparameter as Hyperparameter
     from bayesuq.models.gp.kernels import RBF as RBF
     from bayesuq.models.gp.kernels import Kernel as Kernel
     from bayesuq.models.gp.kernels import Linear as Linear
