@@ -47,7 +47,7 @@ def check_told(told: Mapping[str, Any], model: object) -> None:
         own = told_of(getattr(model, name))
         differences = [_difference(one, own, name) for one in _as_passed(expected)]
         if all(differences):
-            raise ValueError(f"The model is not the file's: {differences[0]}. Pass the model that was fitted.")
+            raise ValueError(f"The model is not the file's: {differences[-1]}. Pass the model that was fitted.")
 
 
 def _made_of(value: Any) -> dict[str, Any]:

@@ -48,16 +48,51 @@ def fitted(name: str, likelihood: Likelihood, num_outputs: int, data: Dataset) -
     return fit(subject, data, seed=0, **options)
 
 
+def loaded(posterior: Any, path: Any, model: Any) -> Any:
+    """Saved and loaded again, with the model that files do not hold."""
+    with pytest.warns(UserWarning, match="NoisyLabels is not one of bayesuq's"):
+        posterior.save(path)
+    return bq.load(path, model=model)
+
+
 @pytest.mark.parametrize("name", [method.name for method in METHODS])
-def test_the_likelihood_of_the_page_fits_by_every_method(name):
+def test_the_likelihood_of_the_page_fits_by_every_method_and_is_asked_for_by_load(name, tmp_path):
     data = labelled(30)
     if name == "quantile_calibration":
         with pytest.raises(TypeError, match=r"got CategoricalPredictive. For labels take `temperature.fit`"):
             fitted(name, NoisyLabels(0.1), 3, data)
         return
-    predictive = fitted(name, NoisyLabels(0.1), 3, data).predict(data.x, num_samples=3, seed=0)
+    posterior = fitted(name, NoisyLabels(0.1), 3, data)
+    predictive = posterior.predict(data.x, num_samples=3, seed=0)
     assert predictive.mean.shape == (30, 3)
     torch.testing.assert_close(predictive.mean.sum(dim=1), torch.ones(30, dtype=torch.float64))
+
+    def model(share: float) -> Any:
+        if name == "gp":
+            return gp.GaussianProcess(likelihood=NoisyLabels(share))
+        return model_of(NoisyLabels(share), 3, dropout=0.2 if name == "dropout" else 0.0)
+
+    again = loaded(posterior, tmp_path / "file", model(0.1))
+    assert torch.equal(again.predict(data.x, num_samples=3, seed=0).mean, predictive.mean)
+    with pytest.raises(ValueError, match=r"its likelihood.share is 0\.2, the file's is 0\.1"):
+        bq.load(tmp_path / "file", model=model(0.2))
+
+
+def test_the_likelihood_of_the_page_is_adopted_stacked_and_read_in_units():
+    data, likelihood = labelled(30), NoisyLabels(0.1)
+    modes = [fitted(name, likelihood, 3, data) for name in ("map_estimate", "variational")]
+    adopted = bq.adopt(modes[0].model.net, likelihood)
+    units = bq.Standardizer.fit(data)
+    found = (
+        bq.inference.stacking.fit(modes, data),
+        adopted,
+        bq.inference.laplace.fit(adopted, data),
+        bq.adopt_members([modes[0].model.net] * 2, likelihood),
+        bq.in_units(fitted("map_estimate", likelihood, 3, units.transform(data)), units),
+    )
+    for posterior in found:
+        total = posterior.predict(data.x, num_samples=3, seed=0).mean.sum(dim=1)
+        torch.testing.assert_close(total, torch.ones(30, dtype=torch.float64))
 
 
 @pytest.mark.parametrize("name", [method.name for method in METHODS])
