@@ -6,6 +6,8 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
+from types import ModuleType
+from typing import Any
 
 import pytest
 import torch
@@ -355,6 +357,24 @@ def documented_names() -> list[str]:
     written = re.compile(r"\bbq((?:\.[A-Za-z_]\w*)+)")
     found = {match.group(1)[1:] for page in pages for match in written.finditer(page.read_text())}
     return sorted(found)
+
+
+def test_every_name_that_the_pages_shorten_is_handed_on_by_its_face() -> None:
+    """`inference.gp` stands for `bayesuq.inference.gp`: what no face hands on is there by the luck of other imports."""
+    root = Path(__file__).parents[1]
+    written = re.compile(r"`((?:evaluation|inference|models)(?:\.[A-Za-z_]\w*)+)")
+    pages = [root / "README.md", *sorted((root / "docs").rglob("*.md"))]
+    names = {match.group(1) for page in pages for match in written.finditer(page.read_text())}
+    assert len(names) > 10
+    missing = []
+    for name in sorted(names):
+        module: Any = bayesuq
+        for part in name.split("."):
+            if isinstance(module, ModuleType) and part not in module.__all__:
+                missing.append(name)
+                break
+            module = getattr(module, part)
+    assert missing == []
 
 
 def test_every_name_that_the_pages_write_is_there_whatever_its_own_process_used_first(tmp_path: Path) -> None:
