@@ -2,6 +2,7 @@
 
 import gc
 import importlib
+import logging
 import re
 import subprocess
 import sys
@@ -16,6 +17,7 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 REMOTE = re.compile(r"""<(?:script|link|img|iframe|source)\b[^>]*(?:src|href)\s*=\s*["']?(?:https?:)?//[^>]*>""", re.I)
 REMOTE_STYLE = re.compile(r"""(?:url\(\s*|@import\s+)["']?(?:https?:)?//""", re.I)
+LEFT_OUT = ("toc_object_entries", "html_use_index", "html_domain_indices", "smartquotes")  # and what they take
 FACES = ("bayesuq.models", "bayesuq.inference", "bayesuq.evaluation")
 
 
@@ -24,7 +26,8 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("myst_parser", reason="the site needs the extra `docs`")
     pytest.importorskip("furo", reason="the site needs the extra `docs`")
     out = tmp_path_factory.mktemp("site")
-    options = ["-W", "--keep-going", "-q", "-b", "html", "-d", str(out / "cache"), "-D", "toc_object_entries=0"]
+    options = ["-W", "--keep-going", "-q", "-b", "html", "-d", str(out / "cache")]
+    options += [part for option in LEFT_OUT for part in ("-D", f"{option}=0")]
     # A forked process has imported what this one has.
     builder = get_context("fork").Process(target=build, args=([*options, str(DOCS), str(out / "html")], out / "said"))
     builder.start()
@@ -36,10 +39,11 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(options: list[str], said: Path) -> None:
     """What the building process does: it ends with Sphinx's code, and what Sphinx says goes into a file.
 
-    It leaves out the entries of objects in the sidebar, which are drawn anew on every page, and looks for no garbage in
-    what the tests have left.
+    It leaves out the entries of objects in the sidebar, which are drawn anew on every page, the index of all names and
+    curly quotes, notes nothing down for debugging, and looks for no garbage in what the tests have left.
     """
     gc.disable()
+    logging.disable(logging.DEBUG)
     with warnings.catch_warnings(), said.open("w", encoding="utf-8") as file:
         warnings.simplefilter("default")
         with redirect_stdout(file), redirect_stderr(file):

@@ -1,0 +1,22 @@
+"""What every test of the commands finds set up."""
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from torch import nn
+
+from bayesuq.data import Dataset
+from bayesuq.inference.confidence import fitting as confidence
+from bayesuq.inference.training.history import History
+
+
+@pytest.fixture(autouse=True)
+def _short_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a confidence's fine-tuning, which no option of the commands shortens, two passes are made."""
+    tune = confidence._fine_tune
+
+    def short(net: nn.Sequential, data: Dataset, training: Any) -> History:
+        return tune(net, data, replace(training, num_epochs=2))
+
+    monkeypatch.setattr(confidence, "_fine_tune", short)
