@@ -105,13 +105,17 @@ def globally_isolated(*key: int, device: torch.device | str = "cpu") -> Iterator
     device = torch.device(device)
     devices = [device] if device.type != "cpu" else []
     with torch.random.fork_rng(devices=devices, device_type=devices[0].type if devices else "cuda"):
-        seed = derive_seed(*key)
-        torch.default_generator.manual_seed(seed)
-        for other in devices:
-            module = torch.get_device_module(other)
-            with module.device(other):  # `manual_seed` seeds the current device
-                module.manual_seed(seed)
+        seed_globally(derive_seed(*key), device)
         yield
+
+
+def seed_globally(seed: int, device: torch.device) -> None:
+    """Set the global generators of the CPU and of a device; within `globally_isolated`, which puts them back."""
+    torch.default_generator.manual_seed(seed)
+    if device.type != "cpu":
+        module = torch.get_device_module(device)
+        with module.device(device):  # `manual_seed` seeds the current device
+            module.manual_seed(seed)
 
 
 @contextmanager

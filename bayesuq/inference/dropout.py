@@ -31,6 +31,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
+from bayesuq.inference.training.workers import Group
 from bayesuq.inputs import named_leaves, row_kind
 from bayesuq.models import networks
 from bayesuq.models.added_dropout import with_dropout
@@ -48,6 +49,8 @@ __dir__ = __all__.copy
 def fit(
     model: BayesianNetwork,
     data: Data,
+    *,
+    data_parallel: bool | Group = False,
     **options: Unpack[TrainingOptions],
 ) -> "DropoutPosterior":
     """Train the network with its dropout layers on; the prior acts as weight decay.
@@ -55,6 +58,8 @@ def fit(
     Args:
         model: The joint density; its network drops units in training mode, by layers or by other means of torch's.
         data: Rows to fit, or a DataLoader of them.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, fit
+            one posterior together: each reads its part of `data`, or rows of its own, in minibatches of `batch_size`.
         learning_rate: Adam's step size at the start; scales of the likelihood move ten times as fast.
         validation: Rows whose predictive log density is watched, with the dropout layers off: the weights of the best
             epoch are kept.
@@ -82,7 +87,7 @@ def fit(
         >>> fit(model, data, num_epochs=3, seed=0).predict(data.x, num_samples=10).num_samples
         10
     """
-    training = Training.of(options)
+    training = Training.of(options, data_parallel=data_parallel)
     with session(model, data, training, takes_losses=True) as (model, source, watched):
         _check_draws(model, source.rows.x)
         objective = ModeObjective(model, source.num_data)

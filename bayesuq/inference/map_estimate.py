@@ -26,6 +26,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
 from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
+from bayesuq.inference.training.workers import Group, check_alone
 from bayesuq.models.bnn import BayesianNetwork
 
 __all__ = ["MapPosterior", "fit"]
@@ -44,6 +45,7 @@ def fit(
     *,
     observed: Observed = None,
     adversarial: bool = False,
+    data_parallel: bool | Group = False,
     **options: Unpack[TrainingOptions],
 ) -> "MapPosterior | ProgramMode":
     """Find the mode of the posterior, from the network's own weights.
@@ -55,6 +57,8 @@ def fit(
         observed: Of a program, the names of its observed sites: see `hmc.fit`.
         adversarial: Whether half of the likelihood is that of inputs moved by 1 % of their range, each in the direction
             that makes its target least likely (Goodfellow et al. 2015; Lakshminarayanan et al. 2017, section 2.3).
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, fit
+            one posterior together: each reads its part of `data`, or rows of its own, in minibatches of `batch_size`.
         learning_rate: Adam's step size at the start; scales of the likelihood move ten times as fast.
 
     Returns:
@@ -79,9 +83,11 @@ def fit(
     if is_program(model):
         if adversarial:
             raise ValueError("`adversarial` moves the inputs of a network; leave it out for a program.")
+        check_alone(data_parallel, "the mode of a program")
         return fit_program_mode(model, data, Training.of(options), observed)
     check_unnamed(observed)
-    return fit_mode(cast(BayesianNetwork, model), data, Training.of(options), adversarial=adversarial)
+    training = Training.of(options, data_parallel=data_parallel)
+    return fit_mode(cast(BayesianNetwork, model), data, training, adversarial=adversarial)
 
 
 def fit_mode(
@@ -136,6 +142,7 @@ class ModeObjective:
             model=self.model,
             from_network=("weights",),
             row_losses=self.row_losses if self.adversarial_step is None else None,
+            shared=lambda batch: self.network.statistics(batch.x),
         )
 
     def posterior(self, history: History) -> "MapPosterior":

@@ -43,7 +43,7 @@ from bayesuq.inference.training.options import (
     sources,
     training_options,
 )
-from bayesuq.inference.training.workers import Workers
+from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.counts import Poisson
@@ -114,9 +114,9 @@ def fit(
             one of classes, else 0.
         num_draws: Sparse: draws of f for E log p(y | f) where no quadrature is at hand, as for classes.
         data_parallel: Sparse: whether the processes of `torch.distributed` (or those of a group) fit one posterior
-            together. Each calls this with rows of its own in `data`, and of its own in `validation`, and all get the
-            same posterior. Inducing points and units come from the first process: divide the rows at random. The
-            `batch_size` is that of each process, and all must have equally many minibatches.
+            together. Each calls this with rows of its own in `data` and `validation`, or with all rows, of which it
+            takes its part, and all get the same posterior. Inducing points and units come from the first process:
+            divide the rows at random. The `batch_size` is that of each process.
         num_epochs: Sparse: passes over the data. None makes 100, and as many as make 2,000 steps where that is more.
         learning_rate: Sparse: Adam's step size at the start. None takes 0.05 for up to 500 steps, and less in
             proportion to 1 / sqrt(steps) beyond.
@@ -177,12 +177,16 @@ def fit(
         check_probability(natural_rate, "natural_rate")
     place = torch.device("cpu") if options["device"] is None else check_device(options["device"])
     kind = _approximation(model, data, approximation, hyperparameters)
+    if kind != "sparse" and data_parallel is not False:
+        raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
     file = Checkpoint.of(options["checkpoint"])
     if hyperparameters == "sample" and file is not None:
         options["seed"] = file.claim(options["seed"])  # each chain has a file of its own
     if options["learning_rate"] is None:
-        options["learning_rate"] = _default_rate(data, options["num_epochs"], options["batch_size"])
-    training = Training.of(options, device=place, checkpoint=file)
+        options["learning_rate"] = _default_rate(
+            data, options["num_epochs"], options["batch_size"], Workers.of(data_parallel)
+        )
+    training = Training.of(options, device=place, checkpoint=file, data_parallel=data_parallel)
     if noise_scale is not None and (kind not in ("exact", "collapsed") or hyperparameters == "sample"):
         asked = "hyperparameters='sample'" if hyperparameters == "sample" else f"approximation {kind!r}"
         raise ValueError(
@@ -191,12 +195,7 @@ def fit(
         )
     if kind == "sparse":
         sizes: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
-        workers = Workers.of(data_parallel, place)
-        if workers.are_several and file is not None:
-            raise ValueError("`checkpoint` is for one process; a data-parallel fit writes none.")
-        return fit_sparse(model, data, training, place, workers=workers, **sizes)
-    if data_parallel is not False:
-        raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
+        return fit_sparse(model, data, training, place, **sizes)
     observed = _observations(model, data, training, kind, noise_scale)
     key = training.key(QUALITY)
     if hyperparameters == "sample":
@@ -277,11 +276,11 @@ def _warn_of_divergences(posterior: SampledGpPosterior) -> None:
         )
 
 
-def _default_rate(data: Any, num_epochs: int | None, batch_size: Any) -> float:
-    """The learning rate for None; data of a wrong type are refused later."""
+def _default_rate(data: Any, num_epochs: int | None, batch_size: Any, workers: Workers = ALONE) -> float:
+    """The learning rate for None, as the first process finds it; data of a wrong type are refused later."""
     if num_epochs is not None:
         check_count(num_epochs, "num_epochs")
     check_count(batch_size, "batch_size")
-    num_batches = count_batches(data, batch_size) if hasattr(data, "__len__") else 1
+    num_batches = workers.numbers(count_batches(data, batch_size) if hasattr(data, "__len__") else 1)[0]
     steps = num_batches * (default_epochs(num_batches) if num_epochs is None else num_epochs)
     return check_positive(LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5), "learning_rate")

@@ -56,29 +56,25 @@ def fit_sparse(
     num_inducing: int | None,
     num_draws: int,
     natural_rate: float | None,
-    workers: Workers,
 ) -> "SparseGpPosterior":
     """Fit q, the inducing points and the hyperparameters; the options are those of `gp.fit`."""
     if isinstance(model.kernel, Coregionalised):
         raise ValueError("A coregionalised kernel is for exact inference; pass approximation='exact'.")
     reader = ProcessReader(model, device)
-    training = workers.training(training)
+    workers = training.workers
     with sources(reader, data, training) as (source, validation):
-        options = f"{model!r} {num_inducing} {num_draws} {natural_rate}"
-        _meet(workers, source, validation, training, options)
+        workers.agree(ADDRESS.sub("", f"{model!r} {num_inducing} {num_draws} {natural_rate}"))
         reader.num_outputs = max(workers.numbers(reader.num_outputs))
         num_inducing = default_inducing(reader.num_outputs) if num_inducing is None else num_inducing
         counts = counts_in_units(Checkpoint.of(training.checkpoint))
-        process = SparseProcess.start(
-            model, source, reader.num_outputs, num_inducing, training.key(QUALITY), counts=counts
+        key, size = training.key(QUALITY), num_inducing
+        process = workers.agreed(
+            lambda: SparseProcess.start(model, source, reader.num_outputs, size, key, counts=counts)
         )
         _start_together(process, workers)
-        evidence = SparseObjective(
-            process, source.num_data, num_draws=num_draws, natural_rate=natural_rate, workers=workers
-        )
-        watched = None if validation is None else workers.whole(validation)
+        evidence = SparseObjective(process, source.num_data, num_draws=num_draws, natural_rate=natural_rate)
         _warn_if_long(evidence, source, training)
-        history = minimise(evidence.objective(), workers.whole(source), watched, training)
+        history = minimise(evidence.objective(), source, validation, training)
         return evidence.posterior(workers.of_first(source.rows.x[:1].clone()), history)
 
 
@@ -87,24 +83,11 @@ def default_inducing(num_outputs: int) -> int:
     return max(FEWEST_INDUCING, round(NUM_INDUCING / num_outputs**0.5))
 
 
-def _meet(workers: Workers, source: Source, validation: Source | None, training: Training, options: str) -> None:
-    """Refuse what would make processes wait for each other in vain."""
-    if not workers.are_several:
-        return
-    batches = {
-        "minibatches in an epoch": source.num_batches,
-        "minibatches of `validation`": 0 if validation is None else validation.num_batches,
-    }
-    shared = ("num_epochs", "learning_rate", "schedule", "max_grad_norm", "patience")
-    told = [f"{name} {getattr(training, name)}" for name in shared]
-    workers.agree(batches, ADDRESS.sub("", " ".join([*told, options])))
-
-
 def _warn_if_long(evidence: "SparseObjective", source: Source, training: Training) -> None:
-    """Tell of a fit that takes long; several processes, which evaluate together, say nothing."""
+    """Tell of a fit that takes long."""
     steps = training.epochs(source.num_batches) * source.num_batches
     (num_outputs, num_inducing), size = evidence.mean.shape, -(-source.num_data // source.num_batches)
-    if not evidence.workers.are_several:
+    if source.workers.is_first:
         warn_if_long(
             lambda: evidence.loss_and_grads(source.first(size), generator(training.key(QUALITY), 4)),
             steps,
@@ -131,8 +114,7 @@ class SparseObjective:
         process: What is fitted.
         mean: Of q(v), (C, M).
         root: By Adam: the Cholesky factor of S, lower, (C, M, M). By natural gradients: that of its inverse.
-        num_data: Rows of this process.
-        workers: Processes that add up their parts of the ELBO; what belongs to no row is divided among them equally.
+        num_data: N.
     """
 
     def __init__(
@@ -142,10 +124,8 @@ class SparseObjective:
         *,
         num_draws: int,
         natural_rate: float | None,
-        workers: Workers | None = None,
     ) -> None:
         self.process, self.num_data, self.num_draws = process, num_data, num_draws
-        self.workers = Workers() if workers is None else workers
         likelihood = process.model.likelihood
         self.rate = (NATURAL_RATE if has_curvature(likelihood) else 0.0) if natural_rate is None else natural_rate
         self.is_natural = self.rate > 0
@@ -159,7 +139,8 @@ class SparseObjective:
         eye = torch.eye(shape[1], dtype=torch.float64, device=process.inducing.device)
         self.root = eye.expand(*shape, -1).clone()
         self.precision = self.root.clone()
-        self._update: tuple[Tensor, Tensor] | None = None
+        self._sums = (torch.zeros_like(self.precision), torch.zeros_like(self.mean))  # of the last minibatch
+        self._has_sums = False
         self._optimizer: torch.optim.Optimizer | None = None
         if not self.is_natural:
             self.mean.requires_grad_()
@@ -190,6 +171,7 @@ class SparseObjective:
             options={"natural_rate": self.rate, "num_draws": self.num_draws} | ({COUNTED: True} if counted else {}),
             optimizer=self._build_optimizer,
             after_step=self._move if self.is_natural else None,
+            shared=lambda _: self._sums if self.is_natural else (),
         )
 
     def _build_optimizer(self, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
@@ -229,19 +211,14 @@ class SparseObjective:
             variance.retain_grad()
         scale = self.num_data / len(batch.x)
         expected = scale * expected_log_prob(self._likelihood(), mean, variance, *batch[1:], noise, self.num_draws)
-        loss = (self.divergence(covariance) - self._penalty()) / self.workers.size - expected
+        loss = self.divergence(covariance) - self._penalty() - expected
         loss.backward()
         for leaf in self._leaves():
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
-        sums: tuple[Tensor, ...] = ()
         if self.is_natural and mean.grad is not None and variance.grad is not None:
-            sums = self._direction(a.detach(), -mean.grad.mT, self._slope(batch, mean, variance, noise).mT)
-        loss = loss.detach()
-        self.workers.add_up(loss, *[leaf.grad for leaf in self._leaves() if leaf.grad is not None], *sums)
-        if sums:
-            eye = torch.eye(a.shape[1], dtype=a.dtype, device=a.device)
-            self._update = (eye + sums[0], sums[1])
-        return loss
+            self._sums = self._direction(a.detach(), -mean.grad.mT, self._slope(batch, mean, variance, noise).mT)
+            self._has_sums = True
+        return loss.detach()
 
     def _slope(self, batch: Batch, mean: Tensor, variance: Tensor, noise: torch.Generator) -> Tensor:
         """d ELBO / d variance at the rows, (B, C), but for the divergence."""
@@ -266,25 +243,21 @@ class SparseObjective:
 
     def _move(self) -> None:
         """One natural step."""
-        if self._update is None or self._optimizer is None:
+        if not self._has_sums or self._optimizer is None:
             return
         group = self._optimizer.param_groups[0]
         rate = self.rate * max(group["lr"] / group["initial_lr"], SMALLEST_SHARE)  # it falls as the learning rate does
-        precision, shift = self._update
+        sums, shift = self._sums
+        precision = torch.eye(sums.shape[1], dtype=sums.dtype, device=sums.device) + sums
         old = (self.precision @ self.mean.unsqueeze(-1)).squeeze(-1)
         self.precision.lerp_(precision, rate)
         self.root.copy_(stable_cholesky(self.precision))
         self.mean.copy_(torch.cholesky_solve(torch.lerp(old, shift, rate).unsqueeze(-1), self.root).squeeze(-1))
 
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
-        """log p(y | x) of each row, (B,), in nats; of several processes the sum over all their rows, (1,)."""
+        """log p(y | x) of each row, (B,), in nats."""
         _, mean, variance = self.marginals(batch.x, self.covariance())
-        found = log_predictive(self._likelihood(), mean, variance, batch.y, batch.weight, noise)
-        if not self.workers.are_several:
-            return found
-        total = found.sum().reshape(1)
-        self.workers.add_up(total)
-        return total
+        return log_predictive(self._likelihood(), mean, variance, batch.y, batch.weight, noise)
 
     def posterior(self, example: Tensor, history: History) -> "SparseGpPosterior":
         """What is fitted so far, as a value of its own."""

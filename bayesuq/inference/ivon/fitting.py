@@ -26,6 +26,7 @@ from bayesuq.inference.training.convergence import (
 from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import NOISE, QUALITY, Training, TrainingOptions, session, training_options
+from bayesuq.inference.training.workers import Group
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed
@@ -45,6 +46,7 @@ def fit(
     *,
     num_draws: int = 1,
     memory: float | None = None,
+    data_parallel: bool | Group = False,
     **options: Unpack[TrainingOptions],
 ) -> VariationalPosterior:
     """Fit a factorised Gaussian by variational online Newton.
@@ -58,6 +60,8 @@ def fit(
         memory: Steps that the running mean of the curvature remembers, 1 / (1 - b2) in the paper. None lets it grow, to
             a third of the steps made: it forgets its start, and is a mean over as many steps as there were. The paper's
             b2 = 0.99999 remembers 100,000; in a fit that is not much longer the widths stay where they began.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, fit
+            one posterior together: each reads its part of `data`, or rows of its own, in minibatches of `batch_size`.
         learning_rate: Share of a Newton step that the means make at the start, lr (h_0 + delta) in the paper.
         max_grad_norm: Clips the norm of the gradient of the loss per data point, and the curvature's sample with it.
             None does not.
@@ -88,18 +92,18 @@ def fit(
     check_count(num_draws, "num_draws")
     if memory is not None and check_positive(memory, "memory") < 1:
         raise ValueError(f"`memory` must be at least 1 step; got {memory}.")
-    training = Training.of(options)
+    training = Training.of(options, data_parallel=data_parallel)
     rule = Rule(num_draws, memory, training.max_grad_norm)
     training = replace(training, max_grad_norm=None)  # the curvature is to be clipped, too
     with session(model, data, training) as (model, source, validation_source):
-        newton = NewtonObjective(model, source.num_data, rule)
+        newton = NewtonObjective(model, source.num_data, rule, source.workers)
         newton.measure(source, derive_seed(training.key(NOISE), 1))
         _warn_of_memory(memory, training.epochs(source.num_batches) * source.num_batches)
         history = minimise(newton.objective(), source, validation_source, training)
         fitted = newton.posterior(history)  # before further minibatches move BatchNorm's statistics
         slope = scale_slope(newton.slope, len(newton.loc), source, training.key(QUALITY))
     warn_unless_learned(slope, fitted.scale_movement, len(history.loss))
-    if is_cheap(len(history.loss)) and isinstance(data, Dataset):
+    if is_cheap(len(history.loss)) and isinstance(data, Dataset) and not training.workers.are_together:
         ratios = fitted.log_importance_ratios(data, num_samples=MOST_RATIOS, seed=training.key(QUALITY))
         warn_unless_reaching(ratios, "Take `variational` with guide=variational.full_rank, or chains: `hmc`.")
     return fitted

@@ -38,6 +38,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.over_draws import log_mean_over_draws
+from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.inference.variational.guides import INITIAL_SCALE, mean_field
 from bayesuq.models.bnn import BayesianNetwork
@@ -84,8 +85,8 @@ class NewtonObjective:
         mean_noise: Mean over the step's draws of z, (R,).
     """
 
-    def __init__(self, model: BayesianNetwork, num_data: int, rule: Rule) -> None:
-        self.model, self.num_data, self.rule = model, num_data, rule
+    def __init__(self, model: BayesianNetwork, num_data: int, rule: Rule, workers: Workers = ALONE) -> None:
+        self.model, self.num_data, self.rule, self.workers = model, num_data, rule, workers
         guide = mean_field(model)
         self.loc, self.start_scale = guide.loc.detach().clone(), guide.log_scale.detach().exp()
         self.weights = FlatVector(guide.layout, self.loc)
@@ -116,7 +117,11 @@ class NewtonObjective:
             from_network=("loc", "weights"),
             options={"rule": repr(self.rule)},
             optimizer=lambda _, rate: Newton(self, rate),
+            shared=self._shared,
         )
+
+    def _shared(self, batch: Batch) -> list[Tensor]:
+        return [self.products, self.mean_noise, *self.network.statistics(batch.x)]
 
     def measure(self, source: Source, seed: int) -> None:
         """Start the curvature at what it is around the network's own weights, one number for each site.
@@ -133,6 +138,7 @@ class NewtonObjective:
             total += ((ahead - behind) * self.noise / (2 * NUM_PROBES * self.start_scale)).double()
         for name, buffer in buffers.items():
             self.network.buffers[name].copy_(buffer)
+        self.workers.mean([total], len(source.rows.y))
         for where in self.weights.layout.slices().values():
             seen = float(total[where].mean())
             if math.isfinite(seen):
@@ -149,7 +155,8 @@ class NewtonObjective:
         value = self._divergence() + (self._at_one(batch, noise) if self.rule.num_draws == 1 else 0.0)
         if self.rule.num_draws > 1:
             value = value + self._at_several(batch, noise)
-        self._clip()
+        if not self.workers.are_together:
+            self.clip()
         return value
 
     def slope(self, batch: Batch, noise: torch.Generator) -> Tensor:
@@ -230,8 +237,11 @@ class NewtonObjective:
         self.joint.descend(batch, self.num_data / len(batch.x))
         return self.weights.grad.clone()
 
-    def _clip(self) -> None:
-        """Shorten the gradient, and the curvature's sample with it, which a gradient that explodes would blow up."""
+    def clip(self) -> None:
+        """Shorten the gradient, and the curvature's sample with it, which a gradient that explodes would blow up.
+
+        Of processes that fit together it is the mean's, before the step.
+        """
         if self.rule.max_grad_norm is None:
             return
         gradients = [self.gradient, *(vector.grad for vector in self.points.values())]
@@ -256,6 +266,8 @@ class Newton(torch.optim.Optimizer):
     def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
         """Move the curvature, the means and the point values once."""
         first, *others = self.param_groups
+        if self.newton.workers.are_together:
+            self.newton.clip()
         self._step_means(first["lr"])
         for group in others:
             for leaf in group["params"]:

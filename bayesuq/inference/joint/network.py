@@ -118,6 +118,14 @@ class TrainingNetwork:
         if self._mode is None:
             self.prepare(x)
 
+    def statistics(self, x: Tensor) -> list[Tensor]:
+        """Buffers that passes over such rows in training mode move, but for counts."""
+        self.prepare_once(x)
+        moving = () if self._mode is None else self._mode.moving
+        paths = [path for path in moving if self.training.get_submodule(path).training]
+        found = [buffer for name, buffer in self.buffers.items() if name.rpartition(".")[0] in paths]
+        return [buffer for buffer in found if buffer.is_floating_point()]
+
     @property
     def is_random(self) -> bool:
         """Whether passes in training mode draw; known once the modules are in their modes."""

@@ -45,6 +45,7 @@ from bayesuq.inference.training.identity import ADDRESS, Identity, digest, toler
 from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.training.options import Training, session
+from bayesuq.inference.training.workers import Group, check_alone
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh
 from bayesuq.options import suggests_names
@@ -80,6 +81,7 @@ def fit(
     start: NamedStart | WeightPosterior | ProgramStart | None = None,
     vectorised: bool | None = None,
     batch_size: int = 128,
+    data_parallel: bool | Group = False,
     device: torch.device | str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
@@ -118,6 +120,8 @@ def fit(
             None does so where it is faster: for small networks.
         batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
             DataLoader has its own.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, fit
+            one posterior together: each reads its part of `data`, or rows of its own, in minibatches of `batch_size`.
         device: Where to compute; None is where the model is.
         seed: Makes the fit repeatable; None draws one from torch's generator.
         progress: Whether to show a bar; None shows it on a terminal and in a notebook.
@@ -155,12 +159,21 @@ def fit(
     check_count(num_chains, "num_chains")
     # What `session` needs of it; chains have no epochs and no learning rate.
     training = Training(
-        num_epochs=1, batch_size=batch_size, learning_rate=1.0, device=device, seed=seed, checkpoint=checkpoint
+        num_epochs=1,
+        batch_size=batch_size,
+        learning_rate=1.0,
+        device=device,
+        seed=seed,
+        progress=progress,
+        checkpoint=checkpoint,
+        data_parallel=data_parallel,
     )
+    progress = training.progress
     numbers = plan, kernel, num_chains
     if is_program(model):
         if vectorised:
             raise ValueError("Chains of a program run one after another. Leave `vectorised` out.")
+        check_alone(data_parallel, "chains of a program")
         return _fit_program(model, data, training, observed, start, numbers, progress)
     check_unnamed(observed)
     with session(cast(BayesianNetwork, model), data, training) as (model, source, _):
@@ -170,14 +183,19 @@ def fit(
         of_network = isinstance(begins, str) and begins in ("reset", "network")
         place: Any = "prior" if of_network else begins
         constants = Constants.of(model, place)
-        positions = _starts(model, source, constants, begins, num_chains, training.key(STARTS))
+        workers = source.workers
+        positions = workers.agreed(lambda: _starts(model, source, constants, begins, num_chains, training.key(STARTS)))
+        positions = workers.of_first(positions)
+        constants = Constants(*(workers.all_of_first(part) for part in (constants.fixed, constants.buffers)))
         potential = MinibatchPotential(model, source.num_data, constants.fixed, constants.buffers)
         chosen = _is_vectorised(potential, source, num_chains, vectorised)
         keys = [
             [derive_seed(training.key(CHAINS), chain, purpose) for purpose in range(3)] for chain in range(num_chains)
         ]
         run = Run(potential, kernel, source, positions, plan, keys, vectorised=chosen)
-        fit = None if file is None else _identity(run, constants, training.seed, begins, is_default=start is None)
+        fit = None
+        if file is not None and workers.is_first:
+            fit = _identity(run, constants, training.seed, begins, is_default=start is None)
         run.finish(file, fit, progress)
         posterior = _posterior(model, constants, run)
         warn_unless_agreed(posterior, source.rows)

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 
 import torch
 from torch import Tensor
@@ -115,6 +116,8 @@ class Stream:
     def _open(self) -> Iterator[tuple[Batch, ...]]:
         """What is left of the epoch under way."""
         device, loader = self.source.device, self.source.loader
+        if self.source.workers.are_together:
+            return self._open_together()
         now = random_states(device, loader)
         if self.batch:
             set_random_states(self.started, device, loader)
@@ -130,6 +133,17 @@ class Stream:
         if self.batch:
             set_random_states(now, device, loader)
         return batches
+
+    def _open_together(self) -> Iterator[tuple[Batch, ...]]:
+        """The same of one of several processes, by number of the epoch and of the process alone."""
+        source = self.source
+        source.seed_loader(self.keys[0], self.epoch)
+        if source.loader is None:
+            orders = [source.shuffled_epoch(key, self.epoch) for key in self.keys]
+            batches: Iterator[tuple[Batch, ...]] = zip(*orders, strict=True)
+        else:
+            batches = ((batch,) * len(self.keys) for batch in source.epoch(None))
+        return islice(batches, self.batch, None)
 
 
 class Run(Stepped):
@@ -173,7 +187,8 @@ class Run(Stepped):
         device = positions.device
         self.noises = [generator(key[NOISE], device=device) for key in keys]
         self.directions = [generator(key[DIRECTION], device=device) for key in keys]
-        self.stream = Stream(source, [key[ORDER] for key in keys])
+        self.workers = source.workers
+        self.stream = Stream(source, [self.workers.key(key[ORDER]) for key in keys])
         self.chains = Chains.at(positions, self.noises)
         self.done, self.step_size = 0, math.nan if plan.step_size is None else plan.step_size
         self.squares = torch.zeros_like(positions)
@@ -188,18 +203,42 @@ class Run(Stepped):
     def _step(self) -> None:
         """Keep where the chains are, if that is a draw, and move them."""
         plan, number, chains = self.plan, self.done, self.chains
-        batches = self.stream.take()
-        together = self.vectorised and len({len(batch.x) for batch in batches}) == 1
-        at = self.potential.at_rows if together else self.potential.at
-        values, gradients = self._checked(*at(chains.positions, batches))
+        values, gradients, batches = self._evaluated()
         if plan.preconditioned and number < plan.num_warmup:
             self._learn_scales(gradients)
         if plan.looks_at(number):
-            self.step_size = self._measured_step_size(batches)
+            found = self.workers.agreed(lambda: self._measured_step_size(batches))
+            self.step_size = float(self.workers.of_first(torch.tensor(found, dtype=torch.float64)))
         step_size = self.step_size * plan.factor(number)
         self._tell(number, -values, step_size)
         self.kernel.step(chains, gradients, step_size, plan.temperature(number))
         self.done += 1
+
+    def _evaluated(self) -> tuple[Tensor, Tensor, tuple[Batch, ...]]:
+        """The energy of each chain, (C,), its gradient, (C, P), and the minibatches that they are of.
+
+        Of processes that run the chains together they are those of the union of their minibatches.
+        """
+        positions, count, failure = self.chains.positions, 0, None
+        values, gradients = torch.zeros_like(positions[:, 0]), torch.zeros_like(positions)
+        batches: tuple[Batch, ...] = ()
+        try:
+            place = self.stream.batch
+            batches = self.stream.take()
+            at = self.potential.at_rows if self._go_together(batches) else self.potential.at
+            values, gradients = self._checked(*at(positions, batches))
+            count = self.stream.source.count(place, batches[0])
+        except Exception as error:
+            if not self.workers.are_together:
+                raise
+            failure = error  # all processes raise it
+        asked = self.interruptions.asked
+        self.asked = self.workers.mean([values, gradients], count, failure=failure, asked=asked)
+        return values, gradients, batches
+
+    def _go_together(self, batches: Sequence[Batch]) -> bool:
+        """Whether chains compute in one pass."""
+        return self.vectorised and len({len(batch.x) for batch in batches}) == 1
 
     def _checked(self, values: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
         """The same, or an error where they are not finite."""

@@ -38,6 +38,7 @@ from bayesuq.inference.training.options import (
     session,
     training_options,
 )
+from bayesuq.inference.training.workers import Group
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 
@@ -57,6 +58,7 @@ def fit(
     collect_every: int | None = None,
     scale: float = 1.0,
     mode: MapPosterior | None = None,
+    data_parallel: bool | Group = False,
     **options: Unpack[TrainingOptions],
 ) -> "SwagPosterior":
     """Find the mode, and follow SGD around it.
@@ -75,6 +77,8 @@ def fit(
             `rank` of them.
         scale: Multiplies the covariance; 1 is the paper's law.
         mode: A fitted mode of the same model, on the same data, instead of training one; SGD's epochs are as many.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, fit
+            one posterior together: each reads its part of `data`, or rows of its own, in minibatches of `batch_size`.
         learning_rate: Adam's step size at the start of the way to the mode; scales of the likelihood move ten times as
             fast.
         schedule: Of Adam's step size: "cosine" lets it fall to 0 over the steps (Loshchilov & Hutter 2017); "constant"
@@ -103,7 +107,7 @@ def fit(
         >>> posterior.deviations.shape, posterior.predict(data.x, num_samples=10).num_samples
         (torch.Size([5, 61]), 10)
     """
-    training = Training.of(options)
+    training = Training.of(options, data_parallel=data_parallel)
     _check_options(rank, swa_share, swa_learning_rate, momentum, collect_every, scale)
     if mode is not None and not isinstance(mode, MapPosterior):
         raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")
@@ -115,11 +119,11 @@ def fit(
         if mode is None and first is not None:
             mode = fit_mode(model, data, first)
         sgd = SgdIterates(_objective_at(model, mode, source), every=every, rank=rank, momentum=momentum)
-        rate = (
-            sgd.default_rate(source, training.key(RATE), num_iterating * source.num_batches)
-            if swa_learning_rate is None
-            else swa_learning_rate
-        )
+        rate = swa_learning_rate
+        if rate is None:
+            num_steps = num_iterating * source.num_batches
+            rate = source.workers.agreed(lambda: sgd.default_rate(source, training.key(RATE), num_steps))
+            rate = float(source.workers.of_first(torch.tensor(rate, dtype=torch.float64)))
         history = minimise(sgd.objective(), source, None, replace(second, learning_rate=_checked_rate(rate)))
         if mode is not None and mode.history.loss:  # an adopted one has no loss of ours
             _warn_if_lost(mode.history.loss[-1], history.loss[-1], source.num_labels, rate)

@@ -136,6 +136,8 @@ class SgdIterates:
         with torch.no_grad(), self._dropout_off():
             for batch in source.epoch(None):
                 self.mode.network.run(batch.x)
+        if source.workers.are_together:
+            source.workers.mean(self.mode.network.statistics(source.rows.x), len(source.rows.y))
         for layer, (momentum, count) in zip(layers, before, strict=True):
             layer.momentum = momentum
             if layer.num_batches_tracked is not None:

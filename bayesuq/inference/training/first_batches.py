@@ -47,6 +47,17 @@ def loader_digest(loader: Loader, device: torch.device) -> tuple[str, list[Datas
     return " ".join(filter(None, (name, _rows_in_memory(dataset), read))), batches
 
 
+def loader_rows(loader: Loader) -> str:
+    """As `loader_digest`, and where rows are others each time, which of its data set a loader shows."""
+    name, _ = loader_digest(loader, torch.device("cpu"))
+    return f"{name} {_rows_in_memory(loader.loader.dataset)} {_places(loader.loader)}"
+
+
+def _places(loader: DataLoader[Any]) -> str:
+    """The number of this process among those that a sampler divides rows among."""
+    return str(getattr(loader.sampler, "rank", getattr(loader.batch_sampler, "rank", "")))
+
+
 def _digest(batches: list[Dataset]) -> str:
     return digest_of([(batch.x, batch.y, batch.weight) for batch in batches])
 

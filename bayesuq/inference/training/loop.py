@@ -6,9 +6,10 @@ own, and returns the `History`.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import islice
 from time import perf_counter
 from typing import Any
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Batch
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.bars import bar
 from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, random_states, set_random_states
 from bayesuq.inference.training.convergence import warn_if_falling, warn_if_uninformed
@@ -28,9 +30,10 @@ from bayesuq.inference.training.options import LOOKS, NOISE, QUALITY, SHUFFLE, V
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.randomness import generator, globally_isolated
+from bayesuq.randomness import derive_seed, generator, globally_isolated
 
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
+BETWEEN_MARKS = 50  # steps of an accelerator, until it hears of what went wrong in another process
 BUFFER, MEMORY = "buffer ", "memory "
 GLOBAL_STATE = "now.cpu"
 FALLING = "its learning rate falls to 0 over all of them (a fit with schedule='constant' can be made longer)"
@@ -67,6 +70,8 @@ class Objective:
         log_constant: As `log_predictive`, of the constant that fits the rows best, in the network's place; None where
             there is no such thing, and nothing is compared with it.
         comes_to_rest: Whether the loss is meant to stop falling; where not, nothing is said of its trend.
+        shared: Gives, of a minibatch, what its rows or its noise have changed beside the gradients: processes that fit
+            together average it as they do gradients.
         row_losses: The loss as the rows of a minibatch have it, (B,), per data point, in nats, where masks are drawn
             row by row, and None where nothing is; no gradient. Without it only the steps tell how the loss fell.
     """
@@ -93,6 +98,7 @@ class Objective:
     log_constant: Callable[[Batch], Tensor] | None = None
     comes_to_rest: bool = True
     row_losses: RowLosses | None = None
+    shared: Callable[[Batch], Sequence[Tensor]] = lambda _: ()
 
 
 def minimise(objective: Objective, data: Source, validation: Source | None, training: Training) -> History:
@@ -125,12 +131,15 @@ class _Run:
         started: Random states that this epoch began from, which a DataLoader draws its order from.
         seconds: That earlier runs of this fit took.
         looks: At the loss under the same masks, where there are any.
+        together: What the processes tell each other at each step, where there are several.
     """
 
     def __init__(self, objective: Objective, data: Source, validation: Source | None, training: Training) -> None:
         self.objective, self.data, self.validation, self.training = objective, data, validation, training
+        self.workers = data.workers
         self.optimizer = (objective.optimizer or adam)(objective, training.learning_rate)
-        self.noise, self.order = generator(training.key(NOISE), device=data.device), training.key(SHUFFLE)
+        self.noise = generator(training.key(NOISE), device=data.device)
+        self.order = self.workers.key(training.key(SHUFFLE))
         self.rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
         self.best = _Best(objective, self.optimizer)
         self.epoch, self.batch = 0, 0
@@ -142,6 +151,7 @@ class _Run:
         self.started: dict[str, Tensor] = {}
         self.seconds, self.began = 0.0, perf_counter()
         self.looks = self._looks()
+        self.together = _Together(self) if self.workers.are_together else None
         self.log = _Log(self)
 
     def finish(self) -> History:
@@ -171,6 +181,8 @@ class _Run:
     def judge(self) -> None:
         """Warn where the fit looks unfinished; weights that validation chose may well be those before the end."""
         objective, training = self.objective, self.training
+        if not self.workers.is_first:
+            return
         if objective.comes_to_rest and (self.validation is None or self.best.epoch == self.num_epochs - 1):
             course = trend([loss / objective.num_fits for loss in self.course], training.schedule)
             looks = None if self.looks is None else self.looks.trend(training.schedule)
@@ -181,7 +193,7 @@ class _Run:
     def _looks(self) -> Looks | None:
         """Looks to take, where the objective has masks to take them under."""
         objective, data = self.objective, self.data
-        if objective.row_losses is None or not objective.comes_to_rest:
+        if objective.row_losses is None or not objective.comes_to_rest or not self.workers.is_first:
             return None
         num_steps, key = self.num_epochs * data.num_batches, self.training.key(LOOKS)
         return Looks(objective.row_losses, objective.leaves, objective.buffers, data, num_steps, key)
@@ -192,7 +204,8 @@ class _Run:
 
     def _run_epoch(self) -> None:
         """The steps of this epoch that are left."""
-        for batch in self._batches():
+        batches = self._batches()
+        for batch in batches if self.together is None else self.together.kept(batches):
             self._step(batch)
             self.log.note()
 
@@ -200,6 +213,10 @@ class _Run:
         """The minibatches of this epoch that are left."""
         device, loader = self.data.device, self.data.loader
         batches = self.data.shuffled_epoch(self.order, self.epoch)
+        if self.together is not None:
+            self.data.seed_loader(self.order, self.epoch)
+            yield from islice(batches, self.batch, None)
+            return
         if self.batch == 0:
             self.started = random_states(device, loader)
             yield from batches
@@ -217,16 +234,7 @@ class _Run:
         leaves = list(self.objective.leaves.values())
         last = self.num_epochs * self.data.num_batches
         self._schedule(number, last)
-        try:
-            loss = self.objective.loss_and_grads(batch, self.noise)
-        except ValueError as error:
-            if _all_finite(leaves):
-                raise
-            # A distribution refuses parameters that are NaN.
-            raise self._not_finite(number, batch) from error
-        # Reading a loss would stop an accelerator: there, look at the epoch's end instead.
-        if self.data.device.type == "cpu" and not math.isfinite(loss.item()):
-            raise self._not_finite(number, batch)
+        loss = self.loss(number, batch) if self.together is None else self.together.loss(number, batch)
         if self.training.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(leaves, self.training.max_grad_norm * self.data.num_data)
         self.optimizer.step()
@@ -238,6 +246,20 @@ class _Run:
         self.batch += 1
         if self.batch == self.data.num_batches:
             self._check_epoch(number, batch)
+
+    def loss(self, number: int, batch: Batch) -> Tensor:
+        """The loss of the minibatch of a step; its gradients are left in the leaves."""
+        try:
+            loss = self.objective.loss_and_grads(batch, self.noise)
+        except ValueError as error:
+            if _all_finite(self.objective.leaves.values()):
+                raise
+            # A distribution refuses parameters that are NaN.
+            raise self._not_finite(number, batch) from error
+        # Reading a loss would stop an accelerator: there, look at the epoch's end instead.
+        if self.data.device.type == "cpu" and not math.isfinite(loss.item()):
+            raise self._not_finite(number, batch)
+        return loss
 
     def _schedule(self, step: int, last: int) -> None:
         """Set what changes over the steps: learning rates, and how fast Adam forgets."""
@@ -277,11 +299,14 @@ class _Run:
         number = self.epoch * self.data.num_batches
         told = Progress(self.epoch - 1, number, self.losses[-1], seen, seconds)
         try:
-            for callback in self.training.callbacks:
-                callback(told)
+            self.workers.agreed(lambda: self._call(told))
         except BaseException:
             self.log.resumable.write(self.epoch, self.batch)
             raise
+
+    def _call(self, told: Progress) -> None:
+        for callback in self.training.callbacks if self.workers.is_first else ():
+            callback(told)
 
     def _not_finite(self, step: int, batch: Batch) -> FloatingPointError:
         culprits = self.objective.culprits(batch, self.noise)
@@ -292,13 +317,90 @@ class _Run:
         )
 
 
+class _Together:
+    """What the processes of one fit tell each other at each step of a run.
+
+    Attributes:
+        failure: What went wrong in this process, until all have heard of it.
+        asked: The signal that has come to any of them.
+    """
+
+    def __init__(self, run: _Run) -> None:
+        """Begin where the first one does.
+
+        Raises:
+            ValueError: The processes are to do different things.
+        """
+        self.run, self.workers = run, run.workers
+        self.failure: Exception | None = None
+        self.asked: int | None = None
+        objective = run.objective
+        self.workers.agree(_told_to_all(run))
+        with torch.no_grad():
+            for tensor in (*objective.leaves.values(), *objective.buffers.values()):
+                tensor.copy_(self.workers.of_first(tensor))
+
+    def kept(self, batches: Iterator[Batch]) -> Iterator[Batch]:
+        """The minibatches that are left, as many as in the other processes whatever goes wrong here."""
+        run = self.run
+        batch = run.data.first(1)
+        for _ in range(run.batch, run.data.num_batches):
+            try:
+                batch = batch if self.failure is not None else next(batches)
+            except StopIteration:
+                self.failure = ValueError("A pass over the DataLoader gave fewer minibatches than its length says.")
+            except Exception as error:  # of a data set or a sampler: all processes raise it
+                self.failure = error
+            yield batch
+
+    def loss(self, number: int, batch: Batch) -> Tensor:
+        """As `_Run.loss`, of the minibatches of all processes; noise depends on step and process alone."""
+        run, workers = self.run, self.workers
+        run.noise.manual_seed(derive_seed(workers.key(run.training.key(NOISE)), number))
+        leaves, count = list(run.objective.leaves.values()), run.data.count(run.batch, batch)
+        loss = torch.zeros((), dtype=leaves[0].dtype, device=leaves[0].device)
+        if self.failure is None:
+            try:
+                loss = run.loss(number, batch).clone()
+            except Exception as error:  # all processes raise it
+                self.failure = error
+        gradients = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        for leaf, gradient in zip(leaves, gradients, strict=True):
+            leaf.grad = gradient
+        self.asked = workers.mean(
+            [loss, *gradients, *run.objective.shared(batch)],
+            count,
+            failure=self.failure,
+            asked=run.log.resumable.interruptions.asked,
+            looks=self._looks(number),
+        )
+        return loss
+
+    def _looks(self, number: int) -> bool:
+        """Whether marks are read at this step, for which an accelerator must come to the end of it."""
+        run = self.run
+        return run.data.device.type == "cpu" or number % BETWEEN_MARKS == 0 or run.batch + 1 == run.data.num_batches
+
+
+def _told_to_all(run: _Run) -> str:
+    """What must be the same in all processes."""
+    objective, training, model = run.objective, run.training, run.objective.model
+    shared = ("learning_rate", "schedule", "max_grad_norm", "patience")
+    told = {name: getattr(training, name) for name in shared}
+    options = {name: value for name, value in objective.options.items() if not callable(value)}
+    constants = {} if model is None else model_contents(model)
+    parts = (objective.identity, run.num_epochs, run.validation is None, told, options, constants)
+    return ADDRESS.sub("", repr((*parts, _layout(objective.leaves), _optimizer_options(run.optimizer))))
+
+
 class _Log:
     """The checkpoint of a run, if it has one: what it holds, read and written."""
 
     def __init__(self, run: _Run) -> None:
         checkpoint = Checkpoint.of(run.training.checkpoint)
-        identity = None if checkpoint is None else _identity(run)
-        self.run, self.resumable = run, Resumable(checkpoint, identity, self._state)
+        writes = checkpoint is not None and run.workers.is_first
+        identity = run.workers.agreed(lambda: _identity(run) if writes else None)
+        self.run, self.resumable = run, Resumable(checkpoint, identity, self._state, workers=run.workers)
 
     def resume(self) -> None:
         """Set the run to where the file says, if there is one.
@@ -313,6 +415,7 @@ class _Log:
         run, device = self.run, self.run.data.device
         run.epoch, run.batch, run.seconds = values["epoch"], values["batch"], values["seconds"]
         run.best.epoch = values["best_epoch"]
+        self._divide_anew(values)
         run.losses, run.watched = tensors["losses.epochs"].tolist(), tensors["losses.watched"].tolist()
         run.course = tensors.get("losses.course", tensors["losses.epochs"]).tolist()
         run.best.loss = float(tensors["losses.best"])
@@ -339,10 +442,24 @@ class _Log:
         set_random_states(below("now.", tensors), device, run.data.loader)
         self.resumable.begin(run.epoch, run.batch)
 
+    def _divide_anew(self, values: Mapping[str, Any]) -> None:
+        """Find the place in an epoch of as many minibatches as the processes that go on make of it."""
+        run = self.run
+        before, now = values.get("processes", run.workers.size), run.workers.size
+        if before != now:
+            run.batch = run.batch * run.data.num_batches // values["num_batches"]
+            warn_of_fit(
+                f"{before} processes have made this fit so far, and {now} go on with it: minibatches and noise are "
+                "others from here on, so that it ends elsewhere than it would have, by as much as another seed does. "
+                "Only steps over all rows without noise are the same.",
+                UserWarning,
+            )
+
     def note(self) -> None:
         """Say that a step is made."""
         run = self.run
-        self.resumable.note(run.epoch * run.data.num_batches + run.batch, run.epoch, run.batch)
+        asked = None if run.together is None else run.together.asked
+        self.resumable.note(run.epoch * run.data.num_batches + run.batch, run.epoch, run.batch, asked=asked)
 
     def _state(self) -> State:
         """All that a checkpoint holds."""
@@ -352,6 +469,8 @@ class _Log:
             "batch": run.batch,
             "seconds": run.seconds + perf_counter() - run.began,
             "best_epoch": run.best.epoch,
+            "num_batches": run.data.num_batches,
+            "processes": run.workers.size,
         }
         losses = {"epochs": run.losses, "watched": run.watched, "best": run.best.loss, "course": run.course}
         tensors = {f"losses.{name}": torch.tensor(loss, dtype=torch.float64) for name, loss in losses.items()}
@@ -433,9 +552,13 @@ def _validation_loss(objective: Objective, validation: Source, training: Trainin
     noise = generator(training.key(VALIDATION), device=validation.device)  # the same draws every epoch
     # A loader may draw from the global generators, which training goes on drawing from.
     key, loads = training.key(VALIDATION), validation.loader is not None
+
+    def found() -> float:
+        return sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.complete())
+
     with torch.no_grad(), globally_isolated(key, device=validation.device) if loads else nullcontext():
-        total = sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.complete())
-    return -total / validation.num_data
+        total = validation.workers.agreed(found)
+    return -validation.workers.total(total) / validation.num_data
 
 
 class _Best:

@@ -12,15 +12,18 @@ from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.training.first_batches import UNREPEATABLE, loader_digest
 from bayesuq.inference.training.identity import digest, fill
+from bayesuq.inference.training.shares import Share
+from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves, with_unit_scale
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
 from bayesuq.models.training_mode import check_repeatable
-from bayesuq.randomness import generator, isolated
+from bayesuq.randomness import derive_seed, generator, isolated, seed_globally
 
 Data = Dataset | DataLoader[Any] | Loader
 
+MOST_PROBED = 128  # rows that tell fits of several processes apart
 GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
 
 
@@ -108,10 +111,14 @@ class Source:
 
     Attributes:
         rows: All of a Dataset, the first minibatch of a DataLoader.
-        num_data: N.
+        num_data: N, of all processes that fit together.
         num_labels: Of a row: 1, or its target's columns or pixels.
         num_batches: In an epoch.
+        workers: The processes, each of which reads rows of its own.
     """
+
+    workers = ALONE
+    _share: Share | None = None
 
     def __init__(self, reader: Reader, data: Data, batch_size: int) -> None:
         """Check the data, before any work.
@@ -130,9 +137,57 @@ class Source:
         self.num_labels = self.rows.y[0].numel()
         self.num_batches = count_batches(data if self.batches is None else self.batches, batch_size)
 
+    @classmethod
+    def together(cls, reader: Reader, data: Data, batch_size: int, workers: Workers) -> "Source":
+        """That of one of several processes, whose minibatches make up one of all: every process takes part in this.
+
+        An epoch has as many minibatches as the process with the most rows needs; the others' are smaller.
+
+        Raises:
+            TypeError: See above, in any process.
+            ValueError: See above, and `Share.of`; DataLoaders of different lengths.
+        """
+        if not workers.are_together:
+            return cls(reader, data, batch_size)
+        share = Share.of(data, workers)
+        source = workers.agreed(lambda: cls(reader, share.data, batch_size))
+        counts, lengths = workers.numbers(source.num_data), workers.numbers(source.num_batches)
+        if source.loader is not None and len(set(lengths)) > 1:
+            raise ValueError(
+                f"The DataLoaders of all processes must have equally many minibatches; got {lengths}, by rank. Give "
+                "the smaller shards a smaller batch size, or pass a bayesuq.Dataset, of whatever number of rows."
+            )
+        source.workers, source._share = workers, share
+        source.num_data, source.num_batches = sum(counts), max(lengths)
+        return source
+
     def shuffled_epoch(self, seed: int, number: int) -> Iterator[Batch]:
-        """The minibatches of one epoch, in an order that depends on the seed and its number alone."""
-        return self.epoch(generator(seed, number))
+        """The minibatches of one epoch, in an order that depends on the seed and its number alone.
+
+        A process with fewer rows than minibatches shows its first row in the last of them, where `count` has none.
+        """
+        yield from self.epoch(generator(seed, number))
+        for _ in range(len(self.rows.y) if self.loader is None else self.num_batches, self.num_batches):
+            yield self.first(1)
+
+    def count(self, place: int, batch: Batch) -> int:
+        """Rows of the minibatch at a place in an epoch."""
+        return len(batch.x) if self.loader is not None or place < len(self.rows.y) else 0
+
+    def seed_loader(self, key: int, number: int) -> None:
+        """Let a loader's order depend on a key and the number of the epoch alone, wherever a fit was stopped.
+
+        A sampler that asks for that number, as DistributedSampler does, is told it.
+        """
+        if self.loader is None:
+            return
+        seed_globally(derive_seed(key, number, 0), self.device)
+        if self.loader.generator is not None:
+            self.loader.generator.manual_seed(derive_seed(key, number, 1))
+        samplers: tuple[Any, ...] = (self.loader.sampler, self.loader.batch_sampler)
+        for sampler in samplers:
+            if hasattr(sampler, "set_epoch"):
+                sampler.set_epoch(number)
 
     def complete(self) -> Iterator[Batch]:
         """Every row once and in order, whatever a loader's sampler does in training."""
@@ -150,15 +205,21 @@ class Source:
 
         Of a loader whose rows are others each time, that is made up of numbers of their shape.
         """
+        if self._share is not None:
+            return self._contents_together(self._share)
         counts = f"{self.num_data} rows in {self.num_batches} batches"
         if self.batches is None:
             return f"{counts}, {digest(self._leaves())}", next(self.epoch(None))
         name, batches = loader_digest(self.batches, self.device)
         batch = self.reader.read(batches[0])
-        if name == UNREPEATABLE:
-            y = fill(batch.y, 1) if batch.y.is_floating_point() else torch.zeros_like(batch.y)
-            batch = Batch(with_unit_scale(on_leaves(lambda leaf: fill(leaf, 0), batch.x)), y, None)
-        return f"{counts}, {name}", batch
+        return f"{counts}, {name}", _made_up(batch) if name == UNREPEATABLE else batch
+
+    def _contents_together(self, share: Share) -> tuple[str, Batch]:
+        """The same for any number of processes: of shards their rows in all, and a minibatch that is made up."""
+        if share.whole is None:
+            return f"{self.num_data} rows in shards", _made_up(self.first(2))
+        first = share.whole.rows(torch.arange(min(len(share.whole), MOST_PROBED)))
+        return f"{self.num_data} rows, {share.name}", self.reader.read(first)
 
     def _leaves(self) -> dict[str, Tensor | None]:
         return {**named_leaves(self.rows.x), "y": self.rows.y, "weight": self.rows.weight}
@@ -172,8 +233,8 @@ class Source:
         order = torch.arange(number) if noise is None else torch.randperm(number, generator=noise)
         order = order.to(self.device)
         size, longer = divmod(number, self.num_batches)
-        sizes = [size + 1] * longer + [size] * (self.num_batches - longer)
-        for first in range(0, self.num_batches, GATHERED_BATCHES):
+        sizes = [size + 1] * longer + [size] * (self.num_batches - longer if size else 0)
+        for first in range(0, len(sizes), GATHERED_BATCHES):
             group = sizes[first : first + GATHERED_BATCHES]
             chosen, order = order[: sum(group)], order[sum(group) :]
             x, y = self.rows.x[chosen].split(group), self.rows.y[chosen].split(group)
@@ -191,7 +252,13 @@ class Source:
         rows = [self.rows.x] if self.loader is None else (batch.x for batch in self.complete())
         extremes = [(x.amin(dim=0), x.amax(dim=0)) for x in rows]
         lower, upper = (torch.stack(values) for values in zip(*extremes, strict=True))
-        return upper.amax(dim=0) - lower.amin(dim=0)
+        return self.workers.largest(upper.amax(dim=0)) + self.workers.largest(-lower.amin(dim=0))
+
+
+def _made_up(like: Batch) -> Batch:
+    """Fixed numbers in the shapes of a minibatch."""
+    y = fill(like.y, 1) if like.y.is_floating_point() else torch.zeros_like(like.y)
+    return Batch(with_unit_scale(on_leaves(lambda leaf: fill(leaf, 0), like.x)), y, None)
 
 
 def all_rows(source: Source) -> Batch:
@@ -238,7 +305,7 @@ def only_targets(data: Any) -> Any:
     Raises:
         TypeError: Data with inputs.
     """
-    if isinstance(data, Dataset | DataLoader | Loader):
+    if isinstance(data, Data):
         raise TypeError(
             f"Of a predictive only the targets at its points are needed, labels or numbers; got {type(data).__name__}. "
             "Pass `data.y`."

@@ -14,6 +14,7 @@ from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, Source
+from bayesuq.inference.training.workers import SEED_BITS, Group, Workers
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import fresh_casts
@@ -117,6 +118,7 @@ class Training:
     progress: bool | None = None
     callbacks: Sequence[Callback] = ()
     checkpoint: Checkpoint | str | PathLike[str] | None = None
+    data_parallel: bool | Group = False
 
     @classmethod
     def of(cls, options: TrainingOptions, **changed: Any) -> Self:
@@ -148,7 +150,17 @@ class Training:
         checkpoint = Checkpoint.of(self.checkpoint)
         object.__setattr__(self, "checkpoint", checkpoint)
         seed = checkpoint.seed() if checkpoint is not None and self.seed is None else self.seed
-        object.__setattr__(self, "seed", resolve_seed(seed))
+        seed, workers = resolve_seed(seed), self.workers
+        if workers.are_together:
+            seed = workers.numbers(seed % 2**SEED_BITS)[0]
+        if not workers.is_first:  # which shows one bar, writes one file, and calls what the user has passed
+            object.__setattr__(self, "progress", False)
+        object.__setattr__(self, "seed", seed)
+
+    @property
+    def workers(self) -> Workers:
+        """The processes that this fit is made by."""
+        return Workers.of(self.data_parallel)
 
     def key(self, purpose: int) -> int:
         """A seed for one purpose of this fit."""
@@ -201,5 +213,7 @@ def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[So
     loads = any(isinstance(rows, DataLoader | Loader) for rows in (data, watched))
     generators = globally_isolated(training.key(GLOBAL), device=reader.device) if loads else nullcontext()
     with fresh_casts(), generators:
-        source = Source(reader, data, training.batch_size)
-        yield source, None if watched is None else Source(reader, watched, training.batch_size)
+        workers = training.workers
+        source = Source.together(reader, data, training.batch_size, workers)
+        own = None if watched is None else Source.together(reader, watched, training.batch_size, workers)
+        yield source, own

@@ -1,8 +1,9 @@
 """Loops that are stopped and go on: what they write down as they go, and when they are interrupted."""
 
+import json
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from os import fspath
 from time import perf_counter
 
@@ -10,6 +11,7 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.checkpoint import Checkpoint, State
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.interruptions import Interruptions
+from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.locks import locked
 
 Place = tuple[int, ...]
@@ -23,6 +25,7 @@ class Resumable:
         identity: What tells the fit from others.
         take: Gives the state between two steps; its tensors may change afterwards.
         parent: The process that this one works for, and ends with; None is its own master.
+        workers: Processes that make the fit together: the first one alone reads and writes, and all hear of it.
     """
 
     def __init__(
@@ -32,12 +35,14 @@ class Resumable:
         take: Callable[[], State],
         *,
         parent: int | None = None,
+        workers: Workers = ALONE,
     ) -> None:
-        self.checkpoint, self.take, self.parent = checkpoint, take, parent
+        self.checkpoint = checkpoint if workers.is_first else None
+        self.take, self.parent, self.workers = take, parent, workers
         self.identity = Identity({}) if identity is None else identity
         self.told: Place | None = None  # where the state in the file is
         self.written = perf_counter()
-        self.interruptions = Interruptions()
+        self.interruptions = Interruptions(saves=checkpoint is not None)
 
     @contextmanager
     def alone(self) -> Iterator[None]:
@@ -46,29 +51,41 @@ class Resumable:
         Raises:
             BlockingIOError: One does already.
         """
-        with nullcontext() if self.checkpoint is None else locked(self.checkpoint.path), self.interruptions:
-            yield
+        lock = nullcontext() if self.checkpoint is None else locked(self.checkpoint.path)
+        with ExitStack() as held:
+            self.workers.agreed(lambda: held.enter_context(lock))
+            with self.interruptions:
+                yield
 
     def read(self) -> State | None:
         """What the file has, None where there is none yet: see `Checkpoint.load`."""
-        return None if self.checkpoint is None else self.checkpoint.load(self.identity)
+        workers = self.workers
+        found = workers.agreed(lambda: None if self.checkpoint is None else self.checkpoint.load(self.identity))
+        if not workers.are_together:
+            return found
+        told = json.loads(workers.text(json.dumps(None if found is None else found[0])))
+        return None if told is None else (told, workers.tensors(None if found is None else found[1]))
 
     def begin(self, *place: int) -> None:
         """Say where the state in the file is."""
         self.told = place
 
-    def note(self, number: int, *place: int) -> None:
+    def note(self, number: int, *place: int, asked: int | None = None) -> None:
         """Say that a step is made; the file is written where steps, time or an interruption say so.
 
         Args:
             number: Of the steps that are made.
             place: Where the loop is, in more numbers where one does not tell.
+            asked: Of processes that fit together, the signal that has come to any of them, which all answer here.
         """
-        interrupted = self.interruptions.waiting is not None  # asked once: what comes from here on waits for the next
+        # Asked once: what comes from here on waits for the next.
+        asked = asked if self.workers.are_together else self.interruptions.asked
+        interrupted = asked is not None
         if interrupted or self._is_due(number):
             self.write(*(place or (number,)))
         if interrupted:
-            self.interruptions.deliver()
+            self.workers.check(None)  # none ends before the first has written
+            self.interruptions.deliver(asked)
 
     def write(self, *place: int) -> None:
         """Write the state as it is at that place, unless the file has it; a disk that is full ends no fit.

@@ -7,6 +7,7 @@ import torch
 from bayesuq.data import Batch
 from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.options import SHUFFLE, Training
+from bayesuq.inference.training.workers import ALONE
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
 
@@ -52,6 +53,7 @@ class StackedSource:
     """The minibatches of M sources side by side: x (M, B, ...), each in the order of its own member's seed."""
 
     loader = None  # they come from memory
+    workers = ALONE
 
     def __init__(self, sources: Sequence[Source], trainings: Sequence[Training]) -> None:
         self.sources = sources

@@ -12,7 +12,9 @@ from bayesuq.inference.training.bars import bar
 from bayesuq.inference.training.checkpoint import Checkpoint, State
 from bayesuq.inference.training.cost import LONG_FOR_CERTAIN, seconds_of, warn_of_seconds
 from bayesuq.inference.training.identity import Identity
+from bayesuq.inference.training.interruptions import Interruptions
 from bayesuq.inference.training.resumable import Resumable
+from bayesuq.inference.training.workers import ALONE, Workers
 
 NUM_TIMED = 5  # steps; the first ones are slower, where something is made ready
 
@@ -31,12 +33,18 @@ class Stepped(ABC):
     Attributes:
         plan: How long.
         done: Steps so far.
+        workers: Processes that make it together.
+        interruptions: Signals that wait for the end of a step.
+        asked: The signal that has come to any of the processes, which a step tells.
         STEP: What a step computes, for the warning of a run that is long.
         REMEDY: What to do about it, a sentence.
     """
 
     plan: Planned
     done: int
+    workers: Workers = ALONE
+    interruptions: Interruptions
+    asked: int | None = None
     STEP: ClassVar[str]
     REMEDY: ClassVar[str]
 
@@ -54,7 +62,8 @@ class Stepped(ABC):
         Warns:
             UserWarning: What is left takes more than three minutes, by the first steps.
         """
-        resumable, total = Resumable(checkpoint, fit, self._state), self.plan.num_steps
+        resumable, total = Resumable(checkpoint, fit, self._state, workers=self.workers), self.plan.num_steps
+        self.interruptions = resumable.interruptions
         with resumable.alone():
             self._resume(resumable)
             with bar(progress, total=total, done=self.done, unit="step") as shown:
@@ -62,7 +71,7 @@ class Stepped(ABC):
                 def advance() -> None:
                     self._step()
                     shown.update()
-                    resumable.note(self.done)
+                    resumable.note(self.done, asked=self.asked)
 
                 self._foretell([seconds_of(advance) for _ in range(min(NUM_TIMED, total - self.done))])
                 while self.done < total:

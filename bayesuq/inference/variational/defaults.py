@@ -14,6 +14,7 @@ from bayesuq.inference.chains.perceptrons import is_perceptron
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.training.minibatches import Data, Source, count_batches
 from bayesuq.inference.training.options import Training, default_epochs
+from bayesuq.inference.training.workers import Group, Workers
 from bayesuq.inference.variational.activation_noise import Estimator
 from bayesuq.inference.variational.tempering import Weight, annealed
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
@@ -21,9 +22,12 @@ from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500
 
 
-def default_learning_rate(data: Data, num_epochs: int | None, batch_size: int) -> float:
-    """The learning rate that `fit` takes for None."""
+def default_learning_rate(
+    data: Data, num_epochs: int | None, batch_size: int, data_parallel: bool | Group = False
+) -> float:
+    """The learning rate that `fit` takes for None; of several processes, by the rows that the first one was given."""
     num_batches = count_batches(data, check_count(batch_size, "batch_size"))
+    num_batches = Workers.of(data_parallel).numbers(num_batches)[0]
     epochs = default_epochs(num_batches) if num_epochs is None else check_count(num_epochs, "num_epochs")
     steps = epochs * num_batches
     return LARGEST_RATE * min(1.0, (STEPS_AT_LARGEST / max(steps, 1)) ** 0.5)

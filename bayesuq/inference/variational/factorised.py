@@ -81,6 +81,7 @@ class EvidenceObjective:
             from_network=("loc", "weights"),
             options={"num_draws": self.num_draws, "estimator": self.estimator, "kl_weight": self.tempering.course},
             fixed_length=self.tempering.fixed_length,
+            shared=lambda batch: self.network.statistics(batch.x),
             forgetting=FORGETTING,
         )
 

@@ -37,6 +37,7 @@ from bayesuq.inference.training.options import (
     session,
     training_options,
 )
+from bayesuq.inference.training.workers import Group, check_alone
 from bayesuq.inference.variational.activation_noise import Estimator
 from bayesuq.inference.variational.correlated import CorrelatedObjective, CorrelatedPosterior
 from bayesuq.inference.variational.defaults import (
@@ -78,6 +79,7 @@ def fit(
     scale_rate: float = 1.0,
     kl_weight: Weight | None = None,
     estimator: Estimator | None = None,
+    data_parallel: bool | Group = False,
     **options: Unpack[TrainingOptions],
 ) -> "VariationalPosterior | CorrelatedPosterior | GuidePosterior | ProgramPosterior":
     """Fit an approximate posterior, by default a factorised Gaussian, by stochastic variational inference.
@@ -102,6 +104,8 @@ def fit(
             "flipout", one draw that a row's own signs turn, for linear and convolution layers. They have the same
             expected gradient; the last two are less noisy where batches are large. Prediction draws weights always.
             None takes "local" where a noise is learned, for plain sequences of linear layers under normal priors.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, fit
+            one posterior together: each reads its part of `data`, or rows of its own, in minibatches of `batch_size`.
         batch_size: Rows in a minibatch, at most; an epoch is divided into batches of equal size, give or take one. A
             DataLoader has its own. None takes 128; or all rows, for a program that does not take `num_data`.
         learning_rate: Adam's step size of the means at the start. None takes 0.05 for up to 500 steps, and less in
@@ -146,12 +150,14 @@ def fit(
     if batch_size is None:
         batch_size = len(data) if is_program and isinstance(data, Dataset) and not takes_num_data(model) else BATCH_SIZE
     if options["learning_rate"] is None:
-        options["learning_rate"] = default_learning_rate(data, options["num_epochs"], batch_size)
+        options["learning_rate"] = default_learning_rate(data, options["num_epochs"], batch_size, data_parallel)
     if options["max_grad_norm"] is None and is_program and not _goes_on_unclipped(options["checkpoint"]):
         options["max_grad_norm"] = PROGRAM_NORM
-    training = Training.of(options, batch_size=batch_size)
+    training = Training.of(options, batch_size=batch_size, data_parallel=data_parallel)
     if not isinstance(model, BayesianNetwork):
         _check_untempered(kl_weight)
+        if not takes_num_data(model):
+            check_alone(data_parallel, "a program that does not take `num_data`, whose every step is over all rows")
         build = OF_PROGRAMS.get(guide, guide)
         return fit_program(model, data, training, build, num_draws=num_draws, observed=observed)
     check_unnamed(observed)
@@ -181,7 +187,8 @@ def fit(
         if isinstance(fitted, VariationalPosterior) and learns_noise(model):
             warn_if_pruned(fitted, source, training.key(QUALITY))
     warn_unless_learned(slope, movement, len(history.loss))
-    if is_cheap(len(history.loss)) and isinstance(data, Dataset) and evidence.tempering.final == 1:
+    shows_all = isinstance(data, Dataset) and not training.workers.are_together
+    if is_cheap(len(history.loss)) and shows_all and evidence.tempering.final == 1:
         ratios = fitted.log_importance_ratios(data, num_samples=MOST_RATIOS, seed=training.key(QUALITY))
         warn_unless_reaching(ratios, "Take guide=variational.full_rank, or chains: `hmc`.")
     return fitted

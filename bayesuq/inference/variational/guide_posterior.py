@@ -46,6 +46,7 @@ def fit_guide(
             training=_on(model, network.training),
             evaluation=_on(model, network.evaluation),
             buffers=network.buffers,
+            statistics=network.statistics,
         )
         key = training.key(QUALITY)
         start = _spread(pair, key)

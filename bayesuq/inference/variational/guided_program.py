@@ -5,7 +5,7 @@
 It is open to any guide and to any program; what `bayesuq.inference.variational.elbo` does for mean field is faster.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -193,10 +193,12 @@ class ProgramObjective:
         training: Program | None = None,
         evaluation: Program | None = None,
         buffers: Mapping[str, Tensor] | None = None,
+        statistics: Callable[[Any], Sequence[Tensor]] = lambda _: (),
     ) -> None:
         self.pair, self.num_data, self.num_draws, self.scale_rate = pair, num_data, num_draws, scale_rate
         self.training, self.evaluation = training, evaluation
         self.buffers = {} if buffers is None else buffers
+        self.statistics = statistics
         self._checked = False
 
     def objective(self) -> Objective:
@@ -212,6 +214,7 @@ class ProgramObjective:
             model=self.pair.program if isinstance(self.pair.program, BayesianNetwork) else None,
             options={"num_draws": self.num_draws, "latents": self.pair.latents},
             from_network=tuple(name for name, leaf in self.pair.leaves.items() if self._is_from_network(name, leaf)),
+            shared=lambda batch: self.statistics(batch.x),
         )
 
     def _is_from_network(self, name: str, leaf: Tensor) -> bool:

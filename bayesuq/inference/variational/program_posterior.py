@@ -77,13 +77,15 @@ def fit_program(
                 '`pyro.plate("data", num_data, subsample=torch.arange(len(x)))`. Add it, or fit all rows at once.'
             )
         needed = reader.needed(source.rows)
-        if reader.local and source.num_batches > 1:
+        together = source.workers.are_together
+        if reader.local and (source.num_batches > 1 or together):
             raise ValueError(f"{LOCAL.format(names=', '.join(reader.local))} {LOCAL_REMEDY}")
         example = Batch(needed.x.clone(), needed.y.clone(), None)
         call = ProgramCall(reader.program, reader.observed)
         pair = GuidedProgram(as_usual(call, example), build, example, seed=training.key(GLOBAL))
         normal = None
-        if source.num_batches == 1 and source.loader is None and not _goes_on_by_pyro(training):
+        shows_all = source.num_batches == 1 and source.loader is None and not together
+        if shows_all and not _goes_on_by_pyro(training):
             normal = normal_objective(pair, build, call, source.rows, training.key(STARTS))
         if normal is None:
             objective = ProgramObjective(pair, source.num_data, num_draws=num_draws).objective()
@@ -103,7 +105,7 @@ def fit_program(
             local=reader.local,
         )
         count = num_ratios(len(history.loss) * source.num_batches)
-        if source.loader is None and pair.latents and count * source.num_data <= MOST_ROWS:
+        if source.loader is None and not together and pair.latents and count * source.num_data <= MOST_ROWS:
             if normal is None:
                 ratios = posterior.ratios_at(source.rows, count, training.key(QUALITY))
                 latents = posterior.sample_weights(count, seed=training.key(QUALITY))

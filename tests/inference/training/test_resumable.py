@@ -74,13 +74,13 @@ class Interrupter:
 
     def __init__(self, patch: pytest.MonkeyPatch) -> None:
         self.count, self.at, self.delay, self.own = 0, -1, 0.0, Resumable.note
-        patch.setattr(Resumable, "note", lambda *place: self.note(*place))
+        patch.setattr(Resumable, "note", lambda *place, **told: self.note(*place, **told))
 
-    def note(self, *place: Any) -> None:
+    def note(self, *place: Any, **told: Any) -> None:
         self.count += 1
         if self.count == self.at:
             signal.setitimer(signal.ITIMER_REAL, self.delay)
-        self.own(*place)
+        self.own(*place, **told)
 
     @contextmanager
     def after(self, steps: int, delay: float) -> Iterator[None]:

@@ -92,15 +92,13 @@ def one_of_two(rank: int, folder: str) -> None:
     found["seeds"] = fitted("regression, natural", [rank], data_parallel=True, seed=None, batch_size=7)
     uneven = Dataset(X[: 20 - 7 * rank], REAL[: 20 - 7 * rank])
     short = {"approximation": "sparse", "num_inducing": 5, "num_epochs": 3, "data_parallel": True}
-    of_each = gp.fit(OF_REALS, uneven, batch_size=7 - 2 * rank, seed=rank, **short)
+    of_each = gp.fit(OF_REALS, uneven, batch_size=7, seed=rank, **short)
     found["uneven"] = {"mean": of_each.inducing_mean, "points": of_each.inducing_points}
     found["errors"] = []
-    for options in ({"batch_size": 7}, {"learning_rate": 0.1 + rank}, {"validation": uneven if rank else None}):
-        with pytest.raises(ValueError, match=r"(All|The) processes (must )?have") as raised:
+    for options in ({"learning_rate": 0.1 + rank}, {"num_inducing": 4 + rank}):
+        with pytest.raises(ValueError, match="The processes have different models or options") as raised:
             gp.fit(OF_REALS, uneven, **{"batch_size": 20, **short, **options})
         found["errors"].append(str(raised.value))
-    with pytest.raises(ValueError, match="a data-parallel fit writes none"):
-        gp.fit(OF_REALS, uneven, checkpoint=f"{folder}/file", **short)
     torch.save(found, f"{folder}/{rank}.pt")
     distributed.destroy_process_group()
 
@@ -136,17 +134,14 @@ class TestProcesses:
             assert torch.equal(value, pair[0]["group"][name])
 
     def test_what_would_wait_in_vain_is_refused_by_both(self, pair: list[dict[str, Any]]) -> None:
+        assert len(pair[0]["errors"]) == 2
         assert pair[0]["errors"] == pair[1]["errors"]
-        batches, options, validation = pair[0]["errors"]
-        assert "equally many minibatches in an epoch; got [3, 2], by rank" in batches
-        assert "different models or options" in options
-        assert "equally many minibatches of `validation`; got [0, 1]" in validation
 
 
 def test_one_process_alone_sends_nothing() -> None:
-    alone = Workers.of(False, torch.device("cpu"))
+    alone = Workers.of(False)
     value = torch.ones(3)
-    alone.add_up(value)
+    assert alone.mean([value], 5.0) is None
     assert torch.equal(value, torch.ones(3))
     assert alone.of_first(value) is value
     assert alone.numbers(7) == [7]
