@@ -14,6 +14,7 @@ from io import StringIO
 from typing import Any
 
 import bayesuq.cli as commands
+from bayesuq.cli.launched import is_first
 from bayesuq.cli.parser import build, check_named_here, files_first, settings
 from bayesuq.cli.settings import UsageError
 
@@ -41,7 +42,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _tell(f"The options cannot be read: {error}", MISUSED)
     try:
         check_named_here(given, parsed[parsed.command].get("network"))
-        with _told_of_sigterm(), _quietly(parsed[parsed.command].get("quiet")):
+        with _told_of_sigterm(), _quietly(parsed[parsed.command].get("quiet") or not is_first()):
             _run(parsed.command, parsed[parsed.command])
             sys.stdout.flush()
     except UsageError as error:

@@ -11,6 +11,7 @@ from time import perf_counter
 from typing import Any
 
 from bayesuq import inference
+from bayesuq.cli.launched import are_several, is_first
 from bayesuq.cli.output import file_name
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, TrainingOptions, UsageError
@@ -35,6 +36,7 @@ CHECKPOINT_SECONDS = 60.0  # between two writes
 MOST_FORWARD_ROWS = 5_000_000  # a matter of seconds; on larger data the reach is not looked at
 
 NETWORKS, CHAINS = commands("network"), commands("chains")
+SHARED = ("map", "variational", "dropout", "ivon", "swag")  # whose steps several processes make together
 WRAPPERS = commands("wrapper")  # of a posterior that is fitted already
 
 
@@ -171,7 +173,7 @@ class FitOptions:
             "learning_rate": self.training.learning_rate,
             "device": self.prediction.device,
             "seed": self.prediction.seed,
-            "checkpoint": checkpoint,
+            "checkpoint": checkpoint if is_first() else None,
         }
 
 
@@ -231,6 +233,8 @@ def _fit_alone(method: Method, problem: Problem, options: FitOptions) -> Posteri
         return _fit_chains(method, model, data, options, problem)
     if method.kind == "laplace" and problem.is_map:
         keywords["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
+    if method.kind in SHARED and are_several():
+        keywords |= {"data_parallel": True, "checkpoint": options.checkpoint(method)}
     if method.base is not None:
         keywords |= {
             "num_members": options.training.num_members,

@@ -1,5 +1,6 @@
 """The output folder of a command: made once, never overwritten unasked, and holding all that repeats the run."""
 
+import atexit
 import json
 import os
 import platform
@@ -10,12 +11,14 @@ from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
+from tempfile import mkdtemp
 from time import perf_counter
 from typing import Any, Self
 
 import torch
 import yaml
 
+from bayesuq.cli.launched import is_first
 from bayesuq.cli.plain_yaml import check_plain
 from bayesuq.cli.problem import STANDARDIZER, Loaded
 from bayesuq.cli.settings import CheckpointOption, OutputOptions, UsageError
@@ -61,7 +64,10 @@ class Output:
             OSError: It cannot be made.
         """
         folder = options.out
-        if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        if not is_first():  # it computes with the others, and what it would write is theirs, too
+            folder = Path(mkdtemp(prefix="bayesuq-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+        elif folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             if not _is_ours(folder / SETTINGS):
                 raise UsageError(f"{folder} is there and is no output of bayesuq; name another folder.")
             was_stopped = not (folder / RUN).exists()
