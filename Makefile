@@ -6,7 +6,7 @@ BIN := .venv/bin
 METHODS := map,variational,dropout,ensemble
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test lint docs benchmark clean
+.PHONY: demo test test-python lint docs benchmark clean
 
 demo: .venv/built
 	$(BIN)/bayesuq compare --data digits-0to8 --methods $(METHODS),temperature,temperature:ensemble --num_epochs 200 \
@@ -19,13 +19,21 @@ demo: .venv/built
 test: lint
 	$(BIN)/pytest -n 2 --dist worksteal
 
+# The suite in another interpreter and with the newest libraries: make test-python PYTHON=python3.13 ARVIZ='arviz>=1,<2'
+ARVIZ := arviz
+LANE = build/lane-$(notdir $(PYTHON))
+test-python:
+	$(PYTHON) -m venv --clear $(LANE)
+	$(LANE)/bin/pip install --quiet --editable '.[test]' '$(ARVIZ)' torch==2.13.0
+	$(LANE)/bin/pytest -n 2 --dist worksteal
+
 lint: .venv/built
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
 docs: .venv/built
-	$(BIN)/sphinx-build -W --keep-going -b html docs build/docs
+	$(BIN)/sphinx-build -W --keep-going -t source -b html docs build/docs
 
 benchmark: .venv/built
 	$(BIN)/python benchmarks/training.py

@@ -17,6 +17,8 @@ copyright = author  # noqa: A001 - the name that Sphinx reads
 version = release = bayesuq.__version__
 
 extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "mathml", "references"]
+if "source" in tags:  # noqa: F821 - of Sphinx, `make docs` sets it: a [source] link at each name takes a while
+    extensions.append("sphinx.ext.viewcode")
 nitpicky = True  # names of bayesuq that do not exist are warnings, and these are errors
 exclude_patterns = ["_build"]
 myst_enable_extensions = ["dollarmath", "amsmath", "deflist", "colon_fence"]
@@ -38,6 +40,7 @@ html_theme = "furo"
 html_title = "bayesuq"
 html_static_path = ["_static"]
 html_css_files = ["site.css"]
+html_js_files = ["copy.js"]
 html_copy_source = False
 html_show_sphinx = False
 html_math_renderer = "mathml"

@@ -106,6 +106,17 @@ def test_every_page_with_an_example_is_where_examples_are_run() -> None:
     assert [page for page in where if not (page.match("docs/*.md") or page.match("docs/*/*.md"))] == []
 
 
+def test_each_page_of_the_gallery_opens_with_its_picture() -> None:
+    text = (DOCS / "gallery.md").read_text(encoding="utf-8")
+    cards = re.findall(r"^\[!\[([^\]]+)\]\(([^)]+)\)\]\(([^)]+)\)$", text, re.M)
+    assert len(cards) == text.count("{container} card") == 9
+    for _, figure, page in cards:
+        assert (DOCS / figure).is_file()
+        opening = re.search(r"!\[[^\]]+\]\(([^)]+)\)", (DOCS / page).read_text(encoding="utf-8"))
+        assert opening is not None
+        assert ((DOCS / page).parent / opening[1]).resolve() == DOCS / figure
+
+
 @pytest.mark.slow
 def test_the_documented_commands_have_the_documented_options() -> None:
     text = "\n".join(page.read_text(encoding="utf-8") for page in sorted(DOCS.rglob("*.md"))).replace("\\\n", " ")
