@@ -105,7 +105,7 @@ def mended() -> Figure:
 
 def optimised() -> Figure:
     """Where BoTorch's expected improvement has measured next, by a Gaussian process of ours."""
-    x = torch.tensor([[0.1], [0.45], [0.8], [1.0]], dtype=torch.float64)
+    x = torch.tensor([[0.05], [0.22], [0.6], [0.95]], dtype=torch.float64)
     line, bounds = torch.linspace(0, 1, 200).double().unsqueeze(1), torch.tensor([[0.0], [1.0]]).double()
     predictives, seen = {}, x
     for _ in range(3):
