@@ -17,7 +17,7 @@ from typing import Any
 FOLDERS = {
     "datasets": "archive fetching shapes sources",
     "evaluation.diagnostics": "convergence fit_quality leave_one_out predictive_checks quantities worst_entries",
-    "evaluation.report": "comparison detection_tasks measure score_table standard_measures tables",
+    "evaluation.report": "comparison detection_tasks error_ranks measure score_table standard_measures tables tally",
     "evaluation.segmentation": "image_counts overlap patches pixel_counts",
     "evaluation.standard_errors": "bootstrap intervals sums weighted",
     "evaluation.streaming": "ranking states",

@@ -6,9 +6,9 @@ import torch
 
 from bayesuq.cli.judging import Judged
 from bayesuq.cli.paired import Standing, differences, find_standings, leader
-from bayesuq.evaluation import standard_errors
 from bayesuq.evaluation.detection import auroc
 from bayesuq.evaluation.report.reporting import evaluate, evaluate_detection
+from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive

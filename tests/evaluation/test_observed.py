@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Poisson, StudentT
 
-from bayesuq.evaluation import calibration, decomposition, detection, scores, standard_errors
+from bayesuq.evaluation import calibration, decomposition, detection, scores
 from bayesuq.evaluation.observed import as_weight
+from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.streaming import states
 from bayesuq.predictive.categorical import CategoricalPredictive

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.evaluation import detection
-from bayesuq.evaluation.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.report import comparison
+from bayesuq.evaluation.report.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.report.reporting import Report, evaluate
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive

@@ -17,6 +17,7 @@ from bayesuq.evaluation.ranks import check_scores, warn_undefined
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
 from bayesuq.evaluation.report.measure import COLUMNS, Measure
 from bayesuq.evaluation.report.tables import aligned, counted, in_line
+from bayesuq.evaluation.report.tally import Tally, made
 from bayesuq.evaluation.standard_errors import bootstrap
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors.intervals import (
@@ -27,7 +28,6 @@ from bayesuq.evaluation.standard_errors.intervals import (
 )
 from bayesuq.evaluation.standard_errors.weighted import Ranks
 from bayesuq.evaluation.streaming.ranking import DEFAULT_LIMIT
-from bayesuq.evaluation.tally import Tally, made
 from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.writing import write_text

@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
-from bayesuq.evaluation.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.observed import as_weight
+from bayesuq.evaluation.report.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import MOST_RESAMPLED, evaluate_detection
 from bayesuq.evaluation.report.tables import aligned, in_line
+from bayesuq.evaluation.report.tally import made
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.evaluation.standard_errors.closed_form import by_derivative
 from bayesuq.evaluation.standard_errors.weighted import Weighted
-from bayesuq.evaluation.tally import made
 from bayesuq.notebook import table
 
 SMOOTH = {"auroc": weighted.auroc, "average_precision": weighted.average_precision, "aurc": weighted.aurc}

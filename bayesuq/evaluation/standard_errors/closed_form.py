@@ -16,7 +16,6 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.evaluation.gaps import Gaps, normal_draws
 from bayesuq.evaluation.observed import observe
-from bayesuq.evaluation.ranks import check_scores
 from bayesuq.evaluation.scores import top_label
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.sums import Sums
@@ -65,7 +64,7 @@ def of_auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | Non
         TypeError: Not numbers.
         ValueError: NaN scores, positives that are not 0 or 1, shapes that differ.
     """
-    return error_of_auroc(Ranks.of(*check_scores(scores, positives), weight))
+    return error_of_auroc(Ranks.of_positives(scores, positives, weight))
 
 
 def error_of_auroc(ranks: Ranks) -> Tensor:

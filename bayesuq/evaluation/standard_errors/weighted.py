@@ -124,19 +124,19 @@ def row_gaps(
 
 def auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.auroc`, whose errors it raises."""
-    return Ranks.of(*check_scores(scores, positives), weight).auroc()
+    return Ranks.of_positives(scores, positives, weight).auroc()
 
 
 def average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
     """As `detection.average_precision`, whose errors it raises."""
-    return Ranks.of(*check_scores(scores, positives), weight).average_precision()
+    return Ranks.of_positives(scores, positives, weight).average_precision()
 
 
 def false_positive_rate_at(
     scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95, *, weight: ArrayLike | None = None
 ) -> Weighted:
     """As `detection.false_positive_rate_at`, whose errors it raises. It has no derivative: take the bootstrap."""
-    return Ranks.of(*check_scores(scores, positives), weight).false_positive_rate_at(true_positive_rate)
+    return Ranks.of_positives(scores, positives, weight).false_positive_rate_at(true_positive_rate)
 
 
 def aurc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Weighted:
@@ -170,6 +170,11 @@ class Ranks:
     num_rows: int
     weight: Tensor | None
     num_known: int | None
+
+    @classmethod
+    def of_positives(cls, scores: ArrayLike, positives: ArrayLike, weight: ArrayLike | None = None) -> Self:
+        """Sort scores, (N, ...), of which some are of positives; the errors are those of `detection.auroc`."""
+        return cls.of(*check_scores(scores, positives), weight)
 
     @classmethod
     def of(cls, values: Tensor, found: Tensor, weight: ArrayLike | None = None) -> Self:

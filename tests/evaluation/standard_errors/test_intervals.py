@@ -11,10 +11,10 @@ import scipy.stats
 import torch
 from torch import Tensor
 
-from bayesuq.evaluation import standard_errors
 from bayesuq.evaluation.calibration import expected_calibration_error
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import evaluate
+from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.intervals import (
     Interval,

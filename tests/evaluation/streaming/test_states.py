@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, distributed, multiprocessing
 
-from bayesuq.evaluation import calibration, detection, scores, standard_errors, uncertainty
+from bayesuq.evaluation import calibration, detection, scores, uncertainty
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.decomposition import brier_decomposition
+from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors.sums import Sums
 from bayesuq.evaluation.streaming import states
 from bayesuq.evaluation.streaming.ranking import Ranking

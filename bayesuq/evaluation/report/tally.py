@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
-from bayesuq.evaluation.error_ranks import Block, ErrorRanks, Ranked
 from bayesuq.evaluation.gaps import Gaps
 from bayesuq.evaluation.kinds import check_known
 from bayesuq.evaluation.observed import observe
+from bayesuq.evaluation.report.error_ranks import Block, ErrorRanks, Ranked
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.standard_measures import (
     BOUND,

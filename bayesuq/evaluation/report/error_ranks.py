@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.evaluation.ranks import check_scores
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors.intervals import Interval, auroc_interval, skewed_interval
 from bayesuq.evaluation.standard_errors.weighted import Ranks, Weighted
@@ -143,7 +142,7 @@ class ErrorRanks:
         """All points, sorted once for both measures."""
         if self._sorted is None:
             points = self._points
-            self._sorted = points, Ranks.of(*check_scores(points.scores, points.wrong), points.weight)
+            self._sorted = points, Ranks.of_positives(points.scores, points.wrong, points.weight)
         return self._sorted
 
     @property
