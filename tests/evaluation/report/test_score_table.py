@@ -10,7 +10,7 @@ from tests.evaluation.examples import labelled, sure
 def test_prints_a_column_for_each_measure_and_a_row_for_each_score() -> None:
     names = ["margin", "predictive_entropy", "mutual_information"]
     lines = str(evaluate_misclassification(*labelled(0), scores=names).table).splitlines()
-    assert lines[0].endswith("values are errors (value ± standard error)")
+    assert lines[0].endswith("values are errors (value ± standard error, or [95 % interval])")
     assert lines[1].split() == ["auroc", "average_", "false_positive_", "aurc"]
     assert lines[2].split() == ["precision", "rate"]  # folded, so that it fits
     assert [line.split()[0] for line in lines[3:]] == names
