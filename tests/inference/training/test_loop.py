@@ -58,6 +58,7 @@ def test_every_row_comes_once_an_epoch_in_batches_equal_to_within_one(num_points
     sizes = [len(batch.x) for batch in batches]
     assert len(batches) == source.num_batches == math.ceil(num_points / batch_size)
     assert max(sizes) <= batch_size
+    assert sizes == sorted(sizes, reverse=True)  # as for every file of before
     assert max(sizes) - min(sizes) <= 1
     x = torch.cat([batch.x for batch in batches]).flatten()
     assert torch.equal(x.sort().values, torch.arange(num_points, dtype=torch.float64))
