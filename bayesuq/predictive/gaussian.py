@@ -35,8 +35,9 @@ class GaussianPredictive(RealPredictive):
     one number for all points takes one number. Everything is computed in float64, some points at a time.
 
     Attributes:
-        function_covariance: Covariance of a point's columns within a draw, float64, (S, N, D, D), where it was given
-            and there are several columns; else None.
+        function_covariance: Covariance of a point's columns within a draw beside independent noise, float64,
+            (S, N, D, D), where it was given and there are several columns; else None. Of correlated noise it is what
+            lies off the diagonal.
 
     Example:
         >>> predictive = GaussianPredictive(mean=torch.tensor([[[-1.0]], [[1.0]]]), noise_variance=0.01)
@@ -91,6 +92,25 @@ class GaussianPredictive(RealPredictive):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "function_covariance", covariance)
         return self
+
+    @classmethod
+    def with_noise_covariance(cls, mean: ArrayLike, covariance: ArrayLike) -> Self:
+        """The mixture of Gaussians whose columns have noise that is correlated.
+
+        Args:
+            mean: Component means, (S, N, D).
+            covariance: Of the noise of a point's columns, broadcastable to (S, N, D, D).
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Wrong shapes, values that are not finite, a matrix that is no covariance.
+        """
+        means = to_floating(mean, "mean")
+        full = check_covariance(to_floating(covariance, "covariance").to(means.device), means.shape, "covariance")
+        noise = _diagonal(full)
+        apart = full - torch.diag_embed(noise) if means.shape[2] > 1 else None
+        plain = cls(mean=means, noise_variance=noise)
+        return cls._of(plain._means, plain._noise, plain._function, apart)
 
     @classmethod
     def _of(cls, means: Tensor, noise: Tensor, function: Tensor, covariance: Tensor | None) -> Self:

@@ -12,7 +12,7 @@ from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.leave_one_out import loo
 from bayesuq.evaluation.simulation import calibrate
 from bayesuq.fit_warnings import ConvergenceWarning
-from bayesuq.inference import hmc
+from bayesuq.inference import hmc, laplace
 from bayesuq.inference.chains.program_starts import program_starts
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.posteriors.program import ProgramChains
@@ -277,3 +277,24 @@ def test_chains_of_a_recursion_that_runs_off_begin_where_it_does_not() -> None:
     starts = program_starts(potential, "uniform", 12, 0)
     assert all(potential.at(one)[0] < 1e10 for one in starts)
     assert starts.std() > 0.4  # of evenly drawn ones in -1 to 1: .58
+
+
+def test_targets_behind_obs_mask_say_nothing_and_their_stand_ins_are_no_flat_dimensions() -> None:
+    """Of 12 targets 4 are masked, and stand at 100: the posterior is that of the other 8."""
+    given = torch.arange(12) < 8
+
+    def program(x, y=None):
+        level = pyro.sample("level", dist.Normal(0.0, 10.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(level, 1.0).expand([len(x)]), obs=y, obs_mask=given)
+
+    y = torch.where(given, torch.arange(12.0), torch.tensor(100.0))
+    posterior = laplace.fit(program, Dataset(torch.zeros(12, 1), y), num_epochs=50, seed=0, progress=False)
+    draws = posterior.sample_weights(400, seed=0)
+    precision = 8 + 0.01
+    assert float(draws["level"].mean()) == pytest.approx(28 / precision, abs=4 * (precision * 400) ** -0.5)
+    assert float(draws["level"].std()) == pytest.approx(precision**-0.5, rel=0.15)  # .035 of it by chance
+    chains = hmc.fit(
+        program, Dataset(torch.zeros(12, 1), y), num_samples=40, num_warmup=60, num_chains=1, seed=0, progress=False
+    )
+    assert int(chains.statistics["tree_depth"].max()) < 6  # 10, the greatest, where the stand-ins are flat

@@ -164,3 +164,27 @@ def test_what_a_program_does_not_have_is_refused_by_name(call, message):
 def test_a_method_of_networks_alone_names_those_of_programs(fit):
     with pytest.raises(TypeError, match=r"A Pyro program is fitted by variational, laplace, .* microcanonical"):
         fit(line, DATA)
+
+
+def scale_before_targets(x, scale=0.5, y=None):
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Normal(level, scale).expand([len(x)]), obs=y)
+
+
+def scale_alone(x, scale=0.5):
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Normal(level, scale).expand([len(x)]))
+
+
+@pytest.mark.parametrize("program", [scale_before_targets, scale_alone])
+@pytest.mark.parametrize("method", [laplace, variational])
+def test_targets_never_go_into_an_argument_with_a_value_of_its_own(program, method):
+    """Positive targets would do as scales, without a word."""
+    y = torch.linspace(1.0, 2.0, 10)
+    posterior = method.fit(program, Dataset(torch.zeros(10, 1), y), num_epochs=200, seed=0, progress=False)
+    level = posterior.sample_weights(400, seed=0)["level"]
+    precision = 10 / 0.5**2 + 1
+    assert float(level.mean()) == pytest.approx(60 / precision, abs=5 * (400 * precision) ** -0.5)
+    assert float(level.std()) == pytest.approx(precision**-0.5, rel=0.15)  # .035 by chance

@@ -485,3 +485,19 @@ class TestProbabilitiesAndQuantilesInBlocks:
         exact = sum(math.erfc(-each / math.sqrt(2)) for each in z) / 6
         assert exact == pytest.approx(level, rel=1e-9, abs=0)
         assert predictive.cdf([quantile]).item() == pytest.approx(level, rel=1e-9, abs=0)
+
+
+def test_correlated_noise_is_the_mixture_of_multivariate_normals() -> None:
+    mean = torch.tensor([[[0.0, 1.0], [2.0, 3.0]], [[1.0, 1.0], [2.0, 0.0]]])
+    covariance = torch.tensor([[2.0, 0.9], [0.9, 0.5]])
+    predictive = GaussianPredictive.with_noise_covariance(mean, covariance)
+    laws = torch.distributions.MultivariateNormal(mean.double(), covariance.double())
+    y = torch.tensor([[0.3, 1.2], [2.5, 1.0]], dtype=torch.float64)
+    torch.testing.assert_close(predictive.log_prob(y), laws.log_prob(y).logsumexp(dim=0) - math.log(2))
+    torch.testing.assert_close(predictive.aleatoric, torch.tensor([[2.0, 0.5]] * 2, dtype=torch.float64))
+    torch.testing.assert_close(predictive.total, predictive.aleatoric + predictive.epistemic)
+    drawn = predictive.sample(4000, seed=0)[:, 1]
+    apart = drawn - drawn.mean(dim=0)
+    assert float((apart[:, 0] * apart[:, 1]).mean()) == pytest.approx(0.9, abs=0.1)  # .02 by chance
+    with pytest.raises(ValueError, match="`covariance` must be positive semidefinite"):
+        GaussianPredictive.with_noise_covariance(mean, [[1.0, 2.0], [2.0, 1.0]])

@@ -80,21 +80,28 @@ class ProgramCall:
         named |= self._options(num_data, rows.weight)
         if not self.takes_targets(rows.x):
             return poutine.condition(self.program, data=self._conditions(rows.y))(*args, **named)
-        if named.keys() & self._parameters.keys() and not args:
-            return self.program(**named, **{self._target_name(named): rows.y})
-        return self.program(*args, rows.y, **named)
+        return self._with_targets(args, named, rows.y)
 
     def run_forwards(self, x: Any) -> Any:
         """Run the program on inputs without targets, which it then draws."""
         args, named = self._inputs(x)
         named |= self._options(None, None)
         if self.takes_targets(x):
-            target = self._target_name(named) if not args else None
-            if target is None:
-                args = (*args, None)
-            else:
-                named[target] = None
+            return self._with_targets(args, named, None)
         return self.program(*args, **named)
+
+    def _with_targets(self, args: tuple[Any, ...], named: Mapping[str, Any], y: Tensor | None) -> Any:
+        """Run the program with targets in the argument that is called after them, else in the first that is free."""
+        target = self._target_name(args, named)
+        if self._plain[len(args) : len(args) + 1] == [target] and args:
+            return self.program(*args, y, **named)
+        if target is None:
+            return self.program(*args, y, **named)
+        return self.program(*args, **named, **{target: y})
+
+    def is_usual(self, x: Any) -> bool:
+        """Whether `program(x, y)` is the call, at one tensor of inputs."""
+        return isinstance(x, Tensor) and self.takes_targets(x) and self._plain[1:2] == [self._target_name((x,), {})]
 
     def as_program(self) -> Program:
         """The program as a function of x and y, whatever form it has."""
@@ -107,8 +114,7 @@ class ProgramCall:
     def takes_targets(self, x: Any) -> bool:
         """Whether the program has an argument for the targets."""
         args, named = self._inputs(x)
-        free = [name for name in self._plain if name not in named]
-        return self._takes_many or len(free) > len(args)
+        return self._takes_many or self._target_name(args, named) is not None
 
     @property
     def takes_num_data(self) -> bool:
@@ -211,8 +217,12 @@ class ProgramCall:
         names = self.names or USUAL[:1]
         return {name: y if len(names) == 1 else y[:, place] for place, name in enumerate(names)}
 
-    def _target_name(self, named: Mapping[str, Any]) -> str:
-        return next(name for name in self._plain if name not in named)
+    def _target_name(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> str | None:
+        """The argument that targets go into: of their site's name, or the first that has no value of its own."""
+        free = [name for name in self._plain[len(args) :] if name not in named]
+        known = [name for name in free if name in (self.names or ()) or name in USUAL]
+        waiting = [name for name in free if self._parameters[name].default in (inspect.Parameter.empty, None)]
+        return next(iter(known + waiting), None)
 
     @cached_property
     def _parameters(self) -> Mapping[str, inspect.Parameter]:

@@ -24,6 +24,7 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall, few_rows
 from bayesuq.inference.joint.programs import is_subsample, private_store, unchecked
 
+CHANGING = "sites must not change"  # in words of errors that are no law's
 UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none
 
 
@@ -101,7 +102,7 @@ class AtVector(Messenger):
             return
         name, support = msg["name"], msg["fn"].support
         if name not in self.parts:
-            raise ValueError(f"The program's site {name!r} was not there when it first ran: its sites must not change.")
+            raise ValueError(f"The program's site {name!r} was not there when it first ran: its {CHANGING}.")
         transform = biject_to(support)
         part = self.parts[name]
         value = transform(part)
@@ -112,12 +113,21 @@ class AtVector(Messenger):
         if is_subsample(msg):
             return
         log_prob = unchecked(msg["fn"]).log_prob(msg["value"]) if self.unchecked else msg["fn"].log_prob(msg["value"])
-        term = scale_and_mask(log_prob, msg["scale"], msg["mask"]).sum()
+        term = scale_and_mask(log_prob, msg["scale"], None if is_imputed(msg) else msg["mask"]).sum()
         if msg["is_observed"] and not is_factor(msg):
             self.terms.log_likelihood = self.terms.log_likelihood + term
             self.terms.observed[msg["name"]] = msg
         else:
             self.terms.log_prior = self.terms.log_prior + term
+
+
+def is_imputed(site: Any) -> bool:
+    """Whether a site is what `obs_mask` makes of targets that are not there.
+
+    It has numbers for those that are there, too, which Pyro masks out: they would be flat, and no sampler ends. With
+    the density of their law they integrate to 1, so that the posterior of all else is the same.
+    """
+    return site["name"].endswith("_unobserved") and not site["is_observed"]
 
 
 def is_factor(site: Any) -> bool:
@@ -172,7 +182,7 @@ class ProgramJoint:
             self.call.run(rows, num_data)
         if len(handler.terms.theta) != len(parts):
             missing = sorted(parts.keys() - handler.terms.theta.keys())
-            raise ValueError(f"The program left out {', '.join(missing)} this time: its sites must not change.")
+            raise ValueError(f"The program left out {', '.join(missing)} this time: its {CHANGING}.")
         return handler.terms
 
     def energy(self, flat: Tensor, rows: Batch, num_data: int | None = None, *, with_volume: bool = True) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.program_joint import UNSUPPORTED, ProgramJoint, running
+from bayesuq.inference.joint.program_joint import CHANGING, UNSUPPORTED, ProgramJoint, running
 from bayesuq.inference.joint.tape import Played, recorded
 from bayesuq.inputs import named_leaves
 
@@ -83,7 +83,7 @@ class ProgramPotential:
         try:
             value, gradient = self.joint.value_and_grad(position, self.rows, with_volume=self.with_volume)
         except UNSUPPORTED as error:
-            if isinstance(error, ValueError) and "sites must not change" in str(error):
+            if isinstance(error, ValueError) and CHANGING in str(error):
                 raise
             return math.inf, torch.zeros_like(position)
         number = float(value)

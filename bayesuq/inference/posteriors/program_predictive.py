@@ -24,6 +24,8 @@ def predictive_of(law: Any, *, keep_samples: bool, site: str = "y") -> Predictiv
     base, shape = unwrapped(law), law.batch_shape + law.event_shape
     if isinstance(base, dist.Categorical | dist.Bernoulli):
         return _of_labels(base, shape, keep_samples=keep_samples)
+    if isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal) and len(law.batch_shape) == 1:
+        return GaussianPredictive.with_noise_covariance(base.mean.unsqueeze(0), base.covariance_matrix.unsqueeze(0))
     if base.event_shape:
         raise TypeError(
             f"The program observes {site!r} from a {type(base).__name__}, a law of vectors; predictives are of single "

@@ -94,10 +94,19 @@ class GuidedProgram:
             batch: Rows, as the program takes them.
             num_data: Size of the whole data set; None is that of the batch.
             program: Another form of the program, such as one whose BatchNorm learns.
+
+        Raises:
+            ValueError: Sites that come or go from draw to draw.
         """
         guide, model, options = self._called(program, batch, num_data)
         guide_trace = poutine.trace(guide).get_trace(batch.x, batch.y, **options)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch.x, batch.y, **options)
+        changed = set(latent_sites(model_trace)) ^ set(self.latents)
+        if changed:
+            raise ValueError(
+                f"The program's site {min(changed)!r} is there at some draws and not at others: its sites must not "
+                "change. Sample it always, and use it where it is wanted."
+            )
         return guide_trace, model_trace
 
     def loss(self, batch: Batch, num_data: int, num_draws: int, *, program: Program | None = None) -> Tensor:

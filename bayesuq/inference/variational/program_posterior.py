@@ -46,6 +46,7 @@ from bayesuq.models.likelihoods.counts import check_counts
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.laws import unwrapped
 from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 
@@ -82,7 +83,7 @@ def fit_program(
             raise ValueError(f"{LOCAL.format(names=', '.join(reader.local))} {LOCAL_REMEDY}")
         example = Batch(needed.x.clone(), needed.y.clone(), None)
         call = ProgramCall(reader.program, reader.observed)
-        pair = GuidedProgram(as_usual(call, example), build, example, seed=training.key(GLOBAL))
+        pair = _paired(call, example, build, training.key(GLOBAL))
         normal = None
         shows_all = source.num_batches == 1 and source.loader is None and not together
         if shows_all and not _goes_on_by_pyro(training):
@@ -116,6 +117,23 @@ def fit_program(
         return posterior
 
 
+def _paired(call: ProgramCall, example: Batch, build: GuideBuilder, seed: int) -> GuidedProgram:
+    """The program with its guide, for which Pyro draws from the priors."""
+    try:
+        pair = GuidedProgram(as_usual(call, example), build, example, seed=seed)
+    except NotImplementedError as error:
+        raise ValueError(
+            f"A guide begins at draws of the program, which a law of it does not have: {str(error).splitlines()[0]}. "
+            "Write a flat prior as `dist.Normal(0.0, 1.0).mask(False)`, or take `hmc.fit` or `laplace.fit`."
+        ) from error
+    if not pair.latents:
+        raise ValueError(
+            f"The program has no latent site when it runs on {len(example.y)} of the rows: nothing is to be inferred. "
+            "One whose sites depend on the number of rows is taken by `hmc.fit` and `laplace.fit`."
+        )
+    return pair
+
+
 def _goes_on_by_pyro(training: Training) -> bool:
     """Whether the fit goes on from a file that was begun by Pyro's estimate of the ELBO."""
     there = Checkpoint.of(training.checkpoint)
@@ -141,7 +159,7 @@ def reader_of(
 
 def as_usual(call: ProgramCall, example: Batch) -> Program:
     """The program as guides are built from: itself where it is `program(x, y)` with a site `y`, else a form of it."""
-    plain = isinstance(example.x, Tensor) and call.takes_targets(example.x) and call.names == (OBSERVED,)
+    plain = call.names == (OBSERVED,) and call.is_usual(example.x)
     return call.program if plain else call.as_program()
 
 
@@ -188,11 +206,12 @@ class ProgramReader:
         return few_rows(rows, 1)
 
     def samples_usual(self, data: Dataset) -> bool:
-        """Whether the program samples a site `y` when it is run on a row without targets."""
+        """Whether the program draws a site `y` from one of `FAMILIES` when it is run on a row without targets."""
         if not isinstance(data.x, Tensor):
             return False
         try:
-            return OBSERVED in self._trace(data.x[:1].to(self._device, self.dtype)).nodes
+            site = self._trace(data.x[:1].to(self._device, self.dtype)).nodes.get(OBSERVED)
+            return site is not None and isinstance(unwrapped(site["fn"]), FAMILIES)
         except (TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError):
             return False  # nor a single one: what it needs is learned from all rows
 

@@ -315,7 +315,6 @@ def without_num_data(x, y=None):
     [
         (local, {}, ValueError, "latents level belong to single rows"),
         (local_without_plate, {}, ValueError, "latents level belong to single rows"),
-        (waiting, {}, TypeError, "observes `y` from a Gamma; predictives exist for Normal, Categorical, Bernoulli"),
         (counts, {}, TypeError, "`y` must hold counts, whole numbers; got fractions"),
         (named_otherwise, {"observed": "y"}, ValueError, "observes no site 'y'; it observes obs, and samples level"),
         (one_for_all, {}, ValueError, r"a row for each row of x; for 2 rows it has shape \(\)"),
@@ -327,7 +326,6 @@ def without_num_data(x, y=None):
     ids=[
         "local",
         "local without plate",
-        "gamma",
         "fractions",
         "no y",
         "scalar y",
@@ -399,3 +397,57 @@ def test_spreads_that_were_not_learned_are_told():
     messages = [str(one.message) for one in found if issubclass(one.category, ConvergenceWarning)]
     assert messages
     assert all("scales were not learned" in message for message in messages)
+
+
+def test_a_family_beside_the_usual_ones_is_fitted_and_predicted():
+    y = torch.distributions.Gamma(2.0, 0.5).sample((60,))
+    posterior = variational.fit(waiting, Dataset(torch.zeros(60, 3), y), num_epochs=300, seed=0, progress=False)
+    predictive = posterior.predict(torch.zeros(2, 3), num_samples=50, seed=0)
+    assert isinstance(predictive, MixturePredictive)
+    torch.testing.assert_close(predictive.mean, y.double().mean().expand(2, 1), rtol=0.1, atol=0)
+
+
+def test_a_flat_prior_without_draws_is_refused_and_its_remedy_works():
+    def flat(law):
+        def program(x, y=None):
+            level = pyro.sample("level", law)
+            with pyro.plate("data", len(x)):
+                return pyro.sample("y", dist.Normal(level, 1.0).expand([len(x)]), obs=y)
+
+        return program
+
+    data = Dataset(torch.zeros(25, 1), torch.arange(25.0))
+    improper = dist.ImproperUniform(dist.constraints.real, (), ())
+    with pytest.raises(ValueError, match="Write a flat prior as `dist"):
+        variational.fit(flat(improper), data, num_epochs=5, seed=0, progress=False)
+    law = dist.Normal(0.0, 1.0).mask(False)
+    posterior = variational.fit(flat(law), data, num_epochs=200, seed=0, progress=False)
+    assert float(posterior.sample_weights(200, seed=0)["level"].mean()) == pytest.approx(12.0, abs=0.06)
+
+
+def coming_and_going(x, y=None):
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    if level > 0:
+        level = level + pyro.sample("more", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Normal(level, 1.0).expand([len(x)]), obs=y)
+
+
+def one_for_each_ten(x, y=None):
+    level = sum(pyro.sample(f"level_{k}", dist.Normal(0.0, 1.0)) for k in range(len(x) // 10))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Normal(level, 1.0).expand([len(x)]), obs=y)
+
+
+@pytest.mark.parametrize("guide", [variational.mean_field, AutoNormal])
+@pytest.mark.parametrize(
+    ("program", "words"),
+    [
+        (coming_and_going, "its sites must not change"),
+        (one_for_each_ten, "no latent site when it runs on 1 of the rows"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Found:UserWarning")  # Pyro's, of sites that its guide does not have
+def test_sites_that_come_and_go_are_refused_whatever_the_guide(program, words, guide):
+    with pytest.raises(ValueError, match=words):
+        variational.fit(program, Dataset(torch.zeros(20, 1), torch.ones(20)), guide=guide, num_epochs=20, seed=0)
