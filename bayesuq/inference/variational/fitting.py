@@ -1,8 +1,9 @@
 """Bayes by Backprop: a factorised Gaussian over the weights, fitted by stochastic variational inference.
 
 It maximises the ELBO of `bayesuq.inference.variational.elbo` over the means and the log scales of q = N(loc, diag
-scale^2), one draw of the weights a minibatch by default. Any other Pyro guide, and any Pyro program in the place of a
-network, take Pyro's ordinary route (`bayesuq.inference.variational.guided_program`).
+scale^2), one draw of the weights a minibatch by default. Any other Pyro guide takes Pyro's ordinary route
+(`bayesuq.inference.variational.guided_program`); of programs, the guides named here have a faster one
+(`bayesuq.inference.variational.normal_program`).
 
 Reference:
     Blundell et al. 2015, Weight Uncertainty in Neural Networks, section 3.2 (with the KL in closed form).
@@ -122,7 +123,7 @@ def fit(
         full rank, a `GuidePosterior` for another guide, a `ProgramPosterior` for a program.
 
     Raises:
-        TypeError: Arguments of the wrong kind, unknown options; a program whose `y` is of a family without predictive.
+        TypeError: Arguments of the wrong kind, unknown options.
         ValueError: Data that the network or the likelihood does not take; options out of range; a guide whose sites are
             not the model's; a program without `y`, or with latents of single rows.
         FloatingPointError: The loss stopped being finite.
@@ -131,7 +132,7 @@ def fit(
         ConvergenceWarning: The posterior scales were not learned, or the ELBO was still rising; the fit predicts no
             better than a constant; the noise has most of the targets' variance while few hidden units are alive; the
             posterior misses parts of the model's, by Pareto k: of programs on data in memory, and of networks where
-            looking costs less than 2 % of the fit.
+            looking costs less than 2 % of the fit; modes of a program that are left out.
 
     Example:
         >>> from bayesuq.data import Dataset
