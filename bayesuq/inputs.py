@@ -20,6 +20,9 @@ __all__ = ["Parts", "structure"]
 __dir__ = __all__.copy
 
 
+ONE = inspect.Parameter  # whose kinds say how an argument is passed
+
+
 class Given(NamedTuple):
     """Inputs, and the known scale of each row's noise, which likelihoods of `scale="given"` take.
 
@@ -234,8 +237,9 @@ def arguments(net: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """How a network is called on inputs.
 
     A tensor, and in general any structure, is its one argument. A mapping whose keys are all names of parameters of
-    `forward` is passed by these names, as Hugging Face's networks take it; a tuple as so many arguments where `forward`
-    needs so many.
+    `forward` is passed by these names, as Hugging Face's networks take it; so it is where `forward` takes any names and
+    has some of the keys, or no argument but these. A tuple is passed as so many arguments where `forward` needs so
+    many, or takes any number.
     """
     value = structure(x)
     if isinstance(value, Given):
@@ -243,16 +247,44 @@ def arguments(net: nn.Module, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
     if isinstance(value, Tensor):
         return (value,), {}
     signature = inspect.signature(net.forward)
-    if isinstance(value, Mapping) and value.keys() <= signature.parameters.keys():
-        return (), dict(value)
-    if isinstance(value, tuple) and not _binds(signature, (value,)) and _binds(signature, value):
-        return value, {}
+    kinds = {name: parameter.kind for name, parameter in signature.parameters.items()}
+    placed = [name for name, kind in kinds.items() if kind in (ONE.POSITIONAL_ONLY, ONE.POSITIONAL_OR_KEYWORD)]
+    if isinstance(value, Mapping):
+        takes_others = ONE.VAR_KEYWORD in kinds.values() and (not placed or bool(value.keys() & kinds.keys()))
+        if takes_others or value.keys() <= kinds.keys():
+            return (), dict(value)
+    if isinstance(value, tuple) and _binds(signature, value):
+        takes_any = ONE.VAR_POSITIONAL in kinds.values() and not placed
+        if takes_any or not _binds(signature, (value,)):
+            return value, {}
     return (value,), {}
 
 
+def check_call(net: nn.Module, x: Any) -> None:
+    """Refuse inputs that do not fit the arguments of `forward`.
+
+    Raises:
+        ValueError: With the remedy.
+    """
+    args, named = arguments(net, x)
+    signature = inspect.signature(net.forward)
+    try:
+        signature.bind(*args, **named)
+    except TypeError as error:
+        raise ValueError(
+            f"The network is called as forward{signature}, to which {described(x)} does not fit: {error}. A mapping is "
+            "passed by its keys where these are names of arguments, such as "
+            f"{{{next(iter(signature.parameters))!r}: x}}, and a tuple one by one."
+        ) from error
+
+
 def output(found: Any) -> Any:
-    """The outputs f of what a network returns: itself, or its `.logits`."""
-    return found if isinstance(found, Tensor) else getattr(found, "logits", found)
+    """The outputs f of what a network returns: itself, or what it calls logits, as an attribute or a key."""
+    if isinstance(found, Tensor):
+        return found
+    if isinstance(found, dict) and "logits" in found:
+        return found["logits"]
+    return getattr(found, "logits", found)
 
 
 def apply(net: nn.Module, x: Any) -> Any:

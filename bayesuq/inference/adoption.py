@@ -9,7 +9,6 @@ The network is copied once and stays as it is. What is not to be random is froze
 starts from it moves it, BatchNorm's statistics included.
 """
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, overload
@@ -21,7 +20,7 @@ from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.training.history import History
-from bayesuq.models.bnn import BayesianNetwork, check_network, computed_by_hooks
+from bayesuq.models.bnn import BayesianNetwork, check_network, computed_by_hooks, copied_beside
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import Normal, Prior, centred
 from bayesuq.models.rules import LAST_LAYER, Rule, matching_names, trainable_parameters
@@ -168,17 +167,22 @@ def _with_constants(net: nn.Module, random: Rule) -> nn.Module:
     """A module tree over the same numbers, in which only the parameters that a rule means are not frozen."""
     was_frozen = not any(parameter.requires_grad for parameter in net.parameters())
     own = {
-        id(parameter): nn.Parameter(parameter.detach(), requires_grad=parameter.requires_grad or was_frozen)
+        id(parameter): nn.Parameter(_numbers(parameter), requires_grad=parameter.requires_grad or was_frozen)
         for parameter in net.parameters()
-        if not isinstance(parameter, nn.UninitializedParameter) and parameter.is_floating_point()
+        if parameter.is_floating_point()
     }
     buffers = {id(buffer): buffer for buffer in net.buffers()}
     computed = {id(value): value.detach() for value in computed_by_hooks(net)}
-    tree = copy.deepcopy(net, {**own, **buffers, **computed})
+    tree = copied_beside(net, {**own, **buffers, **computed})
     names = set(matching_names(tree, random))
     for name, parameter in trainable_parameters(tree).items():
         parameter.requires_grad_(name in names)
     return tree
+
+
+def _numbers(parameter: nn.Parameter) -> Tensor:
+    """Of a parameter, shared with it; a copy of one that was made under torch.inference_mode, which none can share."""
+    return parameter.clone() if parameter.is_inference() else parameter.detach()
 
 
 def _prior(

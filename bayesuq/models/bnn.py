@@ -391,7 +391,34 @@ def _num_outputs(net: nn.Module) -> int | None:
 
 def copied(net: nn.Module) -> nn.Module:
     """A deep copy; what hooks have computed from weights, such as a normalised weight, is copied as a constant."""
-    return copy.deepcopy(net, {id(value): value.detach().clone() for value in computed_by_hooks(net)})
+    return copied_beside(net, {id(value): value.detach().clone() for value in computed_by_hooks(net)})
+
+
+def copied_beside(net: nn.Module, known: dict[int, Any]) -> nn.Module:
+    """A deep copy, in which objects have the copies that are known by their `id`.
+
+    Raises:
+        TypeError: A module that holds what cannot be copied, such as a lock or an open file.
+    """
+    try:
+        return copy.deepcopy(net, dict(known))
+    except TypeError as error:
+        raise TypeError(
+            f"`net` is copied, so that yours stays as it is, and {_uncopied(net, known) or 'something in it'} cannot "
+            f"be: {error}. Delete or move it, or pass the part of the network that computes."
+        ) from error
+
+
+def _uncopied(net: nn.Module, known: dict[int, Any]) -> str:
+    """Where the first attribute stands that has no copy."""
+    for path, module in net.named_modules():
+        for name, value in vars(module).items():
+            if name not in ("_parameters", "_buffers", "_modules"):
+                try:
+                    copy.deepcopy(value, dict(known))
+                except TypeError:
+                    return f"`net.{path}.{name}`" if path else f"`net.{name}`"
+    return ""
 
 
 def computed_by_hooks(net: nn.Module) -> list[Tensor]:
@@ -434,15 +461,32 @@ def check_network(net: Any) -> None:
         ValueError: A wrapped one.
     """
     if not isinstance(net, nn.Module):
-        raise TypeError(f"`net` must be a torch.nn.Module; got {type(net).__name__}.")
+        inside = " Pass its module, `net.module()`." if type(net).__name__ == "ExportedProgram" else ""
+        raise TypeError(f"`net` must be a torch.nn.Module; got {type(net).__name__}.{inside}")
     for path, module in net.named_modules():
+        where = f"`net.{path}`" if path else "`net`"
+        if isinstance(module, torch.jit.ScriptModule):
+            raise ValueError(
+                f"{where} is compiled by torch.jit, whose weights nothing can take the place of. Pass the module that "
+                "it was made of; where only that is left, its outputs can be the inputs of a network of the rest, "
+                "bayesuq.Dataset(scripted(x), y)."
+            )
         wrappers = [kind.__name__ for kind in type(module).__mro__ if kind.__name__ in WRAPPERS]
         if wrappers:
             raise ValueError(
-                f"`net`{f'.{path}' if path else ''} is wrapped in {wrappers[0]}, whose processes would each draw and "
+                f"{where} is wrapped in {wrappers[0]}, whose processes would each draw and "
                 "move weights of their own. Pass the network inside, `net.module` (of a sharded one, one that was not "
                 "sharded); methods that spread a fit over processes have the option `data_parallel`."
             )
+
+    unmade = [name for name, parameter in net.named_parameters() if parameter.is_meta]
+    if unmade:
+        raise ValueError(
+            f"`net` is on the meta device, where {unmade[0]!r} has no numbers. Call `net.to_empty(device='cpu')`, and "
+            "load its weights."
+        )
+    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in net.parameters()):
+        raise ValueError("`net` has lazy layers without weights. Run it once on an example input first.")
 
 
 def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
@@ -455,8 +499,6 @@ def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
         )
     if not isinstance(likelihood, Likelihood):
         raise TypeError(f"`likelihood` must be a likelihood, such as likelihoods.Categorical(); got {likelihood!r}.")
-    if any(isinstance(parameter, nn.UninitializedParameter) for parameter in net.parameters()):
-        raise ValueError("`net` has lazy layers without weights. Run it once on an example input first.")
     trainable = trainable_parameters(net)
     unreal = [name for name, parameter in trainable.items() if not parameter.is_floating_point()]
     if unreal:

@@ -49,6 +49,11 @@ def matching_names(net: nn.Module, rule: Rule) -> list[str]:
         raise TypeError(
             f"A rule must be a name pattern, a module type or a function of (name, parameter); got {rule!r}."
         )
+    if not parameters:
+        raise ValueError(
+            "The network has no trainable parameter, so that nothing can be random. Of a quantised one keep the last "
+            "layer as a torch.nn.Linear in float."
+        )
     if not names:
         raise ValueError(
             f"The rule {rule!r} matches no trainable parameter. The names are: {shortened([*parameters])}."

@@ -18,12 +18,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inputs import Inputs, apply, named_leaves, row_kind
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inputs import Inputs, apply, check_call, named_leaves, row_kind
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.likelihoods.labels import Categorical
+from bayesuq.options import shortened
 from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
 
 FEW, MORE = 2, 3  # rows of two passes, whose shapes tell which dimension is that of the rows
 SAME = 1e-3  # relative, of outputs of two passes: rounding of float16, and of sums in another order
+MIXED = 0.05  # of the largest output: more than rounding, that of an 8-bit layer included
+PROBABLE = 1e-4  # of a sum of probabilities
 ATTEMPTS = 32  # passes that look for what a pass may skip at random
 
 Key = tuple[str, int]  # the module that draws, and how many draws it made before in the same pass
@@ -111,7 +116,21 @@ def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
     Raises:
         ValueError: It draws.
     """
-    _once(model, ("evaluation", row_kind(x)), lambda: _check_repeatable(with_own_buffers(model.net), x))
+
+    def check() -> None:
+        f = _check_repeatable(with_own_buffers(model.net), x)
+        _warn_of_probabilities(model, f)
+
+    _once(model, ("evaluation", row_kind(x)), check)
+
+
+def check_reached(model: BayesianNetwork, x: Inputs) -> None:
+    """Refuse a network whose outputs at some rows have no derivative by any random weight, once for rows of a shape.
+
+    Raises:
+        ValueError: No pass runs the layers that are to be random, or `forward` runs without gradients.
+    """
+    _once(model, ("reached", row_kind(x)), lambda: _check_reached(model, x))
 
 
 def observe(tree: nn.Module, x: Inputs) -> TrainingMode:
@@ -248,10 +267,60 @@ def _call(key: Key, one: tuple[Any, tuple[int, ...]], other: tuple[Any, tuple[in
     )
 
 
-def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
+def _check_reached(model: BayesianNetwork, x: Inputs) -> None:
+    theta = model.initial()
+    random = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
+    for name in random:
+        theta[name].requires_grad_()
+    with torch.enable_grad():
+        f = model.forward(theta, x)
+    if random and not f.requires_grad:
+        raise ValueError(
+            f"The outputs do not move with the weights that are to be random, {shortened(random)}: no pass runs their "
+            "layer, or `forward` runs under torch.no_grad() or detaches what it gives. Say by `random` which weights "
+            "of the layers that run are random, or let gradients through."
+        )
+
+
+def _warn_of_probabilities(model: BayesianNetwork, f: Tensor) -> None:
+    """Tell of a network that ends in a softmax before a likelihood that takes one of its outputs."""
+    if type(model.likelihood) is not Categorical or f.shape[1] < 2 or bool((f < 0).any()):
+        return
+    if bool(((f.sum(dim=1) - 1).abs() < PROBABLE).all()):
+        warn_of_fit(
+            "The outputs of the network are probabilities, each row sums to 1, and likelihoods.Categorical() takes the "
+            "softmax of them again, which makes every prediction unsure. Leave the last softmax out, or take its "
+            "logarithm: `bayesuq.adopt(net, likelihood, output=torch.log)`.",
+            UserWarning,
+        )
+
+
+def _warn_of_mixed_rows(tree: nn.Module, x: Inputs, plain: Tensor) -> None:
+    """Tell of a network whose outputs at a row depend on which other rows come with it."""
+    with torch.no_grad():
+        among_more = apply(tree, some_rows(x, MORE))[:FEW]
+    difference = (among_more - plain).abs().max()
+    if bool(difference > MIXED * plain.abs().max()):
+        warn_of_fit(
+            "What the network gives for a row depends on which other rows come with it, as where it takes means over "
+            "a batch or a BatchNorm has track_running_stats=False. Predictions then depend on how many rows are "
+            "passed, and of many on how memory cuts them; posteriors are of rows by themselves.",
+            UserWarning,
+        )
+
+
+def _check_repeatable(tree: nn.Module, x: Inputs) -> Tensor:
+    """As `check_repeatable`; the outputs at two rows."""
+    check_call(tree, x)
     few = some_rows(x, FEW)
     with torch.no_grad():
         plain = apply(tree, few)
+    if not isinstance(plain, Tensor) or plain.ndim < 2 or len(plain) != len(few):
+        shape = tuple(plain.shape) if isinstance(plain, Tensor) else type(plain).__name__
+        raise ValueError(
+            f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}. Of several "
+            "outputs say which are f, as by `bayesuq.adopt(net, likelihood, output=lambda found: found[0])`."
+        )
     kept = some_rows(x, FEW)
     if not all(torch.equal(leaf, named_leaves(kept)[name]) for name, leaf in named_leaves(few).items()):
         raise ValueError(
@@ -263,13 +332,15 @@ def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
     with torch.no_grad():
         again = apply(tree, few)
     drawing = ", ".join(dict.fromkeys(_named(path) for path, _ in found))
-    differs = isinstance(plain, Tensor) and not torch.allclose(plain, again, SAME, SAME, equal_nan=True)
+    differs = not torch.allclose(plain, again, SAME, SAME, equal_nan=True)
     if found or differs:
         raise ValueError(
             f"The network must give the same outputs for the same inputs in evaluation mode; "
             f"{drawing or 'something in it'} draws random numbers there too. Draw where `self.training` only (then "
             "`dropout` makes it part of the uncertainty), or write the noise as a likelihood."
         )
+    _warn_of_mixed_rows(tree, x, plain)
+    return plain
 
 
 def _named(path: str) -> str:

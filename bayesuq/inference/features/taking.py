@@ -26,6 +26,7 @@ from bayesuq.posterior import Posterior
 from bayesuq.randomness import isolated
 
 MEMORY = 2**30  # bytes
+PARAMETRISED = "parametrizations"  # torch's name for the modules that compute a layer's parameters
 
 
 def take(posterior: Posterior, data: "Data | ArrayLike", *, layer: str | None = None, memory: int = MEMORY) -> Features:
@@ -85,7 +86,7 @@ class FeatureNetwork:
         self._theta, self._buffers = theta, buffers
         self._tree = share_tensors(model.net)
         self._layer = self._tree.get_submodule(path)
-        self._widths: dict[Any, int] = {}
+        self._weights: tuple[Tensor, Tensor | None] | None = None
 
     @classmethod
     def of(cls, posterior: Posterior, layer: str | None = None) -> "FeatureNetwork":
@@ -124,6 +125,9 @@ class FeatureNetwork:
 
         def record(_module: nn.Module, args: tuple[Any, ...], named: dict[str, Any]) -> None:
             seen.append(args[0].detach().clone() if args else next(iter(named.values())).detach().clone())
+            if self._weights is None and isinstance(self._layer, nn.Linear):  # as they are while it runs
+                weight, bias = self._layer.weight, self._layer.bias
+                self._weights = weight.detach().clone(), None if bias is None else bias.detach().clone()
 
         handle = self._layer.register_forward_pre_hook(record, with_kwargs=True)
         try:
@@ -141,9 +145,9 @@ class FeatureNetwork:
 
     def is_linear(self, features: Tensor, f: Tensor) -> bool:
         """Whether the outputs are those of a linear layer on the features."""
-        if type(self._layer) is not nn.Linear or f.ndim != 2:
+        if self._weights is None or f.ndim != 2:
             return False
-        weight, bias = self.last_layer
+        weight, bias = self._weights
         expected = nn.functional.linear(features.to(weight.dtype), weight, bias)
         return expected.shape == f.shape and torch.allclose(expected.to(f.dtype), f, rtol=1e-4, atol=1e-4)
 
@@ -156,16 +160,21 @@ class FeatureNetwork:
 
     @property
     def last_layer(self) -> tuple[Tensor, Tensor | None]:
-        """Its weight (C, D) and bias (C,)."""
-        named = dict(_named(self._layer))
-        prefix = f"{self.path}." if self.path else ""
-        values = {name: self._theta.get(f"{prefix}{name}", value).detach() for name, value in named.items()}
-        return values["weight"], values.get("bias")
+        """Its weight (C, D) and bias (C,), also where they are computed, as weight norms do, from a pass on.
+
+        Raises:
+            ValueError: Another layer than a linear one, or one that has not run.
+        """
+        if self._weights is None:
+            raise ValueError(f"The layer {self.path!r} has not run yet, or is no linear one.")
+        return self._weights
 
 
 def last_layer(net: nn.Module) -> str:
-    """The path of the last module that has parameters of its own, frozen ones too."""
-    return [path for path, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))][-1]
+    """The path of the last module that has parameters of its own, frozen ones too; parametrised ones are a layer's."""
+    path = [path for path, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))][-1]
+    parts = path.split(".")
+    return ".".join(parts[: parts.index(PARAMETRISED)]) if PARAMETRISED in parts else path
 
 
 def _named(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:

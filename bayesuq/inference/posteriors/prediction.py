@@ -176,7 +176,7 @@ def activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> i
 def _activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
     try:
         check_repeatable(model, x[:2])
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, AssertionError) as error:
         raise refusal(x, error) from error
     count = x[:1].numel()
 

@@ -18,7 +18,7 @@ from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves, wit
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
-from bayesuq.models.training_mode import check_repeatable
+from bayesuq.models.training_mode import check_reached, check_repeatable
 from bayesuq.randomness import derive_seed, generator, isolated, seed_globally
 
 Data = Dataset | DataLoader[Any] | Loader
@@ -69,6 +69,7 @@ class NetworkReader:
         self.whole = takes_whole_numbers(self.model, as_rows(first.x))
         x = cast_inputs(self.model, as_rows(first.x), whole=self.whole)
         f = probe(self.model, x)
+        check_reached(self.model, x[:2])
         self.num_outputs = f.shape[1]
         rows = self._with_targets(first, x)
         self.model.likelihood.check_size(rows.y)
@@ -325,7 +326,7 @@ def probe(model: BayesianNetwork, x: Any) -> Tensor:
         check_repeatable(model, few)
         with torch.no_grad():
             f = model.forward(model.initial(), few)
-    except (RuntimeError, IndexError) as error:
+    except (RuntimeError, IndexError, AssertionError) as error:
         raise refusal(x, error) from error
     if not isinstance(f, Tensor) or f.ndim < 2 or len(f) != len(few):
         shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__

@@ -1,1 +1,0 @@
-for i in 1 2; do echo ours; sed '/^import torchmetrics/d' /tmp/adopting/lap.py > /tmp/adopting/lap_o.py; $PY /tmp/features/lap_ours.py ours | sed 's/^/  /' ; cp /tmp/features/lap_*.pt /tmp/adopting/; echo theirs; PYTHONPATH= /tmp/features/venv/bin/python /tmp/adopting/lap.py theirs 2>&1 | tail -4; done
