@@ -7,6 +7,7 @@ posterior, and for each network and score; lines that are there are skipped. At 
 """
 
 import argparse
+import time
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,8 @@ ROOT = Path(__file__).parents[1]
 NETWORKS = ("resnet20", "resnet56")
 RATES, SCALES = (0.1, 0.2, 0.3, 0.4, 0.5), (0.1, 0.3, 1.0)  # chosen on a quarter of the rows that fit
 NUM_DRAWS, SEED = 100, 0
+CALIBRATIONS = {"temperature": {}, "vector": {"vector": True}, "matrix": {"matrix": True}}
+NUM_HALVES = 6  # random ones, in which logits are scaled by 5,000 labels and scored on the others
 HIDDEN = ("expected_entropy", "predictive_variance")  # of one network the entropy, and nearly so
 
 
@@ -38,6 +41,7 @@ class Outputs:
     def __init__(self, folder: Path, name: str) -> None:
         given = np.load(folder / "resnet_outputs.npz")
         self.labels = torch.from_numpy(given["labels"]).long()
+        self.logits = torch.from_numpy(given[f"logits_{name}"]).float()
         self.inside, self.outside = (
             torch.from_numpy(given[f"{part}features_{name}"]).float() for part in ("", "mnist_")
         )
@@ -89,6 +93,22 @@ def judged(outputs: Outputs, posterior: Posterior) -> dict[str, float]:
     }
 
 
+def calibrated(outputs: Outputs, options: dict[str, bool]) -> dict[str, float]:
+    """How probable a scaling of the logits makes labels that it has not seen, over random halves, and what it costs."""
+    losses, seconds = [], []
+    for half in range(NUM_HALVES):
+        order = torch.randperm(len(outputs.labels), generator=torch.Generator().manual_seed(half))
+        held_out, test = order.chunk(2)
+        of = {rows: bq.CategoricalPredictive.from_logits(outputs.logits[rows][None]) for rows in (held_out, test)}
+        begin = time.process_time()
+        scaling = temperature.fit(of[held_out], outputs.labels[held_out], seed=SEED, **options)
+        seconds.append(time.process_time() - begin)
+        scaled = scaling.scaled(of[test])
+        losses.append(float(negative_log_likelihood(scaled, outputs.labels[test])))  # type: ignore[arg-type]
+    found = {"negative_log_likelihood": np.mean(losses), "deviation": np.std(losses, ddof=1)}
+    return {**{name: float(value) for name, value in found.items()}, "cpu_seconds": float(np.median(seconds))}
+
+
 def detected(outputs: Outputs, fitted: dict[str, Posterior]) -> Detection:
     """Every score against MNIST: the network's own, those of its features, and the parts of the other posteriors."""
     scores = features.fit(fitted["network"], outputs.fit).pairs(outputs.test.x, outputs.outside)
@@ -113,6 +133,10 @@ def run(folder: Path, records: Records) -> dict[str, ScoreTable]:
             key = {"network": name, "posterior": kind}
             if not records.has(**key):
                 records.append({**key, **judged(outputs, posterior), "versions": versions()})
+        for kind, options in CALIBRATIONS.items():
+            key = {"network": name, "calibration": kind}
+            if not records.has(**key):
+                records.append({**key, **calibrated(outputs, options), "versions": versions()})
         found = detected(outputs, fitted)
         tables[name] = found.differences("maximum_probability")
         for score, (area, *_) in found.table.measures.items():
@@ -131,7 +155,7 @@ def main(folder: Path, out: Path, figure: Path) -> None:
     records = Records(out)
     tables = run(folder, records)
     for record in records.read():
-        if "posterior" in record:
+        if "posterior" in record or "calibration" in record:
             print({name: value for name, value in record.items() if name != "versions"})
     shown = [name for name in tables["resnet20"].measures if name not in HIDDEN]
     chosen = {

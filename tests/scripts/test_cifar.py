@@ -38,15 +38,28 @@ def test_scores_of_features_find_mnist_where_the_maximum_probability_does_not(na
         assert difference.value > 2 * by_derivative(difference), score
 
 
+@needs_data
+@pytest.mark.parametrize(("name", "most"), [("resnet20", 0.507), ("resnet56", 0.451)])
+def test_a_matrix_of_5000_labels_makes_the_others_probable(
+    name: str, most: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At most .507 and .451 nats, on the first of the halves whose mean docs/results.md has."""
+    monkeypatch.setattr(cifar, "NUM_HALVES", 1)
+    monkeypatch.setattr(cifar.np, "std", lambda losses, **_: len(losses))  # of one half there is none
+    assert cifar.calibrated(cifar.Outputs(FOLDER, name), {"matrix": True})["negative_log_likelihood"] <= most
+
+
 def test_a_second_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"NETWORKS": ("resnet20",), "RATES": (0.1,), "SCALES": (0.3,)}.items():
         monkeypatch.setattr(cifar, name, value)
     noise = np.random.default_rng(0)
     z, labels = noise.normal(size=(200, 6)).astype("float16"), np.arange(200) % 10
     z[np.arange(200), labels % 6] += 3
+    monkeypatch.setattr(cifar, "CALIBRATIONS", {"temperature": {}})
     outputs = {"labels": labels.astype("uint8")}
     for name in cifar.NETWORKS:
         outputs |= {f"features_{name}": z, f"mnist_features_{name}": (4 * z[:80]).astype("float16")}
+        outputs |= {f"logits_{name}": 3 * np.eye(10, dtype="float32")[labels] + noise.normal(size=(200, 10))}
         outputs |= {f"fc_weight_{name}": noise.normal(size=(10, 6)).astype("float32")}
         outputs |= {f"fc_bias_{name}": np.zeros(10, "float32")}
     probs = np.full((200, 10), 0.1, "float32")
@@ -59,6 +72,7 @@ def test_a_second_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyP
         cifar.main(tmp_path, records.path, tmp_path / "cifar.png")
     found = records.read()
     assert len([one for one in found if "posterior" in one]) == 4
+    assert [one["calibration"] for one in found if "calibration" in one] == ["temperature"]
     assert all("difference" in one for one in found if one.get("score") not in (None, "maximum_probability"))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
