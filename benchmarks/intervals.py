@@ -86,7 +86,7 @@ def tell(records: Records) -> None:
     print("|---|---|" + "---|---|" * len(ESTIMATORS))
     for name in SETS:
         own = {kind: [r for r in lines if (r["data"], r["estimator"]) == (name, kind)] for kind in ESTIMATORS}
-        base = np.mean([r["width"] for r in own[PERCEPTRON]])
+        base = {r["split"]: r["width"] for r in own[PERCEPTRON]}
         cells = []
         for found in own.values():
             if not found:
@@ -95,9 +95,11 @@ def tell(records: Records) -> None:
             tests, held_out = (sum(r[key] for r in found) for key in ("num_test", "num_held_out"))
             coverage = sum(r["inside"] for r in found) / tests
             error = math.sqrt(LEVEL * (1 - LEVEL) * (1 / tests + 1 / held_out))
-            width = np.mean([r["width"] for r in found])
+            width, of_base = (
+                np.mean(each) for each in zip(*((r["width"], base[r["split"]]) for r in found), strict=True)
+            )
             cells.append(
-                f" {coverage:.3f} ({(coverage - LEVEL) / error:+.1f} s.e.) | {width:.3g} ({width / base:.2f}) |"
+                f" {coverage:.3f} ({(coverage - LEVEL) / error:+.1f} s.e.) | {width:.3g} ({width / of_base:.2f}) |"
             )
         print(f"| {name} | {len(own[PERCEPTRON])} |" + "".join(cells))
 
