@@ -53,15 +53,17 @@ from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
-from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
+from bayesuq.inference.training.shares import check_same_rows
+from bayesuq.inference.training.workers import ALONE, Group, Workers
 from bayesuq.inputs import named_leaves
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
-from bayesuq.randomness import derive_seed, isolated, resolve_seed
+from bayesuq.randomness import derive_seed, isolated
 
 __all__ = ["HmcPosterior", "extend", "fit"]
 __dir__ = __all__.copy
@@ -93,6 +95,7 @@ def fit(
     step_size: float | None = None,
     thinning: int = 1,
     keep_warmup_statistics: bool = True,
+    data_parallel: bool | Group = False,
     device: torch.device | str | None = None,
     seed: int | None = None,
     progress: bool | None = None,
@@ -128,6 +131,9 @@ def fit(
         step_size: Where its adaptation begins (with num_warmup=0: the one that is used); None finds one.
         thinning: Transitions for one kept draw.
         keep_warmup_statistics: Whether the statistics of the warm-up are kept.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, share
+            out the chains: each, to which all rows are passed, runs some of them, one after another, and all get all
+            draws, with the bits of one process.
         device: Where to compute; None is where the model is. Chains on the CPU compute on one thread each.
         seed: Makes the fit repeatable; None draws one from torch's generator.
         progress: Whether to show a bar for each chain; None shows it on a terminal and in a notebook.
@@ -164,10 +170,14 @@ def fit(
     check_count(num_chains, "num_chains")
     if chain_method is not None:
         check_one_of(chain_method, "chain_method", ChainMethod)
-    file = Checkpoint.of(checkpoint)
-    key = resolve_seed(seed) if file is None else file.claim(seed)
+    file, workers = Checkpoint.of(checkpoint), Workers.of(data_parallel)
+    if workers.are_together:
+        if chain_method not in (None, "sequential"):
+            raise ValueError(f"Processes share out sequential chains; got chain_method {chain_method!r}. Leave it out.")
+        chain_method, progress = "sequential", progress if workers.is_first else False
+    key = claimed_seed(workers, file, seed)
     shown = sys.stderr.isatty() if progress is None else progress
-    run = _Run(transition, plan, num_chains, chain_method, key, file, shown, max_tree_depth)
+    run = _Run(transition, plan, num_chains, chain_method, key, file, shown, max_tree_depth, workers=workers)
     if isinstance(model, BayesianNetwork):
         check_unnamed(observed)
         return _fit_network(model if device is None else model.to(device), data, start or "prior", run)
@@ -254,9 +264,12 @@ class _Run:
     progress: bool
     max_tree_depth: int
     ended: "HmcPosterior | ProgramChains | None" = None
+    workers: Workers = ALONE
 
     def rows(self, reader: Reader, data: Data) -> Batch:
         """All rows; a loader may draw their order."""
+        if self.workers.are_together and self.workers.size > 1:
+            check_same_rows(self.workers, data)
         with isolated(derive_seed(self.key, DATA)):
             return all_rows(Source(reader, data, batch_size=1))
 
@@ -277,7 +290,7 @@ class _Run:
         else:
             check_method(job, potential, method, together=together)
         warn_of_cost(job, cost, self.num_chains, method)
-        chains = run_chains(job, positions, method, potential)
+        chains = run_chains(job, positions, method, potential, self.workers)
         _warn(chains, self.max_tree_depth)
         return replace(chains, ends=ends_of(chains, self.kernel, self.plan, self.key, job.constants.fixed))
 

@@ -30,6 +30,7 @@ from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.cost import seconds_of, warn_of_seconds
 from bayesuq.inference.training.identity import Identity, digest
+from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import full_precision
 from bayesuq.randomness import derive_seed
@@ -93,9 +94,16 @@ class Job:
 
 @full_precision()  # differences of energies decide
 def run_chains(
-    job: Job, positions: Tensor, method: ChainMethod, potential: NetworkPotential | ProgramPotential | None = None
+    job: Job,
+    positions: Tensor,
+    method: ChainMethod,
+    potential: NetworkPotential | ProgramPotential | None = None,
+    workers: Workers = ALONE,
 ) -> Chains:
-    """Chains from `positions` (C, P); those of this process move in `potential`, where the caller has it already."""
+    """Chains from `positions` (C, P); those of this process move in `potential`, where the caller has it already.
+
+    Of several workers, by "sequential", each runs the chains of its number modulo theirs, and all get all.
+    """
     if method == "parallel":
         work = (delayed(_run_apart)(_hurried(job), positions[c : c + 1], c, os.getpid()) for c in range(len(positions)))
         processes = min(len(positions), num_cores())
@@ -104,7 +112,14 @@ def run_chains(
     potential = job.potential() if potential is None else potential
     if method == "vectorised":
         return _moved(job, positions, 0, potential, job.watch("chains", positions))
-    return Chains.joined([_run_one(job, positions[c : c + 1], c, potential) for c in range(len(positions))])
+    known = potential
+    mine = range(workers.rank, len(positions), workers.size)
+    own = workers.agreed(lambda: {c: _run_one(job, positions[c : c + 1], c, known) for c in mine})
+    if not workers.are_together:
+        return Chains.joined([own[c] for c in range(len(positions))])
+    found = [(c % workers.size, own.get(c)) for c in range(len(positions))]
+    sent = [workers.tensors(None if one is None else one.tensors(), owner) for owner, one in found]
+    return Chains.joined([Chains.of(tensors) for tensors in sent])
 
 
 def _start_tracker() -> None:

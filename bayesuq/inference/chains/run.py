@@ -82,6 +82,20 @@ class Chains:
             {name: torch.cat([part.ends[name] for part in parts]) for name in first.ends},
         )
 
+    def tensors(self) -> dict[str, Tensor]:
+        """All of it by name, as `of` takes it."""
+        found = {"draws": self.draws, "inverse_mass": self.inverse_mass}
+        tables = {"kept.": self.statistics, "warmup.": self.warmup_statistics, "ends.": self.ends}
+        for prefix, table in tables.items():
+            found |= named(prefix, table)
+        return found
+
+    @classmethod
+    def of(cls, tensors: Mapping[str, Tensor]) -> "Chains":
+        """The reverse of `tensors`."""
+        kept, warmup, ends = (below(prefix, tensors) for prefix in ("kept.", "warmup.", "ends."))
+        return cls(tensors["draws"], kept, warmup, tensors["inverse_mass"], ends)
+
 
 @dataclass(frozen=True, eq=False)
 class End:

@@ -24,13 +24,16 @@ from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possibl
 from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.programs import Program, check_program
+from bayesuq.inference.posteriors.exchange import shared_out
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior, model_facts
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
-from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
+from bayesuq.inference.training.shares import check_same_rows
+from bayesuq.inference.training.workers import Group, Workers, check_alone
 from bayesuq.models.agreement import differ_in_start_only
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh
@@ -56,6 +59,7 @@ def fit(
     vectorised: bool | None = None,
     member_fit: Callable[..., Posterior] = map_estimate.fit,
     initialise: Initialise | None = None,
+    data_parallel: bool | Group = False,
     **options: Unpack[TrainingOptions],
 ) -> "EnsemblePosterior | ProgramEnsemble":
     """Fit M members, each from initial weights of its own.
@@ -79,6 +83,11 @@ def fit(
             members apart; or a function from a copy of the network and a seed to the network, for parts with an
             initialisation of their own, such as adapters that start at 0. None resets, and warns where the network's
             own weights do not look fresh. Frozen parameters always stay.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, share
+            out the members of a network: each process, to which all rows are passed, fits some of them, one after
+            another, and all get the whole ensemble, with the bits of one process. (Members that are too large for one
+            process fit data-parallel one by one: `data_parallel=True` of their own method, seed by seed, and
+            `bayesuq.adopt_members`.)
         num_epochs: Passes over the data, of every member. None leaves it to `member_fit`.
         learning_rate: Adam's step size at the start. None leaves it to `member_fit`.
         validation: Rows whose predictive log density is watched: each member keeps the weights of its own best epoch.
@@ -120,14 +129,15 @@ def fit(
         check_program(model)
         if adversarial or vectorised or initialise is not None:
             raise ValueError("`adversarial`, `vectorised` and `initialise` are for networks; leave them out.")
-    file = Checkpoint.of(options["checkpoint"])
-    key = resolve_seed(options["seed"]) if file is None else file.claim(options["seed"])
+    file, workers = Checkpoint.of(options["checkpoint"]), Workers.of(data_parallel)
+    key = claimed_seed(workers, file, options["seed"])
     shared: dict[str, Any] = {name: value for name, value in options.items() if name not in ("seed", "checkpoint")}
     for name in LEFT_TO_MEMBERS:
         if shared[name] is None:
             del shared[name]
     seeds = [derive_seed(key, number, 1) for number in range(num_members)]
     if not isinstance(model, BayesianNetwork):
+        check_alone(data_parallel, "an ensemble of a program")
         rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
         files = [{} if file is None else {"checkpoint": file.of_part(f"member-{n}")} for n in range(num_members)]
         return fit_program(model, rows, seeds, member_fit, observed, shared, files)
@@ -139,7 +149,12 @@ def fit(
     if initialise == "keep" and member_fit is map_estimate.fit and not bootstrap:
         _warn_if_alike(model, data, options["batch_size"])
     rows = [_resampled(data, derive_seed(key, number, 2)) if bootstrap else data for number in range(num_members)]
+    if workers.are_together:
+        if vectorised:
+            raise ValueError("Processes share out members that train one after another. Leave `vectorised` out.")
+        check_same_rows(workers, data)
     stackable = not callable(initialise) or all(differ_in_start_only(models[0], other) for other in models[1:])
+    stackable = stackable and not workers.are_together
     if stackable and _train_together(models[0], data, shared, member_fit, vectorised=vectorised):
         shared = {**LEFT_TO_MEMBERS, **shared}
         trainings = [Training(**shared, seed=seed) for seed in seeds]
@@ -148,11 +163,14 @@ def fit(
         return EnsemblePosterior.of(fit_modes(models, rows, trainings, adversarial=adversarial))
     if adversarial:
         shared["adversarial"] = True
-    members = []
-    for number, (one, own, seed) in enumerate(zip(models, rows, seeds, strict=True)):
+
+    def fitted(number: int) -> Posterior:
         own_file = {} if file is None else {"checkpoint": file.of_part(f"member-{number}")}
-        members.append(member_fit(one, own, seed=seed, **shared, **own_file))
-    return EnsemblePosterior.of(members)
+        return member_fit(models[number], rows[number], seed=seeds[number], **shared, **own_file)
+
+    if workers.are_together:
+        return EnsemblePosterior.of(shared_out(workers, models, fitted))
+    return EnsemblePosterior.of([fitted(number) for number in range(num_members)])
 
 
 def _warn_if_trained(model: BayesianNetwork, resets: Sequence[BayesianNetwork]) -> None:

@@ -18,6 +18,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.identity import Identity, warn_of_versions
+from bayesuq.inference.training.workers import SEED_BITS, Workers
 from bayesuq.randomness import resolve_seed
 from bayesuq.storage import read, write
 from bayesuq.writing import check_place
@@ -161,6 +162,16 @@ class Checkpoint:
         if header.get("kind") != KIND or header.get("format") not in (NAMES_ONLY, FORMAT):
             raise ValueError(f"{fspath(self.path)!r} is no checkpoint of this version of bayesuq.")
         return header, tensors
+
+
+def claimed_seed(workers: Workers, file: Checkpoint | None, seed: int | None) -> int:
+    """The seed of a fit of several parts, which the first of several processes writes down: see `Checkpoint.claim`."""
+
+    def own() -> int:
+        return resolve_seed(seed) if file is None or not workers.is_first else file.claim(seed)
+
+    key = workers.agreed(own)
+    return workers.numbers(key % 2**SEED_BITS)[0] if workers.are_together else key
 
 
 def random_states(device: torch.device, loader: DataLoader[Any] | None) -> dict[str, Tensor]:

@@ -63,6 +63,17 @@ class Share:
         return cls(data.rows(torch.arange(workers.rank, len(data), workers.size)), data, name)
 
 
+def check_same_rows(workers: Workers, data: Any) -> None:
+    """Refuse shards where each part of a fit is of all rows; every process takes part in this.
+
+    Raises:
+        ValueError: The processes have different rows.
+    """
+    name = workers.agreed(lambda: _name(data))
+    if len({workers.text(name, rank) for rank in range(workers.size)}) > 1:
+        raise ValueError("Each part of this fit is of all rows: pass the same rows in every process.")
+
+
 def _name(data: Any) -> str:
     """The same for the same rows."""
     check_data(data)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from bayesuq.inference import map_estimate, variational
+from bayesuq.inference import ensemble, hmc, map_estimate, variational
 from bayesuq.inference.training import loop
 from tests.inference.training import together
 from tests.inference.training.together import BY_ROWS, DATA, METHODS, in_processes, network, values
@@ -43,6 +43,13 @@ def test_all_processes_end_with_the_same_bits(pair: list[dict[str, Any]]) -> Non
 def test_an_epoch_has_the_steps_of_the_largest_shard(pair: list[dict[str, Any]]) -> None:
     assert pair[0]["steps"] == [4, 8, 12, 16, 20]  # of 16 and of 5 rows by 4; 21 rows in one process take 6 an epoch
     assert pair[1]["steps"] == []  # callbacks are the first one's
+
+
+def test_members_and_chains_that_are_shared_out_have_the_bits_of_one_process(pair: list[dict[str, Any]]) -> None:
+    alone = ensemble.fit(network(), DATA, num_members=3, num_epochs=3, vectorised=False, seed=0)
+    assert torch.equal(pair[1]["ensemble"]["values"], together.parts(alone).values)
+    chains = hmc.fit(network(), DATA, chain_method="sequential", **together.SHORT, seed=0)
+    assert torch.equal(pair[1]["hmc"]["draws"], chains.draws)
 
 
 def test_each_process_draws_noise_of_its_own(pair: list[dict[str, Any]]) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference import dropout, ivon, map_estimate, sgmcmc, swag, variational
+from bayesuq.inference import dropout, ensemble, hmc, ivon, map_estimate, sgmcmc, swag, variational
 from bayesuq.inference.training import loop
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.workers import Workers
@@ -44,6 +45,7 @@ def fit_by(fit: Callable[..., Any], model: Any, **own: Any) -> Callable[..., Any
     return partial(fit, model, **{**shared, **own})
 
 
+SHORT = {"num_samples": 4, "num_warmup": 4, "num_chains": 3, "max_tree_depth": 3}
 CHAINS = {"num_samples": 3, "num_warmup": 4, "num_chains": 2, "thinning": 1}
 METHODS = {
     "map": fit_by(map_estimate.fit, network(), validation=WATCHED),
@@ -62,6 +64,11 @@ BY_ROWS = {  # whose noise, or statistics, belong to the rows of a process
     "local": fit_by(variational.fit, network(), estimator="local"),
     "flipout": fit_by(variational.fit, network(), estimator="flipout"),
 }
+
+
+def parts(posterior: Any) -> SimpleNamespace:
+    """The members of an ensemble side by side."""
+    return SimpleNamespace(values=torch.stack([member.values for member in posterior.members]))
 
 
 def values(posterior: Any) -> dict[str, Tensor]:
@@ -175,6 +182,9 @@ def one_of_two(rank: int, folder: str) -> None:
     net = nn.Linear(2, 1).double()
     other = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.3))
     found["own start"] = values(map_estimate.fit(other, DATA, num_epochs=1, seed=0, data_parallel=True))
+    apart = {"data_parallel": True, "seed": 0}
+    found["ensemble"] = values(parts(ensemble.fit(network(), DATA, num_members=3, num_epochs=3, **apart)))
+    found["hmc"] = values(hmc.fit(network(), DATA, **SHORT, **apart))
     broken = Broken(X[:20], Y[:20].unsqueeze(1))
     huge = Dataset(own.x, own.y * (1e300 if rank else 1.0))  # beyond float32 in the second process alone
     single = BayesianNetwork(nn.Linear(2, 1), priors.Normal(), likelihoods.Normal(scale=0.3))
