@@ -96,10 +96,11 @@ def around(shift: float, scale: float) -> dict[str, priors.EntrywiseNormal]:
     return priors.centred(weights, priors.Normal(scale=scale))
 
 
-def loader(*, x: float = 0.0, y: float = 0.0, weight: float = 1.0, shuffle: bool = True) -> Loader:
+def loader(*, x: float = 0.0, y: float = 0.0, weight: float = 1.0, shuffle: bool = True, factor: float = 1.0) -> Loader:
     data = measured()
     rows = TensorDataset(data.x + x, data.y + y, torch.full((len(data),), weight))
-    return Loader(DataLoader(rows, batch_size=24, shuffle=shuffle), batch=lambda item: Batch(*item))
+    read = DataLoader(rows, batch_size=24, shuffle=shuffle)
+    return Loader(read, batch=lambda item: Batch(factor * item[0], *item[1:]))
 
 
 class Read(Rows[Any]):
@@ -245,6 +246,7 @@ PAIRS = {
     "loader, targets": Pair(mode(data=loader()), mode(data=loader(y=0.1)), "its data is"),
     "loader, inputs": Pair(mode(data=loader()), mode(data=loader(x=0.1)), "its data is"),
     "loader, weights": Pair(mode(data=loader(weight=1.0)), mode(data=loader(weight=2.0)), "its data is"),
+    "loader, how items are read": Pair(mode(data=loader()), mode(data=loader(factor=2.0)), "its data is"),
     "loader, validation": Pair(
         mode(validation=loader(shuffle=False)), mode(validation=loader(y=0.1, shuffle=False)), "its validation is"
     ),

@@ -16,7 +16,7 @@ from bayesuq.inference.chains.hamiltonian import Info, Kernel, Points, harmonic_
 from bayesuq.inference.chains.potential import NetworkPotential, Potential
 from bayesuq.inference.chains.warmup import Moments, StepSize, window_ends, window_start
 from bayesuq.inference.training.bars import bar, is_shown
-from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named
+from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, put_back
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.randomness import generator
@@ -294,10 +294,13 @@ class _Run:
 
     def _resume(self) -> bool:
         """Set the run to where the file says; False where there is none."""
-        found = self.resumable.read()
-        if found is None:
-            return False
-        values, tensors = found
+        with self.resumable.reading() as found:
+            if found is not None:
+                self._put_back(*found)
+                self.resumable.begin(self.done)
+        return found is not None
+
+    def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         device = self.inverse_mass.device
         self.is_recorded = values.get("is_recorded", False)  # files of before have the bits of torch's own sums
         if not self.is_recorded:
@@ -305,17 +308,17 @@ class _Run:
         self.done = values["done"]
         self.step_size = StepSize(**values["step_size"])
         self.points = Points(**{name: tensor.to(device) for name, tensor in below("points.", tensors).items()})
+        if self.points.positions.shape != self.draws[:, 0].shape:
+            raise ValueError(f"its chains are at {tuple(self.points.positions.shape)}")
         moments = below("moments.", tensors)
         self.moments = Moments(values["moments"], moments["mean"].to(device), moments["squares"].to(device))
         self.inverse_mass = tensors["inverse_mass"].to(device)
         self.noise.set_state(tensors["noise"])
-        draws = tensors["draws"].to(device)
-        self.draws[:, : draws.shape[1]] = draws
+        draws = tensors["draws"]
+        put_back(self.draws[:, : draws.shape[1]], draws, "draws", must_be_finite=True)
         tables = [{name: tensors[f"{table}.{name}"] for name in names} for table, names in values["tables"]]
         self.kept = {name: _lengthened(table, self.plan.num_samples) for name, table in tables[0].items()}
         self.warmup, self.between = tables[1], [*tables[2:]]
-        self.resumable.begin(self.done)
-        return True
 
     def _state(self) -> State:
         """All that a checkpoint holds."""

@@ -1,7 +1,9 @@
 """Microcanonical chains on their way: the three phases of the warm-up, the draws, and what a checkpoint must hold."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -18,7 +20,7 @@ from bayesuq.inference.microcanonical.tuning import (
     steps_per_draw,
     target_at,
 )
-from bayesuq.inference.training.checkpoint import Checkpoint, State
+from bayesuq.inference.training.checkpoint import Checkpoint, State, put_back
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.stepping import Stepped
@@ -189,16 +191,18 @@ class Run(Stepped):
         return {"done": self.done}, tensors | {"noise": self.noise.get_state()}
 
     def _resume(self, resumable: Resumable) -> None:
-        found = resumable.read()
-        if found is None:
-            return
-        values, tensors = found
+        with resumable.reading() as found:
+            if found is not None:
+                self._put_back(*found)
+                resumable.begin(self.done)
+
+    def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in self._tensors().items():
             part = tensors[name]
-            (tensor[:, : part.shape[1]] if name.startswith(GROWING) else tensor).copy_(part)
+            target = tensor[:, : part.shape[1]] if name.startswith(GROWING) else tensor
+            put_back(target, part, name, must_be_finite=name in ("particles.positions", f"{GROWING}positions"))
         self.noise.set_state(tensors["noise"])
         self.done = values["done"]
-        resumable.begin(self.done)
 
     def energy_variance(self) -> float:
         """E[dE^2] / d of the kept steps, the mean over chains, in nats squared."""

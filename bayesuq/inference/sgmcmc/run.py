@@ -5,10 +5,11 @@ many others there are.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.sgmcmc.langevin import Chains, Kernel
 from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMinibatchPotential
-from bayesuq.inference.training.checkpoint import State, below, named, random_states, set_random_states
+from bayesuq.inference.training.checkpoint import State, below, named, put_back, random_states, set_random_states
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.stability import largest_curvature
@@ -297,10 +298,12 @@ class Run(Stepped):
         return own | {"squares": self.squares, "draws": self.draws} | named("told.", self.told)
 
     def _resume(self, resumable: Resumable) -> None:
-        found = resumable.read()
-        if found is None:
-            return
-        values, tensors = found
+        with resumable.reading() as found:
+            if found is not None:
+                self._put_back(*found)
+                resumable.begin(self.done)
+
+    def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self.done, self.step_size = values["done"], float(tensors["step_size"])
         self.stream.epoch, self.stream.batch = values["epoch"], values["batch"]
         self.stream.started = below("started.", tensors)
@@ -308,13 +311,12 @@ class Run(Stepped):
             part = tensors[name]
             if name == "draws" or name.startswith("told."):  # a run may be longer than the file's
                 tensor = tensor[:, : part.shape[1]]
-            tensor.copy_(part)
+            put_back(tensor, part, name, must_be_finite=name in ("positions", "draws"))
         for kind, streams in (("noises", self.noises), ("directions", self.directions)):
             for stream, state in zip(streams, tensors[kind], strict=True):
                 stream.set_state(state.clone())
         source = self.stream.source
         set_random_states(below("now.", tensors), source.device, source.loader)
-        resumable.begin(self.done)
 
     def _state(self) -> State:
         """All that a checkpoint holds."""

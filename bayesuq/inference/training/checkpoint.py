@@ -197,6 +197,24 @@ def set_random_states(states: Mapping[str, Tensor], device: torch.device, loader
         loader.generator.set_state(states["loader"])
 
 
+def put_back(target: Tensor, part: Tensor, name: str, *, must_be_finite: bool = False) -> None:
+    """Copy what a checkpoint holds into the tensor that it is the state of.
+
+    Raises:
+        ValueError: It has another shape or dtype, which a copy would stretch or round without a word; or it should be
+            finite and is not.
+    """
+    if part.shape != target.shape or part.dtype != target.dtype:
+        raise ValueError(
+            f"its {name} is {tuple(part.shape)} {part.dtype}, and that of such a fit {tuple(target.shape)} "
+            f"{target.dtype}"
+        )
+    if must_be_finite and not bool(part.isfinite().all()):
+        raise ValueError(f"its {name} is not finite")
+    with torch.no_grad():
+        target.copy_(part)
+
+
 def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Those whose names begin with the prefix, without it."""
     return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}

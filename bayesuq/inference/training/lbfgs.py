@@ -8,12 +8,13 @@ answered from the file, and from then on by computing. It ends with the same bit
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named
+from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, put_back
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.resumable import Resumable
 
@@ -90,12 +91,14 @@ class Evaluations:
         self.courses: dict[str, Course] = {}
         self.count = 0
         self.resumable = Resumable(checkpoint, fit, self._state)
-        found = self.resumable.read()
-        if found is None:
-            return
-        values, tensors = found
+        with self.resumable.reading() as found:
+            if found is not None:
+                self._put_back(*found)
+
+    def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         for name, value in below("start.", tensors).items():
-            self.start[name] = value.to(self.start[name])
+            self.start[name] = self.start[name].detach().clone()
+            put_back(self.start[name], value, name, must_be_finite=True)
         for name, keys in values["results"].items():
             self.results[name] = {key: tensors[f"result.{name}.{key}"] for key in keys}
         for name, points in values["points"].items():

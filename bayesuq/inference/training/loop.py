@@ -19,7 +19,15 @@ from torch import Tensor, nn
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.bars import bar
-from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, random_states, set_random_states
+from bayesuq.inference.training.checkpoint import (
+    Checkpoint,
+    State,
+    below,
+    named,
+    put_back,
+    random_states,
+    set_random_states,
+)
 from bayesuq.inference.training.convergence import warn_if_falling, warn_if_uninformed
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
@@ -408,10 +416,12 @@ class _Log:
         Raises:
             ValueError: Not a whole file, or one of another fit.
         """
-        found = self.resumable.read()
-        if found is None:
-            return
-        values, tensors = found
+        with self.resumable.reading() as found:
+            if found is not None:
+                self._put_back(*found)
+                self.resumable.begin(self.run.epoch, self.run.batch)
+
+    def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         run, device = self.run, self.run.data.device
         run.epoch, run.batch, run.seconds = values["epoch"], values["batch"], values["seconds"]
         run.best.epoch = values["best_epoch"]
@@ -423,14 +433,17 @@ class _Log:
             run.looks.resume(below("looks.", tensors), run.epoch * run.data.num_batches + run.batch)
         run.steps = list(tensors["steps"].to(device).unbind())
         run.best.kept = {name: tensor.to(device) for name, tensor in below("best.", tensors).items()}
-        with torch.no_grad():
-            for name, tensor in below("current.", tensors).items():
-                current = run.best.current[name]
-                # A fit that is longer than the file's has more steps to tell of.
-                is_longer = name.removeprefix(BUFFER) in run.objective.per_step
-                (current[: len(tensor)] if is_longer else current).copy_(tensor)
+        for name, tensor in below("current.", tensors).items():
+            current = run.best.current[name]
+            # A fit that is longer than the file's has more steps to tell of.
+            is_longer = name.removeprefix(BUFFER) in run.objective.per_step
+            is_leaf = name in run.objective.leaves
+            put_back(current[: len(tensor)] if is_longer else current, tensor, name, must_be_finite=is_leaf)
         for name, leaf in run.objective.leaves.items():
             memory = below(f"memory.{name}.", tensors)
+            is_known = f"current.{name}" in tensors
+            if not is_known or any(value.shape not in ((), leaf.shape) for value in memory.values()):
+                raise ValueError(f"it has no {name}, or remembers another shape of it")
             if memory:
                 # Adam keeps its count of steps where it made it; fused, beside the weights.
                 run.optimizer.state[leaf] = {key: value.to(device) for key, value in memory.items()}
@@ -440,7 +453,6 @@ class _Log:
         run.noise.set_state(tensors[GLOBAL_STATE if drew_globally and unmoved else "noise"])
         run.started = below("started.", tensors)
         set_random_states(below("now.", tensors), device, run.data.loader)
-        self.resumable.begin(run.epoch, run.batch)
 
     def _divide_anew(self, values: Mapping[str, Any]) -> None:
         """Find the place in an epoch of as many minibatches as the processes that go on make of it."""

@@ -18,7 +18,7 @@ Place = tuple[int, ...]
 
 
 class Resumable:
-    """The checkpoint of one loop, which calls `alone` around `read`, its steps with a `note` after each, and `write`.
+    """The checkpoint of one loop, which calls `alone` around `reading`, its steps, a `note` after each, and `write`.
 
     Attributes:
         checkpoint: Where it is written; None writes nothing.
@@ -57,8 +57,24 @@ class Resumable:
             with self.interruptions:
                 yield
 
-    def read(self) -> State | None:
-        """What the file has, None where there is none yet: see `Checkpoint.load`."""
+    @contextmanager
+    def reading(self) -> Iterator[State | None]:
+        """What the file has, for a block that puts it back; None where there is none yet: see `Checkpoint.load`.
+
+        Raises:
+            ValueError: The file has not all that the block needs, or in another form.
+        """
+        found = self._read()
+        try:
+            yield found
+        except (LookupError, TypeError, ValueError, RuntimeError, AttributeError) as error:
+            place = "" if self.checkpoint is None else f" {fspath(self.checkpoint.path)!r}"
+            raise ValueError(
+                f"The checkpoint{place} does not hold the state of such a fit ({error}). It stays as it is; use an "
+                "earlier copy of it, or choose another path."
+            ) from error
+
+    def _read(self) -> State | None:
         workers = self.workers
         found = workers.agreed(lambda: None if self.checkpoint is None else self.checkpoint.load(self.identity))
         if not workers.are_together:

@@ -18,6 +18,7 @@ from bayesuq.storage import read, write
 from tests.files_of_before.cases import CHECKPOINTS, POSTERIORS, posterior_file
 from tests.inference.examples import SHORT_FIT
 from tests.zoo.damaged_files import BOMBS, damaged, rewrite_greedily
+from tests.zoo.other_fits import energies, hamiltonian, langevin, mode, model
 
 pytestmark = [
     pytest.mark.usefixtures("_fast_files"),
@@ -166,3 +167,32 @@ def test_a_file_of_before_has_no_checksum_and_is_read(tmp_path: Path) -> None:
         header = json.loads(file.metadata()["bayesuq"])
     assert header["posterior"]["class"] == "MapPosterior"
     assert len(header["sha256"]) == 64
+
+
+STATES = {
+    "mode": (mode(), "current.weights"),
+    "Langevin": (langevin(), "draws"),
+    "Hamiltonian": (hamiltonian(), "draws"),
+    "microcanonical": (energies(model()), "draws.positions"),
+}
+CHANGES: dict[str, Callable[[torch.Tensor], torch.Tensor | None]] = {
+    "not a number": lambda state: torch.full_like(state, torch.nan),
+    "another width": lambda state: state[..., :1].clone(),
+    "half precision": lambda state: state.half(),
+    "whole numbers": lambda state: state.long(),
+    "nothing": lambda _: None,
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_state_that_is_not_of_the_fit_is_refused(name: str, tmp_path: Path) -> None:
+    """The file is whole and of the same fit; a copy would round, stretch or take what it holds without a word."""
+    fit, key = STATES[name]
+    fit(checkpoint=tmp_path / "state")
+    path = next(path for path in tmp_path.iterdir() if key in read(path)[1])
+    header, tensors = read(path)
+    for what, change in CHANGES.items():
+        changed = {**tensors, key: change(tensors[key])}
+        write(path, header, {other: value for other, value in changed.items() if value is not None})
+        with pytest.raises(ValueError, match="does not hold the state of such a fit"):
+            pytest.fail(f"{what}: {fit(checkpoint=tmp_path / 'state')}")
