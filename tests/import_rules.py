@@ -20,7 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "datasets": {"datasets", "arrays", "data", "optional", "options", "randomness", "writing"},
     "tables": {"tables", "arrays", "data", "optional", "options"},
     "to_arviz": {"to_arviz", "predictive", "arrays", "inputs", "optional", "randomness"},
-    "models": {"models", "predictive", "arrays", "inputs", "optional", "options", "randomness"},
+    "models": {"models", "predictive", "arrays", "fit_warnings", "inputs", "optional", "options", "randomness"},
     "inference": {
         *("tables", "inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
         *("arrays", "fit_warnings", "functions", "gradients", "inputs", "locks", "once", "options", "pareto"),
