@@ -83,9 +83,11 @@ def _some_rows(dataset: Any) -> str:
         return ""
     last = len(dataset) - 1
     places = sorted({round(place * last / (NUM_ROWS - 1)) for place in range(NUM_ROWS)})
+    together = getattr(dataset, "__getitems__", None)  # as torch's loaders prefer to read
     try:
-        once, again = (digest_of([dataset[place] for place in places]) for _ in range(2))
-    except (LookupError, TypeError, NotImplementedError):  # rows asked for by no numbers, or by several at a time
+        items = (together(places) if together else [dataset[place] for place in places] for _ in range(2))
+        once, again = map(digest_of, items)
+    except (LookupError, TypeError, NotImplementedError):  # rows that are asked for by something else than numbers
         return ""
     return f"rows={once if once == again else UNREPEATABLE}"
 

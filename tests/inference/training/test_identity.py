@@ -16,7 +16,7 @@ from bayesuq.inference.training.identity import Identity, digest, fill, is_elabo
 from bayesuq.loaders import Loader
 from tests.inference.examples import SHORT_FIT, measured
 from tests.posterior_contract import tensors_of
-from tests.zoo.other_fits import PAIRS, mode, read
+from tests.zoo.other_fits import PAIRS, Read, mode, read
 
 pytestmark = pytest.mark.filterwarnings(
     "ignore:The hyperparameters had not converged",
@@ -69,6 +69,24 @@ def test_rows_that_are_others_each_time_tell_no_fits_apart(tmp_path: Path) -> No
     assert loader_digest(Loader(rows), torch.device("cpu"))[0] == UNREPEATABLE
     first, again = (tensors(mode(data=rows), tmp_path / "state") for _ in range(2))
     assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+
+
+class Together(Rows[Any]):
+    """Rows that torch's loaders read together, and not one by one."""
+
+    def __len__(self) -> int:
+        return 48
+
+    def __getitems__(self, places: list[int]) -> list[tuple[torch.Tensor, torch.Tensor]]:
+        return [(measured().x[place], measured().y[place]) for place in places]
+
+
+def test_rows_that_are_read_together_are_told_apart_too() -> None:
+    one_by_one, together = (
+        loader_digest(Loader(DataLoader(rows, batch_size=12)), torch.device("cpu"))[0] for rows in (Read(), Together())
+    )
+    assert one_by_one == together
+    assert " rows=" in together
 
 
 def test_a_file_of_before_does_not_know_rows_that_are_read_late() -> None:
