@@ -21,7 +21,7 @@ from bayesuq.inference.joint.masks import DROPOUT, is_dropout
 from bayesuq.inference.joint.network import NORMALISATION
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.network import over_network
-from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
+from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.inputs import Inputs, apply, as_rows, checked
@@ -172,4 +172,4 @@ def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Itera
     """Checked rows, as many at a time as memory takes."""
     for batch in batches_of(x):
         rows = cast_inputs(model, checked(batch))
-        yield from rows.split(max(1, ACTIVATION_BUDGET // activations_per_row(model, rows, share_tensors(model.net))))
+        yield from rows.split(rows_at_a_time(model.device, activations_per_row(model, rows, share_tensors(model.net))))

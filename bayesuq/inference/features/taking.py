@@ -14,7 +14,7 @@ from bayesuq.data import Dataset
 from bayesuq.inference.features.taken import Features
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network import NetworkPosterior
-from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row, batches_of
+from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.minibatches import Data
@@ -113,7 +113,7 @@ class FeatureNetwork:
         """Checked rows as the network takes them, as many at a time as memory has room for their activations."""
         inputs = cast_inputs(self.model, checked(x))
         width = activations_per_row(self.model, inputs, self._tree)
-        yield from inputs.split(max(1, ACTIVATION_BUDGET // width))
+        yield from inputs.split(rows_at_a_time(self.model.device, width))
 
     def __call__(self, rows: Inputs) -> tuple[Tensor, Tensor]:
         """The features, (N, D), and the outputs f, (N, C, ...).

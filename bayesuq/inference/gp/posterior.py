@@ -98,7 +98,7 @@ class GpPosterior(ProcessPosterior):
         def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
             nonlocal start
             rows = self.cast(batch)
-            for part in rows.split(max(1, prediction.ACTIVATION_BUDGET // self.width)):
+            for part in rows.split(prediction.rows_at_a_time(rows.device, self.width)):
                 mean, variance = self.coupled(part) or self._apart(part)
                 yield self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
                 start += len(part)

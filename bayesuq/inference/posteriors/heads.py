@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.network import is_frozen
-from bayesuq.inference.posteriors.prediction import ACTIVATION_BUDGET, activations_per_row
+from bayesuq.inference.posteriors.prediction import activations_per_row, rows_at_a_time
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
@@ -163,7 +163,7 @@ class Body:
         inputs, tree, store = cast_inputs(self.model, checked(data.x)), share_tensors(self.model.net), RowStore(MEMORY)
         width = activations_per_row(self.model, inputs, tree)
         with torch.no_grad(), isolated(0):
-            for rows in inputs.split(max(1, ACTIVATION_BUDGET // width)):
+            for rows in inputs.split(rows_at_a_time(self.model.device, width)):
                 store.add(self._run(tree, rows)[0].to(data.y.device))
         return Dataset(store.whole(), data.y, data.weight)
 

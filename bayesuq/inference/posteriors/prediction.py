@@ -22,7 +22,10 @@ from bayesuq.models.training_mode import check_repeatable
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 
 DEFAULT_NUM_SAMPLES = 100
-ACTIVATION_BUDGET = 2**26  # numbers that a chunk of rows may hold in activations: 256 MiB in float32
+# Numbers that a chunk of rows may hold in activations. On a CPU a tensor of 32 MiB comes from the system and goes back
+# to it at every operator, page by page, which takes thrice the time of the operator.
+ACTIVATION_BUDGET = 2**22
+ACCELERATOR_BUDGET = 2**26
 
 Parts = Callable[[Any, int, int], Iterable[PredictiveDistribution]]
 
@@ -73,7 +76,7 @@ def predict_in_chunks(
         nonlocal start
         inputs = cast_inputs(model, checked(batch))
         width = activations_per_row(model, inputs, tree)
-        for rows in inputs.split(max(1, min(ACTIVATION_BUDGET // width, CHUNK_BUDGET // num_draws))):
+        for rows in inputs.split(max(1, min(rows_at_a_time(model.device, width), CHUNK_BUDGET // num_draws))):
             yield mixed(parts(rows, start, width))
             far.end_chunk()
             start += len(rows)
@@ -161,6 +164,12 @@ def mixed(draws: Iterable[PredictiveDistribution], *, keep_samples: bool = True)
     kind, parts = type(first), chain([first], draws)
     del first  # held no longer than the mixture needs it
     return kind.mixture(parts)
+
+
+def rows_at_a_time(device: torch.device, width: int) -> int:
+    """How many rows a chunk has, of `width` activations each; at least one."""
+    budget = ACTIVATION_BUDGET if device.type == "cpu" else ACCELERATOR_BUDGET
+    return max(1, budget // width)
 
 
 def activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
