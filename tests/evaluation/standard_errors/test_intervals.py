@@ -95,6 +95,19 @@ def test_of_means_with_tails_up_to_those_without_a_variance(draw, truth: float, 
     assert 0.88 <= sum(holds(interval, truth) for interval in intervals) / sets <= 0.99
 
 
+def test_an_interval_of_a_mean_has_room_for_one_row_more_as_far_out_as_the_furthest() -> None:
+    """It is that of these rows, or of these and the furthest once more, whichever reaches further on each side."""
+    values = pareto(2, 1, 30)[0]
+    ends = []
+    for rows in (values, torch.cat([values, values.max().unsqueeze(0)])):
+        sums = Sums.of(rows)
+        ends.append(skewed_interval(sums.mean, sums.standard_error, sums.skewness, sums.rows))
+    found = Sums.of(values).interval
+    assert ends[1].upper > ends[0].upper + 0.1
+    torch.testing.assert_close(found.upper, ends[1].upper, rtol=1e-12, atol=0)
+    torch.testing.assert_close(found.lower, torch.minimum(ends[0].lower, ends[1].lower), rtol=1e-12, atol=0)
+
+
 def test_the_tail_index_tells_where_there_is_no_variance() -> None:
     """Of Pareto's law with index a it is a; its error is near 1 / sqrt 63, and that of 20 of them a fifth of it.
 
