@@ -306,7 +306,7 @@ def only_targets(data: Any) -> Any:
     Raises:
         TypeError: Data with inputs.
     """
-    if isinstance(data, Data):
+    if isinstance(data, Dataset | DataLoader | Loader):
         raise TypeError(
             f"Of a predictive only the targets at its points are needed, labels or numbers; got {type(data).__name__}. "
             "Pass `data.y`."
