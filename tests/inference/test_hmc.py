@@ -195,9 +195,9 @@ class Branching(nn.Module):
 def test_the_method_follows_from_kernel_size_and_cores(monkeypatch):
     asked = []
 
-    def note(job, positions, method, potential):
+    def note(job, positions, method, potential, workers):
         asked.append(method)
-        return original(job, positions, "sequential", potential)
+        return original(job, positions, "sequential", potential, workers)
 
     original = chain_methods.run_chains
     monkeypatch.setattr(hmc, "run_chains", note)

@@ -5,6 +5,8 @@ from pathlib import Path
 import pytest
 from matplotlib.image import imread
 
+from tests.scripts.printed import row
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "toy.py"
 METHODS = ("MAP", "variational", "dropout", "ensemble", "Laplace", "SWAG", "Gaussian process", "HMC")
 
@@ -23,20 +25,13 @@ def test_the_toy_measures_every_method_and_hmc_inside_and_outside_the_data_and_d
     inside, outside = printed.partition("in the gap")[::2]
     for table in (inside, outside):
         assert all(name in table for name in METHODS)
-        errors, epistemic = (_row(table, name) for name in ("root_mean_squared_error", "epistemic_variance"))
+        errors, epistemic = (row(table, name) for name in ("root_mean_squared_error", "epistemic_variance"))
         assert len(errors) == len(epistemic) == len(METHODS)
         assert epistemic[0] == 0  # one network knows no doubt of its own
         assert all(value > 0 for value in epistemic[1:])
     # sin(2 x) has a root mean square of 0.73 on the data: a fit that leaves less than half of it has found the curve
-    assert min(_row(inside, "root_mean_squared_error")) < 0.36
+    assert min(row(inside, "root_mean_squared_error")) < 0.36
     assert "split R-hat of f(0)" in printed
     picture = imread(tmp_path / "new" / "toy.png")
     assert picture[..., :3].std() > 0.05
     assert str((tmp_path / "new" / "toy.png").resolve()) in printed
-
-
-def _row(table: str, name: str) -> list[float]:
-    """The values of a measure, without their standard errors."""
-    line = next(line for line in table.splitlines() if line.startswith(name))
-    cells = line.removeprefix(name).rpartition(" ")[0].replace("±", " ").split()
-    return [float(cell) for cell in cells[::2]]

@@ -5,6 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.scripts.printed import row
+
 SCRIPT = Path(__file__).parents[2] / "scripts" / "uci_regression.py"
 NOISE, SLOPE = 30.0, 100.0
 
@@ -12,13 +14,6 @@ NOISE, SLOPE = 30.0, 100.0
 def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> None:
     monkeypatch.setattr(sys, "argv", [str(SCRIPT), *arguments])
     runpy.run_path(str(SCRIPT), run_name="__main__")
-
-
-def row(printed: str, name: str) -> list[float]:
-    """The values of a measure, without their standard errors."""
-    line = next(line for line in printed.splitlines() if line.startswith(name))
-    cells = line.removeprefix(name).rpartition(" ")[0].replace("±", " ").split()
-    return [float(cell) for cell in cells[::2]]
 
 
 @pytest.mark.slow

@@ -19,9 +19,9 @@ def test_a_gradient_is_timed_once_for_the_choice_and_the_warning(monkeypatch: py
     monkeypatch.setattr(processes, "LARGEST_TOGETHER", 0)
     begun = []
 
-    def run_chains(job, positions, _, potential):
+    def run_chains(job, positions, _, potential, workers):
         begun.append(len(taken))
-        return run(job, positions, "sequential", potential)
+        return run(job, positions, "sequential", potential, workers)
 
     run = processes.run_chains
     monkeypatch.setattr(hmc, "run_chains", run_chains)
