@@ -16,7 +16,7 @@ from bayesuq.evaluation.kinds import check_known
 from bayesuq.evaluation.ranks import check_scores, warn_undefined
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
 from bayesuq.evaluation.report.measure import COLUMNS, Measure
-from bayesuq.evaluation.report.tables import aligned, counted, in_line
+from bayesuq.evaluation.report.tables import aligned, compared, counted, in_line
 from bayesuq.evaluation.report.tally import Tally, made
 from bayesuq.evaluation.standard_errors import bootstrap
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
@@ -325,7 +325,7 @@ def side_by_side(reports: Mapping[str, Report]) -> str:
     for name, unit in units.items():
         found = [next((m for m in report.measures if m.name == name), None) for report in reports.values()]
         rows.append([name, *("" if m is None else " ".join(filter(None, m.cells[:2])) for m in found), unit])
-    return "\n".join(aligned(rows))
+    return "\n".join(compared(rows))
 
 
 def _measure_from(plain: Any, impossible: bool, later: Mapping[str, Any]) -> Measure:

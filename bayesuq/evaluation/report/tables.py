@@ -9,6 +9,7 @@ from itertools import zip_longest
 WIDTH = 80  # of a terminal, and of a mail
 GAP = 2  # between columns
 LONGEST_NAME, LONGEST_HEAD = 28, 16  # in a table that is too wide
+COMPARED_NAME = 24  # beside which three cells of the longest head find room
 LEAST = 16  # characters beside each other of text that is folded
 
 
@@ -69,6 +70,40 @@ def aligned(rows: Sequence[Sequence[str]], *, right: Iterable[int] = (), width: 
     room = width - _needed([row[:-1] for row in cells]) - GAP
     if _needed(cells) > width and room >= LEAST:
         cells = [[*row[:-1], textwrap.wrap(row[-1][0], room) or [""]] for row in cells]
+    return _in_blocks(cells, width, right)
+
+
+def compared(rows: Sequence[Sequence[str]], *, width: int = WIDTH) -> list[str]:
+    r"""A line for each row of a name, a cell for each of what is compared, and a unit; the first row has the heads.
+
+    Where they are wider than `width`, long cells stand over their errors and units under their names, so that as many
+    as can be stand beside each other; the others follow in blocks below.
+
+    Example:
+        >>> rows = [("", "map", "swag", ""), ("log_loss", "0.5 ± 0.1", "0.50 [0.30, 0.80]", "nats")]
+        >>> print("\n".join(compared(rows, width=36)))
+                  map        swag
+        log_loss  0.5 ± 0.1  0.50
+          nats               [0.30, 0.80]
+    """
+    plain = [[[cell] for cell in row] for row in rows]
+    if _needed(plain) <= width:
+        return _in_blocks(plain, width)
+    (corner, *heads, _), *body = rows
+    cells = [[[corner], *(_folded(head, LONGEST_HEAD) for head in heads)]]
+    for name, *values, unit in body:
+        below = textwrap.wrap(unit, COMPARED_NAME, initial_indent="  ", subsequent_indent="  ")
+        cells.append([_folded(name, COMPARED_NAME) + below, *map(_over_error, values)])
+    return _in_blocks(cells, width)
+
+
+def _over_error(cell: str) -> list[str]:
+    """A long cell in two lines, the value and then what is said of its error."""
+    return re.split(r" (?=[±[])", cell) if len(cell) > LONGEST_HEAD else [cell]
+
+
+def _in_blocks(cells: Sequence[Sequence[list[str]]], width: int, right: Iterable[int] = ()) -> list[str]:
+    """The columns beside each other as far as they find room, and further ones below, each with the first column."""
     blocks = _blocks(_widths(cells), width)
     texts = [
         _block([[row[place] for place in block] for row in cells], {block.index(i) for i in right if i in block})

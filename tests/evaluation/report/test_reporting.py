@@ -431,6 +431,19 @@ def test_tables_fit_eighty_columns_and_lose_nothing() -> None:
     assert sum(line.startswith("draws") for line in lines) == len(heads)
 
 
+def test_methods_stand_beside_each_other_where_their_intervals_are_long() -> None:
+    measures = tuple(
+        Measure(name, 0.9876, 0.0071, "fraction", "", (0.9386, 0.9952)) for name in ("accuracy", "interval_coverage")
+    )
+    report = Report(measures, num_points=3, num_samples=1)
+    lines = side_by_side(dict.fromkeys(("map", "swag", "laplace"), report)).splitlines()
+    assert lines[0].split() == ["map", "swag", "laplace"]
+    assert lines[2].split() == ["accuracy", "0.9876", "0.9876", "0.9876"]
+    assert lines[3].split() == ["fraction", *["[0.9386,", "0.9952]"] * 3]
+    assert len(lines) == 6
+    assert max(map(len, lines)) <= 80
+
+
 def test_of_few_rows_that_are_all_right_the_error_of_the_calibration_error_is_said_to_be_a_bound() -> None:
     probs = torch.tensor([[0.85, 0.15]], dtype=torch.float64)
     for num_rows, share, is_bound in ((20, 1.0, True), (60, 1.0, False), (20, 0.7, False)):
