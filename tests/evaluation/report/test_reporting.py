@@ -438,8 +438,8 @@ def test_methods_stand_beside_each_other_where_their_intervals_are_long() -> Non
     report = Report(measures, num_points=3, num_samples=1)
     lines = side_by_side(dict.fromkeys(("map", "swag", "laplace"), report)).splitlines()
     assert lines[0].split() == ["map", "swag", "laplace"]
-    assert lines[2].split() == ["accuracy", "0.9876", "0.9876", "0.9876"]
-    assert lines[3].split() == ["fraction", *["[0.9386,", "0.9952]"] * 3]
+    assert lines[2].split() == ["accuracy", *["0.988"] * 3]
+    assert lines[3].split() == ["fraction", *["[0.939,", "0.995]"] * 3]
     assert len(lines) == 6
     assert max(map(len, lines)) <= 80
 
