@@ -33,6 +33,7 @@ FEWEST_ROWS, ENOUGH_ROWS, ENOUGH_LABELS = 20, 512, 2**18  # that predictions are
 LEAST_GAIN, GAIN_ERRORS = 0.02, 2.0  # nats a row, and standard errors, over a constant: one of them says something
 FEWEST_RATIOS, MOST_RATIOS = 100, 500  # draws that k is read from
 WIDE, FEWEST_WORTH = 1.4, 15.0  # times too wide; draws that the weighed ones must be worth
+ALIKE = 0.99  # of the draws: what the weighed ones are worth where the two laws are within .005 nats of each other
 LEAST_WORTH = 0.25  # of the draws: spreads too narrow by ten show in k of 500 draws as .6 to 1.2, in this as .2
 SHIFTED = 0.25  # standard deviations, beyond two standard errors, of any mean
 CHEAP_SHARE = 0.02  # of a fit's cost, up to which networks are looked at too
@@ -112,7 +113,9 @@ def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
             f"density is 0, or is no number: it is no approximation there. {remedy}"
         )
         return
-    if np.ptp(ratios) == 0:
+    weight = np.exp(ratios - ratios.max())
+    worth = float(weight.sum() ** 2 / (weight**2).sum())
+    if worth > ALIKE * len(ratios):  # the shape of a tail that weighs nothing says nothing
         return
     k = tail_shape(ratios)
     if k > GOOD_K:
@@ -122,8 +125,6 @@ def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
             f"{remedy}"
         )
         return
-    weight = np.exp(ratios - ratios.max())
-    worth = float(weight.sum() ** 2 / (weight**2).sum())
     if worth < LEAST_WORTH * len(ratios):  # k of few draws is uncertain by .3
         warn_of_fit(
             f"The posterior is far from the model's: of {len(ratios)} draws, weighed by the ratios of the two, no more "

@@ -350,3 +350,12 @@ def test_a_law_beside_the_models_or_wider_than_it_is_told_and_one_like_it_is_not
     with recorded_warnings() as record:
         warn_unless_reaching(torch.cat([tail, -30 - torch.linspace(0, 1, 433).double()]), "R.")
     assert "no more than 21 count" in str(record[0].message)
+
+
+def test_the_shape_of_a_tail_is_no_alarm_where_the_ratios_hardly_vary() -> None:
+    places = (torch.arange(500).double() + 0.5) / 500
+    tail = 1 / (1 - places)  # log ratios whose own tail has k = 1, of .93 and 1.4 at these scales as ratios
+    for scale, is_told in ((4e-4, False), (0.01, True)):
+        with recorded_warnings() as record:
+            warn_unless_reaching(scale * tail, "R.")
+        assert ["Pareto k" in str(one.message) for one in record] == [True] * is_told
