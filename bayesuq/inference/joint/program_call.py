@@ -93,9 +93,8 @@ class ProgramCall:
     def _with_targets(self, args: tuple[Any, ...], named: Mapping[str, Any], y: Tensor | None) -> Any:
         """Run the program with targets in the argument that is called after them, else in the first that is free."""
         target = self._target_name(args, named)
-        if self._plain[len(args) : len(args) + 1] == [target] and args:
-            return self.program(*args, y, **named)
-        if target is None:
+        is_next = bool(args) and self._plain[len(args) : len(args) + 1] == [target]
+        if target is None or is_next:
             return self.program(*args, y, **named)
         return self.program(*args, **named, **{target: y})
 

@@ -24,8 +24,11 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall, few_rows
 from bayesuq.inference.joint.programs import is_subsample, private_store, unchecked
 
-CHANGING = "sites must not change"  # in words of errors that are no law's
 UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none
+
+
+class ChangingSitesError(ValueError):
+    """A program has other latent sites at one vector than at another: no law's word, and no density is."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,7 +105,9 @@ class AtVector(Messenger):
             return
         name, support = msg["name"], msg["fn"].support
         if name not in self.parts:
-            raise ValueError(f"The program's site {name!r} was not there when it first ran: its {CHANGING}.")
+            raise ChangingSitesError(
+                f"The program's site {name!r} was not there when it first ran: its sites must not change."
+            )
         transform = biject_to(support)
         part = self.parts[name]
         value = transform(part)
@@ -182,7 +187,7 @@ class ProgramJoint:
             self.call.run(rows, num_data)
         if len(handler.terms.theta) != len(parts):
             missing = sorted(parts.keys() - handler.terms.theta.keys())
-            raise ValueError(f"The program left out {', '.join(missing)} this time: its {CHANGING}.")
+            raise ChangingSitesError(f"The program left out {', '.join(missing)} this time: its sites must not change.")
         return handler.terms
 
     def energy(self, flat: Tensor, rows: Batch, num_data: int | None = None, *, with_volume: bool = True) -> Tensor:

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.program_joint import CHANGING, UNSUPPORTED, ProgramJoint, running
+from bayesuq.inference.joint.program_joint import UNSUPPORTED, ChangingSitesError, ProgramJoint, running
 from bayesuq.inference.joint.tape import Played, recorded
 from bayesuq.inputs import named_leaves
 
@@ -82,9 +82,9 @@ class ProgramPotential:
     def _run(self, position: Tensor) -> tuple[float, Tensor]:
         try:
             value, gradient = self.joint.value_and_grad(position, self.rows, with_volume=self.with_volume)
-        except UNSUPPORTED as error:
-            if isinstance(error, ValueError) and CHANGING in str(error):
-                raise
+        except ChangingSitesError:
+            raise
+        except UNSUPPORTED:
             return math.inf, torch.zeros_like(position)
         number = float(value)
         return number if abs(number) < math.inf else math.inf, gradient

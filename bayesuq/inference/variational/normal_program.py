@@ -21,7 +21,7 @@ from torch.distributions import transform_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall
-from bayesuq.inference.joint.program_joint import CHANGING, UNSUPPORTED, ProgramJoint
+from bayesuq.inference.joint.program_joint import UNSUPPORTED, ChangingSitesError, ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import GuideBuilder, correlated, factorised
 from bayesuq.inference.posteriors.modes import Mode, find_modes
@@ -210,9 +210,9 @@ def normal_objective(
             return None
         potential = ProgramPotential(joint, rows)
         modes = find_modes(potential, key)
-    except UNSUPPORTED as error:
-        if CHANGING in str(error):
-            raise
+    except ChangingSitesError:
+        raise
+    except UNSUPPORTED:
         return None
     if not modes:
         return None
