@@ -169,8 +169,6 @@ def fit(
         own: Any = guide(model)
         if kl_weight is None:
             kl_weight = default_weight(model, training)
-        if estimator is None:
-            estimator = default_estimator(model, source)
         tempering = Tempering(kl_weight, training.epochs(source.num_batches) * source.num_batches)
         numbers = (source.num_data, num_draws, scale_rate, tempering)
         evidence: EvidenceObjective | CorrelatedObjective = (
