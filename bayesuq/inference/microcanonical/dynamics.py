@@ -38,6 +38,31 @@ class Energies(Protocol):
 
 
 @dataclass(frozen=True, eq=False)
+class Noise:
+    """White noise of all chains of a fit, of which a process may move every so-manieth.
+
+    The others' is drawn too and left: what a chain gets does not depend on how many processes there are.
+
+    Attributes:
+        generator: Where it comes from.
+        first: Number of the first chain that is moved here.
+        stride: From one of them to the next.
+        num_chains: Of the fit; None for those that are moved here.
+    """
+
+    generator: torch.Generator
+    first: int = 0
+    stride: int = 1
+    num_chains: int | None = None
+
+    def like(self, vectors: Tensor) -> Tensor:
+        """Of the chains that are moved here, (C, P)."""
+        number = len(vectors) if self.num_chains is None else self.num_chains
+        white = vectors.new_empty(number, *vectors.shape[1:]).normal_(generator=self.generator)
+        return white[self.first :: self.stride]
+
+
+@dataclass(frozen=True, eq=False)
 class Particles:
     """Where C chains are, and where they go.
 
@@ -54,7 +79,7 @@ class Particles:
     gradients: Tensor
 
     @classmethod
-    def at(cls, positions: Tensor, energies: Energies, noise: torch.Generator) -> "Particles":
+    def at(cls, positions: Tensor, energies: Energies, noise: Noise) -> "Particles":
         """Chains that begin there in random directions."""
         return cls(positions, random_directions(positions, noise), *energies(positions))
 
@@ -73,7 +98,7 @@ class Moved:
 
 
 def move(
-    particles: Particles, energies: Energies, step_sizes: Tensor, lengths: Tensor, noise: torch.Generator
+    particles: Particles, energies: Energies, step_sizes: Tensor, lengths: Tensor, noise: Noise
 ) -> tuple[Particles, Moved]:
     """One step of each chain.
 
@@ -99,7 +124,7 @@ def move(
     return _checked(particles, Particles(positions, directions, potentials, gradients), errors, noise)
 
 
-def _checked(before: Particles, after: Particles, errors: Tensor, noise: torch.Generator) -> tuple[Particles, Moved]:
+def _checked(before: Particles, after: Particles, errors: Tensor, noise: Noise) -> tuple[Particles, Moved]:
     """The step, but for chains that diverged."""
     most = MOST_ENERGY_ERROR + 10 * math.sqrt(before.positions.shape[1])
     # What is infinite or NaN in a row makes the row's sum so.
@@ -117,14 +142,13 @@ def _checked(before: Particles, after: Particles, errors: Tensor, noise: torch.G
     return kept, Moved(errors.masked_fill(diverged, 0.0), diverged)
 
 
-def random_directions(like: Tensor, noise: torch.Generator) -> Tensor:
+def random_directions(like: Tensor, noise: Noise) -> Tensor:
     """Directions drawn evenly, (C, P)."""
-    return _normalised(torch.empty_like(like).normal_(generator=noise))
+    return _normalised(noise.like(like))
 
 
-def _refreshed(directions: Tensor, shares: Tensor, noise: torch.Generator) -> Tensor:
-    white = torch.empty_like(directions).normal_(generator=noise)
-    return _normalised(torch.addcmul(directions, shares, white))
+def _refreshed(directions: Tensor, shares: Tensor, noise: Noise) -> Tensor:
+    return _normalised(torch.addcmul(directions, shares, noise.like(directions)))
 
 
 def _kick(directions: Tensor, gradients: Tensor, step_sizes: Tensor) -> tuple[Tensor, Tensor]:

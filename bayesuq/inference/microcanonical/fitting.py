@@ -35,16 +35,18 @@ from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains
 from bayesuq.inference.posteriors.weights import WeightPosterior
-from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Data, NetworkReader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
+from bayesuq.inference.training.shares import check_same_rows
+from bayesuq.inference.training.workers import Group, Workers
 from bayesuq.inputs import named_leaves
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal
-from bayesuq.randomness import derive_seed, isolated, resolve_seed
+from bayesuq.randomness import derive_seed, isolated
 
 __all__ = ["MicrocanonicalPosterior", "fit"]
 __dir__ = __all__.copy
@@ -69,6 +71,7 @@ def fit(
     thinning: int = 10,
     energy_variance: float = ENERGY_VARIANCE,
     start: ensemble.EnsemblePosterior | WeightPosterior | ProgramStart | None = None,
+    data_parallel: bool | Group = False,
     **options: Unpack[TrainingOptions],
 ) -> "MicrocanonicalPosterior | ProgramChains":
     """Train networks, and draw from the posterior by a microcanonical chain from each.
@@ -90,6 +93,8 @@ def fit(
             as long, and 6 to 16 % small at the paper's 0.1, whose steps are 1.3 to 1.7 times as long.
         start: A fitted ensemble, or any posterior over weights, that the chains begin at; None trains one. Of a
             program, "uniform", which None is, "prior" or a fitted posterior.
+        data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, share
+            networks and chains out: see docs/scaling.md. Each has all rows.
         num_epochs: Passes over the data by which the networks are trained.
         learning_rate: Adam's step size at the start, likewise.
         validation: Rows whose predictive log density is watched while networks train: each chain begins at the weights
@@ -126,26 +131,32 @@ def fit(
     """
     plan = checked_plan(num_samples, num_warmup, thinning, energy_variance, None, None)
     check_count(num_members, "num_members")
-    training = Training.of(options)
+    training = Training.of(options, data_parallel=data_parallel)
     if not isinstance(model, BayesianNetwork):
         return _fit_program(model, data, observed, start, ProgramRun.of(plan, num_members, training))
     check_unnamed(observed)
     model.likelihood.check_density()
     model = model if training.device is None else model.to(training.device)
-    file = Checkpoint.of(training.checkpoint)
-    key = resolve_seed(training.seed) if file is None else file.claim(options["seed"])
+    file, workers = Checkpoint.of(training.checkpoint), Workers.of(data_parallel)
+    key = claimed_seed(workers, file, options["seed"])
+    if workers.size > 1:
+        check_same_rows(workers, data)
     with isolated(derive_seed(key, DATA)):  # which a loader may draw its order from
         rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
     warn_of_scales(model.likelihood, rows)
     _warn_of_repeats(model, rows)
-    given: Any = start if start is not None else _trained(model, data, options, num_members, key, file)
+    given: Any = (
+        start
+        if start is not None
+        else _trained(model, data, {**options, "data_parallel": data_parallel}, num_members, key, file)
+    )
     begins = as_one(given) if isinstance(given, ensemble.EnsemblePosterior) else given
     constants = Constants.of(model, begins)
     potential = NetworkPotential(model, rows, fixed=constants.fixed, buffers=constants.buffers)
     if potential.layout.size < 2:
         raise ValueError("A direction needs at least two random parameters; the model has one. Take `hmc`.")
     positions = starting_points(potential, begins, num_members, derive_seed(key, STARTS))
-    run = Run(energies_of(potential), positions, plan, derive_seed(key, CHAINS))
+    run = Run(energies_of(potential), positions, plan, derive_seed(key, CHAINS), workers)
     chains_file = None if file is None else file.of_part("chains")
     fit_identity = None if file is None else _identity(model, rows, constants, potential, positions, plan, key)
     run.finish(chains_file, fit_identity, sys.stderr.isatty() if training.progress is None else training.progress)
@@ -207,7 +218,7 @@ class MicrocanonicalPosterior(ChainPosterior):
 def _trained(
     model: BayesianNetwork,
     data: Data,
-    options: TrainingOptions,
+    options: Mapping[str, Any],
     num_members: int,
     key: int,
     file: Checkpoint | None,

@@ -19,13 +19,15 @@ from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.microcanonical.run import Plan, Run
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
-from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Data, Source, all_rows
 from bayesuq.inference.training.model_contents import probed_energy
 from bayesuq.inference.training.options import Training
+from bayesuq.inference.training.shares import check_same_rows
+from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inputs import named_leaves
-from bayesuq.randomness import derive_seed, isolated, resolve_seed
+from bayesuq.randomness import derive_seed, isolated
 
 DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
 
@@ -41,6 +43,7 @@ class ProgramRun:
         checkpoint: Beside which the chains write a file of theirs.
         device: Where to compute.
         progress: Whether to show a bar.
+        workers: Processes that share the chains out.
     """
 
     num_chains: int
@@ -49,6 +52,7 @@ class ProgramRun:
     checkpoint: Checkpoint | None
     device: torch.device | str | None
     progress: bool | None
+    workers: Workers = ALONE
 
     @classmethod
     def of(cls, plan: Plan, num_chains: int, training: Training) -> "ProgramRun":
@@ -63,8 +67,9 @@ class ProgramRun:
                 "mode, pass `start=map_estimate.fit(program, data, ...)`."
             )
         file = Checkpoint.of(training.checkpoint)
-        key = resolve_seed(training.seed) if file is None else file.claim(training.seed)
-        return cls(num_chains, plan, key, file, training.device, training.progress)
+        workers = Workers.of(training.data_parallel)
+        key = claimed_seed(workers, file, training.seed)
+        return cls(num_chains, plan, key, file, training.device, training.progress, workers)
 
 
 def fit_program(
@@ -78,6 +83,8 @@ def fit_program(
     """
     check_program(program)
     reader = ProgramRows(program, observed, run.device)
+    if run.workers.size > 1:
+        check_same_rows(run.workers, data)
     with isolated(derive_seed(run.key, DATA)):  # which a loader may draw its order from
         rows = all_rows(Source(reader, data, batch_size=1))
     joint = reader.joint
@@ -85,7 +92,7 @@ def fit_program(
         raise ValueError("A direction needs at least two numbers; the program's latents have one. Take `hmc.fit`.")
     potential = ProgramPotential(joint, rows)
     positions = program_starts(potential, start or "uniform", run.num_chains, derive_seed(run.key, STARTS))
-    chains = Run(potential.at_rows, positions, run.plan, derive_seed(run.key, CHAINS))
+    chains = Run(potential.at_rows, positions, run.plan, derive_seed(run.key, CHAINS), run.workers)
     if run.checkpoint is None:
         chains.finish(None, None, run.progress)
     else:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesuq.inference.microcanonical.dynamics import Energies, Moved, Particles, move
+from bayesuq.inference.microcanonical.dynamics import Energies, Moved, Noise, Particles, move
 from bayesuq.inference.microcanonical.tuning import (
     LENGTH_SHARE,
     RESOLVED,
@@ -24,6 +24,7 @@ from bayesuq.inference.training.checkpoint import Checkpoint, State, put_back
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.stepping import Stepped
+from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.models.precision import full_precision
 from bayesuq.randomness import generator
 
@@ -66,6 +67,7 @@ class Run(Stepped):
         lengths: L, (C,), float64.
         draws: Positions kept, (C, D, P).
         told: Of each draw, (C, D).
+        sharing: Processes of which each moves some of the chains, by itself.
         divergences: Of the warm-up, (C,).
     """
 
@@ -76,10 +78,17 @@ class Run(Stepped):
         "fits read minibatches."
     )
 
-    def __init__(self, energies: Energies, positions: Tensor, plan: Plan, seed: int) -> None:
-        """Put chains at their starts, (C, P)."""
+    def __init__(self, energies: Energies, positions: Tensor, plan: Plan, seed: int, sharing: Workers = ALONE) -> None:
+        """Put chains at their starts, (C, P); of several processes, each moves those of its number modulo theirs.
+
+        Raises:
+            ValueError: Fewer chains than processes.
+        """
+        if len(positions) < sharing.size:
+            raise ValueError(f"{len(positions)} chains cannot be shared out among {sharing.size} processes.")
         self.energies, self.plan, self.phases = energies, plan, Phases.of(plan.num_warmup)
-        self.noise = generator(seed, device=positions.device)
+        self.noise = Noise(generator(seed, device=positions.device), sharing.rank, sharing.size, len(positions))
+        self.sharing, positions = sharing, positions[sharing.rank :: sharing.size]
         self.particles = Particles.at(positions, energies, self.noise)
         self.step_sizes, self.lengths = StepSizes.of(positions), first_lengths(positions)
         self.dimension, self.done = positions.shape[1], 0
@@ -102,8 +111,27 @@ class Run(Stepped):
 
     @full_precision()  # differences of energies decide
     def finish(self, checkpoint: Checkpoint | None, fit: Identity | None, progress: bool | None) -> None:
-        """Make the steps that are left: see `Stepped.finish`."""
-        super().finish(checkpoint, fit, progress)
+        """Make the steps that are left: see `Stepped.finish`. All processes then have all draws."""
+        workers, own = self.sharing, checkpoint
+        if workers.size > 1:
+            own = None if checkpoint is None else checkpoint.of_part(str(workers.rank))
+            progress = progress if workers.is_first else False
+        finish = super().finish
+        workers.agreed(lambda: finish(own, fit, progress))
+        if workers.size > 1:
+            self._gather()
+
+    def _gather(self) -> None:
+        """Draws of the chains of all processes, by number."""
+        workers = self.sharing
+        own = {"positions": self.draws, **self.told}
+        parts = [workers.tensors(own if rank == workers.rank else None, rank) for rank in range(workers.size)]
+        found = {}
+        for name, tensor in own.items():
+            found[name] = tensor.new_empty(sum(len(part[name]) for part in parts), *tensor.shape[1:])
+            for rank, part in enumerate(parts):
+                found[name][rank :: workers.size] = part[name]
+        self.draws, self.told = found.pop("positions"), found
 
     def _step(self) -> None:
         self.particles, moved = move(self.particles, self.energies, self.step_sizes.current, self.lengths, self.noise)
@@ -188,7 +216,7 @@ class Run(Stepped):
     def _state(self) -> State:
         kept = max(0, self.done - self.plan.num_warmup) // self.plan.thinning
         tensors = {name: t[:, :kept] if name.startswith(GROWING) else t for name, t in self._tensors().items()}
-        return {"done": self.done}, tensors | {"noise": self.noise.get_state()}
+        return {"done": self.done}, tensors | {"noise": self.noise.generator.get_state()}
 
     def _resume(self, resumable: Resumable) -> None:
         with resumable.reading() as found:
@@ -201,7 +229,7 @@ class Run(Stepped):
             part = tensors[name]
             target = tensor[:, : part.shape[1]] if name.startswith(GROWING) else tensor
             put_back(target, part, name, must_be_finite=name in ("particles.positions", f"{GROWING}positions"))
-        self.noise.set_state(tensors["noise"])
+        self.noise.generator.set_state(tensors["noise"])
         self.done = values["done"]
 
     def energy_variance(self) -> float:

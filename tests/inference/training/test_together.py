@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from bayesuq.inference import ensemble, hmc, map_estimate, variational
+from bayesuq.inference import ensemble, hmc, map_estimate, microcanonical, variational
 from bayesuq.inference.training import loop
 from tests.inference.training import together
 from tests.inference.training.together import BY_ROWS, DATA, METHODS, in_processes, network, values
@@ -52,6 +52,15 @@ def test_members_and_chains_that_are_shared_out_have_the_bits_of_one_process(pai
     assert torch.equal(pair[1]["hmc"]["draws"], chains.draws)
 
 
+def test_microcanonical_chains_that_are_shared_out_are_those_of_one_process(pair: list[dict[str, Any]]) -> None:
+    begun = ensemble.fit(network(), DATA, num_members=3, num_epochs=3, vectorised=False, seed=0)
+    alone = microcanonical.fit(network(), DATA, start=begun, **together.FEW, seed=0)
+    torch.testing.assert_close(pair[1]["microcanonical"]["draws"], alone.draws, rtol=1e-9, atol=1e-9)
+    assert torch.equal(pair[1]["microcanonical, again"]["draws"], pair[1]["microcanonical, trained"]["draws"])
+    of_program = microcanonical.fit(together.program, DATA, **together.FEW, seed=0)
+    torch.testing.assert_close(pair[1]["microcanonical, program"], dict(of_program.draws), rtol=1e-9, atol=1e-9)
+
+
 def test_each_process_draws_noise_of_its_own(pair: list[dict[str, Any]]) -> None:
     assert not torch.equal(pair[0]["other noise"]["loc"], pair[0]["same noise"]["loc"])
 
@@ -65,8 +74,9 @@ def test_what_one_process_meets_all_raise_and_then_fit_on(pair: list[dict[str, A
         "ValueError: The processes have different models or options",
         "InterruptedError: stopped by the callback",
         "ValueError: 1 rows cannot be divided among 2 processes",
+        "ValueError: 1 chains cannot be shared out among 2 processes",
     ]
-    assert [found.startswith(begin) for found, begin in zip(pair[0]["errors"], told, strict=True)] == [True] * 6
+    assert [found.startswith(begin) for found, begin in zip(pair[0]["errors"], told, strict=True)] == [True] * 7
 
 
 def test_a_signal_to_one_process_ends_all_after_the_first_has_written(pair: list[dict[str, Any]]) -> None:

@@ -10,13 +10,14 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pyro
 import pytest
 import torch
 from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference import dropout, ensemble, hmc, ivon, map_estimate, sgmcmc, swag, variational
+from bayesuq.inference import dropout, ensemble, hmc, ivon, map_estimate, microcanonical, sgmcmc, swag, variational
 from bayesuq.inference.training import loop
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.workers import Workers
@@ -38,6 +39,12 @@ def network(layer: nn.Module | None = None) -> BayesianNetwork:
     return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.3))
 
 
+def program(x: Tensor, y: Tensor | None = None) -> Tensor:
+    slope = pyro.sample("slope", pyro.distributions.Normal(x.new_zeros(2), 1.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", pyro.distributions.Normal(x @ slope, 0.3), obs=y)
+
+
 def fit_by(fit: Callable[..., Any], model: Any, **own: Any) -> Callable[..., Any]:
     shared = {"batch_size": NUM_ROWS, "seed": 3}
     if fit is not sgmcmc.fit:
@@ -46,6 +53,7 @@ def fit_by(fit: Callable[..., Any], model: Any, **own: Any) -> Callable[..., Any
 
 
 SHORT = {"num_samples": 4, "num_warmup": 4, "num_chains": 3, "max_tree_depth": 3}
+FEW = {"num_samples": 3, "num_warmup": 30, "thinning": 2, "num_members": 3}
 CHAINS = {"num_samples": 3, "num_warmup": 4, "num_chains": 2, "thinning": 1}
 METHODS = {
     "map": fit_by(map_estimate.fit, network(), validation=WATCHED),
@@ -185,6 +193,12 @@ def one_of_two(rank: int, folder: str) -> None:
     apart = {"data_parallel": True, "seed": 0}
     found["ensemble"] = values(parts(ensemble.fit(network(), DATA, num_members=3, num_epochs=3, **apart)))
     found["hmc"] = values(hmc.fit(network(), DATA, **SHORT, **apart))
+    begun = ensemble.fit(network(), DATA, num_members=3, num_epochs=3, **apart)
+    found["microcanonical"] = values(microcanonical.fit(network(), DATA, start=begun, **FEW, **apart))
+    file = Path(folder) / "chains"
+    again = [microcanonical.fit(network(), DATA, num_epochs=3, checkpoint=file, **FEW, **apart) for _ in range(2)]
+    found["microcanonical, trained"], found["microcanonical, again"] = (values(one) for one in again)
+    found["microcanonical, program"] = dict(microcanonical.fit(program, DATA, **FEW, **apart).draws)
     broken = Broken(X[:20], Y[:20].unsqueeze(1))
     huge = Dataset(own.x, own.y * (1e300 if rank else 1.0))  # beyond float32 in the second process alone
     single = BayesianNetwork(nn.Linear(2, 1), priors.Normal(), likelihoods.Normal(scale=0.3))
@@ -195,6 +209,7 @@ def one_of_two(rank: int, folder: str) -> None:
         raised(lambda: fit(DATA, seed=0, max_grad_norm=1.0 + rank)),
         raised(lambda: fit(own, seed=0, callbacks=[stop])),
         raised(lambda: fit(Dataset(X[:1], Y[:1]), seed=0)),
+        raised(lambda: microcanonical.fit(network(), DATA, start=begun, **{**FEW, "num_members": 1}, **apart)),
     ]
     signal.signal(signal.SIGTERM, lambda *_: (_ for _ in ()).throw(SystemExit(143)))
     file, watch = Path(folder) / "checkpoint", {"batch_size": 4, "seed": 0}
