@@ -1,11 +1,11 @@
 """The first minibatches of a DataLoader, the same each time that they are asked for, to tell loaders apart by.
 
-What is in memory counts whole. Of rows that are read one by one, from files or by code of the user's, some more count,
-from the first to the last, for two data sets may begin alike.
+What is in memory counts whole, as tensors or in a data set of the user's own. Of rows that are read one by one some
+more count, from the first to the last, for two data sets may begin alike.
 """
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from itertools import islice
 from typing import Any
@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, IterableDataset, Subset, TensorDataset
 from torch.utils.data import Dataset as Rows
 
 from bayesuq.data import Dataset
+from bayesuq.inference.training.held_arrays import held_digests
 from bayesuq.inference.training.identity import digest, digest_of
 from bayesuq.loaders import Loader
 from bayesuq.randomness import globally_isolated
@@ -34,17 +35,28 @@ def first_batches(loader: Loader, device: torch.device) -> list[Dataset]:
 def loader_digest(loader: Loader, device: torch.device) -> tuple[str, list[Dataset]]:
     """A name for a loader's data, and its first minibatches.
 
-    All rows of tensors in memory count, and of others the first minibatches and rows from all over the data set. Where
-    these are others each time, as rows that are augmented by random numbers of their own are, the name says that only.
+    All rows of tensors in memory count, and of others the first minibatches, rows from all over the data set, and the
+    arrays that it holds, unless reading changes them. Where rows are others each time, as those that are augmented by
+    random numbers of their own are, the arrays alone count.
+
+    What is named by words of the form a=b is not in files of before, which are known by the rest.
     """
+    dataset = loader.loader.dataset
+    held = {} if _is_in_memory(dataset) else held_digests(dataset)
     batches = first_batches(loader, device)
     name = _digest(batches)
     if _digest(first_batches(loader, device)) != name:
-        return UNREPEATABLE, batches
-    dataset = loader.loader.dataset
+        return ", ".join([UNREPEATABLE, *_unchanged(held, dataset)]), batches
     with _fixed_order(loader.loader, device):
         read = "" if _is_in_memory(dataset) else _some_rows(dataset)
-    return " ".join(filter(None, (name, _rows_in_memory(dataset), read))), batches
+    rows = " ".join(filter(None, (name, _rows_in_memory(dataset), read)))
+    return ", ".join([rows, *_unchanged(held, dataset)]), batches
+
+
+def _unchanged(held: Mapping[str, str], dataset: Any) -> list[str]:
+    """The names of arrays that are as they were before rows were read: others are a cache, or state of a generator."""
+    now = held_digests(dataset) if held else {}
+    return [f"{name}={value}" for name, value in held.items() if now.get(name) == value]
 
 
 def loader_rows(loader: Loader) -> str:
@@ -75,10 +87,7 @@ def _is_in_memory(dataset: Rows[Any]) -> bool:
 
 
 def _some_rows(dataset: Any) -> str:
-    """A name for rows from the first to the last, where rows have numbers and are the same when they are read again.
-
-    It is written as an option is, so that files of before, which had none, are known by the rest.
-    """
+    """A name for rows from the first to the last, where rows have numbers and are the same when they are read again."""
     if isinstance(dataset, IterableDataset) or not hasattr(dataset, "__len__"):
         return ""
     last = len(dataset) - 1

@@ -213,7 +213,7 @@ class Source:
             return f"{counts}, {digest(self._leaves())}", next(self.epoch(None))
         name, batches = loader_digest(self.batches, self.device)
         batch = self.reader.read(batches[0])
-        return f"{counts}, {name}", _made_up(batch) if name == UNREPEATABLE else batch
+        return f"{counts}, {name}", _made_up(batch) if name.startswith(UNREPEATABLE) else batch
 
     def _contents_together(self, share: Share) -> tuple[str, Batch]:
         """The same for any number of processes: of shards their rows in all, and a minibatch that is made up."""
