@@ -1,6 +1,6 @@
 """Plain networks, with no probability in them. Any `torch.nn.Module` of the user's does as well.
 
-Their outputs f are what a likelihood takes: (N, C) for C classes or columns, (N, C, H, W) for those of pixels. Dropout
+Their outputs f are what a likelihood takes: (N, C) for C classes or columns, (N, C, ...) for those of pixels. Dropout
 layers act only where a method says so (`inference.dropout` above all); elsewhere they are the identity.
 """
 
@@ -14,7 +14,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from bayesuq.arrays import check_count, check_probability
+from bayesuq.arrays import check_count, check_positive, check_probability
 from bayesuq.randomness import isolated, resolve_seed
 
 __all__ = ["convnet", "mlp", "unet"]
@@ -24,10 +24,30 @@ Activation = Literal["relu", "tanh", "silu", "gelu"]
 Norm = Literal["batch", "group"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU}
-_NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "batch": nn.BatchNorm2d,
-    "group": lambda channels: nn.GroupNorm(math.gcd(8, channels), channels),
+_NORMS = ("batch", "group")
+
+
+@dataclass(frozen=True)
+class _Layers:
+    """Torch's layers for images of one spatial rank."""
+
+    convolution: type[nn.Module]
+    transposed: type[nn.Module]
+    pool: type[nn.Module]
+    dropout: type[nn.Module]
+    batch_norm: type[nn.Module]
+
+    def norm(self, name: str, channels: int) -> nn.Module:
+        """The normalisation of that name."""
+        return self.batch_norm(channels) if name == "batch" else nn.GroupNorm(math.gcd(8, channels), channels)
+
+
+_BY_RANK = {
+    1: _Layers(nn.Conv1d, nn.ConvTranspose1d, nn.MaxPool1d, nn.Dropout1d, nn.BatchNorm1d),
+    2: _Layers(nn.Conv2d, nn.ConvTranspose2d, nn.MaxPool2d, nn.Dropout2d, nn.BatchNorm2d),
+    3: _Layers(nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d, nn.Dropout3d, nn.BatchNorm3d),
 }
+Sizes = int | tuple[int, ...]
 
 
 @dataclass(frozen=True)
@@ -173,30 +193,36 @@ class UNet(nn.Module):
         out_channels: int,
         widths: Sequence[int],
         block: Callable[..., nn.Module],
+        strides: Sequence[Sizes],
+        layers: _Layers,
         recipe: Recipe,
     ) -> None:
         super().__init__()
         self.recipe = recipe
-        levels = range(len(widths) - 1)
+        levels = range(len(strides))
         before = [in_channels, *widths]
         self.encoder = nn.ModuleList(block(before[level], widths[level], level) for level in levels)
-        self.pool = nn.MaxPool2d(2, ceil_mode=True)  # an odd row or column goes on alone, and is cropped on the way up
-        self.bottom = block(widths[-2], widths[-1], len(widths) - 1)
-        self.up = nn.ModuleList(nn.ConvTranspose2d(widths[level + 1], widths[level], 2, stride=2) for level in levels)
+        # An odd row or column goes on alone, and is cropped on the way up.
+        self.pools = nn.ModuleList(layers.pool(stride, ceil_mode=True) for stride in strides)
+        self.bottom = block(widths[-2], widths[-1], len(strides))
+        self.up = nn.ModuleList(
+            layers.transposed(widths[level + 1], widths[level], strides[level], stride=strides[level])
+            for level in levels
+        )
         self.decoder = nn.ModuleList(block(2 * widths[level], widths[level], level) for level in levels)
-        self.head = nn.Conv2d(widths[0], out_channels, kernel_size=1)  # last, as the rule "last_layer" wants it
+        self.head = layers.convolution(widths[0], out_channels, kernel_size=1)  # last, as "last_layer" wants it
 
     def forward(self, x: Tensor) -> Tensor:
-        """Images (N, in_channels, H, W) to (N, out_channels, H, W)."""
+        """Images (N, in_channels, ...) to (N, out_channels, ...)."""
         skips = []
-        for block in self.encoder:
+        for block, pool in zip(self.encoder, self.pools, strict=True):
             skips.append(block(x))
-            x = self.pool(skips[-1])
+            x = pool(skips[-1])
         x = self.bottom(x)
         for level in reversed(range(len(skips))):
             skip = skips[level]
-            x = self.up[level](x)[..., : skip.shape[-2], : skip.shape[-1]]
-            x = self.decoder[level](torch.cat([skip, x], dim=1))
+            inside = (slice(None), slice(None), *(slice(size) for size in skip.shape[2:]))
+            x = self.decoder[level](torch.cat([skip, self.up[level](x)[inside]], dim=1))
         return self.head(x)
 
 
@@ -208,41 +234,56 @@ def unet(
     width: int = 32,
     dropout: float = 0.0,
     norm: Norm | None = "batch",
+    spatial_dims: int = 2,
+    spacing: Sequence[float] | None = None,
     seed: int | None = None,
 ) -> UNet:
-    """A U-Net (Ronneberger, Fischer & Brox 2015) that keeps an image's height and width, whatever they are.
+    """A U-Net (Ronneberger, Fischer & Brox 2015) that keeps an image's size, whatever it is.
 
-    Each level has two 3 x 3 convolutions, and half the resolution and twice the channels of the one above; skips carry
-    each level of the encoder to the decoder. Unlike the paper's, convolutions are padded. Whole channels are dropped
-    where Bayesian SegNet (Kendall, Badrinarayanan & Cipolla 2017, section 4: the central layers) has its dropout: after
-    the blocks of the deeper half of the levels, in encoder and decoder, and after the bottom.
+    Each level has two convolutions of 3 pixels a side, and half the resolution and twice the channels of the one above;
+    skips carry each level of the encoder to the decoder. Unlike the paper's, convolutions are padded. Whole channels
+    are dropped where Bayesian SegNet (Kendall, Badrinarayanan & Cipolla 2017, section 4: the central layers) has its
+    dropout: after the blocks of the deeper half of the levels, in encoder and decoder, and after the bottom.
+
+    Slices of a volume that lie far apart are neither convolved nor halved across while their distance is at least twice
+    the smallest spacing of the level: the rule of nnU-Net (Isensee et al. 2021).
 
     Args:
-        in_channels: Channels of the images, of any height and width.
+        in_channels: Channels of the images, of any size.
         out_channels: Outputs for each pixel: one for each class, or 1 for Bernoulli.
         depth: Times that the resolution is halved.
         width: Channels of the first level.
         dropout: Probability of dropping a channel, in [0, 1); 0 adds no dropout layers.
         norm: After each 3 x 3 convolution: "batch" for BatchNorm, which wants batches of several images; "group" for
             GroupNorm (Wu & He 2018) in at most 8 groups, which does not; or None.
+        spatial_dims: 1 for signals (N, channels, L), 2 for images (N, channels, H, W), 3 for volumes
+            (N, channels, D, H, W).
+        spacing: Distance of neighbouring pixels along each axis, in any unit, such as (5, 1, 1) of thick slices; None
+            is the same along all.
         seed: Of the initial weights, which are then the same in every process; None draws them from torch's generator.
 
     Returns:
-        A network from (N, in_channels, H, W) to (N, out_channels, H, W), whose last layer is a 1 x 1 convolution.
+        A network from (N, in_channels, ...) to (N, out_channels, ...), whose last layer is a convolution of one pixel.
 
     Raises:
         TypeError: Sizes that are not whole numbers.
-        ValueError: Sizes below 1, `dropout` outside [0, 1), an unknown `norm`.
+        ValueError: Sizes below 1, `dropout` outside [0, 1), an unknown `norm`, another rank than 1, 2 or 3, another
+            number of spacings than axes or one that is not above 0.
 
     Example:
         >>> unet(3, 11, depth=2, width=8)(torch.zeros(2, 3, 15, 20)).shape
         torch.Size([2, 11, 15, 20])
+        >>> unet(1, 2, depth=2, width=4, spatial_dims=3, spacing=(5, 1, 1))(torch.zeros(1, 1, 6, 16, 16)).shape
+        torch.Size([1, 2, 6, 16, 16])
     """
     in_channels, out_channels = check_count(in_channels, "in_channels"), check_count(out_channels, "out_channels")
     depth, width = check_count(depth, "depth"), check_count(width, "width")
     dropout = check_probability(dropout, "dropout")
     if norm is not None and norm not in _NORMS:
         raise ValueError(f"`norm` must be one of {', '.join(_NORMS)}, or None; got {norm!r}.")
+    if check_count(spatial_dims, "spatial_dims") not in _BY_RANK:
+        raise ValueError(f"`spatial_dims` must be 1, 2 or 3; got {spatial_dims}.")
+    layers, distances = _BY_RANK[spatial_dims], _check_spacing(spacing, spatial_dims)
     arguments = {
         "in_channels": in_channels,
         "out_channels": out_channels,
@@ -250,19 +291,48 @@ def unet(
         "width": width,
         "dropout": dropout,
         "norm": norm,
+        "spatial_dims": spatial_dims,
+        "spacing": None if distances is None else list(distances),
     }
+    kernels, strides = _sizes(distances, depth)
 
     def block(before: int, after: int, level: int) -> nn.Module:
-        layers: list[nn.Module] = []
+        kernel = kernels[level]
+        padding = kernel // 2 if isinstance(kernel, int) else tuple(size // 2 for size in kernel)
+        parts: list[nn.Module] = []
         for channels in (before, after):
-            layers.append(nn.Conv2d(channels, after, kernel_size=3, padding=1))
-            layers += [] if norm is None else [_NORMS[norm](after)]
-            layers.append(nn.ReLU())
-        return nn.Sequential(*layers, *([nn.Dropout2d(dropout)] if dropout and 2 * level >= depth else []))
+            parts.append(layers.convolution(channels, after, kernel_size=kernel, padding=padding))
+            parts += [] if norm is None else [layers.norm(norm, after)]
+            parts.append(nn.ReLU())
+        return nn.Sequential(*parts, *([layers.dropout(dropout)] if dropout and 2 * level >= depth else []))
 
     widths = [width * 2**level for level in range(depth + 1)]
     with _drawn_from(seed):
-        return UNet(in_channels, out_channels, widths, block, Recipe("unet", arguments))
+        return UNet(in_channels, out_channels, widths, block, strides, layers, Recipe("unet", arguments))
+
+
+def _check_spacing(spacing: Sequence[float] | None, spatial_dims: int) -> tuple[float, ...] | None:
+    """The distances, or a ValueError unless there is one above 0 for each axis."""
+    if spacing is None:
+        return None
+    distances = tuple(check_positive(distance, "spacing") for distance in spacing)
+    if len(distances) != spatial_dims:
+        raise ValueError(f"`spacing` must have {spatial_dims} numbers, one for each axis; got {len(distances)}.")
+    return distances
+
+
+def _sizes(spacing: tuple[float, ...] | None, depth: int) -> tuple[list[Sizes], list[Sizes]]:
+    """Kernels of the levels, the bottom's too, and the strides from one to the next."""
+    if spacing is None:
+        return [3] * (depth + 1), [2] * depth
+    kernels: list[Sizes] = []
+    strides: list[Sizes] = []
+    for _ in range(depth + 1):
+        near = [distance < 2 * min(spacing) for distance in spacing]
+        kernels.append(tuple(3 if is_near else 1 for is_near in near))
+        strides.append(tuple(2 if is_near else 1 for is_near in near))
+        spacing = tuple(distance * (2 if is_near else 1) for distance, is_near in zip(spacing, near, strict=True))
+    return kernels, strides[:-1]
 
 
 def _drawn_from(seed: int | None) -> AbstractContextManager[None]:

@@ -14,34 +14,62 @@ from bayesuq.models.records import build_model, model_record
 from bayesuq.models.rules import matching_names
 from bayesuq.randomness import isolated
 
+CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
+TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
-def by_formula(w: dict[str, Tensor], x: Tensor, depth: int) -> Tensor:
-    """A U-Net without norms, written out: sizes are halved upwards, and cropped back."""
 
-    def block(path: str, h: Tensor) -> Tensor:
+def by_formula(w: dict[str, Tensor], x: Tensor, near: list[tuple[bool, ...]]) -> Tensor:
+    """A U-Net without norms, written out: sizes are halved upwards along the axes that are near, and cropped back."""
+    rank, depth = x.ndim - 2, len(near) - 1
+
+    def block(path: str, h: Tensor, level: int) -> Tensor:
+        padding = tuple(int(is_near) for is_near in near[level])
         for layer in (0, 2):
-            h = functional.conv2d(h, w[f"{path}.{layer}.weight"], w[f"{path}.{layer}.bias"], padding=1).relu()
+            weight, bias = w[f"{path}.{layer}.weight"], w[f"{path}.{layer}.bias"]
+            assert weight.shape[2:] == tuple(2 * side + 1 for side in padding)
+            h = CONVOLVE[rank](h, weight, bias, padding=padding).relu()
+        return h
+
+    def halved(h: Tensor, level: int) -> Tensor:
+        for axis in (2 + place for place in range(rank) if near[level][place]):
+            pairs = functional.pad(h.movedim(axis, -1), (0, h.shape[axis] % 2), value=-torch.inf).unflatten(-1, (-1, 2))
+            h = pairs.amax(dim=-1).movedim(-1, axis)
         return h
 
     skips = []
     for level in range(depth):
-        x = block(f"encoder.{level}", x)
+        x = block(f"encoder.{level}", x, level)
         skips.append(x)
-        odd = (x.shape[-2] % 2, x.shape[-1] % 2)
-        x = functional.max_pool2d(functional.pad(x, (0, odd[1], 0, odd[0]), value=-torch.inf), 2)
-    x = block("bottom", x)
+        x = halved(x, level)
+    x = block("bottom", x, depth)
     for level in reversed(range(depth)):
-        x = functional.conv_transpose2d(x, w[f"up.{level}.weight"], w[f"up.{level}.bias"], stride=2)
-        height, width = skips[level].shape[-2:]
-        x = block(f"decoder.{level}", torch.cat([skips[level], x[:, :, :height, :width]], dim=1))
-    return functional.conv2d(x, w["head.weight"], w["head.bias"])
+        stride = tuple(1 + is_near for is_near in near[level])
+        x = TRANSPOSE[rank](x, w[f"up.{level}.weight"], w[f"up.{level}.bias"], stride=stride)
+        for axis, size in enumerate(skips[level].shape[2:], start=2):
+            x = x.narrow(axis, 0, size)
+        x = block(f"decoder.{level}", torch.cat([skips[level], x], dim=1), level)
+    return CONVOLVE[rank](x, w["head.weight"], w["head.bias"])
 
 
-@pytest.mark.parametrize("size", [(16, 16), (13, 22), (1, 1)])
-def test_a_unet_computes_what_its_formula_says(size: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("size", "spacing", "near"),
+    [
+        ((16, 16), None, [(True, True)] * 3),
+        ((13, 22), None, [(True, True)] * 3),
+        ((1, 1), None, [(True, True)] * 3),
+        ((11,), None, [(True,)] * 3),
+        ((5, 7, 6), None, [(True, True, True)] * 3),
+        # Slices 3 apart: of 1, 1 they are 3 times as far, of 2, 2 less than twice.
+        ((3, 9, 8), (3.0, 1.0, 1.0), [(False, True, True), (True, True, True), (True, True, True)]),
+        ((4, 9), (1.0, 8.0), [(True, False)] * 3),
+    ],
+    ids=str,
+)
+def test_a_unet_computes_what_its_formula_says(size, spacing, near) -> None:
     with isolated(0):
-        net, x = unet(2, 3, depth=2, width=4, norm=None).double(), torch.randn(2, 2, *size, dtype=torch.float64)
-    torch.testing.assert_close(net(x), by_formula(dict(net.named_parameters()), x, depth=2))
+        net = unet(2, 3, depth=2, width=4, norm=None, spatial_dims=len(size), spacing=spacing).double()
+        x = torch.randn(2, 2, *size, dtype=torch.float64)
+    torch.testing.assert_close(net(x), by_formula(dict(net.named_parameters()), x, near))
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", None])
@@ -97,10 +125,9 @@ def test_many_weights_at_once_give_the_outputs_of_each() -> None:
 
 
 def test_a_recipe_builds_the_same_unet_again() -> None:
-    net = unet(3, 5, depth=2, width=6, dropout=0.2, norm="group")
-    assert net.recipe == Recipe(
-        "unet", {"in_channels": 3, "out_channels": 5, "depth": 2, "width": 6, "dropout": 0.2, "norm": "group"}
-    )
+    net = unet(3, 5, depth=2, width=6, dropout=0.2, norm="group", spatial_dims=3, spacing=(4, 1, 1))
+    arguments = {"in_channels": 3, "out_channels": 5, "depth": 2, "width": 6, "dropout": 0.2, "norm": "group"}
+    assert net.recipe == Recipe("unet", {**arguments, "spatial_dims": 3, "spacing": [4.0, 1.0, 1.0]})
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical(ignore_index=4))
     built = build_model(model_record(model))
     assert repr(built.net) == repr(net)
@@ -120,6 +147,9 @@ def test_members_begin_as_if_built_under_their_seed() -> None:
         ({"depth": 0}, ValueError, "depth"),
         ({"width": 2.5}, TypeError, "width"),
         ({"dropout": 1.0}, ValueError, "dropout"),
+        ({"spatial_dims": 4}, ValueError, "`spatial_dims` must be 1, 2 or 3; got 4"),
+        ({"spacing": (1, 1, 1)}, ValueError, "`spacing` must have 2 numbers"),
+        ({"spacing": (1, 0)}, ValueError, "spacing"),
         ({"norm": "layer"}, ValueError, "`norm` must be one of batch, group, or None; got 'layer'"),
     ],
 )

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.segmentation import overlap_curves as overlap_curves
     from bayesuq.evaluation.plots.segmentation import quality_scatter as quality_scatter
     from bayesuq.evaluation.plots.segmentation import segmentation_maps as segmentation_maps
+    from bayesuq.evaluation.plots.segmentation import segmentation_montage as segmentation_montage
     from bayesuq.evaluation.plots.shift import shift_curves as shift_curves
     from bayesuq.evaluation.plots.simulation import rank_histograms as rank_histograms
     from bayesuq.evaluation.plots.training import loss_curves as loss_curves

@@ -28,8 +28,8 @@ def intersection_over_union(
     `PixelCounts.class_intersection_over_union` has each.
 
     Args:
-        predictive: Of the pixels of N images, with a mean (N, C, H, W).
-        y: Labels, (N, H, W).
+        predictive: Of the pixels of N images, with a mean (N, C, ...) of any spatial rank, such as (N, C, H, W).
+        y: Labels, (N, ...).
         ignore_index: The label of void pixels.
 
     Returns:

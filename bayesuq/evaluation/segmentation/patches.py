@@ -77,12 +77,12 @@ def patch_sweep(
     """Count the patches of N images at all thresholds.
 
     Args:
-        uncertainty: In [0, 1], (N, H, W): see `overlap.fractions`.
-        errors: Whether each pixel is predicted wrong, (N, H, W).
-        size: Pixels a side; patches at the right and lower border may be smaller.
+        uncertainty: In [0, 1], (N, ...) of any spatial rank, such as (N, H, W): see `overlap.fractions`.
+        errors: Whether each pixel is predicted wrong, (N, ...).
+        size: Pixels a side, along every axis; patches at the far ends may be smaller.
         accuracy_threshold: A patch with more right pixels than this share is accurate.
         thresholds: Of the uncertainty, rising.
-        labelled: Which pixels count, (N, H, W); a patch without any counts nowhere. None is all.
+        labelled: Which pixels count, (N, ...); a patch without any counts nowhere. None is all.
 
     Raises:
         TypeError: Not numbers; `size` not a whole number.
@@ -96,10 +96,10 @@ def patch_sweep(
     """
     values, wrong = to_floating(uncertainty, "uncertainty").double(), to_tensor(errors, "errors").bool()
     mask = torch.ones_like(wrong) if labelled is None else to_tensor(labelled, "labelled").bool()
-    if not values.shape == wrong.shape == mask.shape or values.ndim != 3:
+    if not values.shape == wrong.shape == mask.shape or values.ndim < 2:
         raise ValueError(
-            f"`uncertainty`, `errors` and `labelled` must have one shape (N, H, W); got {tuple(values.shape)}, "
-            f"{tuple(wrong.shape)} and {tuple(mask.shape)}."
+            f"`uncertainty`, `errors` and `labelled` must have one shape (N, ...), such as (N, H, W); got "
+            f"{tuple(values.shape)}, {tuple(wrong.shape)} and {tuple(mask.shape)}."
         )
     check_finite(values, "uncertainty")
     share, edges = check_fraction(accuracy_threshold, "accuracy_threshold"), check_thresholds(thresholds)
@@ -120,7 +120,7 @@ def patch_sweep(
 
 def _sums(values: Tensor, size: int) -> Tensor:
     """Over the patches of each image, (N, number of patches)."""
-    height, width = values.shape[1:]
-    padded = functional.pad(values, (0, -width % size, 0, -height % size))
-    cut = padded.unflatten(1, (-1, size)).unflatten(3, (-1, size))
-    return cut.sum(dim=(2, 4)).flatten(1)
+    for axis in range(1, values.ndim):
+        padding = [0, 0] * (values.ndim - 1 - axis) + [0, -values.shape[axis] % size]
+        values = functional.pad(values, padding).unflatten(axis, (-1, size)).sum(dim=axis + 1)
+    return values.flatten(1)

@@ -156,9 +156,9 @@ def evaluate_segmentation(
     """All measures of segmented images.
 
     Args:
-        batches: Predictives of labels over the pixels of some images, each with its truth, (N, H, W), one after the
-            other, see `predictions`; or one predictive.
-        y: The truth of one predictive, (N, H, W).
+        batches: Predictives of labels over the pixels of some images, each with its truth, (N, ...), one after the
+            other, see `predictions`; or one predictive. Signals (N, L) and volumes (N, D, H, W) are images, too.
+        y: The truth of one predictive, (N, ...).
         ignore_index: The label of void pixels, which count nowhere. Images without any other are in no measure and no
             standard error, and the report says how many they are.
         validation: The result on other images, on which the thresholds of the overlap are chosen. None chooses them on
@@ -240,7 +240,7 @@ def predictions(
 def _pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Batches:
     if isinstance(batches, PredictiveDistribution):
         if y is None:
-            raise TypeError("Of one predictive `y` is needed, the labels of its pixels, (N, H, W).")
+            raise TypeError("Of one predictive `y` is needed, the labels of its pixels, such as (N, H, W).")
         return [(batches, y)]
     if y is not None:
         raise TypeError("Batches bring their labels with them; `y` belongs to one predictive.")

@@ -14,7 +14,7 @@ import contextlib
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -32,6 +32,8 @@ BUDGET = 2**24  # numbers in the derivatives of one chunk of rows: 128 MiB in fl
 # room.
 LARGEST_EXACT = 2**24  # weights of a network of which there may be a copy in float64: 128 MiB
 AGREEMENT = {torch.float64: 1e-6, torch.float32: 1e-3, torch.float16: 0.03, torch.bfloat16: 0.25}
+
+CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 Root = Callable[[Tensor], Tensor]
 
@@ -124,7 +126,7 @@ class Linearisation:
             self._is_by_pixel = (
                 len(self.layers) == 1
                 and not self.other_names
-                and isinstance(self.tree.get_submodule(self.layers[0].path), nn.Conv2d)
+                and isinstance(self.tree.get_submodule(self.layers[0].path), CONVOLUTIONS)
                 and self._ends_in(self.layers[0], rows)
             )
         return self._is_by_pixel
@@ -414,7 +416,7 @@ def _layers(tree: nn.Module, names: Sequence[str]) -> list[Layer]:
     for path, module in tree.named_modules():
         # Subclasses may do anything with their weights.
         plain = type(module) is nn.Linear or (
-            type(module) is nn.Conv2d and module.groups == 1 and module.padding_mode == "zeros"
+            type(module) in CONVOLUTIONS and module.groups == 1 and module.padding_mode == "zeros"
         )
         prefix = f"{path}." if path else ""
         weight, bias = (name if name in names else None for name in (f"{prefix}weight", f"{prefix}bias"))
@@ -445,19 +447,30 @@ def _recorded(tree: nn.Module, layers: Sequence[Layer]) -> Iterator[dict[Layer, 
 
 def _positions_of_inputs(layer: Layer, module: nn.Module, x: Tensor) -> Tensor:
     """What the layer multiplies at each position, (N, T, I), a last 1 for the bias."""
-    if isinstance(module, nn.Conv2d):
-        patches = functional.unfold(x, module.kernel_size, module.dilation, module.padding, module.stride).mT  # type: ignore[arg-type]
-    else:
-        patches = x.reshape(len(x), -1, x.shape[-1])
+    patches = _patches(module, x) if isinstance(module, CONVOLUTIONS) else x.reshape(len(x), -1, x.shape[-1])
     columns = [patches] if layer.weight else []
     if layer.bias:
         columns.append(patches.new_ones(*patches.shape[:2], 1))
     return torch.cat(columns, dim=2)
 
 
+def _patches(module: nn.Module, x: Tensor) -> Tensor:
+    """What a convolution multiplies at each position, (N, T, I), in the order of its weights."""
+    kernel, dilation, padding, stride = (
+        cast("tuple[int, ...]", getattr(module, name)) for name in ("kernel_size", "dilation", "padding", "stride")
+    )
+    if len(kernel) == 2:
+        return functional.unfold(x, kernel, dilation, padding, stride).mT
+    windows = functional.pad(x, [size for size in reversed(padding) for _ in range(2)])
+    for axis, (size, step) in enumerate(zip(kernel, stride, strict=True), start=2):
+        windows = windows.unfold(axis, dilation[axis - 2] * (size - 1) + 1, step)[..., :: dilation[axis - 2]]
+    by_position = windows.movedim(1, len(kernel) + 1)  # (N, positions, channels, kernel)
+    return by_position.flatten(len(kernel) + 1).flatten(1, -2)
+
+
 def _positions_of_outputs(module: nn.Module, gradients: Tensor) -> Tensor:
     """Gradients (N, K, ...) at a layer's outputs as (N, K, T, O)."""
-    if isinstance(module, nn.Conv2d):
+    if isinstance(module, CONVOLUTIONS):
         return gradients.flatten(3).mT
     return gradients.reshape(*gradients.shape[:2], -1, gradients.shape[-1])
 

@@ -69,7 +69,8 @@ def test_a_share_of_no_patch_is_undefined() -> None:
 @pytest.mark.parametrize(
     ("arguments", "options", "message"),
     [
-        (([[0.1]], [[True]]), {}, "must have one shape"),
+        (([0.1], [True]), {}, "must have one shape"),
+        (([[0.1]], [[[True]]]), {}, "must have one shape"),
         (([[[0.1]]], [[[True]]]), {"size": 0}, "size"),
         (([[[0.1]]], [[[True]]]), {"thresholds": ()}, "must rise"),
         (([[[0.1]]], [[[True]]]), {"accuracy_threshold": 1.5}, "accuracy_threshold"),

@@ -250,10 +250,22 @@ def test_whole_networks_fit_memory_on_large_maps(monkeypatch):
     assert posterior.predict(data.x, num_samples=2, seed=0).total.shape == (1, 128, 128)
 
 
-@pytest.mark.parametrize("options", [{}, {"stride": 2}, {"padding": 1, "dilation": 2}], ids=str)
-def test_a_closing_convolution_of_any_kind_counts_by_the_pixel(options, monkeypatch):
-    net = built(lambda: nn.Sequential(nn.Conv2d(2, 2, 3, padding=1), nn.Tanh(), nn.Conv2d(2, 3, 3, **options)).double())
-    model, data = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical()), noise(0, 4, 2, 6, 7)
+@pytest.mark.parametrize(
+    ("options", "size"),
+    [
+        ({}, (6, 7)),
+        ({"stride": 2}, (6, 7)),
+        ({"padding": 1, "dilation": 2}, (6, 7)),
+        ({"padding": 1, "dilation": 2, "stride": 2}, (9,)),
+        ({"padding": (1, 0, 2), "dilation": (2, 1, 1), "stride": (1, 2, 1)}, (3, 4, 3)),
+    ],
+    ids=str,
+)
+def test_a_closing_convolution_of_any_kind_counts_by_the_pixel(options, size, monkeypatch):
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[len(size) - 1]
+    first = built(lambda: convolution(2, 2, 3, padding=1))
+    net = built(lambda: nn.Sequential(first, nn.Tanh(), convolution(2, 3, 3, **options)).double())
+    model, data = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical()), noise(0, 4, 2, *size)
     y = (model.forward(model.initial(), data) + noise(1, *model.forward(model.initial(), data).shape)).argmax(dim=1)
     data = Dataset(data, y)
     mode = map_estimate.fit(model, data, num_epochs=3, seed=0)
