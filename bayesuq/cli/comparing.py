@@ -2,6 +2,7 @@
 
 from bayesuq.cli import examples, figures, map_figures, page
 from bayesuq.cli.judging import judge_fit
+from bayesuq.cli.launched import are_several
 from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods, write_posterior
 from bayesuq.cli.output import Output, by_name, file_name, tell, tell_table, tell_warnings
 from bayesuq.cli.paired import find_standings
@@ -16,7 +17,9 @@ from bayesuq.cli.settings import (
     PredictionOptions,
     TrainingOptions,
 )
+from bayesuq.cli.sharing import fit_shared_out
 from bayesuq.evaluation.report.reporting import side_by_side
+from bayesuq.inference.training.workers import Workers
 from bayesuq.writing import write_text
 
 
@@ -43,11 +46,16 @@ def run(
     problem = Problem.of(data.data, loaded.split, model, loaded.columns)
     methods = read_methods(names.methods, problem)
     settings = by_name(data, names, problem.options, training, chains, prediction, output)
-    output_folder = Output.prepare(output, settings, fits_lie_elsewhere=checkpoints.checkpoint is not None)
+    workers = Workers.of(are_several())
+    elsewhere = checkpoints.checkpoint is not None
+    output_folder = workers.agreed(lambda: Output.prepare(output, settings, fits_lie_elsewhere=elsewhere))
 
     tell_table(loaded)
-    options = FitOptions(training, chains, prediction, output_folder.checkpoints(checkpoints))
-    fitted = _fit_all(methods, problem, options, output_folder)
+    options = FitOptions(training, chains, prediction, output_folder.checkpoints(checkpoints), workers.are_together)
+    shared = fit_shared_out(methods, problem, options, workers) if workers.are_together else {}
+    if not workers.is_first:
+        return
+    fitted = _fit_all(methods, problem, options, output_folder, shared)
     judged = {name: judge_fit(result, problem, prediction) for name, result in fitted.items()}
     reports = output_folder.folder / "reports"
     reports.mkdir()
@@ -75,15 +83,18 @@ def run(
     print(f"\nReport: {(output_folder.folder / 'report.html').resolve()}")
 
 
-def _fit_all(methods: list[Method], problem: Problem, options: FitOptions, output_folder: Output) -> dict[str, Fitted]:
-    """Each posterior is on the disk as soon as it is fitted."""
+def _fit_all(
+    methods: list[Method], problem: Problem, options: FitOptions, output_folder: Output, shared: dict[str, Fitted]
+) -> dict[str, Fitted]:
+    """Each posterior is on the disk as soon as it is fitted; what several processes have fitted, when all are."""
     posteriors = output_folder.folder / "posteriors"
     posteriors.mkdir()
     write_standardizer(problem.beside_posteriors, posteriors)
-    fitted: dict[str, Fitted] = {}
+    fitted = dict(shared)
     # What others stand on comes first, so that it is fitted once.
     for method in sorted(methods, key=lambda method: method.wraps):
-        fitted[method.key] = fit(method, problem, options, fitted)
+        if method.key not in fitted:
+            fitted[method.key] = fit(method, problem, options, fitted)
         file = posteriors / f"{file_name(method.name)}.safetensors"
         write_posterior(fitted[method.key].posterior, file, problem)
         tell(f"{method.name}: fitted in {fitted[method.key].seconds:.1f} s")

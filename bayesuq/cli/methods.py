@@ -152,12 +152,19 @@ class FitOptions:
         chains: How long, of chains.
         prediction: Seed, device, and draws of what a temperature or a confidence is of.
         checkpoints: A folder where each fit has a file, from which it goes on.
+        alone: Whether each fit is one process's, however many there are.
     """
 
     training: TrainingOptions
     chains: ChainOptions
     prediction: PredictionOptions
     checkpoints: Path | None = None
+    alone: bool = False
+
+    @property
+    def shares_steps(self) -> bool:
+        """Whether several processes make each fit together."""
+        return are_several() and not self.alone
 
     def checkpoint(self, method: Method) -> Checkpoint | None:
         """Where a method's fit writes."""
@@ -173,7 +180,7 @@ class FitOptions:
             "learning_rate": self.training.learning_rate,
             "device": self.prediction.device,
             "seed": self.prediction.seed,
-            "checkpoint": checkpoint if is_first() else None,
+            "checkpoint": None if self.shares_steps and not is_first() else checkpoint,
         }
 
 
@@ -233,7 +240,7 @@ def _fit_alone(method: Method, problem: Problem, options: FitOptions) -> Posteri
         return _fit_chains(method, model, data, options, problem)
     if method.kind == "laplace" and problem.is_map:
         keywords["subset"] = "last_layer"  # the curvature in all weights is of all pairs of pixels
-    if method.kind in SHARED and are_several():
+    if method.kind in SHARED and options.shares_steps:
         keywords |= {"data_parallel": True, "checkpoint": options.checkpoint(method)}
     if method.base is not None:
         keywords |= {

@@ -58,13 +58,24 @@ def read_posterior(path: Path, data: str, split: Split, network: str | None) -> 
         return load(path)
     if not is_import_path(named):
         raise UsageError(f"{path} was not fitted around a network of your own; leave --network out.")
-    header, tensors = read(path)
+    _, tensors = read(path)
     net = built(network, seed=0)
     state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
     put_into(net, state, str(path))
     known = {item.name for item in fields(ModelOptions)} - {"weights"}
     options: dict[str, Any] = {name: value for name, value in settings.items() if name in known}
-    problem = Problem.around(net, data, split, ModelOptions(**options))
+    return load_fitted(path, Problem.around(net, data, split, ModelOptions(**options)))
+
+
+def load_fitted(path: Path, problem: Problem) -> Posterior:
+    """The posterior of a file that was fitted to this problem; around a network of the user's own, with that.
+
+    Raises:
+        ValueError: See `bayesuq.load`.
+    """
+    if problem.own is None:
+        return load(path)
+    header, _ = read(path)
     infers_noise = any(name == NOISE and kind == "random" for kind, name, *_ in header["sites"])
     has_dropout = f'"class": "{DropoutPosterior.__name__}"' in json.dumps(header["posterior"])
     return load(path, model=problem.model(seed=0, with_dropout=has_dropout, infers_noise=infers_noise))
