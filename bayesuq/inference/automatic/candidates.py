@@ -6,7 +6,7 @@ that the seconds of a small fit tell those of a larger one.
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -41,7 +41,9 @@ ORDERS = {  # by the most rows: a process is exact within seconds, chains are ch
     math.inf: ("ensemble", "laplace", "gp", "dropout", "microcanonical"),
 }
 PILOT_SHARE = 25  # of the least size worth its time: a pilot that tells what a step takes
+CHAINS_SHARE = 2.0  # of the time, where another method has 1: what they gain by more of it is largest
 Fit = Callable[[Dataset, int, int], Posterior]
+Continue = Callable[[Dataset, int, int, Posterior], Posterior]
 
 
 @dataclass(frozen=True)
@@ -53,12 +55,17 @@ class Trial:
         fit: From rows in standard units, a size and a seed to the posterior.
         wanted: The size of a fit that has time enough.
         least: The smallest one that is worth its time.
+        share: Of the time, beside those of other trials.
+        going_on: From more rows, a size, a seed and the fit to fewer rows to a posterior that begins where that one
+            ended; None of a method that is fitted anew.
     """
 
     name: str
     fit: Fit
     wanted: int
     least: int
+    share: float = 1.0
+    going_on: Continue | None = None
 
     @property
     def pilots(self) -> tuple[int, int]:
@@ -108,7 +115,7 @@ def network_trials(
         wide = model(WIDE, one_noise, one_outputs, seed)
         return laplace.fit(wide, data, structure="kronecker", num_epochs=size, seed=seed, **shared)
 
-    def of_chains(data: Dataset, size: int, seed: int) -> Posterior:
+    def of_chains(data: Dataset, size: int, seed: int, start: Any = None) -> Posterior:
         warm = max(1, round(WARM_SHARE * size))
         return microcanonical.fit(
             model(DEEP, own_noise, own_outputs, seed),
@@ -119,16 +126,20 @@ def network_trials(
             thinning=THINNING,
             energy_variance=ENERGY_VARIANCE,
             num_epochs=TRAINING if size >= FEWEST_STEPS else 1,  # a pilot is to tell what a step takes
+            start=start,
             seed=seed,
             **shared,
         )
+
+    def of_chains_onwards(data: Dataset, size: int, seed: int, before: Any) -> Posterior:
+        return of_chains(data, size, derive_seed(seed, 1), replace(before, draws=before.draws[:, -1:]))
 
     steps = math.ceil(len(rows) / BATCH)  # an epoch
     return [
         Trial("ensemble", of_ensemble, max(40, 1000 // steps), 5),
         Trial("laplace", of_laplace, max(40, 2000 // steps), 10),
         Trial("dropout", of_dropout, max(100, 4000 // steps), 20),
-        Trial("microcanonical", of_chains, 5000, FEWEST_STEPS),
+        Trial("microcanonical", of_chains, 5000, FEWEST_STEPS, CHAINS_SHARE, of_chains_onwards),
     ]
 
 

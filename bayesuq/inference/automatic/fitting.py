@@ -204,7 +204,8 @@ def _fitted(
     scale = 0.0 if standardizer.y_scale is None else float(standardizer.y_scale.log().sum())
     for number, fit in enumerate(fits):
         refitted = number in chosen and again[kept.index(number)].posterior is not fit.posterior
-        remark = f"size {fit.size}" + (", fitted again to the judging rows too" if refitted else "")
+        size = again[kept.index(number)].size if refitted else fit.size
+        remark = f"size {size}" + (", fitted again to the judging rows too" if refitted else "")
         score = float(fit.log_probs.mean()) - scale
         told.append(Candidate(fit.trial.name, score, chosen.get(number, 0.0), fit.spent, remark))
     names = [trial.name for trial in trials]
@@ -239,7 +240,8 @@ def _first_fits(
     told: list[Candidate] = []
     for number, trial in enumerate(trials):
         begin = timer.clock()
-        part = timer.left(FIRST_FITS, budget) / max(1, (len(trials) - number) / 2)
+        waiting = sum(later.share for later in trials[number:])
+        part = timer.left(FIRST_FITS, budget) * trial.share / max(trial.share, waiting / 2)
         try:
             size = _size(trial, first, part, timer.clock, key)
             if number == 0:
@@ -283,18 +285,24 @@ def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float
 
 
 def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int) -> list[Fitted]:
-    """The fits to more rows, those with time left; each expected to take as much longer as there are more rows."""
-    found = []
-    for fit in fits:
-        if timer.left(1.0, budget) > fit.seconds / (1 - JUDGED_SHARE):
-            try:
-                fit = replace(fit, posterior=_quietly(fit.trial.fit, rows, fit.size, key))
-            except (FloatingPointError, RuntimeError):
-                warn_of_fit(
-                    f"{fit.trial.name} failed on more rows; the first fit is kept.",
-                    UserWarning,
-                )
-        found.append(fit)
+    """The fits to more rows, those with time left; each expected to take as much longer as there are more rows.
+
+    What goes on from its first fit comes last, and goes as far as there is time.
+    """
+    found = list(fits)
+    for number in sorted(range(len(fits)), key=lambda one: fits[one].trial.going_on is not None):
+        fit = fits[number]
+        seconds, left = fit.seconds / (1 - JUDGED_SHARE), timer.left(1.0, budget)
+        try:
+            if fit.trial.going_on is not None:
+                size = min(fit.trial.wanted, int(SAFETY * left / seconds * fit.size))
+                if size >= fit.trial.least:
+                    posterior = _quietly(fit.trial.going_on, rows, size, key, fit.posterior)
+                    found[number] = replace(fit, posterior=posterior, size=fit.size + size)
+            elif left > seconds:
+                found[number] = replace(fit, posterior=_quietly(fit.trial.fit, rows, fit.size, key))
+        except (FloatingPointError, RuntimeError):
+            warn_of_fit(f"{fit.trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
 

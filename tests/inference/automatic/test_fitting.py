@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 import bayesuq as bq
-from bayesuq.inference.automatic import fitting
+from bayesuq.inference.automatic import candidates, fitting
 from bayesuq.inference.automatic.candidates import Trial, noise_floor, trials_for_labels, trials_for_numbers
 from bayesuq.inference.ensemble import EnsemblePosterior
 from tests.inference.examples import measured
@@ -99,6 +100,47 @@ def test_the_chosen_is_fitted_again_to_the_rows_that_judged_it(monkeypatch: pyte
     assert {one.name: one.weight for one in found.candidates} == {"good": 1.0, "bad": 0.0}
     assert calls[-1] == ("good", 1000, 40)
     assert [name for name, _, rows in calls if rows == 40] == ["good"]
+
+
+def test_what_goes_on_begins_at_its_first_fit_and_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), []
+    long = timed(clock, "long", 0.0, 1.0, 0.1, calls)
+    begun: list[Any] = []
+
+    def onwards(rows: bq.Dataset, size: int, key: int, before: Any) -> Any:
+        begun.append(before)
+        return long.fit(rows, size, key)
+
+    other = timed(clock, "other", 40.0, 1.0, 0.01, calls)
+    use(monkeypatch, replace(long, share=3.0, going_on=onwards), other)
+    found = fitting.regress(*table(), budget=100.0, seed=0, clock=clock)
+    assert clock.now - 100.0 <= 100.0
+    firsts = [size for name, size, rows in calls if (name, rows) == ("long", 34)]
+    (again,) = [size for name, size, rows in calls if rows == 40]
+    assert 400 < firsts[-1] < 540  # most of 60 seconds at ten a second
+    assert 250 < again < 400  # of what is left, and not the size of the first fit
+    assert begun == [begun[0]]
+    assert torch.equal(begun[0].predict(torch.zeros(1, 3)).mean, torch.zeros(1, 1))  # its first fit
+    assert found.candidates[0].remark == f"size {firsts[-1] + again}, fitted again to the judging rows too"
+
+
+def test_chains_go_on_from_their_last_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    given: list[dict[str, Any]] = []
+    monkeypatch.setattr(candidates, "microcanonical", SimpleNamespace(fit=lambda *_, **options: given.append(options)))
+    data = measured()
+    chains = next(trial for trial in trials_for_numbers(data) if trial.name == "microcanonical")
+    model = bq.models.BayesianNetwork(
+        torch.nn.Linear(3, 1), bq.models.priors.Normal(), bq.models.likelihoods.Normal(1.0)
+    )
+    draws = {"weight": torch.arange(24.0).view(2, 4, 1, 3), "bias": torch.zeros(2, 4, 1)}
+    before = bq.from_samples(model, draws)
+    assert chains.going_on is not None
+    chains.fit(data, 600, 0)
+    chains.going_on(data, 600, 0, before)
+    assert [one["start"] is None for one in given] == [True, False]
+    assert given[0]["seed"] != given[1]["seed"]
+    begins = given[1]["start"].sample_weights()["weight"]
+    assert torch.equal(begins, draws["weight"][:, -1])
 
 
 def test_what_is_loaded_once_is_no_part_of_the_pace(monkeypatch: pytest.MonkeyPatch) -> None:
