@@ -256,8 +256,10 @@ class Newton(torch.optim.Optimizer):
 
     def __init__(self, newton: NewtonObjective, rate: float) -> None:
         self.newton = newton
-        self.most_move = newton.start_scale * (MOST_MOVE / INITIAL_SCALE)
-        self.least_move = -self.most_move
+        most_move = newton.start_scale * (MOST_MOVE / INITIAL_SCALE)
+        least, most = float(most_move.min()), float(most_move.max())
+        self.bounds = (-most, most) if least == most else (-most_move, most_move)
+        self.minus_one = newton.loc.new_full((), -1.0)
         groups: list[dict[str, Any]] = [{"params": [newton.loc], "lr": rate}]
         groups += [{"params": [vector.values], "lr": POINT_RATE} for vector in newton.points.values()]
         super().__init__(groups, {})
@@ -283,7 +285,7 @@ class Newton(torch.optim.Optimizer):
         momentum.lerp_(newton.gradient, 1 - MOMENTUM)
         move = torch.mul(momentum, rate / (1 - MOMENTUM ** (number + 1)), out=newton.products)
         newton.prior.add_normal_gradient(newton.loc, move, rate)
-        torch.clamp(move.div_(newton.precision), self.least_move, self.most_move, out=move)
+        torch.clamp(move.div_(newton.precision), *self.bounds, out=move)
         newton.loc.sub_(move)
         state["step"] += 1
 
@@ -295,7 +297,8 @@ class Newton(torch.optim.Optimizer):
             change.add_(newton.scale, alpha=prior)
         else:
             change.addcmul_(newton.scale, prior)
-        change.mul_(newton.scale).sub_(1.0).mul_(share).clamp_(-MOST_CHANGE, MOST_CHANGE)
+        torch.addcmul(self.minus_one * share, change, newton.scale, value=share, out=change)
+        change.clamp_(-MOST_CHANGE, MOST_CHANGE)
         change.addcmul_(change, change, value=0.5)
         newton.precision.addcmul_(newton.precision, change)
 
