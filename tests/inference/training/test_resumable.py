@@ -272,6 +272,35 @@ def test_chains_that_are_given_no_process_of_their_own_leave_this_one_alive(monk
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(found), tensors_of(whole), strict=True))
 
 
+def ended(code: int) -> None:
+    raise SystemExit(code)
+
+
+def test_a_process_whose_parent_has_ended_writes_no_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os._exit", ended)
+    for parent in (os.getppid(), os.getpid()):  # the second is not this process's own
+        loop = Resumable(Checkpoint(tmp_path / str(parent)), None, lambda: ({}, {}), parent=parent)
+        if parent == os.getppid():
+            loop.write(1)
+        else:
+            with pytest.raises(SystemExit):
+                loop.write(1)
+    assert [int(path.name) for path in tmp_path.iterdir() if path.name.isdigit()] == [os.getppid()]
+
+
+def test_a_process_of_a_chain_ends_soon_after_its_parent_though_it_writes_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    has_ended, parent = threading.Event(), os.getpid()
+    monkeypatch.setattr(chain_processes.os, "getppid", lambda: parent)
+    monkeypatch.setattr(chain_processes.os, "_exit", lambda _: has_ended.set())
+    monkeypatch.setattr(chain_processes, "BETWEEN_LOOKS", 0.01)
+    chain_processes._follow.__wrapped__(parent)
+    assert not has_ended.wait(0.1)
+    parent = 1
+    assert has_ended.wait(10)
+
+
 LONG = """
 import sys
 import torch
