@@ -5,7 +5,7 @@ import pickle
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Event
+from threading import Barrier, Event
 from typing import Any
 
 import pytest
@@ -156,6 +156,30 @@ def test_a_model_is_refitted_while_four_threads_predict() -> None:
         assert all(thread.result() > 0 for thread in predicting)
     for one in again:
         torch.testing.assert_close(one.sample_weights(2, seed=3), posterior.sample_weights(2, seed=3), rtol=0, atol=0)
+
+
+MEETING = Barrier(2)
+
+
+class Met(nn.Module):
+    """Looks at its weight when another thread is in it too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        MEETING.wait(20)
+        found = x * self.weight
+        MEETING.wait(20)
+        return found
+
+
+def test_threads_that_are_in_one_network_at_once_have_each_their_own_weights() -> None:
+    model, x = BayesianNetwork(Met(), priors.Normal(), likelihoods.Normal()), torch.ones(2, 1)
+    with ThreadPoolExecutor(2) as pool:
+        found = list(pool.map(lambda weight: model.forward({"weight": torch.full((1,), weight)}, x), (1.0, 2.0)))
+    assert [float(f[0]) for f in found] == [1.0, 2.0]
 
 
 @pytest.mark.parametrize("inner", ["", "1."])
