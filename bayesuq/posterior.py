@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from os import PathLike
-from typing import Any, Self
+from typing import Any, Self, Unpack
 
 import torch
 from torch.utils.data import DataLoader
@@ -14,6 +14,7 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.summary import Summary, summarise
 from bayesuq.to_arviz.container import Container
 from bayesuq.to_arviz.groups import Drawn, Wanted, export
+from bayesuq.windows import WindowOptions
 
 __all__ = ["Posterior"]
 __dir__ = __all__.copy
@@ -44,8 +45,13 @@ class Posterior(ABC):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D).
+
+        Images too large for one pass are predicted in windows: one draw of weights or masks sees all windows of an
+        image, their class probabilities are blended in that draw, and memory for activations is that of a window. See
+        `bayesuq.windows` for when that is the prediction of the whole.
 
         Args:
             x: Inputs, (N, ...), or a DataLoader whose batches are inputs, or begin with them. Its batches come in
@@ -62,13 +68,20 @@ class Posterior(ABC):
             differentiable: Whether what the predictive gives (mean, variances and uncertainties, log scores, quantiles
                 of Gaussian mixtures) has gradients in x, which must ask for them: `x.requires_grad_()`. The graph of
                 all draws is kept, in memory that grows with them.
+            window: Pixels of a window along each axis of images (N, channels, ...), or one number for all axes; where
+                an image has fewer it is cut short. None predicts images whole.
+            overlap: Of neighbouring windows, a share of their sides in [0, 1); default 0.5.
+            blend: "gaussian" (the default) trusts the middle of a window most, "constant" all of it alike.
+            margin: Pixels at the cut edges of a window that do not count, where others cover them; default 0.
 
         Returns:
             The mixture over draws, on the device that x is on (for a loader: the posterior's).
 
         Raises:
-            TypeError: Inputs that are not numbers, counts that are not whole; a loader, for gradients.
+            TypeError: Inputs that are not numbers, counts that are not whole; a loader, for gradients; inputs of
+                several parts, for windows.
             ValueError: Inputs that are not finite, of a shape that the network does not take; counts below 1;
+                windows of what is not predicted at the pixels of images, or that leave pixels out;
                 for gradients, inputs that do not ask for them.
         """
 

@@ -40,6 +40,7 @@ from bayesuq.models.training_mode import TrainingMode, observe, training_mode, w
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions, Windows
 
 __all__ = ["DropoutPosterior", "around", "fit"]
 __dir__ = __all__.copy
@@ -196,10 +197,11 @@ class DropoutPosterior(NetworkPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D), a mask a draw and input: see `Posterior.predict`."""
         with differentiated(x, differentiable=differentiable):
-            return self._predict(x, num_samples, seed, keep_samples=keep_samples)
+            return self._predict(x, num_samples, seed, keep_samples=keep_samples, windows=Windows.of(windows))
 
     def functions(
         self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
@@ -216,6 +218,7 @@ class DropoutPosterior(NetworkPosterior):
         *,
         keep_samples: bool,
         shares_masks: bool = False,
+        windows: Windows | None = None,
     ) -> PredictiveDistribution:
         indices = draw_indices(num_samples, None)
         key = resolve_seed(seed)
@@ -223,14 +226,26 @@ class DropoutPosterior(NetworkPosterior):
         likelihood = self.model.likelihood_given(theta)
         masked: dict[tuple[Any, ...], MaskedNetwork] = {}  # by the kind of rows
 
-        def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
+        def network_of(rows: Tensor) -> MaskedNetwork:
             network = masked.get(row_kind(rows))
             if network is None:
                 network = masked[row_kind(rows)] = MaskedNetwork(self.model, rows)
                 _check_random(network)
+            return network
+
+        def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
+            network = network_of(rows if windows is None else windows.first(rows))
             beginning = None
             for index in indices:
                 place = None if shares_masks else start
+                if windows is not None:  # the same masks in each
+
+                    def kept(window: Tensor, index: int = index, place: int | None = place) -> PredictiveDistribution:
+                        f = network_of(window)(theta, window, self.buffers, key=(key, index), start=place)
+                        return likelihood.predictive(f.unsqueeze(0), keep_samples=True)
+
+                    yield windows.whole(rows, kept, keep_samples=keep_samples)
+                    continue
                 run = partial(network, theta, rows, self.buffers, key=(key, index), start=place)
                 if beginning is None and len(indices) >= FEWEST_FOR_ONE_PASS:
                     tensors = [*theta.values(), *network.tree.parameters(), *network.tree.buffers()]
@@ -242,7 +257,9 @@ class DropoutPosterior(NetworkPosterior):
                 yield likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
 
         tree = share_tensors(self.model.net)
-        return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
+        return predict_in_chunks(
+            self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples, windows=windows
+        )
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x only, for a draw is a mask."""

@@ -18,7 +18,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +37,7 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions
 
 __all__ = ["LocalTemperaturePosterior", "fit"]
 __dir__ = __all__.copy
@@ -152,6 +153,7 @@ class LocalTemperaturePosterior(WrappingPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) at scaled logits: see `Posterior.predict`.
 
@@ -161,7 +163,7 @@ class LocalTemperaturePosterior(WrappingPosterior):
         key = resolve_seed(seed)
 
         def scaled(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
-            for rows, predictive in self._in_groups(batch, num_samples, key):
+            for rows, predictive in self._in_groups(batch, num_samples, key, **windows):
                 temperature = self._temperature(rows, predictive)
                 logits = _draws(predictive)
                 divided = _as_maps(logits, num_leading=3) / temperature
@@ -185,14 +187,14 @@ class LocalTemperaturePosterior(WrappingPosterior):
         return replace(self.posterior.drawn(wanted), method=type(self).__name__, predict=predict)
 
     def _in_groups(
-        self, x: ArrayLike, num_samples: int | None, seed: int
+        self, x: ArrayLike, num_samples: int | None, seed: int, **windows: Unpack[WindowOptions]
     ) -> Iterator[tuple[Tensor, CategoricalPredictive]]:
         inputs = check_inputs(x)
-        one = _with_draws(self.posterior.predict(inputs[:1], num_samples=1, seed=seed, keep_samples=True))
+        one = _with_draws(self.posterior.predict(inputs[:1], num_samples=1, seed=seed, keep_samples=True, **windows))
         draws = DEFAULT_NUM_SAMPLES if num_samples is None else check_count(num_samples, "num_samples")
         together = max(1, DRAWS_BUDGET // (draws * one.probability_sum.numel()))
         for rows in inputs.split(together):
-            predicted = self.posterior.predict(rows, num_samples=num_samples, seed=seed, keep_samples=True)
+            predicted = self.posterior.predict(rows, num_samples=num_samples, seed=seed, keep_samples=True, **windows)
             yield rows, _with_draws(predicted)
 
     def _temperature(self, rows: Tensor, predictive: CategoricalPredictive) -> Tensor:

@@ -15,7 +15,7 @@ Reference:
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, cast, overload
+from typing import Any, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -33,6 +33,7 @@ from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.randomness import resolve_seed
+from bayesuq.windows import WindowOptions
 
 __all__ = ["QuantileCalibratedPosterior", "fit"]
 __dir__ = __all__.copy
@@ -147,10 +148,11 @@ class QuantileCalibratedPosterior(WrappingPosterior):
         seed: int | None = None,
         keep_samples: bool = False,  # noqa: ARG002 - levels are calibrated of the whole mixture
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> RecalibratedPredictive:
         """The predictive distribution p(y* | x, D) at calibrated levels, of all draws: see `Posterior.predict`."""
         with differentiated(x, differentiable=differentiable):
-            predictive = self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=True)
+            predictive = self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=True, **windows)
         return RecalibratedPredictive(predictive, self.knots, self.levels)  # type: ignore[arg-type]
 
 

@@ -15,7 +15,7 @@ Reference:
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, cast
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -34,6 +34,7 @@ from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions
 
 __all__ = ["StackedPosterior", "fit"]
 __dir__ = __all__.copy
@@ -189,6 +190,7 @@ class StackedPosterior(StoredPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
 
@@ -199,8 +201,8 @@ class StackedPosterior(StoredPosterior):
         key = resolve_seed(seed)
         with differentiated(x, differentiable=differentiable):
             parts = [
-                repeated(self.members[m].predict(x, num_samples=n, seed=derive_seed(key, m), keep_samples=True), n)
-                for m, n in enumerate(shares)
+                repeated(member.predict(x, num_samples=n, seed=derive_seed(key, m), keep_samples=True, **windows), n)
+                for m, (member, n) in enumerate(zip(self.members, shares, strict=True))
                 if n
             ]
             mixture = type(parts[0]).mixture(parts)

@@ -11,7 +11,7 @@ it is five times as far away as the outermost twentieth of the training rows beg
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor
@@ -26,6 +26,7 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.tables.encoding import Columns, Encoded, Notes
+from bayesuq.windows import WindowOptions
 
 __all__ = ["TablePosterior", "of_table"]
 __dir__ = __all__.copy
@@ -95,6 +96,7 @@ class TablePosterior(WrappingPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) of rows, in units of y and with the names of its labels.
 
@@ -107,6 +109,7 @@ class TablePosterior(WrappingPosterior):
             seed=seed,
             keep_samples=keep_samples,
             differentiable=differentiable,
+            **windows,
         )
         return self._named(found)
 

@@ -9,7 +9,7 @@ standard units is read as loc + scale * y*, its density with the Jacobian.
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 from torch.utils.data import DataLoader
 
@@ -22,6 +22,7 @@ from bayesuq.loaders import Loader
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.to_arviz.groups import Drawn, Predict, Wanted
+from bayesuq.windows import WindowOptions
 
 __all__ = ["UnitsPosterior", "in_units"]
 __dir__ = __all__.copy
@@ -76,6 +77,7 @@ class UnitsPosterior(WrappingPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) at raw inputs, in units of y: see `Posterior.predict`.
 
@@ -88,6 +90,7 @@ class UnitsPosterior(WrappingPosterior):
                 seed=seed,
                 keep_samples=keep_samples,
                 differentiable=differentiable,
+                **windows,
             )
         return self.standardizer.inverse(predictive)
 

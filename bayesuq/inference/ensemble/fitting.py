@@ -42,6 +42,7 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions
 
 LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": map_estimate.LEARNING_RATE}
 
@@ -270,6 +271,7 @@ class EnsemblePosterior(StoredPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
 
@@ -278,7 +280,7 @@ class EnsemblePosterior(StoredPosterior):
         """
         key = resolve_seed(seed)
         parts = (
-            member.predict(x, num_samples=share, seed=own, keep_samples=keep_samples)
+            member.predict(x, num_samples=share, seed=own, keep_samples=keep_samples, **windows)
             for member, share, own in self.parts(num_samples, key)
         )
         with differentiated(x, differentiable=differentiable):

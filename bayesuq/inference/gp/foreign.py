@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
 from os import PathLike
-from typing import Any, NoReturn, Self
+from typing import Any, NoReturn, Self, Unpack
 
 import gpytorch
 import torch
@@ -39,6 +39,7 @@ from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import generator, isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions, refuse_windows
 
 UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
 NO_NOISE = 1e-6  # a scale, where the noise of each row is known and new rows have none
@@ -225,8 +226,10 @@ class GpytorchPosterior(Posterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
+        refuse_windows(self, windows)
         indices, key = draw_indices(num_samples, None), resolve_seed(seed)
         start = 0
 

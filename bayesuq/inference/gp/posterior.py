@@ -8,7 +8,7 @@ For a normal likelihood that is one Gaussian, in closed form; for others the mix
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -30,6 +30,7 @@ from bayesuq.predictive.covariances import correlated
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import generator, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions, refuse_windows
 
 BLOCK = 64  # rows whose draws come from one generator
 ROUNDING = 1e-10  # of a prior variance: what subtracting may leave below 0
@@ -86,11 +87,13 @@ class GpPosterior(ProcessPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
 
         For a normal likelihood it is exact and has one component, whose function variance stands apart from the noise.
         """
+        refuse_windows(self, windows)
         indices = draw_indices(num_samples, None)
         key = resolve_seed(seed)
         start = 0

@@ -9,7 +9,7 @@ Reference:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
+from bayesuq.windows import WindowOptions, refuse_windows
 
 CACHED = 2**27  # numbers in Cholesky factors that a posterior keeps between predictions: a gibibyte
 
@@ -112,8 +113,10 @@ class SampledGpPosterior(ProcessPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The mixture over draws of the hyperparameters: see `Posterior.predict`."""
+        refuse_windows(self, windows)
         indices, key = draw_indices(num_samples, self.num_members), resolve_seed(seed)
         parts = (self.member(index).predict(x, seed=key, keep_samples=keep_samples) for index in indices)
         with differentiated(x, differentiable=differentiable):

@@ -12,8 +12,8 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import Any, Literal, Self
+from functools import cached_property, partial
+from typing import Any, Literal, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -47,6 +47,7 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions, Windows
 
 PriorFactors = Literal["one", "each"]
 VARIANCE_DRAWS, VARIANCE_SEED = 100, 0  # that a large map's variance is estimated from: to 14 %, one standard error
@@ -169,6 +170,7 @@ class LaplacePosterior(NetworkPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) of the linear network: see `Posterior.predict`.
 
@@ -182,7 +184,7 @@ class LaplacePosterior(NetworkPosterior):
         with differentiated(x, differentiable=differentiable), ExitStack() as modes:
             for mode in (PlainAttention(), PlainNorms()) if are_kept() else ():  # derivatives that have derivatives
                 modes.enter_context(mode)
-            return self._predict(x, num_samples, seed, keep_samples=keep_samples)
+            return self._predict(x, num_samples, seed, keep_samples=keep_samples, windows=Windows.of(windows))
 
     def functions(
         self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
@@ -236,6 +238,7 @@ class LaplacePosterior(NetworkPosterior):
         *,
         keep_samples: bool,
         by_draws: bool = False,
+        windows: Windows | None = None,
     ) -> PredictiveDistribution:
         """The predictive, in closed form where there is one and draws are not asked for."""
         indices = draw_indices(num_samples, None)
@@ -244,7 +247,7 @@ class LaplacePosterior(NetworkPosterior):
         few = not by_draws and self._at_few_rows(x, len(indices))
 
         def parts(rows: Tensor, start: int, width: int) -> Iterator[PredictiveDistribution]:  # noqa: ARG001
-            if len(rows) == few and linear.is_head(rows):
+            if len(rows) == few and windows is None and linear.is_head(rows):
                 f, derivatives = linear.derivatives(rows)
                 outputs = self.law.outputs_at(derivatives)
                 if outputs is not None:
@@ -252,13 +255,20 @@ class LaplacePosterior(NetworkPosterior):
                     yield self.model.likelihood_given(linear.theta).predictive(draws, keep_samples=keep_samples)
                     return
             for noise in self._groups(indices, key, by_draws=by_draws):
-                num_columns = 1 if linear.is_large(rows) else None
-                size = linear.rows_at_a_time(rows, dense=self.structure == "full", num_columns=num_columns)
-                some = rows.split(size)
-                done = [self._predict_rows(linear, one, noise, keep_samples=keep_samples) for one in some]
-                yield type(done[0]).concatenate(done)
+                if windows is not None:
+                    yield windows.whole(rows, partial(at, noise, keep_samples=True), keep_samples=keep_samples)
+                else:
+                    yield at(noise, rows, keep_samples=keep_samples)
 
-        return predict_in_chunks(self.model, x, linear.tree, parts, num_draws=len(indices), keep_samples=keep_samples)
+        def at(noise: Tensor | None, rows: Tensor, *, keep_samples: bool) -> PredictiveDistribution:
+            num_columns = 1 if linear.is_large(rows) else None
+            size = linear.rows_at_a_time(rows, dense=self.structure == "full", num_columns=num_columns)
+            done = [self._predict_rows(linear, one, noise, keep_samples=keep_samples) for one in rows.split(size)]
+            return type(done[0]).concatenate(done)
+
+        return predict_in_chunks(
+            self.model, x, linear.tree, parts, num_draws=len(indices), keep_samples=keep_samples, windows=windows
+        )
 
     def draw(self, index: int, seed: int) -> Tensor:
         """The flat vector (P,) of draw number `index` of the weights; it depends on `index` and `seed` alone."""

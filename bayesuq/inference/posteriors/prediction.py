@@ -20,6 +20,7 @@ from bayesuq.models.likelihoods.far_rows import counted_far_rows
 from bayesuq.models.network_inputs import cast_inputs, refusal
 from bayesuq.models.training_mode import check_repeatable
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.windows import Windows
 
 DEFAULT_NUM_SAMPLES = 100
 # Numbers that a chunk of rows may hold in activations. On a CPU a tensor of 32 MiB comes from the system and goes back
@@ -54,6 +55,7 @@ def predict_in_chunks(
     *,
     num_draws: int,
     keep_samples: bool,
+    windows: Windows | None = None,
 ) -> PredictiveDistribution:
     """Predict rows in chunks that fit memory, and join them.
 
@@ -65,6 +67,7 @@ def predict_in_chunks(
             single draws (or of several), which are mixed.
         num_draws: How many that are.
         keep_samples: See `Posterior.predict`.
+        windows: In which the network sees rows; None is whole.
 
     Raises:
         TypeError: See `bayesuq.arrays.check_inputs`.
@@ -75,7 +78,8 @@ def predict_in_chunks(
     def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
         nonlocal start
         inputs = cast_inputs(model, checked(batch))
-        width = activations_per_row(model, inputs, tree)
+        seen = inputs if windows is None else windows.first(inputs)
+        width = max(activations_per_row(model, seen, tree), inputs[:1].numel())
         for rows in inputs.split(max(1, min(rows_at_a_time(model.device, width), CHUNK_BUDGET // num_draws))):
             yield mixed(parts(rows, start, width))
             far.end_chunk()

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from pyro import poutine
@@ -27,6 +27,7 @@ from bayesuq.inputs import Inputs, Parts, as_rows, checked, in_dtype, named_leav
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
+from bayesuq.windows import WindowOptions, refuse_windows
 
 LOCAL = (
     "The latents {names} belong to single rows of the data, so that there are draws of them for the {number} rows that "
@@ -72,6 +73,7 @@ class LatentPosterior(StoredPosterior):
         keep_samples: bool = False,
         differentiable: bool = False,
         site: str | None = None,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
 
@@ -82,12 +84,14 @@ class LatentPosterior(StoredPosterior):
             keep_samples: See there.
             differentiable: See there.
             site: The observed site that is predicted, where the program has several.
+            windows: Refused.
 
         Raises:
             TypeError: See `Posterior.predict`; or a law that has no predictive.
             ValueError: See `Posterior.predict`; a site that is not observed, or none named of several; other rows than
                 those fitted where latents belong to rows; a program that does not run without targets.
         """
+        refuse_windows(self, windows)
         name = self._site(site)
         indices, key = draw_indices(num_samples, self.num_members), resolve_seed(seed)
 

@@ -9,7 +9,7 @@ from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +30,7 @@ from bayesuq.models.spectral import with_exact_norms
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
+from bayesuq.windows import WindowOptions, Windows
 
 VECTORISED_BUDGET = 2**21  # numbers in weights and activations that fit the cache: so many draws run together
 
@@ -59,8 +60,10 @@ class WeightPosterior(NetworkPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D): see `Posterior.predict`."""
+        cut = Windows.of(windows)
         indices = draw_indices(num_samples, self.num_members)
         key = resolve_seed(seed)
         layout = Layout.of(self.model)
@@ -75,7 +78,7 @@ class WeightPosterior(NetworkPosterior):
             held: dict[str, Tensor] = {}
             beginning = None
             together, first = _together(layout.size, len(rows) * width), 0
-            if has_steady and len(indices) >= FEWEST_FOR_ONE_PASS:
+            if has_steady and len(indices) >= FEWEST_FOR_ONE_PASS and cut is None:
                 theta = layout.split(self._draws(indices[:1], key))
                 held = {name: theta.pop(name)[0] for name in steady}
                 leaves = [*named_leaves(rows).values(), *tree.parameters(), *tree.buffers(), *self.buffers.values()]
@@ -88,12 +91,17 @@ class WeightPosterior(NetworkPosterior):
                     together = max(together, _together(moving, beginning.num_varying))
             for number in range(first, len(indices), together):
                 theta = self._moving(indices[number : number + together], key, layout, held)
+                if cut is not None:
+                    yield cut.whole(rows, partial(self._kept, theta, tree), keep_samples=keep_samples)
+                    continue
                 with beginning if beginning is not None and beginning.is_of_use else nullcontext():
                     f = self._outputs(theta, rows, tree, held)
                 yield self.model.likelihood_given(theta).predictive(f, keep_samples=keep_samples)
 
         with differentiated(x, differentiable=differentiable):
-            return predict_in_chunks(self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples)
+            return predict_in_chunks(
+                self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples, windows=cut
+            )
 
     def steady_sites(self) -> Collection[str]:
         """Sites that have one value in all draws, as far as is known before they are drawn: by default point values."""
@@ -141,6 +149,10 @@ class WeightPosterior(NetworkPosterior):
             for name, values in parts.items():
                 values.append(one[name].clone())  # of the whole draw no more is kept
         return {name: torch.stack(values) for name, values in parts.items()}
+
+    def _kept(self, theta: Mapping[str, Tensor], tree: nn.Module, rows: Tensor) -> PredictiveDistribution:
+        """The predictive of draws (S, *shape) by site, which are kept in it."""
+        return self.model.likelihood_given(theta).predictive(self._outputs(theta, rows, tree, {}), keep_samples=True)
 
     def _outputs(
         self, theta: Mapping[str, Tensor], rows: Tensor, tree: nn.Module, held: Mapping[str, Tensor]

@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from os import PathLike
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import torch
 from torch.utils.data import DataLoader
@@ -16,6 +16,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.windows import WindowOptions
 
 
 class WrappingPosterior(StoredPosterior):
@@ -42,10 +43,11 @@ class WrappingPosterior(StoredPosterior):
         seed: int | None = None,
         keep_samples: bool = False,
         differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
     ) -> PredictiveDistribution:
         """The predictive distribution p(y* | x, D) of the posterior underneath: see `Posterior.predict`."""
         with differentiated(x, differentiable=differentiable):
-            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples)
+            return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples, **windows)
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior underneath."""
