@@ -1,6 +1,6 @@
 """A trained network, adopted: memory of a last-layer Laplace, ten rows of 1,000 classes, fits that run the body once.
 
-    python benchmarks/adopting.py [--weights 100_000_000]
+    python benchmarks/adopting.py [--weights 100_000_000] [--features 1024 5000] [--rows 200]
 
 Prints the peak of memory beside the user's own weights, in units of these, and CPU seconds.
 """
@@ -23,7 +23,6 @@ from bayesuq.inference.posteriors import heads
 from bayesuq.models.likelihoods import Categorical
 
 PAGE = 4096  # bytes
-FEATURES = 1024
 
 
 def resident() -> int:
@@ -50,24 +49,30 @@ class Peak:
             time.sleep(1e-3)
 
 
-def memory(num_weights: int) -> None:
-    """Adopt a network of five layers with 1,024 features, fit a last-layer Laplace to 200 rows, predict."""
-    width = int((num_weights / 4) ** 0.5) - FEATURES // 8
+def memory(num_weights: int, num_features: int, num_rows: int) -> None:
+    """Adopt a network of five layers, fit a last-layer Laplace, predict."""
+    width = int((num_weights / 4) ** 0.5) - num_features // 8
     layers = [part for _ in range(4) for part in (nn.Linear(width, width), nn.ReLU())]
-    net = nn.Sequential(*layers, nn.Linear(width, FEATURES), nn.ReLU(), nn.Linear(FEATURES, 10))
-    x, y = torch.randn(200, width), torch.arange(200) % 10
+    net = nn.Sequential(*layers, nn.Linear(width, num_features), nn.ReLU(), nn.Linear(num_features, 10))
+    x, y = torch.randn(num_rows, width), torch.arange(num_rows) % 10
     own = sum(4 * parameter.numel() for parameter in net.parameters())
     with torch.no_grad():
         net(x)  # what a pass of the user's takes is not ours
     gc.collect()
-    features = 4 * FEATURES * len(x)
+    features = 4 * num_features * num_rows
     before = resident()
     with Peak() as peak:
         posterior = laplace.fit(bq.adopt(net, Categorical()), bq.Dataset(x, y))
         posterior.predict(x[:10], num_samples=20, seed=0)
-    ratio = (peak.bytes - before) / (own + features)
-    print(f"{own / 4e6:.0f} million weights: peak beside the user's own {ratio:.2f} of weights and features")
-    print(f"  of all, the user's own included, {(peak.bytes - before + own) / (own + features):.2f}")
+    taken = peak.bytes - before
+    parts = [
+        *posterior.curvature.values(),
+        *(axes.vectors for pair in posterior.law._decompositions.values() for axes in pair),
+    ]
+    state = sum(part.numel() * part.element_size() for part in parts)
+    print(f"{own / 4e6:.0f} million weights, {num_features} features, {num_rows} rows: peak beside the user's own")
+    print(f"  {taken / (own + features):.2f} of weights and features, {taken / (own + features + state):.2f} of these,")
+    print(f"  the curvature and its axes; the user's own included {(taken + own) / (own + features):.2f}")
 
 
 def seconds(work: Callable[[], object], rounds: int = 5) -> float:
@@ -114,9 +119,14 @@ def fits() -> None:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--weights", type=int, default=100_000_000, help="Of the network whose memory is measured.")
+    parser.add_argument("--features", type=int, nargs="+", default=[1024, 5000], help="Before its last layer.")
+    parser.add_argument("--rows", type=int, default=200, help="That it is fitted to.")
     torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     torch.manual_seed(0)
-    memory(parser.parse_args().weights)
+    arguments = parser.parse_args()
+    memory(10**6, 256, 100)  # what is loaded at the first call is not counted
+    for num_features in arguments.features:
+        memory(arguments.weights, num_features, arguments.rows)
     classes()
     fits()

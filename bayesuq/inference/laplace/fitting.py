@@ -231,7 +231,7 @@ def _summed(
             terms, slope, found = _sums_of(linear, part, structure, Place(first, source.num_data))
             log_likelihood += terms
             first += len(part.x)
-            sums = {name: value + sums[name] if sums else value for name, value in found.items()}
+            sums = STRUCTURES[structure].added(sums, found, linear.layers) if sums else found
             slopes = {name: value + slopes[name] if slopes else value for name, value in slope.items()}
     return log_likelihood, slopes, sums
 

@@ -10,7 +10,8 @@ With B the Jacobian of the columns of a root of Lambda (see `curvature`), each s
 
 where a are a layer's inputs, its bias being the weight of an input 1, and g the columns' gradients at its outputs. A
 layer that acts at several positions, as a convolution does, has each of them counted as a row of its own (the "expand"
-variant of Eschenhagen et al. 2023). Parameters of other modules get a diagonal. All sums are in float64.
+variant of Eschenhagen et al. 2023). Parameters of other modules get a diagonal. All sums are in float64. A layer that
+has seen fewer rows than half its columns keeps the rows w^(1/2) a^T in the place of A (see `axes`).
 
 Of large maps the columns are random combinations, and the sums estimates of these (see `curvature_sketches`).
 
@@ -27,8 +28,11 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.laplace.axes import Axes
 from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
 from bayesuq.inference.laplace.few_rows import OutputsAtRows
+
+INPUTS, ROWS = "inputs.", "rows."  # before a layer's path: A, or the rows whose products it sums
 
 
 class NormalWeights(ABC):
@@ -58,6 +62,11 @@ class NormalWeights(ABC):
             probs: p, (N, C), float64.
             weight: Of the rows, (N,).
         """
+
+    @staticmethod
+    def added(sums: Mapping[str, Tensor], found: Mapping[str, Tensor], layers: Sequence[Layer]) -> dict[str, Tensor]:  # noqa: ARG004
+        """Two curvatures together, in the memory of the first."""
+        return {name: value.add_(found[name]) for name, value in sums.items()}
 
     def __init__(self, curvature: Mapping[str, Tensor], prior: Mapping[str, Tensor], layers: Sequence[Layer]) -> None:
         """Take curvature and prior together.
@@ -169,13 +178,12 @@ class KroneckerWeights(NormalWeights):
 
     @staticmethod
     def sums(derivatives: Derivatives, weight: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-        """For each layer A, the sum that G is the mean of, and what it is divided by; then the other diagonals."""
-        found = {}
+        """For each layer A or its rows, the sum that G is the mean of, its divisor; then the other diagonals."""
+        found: dict[str, Tensor] = {}
         for layer, factors in derivatives.layers.items():
-            weighted = factors.inputs * weight[:, None, None]
             gradients = factors.gradients * weight.sqrt()[:, None, None, None]
             flat = gradients.flatten(0, 2)
-            found[f"inputs.{layer.path}"] = weighted.flatten(0, 1).T @ factors.inputs.flatten(0, 1)
+            found |= _of_inputs(layer.path, factors.inputs, weight)
             found[f"gradients.{layer.path}"] = flat.T @ flat
             found[f"count.{layer.path}"] = weight.sum() * factors.inputs.shape[1]
         others = _diagonals(derivatives.others, weight)
@@ -183,17 +191,27 @@ class KroneckerWeights(NormalWeights):
 
     @staticmethod
     def softmax_sums(layer: Layer, inputs: Tensor, probs: Tensor, weight: Tensor) -> dict[str, Tensor]:
-        """As `sums`: A = sum w a a^T, and sum w (diag(p) - p p^T)."""
-        a, weighted = inputs[:, 0], probs * weight.unsqueeze(1)
+        """As `sums`, with sum w (diag(p) - p p^T)."""
+        weighted = probs * weight.unsqueeze(1)
         return {
-            f"inputs.{layer.path}": (a * weight.unsqueeze(1)).T @ a,
+            **_of_inputs(layer.path, inputs, weight),
             f"gradients.{layer.path}": weighted.sum(dim=0).diag() - weighted.T @ probs,
             f"count.{layer.path}": weight.sum(),
         }
 
+    @staticmethod
+    def added(sums: Mapping[str, Tensor], found: Mapping[str, Tensor], layers: Sequence[Layer]) -> dict[str, Tensor]:
+        """Two curvatures together, in the memory of the first."""
+        of_layers = {prefix + layer.path for layer in layers for prefix in (INPUTS, ROWS)}
+        total = {name: value.add_(found[name]) for name, value in sums.items() if name not in of_layers}
+        for layer in layers:
+            total |= _added_inputs(layer.path, sums, found)
+        return total
+
     def eigenvalues(self) -> Tensor:
         """Products of those of the whitened factors, and H / P of the other parameters."""
-        of_layers = [self._products(layer).flatten() for layer in self.layers]
+        pairs = [self._eigen(layer) for layer in self.layers]
+        of_layers = [(outputs.values.unsqueeze(1) * inputs.all_values()).flatten() for inputs, outputs in pairs]
         return torch.cat(of_layers + [(self.curvature[name] / self.prior[name]).flatten() for name in self._others])
 
     def log_det(self) -> Tensor:
@@ -209,23 +227,23 @@ class KroneckerWeights(NormalWeights):
         own = self.layout.split(noise)
         parts = {name: own[name] * value.sqrt().to(noise.dtype) for name, value in self._other_variances.items()}
         for layer in self.layers:
-            (_, of_inputs), (_, of_outputs) = self._eigen(layer)
+            inputs, outputs = self._eigen(layer)
             scales = ((1 + self._products(layer)) ** -0.5).to(noise.dtype)
-            right = (of_inputs.T * self._columns(layer) ** -0.5).to(noise.dtype)
-            parts |= layer.split(of_outputs.to(noise.dtype) @ (layer.join(own) * scales) @ right)
+            turned = inputs.turned(layer.join(own), scales) * (self._columns(layer) ** -0.5).to(noise.dtype)
+            parts |= layer.split(outputs.vectors.to(noise.dtype) @ turned)
         return self.layout.join(parts)
 
     def output_covariance(self, derivatives: Derivatives) -> Tensor:
         """J Sigma J^T at each row, (N, K, K)."""
         parts = []
         for layer, factors in derivatives.layers.items():
-            (_, of_inputs), (_, of_outputs) = self._eigen(layer)
-            whitened = (factors.inputs * self._columns(layer) ** -0.5) @ of_inputs
+            inputs, outputs = self._eigen(layer)
+            whitened = inputs.coordinates(factors.inputs * self._columns(layer) ** -0.5)
             if factors.is_identity:  # one matrix for all rows
-                rotated = Factors(whitened, of_outputs.unsqueeze(1).expand(len(whitened), -1, -1, -1))
+                rotated = Factors(whitened, outputs.vectors.unsqueeze(1).expand(len(whitened), -1, -1, -1))
             else:
-                rotated = Factors(whitened, factors.gradients @ of_outputs)
-            parts.append(rotated.covariance(1 / (1 + self._products(layer))))
+                rotated = Factors(whitened, factors.gradients @ outputs.vectors)
+            parts.append(rotated.covariance(self._variances(layer)))
         return _total([*parts, *_covariances(derivatives.others, self._other_variances)])
 
     def output_variance(self, derivatives: Derivatives) -> Tensor:
@@ -233,8 +251,8 @@ class KroneckerWeights(NormalWeights):
         head = _head(derivatives)
         if head is None:
             return super().output_variance(derivatives)
-        _, of_outputs = self._eigen(self.layers[0])[1]
-        return (self._whitened(head).square() @ (1 / (1 + self._products(self.layers[0]))).T) @ of_outputs.square().T
+        _, outputs = self._eigen(self.layers[0])
+        return (self._whitened(head).square() @ self._variances(self.layers[0]).T) @ outputs.vectors.square().T
 
     def pushed(self, derivatives: Derivatives, noise: Tensor) -> Tensor:
         """J deviation(noise), (S, N, K): of a head at few rows without turning the noise into weights."""
@@ -242,35 +260,38 @@ class KroneckerWeights(NormalWeights):
         if head is None or len(head.inputs) > head.inputs.shape[2]:
             return super().pushed(derivatives, noise)
         layer = self.layers[0]
-        _, of_outputs = self._eigen(layer)[1]
+        inputs, outputs = self._eigen(layer)
         scales = ((1 + self._products(layer)) ** -0.5).to(noise.dtype)
-        inputs = self._whitened(head).T.to(noise.dtype)
-        drawn = [(layer.join(self.layout.split(one)) * scales) @ inputs for one in noise]  # each fits the cache
-        return torch.stack([one.T for one in drawn]) @ of_outputs.T.to(noise.dtype)
+        rows = self._whitened(head).T.to(noise.dtype)
+        drawn = [
+            inputs.spread(layer.join(self.layout.split(one)), scales) @ rows for one in noise
+        ]  # each fits the cache
+        return torch.stack([one.T for one in drawn]) @ outputs.vectors.T.to(noise.dtype)
 
     def outputs_at(self, derivatives: Derivatives) -> OutputsAtRows | None:
         """Outputs are independent of each other in the axes of the curvature."""
         head = _head(derivatives)
         if head is None:
             return None
-        _, axes = self._eigen(self.layers[0])[1]
-        return OutputsAtRows.of(self._whitened(head), 1 / (1 + self._products(self.layers[0])), axes)
+        _, outputs = self._eigen(self.layers[0])
+        return OutputsAtRows.of(self._whitened(head), self._variances(self.layers[0]), outputs.vectors)
 
     def square(self, vector: Mapping[str, Tensor], derivatives: Derivatives) -> Tensor:  # noqa: ARG002
         """v^T Sigma v, layer by layer in the axes of the curvature, 0-d."""
         total = torch.zeros((), dtype=torch.float64, device=next(iter(vector.values())).device)
         for layer in self.layers:
-            (_, of_inputs), (_, of_outputs) = self._eigen(layer)
+            inputs, outputs = self._eigen(layer)
             matrix = layer.join({name: vector[name] for name in layer.names()}) * self._columns(layer) ** -0.5
-            total += ((of_outputs.T @ matrix @ of_inputs).square() / (1 + self._products(layer))).sum()
+            moved = inputs.coordinates(outputs.vectors.T @ matrix)
+            total += (moved.square() * self._variances(layer)).sum()
         for name, variances in self._other_variances.items():
             total += (vector[name].square() * variances).sum()
         return total
 
     def _whitened(self, head: Factors) -> Tensor:
-        """A layer's inputs in the axes of the curvature, (N, I)."""
-        (_, of_inputs), _ = self._eigen(self.layers[0])
-        return (head.inputs[:, 0] * self._columns(self.layers[0]) ** -0.5) @ of_inputs
+        """A layer's inputs in the axes of the curvature, (N, ...)."""
+        inputs, _ = self._eigen(self.layers[0])
+        return inputs.coordinates(head.inputs[:, 0] * self._columns(self.layers[0]) ** -0.5)
 
     @cached_property
     def _others(self) -> list[str]:
@@ -296,25 +317,29 @@ class KroneckerWeights(NormalWeights):
         return precisions[0]
 
     def _products(self, layer: Layer) -> Tensor:
-        """Eigenvalues of the whitened curvature, (O, I)."""
-        (inputs, _), (outputs, _) = self._eigen(layer)
-        return outputs.unsqueeze(1) * inputs
+        """Eigenvalues of the whitened curvature, (O, R): those of the inputs' axes that are not 0, or all."""
+        inputs, outputs = self._eigen(layer)
+        return outputs.values.unsqueeze(1) * inputs.values
 
-    def _eigen(self, layer: Layer) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
-        """Eigenvalues, not below 0, and eigenvectors of D^(-1/2) A D^(-1/2) and of G."""
+    def _variances(self, layer: Layer) -> Tensor:
+        """Of a whitened layer's weights in the coordinates of its axes, (O, ...)."""
+        return self._eigen(layer)[0].weights(1 / (1 + self._products(layer)))
+
+    def _eigen(self, layer: Layer) -> tuple[Axes, Axes]:
+        """The axes of D^(-1/2) A D^(-1/2) and of G."""
         if layer.path not in self._decompositions:
             root = self._columns(layer) ** -0.5
-            inputs = self.curvature[f"inputs.{layer.path}"] * root * root.unsqueeze(1)
             count = self.curvature[f"count.{layer.path}"].clamp(min=torch.finfo(torch.float64).tiny)
-            pairs = [
-                torch.linalg.eigh(matrix) for matrix in (inputs, self.curvature[f"gradients.{layer.path}"] / count)
-            ]
-            first, second = ((values.clamp(min=0), vectors) for values, vectors in pairs)
-            self._decompositions[layer.path] = (first, second)
+            outputs = Axes.of_matrix(lambda: self.curvature[f"gradients.{layer.path}"] / count)
+            if ROWS + layer.path in self.curvature:
+                inputs = Axes.of_rows(self.curvature[ROWS + layer.path] * root)
+            else:
+                inputs = Axes.of_matrix(lambda: self.curvature[INPUTS + layer.path] * (root * root.unsqueeze(1)))
+            self._decompositions[layer.path] = (inputs, outputs)
         return self._decompositions[layer.path]
 
     @cached_property
-    def _decompositions(self) -> dict[str, tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]]:
+    def _decompositions(self) -> dict[str, tuple[Axes, Axes]]:
         return {}
 
 
@@ -408,6 +433,31 @@ def _head(derivatives: Derivatives) -> Factors | None:
     factors = list(derivatives.layers.values())
     is_head = len(factors) == 1 and not derivatives.others and factors[0].is_identity
     return factors[0] if is_head else None
+
+
+def _are_few(num_rows: int, num_columns: int) -> bool:
+    """Whether rows take less memory than the sum of their products, and the eigenproblem of these."""
+    return 2 * num_rows <= num_columns
+
+
+def _of_inputs(path: str, inputs: Tensor, weight: Tensor) -> dict[str, Tensor]:
+    """A = sum w a a^T of a layer, or the rows w^(1/2) a^T, of inputs (N, T, I)."""
+    rows = (inputs * weight.sqrt()[:, None, None]).flatten(0, 1)
+    return {ROWS + path: rows} if _are_few(*rows.shape) else {INPUTS + path: rows.T @ rows}
+
+
+def _added_inputs(path: str, sums: Mapping[str, Tensor], found: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The two A of a layer together, as rows as long as these are few."""
+    rows = [each[ROWS + path] for each in (sums, found) if ROWS + path in each]
+    if len(rows) == 2 and _are_few(len(rows[0]) + len(rows[1]), rows[0].shape[1]):
+        return {ROWS + path: torch.cat(rows)}
+    matrices = [each[INPUTS + path] for each in (sums, found) if INPUTS + path in each]
+    total = matrices[0] if matrices else rows[0].T @ rows[0]
+    for matrix in matrices[1:]:
+        total.add_(matrix)
+    for own in rows[0 if matrices else 1 :]:
+        total.addmm_(own.T, own)
+    return {INPUTS + path: total}
 
 
 def _num_determined(eigenvalues: Tensor) -> Tensor:
