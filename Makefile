@@ -6,7 +6,7 @@ BIN := .venv/bin
 METHODS := map,variational,dropout,ensemble
 export OMP_NUM_THREADS := 1
 
-.PHONY: demo test test-python lint docs benchmark clean
+.PHONY: demo test test-python lint docs bench clean
 
 demo: .venv/built
 	$(BIN)/bayesuq compare --data digits-0to8 --methods $(METHODS),temperature,temperature:ensemble --num_epochs 200 \
@@ -35,7 +35,10 @@ lint: .venv/built
 docs: .venv/built
 	$(BIN)/sphinx-build -W --keep-going -t source -b html docs build/docs
 
-benchmark: .venv/built
+# Ratios to plain PyTorch, a line each in bench.jsonl; `benchmarks/suite.py --against` tells what another file has lost.
+bench: .venv/built
+	$(BIN)/python benchmarks/suite.py
+	$(BIN)/python benchmarks/growth.py
 	$(BIN)/python benchmarks/training.py
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/ensembles.py
