@@ -1,5 +1,6 @@
 """Data as every method takes it: inputs, targets and weights, their splits, and their units."""
 
+import math
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -42,6 +43,7 @@ __all__ = ["Batch", "Dataset", "Split", "Standardizer", "split_dataset"]
 __dir__ = __all__.copy
 
 FILE_KIND = "standardizer"
+MOST_DISTINCT = 0.5  # of the targets, where they are taken as rounded
 FAR = 10  # standard deviations, of which normal features reach five in a million rows
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 
@@ -627,3 +629,18 @@ def _moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tens
     # Rounding leaves a constant feature of size m a spread of about 1e-16 m: dividing by that would blow up noise.
     constant = scale <= 1e-12 * loc.abs().clamp(min=1e-300)
     return loc, torch.where(constant | (scale == 0), 1.0, scale)
+
+
+def rounding_scale(y: Tensor) -> float:
+    """The deviation of what rounding took from targets (N, D), in units of y, in the column where it is largest.
+
+    A column of which more than half of the values repeat another one is taken as rounded to its smallest difference:
+    that over the root of 12. 0 where none is. A network that tells the noise of each row could else meet
+    some targets exactly, with a density without bound.
+    """
+    scales = [0.0]
+    for column in y.double().unbind(dim=1):
+        values = torch.unique(column)
+        if 1 < len(values) < MOST_DISTINCT * len(column):
+            scales.append(float(values.diff().min()) / math.sqrt(12))
+    return max(scales)

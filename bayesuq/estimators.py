@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesuq import inference
 from bayesuq.arrays import to_tensor
-from bayesuq.data import Dataset, Standardizer
+from bayesuq.data import Dataset, Standardizer, rounding_scale
 from bayesuq.inference.catalogue import BY_COMMAND, METHODS
 from bayesuq.models import gp
 from bayesuq.models.bnn import BayesianNetwork
@@ -39,6 +39,7 @@ __all__ = ["BayesianClassifier", "BayesianRegressor"]
 __dir__ = __all__.copy
 
 DROPOUT = 0.1  # of a network that is fitted by dropout
+MOST_FLOOR = 0.5  # standard deviations of y, of what rounding took from it
 INITIAL, FIT, PREDICT = range(3)  # what an estimator's seed is split into
 Array = np.ndarray[Any, Any]
 
@@ -68,8 +69,8 @@ class _BayesianEstimator(BaseEstimator):
         self.random_state = random_state
 
     @abstractmethod
-    def _likelihood(self, *, of_network: bool) -> Likelihood:
-        """That of a network, or of a process in its place."""
+    def _likelihood(self, rows: Dataset, *, of_network: bool) -> Likelihood:
+        """That of a network, or of a process in its place, for these rows in standard units."""
 
     @abstractmethod
     def _num_outputs(self, columns: int) -> int:
@@ -94,7 +95,7 @@ class _BayesianEstimator(BaseEstimator):
         standard = self.standardizer_.transform(data)
         model: Any
         if name == "gp":
-            model = gp.GaussianProcess(likelihood=self._likelihood(of_network=False))
+            model = gp.GaussianProcess(likelihood=self._likelihood(standard, of_network=False))
         else:
             net = mlp(
                 X.shape[1],
@@ -104,7 +105,8 @@ class _BayesianEstimator(BaseEstimator):
                 activation=self.activation,
                 seed=derive_seed(self.seed_, INITIAL),
             ).double()
-            model = BayesianNetwork(net, NormalPrior(scale=self.prior_scale), self._likelihood(of_network=True))
+            likelihood = self._likelihood(standard, of_network=True)
+            model = BayesianNetwork(net, NormalPrior(scale=self.prior_scale), likelihood)
         fit = getattr(inference, name).fit
         self.posterior_: Posterior = fit(model, standard, seed=derive_seed(self.seed_, FIT), **(self.options or {}))
         return self
@@ -140,7 +142,8 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         prior_scale: Standard deviation of the normal prior of each weight.
         clip: Standard deviations from its mean that a feature is held within, in training and in prediction; None
             holds none.
-        heteroscedastic: Whether the network tells the noise of each row too; else one noise is learned for all.
+        heteroscedastic: Whether the network tells the noise of each row too, never below that of rounding where more
+            than half of the targets repeat another one; else one noise is learned for all.
         num_samples: Draws of a prediction; None is as for `Posterior.predict`.
         options: Of the method's `fit`, such as {"num_epochs": 200}.
         random_state: A whole number makes fits repeatable.
@@ -216,8 +219,10 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         array: Array = values.cpu().numpy()
         return array[:, 0] if self.is_single_ else array
 
-    def _likelihood(self, *, of_network: bool) -> Likelihood:
-        return HeteroscedasticNormal() if self.heteroscedastic and of_network else Normal(scale=self._scale(of_network))
+    def _likelihood(self, rows: Dataset, *, of_network: bool) -> Likelihood:
+        if self.heteroscedastic and of_network:
+            return HeteroscedasticNormal(minimum_scale=min(rounding_scale(rows.y), MOST_FLOOR))
+        return Normal(scale=self._scale(of_network))
 
     def _scale(self, of_network: bool) -> Any:
         kind = next(method.kind for method in METHODS if method.name == self._method())
@@ -343,7 +348,7 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
         found: Any = self.predictive(X)
         return found
 
-    def _likelihood(self, *, of_network: bool) -> Likelihood:  # noqa: ARG002 - labels are the same for both
+    def _likelihood(self, rows: Dataset, *, of_network: bool) -> Likelihood:  # noqa: ARG002 - labels are alike for all
         return Categorical()
 
     def _num_outputs(self, columns: int) -> int:  # noqa: ARG002 - of one column

@@ -67,6 +67,40 @@ def test_every_method_is_taken_by_its_name(method: str) -> None:
     assert probabilities.sum(axis=1) == pytest.approx(np.ones(40))
 
 
+BRIEF = {name: {**options, "num_epochs": 5} if "num_epochs" in options else options for name, options in FEW.items()}
+BRIEF |= {
+    "ivon": {"num_epochs": 5, "batch_size": 1000},
+    "swag": {**QUICK, "num_epochs": 12},
+    "microcanonical": {"num_members": 2, "num_epochs": 2, "num_warmup": 20, "num_samples": 2, "progress": False},
+}
+
+
+@pytest.mark.parametrize("method", BRIEF)
+@pytest.mark.filterwarnings("ignore::bayesuq.ConvergenceWarning", "ignore::UserWarning")
+def test_the_unit_of_y_does_not_change_a_fit(method: str) -> None:
+    X, y = table(rows=40)
+    y = (y - y.mean()) / y.std()
+    regressor = BayesianRegressor(method, hidden=(4,), options=BRIEF[method], num_samples=5, random_state=0)
+    found = {unit: clone(regressor).fit(X, unit * y).predict(X, return_std=True) for unit in (1e-6, 1e6)}
+    mean, std = (one / 1e-6 for one in found[1e-6])
+    large_mean, large_std = (one / 1e6 for one in found[1e6])
+    assert large_mean == pytest.approx(mean, rel=1e-5, abs=1e-5)
+    assert large_std == pytest.approx(std, rel=1e-5)
+    assert 1e-3 < np.median(std) < 10
+
+
+def test_whole_numbers_that_repeat_themselves_have_the_noise_of_rounding() -> None:
+    """The network may meet most of them exactly, with a noise of nothing, and be wrong by 1 at the next row."""
+    rng, unit = np.random.default_rng(0), 1e6
+    X = rng.normal(size=(400, 2))
+    y = unit * np.round(1.5 * X[:, 0] + 0.2 * rng.normal(size=400))
+    options = {"num_epochs": 400, "batch_size": 1000, "learning_rate": 0.03}
+    regressor = BayesianRegressor("map", hidden=(16,), heteroscedastic=True, options=options, random_state=0)
+    found = regressor.fit(X[:120], y[:120]).predictive(X[120:])
+    assert float(found.component_variances.sqrt().min()) >= 0.999 * unit / 12**0.5
+    assert regressor.score(X[120:], y[120:]) > -0.6 - np.log(unit)  # -0.65 without a floor
+
+
 def test_a_gaussian_process_answers_in_the_units_of_y() -> None:
     """Of a line of slope 300 and noise 20, in inputs of very different size."""
     X, y = table()

@@ -9,9 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-import torch
-
-from bayesuq.data import Dataset
+from bayesuq.data import Dataset, rounding_scale
 from bayesuq.inference import dropout, ensemble, gp, laplace, microcanonical
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp.combined import Scale
@@ -27,8 +25,7 @@ from bayesuq.randomness import derive_seed
 
 WIDE, DEEP = (50,), (16, 16)
 BATCH = 64
-LEAST_NOISE = 0.01  # standard deviations of y
-MOST_REPEATED = 0.5  # of the targets: then they are rounded, and no noise is below that of rounding
+LEAST_NOISE, MOST_FLOOR = 0.01, 0.5  # standard deviations of y
 DROPOUT, DROPOUT_PRIOR = 0.05, 3.0
 MEMBERS, CHAINS = 5, 8
 WARM_SHARE, THINNING = 0.6, 10  # of the steps of chains
@@ -155,15 +152,5 @@ def _process(rows: Dataset) -> Trial:
 
 
 def noise_floor(rows: Dataset) -> float:
-    """The least noise that is believed in, in units of y, for the column where it is largest.
-
-    A hundredth; of targets that repeat each other by more than half, at least the deviation of rounding to their
-    smallest difference, which is that over the root of 12: a network could else meet some of them exactly, with a
-    density without bound.
-    """
-    floors = [LEAST_NOISE]
-    for column in rows.y.double().unbind(dim=1):
-        values = torch.unique(column)
-        if 1 < len(values) < MOST_REPEATED * len(column):
-            floors.append(float(values.diff().min()) / math.sqrt(12))
-    return min(max(floors), 0.5)
+    """The least noise that is believed in, in units of y: a hundredth, or more where targets are rounded."""
+    return min(max(LEAST_NOISE, rounding_scale(rows.y)), MOST_FLOOR)
