@@ -23,7 +23,7 @@ from bayesuq.evaluation.calibration import interval_coverage
 from bayesuq.evaluation.scores import crps, root_mean_squared_error
 from scripts.recording import Record, Records, versions
 
-RESULTS = Path(__file__).parents[1] / "docs" / "results" / "uci-automatic.jsonl"
+FOLDER = Path(__file__).parents[1] / "docs" / "results"
 SETS = ("yacht", "boston", "energy", "concrete")
 LEVEL = 0.9
 Rows = tuple[bq.Dataset, bq.Dataset]
@@ -75,19 +75,20 @@ def judge(data: str, split: int, part: str, budget: float, seed: int) -> Record:
 
 def tasks(names: list[str], part: str, count: int | None) -> Iterator[tuple[str, int]]:
     """Sets and splits, all sets of a split together."""
-    number = {data: _number(data, part) for data in names}
+    number = {data: number_of_splits(data, part) for data in names}
     for split in range(max(number.values()) if count is None else count):
         yield from ((data, split) for data in names if split < number[data])
 
 
-def _number(data: str, part: str) -> int:
+def number_of_splits(data: str, part: str) -> int:
+    """Of a set: published ones, or those with a gap."""
     return len(gap_rows(data)["is_test"]) if part == "gap" else bq.datasets.num_splits(f"uci/{data}")
 
 
 def main(names: list[str], options: argparse.Namespace) -> None:
     """Each split that has no line yet."""
-    records = Records(options.out)
-    setting = {"part": options.part, "budget": options.budget, "seed": options.seed, "setting": options.setting}
+    records = Records(options.out or FOLDER / ("uci-gap.jsonl" if options.part == "gap" else "uci-automatic.jsonl"))
+    setting = {name: getattr(options, name) for name in ("part", "budget", "seed", "setting")} | {"method": "automatic"}
     for data, split in tasks(names, options.part, options.count):
         if records.has(data=data, split=split, **setting):
             continue
@@ -107,7 +108,7 @@ if __name__ == "__main__":
     parser.add_argument("--budget", type=float, default=30.0, help="CPU seconds of a fit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--setting", default="default", help="a name for lines of another state of the package")
-    parser.add_argument("--out", type=Path, default=RESULTS, help="file of JSON lines")
+    parser.add_argument("--out", type=Path, help="file of JSON lines")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     main(arguments.data.split(","), arguments)
