@@ -14,7 +14,7 @@ from time import perf_counter
 import torch
 
 import bayesuq as bq
-from bayesuq.datasets.named import CLASS_NAMES
+from bayesuq.datasets.named import CLASS_NAMES, WITHOUT_BACKGROUND
 from bayesuq.evaluation import plots
 from bayesuq.evaluation.segmentation.reporting import SegmentationResult, evaluate_segmentation, predictions
 from bayesuq.posterior import Posterior
@@ -28,14 +28,16 @@ NUM_SHOWN = 3  # test images in a picture
 
 
 def evaluated(
-    posterior: Posterior, split: bq.Split, setting: Setting, seed: int, batch_size: int
+    posterior: Posterior, split: bq.Split, setting: Setting, seed: int, batch_size: int, *, background: bool = False
 ) -> SegmentationResult:
     """The measures on test images, with the thresholds of the validation images."""
     predict = partial(posterior.predict, num_samples=setting.num_samples, seed=seed)
 
     def result(part: bq.Dataset, validation: SegmentationResult | None) -> SegmentationResult:
         batches = predictions(predict, part.x, part.y, batch_size=batch_size)
-        return evaluate_segmentation(batches, ignore_index=setting.ignore_index, validation=validation)
+        return evaluate_segmentation(
+            batches, ignore_index=setting.ignore_index, validation=validation, background=background
+        )
 
     return result(split.test, result(split.val, None))
 
@@ -63,7 +65,14 @@ def run(method: str, setting: Setting, split: bq.Split, seed: int, options: argp
     if records.has(**key):
         return
     posterior, seconds = fitted(key, setting, split, options.work)
-    result = evaluated(posterior, split, setting, derive_seed(seed, 1), options.batch_size)
+    result = evaluated(
+        posterior,
+        split,
+        setting,
+        derive_seed(seed, 1),
+        options.batch_size,
+        background=options.data in WITHOUT_BACKGROUND,
+    )
     print(f"{method}, seed {seed}\n{result.report}\n", flush=True)
     draw(
         options.data,

@@ -58,6 +58,7 @@ def run(
         prediction,
         validation=None if posterior.part == "val" else split.val,
         ignore_index=datasets.IGNORED.get(data.data),
+        background=data.data in datasets.WITHOUT_BACKGROUND,
     )
     judged.report.save(folder.folder / "report.json")
     folder.write_run(settings, folder.circumstances(prediction.device), {})

@@ -15,6 +15,7 @@ from bayesuq.cli.methods import Fitted
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import PredictionOptions
 from bayesuq.data import Dataset, Standardizer
+from bayesuq.datasets import named as datasets
 from bayesuq.evaluation import uncertainty
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report, evaluate, evaluate_detection
@@ -93,6 +94,7 @@ def judge_fit(fitted: Fitted, problem: Problem, options: PredictionOptions) -> J
         further=fitted.quality,
         validation=split.val,
         ignore_index=problem.ignore_index,
+        background=problem.name in datasets.WITHOUT_BACKGROUND,
     )
 
 
@@ -106,6 +108,7 @@ def judge(
     further: Iterable[Measure] = (),
     validation: Dataset | None = None,
     ignore_index: int | None = None,
+    background: bool = False,
 ) -> Judged:
     """Predict and measure.
 
@@ -119,9 +122,10 @@ def judge(
         validation: Images that thresholds of the uncertainty are chosen on, where there is a label for every pixel;
             None chooses them on the data.
         ignore_index: The label of void pixels.
+        background: Whether class 0 of the pixels counts in the mean Dice of more than two.
     """
     if data.is_labelled and data.y.ndim > 1:
-        return _judge_maps(posterior, data, options, further, validation, ignore_index)
+        return _judge_maps(posterior, data, options, further, validation, ignore_index, background)
 
     def inputs(part: Dataset) -> Any:
         return part.x if standardizer is None else standardizer.inputs(part.x)
@@ -146,13 +150,14 @@ def _judge_maps(
     further: Iterable[Measure],
     validation: Dataset | None,
     ignore_index: int | None,
+    background: bool,
 ) -> Judged:
     """A few images at a time, so that memory is theirs."""
     predict = partial(posterior.predict, num_samples=options.num_samples, seed=options.seed)
 
     def counted(part: Dataset, chosen: SegmentationResult | None) -> SegmentationResult:
         batches = predictions(predict, part.x, part.y, batch_size=IMAGES_AT_A_TIME)
-        return evaluate_segmentation(batches, ignore_index=ignore_index, validation=chosen)
+        return evaluate_segmentation(batches, ignore_index=ignore_index, validation=chosen, background=background)
 
     result = counted(data, None if validation is None else counted(validation, None))
     shown = data.rows(torch.arange(0, len(data), max(1, -(-len(data) // NUM_SHOWN))))

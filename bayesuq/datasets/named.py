@@ -52,6 +52,7 @@ NUM_TOY_OOD = 500
 NUM_IMAGE_VAL = 5000
 NUM_CO2_TEST = 120  # months
 IGNORED = {"camvid": 11}  # labels of void pixels: the likelihood's and the measures' `ignore_index`
+WITHOUT_BACKGROUND = {"camvid"}  # whose class 0 is one as the others
 CLASS_NAMES: Mapping[str, Sequence[str]] = {  # of pixels
     "camvid": (
         "sky",

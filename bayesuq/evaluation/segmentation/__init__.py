@@ -5,6 +5,11 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
+    from bayesuq.evaluation.segmentation.failures import image_failures as image_failures
+    from bayesuq.evaluation.segmentation.failures import image_uncertainties as image_uncertainties
+    from bayesuq.evaluation.segmentation.lesions import lesion_counts as lesion_counts
+    from bayesuq.evaluation.segmentation.masks import class_dice as class_dice
+    from bayesuq.evaluation.segmentation.masks import near_foreground as near_foreground
     from bayesuq.evaluation.segmentation.measures import dice as dice
     from bayesuq.evaluation.segmentation.measures import intersection_over_union as intersection_over_union
     from bayesuq.evaluation.segmentation.measures import pixel_accuracy as pixel_accuracy
@@ -16,5 +21,6 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.pixel_counts import pixel_state as pixel_state
     from bayesuq.evaluation.segmentation.reporting import SegmentationResult as SegmentationResult
     from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation as evaluate_segmentation
+    from bayesuq.evaluation.segmentation.surfaces import surface_distances as surface_distances
 
 __getattr__, __dir__, __all__ = lazy(__name__)

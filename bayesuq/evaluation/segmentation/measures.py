@@ -47,18 +47,26 @@ def intersection_over_union(
     return PixelCounts.of(predictive, y, ignore_index=ignore_index).pooled.intersection_over_union
 
 
-def dice(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None) -> Tensor:
-    """2 #(truth and predicted) / (#truth + #predicted), otherwise as `intersection_over_union`."""
-    return PixelCounts.of(predictive, y, ignore_index=ignore_index).pooled.dice
+def dice(
+    predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None, background: bool = False
+) -> Tensor:
+    """2 #(truth and predicted) / (#truth + #predicted), otherwise as `intersection_over_union`.
+
+    The mean leaves out class 0, the background, unless `background` is true; of two classes it is that of class 1 in
+    any case. `masks.class_dice` has each class of each image.
+    """
+    return _dice(PixelCounts.of(predictive, y, ignore_index=ignore_index).pooled, background=background)
 
 
-def pointwise_dice(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None) -> Tensor:
+def pointwise_dice(
+    predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None, background: bool = False
+) -> Tensor:
     """Dice of each image, (N,), the mean over the classes that are in it; see `dice`.
 
     Where there is nothing to find and nothing was found it is 1; NaN where no pixel is labelled. Over batches
     `states.mean_of_defined` leaves those images out.
     """
-    return PixelCounts.of(predictive, y, ignore_index=ignore_index).dice
+    return _dice(PixelCounts.of(predictive, y, ignore_index=ignore_index), background=background)
 
 
 def pixel_accuracy(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None) -> Tensor:
@@ -129,6 +137,10 @@ def rank_correlation(uncertainty: ArrayLike, quality: ArrayLike) -> Tensor:
     centred = [rank - rank.mean() for rank in ranks]
     product = (centred[0] * centred[1]).sum()
     return (product / (centred[0].square().sum() * centred[1].square().sum()).sqrt()).clamp(-1, 1)
+
+
+def _dice(counts: PixelCounts, *, background: bool) -> Tensor:
+    return counts.dice if background else counts.foreground_dice
 
 
 def _mean_ranks(values: Tensor) -> Tensor:

@@ -210,6 +210,15 @@ class PixelCounts:
         return self._over_classes(self.class_dice)
 
     @property
+    def foreground_dice(self) -> Tensor:
+        """Mean of `class_dice` over the classes that are there but class 0, the background, (...).
+
+        1 where there was no foreground to find and none was found; NaN without a labelled pixel.
+        """
+        mean = self.class_dice[..., 1:].nanmean(dim=-1)
+        return torch.where(mean.isnan() & (self.num_pixels > 0), 1.0, mean)
+
+    @property
     def reliability(self) -> Reliability:
         """Confidence against accuracy over pixels."""
         return Reliability(

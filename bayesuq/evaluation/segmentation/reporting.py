@@ -17,6 +17,7 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, as_labels, check_count, to_tensor
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
+from bayesuq.evaluation.segmentation.masks import near_foreground
 from bayesuq.evaluation.segmentation.measures import rank_correlation
 from bayesuq.evaluation.segmentation.overlap import SCORES, THRESHOLDS, OverlapCounts, fractions, overlap_sweep
 from bayesuq.evaluation.segmentation.patches import PatchCounts, patch_sweep
@@ -26,10 +27,10 @@ from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.predictive.base import PredictiveDistribution
 
 Batches = Iterable[tuple[PredictiveDistribution, ArrayLike]]
+VOID = -1  # in labels that are known to be at least 0
 UNITS: Mapping[str, tuple[str, Callable[[PixelCounts], Tensor]]] = {
     "pixel_accuracy": ("fraction", lambda counts: counts.accuracy),
     "intersection_over_union": ("fraction", lambda counts: counts.intersection_over_union),
-    "dice": ("fraction", lambda counts: counts.dice),
     "negative_log_likelihood": ("nats a pixel", lambda counts: counts.negative_log_likelihood),
     "brier_score": ("probability², from 0 to 2", lambda counts: counts.brier_score),
     "expected_calibration_error": ("fraction", lambda counts: counts.reliability.expected_calibration_error),
@@ -51,6 +52,8 @@ class SegmentationResult:
         is_chosen_elsewhere: Whether the thresholds come from other images than these.
         num_samples: S, draws in the predictives.
         seed: Of the bootstrap.
+        background: Whether class 0 counts in the mean Dice of more than two classes.
+        close: Of each image's pixels in and near the foreground, where they were asked for.
     """
 
     pixels: PixelCounts
@@ -60,6 +63,8 @@ class SegmentationResult:
     is_chosen_elsewhere: bool
     num_samples: int
     seed: int = 0
+    background: bool = False
+    close: PixelCounts | None = None
 
     @property
     def best_thresholds(self) -> dict[str, float]:
@@ -74,7 +79,7 @@ class SegmentationResult:
     @property
     def image_dice(self) -> Tensor:
         """Dice of each image, (N,); 1 where there is nothing to find and nothing was found, NaN without a label."""
-        return self.pixels.dice
+        return self.pixels.dice if self.background else self.pixels.foreground_dice
 
     @property
     def image_uncertainty(self) -> dict[str, Tensor]:
@@ -89,6 +94,14 @@ class SegmentationResult:
         """
         labelled_images = self.is_labelled.double()
         found = {name: (self._of_pixels(read), unit, "") for name, (unit, read) in UNITS.items()}
+        found["dice"] = (self._of_pixels(self._dice), "fraction", self._classes)
+        if self.close is not None:
+            close = weighted_counts(self.close, lambda counts: counts.reliability.expected_calibration_error)
+            found["expected_calibration_error_near_foreground"] = (
+                close,
+                "fraction",
+                "pixels in or near the foreground",
+            )
         origin = "chosen on other images" if self.is_chosen_elsewhere else "chosen on these very images"
         for score, counts in self.overlaps.items():
             chosen = self.thresholds[score]
@@ -129,12 +142,32 @@ class SegmentationResult:
         known = int(there.sum())
         return Report(tuple(measures), known, self.num_samples, num_missing=len(there) - known)
 
+    def class_report(self, names: Sequence[str] | None = None) -> Report:
+        """Dice of each class, of all images together, with standard errors over images.
+
+        Args:
+            names: Of the classes; None is their numbers.
+        """
+        measures = []
+        for k in range(self.pixels.confusion.shape[-1]):
+            value = self._of_pixels(lambda counts, k=k: counts.class_dice[..., k])  # type: ignore[misc]
+            error = bootstrap.standard_error(value, seed=self.seed)
+            measures.append(_measure(f"dice_{k if names is None else names[k]}", value.value, error, "fraction", ""))
+        return Report(tuple(measures), int(self.is_labelled.sum()), self.num_samples)
+
+    @property
+    def _classes(self) -> str:
+        """Which classes the mean Dice is of."""
+        number = self.pixels.confusion.shape[-1]
+        if number == 2:
+            return "of class 1"
+        return f"mean of classes 0 to {number - 1}" if self.background else f"mean of classes 1 to {number - 1}"
+
+    def _dice(self, counts: PixelCounts) -> Tensor:
+        return counts.dice if self.background else counts.foreground_dice
+
     def _of_pixels(self, read: Callable[[PixelCounts], Tensor]) -> Weighted:
-        counts = self.pixels
-        num_images, num_values = len(counts.confusion), counts.confusion.numel()
-        known = int(self.is_labelled.sum())
-        device = counts.confusion.device
-        return Weighted(num_images, num_values, device, lambda w: read(counts.weighted(w)).double(), known)
+        return weighted_counts(self.pixels, read)
 
     def _of_patches(self, read: Callable[[PatchCounts], Tensor]) -> Weighted:
         counts = self.patches.accurate_certain
@@ -152,6 +185,8 @@ def evaluate_segmentation(
     num_bins: int = 15,
     patch_size: int = 4,
     seed: int = 0,
+    background: bool = False,
+    foreground_radius: int | None = None,
 ) -> SegmentationResult:
     """All measures of segmented images.
 
@@ -168,6 +203,10 @@ def evaluate_segmentation(
         num_bins: Of the calibration error.
         patch_size: Pixels a side.
         seed: Of the bootstrap over images that gives the standard errors.
+        background: Whether class 0 counts in the mean Dice of more than two classes, as where it is no background but
+            the sky of a street scene.
+        foreground_radius: Pixels around the foreground of the truth, all but class 0, within which calibration is
+            measured once more: most images are background that nobody doubts. None leaves it out.
 
     Raises:
         TypeError: Predictives of real targets; labels that are not whole numbers; one predictive without `y`, or `y`
@@ -186,10 +225,14 @@ def evaluate_segmentation(
     pixels: list[PixelCounts] = []
     overlaps: dict[str, list[OverlapCounts]] = {score: [] for score in SCORES}
     patches: list[PatchCounts] = []
+    close: list[PixelCounts] = []
     num_samples = 0
-    for predictive, truth in _pairs(batches, y):
+    for predictive, truth in pairs(batches, y):
         pixels.append(PixelCounts.of(predictive, truth, ignore_index=ignore_index, num_bins=num_bins))  # type: ignore[arg-type]
         labels, mask = labelled(predictive, truth, ignore_index=ignore_index)  # type: ignore[arg-type]
+        if foreground_radius is not None:
+            near = near_foreground(labels.masked_fill(~mask, VOID), foreground_radius, ignore_index=VOID)
+            close.append(PixelCounts.of(predictive, near, ignore_index=VOID, num_bins=num_bins))  # type: ignore[arg-type]
         errors = predictive.mean.argmax(dim=1) != labels
         for score in SCORES:
             values = fractions(predictive, score)  # type: ignore[arg-type]
@@ -209,6 +252,8 @@ def evaluate_segmentation(
         is_chosen_elsewhere=validation is not None,
         num_samples=num_samples,
         seed=check_count(seed, "seed", minimum=0),
+        background=background,
+        close=PixelCounts.concatenate(close) if close else None,
     )
 
 
@@ -237,7 +282,19 @@ def predictions(
         yield predict(some), truth
 
 
-def _pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Batches:
+def weighted_counts(counts: PixelCounts, read: Callable[[PixelCounts], Tensor]) -> Weighted:
+    """What is read of the counts of images, as a function of how often each counts."""
+    num_images, num_values = len(counts.confusion), counts.confusion.numel()
+    known, device = int((counts.num_pixels > 0).sum()), counts.confusion.device
+    return Weighted(num_images, num_values, device, lambda w: read(counts.weighted(w)).double(), known)
+
+
+def pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Batches:
+    """Each predictive with its truth, of batches or of one predictive.
+
+    Raises:
+        TypeError: One predictive without `y`, or `y` beside batches.
+    """
     if isinstance(batches, PredictiveDistribution):
         if y is None:
             raise TypeError("Of one predictive `y` is needed, the labels of its pixels, such as (N, H, W).")

@@ -1,6 +1,7 @@
 """Regions, and the overlap of uncertainty and errors, against sets counted by hand."""
 
 import math
+from functools import partial
 
 import numpy as np
 import pytest
@@ -188,9 +189,11 @@ def test_regions_are_those_of_the_counts() -> None:
     counts = PixelCounts.of(predictive, y, ignore_index=VOID)
     for function, expected in (
         (segmentation.intersection_over_union, counts.pooled.intersection_over_union),
-        (segmentation.dice, counts.pooled.dice),
+        (segmentation.dice, counts.pooled.class_dice[1:].mean()),
+        (partial(segmentation.dice, background=True), counts.pooled.dice),
         (segmentation.pixel_accuracy, counts.pooled.accuracy),
-        (segmentation.pointwise_dice, counts.dice),
+        (segmentation.pointwise_dice, counts.class_dice[:, 1:].nanmean(dim=1)),
+        (partial(segmentation.pointwise_dice, background=True), counts.dice),
     ):
         torch.testing.assert_close(function(predictive, y, ignore_index=VOID), expected)
 
