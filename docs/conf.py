@@ -27,6 +27,7 @@ default_role = "py:obj"  # `x` in a docstring is code, as in Markdown, and a lin
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "description"
+autodoc_use_type_comments = False  # there are none to look for
 autodoc_typehints_description_target = "documented"
 autodoc_class_signature = "mixed"
 napoleon_numpy_docstring = False

@@ -47,7 +47,7 @@ def test_scikit_learns_own_checks_pass(kind: Any) -> None:
         warnings.simplefilter("ignore", bq.ConvergenceWarning)
         warnings.simplefilter("ignore", SkipTestWarning)  # its array API needs a package of its own
         warnings.simplefilter("ignore", UserWarning)  # that it lets fit columns far from unit size
-        few = {**QUICK, "num_epochs": 20, "learning_rate": 0.1}
+        few = {**QUICK, "num_epochs": 6, "learning_rate": 0.3}
         results = check_estimator(kind("map", hidden=(8,), options=few, random_state=0))
     assert len(results) > 50
     assert {result["status"] for result in results} <= {"passed", "skipped"}

@@ -387,7 +387,8 @@ BELOW = ("gpytorch", "matplotlib.figure", "pooch", "pyro", "scipy.stats", "sklea
 def failures_of(names: list[str], compiled: Path) -> str:
     """What goes wrong where each name is asked for in a process that has imported nothing of bayesuq.
 
-    Each is a copy of this one that forgets bayesuq and keeps what it stands on; bayesuq's files are compiled once.
+    Each is a copy of this one that forgets bayesuq and keeps what it stands on; bayesuq's files are compiled once. A
+    name that goes on in another one is asked for on the way to that.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GPyTorch warns of itself
@@ -395,13 +396,14 @@ def failures_of(names: list[str], compiled: Path) -> str:
             import_module(module)
     said = compiled / "said"
     said.touch()
-    for name in names:
+    for name in [name for name in names if not any(other.startswith(f"{name}.") for other in names)]:
         child = os.fork()
         if child == 0:
             try:
                 gc.disable()
                 warnings.simplefilter("ignore")
-                sys.pycache_prefix, sys.dont_write_bytecode = str(compiled), False
+                if sys.dont_write_bytecode:
+                    sys.pycache_prefix, sys.dont_write_bytecode = str(compiled), False
                 for module in [one for one in sys.modules if one.partition(".")[0] == "bayesuq"]:
                     del sys.modules[module]
                 reduce(getattr, name.split("."), import_module("bayesuq"))

@@ -39,8 +39,8 @@ def test_hyperparameters_of_a_process_are_in_the_units_of_x_and_y() -> None:
         processes.GaussianProcess(processes.Scale(processes.RBF())),
         data(),
         hyperparameters="sample",
-        num_samples=10,
-        num_warmup=20,
+        num_samples=4,
+        num_warmup=5,
         num_chains=2,
         seed=0,
     )

@@ -7,6 +7,8 @@ libraries and arguments pass, and so do names of bayesuq that can be imported bu
 from pkgutil import resolve_name
 from typing import Any
 
+from sphinx.domains.python import PythonDomain
+
 
 def exists(target: str) -> bool:
     """Whether a reference is none to bayesuq, or to something that is there."""
@@ -25,7 +27,21 @@ def is_known(_app: Any, domain: Any, node: Any) -> bool | None:
     return True if domain is not None and domain.name == "py" and exists(node["reftarget"]) else None
 
 
+class QuickPythonDomain(PythonDomain):
+    """Sphinx's own, which goes through all objects for each type that it finds no page of, such as `int`."""
+
+    def find_obj(self, env: Any, modname: Any, classname: Any, name: str, *others: Any) -> Any:
+        """The objects that a name may mean: none where no object's name ends as it does."""
+        if len(self.objects) != getattr(self, "num_known", None):
+            self.endings = {known.rpartition(".")[2] for known in self.objects}
+            self.num_known = len(self.objects)
+        if name.removesuffix("()").rpartition(".")[2] not in self.endings:
+            return []
+        return super().find_obj(env, modname, classname, name, *others)
+
+
 def setup(app: Any) -> dict[str, bool]:
     """Connect the above."""
+    app.add_domain(QuickPythonDomain, override=True)
     app.connect("warn-missing-reference", is_known)
     return {"parallel_read_safe": True}

@@ -1,5 +1,8 @@
 """`to_onnx`: onnxruntime's mean, total and epistemic are those of `predict`, at any number of rows."""
 
+import functools
+from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +25,15 @@ pytestmark = [
 ]
 SHORT: dict[str, Any] = {"num_epochs": 2, "seed": 0, "progress": False}
 IMAGE = (1, 4, 4)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _operators_are_read_once() -> Iterator[None]:
+    """Torch's exporter parses the source of each of its 500 operators anew for every graph, which takes longest."""
+    registry = import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(registry, "from_torchlib", staticmethod(functools.cache(registry.from_torchlib)))
+        yield
 
 
 def data(num_classes: int | None = None, width: int = 3) -> bq.Dataset:

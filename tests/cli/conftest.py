@@ -1,14 +1,24 @@
 """What every test of the commands finds set up."""
 
+import functools
 from dataclasses import replace
 from typing import Any
 
 import pytest
 from torch import nn
 
+from bayesuq.cli import main, parser
 from bayesuq.data import Dataset
 from bayesuq.inference.confidence import fitting as confidence
 from bayesuq.inference.training.history import History
+
+BUILD = functools.cache(parser.build)
+
+
+@pytest.fixture(autouse=True)
+def _one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It takes as long to build as to use, and is asked for three hundred times."""
+    monkeypatch.setattr(main, "build", BUILD)
 
 
 @pytest.fixture(autouse=True)

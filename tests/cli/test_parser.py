@@ -16,6 +16,7 @@ import pytest
 from bayesuq.cli.main import main
 from bayesuq.cli.parser import build, files_first, settings
 from bayesuq.cli.settings import GROUPS, MethodsOption, ModelOptions, TrainingOptions
+from tests.cli.conftest import BUILD
 from tests.zoo.bounds import within_seconds
 
 COMPARE = ["compare", "--data", "digits", "--methods", "map", "--out", "results"]
@@ -23,7 +24,7 @@ COMPARE = ["compare", "--data", "digits", "--methods", "map", "--out", "results"
 
 def parse(*arguments: str) -> dict[str, object]:
     """All options of a command by name."""
-    parsed = build().parse_args(files_first(arguments))
+    parsed = BUILD().parse_args(files_first(arguments))
     groups = settings(parsed.command, parsed[parsed.command])
     return {f.name: getattr(group, f.name) for group in groups for f in dataclasses.fields(group)}
 
@@ -130,6 +131,13 @@ def test_a_printed_configuration_gives_the_same_settings(tmp_path: Path, capsys:
     assert parse("fit", "--config", str(tmp_path / "run.yaml")) == parse(*given)
 
 
+@pytest.fixture
+def parser_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The script of completion spoils it."""
+    monkeypatch.setattr("bayesuq.cli.main.build", build)
+
+
+@pytest.mark.usefixtures("parser_of_its_own")
 def test_bash_completes_commands_options_and_choices(capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("shtab", reason="needs the extra `completion`")
     with pytest.raises(SystemExit) as ended:
@@ -146,6 +154,7 @@ def test_bash_completes_commands_options_and_choices(capsys: pytest.CaptureFixtu
         assert run.stdout.split() == [found]
 
 
+@pytest.mark.usefixtures("parser_of_its_own")
 def test_completion_without_its_library_says_what_to_install(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
