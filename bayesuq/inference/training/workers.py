@@ -27,13 +27,14 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor, distributed
 
+from bayesuq.inference.training.meeting import met
 from bayesuq.randomness import derive_seed
 
 T = TypeVar("T")
 Group = distributed.ProcessGroup
 SEED_BITS = 63  # of a whole number that a tensor holds
 TOLD_BY_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what `torchrun` says to each process
-RESTARTS = "TORCHELASTIC_RESTART_COUNT"
+STORE_OF_LAUNCHER = "TORCHELASTIC_USE_AGENT_STORE"
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 NUM_MARKS = 2 + len(SIGNALS)  # the weight, whether something failed, and who was asked to end
 
@@ -283,12 +284,18 @@ def _meet() -> None:
             "--nproc-per-node 2 script.py`, or call `torch.distributed.init_process_group` in each."
         )
     if not distributed.is_initialized():
-        store, rank, size = next(distributed.rendezvous("env://"))
-        # A launcher that starts processes again may keep its store: gloo would find addresses of those that ended.
-        life = distributed.PrefixStore(f"bayesuq/{os.environ.get(RESTARTS, '0')}/{size}", store)
+        rank, size = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
+        life = met(_store(rank), rank, size)
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, store=life, rank=rank, world_size=size)
         atexit.register(_part)
+
+
+def _store(rank: int) -> distributed.Store:
+    """Keys and values that all processes reach: the launcher's, where it has one, else the first process's."""
+    is_launchers = os.environ.get(STORE_OF_LAUNCHER) == "True"
+    host, port = os.environ["MASTER_ADDR"], int(os.environ["MASTER_PORT"])
+    return distributed.TCPStore(host, port, is_master=rank == 0 and not is_launchers)
 
 
 def _part() -> None:
