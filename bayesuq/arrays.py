@@ -221,8 +221,8 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
     return labels
 
 
-def as_targets(y: ArrayLike) -> Tensor:
-    """`y` as finite real targets (N, D), (N,) being taken as D = 1.
+def as_targets(y: ArrayLike, *, maps: bool = False) -> Tensor:
+    """`y` as finite real targets (N, D), (N,) being taken as D = 1; of maps also (N, C, ...).
 
     Raises:
         TypeError: See `to_tensor`.
@@ -231,7 +231,7 @@ def as_targets(y: ArrayLike) -> Tensor:
     targets = to_floating(y, "y")
     if targets.ndim == 1:
         targets = targets.unsqueeze(-1)
-    if targets.ndim != 2:
+    if targets.ndim != 2 and not (maps and targets.ndim > 2):
         raise ValueError(f"`y` must have shape (N, D) or (N,); got {tuple(targets.shape)}.")
     check_finite(targets, "y", "Leave these rows out; to fit with missing targets, give them weight 0 in a Dataset.")
     return targets

@@ -64,7 +64,8 @@ class Dataset:
         x: Inputs, (N, D) or (N, channels, ...), float32 (float64 where given so); whole numbers are int64. Or several
             parts with N rows each: a tuple, mapping or dataclass, as the network takes it. With scales, a
             `bayesuq.Given` of the inputs and these.
-        y: Real targets (N, D), or int64 labels (N, ...): the dtype that comes in decides.
+        y: Real targets (N, D), of real-valued images (N, channels, ...), or int64 labels (N, ...): the dtype that comes
+            in decides.
         weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
         columns: Names of the columns of x, where it came as a data frame; else None.
 
@@ -88,7 +89,8 @@ class Dataset:
             x: Inputs, (N, D) or (N, channels, ...). Whole numbers stay whole until a network asks for floats; bytes and
                 booleans become float32, their scale unchanged. Of several parts, such as a mapping of token ids and
                 masks, booleans stay, and each may be (N,).
-            y: Targets: floats (N, D), (N,) being taken as D = 1; whole numbers and booleans are labels (N, ...).
+            y: Targets: floats (N, D), (N,) being taken as D = 1, or images (N, channels, ...);
+                whole numbers and booleans are labels (N, ...).
             weight: (N,), or of y's shape. Where it is 0, a target may be missing (NaN); `y` then holds another one of
                 its column in its place.
             scale: The known scale of the noise, in units of y and above 0: of each row (N,), or of each target (N, D);
@@ -97,7 +99,7 @@ class Dataset:
         Raises:
             TypeError: Sparse, masked, complex, text, date or object arrays.
             ValueError: Empty, not finite (of y: where it counts), one-dimensional x, numbers of rows that differ, real
-                y of more than two dimensions, negative weights.
+                images that hold whole numbers alone, negative weights.
         """
         inputs = checked(x if scale is None else _with_scale(x, scale))
         targets = to_tensor(y, "y")
@@ -301,8 +303,8 @@ class Standardizer:
     Attributes:
         x_loc: Feature means, shaped to broadcast over x.
         x_scale: Feature standard deviations, likewise.
-        y_loc: Target means, (D,); None for labels.
-        y_scale: Target standard deviations, (D,); None for labels.
+        y_loc: Target means, (D,), of images by channel; None for labels.
+        y_scale: Target standard deviations, likewise; None for labels.
         clip: Standard deviations from its mean that a feature is held within; None holds none.
         columns: Names of the features, where they came as a data frame's; data frames are then read by name.
 
@@ -352,7 +354,7 @@ class Standardizer:
         if dataset.is_labelled:
             return cls(x_loc, x_scale, clip=clip, columns=dataset.columns)
         y_loc, y_scale = _moments(dataset.y, dataset.weight)
-        return cls(x_loc, x_scale, y_loc.squeeze(0), y_scale.squeeze(0), clip, dataset.columns)
+        return cls(x_loc, x_scale, y_loc.flatten(), y_scale.flatten(), clip, dataset.columns)
 
     def transform(self, dataset: Dataset) -> Dataset:
         """The data in standard units, scales of the noise included.
@@ -368,8 +370,9 @@ class Standardizer:
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
         if self.y_loc is None or self.y_scale is None:
             return Dataset(x, dataset.y, dataset.weight)
-        self._check_columns(tuple(dataset.y.shape[1:]), "y")
-        y = (dataset.y - self.y_loc.to(dataset.y)) / self.y_scale.to(dataset.y)
+        self._check_columns(tuple(dataset.y.shape[1:2]), "y")
+        loc, scale = (each.to(dataset.y).view(-1, *[1] * (dataset.y.ndim - 2)) for each in (self.y_loc, self.y_scale))
+        y = (dataset.y - loc) / scale
         noise = self._noise(dataset.x.scale) if isinstance(dataset.x, Given) else None
         return Dataset(x, y, dataset.weight, scale=noise)
 
@@ -439,7 +442,7 @@ class Standardizer:
             raise TypeError(f"`predictive` must be what `predict` returns; got {type(predictive).__name__}.")
         if self.y_loc is None or self.y_scale is None:
             return predictive
-        self._check_columns(tuple(predictive.mean.shape[1:]), "predictive")
+        self._check_columns(tuple(predictive.mean.shape[1:2]), "predictive")
         return predictive.rescale(self.y_loc, self.y_scale)
 
     def tensors(self) -> dict[str, Tensor]:
@@ -520,25 +523,21 @@ def _check_targets(targets: Tensor) -> Tensor:
     if targets.is_floating_point():
         targets = to_floating(targets, "y")
         targets = targets.unsqueeze(-1) if targets.ndim == 1 else targets
-        if targets.ndim != 2 or targets.shape[1] == 0:
+        if targets.ndim < 2 or targets[0].numel() == 0:
             raise ValueError(
-                f"`y` must have shape (N, D) or (N,) for real targets; got {tuple(targets.shape)}. {_for_maps(targets)}"
+                f"`y` must have shape (N, D), (N,) or (N, channels, ...) for real targets; got {tuple(targets.shape)}."
+            )
+        if targets.ndim > 2 and bool((targets == targets.round()).all()):
+            raise ValueError(
+                f"`y` of shape {tuple(targets.shape)} holds whole numbers as reals. "
+                "Labels of pixels are whole numbers: pass `y.long()`. Real-valued images have fractions, or a unit in "
+                "which they do."
             )
         return targets
     if targets.ndim == 2 and targets.shape[1] == 1:
         warnings.warn("Labels of shape (N, 1) are taken as (N,).", UserWarning, stacklevel=3)
         targets = targets.squeeze(1)
     return targets.long()
-
-
-def _for_maps(targets: Tensor) -> str:
-    """What to do with real numbers of more than two dimensions."""
-    if (targets == targets.round()).all():
-        return "Labels of pixels are whole numbers: pass `y.long()`."
-    return (
-        "A map of real numbers has a column for each pixel: pass `y.flatten(1)`, and a network that ends in "
-        "`torch.nn.Flatten()`."
-    )
 
 
 def _filled(y: Tensor, weight: Tensor | None, *, is_tensor: bool) -> Tensor:
@@ -552,7 +551,7 @@ def _filled(y: Tensor, weight: Tensor | None, *, is_tensor: bool) -> Tensor:
     missing = ~y.isfinite()
     counts = missing if weight is None else missing & (_per_target(weight, y.ndim) > 0)
     if counts.any():
-        rows = counts.any(dim=1)
+        rows = counts.flatten(1).any(dim=1)
         where = "y.isfinite()" if is_tensor else "np.isfinite(y)"
         if not y.isinf().any():
             where = "~y.isnan()" if is_tensor else "~np.isnan(y)"
@@ -560,8 +559,9 @@ def _filled(y: Tensor, weight: Tensor | None, *, is_tensor: bool) -> Tensor:
             f"`y` must be finite; {int(rows.sum())} of {len(y)} rows hold NaN or infinite values that count, the first "
             f"is row {int(rows.nonzero()[0])}. Missing targets are entries of weight 0: pass weight={where}."
         )
-    median = y.masked_fill(missing, torch.nan).nanmedian(dim=0).values.nan_to_num()
-    return torch.where(missing, median, y)
+    columns = y.masked_fill(missing, torch.nan).movedim(1, -1).flatten(0, -2)
+    median = columns.nanmedian(dim=0).values.nan_to_num()
+    return torch.where(missing, median.view(-1, *[1] * (y.ndim - 2)), y)
 
 
 def _per_target(weight: Tensor, ndim: int) -> Tensor:

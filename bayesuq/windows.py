@@ -29,6 +29,8 @@ from bayesuq.arrays import check_count, check_finite_number
 from bayesuq.options import nearest
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.maps import RealMaps, at_pixels
 
 __all__ = ["WindowOptions", "Windows", "refuse_windows"]
 __dir__ = __all__.copy
@@ -191,11 +193,16 @@ def refuse_windows(posterior: object, options: WindowOptions) -> None:
 
 def _blendable(part: PredictiveDistribution, size: Sequence[int]) -> list[Tensor]:
     """What is blended of the draws at a window, (S, N, C, ...) each, float64."""
-    if not isinstance(part, CategoricalPredictive):
+    if isinstance(part, CategoricalPredictive):
+        found = [part.samples]
+    elif isinstance(part, RealMaps) and isinstance(part.pixels, GaussianPredictive):
+        laws = part.pixels
+        found = [part.as_maps(each) for each in (laws.component_means, laws.noise_variance, laws.function_variance)]
+    else:
+        kind = type(part.pixels if isinstance(part, RealMaps) else part).__name__
         raise ValueError(
-            f"`window` needs a predictive of the pixels of images; the network gives a {type(part).__name__} of rows."
+            f"`window` needs class probabilities of pixels, or their means and noise variances; got a {kind}."
         )
-    found = [part.samples]
     got = found[0].shape[found[0].ndim - len(size) :]
     if found[0].ndim < 3 + len(size) or tuple(got) != tuple(size):
         raise ValueError(
@@ -207,4 +214,8 @@ def _blendable(part: PredictiveDistribution, size: Sequence[int]) -> list[Tensor
 
 def _rebuilt(kind: type[Any], values: Sequence[Tensor], *, keep_samples: bool) -> PredictiveDistribution:
     """The predictive of whole images."""
-    return kind.from_probs(values[0], keep_samples=keep_samples)
+    if kind is CategoricalPredictive:
+        return CategoricalPredictive.from_probs(values[0], keep_samples=keep_samples)
+    mean, noise, function = map(at_pixels, values)
+    laws = GaussianPredictive(mean=mean, noise_variance=noise, function_variance=function)
+    return RealMaps(laws, values[0].shape[3:])

@@ -8,7 +8,6 @@ import pandas as pd
 import pytest
 import torch
 from scipy import sparse, stats
-from torch import nn
 
 from bayesuq.data import Dataset, Split, Standardizer, split_dataset, split_last_tenth
 from bayesuq.evaluation.scores import crps
@@ -91,7 +90,7 @@ def test_label_columns_are_flattened_with_a_warning_that_points_at_the_caller():
         (X, Y[None], r"`y` must have N = 6 rows .*\(1, 6\)"),
         (X, 1.0, r"`y` must have N = 6 rows .*\(\)"),
         (X[:, 0], Y, r"`x` must have shape .*\(6,\).*reshape\(-1, 1\)"),
-        (X, np.zeros((6, 2, 2)), r"`y` must have shape \(N, D\) or \(N,\) for real targets; got \(6, 2, 2\).*long"),
+        (X, np.zeros((6, 2, 2)), r"`y` of shape \(6, 2, 2\) holds whole numbers as reals.*pass `y.long\(\)`"),
         (X, np.zeros((6, 0)), r"`y` must have shape \(N, D\)"),
     ],
 )
@@ -541,18 +540,12 @@ def test_a_fit_with_missing_targets_is_one_without_their_rows():
 # Maps
 
 
-def test_maps_of_real_numbers_are_refused_with_the_way_to_fit_them():
+def test_maps_of_real_numbers_are_taken_and_labels_that_came_as_reals_are_not():
     x, depth = torch.rand(3, 1, 4, 5), torch.rand(3, 1, 4, 5)
-    with pytest.raises(ValueError, match=r"pass `y.flatten\(1\)`.*`torch.nn.Flatten\(\)`") as caught:
-        Dataset(x, depth)
-    assert "label" not in str(caught.value)
-    net = nn.Sequential(nn.Conv2d(1, 1, 3, padding=1), nn.Flatten())
-    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.1))
-    fitted = map_estimate.fit(model, Dataset(x, depth.flatten(1)), num_epochs=1, seed=0)
-    assert fitted.predict(x).mean.shape == (3, 20)
-    with pytest.raises(ValueError, match=r"whole numbers: pass `y.long\(\)`"):
-        Dataset(x, (depth > 0.5).float())
-    assert Dataset(x, (depth > 0.5).float().long()).is_labelled
+    assert Dataset(x, depth).y.shape == (3, 1, 4, 5)
+    assert not Dataset(x, depth).is_labelled
+    with pytest.raises(ValueError, match=r"pass `y.long\(\)`"):
+        Dataset(x, depth.round())
 
 
 def test_weights_of_pixels_come_with_a_channel_or_without():

@@ -19,6 +19,7 @@ SIDE = 48  # pixels
 BORDER = 1.0  # pixels over which a label turns from one class to the other
 COLOURS = ((0.25, 0.25, 0.25), (0.75, 0.25, 0.25), (0.25, 0.25, 0.75), (0.25, 0.9, 0.25))  # by class
 NOISE = 0.05  # of the image, in each colour
+LEAST_SPREAD, MOST_SPREAD = 0.05, 0.4  # of the noise of heights, where the haze is thin and thick
 NUM_TRAIN, NUM_VAL, NUM_TEST, NUM_OOD = 200, 40, 60, 20
 
 
@@ -90,3 +91,39 @@ def _stacked(covered: list[Tensor]) -> Tensor:
         probs.append(left * share)
         left = left * (1 - share)
     return torch.stack([left, *reversed(probs)], dim=1)
+
+
+@dataclass(frozen=True, eq=False)
+class Depths:
+    """N images of heights, measured with a noise that depends on place, and what is known of them.
+
+    Attributes:
+        x: What is seen, (N, 2, H, W): the height, dimmed, and the haze before it, from 0 to 1.
+        y: Heights as measured, (N, 1, H, W).
+        mean: Heights as they are, (N, 1, H, W).
+        noise: Standard deviation of the measurements, (N, 1, H, W): it grows with the haze.
+    """
+
+    x: Tensor
+    y: Tensor
+    mean: Tensor
+    noise: Tensor
+
+
+def depths(number: int, *, seed: int, side: int = 24) -> Depths:
+    """So many images of a dome each under a bank of haze, whose noise is known pixel by pixel.
+
+    Args:
+        number: N.
+        seed: Of all that is drawn.
+        side: H and W, in pixels.
+    """
+    noise = generator(seed, 4)
+    rows, columns = torch.meshgrid(torch.arange(side), torch.arange(side), indexing="ij")
+    row, column, radius = ((0.25 + 0.5 * torch.rand(3, number, 1, 1, generator=noise)) * side).unbind()
+    mean = (1 - ((rows - row).square() + (columns - column).square()) / radius.square()).clamp(min=0).unsqueeze(1)
+    haze = torch.sigmoid(6 * (columns / side - torch.rand(number, 1, 1, generator=noise))).unsqueeze(1)
+    haze = haze.expand(mean.shape)
+    spread = LEAST_SPREAD + (MOST_SPREAD - LEAST_SPREAD) * haze
+    y = mean + spread * torch.randn(mean.shape, generator=noise)
+    return Depths(x=torch.cat([0.5 * mean, haze], dim=1), y=y, mean=mean, noise=spread)

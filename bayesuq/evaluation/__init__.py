@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from bayesuq.evaluation import diagnostics as diagnostics
     from bayesuq.evaluation import distance as distance
     from bayesuq.evaluation import plots as plots
+    from bayesuq.evaluation import real_maps as real_maps
     from bayesuq.evaluation import report as report
     from bayesuq.evaluation import scores as scores
     from bayesuq.evaluation import segmentation as segmentation

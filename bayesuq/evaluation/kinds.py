@@ -7,6 +7,7 @@ from typing import Literal
 
 from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.maps import RealMaps
 
 
 def check_categorical(predictive: object, remedy: str) -> None:
@@ -19,6 +20,7 @@ def check_real(predictive: object, remedy: str) -> RealPredictive:
     """`predictive`, or a TypeError that ends in `remedy` unless it is over real targets or counts."""
     if isinstance(predictive, RealPredictive):
         return predictive
+    _refuse_maps(predictive)
     raise TypeError(
         "`predictive` must be a RealPredictive, such as a GaussianPredictive; got "
         f"{type(predictive).__name__}. {remedy}"
@@ -29,10 +31,20 @@ def check_known(predictive: object) -> CategoricalPredictive | RealPredictive:
     """`predictive`, or a TypeError unless it is over labels, real targets or counts."""
     if isinstance(predictive, CategoricalPredictive | RealPredictive):
         return predictive
+    _refuse_maps(predictive)
     raise TypeError(
         "`predictive` must be a CategoricalPredictive or a RealPredictive, such as a GaussianPredictive; got "
         f"{type(predictive).__name__}. Pass what `posterior.predict(x)` returns."
     )
+
+
+def _refuse_maps(predictive: object) -> None:
+    """Raise a TypeError for images, whose pixels are no independent points."""
+    if isinstance(predictive, RealMaps):
+        raise TypeError(
+            "`predictive` is of real-valued images, a RealMaps. Take `bayesuq.evaluation.real_maps.evaluate_maps`, "
+            "whose standard errors are over images; or pass `predictive.pixels` with `predictive.pixel_targets(y)`."
+        )
 
 
 def kind_of_targets(predictive: object) -> Literal["labels", "counts", "real targets"]:

@@ -42,6 +42,7 @@ PARTS: dict[str, type] = (
             likelihoods.Normal,
             likelihoods.HeteroscedasticNormal,
             likelihoods.HeteroscedasticCategorical,
+            likelihoods.Laplace,
             likelihoods.StudentT,
             likelihoods.Poisson,
         )

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from bayesuq.predictive.categorical import CategoricalPredictive as CategoricalPredictive
     from bayesuq.predictive.empirical import EmpiricalPredictive as EmpiricalPredictive
     from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive
+    from bayesuq.predictive.maps import RealMaps as RealMaps
     from bayesuq.predictive.mixture import MixturePredictive as MixturePredictive
     from bayesuq.predictive.recalibrated import RecalibratedPredictive as RecalibratedPredictive
 

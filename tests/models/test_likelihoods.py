@@ -12,7 +12,7 @@ from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.counts import Poisson
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical
-from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal, StudentT
+from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Laplace, Normal, StudentT
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
@@ -148,6 +148,8 @@ CASES = {
     "bernoulli pixels": Case(Bernoulli((0.3, 1.7)), (1, 2, 4), 2),
     "normal": Case(Normal(scale=0.7), (1,)),
     "normal columns": Case(Normal(scale=0.7), (3,)),
+    "laplace": Case(Laplace(0.7), (1,)),
+    "laplace columns": Case(Laplace([0.7, 0.2, 1.5]), (3,)),
     "student": Case(StudentT(3.5, 0.7), (1,)),
     "student columns": Case(StudentT(torch.tensor(2.0).double(), torch.tensor(0.7).double()), (3,)),
     "poisson": Case(Poisson(), (1,)),
@@ -464,7 +466,7 @@ def test_targets_come_out_as_log_prob_takes_them(likelihood: Likelihood, y: obje
         (Bernoulli(), [-1, 1], ValueError, "labels from 0 to 1; got -1 to 1"),
         (Bernoulli(), [0.3, 1.0], TypeError, "fractions"),
         (Normal(1.0), [0.0, math.inf], ValueError, "`y` must be finite"),
-        (Normal(1.0), torch.zeros(2, 3, 4), ValueError, r"`y` must have shape \(N, D\) or \(N,\)"),
+        (Normal(1.0), torch.tensor(1.0), ValueError, r"`y` must have shape \(N, D\) or \(N,\)"),
         (HeteroscedasticNormal(), [0.0, math.nan], ValueError, "`y` must be finite"),
         (StudentT(), [0.0, math.nan], ValueError, "`y` must be finite"),
         (Poisson(), [0.0, math.inf], ValueError, "`y` must be finite"),
@@ -556,7 +558,7 @@ def test_shapes_that_would_broadcast_are_refused_with_both_shapes(
         (Bernoulli(), (5, 2), r"\(N, 1, ...\) for Bernoulli; got \(5, 2\)"),
         (Bernoulli(), (5,), r"\(N, 1, ...\) for Bernoulli; got \(5,\)"),
         (HeteroscedasticNormal(), (5, 3), r"Double its outputs"),
-        (HeteroscedasticNormal(), (5, 2, 1), r"\(N, 2 D\), means and then log variances; got \(5, 2, 1\)"),
+        (HeteroscedasticNormal(), (5, 3, 1), r"\(N, 2 D, ...\), means and then log variances; got \(5, 3, 1\)"),
         (Normal(1.0), (5,), r"f of shape \(N, C, ...\); got \(5,\)"),
         (Categorical(), (5,), r"f of shape \(N, C, ...\); got \(5,\)"),
     ],

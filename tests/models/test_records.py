@@ -49,6 +49,7 @@ REAL = [
     likelihoods.Normal(scale=priors.Gamma(2.0, 3.0)),
     likelihoods.HeteroscedasticNormal(),
     likelihoods.HeteroscedasticNormal(minimum_scale=0.05),
+    likelihoods.Laplace(scale=0.3),
     likelihoods.StudentT(),
     likelihoods.StudentT(df=5.0, scale=0.3),
     likelihoods.StudentT(df="learned", scale=priors.HalfNormal(0.4), initial_df=7.0, initial_scale=0.2),

@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.images import class_probabilities as class_probabilities
     from bayesuq.evaluation.plots.images import most_uncertain as most_uncertain
     from bayesuq.evaluation.plots.parts import uncertainty_by_size as uncertainty_by_size
+    from bayesuq.evaluation.plots.real_images import kept_error_curves as kept_error_curves
+    from bayesuq.evaluation.plots.real_images import real_maps as real_maps
     from bayesuq.evaluation.plots.regression import interval_calibration as interval_calibration
     from bayesuq.evaluation.plots.regression import regression_bands as regression_bands
     from bayesuq.evaluation.plots.segmentation import overlap_curves as overlap_curves

@@ -267,14 +267,16 @@ def predictions(
             seed, a posterior over weights has the same draws in every batch; the masks of MC dropout belong to the
             places in a batch, so that its numbers vary a little with the batch size.
         x: Images, (N, ...).
-        y: Labels, (N, ...).
+        y: Labels, (N, ...), or real-valued images for `bayesuq.evaluation.real_maps.evaluate_maps`.
         batch_size: Images at a time.
 
     Raises:
         TypeError: Not numbers; labels or `batch_size` that are not whole numbers.
         ValueError: Not as many labels as images; a batch size below 1.
     """
-    images, labels = to_tensor(x, "x"), as_labels(y)
+    images, labels = to_tensor(x, "x"), to_tensor(y, "y")
+    if not (labels.is_floating_point() and bool((labels != labels.round()).any())):  # which real-valued images have
+        labels = as_labels(labels)
     if len(images) != len(labels):
         raise ValueError(f"`x` and `y` must have as many rows; got {len(images)} and {len(labels)}.")
     size = check_count(batch_size, "batch_size")

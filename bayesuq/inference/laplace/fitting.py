@@ -223,6 +223,7 @@ def _summed(
     for batch in source.complete():
         if not sums:
             left.extend(linear.probe(batch.x[:PROBED]))
+            _check_maps(linear, batch)
         num_columns = TOGETHER if linear.is_large(batch.x) else None
         size = linear.rows_at_a_time(batch.x, dense=structure == "full", num_columns=num_columns)
         if linear.is_head(batch.x) and type(linear.model.likelihood) is Categorical:
@@ -234,6 +235,16 @@ def _summed(
             sums = STRUCTURES[structure].added(sums, found, linear.layers) if sums else found
             slopes = {name: value + slopes[name] if slopes else value for name, value in slope.items()}
     return log_likelihood, slopes, sums
+
+
+def _check_maps(linear: Linearisation, batch: Batch) -> None:
+    """Refuse real-valued images but where each pixel is a row, for which a covariance of outputs is small."""
+    if batch.y.is_floating_point() and batch.y.ndim > 2 and not linear.is_by_pixel(batch.x):
+        raise ValueError(
+            "A Laplace approximation of real-valued images is one of the convolution that the network ends in: pass "
+            "subset='last_layer', and a network whose last layer is one. Of whole networks take another method, such "
+            "as `ensemble` or `swag`."
+        )
 
 
 def _warn_if_no_mode(posterior: LaplacePosterior, rise: float, num_data: int) -> None:

@@ -45,6 +45,7 @@ from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.models.precision import full_precision
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.maps import RealMaps
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions, Windows
@@ -334,6 +335,8 @@ class LaplacePosterior(NetworkPosterior):
         if self.is_probit:
             f = self._probit(f, derivatives)
         predictive = likelihood.predictive(f.unsqueeze(0), keep_samples=keep_samples)
+        if isinstance(predictive, RealMaps) and isinstance(predictive.pixels, GaussianPredictive):
+            return predictive.with_pixels(self._widened(predictive.pixels, derivatives))  # each pixel is a row
         return self._widened(predictive, derivatives) if isinstance(predictive, GaussianPredictive) else predictive
 
     def _predict_maps(

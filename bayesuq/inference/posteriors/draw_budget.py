@@ -6,9 +6,11 @@ whatever the draws; the moments are those of all draws (`bayesuq.predictive.thin
 """
 
 from collections.abc import Iterable, Sequence
+from typing import cast
 
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.predictive.maps import RealMaps
 from bayesuq.predictive.thinned import ThinnedPredictive, at_all_points
 
 DRAW_BUDGET = 2**28  # numbers that stay held: 1 GiB of float32
@@ -25,9 +27,17 @@ class Rows:
         self._numbers = 0  # that these hold
         self._halvings = 0
         self._is_bounded = not keep_samples
+        self._maps: RealMaps | None = None  # of which the parts are the pixels
 
     def add(self, part: PredictiveDistribution) -> None:
         """Take further rows, and halve the draws of all where they have become too many."""
+        if isinstance(part, RealMaps):
+            if self._maps is not None and self._maps.size != part.size:
+                raise ValueError(
+                    f"Only images of one size are put together; got {tuple(self._maps.size)} and {tuple(part.size)}. "
+                    "Predict them batch by batch."
+                )
+            self._maps, part = part, part.pixels
         if not (self._is_bounded and isinstance(part, RealPredictive)):
             self._parts.append(part)
             return
@@ -52,7 +62,7 @@ class Rows:
         whole = at_all_points(real) if len(real) == len(parts) else type(parts[0]).concatenate(parts)
         if self._halvings:
             tell(whole)
-        return whole
+        return whole if self._maps is None else self._maps.with_pixels(cast(RealPredictive, whole))
 
 
 def mixed_within(parts: Iterable[RealPredictive]) -> RealPredictive:

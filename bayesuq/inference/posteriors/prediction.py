@@ -20,6 +20,7 @@ from bayesuq.models.likelihoods.far_rows import counted_far_rows
 from bayesuq.models.network_inputs import cast_inputs, refusal
 from bayesuq.models.training_mode import check_repeatable
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.predictive.maps import RealMaps
 from bayesuq.windows import Windows
 
 DEFAULT_NUM_SAMPLES = 100
@@ -165,6 +166,9 @@ def mixed(draws: Iterable[PredictiveDistribution], *, keep_samples: bool = True)
     first = next(draws)
     if isinstance(first, RealPredictive) and not keep_samples:
         return mixed_within(cast("Iterable[RealPredictive]", chain([first], draws)))
+    if isinstance(first, RealMaps) and not keep_samples:
+        maps = cast("Iterable[RealMaps]", chain([first], draws))
+        return first.with_pixels(mixed_within(part.pixels for part in maps))
     kind, parts = type(first), chain([first], draws)
     del first  # held no longer than the mixture needs it
     return kind.mixture(parts)

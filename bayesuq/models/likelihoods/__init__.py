@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from bayesuq.models.likelihoods.labels import balanced_class_weights as balanced_class_weights
     from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical as HeteroscedasticCategorical
     from bayesuq.models.likelihoods.real import HeteroscedasticNormal as HeteroscedasticNormal
+    from bayesuq.models.likelihoods.real import Laplace as Laplace
     from bayesuq.models.likelihoods.real import Normal as Normal
     from bayesuq.models.likelihoods.real import StudentT as StudentT
 

@@ -1,4 +1,4 @@
-"""Likelihoods of real targets: Normal, HeteroscedasticNormal, and StudentT for targets with outliers.
+"""Likelihoods of real targets: Normal, HeteroscedasticNormal, and StudentT and Laplace for targets with outliers.
 
 Letters: see `bayesuq.models.likelihoods.base`.
 """
@@ -26,6 +26,7 @@ from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
 from bayesuq.models.likelihoods.scaled_noise import ScaledNoise, halves, of_draws, over_columns
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.predictive.maps import RealMaps
 from bayesuq.predictive.mixture import MixturePredictive
 
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -75,8 +76,11 @@ class Normal(ScaledNoise):
         mean, scale = self._located(f)
         return dist.Normal(mean, scale).to_event(f.ndim - 1)
 
-    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive | RealMaps:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
+        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
+
+    def _of_points(self, f: Tensor) -> GaussianPredictive:
         mean, scale = self._located_draws(f)
         return GaussianPredictive(mean=within_floats(mean), noise_variance=scale.double() ** 2)
 
@@ -160,8 +164,8 @@ class HeteroscedasticNormal(Likelihood):
         return True
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
-        """Real targets, (N, D)."""
-        return as_targets(y)
+        """Real targets, (N, D) or (N, D, ...)."""
+        return as_targets(y, maps=True)
 
     def check_size(self, y: Tensor) -> None:
         """Warn where the bounds on the noise do not suit a y of this size."""
@@ -182,7 +186,7 @@ class HeteroscedasticNormal(Likelihood):
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Targets of shape (N, D), in f's dtype."""
         mean, _ = self._parts(f, dim=1)
-        return aligned(mean, y, channels=mean.shape[1:]).to(f.dtype)
+        return aligned(mean, y, channels=mean.shape[1:2]).to(f.dtype)
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; mean, variance), (N, D)."""
@@ -196,10 +200,13 @@ class HeteroscedasticNormal(Likelihood):
     def distribution(self, f: Tensor) -> Any:
         """Normal law with event shape (D,)."""
         mean, log_variance = self._parts(f, dim=1)
-        return dist.Normal(mean, torch.exp(0.5 * self.log_variance(log_variance))).to_event(1)
+        return dist.Normal(mean, torch.exp(0.5 * self.log_variance(log_variance))).to_event(mean.ndim - 1)
 
-    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive:  # noqa: ARG002
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive | RealMaps:  # noqa: ARG002
         """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
+        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
+
+    def _of_points(self, f: Tensor) -> GaussianPredictive:
         mean, log_variance = self._parts(f, dim=2)
         log_variance = self.log_variance(log_variance.double())
         variance = within_floats(log_variance, highest=2 * LARGEST_LOG, lowest=-2 * LARGEST_LOG).exp()
@@ -260,9 +267,9 @@ class HeteroscedasticNormal(Likelihood):
         return 2 * math.log(SMALLEST_SCALE) + math.pi / 2, 2 * math.log(self.maximum_scale) - math.pi / 2
 
     def _parts(self, f: Tensor, dim: int) -> tuple[Tensor, Tensor]:
-        if f.ndim != dim + 1 or f.shape[dim] % 2:
+        if f.ndim < dim + 1 or f.shape[dim] % 2:
             raise ValueError(
-                f"The network must give f of shape (N, 2 D), means and then log variances; got {tuple(f.shape)}. "
+                f"The network must give f of shape (N, 2 D, ...), means and then log variances; got {tuple(f.shape)}. "
                 "Double its outputs."
             )
         mean, log_variance = f.chunk(2, dim=dim)
@@ -318,8 +325,11 @@ class StudentT(ScaledNoise):
         df, mean, scale = self._parameters(f)
         return dist.StudentT(df, mean, scale).to_event(f.ndim - 1)
 
-    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive:  # noqa: ARG002
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive | RealMaps:  # noqa: ARG002
         """The mixture of S Student laws; its components are the single draws, which it always keeps."""
+        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
+
+    def _of_points(self, f: Tensor) -> MixturePredictive:
         df = of_draws(parameter_value(self.df, "df"), f.double(), per_column=False)
         mean, scale = self._located_draws(f)
         return MixturePredictive(dist.StudentT(df, within_floats(mean).double(), scale.double()))
@@ -333,3 +343,52 @@ class StudentT(ScaledNoise):
         """The degrees of freedom, the means and the scales."""
         df = over_columns(parameter_value(self.df, "df"), f, per_column=False)
         return df, *self._located(f)
+
+
+@dataclass(frozen=True, eq=False)
+class Laplace(ScaledNoise):
+    """Real targets with heavy tails: y = f + scale * e, e of Laplace's law exp(-|e|) / 2; f and y are (N, D).
+
+    Its mode minimises absolute errors, as networks for depth and optical flow do. The variance is 2 scale^2.
+
+    Attributes:
+        scale: In units of y, in the ways of `Normal`; the mean absolute error, not the standard deviation.
+        initial_scale: See `Normal`.
+        per_column: See `Normal`.
+
+    Reference:
+        Kendall & Gal 2017, What uncertainties do we need in Bayesian deep learning for computer vision?, section 4.
+    """
+
+    parameters: ClassVar[tuple[str, ...]] = ("scale",)
+
+    scale: float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor = "learned"
+    initial_scale: float | Sequence[float] = 1.0
+    per_column: bool | int = False
+
+    def __post_init__(self) -> None:
+        self._check_scales()
+
+    def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+        """log p, (N, D): -|y - f| / scale - log(2 scale)."""
+        f, scale = self._located(f)
+        return -(y - f).abs() / scale - (2 * scale).log()
+
+    def distribution(self, f: Tensor) -> Any:
+        """Laplace's law with event shape (D,)."""
+        mean, scale = self._located(f)
+        return dist.Laplace(mean, scale).to_event(f.ndim - 1)
+
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive | RealMaps:  # noqa: ARG002
+        """The mixture of S of Laplace's laws; its components are the single draws, which it always keeps."""
+        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
+
+    def _of_points(self, f: Tensor) -> MixturePredictive:
+        mean, scale = self._located_draws(f)
+        return MixturePredictive(dist.Laplace(within_floats(mean).double(), scale.double()))
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """1 / scale on the diagonal, (N, K, K): the information of a location, though -log p has no curvature."""
+        f = f.double()
+        _, scale = self._located(f)
+        return self._diagonal_root(1 / scale, f)

@@ -72,8 +72,8 @@ class ScaledNoise(Likelihood):
         return replace(self, per_column=num_outputs)  # type: ignore[type-var]
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
-        """Real targets, (N, D)."""
-        return as_targets(y)
+        """Real targets, (N, D) or (N, D, ...)."""
+        return as_targets(y, maps=True)
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Targets of the shape and dtype of f, without the scales that it may bring."""
