@@ -1,6 +1,7 @@
 """Networks that run in low precision, or compiled: what is inside of the pass, and what stays as it was."""
 
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,8 +12,9 @@ from torch import Tensor, nn
 
 import bayesuq as bq
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, swag, variational
+from bayesuq.inference import dropout, ensemble, hmc, ivon, laplace, map_estimate, sgmcmc, swag, variational
 from bayesuq.inference.adoption import adopt
+from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.models import likelihoods, networks, priors, running
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import isolated
@@ -110,6 +112,47 @@ def test_the_precision_is_written_into_a_file(tmp_path: Path) -> None:
     assert torch.equal(loaded, posterior.predict(rows().x).mean)
     values = map_estimate.MapPosterior(model=plain, values=posterior.values, buffers={}, history=posterior.history)  # type: ignore[union-attr]
     assert not torch.equal(loaded, values.predict(rows().x).mean)
+
+
+WAYS: dict[str, Any] = {
+    "plain": ({}, nullcontext),
+    "low": ({"autocast": LOW}, nullcontext),
+    "around": ({}, partial(torch.autocast, "cpu", LOW)),
+    "compiled": ({"compile": "eager"}, nullcontext),
+}
+
+
+IN_LOW = "its precision is 'bfloat16', this one's 'float32'"
+
+
+@pytest.mark.parametrize(
+    ("name", "before", "after", "told"),
+    [
+        *((name, "low", "plain", IN_LOW) for name in [*FITS, "ivon", "sgmcmc"]),
+        ("map", "around", "plain", IN_LOW),
+        ("map", "plain", "around", "its precision is 'float32', this one's 'bfloat16'"),
+        ("map", "low", "around", None),
+        ("map", "plain", "compiled", "its compiler is 'none', this one's 'eager'"),
+    ],
+)
+def test_a_stopped_fit_goes_on_in_the_precision_that_it_began_in(
+    name: str, before: str, after: str, told: str | None, tmp_path: Path
+) -> None:
+    fits = {**FITS, "ivon": ivon.fit, "sgmcmc": partial(sgmcmc.fit, num_samples=2, num_warmup=2, num_chains=1)}
+    options = {"seed": 0, "checkpoint": Checkpoint(tmp_path / "file", every_steps=1)}
+    options |= {} if name == "sgmcmc" else {"num_epochs": 4, "batch_size": 16}
+
+    def fit(way: str) -> Any:
+        own, around = WAYS[way]
+        with around():
+            return fits[name](model(name, **own), rows(), **options)
+
+    fit(before)
+    if told is None:
+        fit(after)
+    else:
+        with pytest.raises(ValueError, match=f"belongs to another fit: {told}"):
+            fit(after)
 
 
 class Compiled:

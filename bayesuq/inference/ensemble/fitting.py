@@ -30,7 +30,9 @@ from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosteri
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
+from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.minibatches import Data
+from bayesuq.inference.training.model_contents import running_in
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import Group, Workers, check_alone
@@ -131,7 +133,8 @@ def fit(
         if adversarial or vectorised or initialise is not None:
             raise ValueError("`adversarial`, `vectorised` and `initialise` are for networks; leave them out.")
     file, workers = Checkpoint.of(options["checkpoint"]), Workers.of(data_parallel)
-    key = claimed_seed(workers, file, options["seed"])
+    own = Identity(running_in(model)) if isinstance(model, BayesianNetwork) else None
+    key = claimed_seed(workers, file, options["seed"], own)
     shared: dict[str, Any] = {name: value for name, value in options.items() if name not in ("seed", "checkpoint")}
     for name in LEFT_TO_MEMBERS:
         if shared[name] is None:

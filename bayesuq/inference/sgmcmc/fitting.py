@@ -43,7 +43,7 @@ from bayesuq.inference.sgmcmc.run import Plan, Run
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Data, Source
-from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
+from bayesuq.inference.training.model_contents import model_contents, probed_energy, running_in, sites_of
 from bayesuq.inference.training.options import Training, session
 from bayesuq.inference.training.workers import Group, check_alone
 from bayesuq.models.bnn import BayesianNetwork
@@ -293,7 +293,7 @@ def _identity(run: Run, constants: Constants, seed: int | None, begins: Any, *, 
             **({BEGINS: begins} if named else {}),
             "device": source.device.type,
             "data": data,
-            **(sites_of(model) if isinstance(model, BayesianNetwork) else model.sites()),
+            **({**sites_of(model), **running_in(model)} if isinstance(model, BayesianNetwork) else model.sites()),
         },
         lengths={"num_samples": plan.num_samples},
         fixed_length="the cycles of its step size would be longer" if plan.cyclical else None,

@@ -164,11 +164,11 @@ class Checkpoint:
         return header, tensors
 
 
-def claimed_seed(workers: Workers, file: Checkpoint | None, seed: int | None) -> int:
+def claimed_seed(workers: Workers, file: Checkpoint | None, seed: int | None, identity: Identity | None = None) -> int:
     """The seed of a fit of several parts, which the first of several processes writes down: see `Checkpoint.claim`."""
 
     def own() -> int:
-        return resolve_seed(seed) if file is None or not workers.is_first else file.claim(seed)
+        return resolve_seed(seed) if file is None or not workers.is_first else file.claim(seed, identity)
 
     key = workers.agreed(own)
     return workers.numbers(key % 2**SEED_BITS)[0] if workers.are_together else key

@@ -33,7 +33,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.looks import Looks, RowLosses
 from bayesuq.inference.training.minibatches import Source
-from bayesuq.inference.training.model_contents import model_contents, probed, sites_of
+from bayesuq.inference.training.model_contents import model_contents, probed, running_in, sites_of
 from bayesuq.inference.training.options import LOOKS, NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
@@ -516,7 +516,7 @@ def _identity(run: _Run) -> Identity:
             "device": run.data.device.type,
             "data": data,
             "validation": None if run.validation is None else run.validation.contents()[0],
-            **({} if model is None else sites_of(model)),
+            **({} if model is None else {**sites_of(model), **running_in(model)}),
             "leaves": _layout(objective.leaves),
             "buffers": _layout({n: b for n, b in objective.buffers.items() if n not in objective.per_step}),
             "optimizer": _optimizer_options(run.optimizer),

@@ -9,6 +9,8 @@ from torch import Tensor
 
 from bayesuq.inference.training.identity import NUM_PROBES, digest, fill, summary
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.precision import DEVICES
+from bayesuq.models.running import running_of
 from bayesuq.randomness import generator
 
 
@@ -46,6 +48,15 @@ def model_contents(model: BayesianNetwork) -> dict[str, str]:
 def sites_of(model: BayesianNetwork) -> dict[str, Any]:
     """Which sites are random and which are learned, in order."""
     return {"random sites": list(model.laws), "learned sites": list(model.points)}
+
+
+def running_in(model: BayesianNetwork) -> dict[str, str]:
+    """The precision of a network's products of matrices in a fit, and what compiles it: other bits from there on."""
+    running, device = running_of(model.net), model.device.type
+    around = torch.get_autocast_dtype(device) if device in DEVICES and torch.is_autocast_enabled(device) else None
+    own = around if running is None or running.autocast is None else running.autocast
+    backend = None if running is None else running.backend
+    return {"precision": str(own or model.dtype).removeprefix("torch."), "compiler": backend or "none"}
 
 
 def probed(objective: Differentiable, batch: Any, device: torch.device) -> dict[str, list[float]]:
