@@ -33,6 +33,8 @@ except ImportError as error:
 __all__ = ["as_botorch"]
 __dir__ = __all__.copy
 
+MOST_TOGETHER = 128  # rows times columns, whose joint law is asked for at once
+
 
 def as_botorch(
     posterior: Posterior, *, num_outputs: int = 1, num_samples: int | None = None, seed: int | None = 0
@@ -136,11 +138,22 @@ class PosteriorModel(Model):
             return None
         if points.shape[1] == 1:
             return self._apart(points)
-        laws = [self._functions(point, num_samples=1) for point in points]
-        covariances = [law.covariance for law in laws if law.covariance is not None]
-        if len(covariances) < len(laws):  # too large for one point more
+        number = max(1, MOST_TOGETHER // (points.shape[1] * self._columns))
+        laws = [self._together(part) for part in points.split(number)]
+        found = [law for law in laws if law is not None]
+        if len(found) < len(laws):  # too large for one point more
             return None
-        return torch.stack([law.mean.to(points) for law in laws]), torch.stack(covariances).to(points)
+        means, covariances = zip(*found, strict=True)
+        return torch.cat(means).to(points), torch.cat(covariances).to(points)
+
+    def _together(self, points: Tensor) -> tuple[Tensor, Tensor] | None:
+        """The same of a few, whose law is asked for at once: a call costs more than a point."""
+        law = self._functions(points.flatten(0, 1), num_samples=1)
+        if law.covariance is None:
+            return None
+        own, shape = torch.arange(len(points)), points.shape[:2]
+        blocks = law.covariance.unflatten(2, shape).unflatten(0, shape)
+        return law.mean.unflatten(0, shape), blocks[own, :, :, own]
 
     def _apart(self, points: Tensor) -> tuple[Tensor, Tensor] | None:
         """The same where each point is by itself, of all at once."""

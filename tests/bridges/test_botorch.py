@@ -58,8 +58,11 @@ def test_expected_improvement_is_its_closed_form_where_functions_are_normal(name
 
 @pytest.mark.parametrize("name", ["gp", "laplace"])
 @pytest.mark.parametrize("data", [ONE, TWO])
-def test_the_joint_law_of_a_batch_is_that_of_the_functions(name: str, data: Dataset) -> None:
+def test_the_joint_law_of_a_batch_is_that_of_the_functions(
+    name: str, data: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
     posterior, columns = fitted(name, data), data.y.shape[1]
+    monkeypatch.setattr("bayesuq.bridges.botorch.MOST_TOGETHER", 8 * columns)  # two batches, and then the third
     law = as_botorch(posterior, num_outputs=columns).posterior(NEW)
     for batch, points in enumerate(NEW):
         own = posterior.functions(points)
