@@ -34,11 +34,12 @@ fine_tuning_rate = 0.0001
 SHORT = "num_epochs = 2\nlearning_rate = 0.01\nhidden = [8]\nchannels = [2, 3]\nnum_samples = 5\nnum_members = 2\n"
 
 
-@pytest.fixture
-def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+@pytest.fixture(scope="module")
+def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Images of two kinds, a bright row or a bright column that names the class, sometimes the wrong one."""
     noise = np.random.default_rng(0)
-    (tmp_path / "data" / "images").mkdir(parents=True)
+    folder = tmp_path_factory.mktemp("data")
+    (folder / "images").mkdir()
     for name in ("mnist", "fashion_mnist"):
         parts = {}
         for part, size in (("train", 5200), ("test", 120)):
@@ -48,10 +49,22 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
             for image, label in zip(x, shown, strict=True):
                 (image if name == "mnist" else image.T)[2 * label + 3] = 255
             parts |= {f"x_{part}": x, f"y_{part}": y.astype(np.uint8)}
-        np.savez(tmp_path / "data" / "images" / f"{name}.npz", **parts)
-    monkeypatch.setenv("BAYESUQ_DATA", str(tmp_path / "data"))
-    load = bq.datasets.load
-    monkeypatch.setattr(bq.datasets, "load", lambda name: few(load(name)))
+        np.savez(folder / "images" / f"{name}.npz", **parts)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def few_images(images: Path) -> dict[str, bq.Split]:
+    """What the sets hold, of which few are fitted."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("BAYESUQ_DATA", str(images))
+        return {name: few(bq.datasets.load(name)) for name in ("mnist", "fashion_mnist")}
+
+
+@pytest.fixture
+def folder(images: Path, few_images: dict[str, bq.Split], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("BAYESUQ_DATA", str(images))
+    monkeypatch.setattr(bq.datasets, "load", few_images.__getitem__)
     return tmp_path
 
 
