@@ -6,7 +6,6 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.failures import image_failures as image_failures
-    from bayesuq.evaluation.segmentation.failures import image_uncertainties as image_uncertainties
     from bayesuq.evaluation.segmentation.lesions import lesion_counts as lesion_counts
     from bayesuq.evaluation.segmentation.masks import class_dice as class_dice
     from bayesuq.evaluation.segmentation.masks import near_foreground as near_foreground
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.measures import pointwise_dice as pointwise_dice
     from bayesuq.evaluation.segmentation.measures import rank_correlation as rank_correlation
     from bayesuq.evaluation.segmentation.measures import uncertainty_error_overlap as uncertainty_error_overlap
-    from bayesuq.evaluation.segmentation.overlap import overlap_sweep as overlap_sweep
-    from bayesuq.evaluation.segmentation.patches import patch_sweep as patch_sweep
     from bayesuq.evaluation.segmentation.pixel_counts import pixel_state as pixel_state
     from bayesuq.evaluation.segmentation.reporting import SegmentationResult as SegmentationResult
     from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation as evaluate_segmentation

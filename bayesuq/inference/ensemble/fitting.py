@@ -135,10 +135,7 @@ def fit(
     file, workers = Checkpoint.of(options["checkpoint"]), Workers.of(data_parallel)
     own = Identity(running_in(model)) if isinstance(model, BayesianNetwork) else None
     key = claimed_seed(workers, file, options["seed"], own)
-    shared: dict[str, Any] = {name: value for name, value in options.items() if name not in ("seed", "checkpoint")}
-    for name in LEFT_TO_MEMBERS:
-        if shared[name] is None:
-            del shared[name]
+    shared = _of_members(options)
     seeds = [derive_seed(key, number, 1) for number in range(num_members)]
     if not isinstance(model, BayesianNetwork):
         check_alone(data_parallel, "an ensemble of a program")
@@ -160,8 +157,7 @@ def fit(
     stackable = not callable(initialise) or all(differ_in_start_only(models[0], other) for other in models[1:])
     stackable = stackable and not workers.are_together
     if stackable and _train_together(models[0], data, shared, member_fit, vectorised=vectorised):
-        shared = {**LEFT_TO_MEMBERS, **shared}
-        trainings = [Training(**shared, seed=seed) for seed in seeds]
+        trainings = [Training(**{**LEFT_TO_MEMBERS, **shared}, seed=seed) for seed in seeds]
         if file is not None:
             trainings[0] = replace(trainings[0], checkpoint=file.of_part("members"))
         return EnsemblePosterior.of(fit_modes(models, rows, trainings, adversarial=adversarial))
@@ -175,6 +171,12 @@ def fit(
     if workers.are_together:
         return EnsemblePosterior.of(shared_out(workers, models, fitted))
     return EnsemblePosterior.of([fitted(number) for number in range(num_members)])
+
+
+def _of_members(options: TrainingOptions) -> dict[str, Any]:
+    """Those of every member: without what each has of its own, and without what is left to its method."""
+    given = {name: value for name, value in options.items() if name not in ("seed", "checkpoint")}
+    return {name: value for name, value in given.items() if value is not None or name not in LEFT_TO_MEMBERS}
 
 
 def _warn_if_trained(model: BayesianNetwork, resets: Sequence[BayesianNetwork]) -> None:

@@ -16,7 +16,6 @@ if TYPE_CHECKING:
     from bayesuq.inference.features.neighbours import NearestNeighbours as NearestNeighbours
     from bayesuq.inference.features.subspace import VirtualLogit as VirtualLogit
     from bayesuq.inference.features.taken import Features as Features
-    from bayesuq.inference.features.taken import FeatureScore as FeatureScore
     from bayesuq.inference.features.taking import take as take
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -177,22 +177,13 @@ def fit(
         check_probability(natural_rate, "natural_rate")
     place = torch.device("cpu") if options["device"] is None else check_device(options["device"])
     kind = _approximation(model, data, approximation, hyperparameters)
-    if kind != "sparse" and data_parallel is not False:
-        raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
+    _check_has(kind, hyperparameters, noise_scale, data_parallel)
     file = Checkpoint.of(options["checkpoint"])
     if hyperparameters == "sample" and file is not None:
         options["seed"] = file.claim(options["seed"])  # each chain has a file of its own
     if options["learning_rate"] is None:
-        options["learning_rate"] = _default_rate(
-            data, options["num_epochs"], options["batch_size"], Workers.of(data_parallel)
-        )
+        options["learning_rate"] = _default_rate(data, options, Workers.of(data_parallel))
     training = Training.of(options, device=place, checkpoint=file, data_parallel=data_parallel)
-    if noise_scale is not None and (kind not in ("exact", "collapsed") or hyperparameters == "sample"):
-        asked = "hyperparameters='sample'" if hyperparameters == "sample" else f"approximation {kind!r}"
-        raise ValueError(
-            f"`noise_scale` is for exact and collapsed fits at point values of the hyperparameters; got {asked}. Pass "
-            "approximation='collapsed' for many rows."
-        )
     if kind == "sparse":
         sizes: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
         return fit_sparse(model, data, training, place, **sizes)
@@ -212,10 +203,22 @@ def fit(
     return fit_exact(model, observed, search, kind=kind)
 
 
+def _check_has(kind: str, hyperparameters: str, noise_scale: ArrayLike | None, data_parallel: Any) -> None:
+    """Refuse what the chosen approximation does not have."""
+    if kind != "sparse" and data_parallel is not False:
+        raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
+    if noise_scale is not None and (kind not in ("exact", "collapsed") or hyperparameters == "sample"):
+        asked = "hyperparameters='sample'" if hyperparameters == "sample" else f"approximation {kind!r}"
+        raise ValueError(
+            f"`noise_scale` is for exact and collapsed fits at point values of the hyperparameters; got {asked}. Pass "
+            "approximation='collapsed' for many rows."
+        )
+
+
 def _fit_outside(model: GpytorchPosterior, data: Data, options: TrainingOptions) -> GpytorchPosterior:
     place = model.device if options["device"] is None else check_device(options["device"])
     if options["learning_rate"] is None:
-        options["learning_rate"] = _default_rate(data, options["num_epochs"], options["batch_size"])
+        options["learning_rate"] = _default_rate(data, options)
     return fit_outside(model, data, Training.of(options, device=place), place)
 
 
@@ -276,8 +279,9 @@ def _warn_of_divergences(posterior: SampledGpPosterior) -> None:
         )
 
 
-def _default_rate(data: Any, num_epochs: int | None, batch_size: Any, workers: Workers = ALONE) -> float:
+def _default_rate(data: Any, options: TrainingOptions, workers: Workers = ALONE) -> float:
     """The learning rate for None, as the first process finds it; data of a wrong type are refused later."""
+    num_epochs, batch_size = options["num_epochs"], cast(int, options["batch_size"])
     if num_epochs is not None:
         check_count(num_epochs, "num_epochs")
     check_count(batch_size, "batch_size")

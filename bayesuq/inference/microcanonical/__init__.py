@@ -7,7 +7,6 @@ from bayesuq.faces import lazy
 if TYPE_CHECKING:
     from bayesuq.inference.microcanonical.fitting import MicrocanonicalPosterior as MicrocanonicalPosterior
     from bayesuq.inference.microcanonical.fitting import fit as fit
-    from bayesuq.inference.microcanonical.sampling import Samples as Samples
     from bayesuq.inference.microcanonical.sampling import sample as sample
 
 __getattr__, __dir__, __all__ = lazy(__name__)
