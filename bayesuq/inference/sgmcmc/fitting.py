@@ -103,7 +103,8 @@ def fit(
         step_size: h, the distance that a momentum of one moves a weight in a step: epsilon = h^2 in Welling & Teh's
             eq. (4), and N h^2 is the learning rate of SGD on the loss per data point. None takes a quarter of the
             largest stable one, or less where the noise of minibatches would heat the chains; it is measured, by the
-            curvature of minibatches, at tenths of the (first) warm-up, and then kept.
+            curvature of minibatches, at tenths of the (first) warm-up, more often before the first of them, and then
+            kept.
         friction: Share of its momentum that SGHMC loses in a step, in (0, 1]; one minus SGD's momentum.
         preconditioning: "rmsprop" learns a scale for each weight in the (first) warm-up, then keeps it, so that no
             correction for its change is needed; the momentum's units are then those scales. None has one for all.

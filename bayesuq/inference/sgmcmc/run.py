@@ -83,8 +83,15 @@ class Plan:
         return cycle * (self.num_samples // self.num_cycles) + number - 1
 
     def looks_at(self, step: int) -> bool:
-        """Whether the curvature is measured before this step."""
-        return self.step_size is None and step in {self.num_warmup * k // NUM_LOOKS for k in range(NUM_LOOKS + 1)}
+        """Whether the curvature is measured before this step: at tenths of the warm-up, and at 1, 2, 4, ... before.
+
+        From where chains begin they fall to much larger curvatures within a few steps, most of all where the noise of
+        the targets is inferred and falls with the errors.
+        """
+        if self.step_size is not None:
+            return False
+        is_early = step < self.num_warmup // NUM_LOOKS and step & (step - 1) == 0
+        return is_early or step in {self.num_warmup * k // NUM_LOOKS for k in range(NUM_LOOKS + 1)}
 
 
 class Stream:

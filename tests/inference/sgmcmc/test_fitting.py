@@ -481,6 +481,19 @@ def test_a_network_that_was_built_without_a_seed_goes_on_from_the_file(tmp_path)
     assert torch.equal(again.draws, first.draws)
 
 
+def test_a_table_of_forty_rows_whose_noise_falls_is_fitted_by_the_defaults_step_size():
+    """Curvatures grow a hundredfold within twenty steps, long before the first tenth of the warm-up is over."""
+    noise = torch.Generator().manual_seed(0)
+    x = torch.randn(40, 2, generator=noise)
+    data = Dataset(x, x[:, 0].sin() + 0.1 * torch.randn(40, generator=noise))
+    scale = priors.HalfNormal()
+    model = BayesianNetwork(networks.mlp(2, (16,), 1, seed=0), priors.Normal(), likelihoods.Normal(scale=scale))
+    posterior = sgmcmc.fit(model, data, num_warmup=250, num_samples=1, num_chains=2, seed=0, progress=False)
+    told = posterior.warmup_statistics["step_size"][0]
+    assert told[0] > 3 * told[24]
+    assert posterior.draws.isfinite().all()
+
+
 @pytest.mark.parametrize("vectorised", [True, False])
 def test_a_chain_that_diverges_is_told_with_its_step_size(vectorised):
     case = Conjugate(50, 3, 0.1)
