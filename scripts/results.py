@@ -15,6 +15,7 @@ from typing import Any
 
 from bayesuq.writing import write_text
 from scripts import mnist_methods as images
+from scripts.automatic_tables import of_automatic, of_defaults, of_gaps, of_targets
 from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes, of_words
 from scripts.recording import Record, Records, digest
 from scripts.tables import Mean, row
@@ -40,6 +41,9 @@ FURTHER = {  # by file and mark
     "ood": of_other_inputs,
     "segmentation": of_maps,
     "every-word": of_words,
+    "uci-automatic": of_automatic,
+    "uci-gap": of_gaps,
+    "microcanonical-target": of_targets,
 }
 
 
@@ -220,6 +224,9 @@ def main(folder: Path, page: Path) -> None:
     processes = Records(folder / "uci-gp.jsonl").read()
     if processes:
         text = replace(text, "uci-gp", of_processes(processes, tests))
+    defaults = Records(folder / "uci-defaults.jsonl").read()
+    if defaults:
+        text = replace(text, "uci-defaults", of_defaults(defaults, tests))
     for name, make in FURTHER.items():
         lines = Records(folder / f"{name}.jsonl").read()
         if lines:
