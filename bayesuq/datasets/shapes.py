@@ -19,6 +19,7 @@ SIDE = 48  # pixels
 BORDER = 1.0  # pixels over which a label turns from one class to the other
 COLOURS = ((0.25, 0.25, 0.25), (0.75, 0.25, 0.25), (0.25, 0.25, 0.75), (0.25, 0.9, 0.25))  # by class
 NOISE = 0.05  # of the image, in each colour
+VOLUME_SPACING = (2.0, 1.0, 1.0)  # of slices, rows and columns
 LEAST_SPREAD, MOST_SPREAD = 0.05, 0.4  # of the noise of heights, where the haze is thin and thick
 NUM_TRAIN, NUM_VAL, NUM_TEST, NUM_OOD = 200, 40, 60, 20
 
@@ -127,3 +128,64 @@ def depths(number: int, *, seed: int, side: int = 24) -> Depths:
     spread = LEAST_SPREAD + (MOST_SPREAD - LEAST_SPREAD) * haze
     y = mean + spread * torch.randn(mean.shape, generator=noise)
     return Depths(x=torch.cat([0.5 * mean, haze], dim=1), y=y, mean=mean, noise=spread)
+
+
+@dataclass(frozen=True, eq=False)
+class Volumes:
+    """N volumes with what is known of them.
+
+    Attributes:
+        x: Intensities, (N, 1, D, H, W).
+        probs: The true law of each voxel's label, (N, 3, D, H, W).
+        y: Labels: 0 is background, 1 an organ, 2 a lesion in it, (N, D, H, W).
+        is_degraded: Which were taken badly: almost without contrast, and noisy, (N,).
+    """
+
+    x: Tensor
+    probs: Tensor
+    y: Tensor
+    is_degraded: Tensor
+
+
+def volumes(
+    number: int, *, seed: int, part: int = 0, size: tuple[int, int, int] = (8, 16, 16), degraded: float = 0.0
+) -> Volumes:
+    """So many volumes of thick slices, twice as far apart as voxels in them, whose borders have noisy labels.
+
+    Args:
+        number: N.
+        seed: Of all that is drawn.
+        part: Another one draws other volumes.
+        size: D, H and W, in voxels.
+        degraded: Share of them that is taken badly.
+    """
+    noise = generator(seed, 5, part)
+    axes = torch.meshgrid(*(torch.arange(side, dtype=torch.float32) for side in size), indexing="ij")
+    places = torch.stack(axes) * torch.tensor(VOLUME_SPACING).view(3, 1, 1, 1)
+    ends = torch.tensor([float(side) * step for side, step in zip(size, VOLUME_SPACING, strict=True)])
+    uniform = torch.rand(number, 8, generator=noise)
+    centre = (0.4 + 0.2 * uniform[:, :3]) * ends
+    radius = (0.3 + 0.1 * uniform[:, 3:4]) * ends.min()
+    inner = centre + 0.6 * radius * (uniform[:, 4:7] - 0.5)
+    inside = [
+        _radius(length) - (places - _middle(middle)).square().sum(dim=1).sqrt()
+        for middle, length in ((centre, radius), (inner, radius * (0.5 + 0.2 * uniform[:, 7:8])))
+    ]
+    organ, lesion = (torch.sigmoid(4 * distance / BORDER) for distance in inside)
+    lesion = lesion * organ
+    probs = torch.stack([1 - organ, organ - lesion, lesion], dim=1)
+    is_degraded = torch.rand(number, generator=noise) < degraded
+    contrast = torch.where(is_degraded, 0.25, 1.0).view(-1, 1, 1, 1)
+    spread = torch.where(is_degraded, 4.0, 1.0).view(-1, 1, 1, 1) * NOISE
+    image = 0.2 + contrast * (0.3 * probs[:, 1] + 0.7 * probs[:, 2])
+    x = (image + spread * torch.randn(image.shape, generator=noise)).unsqueeze(1)
+    y = torch.multinomial(probs.movedim(1, -1).reshape(-1, 3), 1, generator=noise).view(number, *size)
+    return Volumes(x=x, probs=probs, y=y, is_degraded=is_degraded)
+
+
+def _middle(centre: Tensor) -> Tensor:
+    return centre.view(-1, 3, 1, 1, 1)
+
+
+def _radius(size: Tensor) -> Tensor:
+    return size.view(-1, 1, 1, 1)

@@ -43,6 +43,7 @@ PARTS: dict[str, type] = (
             likelihoods.HeteroscedasticNormal,
             likelihoods.HeteroscedasticCategorical,
             likelihoods.Laplace,
+            likelihoods.SoftCategorical,
             likelihoods.StudentT,
             likelihoods.Poisson,
         )

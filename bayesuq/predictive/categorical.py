@@ -7,7 +7,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 import torch
@@ -85,17 +85,29 @@ class CategoricalPredictive(PredictiveDistribution):
         return cls._from_logits(logits, keep_samples=keep_samples)
 
     @classmethod
-    def from_probs(cls, probs: ArrayLike, *, keep_samples: bool = True) -> Self:
+    def from_probs(
+        cls, probs: ArrayLike, *, keep_samples: bool = True, kind: Literal["categorical", "bernoulli"] = "categorical"
+    ) -> Self:
         """The mixture of S vectors of class probabilities, (S, N, C, ...), summing to one over C.
+
+        Args:
+            probs: Of the classes; of "bernoulli" the probability of each of K labels that do not exclude each other,
+                such as the sigmoids of regions that overlap, (S, N, K, ...). Each label is then a point with two
+                classes: a mean (N, 2, K, ...) and y (N, K, ...) of 0 and 1; or (N, 2, ...) and y (N, ...) of one.
+            keep_samples: Whether single draws stay available (O(S N C) memory).
+            kind: What they are probabilities of.
 
         Raises:
             TypeError: See `bayesuq.arrays.to_tensor`.
             ValueError: Fewer than three dimensions, an empty one, one class, negative, not finite, or not summing to
-                one (logits by mistake).
+                one (logits by mistake), of "bernoulli" above 1; another kind.
         """
+        if kind not in ("categorical", "bernoulli"):
+            raise ValueError(f"`kind` must be 'categorical' or 'bernoulli'; got {kind!r}.")
         tolerance = max(PROBABILITY_SUM_TOLERANCE, _rounding_of(probs))
         probs = to_floating(probs, "probs")
         check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
+        probs = _of_two_classes(probs) if kind == "bernoulli" else probs
         _check_classes(probs, "probs", dim=2)
         check_finite(probs, "probs")
         lowest = float(probs.detach().min())
@@ -424,6 +436,16 @@ def _drawn_labels(probs: Tensor, noise: torch.Generator) -> Tensor:
     return torch.multinomial(probs.reshape(-1, probs.shape[-1]), 1, generator=noise).reshape(probs.shape[:-1])
 
 
+def _of_two_classes(probs: Tensor) -> Tensor:
+    """Probabilities of labels (S, N, K, ...) beside those of their absence, (S, N, 2, K, ...), or (S, N, 2, ...)."""
+    check_finite(probs, "probs")
+    least, most = map(float, probs.detach().aminmax())
+    if least < 0 or most > 1:
+        raise ValueError(f"`probs` must lie in [0, 1]; got {least:.4g} to {most:.4g}. Logits become such by a sigmoid.")
+    both = torch.stack([1 - probs, probs], dim=2)
+    return both.squeeze(3) if probs.shape[2] == 1 else both
+
+
 def _rounding_of(values: ArrayLike) -> float:
     """How far sums to 1 of numbers of this type may be off."""
     if isinstance(values, Tensor) and values.is_floating_point():
@@ -459,7 +481,7 @@ def _mend_of(values: Tensor) -> str:
         return "Use `from_logits` for logits."
     return (
         "Of labels that do not exclude each other (a sigmoid for each, as of regions that overlap) each is a point "
-        "with two classes: pass `torch.stack([1 - probs, probs], dim=2)`, and y (N, K, ...) of 0 and 1. Where the "
+        "with two classes: pass `kind='bernoulli'`, and y (N, K, ...) of 0 and 1. Where the "
         "classes stand in another dimension, move it."
     )
 

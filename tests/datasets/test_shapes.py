@@ -52,3 +52,23 @@ def test_the_unfamiliar_object_is_in_every_image_out_of_distribution_and_in_no_o
     for part in (split.train, split.val, split.test):
         assert part.y.unique().tolist() == [0, 1, 2]
     assert bool((split.ood.y == shapes.UNFAMILIAR).flatten(1).any(dim=1).all())
+
+
+def test_volumes_have_labels_of_their_law_and_noise_that_tells_those_taken_badly() -> None:
+    found = shapes.volumes(60, seed=0, degraded=0.5)
+    torch.testing.assert_close(found.probs.sum(dim=1), torch.ones(60, 8, 16, 16))
+    one_hot = torch.nn.functional.one_hot(found.y, 3).movedim(-1, 1).double()
+    number = found.probs[:, 0].numel()
+    error = (found.probs * (1 - found.probs)).mean(dim=(0, 2, 3, 4)).div(number).sqrt()
+    assert ((one_hot - found.probs).mean(dim=(0, 2, 3, 4)).abs() < 4.5 * error).all()
+    inside = found.probs[:, 2] > 0.9
+    badly, well = (float(found.x[rows][:, 0][inside[rows]].mean()) for rows in (found.is_degraded, ~found.is_degraded))
+    assert badly < 0.45 < 0.85 < well
+    assert not torch.equal(shapes.volumes(2, seed=0, part=1).x, shapes.volumes(2, seed=0).x)
+
+
+def test_the_noise_of_heights_is_what_it_is_said_to_be() -> None:
+    found = shapes.depths(200, seed=0)
+    standard = (found.y - found.mean) / found.noise
+    assert abs(float(standard.mean())) < 4.5 / standard.numel() ** 0.5
+    assert abs(float(standard.var()) - 1) < 4.5 * (2 / standard.numel()) ** 0.5

@@ -170,17 +170,17 @@ def test_channels_have_units_and_missing_pixels_count_nowhere() -> None:
 
 
 def test_aleatoric_maps_follow_the_noise_that_is_there() -> None:
-    """Heights under haze, whose noise is known: the map of 16 images finds it on other ones, and members add little."""
+    """Heights under haze, whose noise is known: the map of 16 images finds it on other ones."""
     seen, new = shapes.depths(16, seed=0, side=16), shapes.depths(6, seed=1, side=16)
     net = built(lambda: nn.Sequential(nn.Conv2d(2, 8, 1), nn.Tanh(), nn.Conv2d(8, 2, 1)))
     model = BayesianNetwork(net, priors.Normal(scale=3.0), likelihoods.HeteroscedasticNormal())
-    posterior = ensemble.fit(
-        model, Dataset(seen.x, seen.y), num_members=2, num_epochs=60, batch_size=4, learning_rate=0.05, seed=0
+    posterior = map_estimate.fit(
+        model, Dataset(seen.x, seen.y), num_epochs=60, batch_size=4, learning_rate=0.05, seed=0
     )
     predictive = posterior.predict(new.x)
     spread = predictive.aleatoric.sqrt()
-    assert float(torch.corrcoef(torch.stack([spread.flatten(), new.noise.flatten().double()]))[0, 1]) > 0.99
-    assert float((spread / new.noise).log().abs().mean()) < 0.15
+    assert float(torch.corrcoef(torch.stack([spread.flatten(), new.noise.flatten().double()]))[0, 1]) > 0.95
+    assert float((spread / new.noise).log().abs().mean()) < 0.25
     assert float((predictive.mean - new.mean).square().mean()) < 0.01 * float(new.noise.square().mean()) + 1e-3
     coverage = evaluate_maps(predictive, new.y)["coverage_0.9"].value
     assert coverage == pytest.approx(0.9, abs=0.03)

@@ -92,9 +92,9 @@ CASES = {
     ),
     "sigmoids of regions": Case(
         lambda: bq.CategoricalPredictive.from_probs(REGIONS),
-        r"got sums .*torch.stack\(\[1 - probs, probs\], dim=2\)",
+        "got sums .*kind='bernoulli'",
         lambda: scores.accuracy(
-            bq.CategoricalPredictive.from_probs(torch.stack([1 - REGIONS, REGIONS], dim=2)),
+            bq.CategoricalPredictive.from_probs(REGIONS, kind="bernoulli"),
             (REGIONS[0] > 0.5).long(),
         ),
     ),

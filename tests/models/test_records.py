@@ -50,6 +50,7 @@ REAL = [
     likelihoods.HeteroscedasticNormal(),
     likelihoods.HeteroscedasticNormal(minimum_scale=0.05),
     likelihoods.Laplace(scale=0.3),
+    likelihoods.SoftCategorical(),
     likelihoods.StudentT(),
     likelihoods.StudentT(df=5.0, scale=0.3),
     likelihoods.StudentT(df="learned", scale=priors.HalfNormal(0.4), initial_df=7.0, initial_scale=0.2),

@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.measures import rank_correlation as rank_correlation
     from bayesuq.evaluation.segmentation.measures import uncertainty_error_overlap as uncertainty_error_overlap
     from bayesuq.evaluation.segmentation.pixel_counts import pixel_state as pixel_state
+    from bayesuq.evaluation.segmentation.raters import rater_agreement as rater_agreement
+    from bayesuq.evaluation.segmentation.raters import rater_entropy as rater_entropy
+    from bayesuq.evaluation.segmentation.raters import rater_shares as rater_shares
+    from bayesuq.evaluation.segmentation.raters import region as region
     from bayesuq.evaluation.segmentation.reporting import SegmentationResult as SegmentationResult
     from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation as evaluate_segmentation
     from bayesuq.evaluation.segmentation.surfaces import surface_distances as surface_distances

@@ -131,14 +131,14 @@ class SegmentationResult:
     def report(self) -> Report:
         """All measures with their standard errors over images."""
         measures = [
-            _measure(name, measure.value, bootstrap.standard_error(measure, seed=self.seed), unit, remark)
+            as_measure(name, measure.value, bootstrap.standard_error(measure, seed=self.seed), unit, remark)
             for name, (measure, unit, remark) in self.measures.items()
         ]
         there = self.is_labelled
         for score, values in self.image_uncertainty.items():
             correlation = rank_correlation(values[there], self.image_dice[there])
             remark = "of an image's mean with its Dice; -1 is best"
-            measures.append(_measure(f"{score}_rank_correlation", correlation, None, "", remark))
+            measures.append(as_measure(f"{score}_rank_correlation", correlation, None, "", remark))
         known = int(there.sum())
         return Report(tuple(measures), known, self.num_samples, num_missing=len(there) - known)
 
@@ -152,7 +152,7 @@ class SegmentationResult:
         for k in range(self.pixels.confusion.shape[-1]):
             value = self._of_pixels(lambda counts, k=k: counts.class_dice[..., k])  # type: ignore[misc]
             error = bootstrap.standard_error(value, seed=self.seed)
-            measures.append(_measure(f"dice_{k if names is None else names[k]}", value.value, error, "fraction", ""))
+            measures.append(as_measure(f"dice_{k if names is None else names[k]}", value.value, error, "fraction", ""))
         return Report(tuple(measures), int(self.is_labelled.sum()), self.num_samples)
 
     @property
@@ -306,6 +306,7 @@ def pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Bat
     return batches
 
 
-def _measure(name: str, value: Tensor, error: Tensor | None, unit: str, remark: str) -> Measure:
+def as_measure(name: str, value: Tensor, error: Tensor | None, unit: str, remark: str) -> Measure:
+    """A measure whose standard error is left out where there is none, as over one image."""
     spread = None if error is None or not bool(error.isfinite() & value.isfinite()) else float(error)
     return Measure(name, float(value), spread, unit, remark)

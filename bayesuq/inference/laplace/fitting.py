@@ -239,7 +239,7 @@ def _summed(
 
 def _check_maps(linear: Linearisation, batch: Batch) -> None:
     """Refuse real-valued images but where each pixel is a row, for which a covariance of outputs is small."""
-    if batch.y.is_floating_point() and batch.y.ndim > 2 and not linear.is_by_pixel(batch.x):
+    if linear.model.likelihood.has_units and batch.y.ndim > 2 and not linear.is_by_pixel(batch.x):
         raise ValueError(
             "A Laplace approximation of real-valued images is one of the convolution that the network ends in: pass "
             "subset='last_layer', and a network whose last layer is one. Of whole networks take another method, such "

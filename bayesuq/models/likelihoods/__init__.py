@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bayesuq.models.likelihoods.counts import Poisson as Poisson
     from bayesuq.models.likelihoods.labels import Bernoulli as Bernoulli
     from bayesuq.models.likelihoods.labels import Categorical as Categorical
+    from bayesuq.models.likelihoods.labels import SoftCategorical as SoftCategorical
     from bayesuq.models.likelihoods.labels import balanced_class_weights as balanced_class_weights
     from bayesuq.models.likelihoods.noisy_logits import HeteroscedasticCategorical as HeteroscedasticCategorical
     from bayesuq.models.likelihoods.real import HeteroscedasticNormal as HeteroscedasticNormal

@@ -1,4 +1,4 @@
-"""Likelihoods of labels: Categorical and Bernoulli, per pixel too, with class weights.
+"""Likelihoods of labels: Categorical and Bernoulli, per pixel too, with class weights; and of shares of raters.
 
 Letters: see `bayesuq.models.likelihoods.base`.
 """
@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, as_labels, check_count
+from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count
 from bayesuq.models.likelihoods.base import Likelihood, aligned
 from bayesuq.models.likelihoods.far_rows import are_within, within_floats
 from bayesuq.predictive.categorical import CategoricalPredictive
 
 ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
+SHARE_TOLERANCE = 1e-4  # of the sum of shares over classes
 NO_LABEL = torch.iinfo(torch.int64).min  # torch's own default, -100, would hide a wrong label
 
 
@@ -104,6 +105,66 @@ class Categorical(Likelihood):
         """Of each label's class, and 0 of one that is ignored."""
         own = _of_classes(self.class_weights, y)
         return own if self.ignore_index is None else torch.where(y == self.ignore_index, 0.0, own)
+
+
+@dataclass(frozen=True)
+class SoftCategorical(Likelihood):
+    """Shares of classes instead of one label: several raters who need not agree, or a smoothed label.
+
+    f and y are (N, C, ...), y the share of each class, which sum to 1 over C. The log-likelihood is the mean over
+    raters of that of `Categorical`,
+
+        log p(y | f) = sum_c y_c log softmax(f)_c
+
+    exactly: a row for each rater, of weight 1 / R, gives the same at R times the cost. Shares that are whole numbers
+    alone are labels: take `Categorical`. The predictive is over the label that one more rater would give.
+    """
+
+    @property
+    def takes_logits(self) -> "Categorical":
+        """The likelihood of single labels at the same outputs."""
+        return Categorical()
+
+    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:
+        """Shares, (N, C, ...)."""
+        shares = as_targets(y, maps=True)
+        least, off = float(shares.min()), float((shares.sum(dim=1) - 1).abs().max())
+        if least < 0 or off > SHARE_TOLERANCE:
+            raise ValueError(
+                "`y` must hold shares of classes, at least 0 and summing to 1 over the second dimension; got a least "
+                f"share of {least:.4g} and sums that are off by {off:.4g}. Of labels take likelihoods.Categorical()."
+            )
+        if num_outputs is not None and shares.shape[1] != num_outputs:
+            raise ValueError(f"`y` must have shares of {num_outputs} classes; got {tuple(shares.shape)}.")
+        return shares
+
+    def align(self, f: Tensor, y: Tensor) -> Tensor:
+        """Shares of f's shape and dtype."""
+        return aligned(f, y, channels=f.shape[1:2]).to(f.dtype)
+
+    def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+        """y_c log softmax(f)_c, (N, C, ...)."""
+        return y * f.log_softmax(dim=1)
+
+    def distribution(self, f: Tensor) -> Any:
+        """The law of one more rater's label, with event shape (...)."""
+        return Categorical().distribution(f)
+
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> CategoricalPredictive:
+        """The mixture of S softmaxes."""
+        return Categorical().predictive(f, keep_samples=keep_samples)
+
+    def num_outputs(self, y: Tensor) -> int:
+        """One for each class."""
+        return y.shape[1]
+
+    def logits(self, f: Tensor, dim: int = 1) -> Tensor:  # noqa: ARG002
+        """The outputs themselves."""
+        return f
+
+    def fisher_root(self, f: Tensor) -> Tensor:
+        """That of `Categorical`, (N, K, K)."""
+        return Categorical().fisher_root(f)
 
 
 @dataclass(frozen=True)
