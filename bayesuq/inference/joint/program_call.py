@@ -2,9 +2,10 @@
 
     def program(x, y=None): ...            # or program(x1, x2, y=None), program(**parts), program(x) with y by name
 
-Inputs of several parts are arguments of their own: a tuple by place, a mapping by name. Targets come last. A program
-that takes none is conditioned on them, as `poutine.condition` does. Keywords `num_data` and `weight` are passed where
-they are taken. Which sites are observed is what the program says when it is given targets, whatever their names.
+Inputs of several parts are arguments of their own: a tuple by place, a mapping by name; one that is taken by name alone
+is passed so. Targets come last. A program that takes none is conditioned on them, as `poutine.condition` does. Keywords
+`num_data` and `weight` are passed where they are taken. Which sites are observed is what the program says when it is
+given targets, whatever their names.
 """
 
 import inspect
@@ -16,7 +17,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
-from pyro.distributions import constraints
+from pyro.distributions import Delta, constraints
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
 from torch.distributions import biject_to
@@ -24,6 +25,7 @@ from torch.distributions import biject_to
 from bayesuq.data import Batch
 from bayesuq.inference.joint.programs import OPTIONS, Program, is_subsample, private_store
 from bayesuq.inputs import as_rows, structure
+from bayesuq.predictive.laws import unwrapped
 
 USUAL = ("y", "obs")
 Observed = str | Sequence[str] | None
@@ -124,9 +126,18 @@ class ProgramCall:
         """What the program samples and observes on these rows; nothing is drawn from its laws.
 
         Raises:
-            ValueError: See `ProgramJoint.of`.
+            ValueError: See `ProgramJoint.of`; numbers of two precisions that meet.
         """
-        trace = self.trace(rows, num_data)
+        try:
+            trace = self.trace(rows, num_data)
+        except RuntimeError as error:
+            if "dtype" not in str(error) and "scalar type" not in str(error):
+                raise
+            raise ValueError(
+                f"The program meets two precisions, and real inputs come in torch's default, "
+                f"{torch.get_default_dtype()}: {str(error).splitlines()[0]}. Make its own numbers from the inputs, as "
+                "`x.new_zeros(3)`, or call `torch.set_default_dtype(torch.float64)` first."
+            ) from error
         learned = [name for name, site in trace.nodes.items() if site["type"] == "param"]
         if isinstance(self.program, nn.Module):
             learned += [name for name, value in self.program.named_parameters() if value.requires_grad]
@@ -142,6 +153,7 @@ class ProgramCall:
         latents = {name: site for name, site in sites.items() if not site["is_observed"]}
         observed = {name: site for name, site in sites.items() if is_data(site)}
         self._check(latents, observed)
+        self._check_targets(rows.x, sites)
         frames = {f.name for site in observed.values() for f in site["cond_indep_stack"] if f.size == len(rows.y)}
         return Survey(latents, observed, *self._local(latents, rows, frames))
 
@@ -152,12 +164,7 @@ class ProgramCall:
         return tracer.trace
 
     def _check(self, latents: Mapping[str, Any], observed: Mapping[str, Any]) -> None:
-        discrete = [name for name, site in latents.items() if is_discrete(site["fn"].support)]
-        if discrete:
-            raise ValueError(
-                f"The latents {', '.join(discrete)} are discrete, and have no gradient. Sum them out in the program, "
-                "as by torch.logsumexp over their values or by a mixture (`dist.MixtureSameFamily`)."
-            )
+        check_laws(latents)
         if not latents:
             raise ValueError("The program has no latent site: nothing is to be inferred.")
         if self.names is None:
@@ -170,6 +177,14 @@ class ProgramCall:
         if left:
             names = ", ".join(repr(name) for name in observed)
             raise ValueError(f"The program observes {', '.join(left)}, too. Name all: `observed=({names})`.")
+
+    def _check_targets(self, x: Any, sites: Mapping[str, Any]) -> None:
+        """Refuse a program that the targets do not reach: it would be fitted without them."""
+        if self.names is None and not self.takes_targets(x) and USUAL[0] not in sites:
+            raise ValueError(
+                f"The targets reach no site: the program takes none as an argument, and samples {', '.join(sites)}. "
+                'Name the site that they are of, `observed="..."`, or let it take them, `program(x, y=None)`.'
+            )
 
     def _local(self, latents: Mapping[str, Any], rows: Batch, frames: set[str]) -> tuple[tuple[str, ...], bool]:
         """Latents in a plate of rows, or whose shape goes with their number; whether there must be so many."""
@@ -199,13 +214,41 @@ class ProgramCall:
 
     def _inputs(self, x: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         value = structure(x)
+        if isinstance(value, Mapping) and self._takes_names(value):
+            return (), dict(value)
         if isinstance(value, Mapping):
-            if all(name in self._parameters for name in value):
-                return (), dict(value)
-            return (dict(value),), {}
-        if isinstance(value, tuple) and not hasattr(value, "_fields"):
-            return (value, {}) if len(self._plain) >= len(value) or self._takes_many else ((value,), {})
-        return (value,), {}
+            value = dict(value)
+        is_parts = isinstance(value, tuple) and not hasattr(value, "_fields")
+        if is_parts and (len(self._plain) >= len(value) or self._takes_many):
+            return value, {}
+        if self._plain or self._takes_many:
+            return (value,), {}
+        return (), {self._only_name(): value}
+
+    def _takes_names(self, parts: Mapping[str, Any]) -> bool:
+        """Whether parts of the inputs are arguments by their names."""
+        any_name = self._takes_any and not self._plain
+        return all(any_name or name in self._parameters for name in parts)
+
+    def _only_name(self) -> str:
+        """The one argument of a program that takes inputs by name alone.
+
+        Raises:
+            ValueError: It takes none, or several.
+        """
+        needed = [name for name in self._named if name not in USUAL]
+        needed = [name for name in needed if self._parameters[name].default is inspect.Parameter.empty] or needed
+        if len(needed) == 1:
+            return needed[0]
+        if needed or self._takes_any:
+            told = ", ".join(needed) or "any"
+            raise ValueError(
+                f"The program takes its inputs by name ({told}): pass them as a mapping from these names to tensors."
+            )
+        raise ValueError(
+            "The program takes no inputs, and a posterior predicts at inputs. Write it as `program(x, y=None)`, whose "
+            "data are those that the fit is given."
+        )
 
     def _options(self, num_data: int | None, weight: Tensor | None) -> dict[str, Any]:
         given = {"num_data": num_data, "weight": weight}
@@ -218,7 +261,7 @@ class ProgramCall:
 
     def _target_name(self, args: tuple[Any, ...], named: Mapping[str, Any]) -> str | None:
         """The argument that targets go into: of their site's name, or the first that has no value of its own."""
-        free = [name for name in self._plain[len(args) :] if name not in named]
+        free = [name for name in (*self._plain[len(args) :], *self._named) if name not in named]
         known = [name for name in free if name in (self.names or ()) or name in USUAL]
         waiting = [name for name in free if self._parameters[name].default in (inspect.Parameter.empty, None)]
         return next(iter(known + waiting), None)
@@ -233,6 +276,12 @@ class ProgramCall:
         """Names of the arguments that data can take."""
         kinds = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
         return [name for name, one in self._parameters.items() if one.kind in kinds and name not in OPTIONS]
+
+    @cached_property
+    def _named(self) -> list[str]:
+        """Names of the arguments that data can take by name alone."""
+        own = [name for name, one in self._parameters.items() if one.kind is one.KEYWORD_ONLY]
+        return [name for name in own if name not in OPTIONS]
 
     @property
     def _takes_any(self) -> bool:
@@ -276,6 +325,26 @@ def check_unnamed(observed: Observed) -> None:
     """
     if observed is not None:
         raise ValueError(f"`observed` names a site of a program; a network's is 'y'. Leave it out; got {observed!r}.")
+
+
+def check_laws(latents: Mapping[str, Any]) -> None:
+    """Refuse latents whose laws have no density on the real line.
+
+    Raises:
+        ValueError: Discrete ones, or a law of one point.
+    """
+    discrete = [name for name, site in latents.items() if is_discrete(site["fn"].support)]
+    if discrete:
+        raise ValueError(
+            f"The latents {', '.join(discrete)} are discrete, and have no gradient. Sum them out in the program, "
+            "as by torch.logsumexp over their values or by a mixture (`dist.MixtureSameFamily`)."
+        )
+    points = [name for name, site in latents.items() if isinstance(unwrapped(site["fn"]), Delta)]
+    if points:
+        raise ValueError(
+            f"The latents {', '.join(points)} have a law of one point, Delta, and so no density. Write what the "
+            "program works out as `pyro.deterministic(name, value)`."
+        )
 
 
 def is_data(site: Any) -> bool:

@@ -12,6 +12,7 @@ from torch.distributions import biject_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.program_joint import UNSUPPORTED, ChangingSitesError, ProgramJoint, running
+from bayesuq.inference.joint.programs import check_same_density
 from bayesuq.inference.joint.tape import Played, recorded
 from bayesuq.inputs import named_leaves
 
@@ -35,17 +36,13 @@ class ProgramPotential:
             with_volume: Whether the density is that of the vector, or of the latents on their own support.
 
         Raises:
-            ValueError: A density that is another each time it is asked for.
+            ChangingDensityError: A density that is another each time it is asked for.
         """
         self.joint, self.rows, self.with_volume = joint, rows, with_volume
         probes = [joint.probe(value) for value in PROBES]
         with running():
             once, again = (self._run(probes[0])[0] for _ in range(2))
-            if once != again and not (math.isnan(once) or math.isnan(again)):
-                raise ValueError(
-                    "The program draws numbers beside its sites: at the same latents its density was "
-                    f"{-once:.6g}, and then {-again:.6g}. Draw them by pyro.sample, or put its networks into eval()."
-                )
+            check_same_density(-once, -again)
             self._played = self._record(probes) if joint.device.type == "cpu" else None
 
     def at(self, position: Tensor) -> tuple[float, Tensor]:

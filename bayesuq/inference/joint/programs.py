@@ -7,6 +7,7 @@ generators are global too, so one pair runs at a time, whatever the threads.
 
 import copy
 import inspect
+import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
@@ -168,6 +169,23 @@ def _unconstrained(value: Tensor) -> Tensor:
     """The leaf behind the value of a param site; a module's own parameters are their leaves."""
     reference = getattr(value, "unconstrained", None)
     return value if reference is None else reference()
+
+
+class ChangingDensityError(ValueError):
+    """A program has another density at the same latents, each time that it runs."""
+
+
+def check_same_density(once: float, again: float) -> None:
+    """Hold log densities of two runs at the same latents against each other, in nats.
+
+    Raises:
+        ChangingDensityError: They differ.
+    """
+    if once != again and not (math.isnan(once) or math.isnan(again)):
+        raise ChangingDensityError(
+            "The program draws numbers beside its sites: at the same latents its density was "
+            f"{once:.6g}, and then {again:.6g}. Draw them by pyro.sample, or put its networks into eval()."
+        )
 
 
 def check_sites(guide: Any, program: Any) -> None:

@@ -131,6 +131,11 @@ class LatentPosterior(StoredPosterior):
         names = ", ".join(repr(name) for name in self.observed) or "none"
         if site is None and len(self.observed) == 1:
             return self.observed[0]
+        if not self.observed:
+            raise ValueError(
+                "The program observes no site, its data enter by factors, so that it has no predictive. Sample them: "
+                '`pyro.sample("y", law, obs=y)`.'
+            )
         if site is None or site not in self.observed:
             asked = "`site` must name" if site is None else f"`site` {site!r} is not"
             raise ValueError(f"{asked} one of the program's observed sites: {names}.")

@@ -20,6 +20,7 @@ from bayesuq.inference.joint.programs import (
     GuideBuilder,
     Program,
     build_guide,
+    check_same_density,
     check_sites,
     find_leaves,
     latent_sites,
@@ -32,7 +33,7 @@ from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inputs import on_leaves
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
-from bayesuq.randomness import globally_isolated, lent
+from bayesuq.randomness import derive_seed, globally_isolated, lent
 
 MODEL = "model."  # before the names of a program's own parameters: see `find_leaves`
 
@@ -108,6 +109,21 @@ class GuidedProgram:
                 "change. Sample it always, and use it where it is wanted."
             )
         return guide_trace, model_trace
+
+    def check_density(self, seed: int) -> None:
+        """Refuse a program that is no density: at one draw of its latents it has to be the same each time.
+
+        Raises:
+            ChangingDensityError: It is not.
+        """
+        with torch.no_grad():
+            with self.active(derive_seed(seed, 0)):
+                draw, first = self.traces(self.example)
+            with self.active(derive_seed(seed, 1)):
+                _, model, options = self._called(None, self.example, None)
+                replayed = poutine.replay(model, trace=draw)
+                again = poutine.trace(replayed).get_trace(self.example.x, self.example.y, **options)
+            check_same_density(float(first.log_prob_sum()), float(again.log_prob_sum()))
 
     def loss(self, batch: Batch, num_data: int, num_draws: int, *, program: Program | None = None) -> Tensor:
         """Minus the ELBO in nats, estimated from a minibatch and `num_draws` draws; within `active`."""

@@ -23,7 +23,7 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall
 from bayesuq.inference.joint.program_joint import UNSUPPORTED, ChangingSitesError, ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
-from bayesuq.inference.joint.programs import GuideBuilder, correlated, factorised
+from bayesuq.inference.joint.programs import ChangingDensityError, GuideBuilder, correlated, factorised
 from bayesuq.inference.posteriors.modes import Mode, find_modes
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.over_draws import log_mean_over_draws
@@ -210,7 +210,7 @@ def normal_objective(
             return None
         potential = ProgramPotential(joint, rows)
         modes = find_modes(potential, key)
-    except ChangingSitesError:
+    except (ChangingSitesError, ChangingDensityError):
         raise
     except UNSUPPORTED:
         return None

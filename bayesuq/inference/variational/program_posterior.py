@@ -28,8 +28,15 @@ from torch import Tensor, nn
 from bayesuq.arrays import as_labels, as_targets, check_count, check_device
 from bayesuq.data import Batch, Dataset
 from bayesuq.gradients import unless_kept
-from bayesuq.inference.joint.program_call import Observed, ProgramCall, few_rows
-from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, Program, is_subsample, latent_sites, private_store
+from bayesuq.inference.joint.program_call import Observed, ProgramCall, check_laws, few_rows
+from bayesuq.inference.joint.programs import (
+    OBSERVED,
+    GuideBuilder,
+    Program,
+    is_subsample,
+    latent_sites,
+    private_store,
+)
 from bayesuq.inference.posteriors.modes import warn_of_modes
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
@@ -131,6 +138,7 @@ def _paired(call: ProgramCall, example: Batch, build: GuideBuilder, seed: int) -
             f"The program has no latent site when it runs on {len(example.y)} of the rows: nothing is to be inferred. "
             "One whose sites depend on the number of rows is taken by `hmc.fit` and `laplace.fit`."
         )
+    pair.check_density(seed)
     return pair
 
 
@@ -211,7 +219,8 @@ class ProgramReader:
             return False
         try:
             site = self._trace(data.x[:1].to(self._device, self.dtype)).nodes.get(OBSERVED)
-            return site is not None and isinstance(unwrapped(site["fn"]), FAMILIES)
+            has_rows = site is not None and site["fn"].shape()[:1] in ((), (1,))  # of one for all rows, told by `open`
+            return has_rows and isinstance(unwrapped(site["fn"]), FAMILIES)
         except (TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError):
             return False  # nor a single one: what it needs is learned from all rows
 
@@ -221,6 +230,7 @@ class ProgramReader:
         x = first.x.to(self._device, self.dtype)
         one, two = (self._trace(rows) for rows in (x[:1], torch.cat([x[:1], x[:1]])))
         _check_observed(two)
+        check_laws({name: two.nodes[name] for name in latent_sites(two)})
         _check_global(one, two)
         law = two.nodes[OBSERVED]["fn"]
         self._family = family(law)
@@ -300,7 +310,9 @@ def _check_observed(trace: Any) -> None:
 
 def _check_global(one: Any, two: Any) -> None:
     """Refuse latents that belong to single rows."""
-    frames = {frame.name for frame in two.nodes[OBSERVED]["cond_indep_stack"]}
+    sizes = {frame.name: frame.size for frame in one.nodes[OBSERVED]["cond_indep_stack"]}
+    stack = two.nodes[OBSERVED]["cond_indep_stack"]
+    frames = {frame.name for frame in stack if sizes.get(frame.name) != frame.size}  # those of rows
     local = []
     for name in latent_sites(two):
         site = two.nodes[name]
