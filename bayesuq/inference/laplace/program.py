@@ -178,6 +178,6 @@ def _is_flat(precision: Tensor, where: slice) -> bool:
 def _warn_by_ratios(posterior: ProgramLaplace, potential: ProgramPotential, key: int) -> None:
     """Look at p / q at draws of the law."""
     ratios, draws = posterior._ratios(potential, NUM_RATIOS, key)
-    warn_unless_reaching(ratios, REMEDY)
     latents = [draw.cpu() for draw in potential.latents(draws).values()]
+    warn_unless_reaching(ratios, REMEDY, latents)
     warn_if_wide(ratios, latents, subject="The normal law around the mode is too wide", remedy=REMEDY)

@@ -13,6 +13,7 @@ facts tell: how far the log scales have moved, and the slope
 which is 0 at an optimum and -1 where the scales are far too small for the likelihood to notice them.
 """
 
+import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import islice
@@ -32,6 +33,7 @@ STILL_FALLING = 0.01  # nats a data point, for another tenth of the fit
 FEWEST_ROWS, ENOUGH_ROWS, ENOUGH_LABELS = 20, 512, 2**18  # that predictions are compared on
 LEAST_GAIN, GAIN_ERRORS = 0.02, 2.0  # nats a row, and standard errors, over a constant: one of them says something
 FEWEST_RATIOS, MOST_RATIOS = 100, 500  # draws that k is read from
+NEAR = 1.25  # times too wide or too narrow, at most, of any number that is taken for right
 WIDE, FEWEST_WORTH = 1.4, 15.0  # times too wide; draws that the weighed ones must be worth
 ALIKE = 0.99  # of the draws: what the weighed ones are worth where the two laws are within .005 nats of each other
 LEAST_WORTH = 0.25  # of the draws: spreads too narrow by ten show in k of 500 draws as .6 to 1.2, in this as .2
@@ -99,12 +101,16 @@ def is_cheap(num_epochs: int) -> bool:
     return CHEAP_SHARE * 3 * num_epochs >= MOST_RATIOS  # a pass forwards and backwards counts as three
 
 
-def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
+def warn_unless_reaching(log_ratios: Tensor, remedy: str, draws: Iterable[Tensor] = ()) -> None:
     """Warn where the posterior misses parts of the model's, by the tail of p / q at draws of q, or by what they weigh.
+
+    A normal law has lighter tails than most posteriors, which k alone tells at means and spreads that are right: where
+    enough of the weighed draws count, and have the posterior's own means and spreads, nothing is said of k.
 
     Args:
         log_ratios: log p(theta, y | x) - log q(theta), (S,), in nats.
         remedy: What to do about it, a sentence.
+        draws: Of each latent, (S, ...), where they are known.
     """
     ratios = log_ratios.detach().cpu().numpy()
     if not np.isfinite(ratios).all():
@@ -117,19 +123,32 @@ def warn_unless_reaching(log_ratios: Tensor, remedy: str) -> None:
     worth = float(weight.sum() ** 2 / (weight**2).sum())
     if worth > ALIKE * len(ratios):  # the shape of a tail that weighs nothing says nothing
         return
-    k = tail_shape(ratios)
+    k, enough = tail_shape(ratios), worth >= LEAST_WORTH * len(ratios)  # k of few draws is uncertain by .3
+    parts = list(draws)
+    weighed = Weighed.of(cut(log_ratios), parts) if parts else None
+    if enough and (k <= GOOD_K or (weighed is not None and weighed.agrees)):
+        return
+    wrong = "Means and spreads may be wrong." if weighed is None else weighed.sentence
     if k > GOOD_K:
         warn_of_fit(
             f"The posterior misses parts of the model's: the ratios of the two at {len(ratios)} draws have Pareto k "
-            f"{k:.2g}, where {GOOD_K} is the limit up to which they can be trusted. Means and spreads may be wrong. "
-            f"{remedy}"
+            f"{k:.2g}, where {GOOD_K} is the limit up to which they can be trusted. {wrong} {remedy}"
         )
-        return
-    if worth < LEAST_WORTH * len(ratios):  # k of few draws is uncertain by .3
+    else:
         warn_of_fit(
             f"The posterior is far from the model's: of {len(ratios)} draws, weighed by the ratios of the two, no more "
-            f"than {worth:.0f} count. Means and spreads may be wrong. {remedy}"
+            f"than {worth:.0f} count. {wrong} {remedy}"
         )
+
+
+def cut(log_ratios: Tensor) -> Tensor:
+    """The ratios, none of them above sqrt(S) times their mean, so that no single draw decides; (S,), in nats.
+
+    Reference:
+        Ionides 2008, Truncated Importance Sampling, eq. (4).
+    """
+    mean = log_ratios.double().logsumexp(dim=0) - math.log(len(log_ratios))
+    return log_ratios.double().clamp(max=mean + 0.5 * math.log(len(log_ratios)))
 
 
 @dataclass(frozen=True)
@@ -166,6 +185,20 @@ class Weighed:
             return None
         shift, error = centred.mean(dim=0).abs() / own, (weight.square() @ centred.square()).sqrt() / own
         return cls((told / own)[moving], shift[moving], error[moving])
+
+    @property
+    def agrees(self) -> bool:
+        """Whether means and spreads are the weighed ones', as far as matters."""
+        return float(self.shift.max()) <= SHIFTED and float(self.wider.log().abs().max()) <= math.log(NEAR)
+
+    @property
+    def sentence(self) -> str:
+        """What the weighed draws say of the posterior."""
+        low, high = float(self.wider.min()), float(self.wider.max())
+        return (
+            f"Weighed by them, its draws have means up to {float(self.shift.max()):.2g} standard deviations away, and "
+            f"its spreads are {low:.2g} to {high:.2g} times the weighed ones."
+        )
 
 
 def warn_if_wide(

@@ -33,6 +33,7 @@ from bayesuq.inference.joint.programs import (
     OBSERVED,
     GuideBuilder,
     Program,
+    correlated,
     is_subsample,
     latent_sites,
     private_store,
@@ -58,10 +59,8 @@ from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 
 MOST_ROWS = 5_000_000  # over all draws, a matter of seconds: on larger data the reach is not looked at
-REMEDY = (
-    "Raise `num_epochs`, or take a guide whose latents correlate, such as "
-    "guide=pyro.infer.autoguide.AutoMultivariateNormal."
-)
+REMEDY = "Raise `num_epochs`, or take guide=variational.full_rank, whose latents correlate, or chains: `hmc.fit`."
+REMEDY_OF_CORRELATED = "Raise `num_epochs`, or take chains: `hmc.fit`."
 MODES_REMEDY = "Take `hmc.fit` with several chains, or order what is interchangeable."
 FAMILIES = (dist.Normal, dist.Categorical, dist.Bernoulli, dist.StudentT, dist.Poisson)
 
@@ -119,7 +118,7 @@ def fit_program(
                 latents = posterior.sample_weights(count, seed=training.key(QUALITY))
             else:
                 ratios, latents = normal.weighed(training.key(QUALITY))
-            warn_unless_reaching(ratios, REMEDY)
+            warn_unless_reaching(ratios, REMEDY_OF_CORRELATED if build is correlated else REMEDY, latents.values())
             warn_if_wide(ratios, latents.values())
         return posterior
 
