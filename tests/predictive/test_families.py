@@ -204,6 +204,26 @@ def test_no_family_fails_without_a_word() -> None:
     assert single - vectors - others == set()
 
 
+LISTED = ("Gamma", "LogNormal", "NegativeBinomial", "Binomial", "Beta", "Laplace", "ZeroInflatedPoisson")
+LISTED += ("MixtureSameFamily", "Uniform", "StudentT", "Exponential")
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_the_score_of_draws_is_the_integral_of_its_definition(name: str) -> None:
+    """CRPS = integral of (F(x) - 1[y <= x])^2 dx, for counts a sum over whole numbers."""
+    predictive = MixturePredictive(ZOO[name]()).at(slice(0, 3))
+    y = predictive.marginal_sample(1, seed=0)[0]
+    low, high = float(predictive.quantile(1e-3).min()), float(predictive.quantile(1 - 1e-3).max())
+    low, high = min(low, float(y.min())), max(high, float(y.max()))
+    step = 1.0 if predictive.is_discrete else (high - low) / 120
+    first = low if predictive.is_discrete else low + step / 2
+    grid = torch.arange(first, high + 0.1 * step, step, dtype=torch.float64)
+    each = torch.stack([(predictive.cdf(torch.full_like(y, float(x))) - (y <= x).double()).square() for x in grid])
+    exact, found = step * each.sum(dim=0), scores.pointwise_crps(predictive, y)
+    spread = torch.stack([predictive.quantile(level) for level in (0.16, 0.84)]).diff(dim=0)[0] / 2
+    assert float(((found - exact) / spread).abs().max()) < 0.2  # five standard errors of 1,000 draws, and half a step
+
+
 def test_moments_and_quantiles_against_scipy() -> None:
     laws = {
         "Gamma": (ZOO["Gamma"](), scipy.stats.gamma(A.double(), scale=1 / B.double())),
