@@ -34,12 +34,16 @@ Found = tuple[Tensor, Callable[[], dict[str, Any]]]  # draws of the reported par
 
 def by_nuts(known: Known, seed: int) -> Found:
     """Draws of NUTS."""
+    start = None
+    if known.is_costly:
+        start = variational.fit(known.program, known.data, guide=variational.full_rank, seed=seed)
     posterior = hmc.fit(
         known.program,
         known.data,
         num_samples=known.length,
         num_warmup=known.length,
         num_chains=NUM_CHAINS,
+        start=start,
         target_acceptance=0.9,
         chain_method="sequential",
         seed=seed,

@@ -30,12 +30,14 @@ class Known:
         data: What it is conditioned on.
         reported: From draws of its latents (S, ...) to the parameters that the reference reports, (S, d).
         length: Of chains, and of their warm-up: shorter where a gradient takes long.
+        is_costly: Whether a gradient takes so long that chains begin at draws of a full-rank law.
     """
 
     program: Callable[..., Any]
     data: Dataset
     reported: Callable[[Theta], Tensor]
     length: int = 1000
+    is_costly: bool = False
 
 
 def half_cauchy(scale: float) -> Callable[[], Any]:
@@ -356,7 +358,7 @@ def predators(data: Mapping[str, Tensor]) -> Known:
         rates = theta["units"] * torch.tensor([1.0, 0.05, 1.0, 0.05])
         return torch.cat([rates, theta["start"], theta["sigma"]], dim=1)
 
-    return Known(program, Dataset(data["ts"][:, None], data["y"]), reported, length=500)
+    return Known(program, Dataset(data["ts"][:, None], data["y"]), reported, length=150, is_costly=True)
 
 
 def indicators(values: Tensor, levels: tuple[int, ...]) -> list[Tensor]:
