@@ -6,7 +6,6 @@ networks as far as its chains agree, which R-hat in the middle of the gap tells.
 """
 
 import argparse
-import copy
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,17 +32,9 @@ def build(seed: int, *, with_dropout: bool = False) -> BayesianNetwork:
     return BayesianNetwork(net, prior=priors.FanIn(priors.Normal(scale=3.0)), likelihood=noise)
 
 
-def fit_from_the_mode(model: BayesianNetwork, data: bq.Dataset, **options: Any) -> bq.Posterior:
-    """Variational inference that starts where MAP ends; from random weights it stops at a lower ELBO on these data."""
-    mode = map_estimate.fit(model, data, **options)
-    net = copy.deepcopy(model.net)
-    net.load_state_dict({name: draws[0] for name, draws in mode.sample_weights().items()}, strict=False)
-    return variational.fit(BayesianNetwork(net, model.prior, model.likelihood), data, **options)
-
-
 METHODS: dict[str, Callable[..., bq.Posterior]] = {
     "MAP": map_estimate.fit,
-    "variational": fit_from_the_mode,
+    "variational": variational.fit,
     "dropout": dropout.fit,
     "ensemble": ensemble.fit,
     "Laplace": partial(laplace.fit, structure="full"),
