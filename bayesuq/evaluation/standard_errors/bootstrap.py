@@ -8,6 +8,7 @@ Reference: Hanley and MacGibbon, "Creating non-parametric bootstrap samples usin
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -58,10 +59,8 @@ def replicates(measure: Weighted, *, num_replicates: int = 200, seed: int = 0) -
     check_count(num_replicates, "num_replicates", minimum=2)
     check_count(seed, "seed", minimum=0)
     block = max(1, BLOCK_NUMBERS // max(measure.num_values, 1))
-    numbers = range(num_replicates)
-    return torch.cat(
-        [measure(_counts(measure, numbers[start : start + block], seed)) for start in range(0, num_replicates, block)]
-    )
+    blocks = [range(num_replicates)[start : start + block] for start in range(0, num_replicates, block)]
+    return torch.cat([measure(_counts(measure.num_rows, numbers, seed, measure.device)) for numbers in blocks])
 
 
 def standard_error(measure: Weighted, *, num_replicates: int = 200, seed: int = 0) -> Tensor:
@@ -88,10 +87,11 @@ def paired_difference(one: Weighted, other: Weighted, *, num_replicates: int = 2
     return Estimate(float(difference.value), float(error))
 
 
-def _counts(measure: Weighted, numbers: range, seed: int) -> Tensor:
-    rate = torch.ones(measure.num_rows, dtype=torch.float64, device=measure.device)
-    drawn = [torch.poisson(rate, generator=generator(seed, number, device=measure.device)) for number in numbers]
-    return torch.stack(drawn)
+@lru_cache(maxsize=1)
+def _counts(num_rows: int, numbers: range, seed: int, device: torch.device) -> Tensor:
+    """How often each row counts in each replicate, (R, N); the measures of a report ask for the same, one by one."""
+    rate = torch.ones(num_rows, dtype=torch.float64, device=device)
+    return torch.stack([torch.poisson(rate, generator=generator(seed, number, device=device)) for number in numbers])
 
 
 def _spread(values: Tensor) -> Tensor:

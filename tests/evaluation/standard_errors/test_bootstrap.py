@@ -6,6 +6,7 @@ import torch
 from bayesuq.evaluation.scores import pointwise_brier_score
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.evaluation.standard_errors.closed_form import of_auroc, of_mean
+from bayesuq.randomness import generator
 from tests.evaluation.examples import labelled, noise
 
 REPLICATES = 1000
@@ -118,3 +119,27 @@ def test_impossible_numbers_are_refused() -> None:
         bootstrap.replicates(measure, num_replicates=1)
     with pytest.raises(ValueError, match="`seed`"):
         bootstrap.replicates(measure, seed=-1)
+
+
+def test_counts_are_drawn_once_for_all_measures_of_the_same_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which the next seed and the next number of rows have of their own."""
+    drawn: list[tuple[int, ...]] = []
+
+    def noted(*key: int, device: torch.device) -> torch.Generator:
+        drawn.append(key)
+        return generator(*key, device=device)
+
+    monkeypatch.setattr(bootstrap, "generator", noted)
+    bootstrap._counts.cache_clear()
+    rows, more = torch.arange(5.0), torch.arange(6.0)
+    first = bootstrap.replicates(weighted.mean(rows), num_replicates=30)
+    twice = bootstrap.replicates(weighted.mean(2 * rows), num_replicates=30)
+    assert len(drawn) == 30
+    torch.testing.assert_close(twice, 2 * first, rtol=1e-12, atol=0.0)
+    others = (
+        bootstrap.replicates(weighted.mean(rows), num_replicates=30, seed=1),
+        bootstrap.replicates(weighted.mean(more), num_replicates=30),
+    )
+    assert len(drawn) == 90
+    assert not any(torch.equal(first, other) for other in others)
+    assert torch.equal(bootstrap.replicates(weighted.mean(rows), num_replicates=30), first)
