@@ -29,6 +29,7 @@ PROBABILITY_SUM_TOLERANCE = 1e-4  # and no less than the rounding of the numbers
 CACHE_NUMBERS = 2**16  # that fit a processor's cache several times over
 ROUNDING = 1e-14  # of a sum in float64
 SMALLEST_NORMAL = torch.finfo(torch.float64).tiny
+MOST_APART = 32  # classes, up to which softmaxes are faster with each class apart
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -168,7 +169,7 @@ class CategoricalPredictive(PredictiveDistribution):
         votes = torch.zeros(shape, dtype=torch.int64, device=logits.device)
         # A few draws at a time: float64 copies of all would take S times the memory of the state.
         for block in logits.split(max(1, BLOCK_NUMBERS // shape.numel())):
-            log_probs = block.double().log_softmax(dim=2)
+            log_probs = _log_softmax(block)
             probs = log_probs.exp()
             running.add(ProbabilitySum.of_draws(probs, log_probs))
             entropy_sum -= torch.where(probs > 0, probs * log_probs, 0.0).sum(dim=(0, 2))
@@ -409,6 +410,18 @@ class CategoricalPredictive(PredictiveDistribution):
         if self.draws is None:
             raise ValueError("Single draws were not kept. Call `predict(..., keep_samples=True)`.")
         return self.draws
+
+
+def _log_softmax(logits: Tensor) -> Tensor:
+    """log p in float64 of logits (S, N, C, ...), over C.
+
+    Of a few classes in memory side by side torch takes one softmax after another, five times as long as with the
+    classes apart, where it takes several at a time.
+    """
+    if logits.ndim > 3 or logits.shape[2] > MOST_APART or logits.requires_grad:
+        return logits.double().log_softmax(dim=2)
+    apart = logits.movedim(2, 0).contiguous().double()
+    return apart.log_softmax(dim=0).movedim(0, 2).contiguous()
 
 
 def _by_name(y: ArrayLike, names: Sequence[str]) -> ArrayLike:
