@@ -280,16 +280,18 @@ class _Run:
 
     def _check_epoch(self, number: int, batch: Batch) -> None:
         """Refuse losses that were not looked at, and what the last step has made, which no loss after it would tell."""
-        finite = torch.stack(self.steps).isfinite() if self.data.device.type != "cpu" else None
-        if finite is not None and not finite.all():
-            raise self._not_finite(number + 1 - self.batch + int((~finite).nonzero()[0]), batch)
-        if not _all_finite(self.objective.leaves.values()):
+        if self.data.device.type != "cpu":  # which is read once
+            leaves = [leaf.isfinite().all().reshape(1) for leaf in self.objective.leaves.values()]
+            finite = torch.cat([torch.stack(self.steps).isfinite(), *leaves]).tolist()
+            if not all(finite):
+                raise self._not_finite(number + 1 - self.batch + min(finite.index(False), self.batch - 1), batch)
+        elif not _all_finite(self.objective.leaves.values()):
             raise self._not_finite(number, batch)
 
     def _end_epoch(self) -> None:
         """Note its losses down, and go on to the next."""
         training, data = self.training, self.data
-        steps = torch.stack(self.steps).double()
+        steps = torch.stack(self.steps).double().cpu()
         self.losses.append(float(steps.mean()) / data.num_data)
         parts = min(data.num_batches, -(-USUAL_POINTS // self.num_epochs))
         means = [float(part.mean()) / data.num_data for part in steps.tensor_split(parts)] if parts > 1 else []
