@@ -126,8 +126,9 @@ def check_finite(tensor: Tensor, name: str, remedy: str = "Drop or impute them."
     """Raise a ValueError that counts and locates the rows of `tensor` with NaN or infinite entries."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
-    low, high = tensor.aminmax()  # NaN spreads to both; `isfinite` would take twice the tensor's memory
-    if low.isfinite() and high.isfinite():
+    # NaN spreads to both; `isfinite` would take twice the tensor's memory. An accelerator is read once.
+    low, high = tensor.detach().aminmax()
+    if (low.isfinite() & high.isfinite()).item():
         return
     rows = (~tensor.isfinite()).reshape(len(tensor), -1).any(dim=1) if tensor.ndim else (~tensor.isfinite())[None]
     first = int(rows.nonzero()[0])
@@ -212,7 +213,7 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
             )
     labels = labels.long()
     if num_classes is not None and labels.numel():
-        lowest, highest = (int(extreme) for extreme in labels.aminmax())
+        lowest, highest = torch.stack(labels.aminmax()).tolist()  # an accelerator is read once
         if lowest < 0 or highest >= num_classes:
             raise ValueError(
                 f"`y` must hold labels from 0 to {num_classes - 1}; got {lowest} to {highest}. Renumber the labels, "

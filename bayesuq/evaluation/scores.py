@@ -171,6 +171,9 @@ def top_label(predictive: CategoricalPredictive, y: ArrayLike) -> tuple[Tensor, 
     right = sums.gather(1, labels.unsqueeze(1)).squeeze(1) / num_draws == largest
     # Finding the class takes four times as long as its probability, and only half the sum or less can have an equal.
     tied = right & (largest < TIES_BELOW)
+    if right.device.type != "cpu":  # whose masks would be waited for
+        winners = (sums / num_draws).argmax(dim=1)
+        return largest.clamp(max=1.0), right & (~tied | (winners == labels))
     right[tied] = (sums.movedim(1, -1)[tied] / num_draws).argmax(dim=-1) == labels[tied]
     # Rounding of a streamed sum may leave a probability a hair above 1.
     return largest.clamp(max=1.0), right

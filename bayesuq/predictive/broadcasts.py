@@ -21,10 +21,19 @@ def core(value: Tensor, num_dims: int) -> Tensor:
 def joined(cores: Sequence[Tensor], sizes: Sequence[int], dim: int) -> Tensor:
     """The core of the tensors one after another in dimension `dim`, where they have the given sizes."""
     first = cores[0]
-    if all(each.shape[dim] == 1 and torch.equal(each, first) for each in cores):
+    if all(each.shape == first.shape and each.shape[dim] == 1 for each in cores) and _are_equal(cores):
         return first
     common = list(torch.broadcast_shapes(*[_at_size(each.shape, dim, 1) for each in cores]))
     return torch.cat([each.expand(_at_size(common, dim, size)) for each, size in zip(cores, sizes, strict=True)], dim)
+
+
+def _are_equal(cores: Sequence[Tensor]) -> bool:
+    """Whether tensors of one shape are the same numbers, by one look at an accelerator."""
+    first = cores[0]
+    others = [each for each in cores if each is not first]
+    if first.device.type == "cpu":
+        return all(torch.equal(each, first) for each in others)
+    return not others or bool((torch.stack(others) == first).all())
 
 
 def _at_size(shape: Sequence[int], dim: int, size: int) -> list[int]:

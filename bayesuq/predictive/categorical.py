@@ -78,7 +78,7 @@ class CategoricalPredictive(PredictiveDistribution):
         logits = to_floating(logits, "logits")
         check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
         _check_classes(logits, "logits", dim=2)
-        lowest, highest = map(float, logits.detach().aminmax())  # one pass, and NaN spreads to both
+        lowest, highest = torch.stack(logits.detach().aminmax()).tolist()  # one pass, and NaN spreads to both
         if not highest < math.inf:
             raise ValueError("`logits` must not hold NaN or +inf; the network's output has overflowed.")
         if lowest == -math.inf and (logits == -math.inf).all(dim=2).any():

@@ -6,6 +6,7 @@ Letters: S draws, N points, D target columns.
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Self
 
 import torch
@@ -318,10 +319,15 @@ class GaussianPredictive(RealPredictive):
         """Of a point's targets within a draw, noise and function together, (S, N, D, D)."""
         return self._function_covariance() + torch.diag_embed(self.noise_variance)
 
+    @cached_property
+    def _lacks_density(self) -> bool:
+        """Whether a component has zero variance; looked at once, for an accelerator would be waited for."""
+        return bool((self._noise + self._function == 0).any())
+
     def _density_variances(self) -> Tensor:
         """The core of `component_variances`, none of them 0."""
         variances = self._noise + self._function
-        if (variances == 0).any():
+        if self._lacks_density:
             raise ValueError(
                 "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
             )
@@ -345,10 +351,10 @@ def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Ten
         raise ValueError(
             f"`{name}` must broadcast to `mean`, {tuple(means.shape)}; got {tuple(value.shape)}."
         ) from error
-    value = broadcasts.core(value, means.ndim).to(means.device, torch.float64)
-    if not (value.isfinite() & (value >= 0)).all():
+    value = broadcasts.core(value, means.ndim).to(torch.float64)
+    if not (value.isfinite() & (value >= 0)).all():  # where it is: a number of the host's is not waited for
         raise ValueError(f"`{name}` must be finite and at least 0; got a minimum of {float(value.min())}.")
-    return value
+    return value.to(means.device)
 
 
 def _diagonal(covariance: Tensor) -> Tensor:

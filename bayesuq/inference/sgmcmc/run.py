@@ -29,6 +29,7 @@ HEAT = 0.5  # of minibatches beside the step's own, were they independent
 NUM_LOOKS = 10  # at the curvature during the warm-up
 MEMORY = 0.99  # of squared gradients
 SMALLEST_SCALE = 0.1  # of the mean root mean square of gradients, so that a weight without gradient does not run away
+BETWEEN_CHECKS = 50  # steps, of chains on an accelerator, at whether their numbers are finite
 ORDER, NOISE, DIRECTION = range(3)  # what a chain's seed is split into
 
 
@@ -249,7 +250,14 @@ class Run(Stepped):
         return self.vectorised and len({len(batch.x) for batch in batches}) == 1
 
     def _checked(self, values: Tensor, gradients: Tensor) -> tuple[Tensor, Tensor]:
-        """The same, or an error where they are not finite."""
+        """The same, or an error where they are not finite.
+
+        An accelerator would have to be waited for: there, one in `BETWEEN_CHECKS` steps is looked at, and each draw.
+        What is not finite stays so.
+        """
+        is_draw = self.plan.kept_as(self.done) is not None
+        if values.device.type != "cpu" and not is_draw and self.done % BETWEEN_CHECKS:
+            return values, gradients
         finite = values.isfinite() & gradients.isfinite().all(dim=1)
         if not finite.all():
             chains = ", ".join(str(chain) for chain in (~finite).nonzero().flatten().tolist())

@@ -161,7 +161,7 @@ class LowRankGuide(CorrelatedGuide):
     def log_det(self) -> Tensor:
         """Sum of log s, and half of log det(I + A^T A)."""
         gram = self.factor.T @ self.factor
-        root, _ = torch.linalg.cholesky_ex(gram + torch.eye(len(gram)).to(gram))  # looks at no number, nor waits for one
+        root, _ = torch.linalg.cholesky_ex(gram + torch.eye(len(gram)).to(gram))  # which looks at no number
         return self.log_scale.sum() + root.diagonal().log().sum()
 
     def law(self) -> Any:

@@ -86,7 +86,7 @@ def within_floats(f: Tensor, *, highest: float = math.inf, lowest: float = -math
 
 def are_within(f: Tensor, *, highest: float = math.inf, lowest: float = -math.inf) -> bool:
     """Whether outputs need no cut, in one pass over them: see `within_floats`."""
-    low, high = map(float, f.detach().aminmax())  # NaN spreads to both
+    low, high = torch.stack(f.detach().aminmax()).tolist()  # NaN spreads to both
     return max(lowest, -_bound(f)) <= low and high <= min(highest, _bound(f))
 
 
