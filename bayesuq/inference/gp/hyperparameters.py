@@ -100,6 +100,7 @@ class HyperparameterVector:
                 _into_units(leaf, units, counts=counts)
         self.start = {leaf.name: leaf.value.detach().clone() for leaf in self.leaves}
         self.widths = {leaf.name: _width(leaf, units, counts=counts) for leaf in self.leaves}
+        self._laws: dict[str, Any] = {}
 
     @property
     def parameters(self) -> list[nn.Parameter]:
@@ -171,11 +172,11 @@ class HyperparameterVector:
 
     def log_penalty(self) -> Tensor:
         """log density, on their own support, of those that have a prior, in nats."""
-        terms: list[Tensor] = []
-        for leaf in self.leaves:
-            if leaf.told is not None and leaf.told.prior is not None:
-                value = leaf.support_of(leaf.value)
-                terms.append(leaf.told.prior.distribution(value).log_prob(value))
+        terms: list[Tensor] = [
+            self._law(leaf).log_prob(leaf.support_of(leaf.value))
+            for leaf in self.leaves
+            if leaf.told is not None and leaf.told.prior is not None
+        ]
         return torch.stack(terms).sum() if terms else torch.zeros((), dtype=torch.float64)
 
     def log_prior(self) -> Tensor:
@@ -188,13 +189,17 @@ class HyperparameterVector:
         for leaf in self.leaves:
             if leaf.told is not None and leaf.told.prior is not None:
                 value = leaf.support_of(leaf.value)
-                terms.append(
-                    leaf.told.prior.distribution(value).log_prob(value) + leaf.value.sum()
-                )  # value = exp(stored)
+                terms.append(self._law(leaf).log_prob(value) + leaf.value.sum())  # value = exp(stored)
             else:
                 law: Any = torch.distributions.Normal(self.start[leaf.name], self.widths[leaf.name])
                 terms.append(law.log_prob(leaf.value).sum())
         return torch.stack(terms).sum()
+
+    def _law(self, leaf: Leaf) -> Any:
+        """The prior of one that has some: made once, for it is asked at every step."""
+        if leaf.name not in self._laws:
+            self._laws[leaf.name] = leaf.told.prior.distribution(leaf.value.detach())  # type: ignore[union-attr]
+        return self._laws[leaf.name]
 
     def values(self) -> dict[str, Tensor]:
         """Where they are, on their own support, in units of x and y, by name."""

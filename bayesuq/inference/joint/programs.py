@@ -135,10 +135,14 @@ def optional_keywords(program: Program) -> list[str]:
     return [name for name in OPTIONS if taken is None or name in taken]
 
 
-def leaving_out(function: Program, keywords: list[str]) -> Program:
-    """The function, called without those keywords that it does not take."""
+def untaken(function: Program, keywords: list[str]) -> list[str]:
+    """Those keywords that a function does not take."""
     taken = _parameters(function)
-    left = [] if taken is None else [name for name in keywords if name not in taken]
+    return [] if taken is None else [name for name in keywords if name not in taken]
+
+
+def leaving_out(function: Program, left: list[str]) -> Program:
+    """The function, called without these keywords."""
     if not left:
         return function
     return lambda x, y, **options: function(x, y, **{k: v for k, v in options.items() if k not in left})

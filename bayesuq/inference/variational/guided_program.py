@@ -28,6 +28,7 @@ from bayesuq.inference.joint.programs import (
     optional_keywords,
     private_store,
     row_log_prob,
+    untaken,
 )
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.over_draws import log_mean_over_draws
@@ -67,6 +68,7 @@ class GuidedProgram:
         with self.active(seed), torch.no_grad():
             self.guide = build_guide(program, build)
             self.keywords = optional_keywords(program)
+            self._left = untaken(self.guide, self.keywords)  # asked once: it takes as long as a site
             guide, model, options = self._called(None, example, None)
             with poutine.trace(param_only=True) as capture:
                 traces = [poutine.trace(one).get_trace(example.x, example.y, **options) for one in (guide, model)]
@@ -176,7 +178,7 @@ class GuidedProgram:
             raise ValueError("The data have weights, but the program takes no argument `weight`.")
         options = {"num_data": num_data, "weight": batch.weight}
         options = {name: options[name] for name in self.keywords}
-        return leaving_out(self.guide, self.keywords), self.program if program is None else program, options
+        return leaving_out(self.guide, self._left), self.program if program is None else program, options
 
     def _draw_at(self, x: Any, seed: int) -> dict[str, Tensor]:
         # Pyro's checks take a third of a draw; the fit has made them.

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import pyro
 import pyro.distributions as dist
 import torch
 from pyro import poutine
@@ -388,7 +389,8 @@ class ProgramPosterior(LatentPosterior):
         """As `log_importance_ratios`, of rows as the program takes them."""
         ratios = []
         for index in range(num_samples):
-            with torch.no_grad(), self.pair.active(derive_seed(key, index)):
+            checked = pyro.validation_enabled(index == 0)  # the first draw is checked for all, as the first step is
+            with torch.no_grad(), self.pair.active(derive_seed(key, index)), checked:
                 guide_trace, trace = self.pair.traces(rows)
                 ratios.append(trace.log_prob_sum().double() - guide_trace.log_prob_sum().double())
         return torch.stack(ratios)
