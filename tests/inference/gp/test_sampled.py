@@ -11,6 +11,7 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.inference.gp.dirichlet import CONCENTRATION, dirichlet_observations
 from bayesuq.inference.gp.fitting import fit
 from bayesuq.inference.gp.marginal_likelihood import MarginalLikelihood, Observations, hyperparameters_of
+from bayesuq.inference.gp.sampled import SampledGpPosterior
 from bayesuq.inference.gp.sampling import HyperparameterPotential
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import gp, likelihoods, priors
@@ -28,9 +29,14 @@ MODEL = gp.GaussianProcess(
 )
 
 
+def kernel(lengthscale: Tensor, variance: Tensor, x: Tensor) -> Tensor:
+    """Between the rows and x, (..., 8, M), for hyperparameters of any shape (...)."""
+    return variance[..., None, None] * torch.exp(-(X - x.T).square() / (2 * lengthscale[..., None, None] ** 2))
+
+
 def log_joint(lengthscale: Tensor, variance: Tensor) -> Tensor:
     """log p(y | h) + log p(h), written out."""
-    gram = variance * torch.exp(-(X - X.T).square() / (2 * lengthscale**2)) + 0.04 * torch.eye(8, dtype=X.dtype)
+    gram = kernel(lengthscale, variance, X) + 0.04 * torch.eye(8, dtype=X.dtype)
     law = torch.distributions.MultivariateNormal(torch.zeros(8, dtype=X.dtype), gram)
     of_lengthscale, of_variance = (each.entry(X) for each in (LENGTHSCALE, VARIANCE))
     return law.log_prob(Y) + of_lengthscale.log_prob(lengthscale) + of_variance.log_prob(variance)
@@ -55,7 +61,8 @@ def test_the_potential_is_the_log_joint_with_the_jacobian_of_the_logarithms() ->
 @pytest.mark.slow
 def test_nuts_agrees_with_a_grid_over_the_hyperparameters() -> None:
     grid = torch.linspace(-3.5, 3.0, 50, dtype=torch.float64)
-    logs = torch.stack([torch.stack([log_joint(a.exp(), b.exp()) + a + b for b in grid]) for a in grid])
+    a, b = torch.meshgrid(grid, grid, indexing="ij")
+    logs = log_joint(a.exp(), b.exp()) + a + b
     shares = (logs - logs.logsumexp(dim=(0, 1))).exp()
     at = {"kernel.base_kernel.lengthscale": (shares.sum(dim=1), grid), "kernel.outputscale": (shares.sum(dim=0), grid)}
     posterior = fit(MODEL, DATA, hyperparameters="sample", num_samples=60, num_warmup=50, num_chains=2, seed=0)
@@ -68,14 +75,10 @@ def test_nuts_agrees_with_a_grid_over_the_hyperparameters() -> None:
         assert float(found.mean()) == pytest.approx(mean, abs=4 * deviation / 40**0.5), name
         assert float(found.std()) == pytest.approx(deviation, rel=4 / 80**0.5), name
     # The predictive is the mixture of exact ones: its mean by the grid.
-    expected = torch.zeros(3, dtype=torch.float64)
-    for row, a in enumerate(grid[::2]):
-        for column, b in enumerate(grid[::2]):
-            gram = b.exp() * torch.exp(-(X - X.T).square() / (2 * a.exp() ** 2)) + 0.04 * torch.eye(8)
-            cross = b.exp() * torch.exp(-(X - NEW_X.T).square() / (2 * a.exp() ** 2))
-            expected += shares[::2, ::2][row, column] * (cross.T @ torch.linalg.solve(gram, Y))
+    gram = kernel(a.exp(), b.exp(), X) + 0.04 * torch.eye(8)
+    weights = torch.linalg.solve(gram, Y.expand(50, 50, 8))
+    expected = torch.einsum("ab,abnm,abn->m", shares, kernel(a.exp(), b.exp(), NEW_X), weights)
     predictive = posterior.predict(NEW_X)
-    expected /= shares[::2, ::2].sum()
     spread = predictive.component_means[..., 0].std(dim=0)
     assert ((predictive.mean[:, 0] - expected).abs() < 4 * spread / 40**0.5 + 1e-3).all()
     assert predictive.num_samples == 120
@@ -84,10 +87,18 @@ def test_nuts_agrees_with_a_grid_over_the_hyperparameters() -> None:
 SHORT = {"hyperparameters": "sample", "num_samples": 5, "num_warmup": 4, "num_chains": 2, "seed": 0}
 
 
-def test_few_draws_are_members_that_save_and_tell_arviz(tmp_path: Any) -> None:
-    model = gp.GaussianProcess(gp.Scale(gp.RBF()))
+def short_fit(**options: Any) -> SampledGpPosterior:
+    return fit(gp.GaussianProcess(gp.Scale(gp.RBF())), DATA, **{**SHORT, **options})
+
+
+@pytest.fixture(scope="module")
+def posterior() -> SampledGpPosterior:
+    return short_fit()
+
+
+def test_few_draws_are_members_that_save_and_tell_arviz(posterior: SampledGpPosterior, tmp_path: Any) -> None:
     before = torch.get_rng_state()
-    posterior, again = (fit(model, DATA, **SHORT) for _ in range(2))
+    again = short_fit()
     assert torch.equal(torch.get_rng_state(), before)
     assert_same_draws(posterior.predict(NEW_X), again.predict(NEW_X))
     assert posterior.predict(NEW_X, num_samples=3).num_samples == 3
@@ -104,14 +115,12 @@ def test_few_draws_are_members_that_save_and_tell_arviz(tmp_path: Any) -> None:
     assert group(told, "sample_stats")["tree_depth"].shape == (2, 5)
 
 
-def test_chains_that_were_stopped_go_on_from_their_files(tmp_path: Any) -> None:
-    model = gp.GaussianProcess(gp.Scale(gp.RBF()))
-    whole = fit(model, DATA, **SHORT)
-    fit(model, DATA, checkpoint=tmp_path / "file", **SHORT)
-    again = fit(model, DATA, checkpoint=tmp_path / "file", **SHORT)
-    assert_same_draws(again.predict(NEW_X), whole.predict(NEW_X))
-    without_seed = fit(model, DATA, checkpoint=tmp_path / "file", **{**SHORT, "seed": None})  # takes the file's
-    assert_same_draws(without_seed.predict(NEW_X), whole.predict(NEW_X))
+def test_chains_that_were_stopped_go_on_from_their_files(posterior: SampledGpPosterior, tmp_path: Any) -> None:
+    short_fit(checkpoint=tmp_path / "file")
+    again = short_fit(checkpoint=tmp_path / "file")
+    assert_same_draws(again.predict(NEW_X), posterior.predict(NEW_X))
+    without_seed = short_fit(checkpoint=tmp_path / "file", seed=None)  # takes the file's
+    assert_same_draws(without_seed.predict(NEW_X), posterior.predict(NEW_X))
 
 
 @pytest.mark.parametrize(
