@@ -59,21 +59,21 @@ def exact():
 
 @pytest.fixture(scope="module")
 def chains():
-    return hmc.fit(line, DATA, num_samples=500, num_warmup=200, num_chains=2, seed=0)
+    return hmc.fit(line, DATA, num_samples=250, num_warmup=100, num_chains=2, seed=0)
 
 
 def test_nuts_has_the_exact_moments_of_a_conjugate_program_and_predicts_with_them(chains):
     mean, covariance = exact()
     draws = chains.sample_weights()["slope"].double()
     assert isinstance(chains, ProgramChains)
-    assert draws.shape == (1000, 2)
+    assert draws.shape == (500, 2)
     assert chains.num_divergences == 0
     scales = covariance.diag().sqrt()
-    assert ((draws.mean(dim=0) - mean) / scales).abs().max() < 0.16  # five standard errors of 1,000 draws
-    torch.testing.assert_close(draws.std(dim=0), scales, rtol=0.12, atol=0)
+    assert ((draws.mean(dim=0) - mean) / scales).abs().max() < 0.22  # five standard errors of 500 draws
+    torch.testing.assert_close(draws.std(dim=0), scales, rtol=0.12, atol=0)  # nearly four: .032 each
     predictive = chains.predict(DATA.x)
     assert isinstance(predictive, GaussianPredictive)
-    assert predictive.num_samples == 1000
+    assert predictive.num_samples == 500
     spread = (DATA.x.double() @ covariance * DATA.x).sum(dim=1)
     torch.testing.assert_close(predictive.epistemic[:, 0], spread, rtol=0.25, atol=0)
     torch.testing.assert_close(predictive.aleatoric, torch.full_like(predictive.aleatoric, NOISE**2))
@@ -92,7 +92,7 @@ def test_it_is_saved_loaded_and_told_to_arviz(chains, tmp_path):
     one, other = (each.predict(DATA.x, num_samples=20, seed=0).component_means for each in (chains, loaded))
     assert torch.equal(one, other)
     told = loaded.to_arviz(DATA.x, DATA.y, num_prior_samples=5)
-    assert told["posterior"]["slope"].shape == (2, 500, 2)
+    assert told["posterior"]["slope"].shape == (2, 250, 2)
     assert {"energy", "diverging", "tree_depth", "lp"} <= set(told["sample_stats"].data_vars)
     assert np.isfinite(loo(told).elpd)
     density = dist.Normal(DATA.x.double() @ chains.draws["slope"][1, 3].double(), NOISE).log_prob(DATA.y[:, 0].double())
@@ -115,7 +115,7 @@ def test_a_stopped_fit_goes_on_with_the_same_bits(method, tmp_path):
 
 
 def test_pyros_own_example_of_schools_runs_unchanged_with_its_local_latents():
-    posterior = hmc.fit(eight_schools, SCHOOLS, observed="obs", num_samples=200, num_warmup=150, num_chains=2, seed=0)
+    posterior = hmc.fit(eight_schools, SCHOOLS, observed="obs", num_samples=150, num_warmup=100, num_chains=2, seed=0)
     assert posterior.local == ("eta",)
     draws = posterior.sample_weights()
     theta = (draws["mu"] + draws["tau"] * draws["eta"]).mean(dim=0)
@@ -138,7 +138,7 @@ def test_each_of_several_observed_sites_is_predicted_and_told():
     y = torch.stack([torch.poisson(torch.full((40,), 2.0)), noise(2, 40).float().abs() + 0.1], dim=1)
     data = Dataset(X, y)
     names = ("count", "size")
-    posterior = hmc.fit(counts_and_sizes, data, observed=names, num_samples=100, num_warmup=100, num_chains=2, seed=0)
+    posterior = hmc.fit(counts_and_sizes, data, observed=names, num_samples=50, num_warmup=60, num_chains=2, seed=0)
     assert posterior.observed == names
     with pytest.raises(ValueError, match="`site` must name one of the program's observed sites: 'count', 'size'"):
         posterior.predict(X)
@@ -258,7 +258,7 @@ def test_ranks_of_the_truth_are_uniform_for_the_program_that_made_the_data_alone
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvergenceWarning)
-        ranks = calibrate(simulate, fit, num_simulations=40, num_draws=9, seed=0)
+        ranks = calibrate(simulate, fit, num_simulations=25, num_draws=9, seed=0)
     assert (ranks.p_value() > 0.01) == is_right
 
 
