@@ -140,9 +140,10 @@ def along_eigenvectors(draws, case):
 def test_full_batches_sample_linear_regression_with_the_law_of_their_step(sampler):
     case = Conjugate(60, 2, 0.5, dtype=torch.float64)
     step_size = 1.1 / float(torch.linalg.eigvalsh(case.precision).max().sqrt())
+    rows = DataLoader(TensorDataset(case.data.x, case.data.y), batch_size=60)  # read once for all chains
     posterior = fit(
         case.model,
-        case.data,
+        rows,
         sampler=sampler,
         step_size=step_size,
         friction=0.2,
@@ -150,7 +151,6 @@ def test_full_batches_sample_linear_regression_with_the_law_of_their_step(sample
         num_samples=100,
         num_warmup=60,
         thinning=3,
-        batch_size=60,
     )
     variances, curvatures = along_eigenvectors(posterior.draws, case)
     expected = 1 / curvatures
@@ -223,7 +223,7 @@ def test_minibatches_sample_a_gaussian_mean_with_the_law_of_their_noise(sampler,
 def test_minibatches_with_small_steps_come_near_the_posterior_of_a_linear_regression():
     case = Conjugate(100, 2, 0.5, dtype=torch.float64)
     step_size = 0.15 / float(torch.linalg.eigvalsh(case.precision).max().sqrt())
-    options = {"num_chains": 64, "num_samples": 40, "num_warmup": 150, "thinning": 10, "friction": 0.1}
+    options = {"num_chains": 64, "num_samples": 30, "num_warmup": 80, "thinning": 10, "friction": 0.1}
     posterior = fit(case.model, case.data, step_size=step_size, batch_size=25, **options)
     variances, curvatures = along_eigenvectors(posterior.draws, case)
     ratios = variances * curvatures
