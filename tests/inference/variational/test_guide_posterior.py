@@ -65,16 +65,18 @@ def test_at_the_exact_posterior_every_draw_of_the_loss_is_minus_the_log_evidence
 
 # Adam's last steps leave the means within a few tenths of a posterior scale: the gradient noise of two draws a step.
 @pytest.mark.parametrize(
-    "guide",
+    ("guide", "num_epochs"),
     [
-        autoguide(pyro_guides.AutoLowRankMultivariateNormal, rank=3),
-        pyro_guides.AutoMultivariateNormal,
+        (autoguide(pyro_guides.AutoLowRankMultivariateNormal, rank=3), 300),
+        (pyro_guides.AutoMultivariateNormal, 150),
     ],
     ids=["low rank", "full rank, from the prior's median"],
 )
-def test_a_guide_that_contains_the_posterior_finds_it(guide):
+def test_a_guide_that_contains_the_posterior_finds_it(guide, num_epochs):
     conjugate = Conjugate(60, 2, 0.5)
-    posterior = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=300, num_draws=2, seed=0)
+    posterior = variational.fit(
+        conjugate.model, conjugate.data, guide=guide, num_epochs=num_epochs, num_draws=2, seed=0
+    )
     draws, exact = flat_draws(posterior, 500).double(), conjugate.precision.inverse()
     deviations = (draws.mean(dim=0) - conjugate.mean) / exact.diag().sqrt()
     assert deviations.abs().max() < 0.3
@@ -84,9 +86,9 @@ def test_a_guide_that_contains_the_posterior_finds_it(guide):
 @pytest.mark.parametrize("guide", [autoguide(pyro_guides.AutoNormal), lambda _: hand_written], ids=["auto", "by hand"])
 def test_a_factorised_guide_finds_the_exact_mean_field_scales(guide):
     posterior = variational.fit(EXACT.model, EXACT.data, guide=guide, num_epochs=200, num_draws=2, seed=0)
-    draws = flat_draws(posterior, 500)
+    draws = flat_draws(posterior, 300)
     assert ((draws.mean(dim=0) - EXACT.mean) / EXACT.scale).abs().max() < 0.3
-    torch.testing.assert_close(draws.std(dim=0), EXACT.scale, rtol=0.15, atol=0)
+    torch.testing.assert_close(draws.std(dim=0), EXACT.scale, rtol=0.15, atol=0)  # .04 of it by chance
 
 
 def test_minibatches_are_scaled_to_the_whole_data():
@@ -115,7 +117,7 @@ def test_a_learned_noise_scale_is_a_point_value_of_the_posterior():
     exact = Conjugate(400, 1, 0.3)
     model = BayesianNetwork(exact.model.net, priors.Normal(), likelihoods.Normal(scale="learned"))
     guide = autoguide(pyro_guides.AutoNormal)
-    posterior = variational.fit(model, exact.data, guide=guide, num_epochs=100, scale_rate=3.0, seed=0)
+    posterior = variational.fit(model, exact.data, guide=guide, num_epochs=60, scale_rate=3.0, seed=0)
     scales = posterior.sample_weights(3, seed=0)["likelihood.scale"]
     assert (scales == scales[0]).all()
     assert (
@@ -243,8 +245,8 @@ def test_validation_keeps_the_best_epoch():
     data = Dataset(EXACT.data.x[:40], EXACT.data.y[:40])
     watched = Dataset(EXACT.data.x[40:], EXACT.data.y[40:])
     posterior = variational.fit(
-        EXACT.model, data, guide=autoguide(pyro_guides.AutoNormal), num_epochs=40, validation=watched, seed=0
+        EXACT.model, data, guide=autoguide(pyro_guides.AutoNormal), num_epochs=15, validation=watched, seed=0
     )
     losses = posterior.history.validation_loss
-    assert posterior.history.best_epoch == min(range(40), key=losses.__getitem__)
+    assert posterior.history.best_epoch == min(range(15), key=losses.__getitem__)
     assert losses[posterior.history.best_epoch] < losses[0]
