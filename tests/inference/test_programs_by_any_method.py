@@ -16,7 +16,7 @@ from tests.inference.examples import noise
 from tests.inference.test_hmc_of_programs import DATA, NOISE, SCHOOLS, X, eight_schools, exact, line
 
 FITS = {
-    "variational": lambda **o: variational.fit(line, DATA, num_epochs=200, guide=variational.full_rank, **o),
+    "variational": lambda **o: variational.fit(line, DATA, num_epochs=100, guide=variational.full_rank, **o),
     "hmc": lambda **o: hmc.fit(line, DATA, num_samples=20, num_warmup=30, num_chains=2, **o),
     "map_estimate": lambda **o: map_estimate.fit(line, DATA, num_epochs=50, **o),
     "laplace": lambda **o: laplace.fit(line, DATA, num_epochs=50, **o),
@@ -81,7 +81,7 @@ def test_minibatches_find_the_mode_and_the_law():
     mean, covariance = exact()
     mode = map_estimate.fit(line, DATA, batch_size=10, num_epochs=60, learning_rate=0.05, seed=0)
     torch.testing.assert_close(mode.values["slope"].double(), mean, rtol=0, atol=1e-3)
-    chains = sgmcmc.fit(line, DATA, batch_size=20, num_samples=150, num_warmup=150, thinning=4, num_chains=2, seed=0)
+    chains = sgmcmc.fit(line, DATA, batch_size=20, num_samples=120, num_warmup=80, thinning=3, num_chains=2, seed=0)
     slope = chains.sample_weights()["slope"].double()
     assert ((slope.mean(dim=0) - mean) / covariance.diag().sqrt()).abs().max() < 0.4
     torch.testing.assert_close(slope.std(dim=0), covariance.diag().sqrt(), rtol=0.3, atol=0)
@@ -138,7 +138,7 @@ def test_guides_fit_sites_of_any_name_several_inputs_and_latents_of_rows():
         posterior = variational.fit(schools_in_a_plate, SCHOOLS, num_epochs=400, seed=0)
     assert posterior.observed == ("obs",)
     assert posterior.local == ("eta",)
-    draws = posterior.sample_weights(500, seed=0)
+    draws = posterior.sample_weights(200, seed=0)
     assert float(draws["mu"].mean()) == pytest.approx(7.5, abs=2.0)
     assert posterior.predict(SCHOOLS.x, num_samples=10).mean.shape == (8, 1)
 
@@ -183,7 +183,7 @@ def scale_alone(x, scale=0.5):
 def test_targets_never_go_into_an_argument_with_a_value_of_its_own(program, method):
     """Positive targets would do as scales, without a word."""
     y = torch.linspace(1.0, 2.0, 10)
-    posterior = method.fit(program, Dataset(torch.zeros(10, 1), y), num_epochs=200, seed=0, progress=False)
+    posterior = method.fit(program, Dataset(torch.zeros(10, 1), y), num_epochs=100, seed=0, progress=False)
     level = posterior.sample_weights(400, seed=0)["level"]
     precision = 10 / 0.5**2 + 1
     assert float(level.mean()) == pytest.approx(60 / precision, abs=5 * (400 * precision) ** -0.5)
