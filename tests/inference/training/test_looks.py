@@ -38,7 +38,7 @@ def looked(num_rows: int, batch_size: int, num_steps: int, num_weights: int) -> 
 @pytest.mark.parametrize("num_steps", [500, 20_000])
 @pytest.mark.parametrize("num_rows", [60, 3000])
 def test_looks_are_a_hundredth_of_the_rows_that_a_fit_passes(num_rows, num_steps):
-    taken = looked(num_rows, 128, num_steps, num_weights=10**7)
+    taken = looked(num_rows, 128, num_steps, num_weights=10**6)
     assert len(taken.steps) == looks.MOST_LOOKS
     for step in taken.steps:
         taken.after(step)
@@ -130,7 +130,7 @@ def test_a_file_without_looks_ends_them():
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_fall_is_told_whatever_the_number_of_steps_and_rest_is_not(schedule):
     rows = 0.1 * noise(5, 1, 2, 30).numpy()
-    for num_steps in range(50, 300):
+    for num_steps in range(50, 300, 3):
         steps = looks.steps_of_looks(num_steps)
         times = np.array(steps) / num_steps
         left = 1 - times if schedule == "constant" else 1 - (times + np.sin(np.pi * times) / np.pi)
