@@ -21,7 +21,7 @@ METHODS = {
     "map": map_estimate.fit,
     "variational": variational.fit,
     "dropout": dropout.fit,
-    "ensemble": partial(ensemble.fit, num_members=3),
+    "ensemble": partial(ensemble.fit, num_members=2),
     "laplace": laplace.fit,
     "swag": swag.fit,
 }
@@ -44,11 +44,11 @@ def model_of(share: float = 0.1, **options: Any) -> BayesianNetwork:
 @pytest.mark.filterwarnings(*SHORT_FIT)
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_labels_with_both_uncertainties(name: str, tmp_path: Path) -> None:
-    data, new = flipped(400, 0), flipped(2000, 1)
+    data, new = flipped(400, 0), flipped(600, 1)
     posterior = METHODS[name](model_of(), data, num_epochs=60, learning_rate=1e-2, seed=0)
     predictive = posterior.predict(new.x, num_samples=10, seed=1)
     assert isinstance(predictive, CategoricalPredictive)
-    assert predictive.mean.shape == (2000, 2)
+    assert predictive.mean.shape == (600, 2)
     noisy = new.x[:, 1] > 0.3
     clear = (new.x[:, 1] < -0.3) & (new.x[:, 0].abs() > 0.5)
     assert float(predictive.aleatoric[noisy].mean()) > float(predictive.aleatoric[clear].mean()) + 0.25
