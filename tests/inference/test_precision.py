@@ -15,7 +15,7 @@ from tests.inference.examples import NO_MODE, built, labelled
 pytestmark = pytest.mark.filterwarnings(NO_MODE)
 MIXED = torch.bfloat16
 OPTIONS = {"num_epochs": 25, "batch_size": 32, "learning_rate": 0.02, "seed": 0}
-CHAINS = {"num_chains": 2, "num_samples": 10, "num_warmup": 150, "start": "network", "seed": 0}
+CHAINS = {"num_chains": 2, "num_samples": 10, "num_warmup": 120, "thinning": 2, "start": "network", "seed": 0}
 FITS = {
     "map": partial(map_estimate.fit, **OPTIONS),
     "adversarial": partial(map_estimate.fit, adversarial=True, **OPTIONS),
