@@ -5,6 +5,7 @@ PYTHON ?= python3
 BIN := .venv/bin
 METHODS := map,variational,dropout,ensemble
 export OMP_NUM_THREADS := 1
+unexport PYTHONDONTWRITEBYTECODE # the tests start many processes, which would compile the package over and over
 
 .PHONY: demo test test-python lint docs bench clean
 
