@@ -306,13 +306,14 @@ import sys
 import torch
 from bayesuq.data import Dataset
 from bayesuq.inference import hmc
+from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 
 x = torch.linspace(-1, 1, 48)[:, None]
 model = BayesianNetwork(networks.mlp(1, (6,), 1), priors.Normal(), likelihoods.Normal(scale=0.2))
 hmc.fit(model, Dataset(x, x.sin()), num_samples=100_000, num_warmup=10, num_chains=2, kernel="hmc", num_steps=5, seed=1,
-        chain_method="parallel", checkpoint=sys.argv[1])
+        chain_method="parallel", checkpoint=Checkpoint(sys.argv[1], every_seconds=1.0))
 """
 
 
