@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import arviz as arviz
+    import nibabel as nibabel
     import onnxscript as onnxscript
     import pandas as pandas
     import xarray as xarray
@@ -25,6 +26,7 @@ NEEDED_BY = {
     "arviz_stats": "Diagnostics need ArviZ's statistics",
     "impute": "Missing cells of a table need scikit-learn",
     "model_selection": "Dividing data needs scikit-learn",
+    "nibabel": "Volumes in NIfTI files need nibabel (`pip install bayesuq[nifti]`)",
     "pandas": "Tables and `to_pandas` need pandas (`pip install bayesuq[tables]`)",
     "onnxscript": "`to_onnx` needs ONNX (`pip install bayesuq[onnx]`)",
     "parquet": "Parquet needs pyarrow (`pip install pyarrow`, or save the table as CSV)",

@@ -9,6 +9,7 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.bridges.botorch import as_botorch as as_botorch
+    from bayesuq.bridges.nnunet import SavedFolds as SavedFolds
     from bayesuq.bridges.onnx import to_onnx as to_onnx
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -16,8 +16,9 @@ from torch import nn
 from bayesuq.arrays import check_device
 from bayesuq.cli.own_network import built, give_weights
 from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, UsageError, is_import_path
-from bayesuq.data import Dataset, Split, Standardizer
+from bayesuq.data import Dataset, Split, Standardizer, split_dataset
 from bayesuq.datasets import named as datasets
+from bayesuq.datasets.nifti import NiftiFolder, is_nifti_folder
 from bayesuq.datasets.sources import SOURCES
 from bayesuq.inference.adoption import adopt
 from bayesuq.inference.dropout import draws_in_training
@@ -69,6 +70,8 @@ def load_data(options: DataOptions) -> Loaded:
     """
     if names_a_file(options.data):
         return _load_table(options)
+    if is_nifti_folder(options.data):
+        return Loaded(_load_folder(options))
     given = [name for name in OF_TABLES if getattr(options, name) not in (None, "auto")]
     if given:
         raise UsageError(f"--{given[0]} is of a table; {options.data} is the name of a set.")
@@ -80,6 +83,16 @@ def load_data(options: DataOptions) -> Loaded:
             raise
         fetch = f" Fetch it by `bayesuq data get {options.data}`." if not known and options.data in SOURCES else ""
         raise UsageError(f"{error}{fetch}") from error
+
+
+def _load_folder(options: DataOptions) -> Split:
+    """Volumes of a folder, divided as rows of a table are."""
+    if options.split is not None:
+        raise UsageError("--split is of a uci/ set; a folder is divided in one way.")
+    try:
+        return split_dataset(NiftiFolder.of(options.data).dataset())
+    except (ImportError, OSError, ValueError) as error:
+        raise UsageError(str(error)) from error
 
 
 def _load_table(options: DataOptions) -> Loaded:
@@ -255,9 +268,14 @@ class Problem:
         options, dropout = self.options, self.options.dropout if with_dropout else 0.0
         with isolated(seed):
             if options.network == "unet":
-                channels = self.split.train.x.shape[1]
+                x = self.split.train.x
                 net: nn.Module = networks.unet(
-                    channels, self.num_outputs, depth=UNET_DEPTH, width=UNET_WIDTH, dropout=dropout
+                    x.shape[1],
+                    self.num_outputs,
+                    depth=UNET_DEPTH,
+                    width=UNET_WIDTH,
+                    dropout=dropout,
+                    spatial_dims=x.ndim - 2,
                 )
             elif options.network == "convnet":
                 net = networks.convnet(self.split.train.x.shape[1], self.num_outputs, dropout)

@@ -82,7 +82,11 @@ class DataOptions:
     """Which data."""
 
     data: Annotated[
-        str, About("A table (.csv, .tsv, .parquet, .gz) or the name of a set; `bayesuq data list` shows these.", str)
+        str,
+        About(
+            "A table (.csv, .tsv, .parquet, .gz), a folder of NIfTI volumes, or a set of `bayesuq data list`.",
+            str,
+        ),
     ]
     split: Annotated[
         int | None, About("Which published split of a uci/ set, from 0; none is the first.", NonNegativeInt | None)
