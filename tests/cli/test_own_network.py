@@ -20,6 +20,10 @@ from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import ChainOptions, ModelOptions, PredictionOptions, TrainingOptions
 from bayesuq.evaluation import scores
 from bayesuq.randomness import isolated
+from tests.cli.rendering import not_rendered
+
+__all__ = ["not_rendered"]  # a fixture
+pytestmark = pytest.mark.usefixtures("not_rendered")
 
 SOURCE = """
 import torch

@@ -13,8 +13,10 @@ import bayesuq as bq
 from bayesuq import datasets
 from bayesuq.cli import predicting
 from bayesuq.cli.main import main
+from tests.cli.rendering import not_rendered
 from tests.tables.made import NOISE, houses, written
 
+__all__ = ["not_rendered"]  # a fixture
 QUICK = ["--num_epochs", "150", "--batch_size", "1000", "--learning_rate", "0.05"]
 
 
@@ -110,6 +112,7 @@ def test_labels_keep_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
         predictive.log_prob(["huge"] * len(frame))
 
 
+@pytest.mark.usefixtures("not_rendered")
 def test_a_table_is_compared_and_evaluated_as_a_named_set_is(tmp_path: Path) -> None:
     path = written(houses(120)[["size", "city", "price"]], tmp_path / "houses.csv")
     short = ["--num_epochs", "30", "--hidden", "4", "--num_samples", "5", "--num_members", "2"]
