@@ -52,11 +52,7 @@ from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramO
 from bayesuq.inference.variational.normal_program import normal_objective
 from bayesuq.inputs import require_tensor
 from bayesuq.models.likelihoods.counts import check_counts
-from bayesuq.predictive.base import PredictiveDistribution
-from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.laws import unwrapped
-from bayesuq.predictive.mixture import MixturePredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 
 MOST_ROWS = 5_000_000  # over all draws, a matter of seconds: on larger data the reach is not looked at
@@ -275,24 +271,6 @@ def family(law: Any) -> Any:
             f"{', '.join(kind.__name__ for kind in FAMILIES)}."
         )
     return base
-
-
-def predictive_of(law: Any, *, keep_samples: bool) -> PredictiveDistribution:
-    """The predictive of one draw, from the law of `y` at N rows."""
-    base, shape = family(law), law.batch_shape + law.event_shape
-    if isinstance(base, dist.Normal):
-        mean, scale = (value.expand(shape).reshape(1, shape[0], -1) for value in (base.loc, base.scale))
-        return GaussianPredictive(mean=mean, noise_variance=scale.square())
-    if isinstance(base, dist.StudentT | dist.Poisson):
-        values = {name: getattr(base, name).expand(shape).reshape(1, shape[0], -1) for name in base.arg_constraints}
-        return MixturePredictive(type(base)(**values))
-    if isinstance(base, dist.Categorical):
-        logits = base.logits.expand(*shape, -1).movedim(-1, 1)
-    else:
-        logit = base.logits.expand(shape)
-        logit = logit if len(shape) > 1 and shape[1] == 1 else logit.unsqueeze(1)
-        logits = torch.cat([torch.zeros_like(logit), logit], dim=1)
-    return CategoricalPredictive.from_logits(logits.unsqueeze(0), keep_samples=keep_samples)
 
 
 def _check_observed(trace: Any) -> None:
