@@ -1,5 +1,6 @@
 """`bayesuq data list` and `bayesuq data get`."""
 
+import textwrap
 from collections.abc import Sequence
 from functools import partial
 
@@ -8,6 +9,7 @@ from bayesuq.cli.settings import UsageError
 from bayesuq.datasets import named as datasets
 from bayesuq.datasets.fetching import get as fetch
 from bayesuq.datasets.sources import SOURCES
+from bayesuq.evaluation.report.tables import WIDTH
 from bayesuq.options import nearest
 
 
@@ -20,7 +22,13 @@ def show() -> None:
     if absent:
         print("\nTo be fetched by `bayesuq data get NAME`:")
         width = max(map(len, absent))
-        print(*(f"  {name:<{width}}  {s.description} ({s.licence})" for name, s in absent.items()), sep="\n")
+        for name, source in absent.items():
+            print(_line(f"  {name:<{width}}  ", f"{source.description} ({source.licence})"))
+
+
+def _line(name: str, text: str) -> str:
+    """A name and what stands beside it, which goes on below itself where a line of 80 characters ends."""
+    return textwrap.fill(text, WIDTH, initial_indent=name, subsequent_indent=" " * len(name))
 
 
 def get(names: Sequence[str], *, overwrite: bool) -> None:

@@ -280,9 +280,11 @@ def test_nothing_but_results_and_warnings_is_printed_where_there_is_no_terminal(
 
 def test_sets_are_listed_with_those_that_can_be_fetched(capsys: pytest.CaptureFixture[str], uci: str) -> None:
     assert main(["data", "list"]) == 0
-    here, _, absent = capsys.readouterr().out.partition("To be fetched")
+    whole = capsys.readouterr().out
+    here, _, absent = whole.partition("To be fetched")
     assert uci in here
     assert "mnist" not in here
+    assert max(map(len, absent.splitlines())) <= 80
     assert "uci/yacht" in absent
     assert "CC BY-NC 4.0" in absent
 

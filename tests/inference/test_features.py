@@ -1,5 +1,7 @@
 """Scores of features: their formulas, what they do not change under, arrays, loaders, files, and one table for all."""
 
+import functools
+import re
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -253,6 +255,17 @@ class Twice(nn.Module):
 def test_mistakes_are_told(call: Any, match: str) -> None:
     with pytest.raises((TypeError, ValueError), match=match):
         call()
+
+
+def test_fewer_rows_than_neighbours_are_told_with_remedies_that_work() -> None:
+    train = made(0, 9)
+    with pytest.raises(ValueError, match="at most the 9 training rows; got 50") as told:
+        features.fit(train)
+    remedies = re.findall("`scores=(.*?)`", str(told.value))
+    assert len(remedies) == 2
+    for remedy in remedies:
+        scores = eval(remedy, {"features": features, "functools": functools})
+        assert all(len(values) == 9 for values in features.fit(train, scores=scores)(train).values())
 
 
 def test_a_mapping_sets_options() -> None:

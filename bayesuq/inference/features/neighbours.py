@@ -46,7 +46,11 @@ class NearestNeighbours(FeatureScore):
         """
         check_count(num_neighbours, "num_neighbours")
         if num_neighbours > len(taken):
-            raise ValueError(f"`num_neighbours` must be at most the {len(taken)} training rows; got {num_neighbours}.")
+            raise ValueError(
+                f"`num_neighbours` must be at most the {len(taken)} training rows; got {num_neighbours}. Choose fewer: "
+                '`scores={"nearest": functools.partial(features.NearestNeighbours.of, num_neighbours=5)}`; or name the '
+                'scores that are to be fitted without it, such as `scores=["mahalanobis", "energy"]`.'
+            )
         return cls(features=taken.features, num_neighbours=num_neighbours, has_unit_length=has_unit_length)
 
     def __call__(self, taken: Features) -> Tensor:
