@@ -113,7 +113,7 @@ def test_every_page_with_an_example_is_where_examples_are_run() -> None:
 def test_each_page_of_the_gallery_opens_with_its_picture() -> None:
     text = (DOCS / "gallery.md").read_text(encoding="utf-8")
     cards = re.findall(r"^\[!\[([^\]]+)\]\(([^)]+)\)\]\(([^)]+)\)$", text, re.M)
-    assert len(cards) == text.count("{container} card") == 9
+    assert len(cards) == text.count("{container} card") == 10
     for _, figure, page in cards:
         assert (DOCS / figure).is_file()
         opening = re.search(r"!\[[^\]]+\]\(([^)]+)\)", (DOCS / page).read_text(encoding="utf-8"))
