@@ -194,10 +194,11 @@ class Weighed:
     @property
     def sentence(self) -> str:
         """What the weighed draws say of the posterior."""
-        low, high = float(self.wider.min()), float(self.wider.max())
+        low, high, furthest = float(self.wider.min()), float(self.wider.max()), int(self.shift.argmax())
         return (
-            f"Weighed by them, its draws have means up to {float(self.shift.max()):.2g} standard deviations away, and "
-            f"its spreads are {low:.2g} to {high:.2g} times the weighed ones."
+            f"Weighed by them, its draws have means up to {float(self.shift[furthest]):.2g} (± "
+            f"{float(self.error[furthest]):.1g}) standard deviations away, and its spreads are {low:.2g} to {high:.2g} "
+            "times the weighed ones."
         )
 
 
