@@ -19,13 +19,14 @@ import bayesuq as bq
 from bayesuq.estimators import BayesianClassifier, BayesianRegressor
 
 QUICK = {"num_epochs": 60, "batch_size": 1000, "learning_rate": 0.03}
+SHORT = {**QUICK, "num_epochs": 15}
 CHAINS = {"num_samples": 5, "num_warmup": 5, "num_chains": 1, "progress": False}
 FEW = {
-    "map": QUICK,
-    "variational": QUICK,
-    "dropout": QUICK,
-    "laplace": QUICK,
-    "ensemble": {**QUICK, "num_members": 2},
+    "map": SHORT,
+    "variational": SHORT,
+    "dropout": SHORT,
+    "laplace": SHORT,
+    "ensemble": {**SHORT, "num_members": 2},
     "swag": {**QUICK, "num_epochs": 20},
     "sgmcmc": {"num_samples": 5, "num_warmup": 50, "num_chains": 1, "start": "network", "step_size": 0.003},
     "hmc": CHAINS,
@@ -122,7 +123,7 @@ def test_a_fit_is_of_a_weighted_set_of_rows(kind: Any) -> None:
     X, y = table(rows=30)
     if kind is BayesianClassifier:
         y = (y > y.mean()).astype(int)
-    estimator = kind("map", hidden=(4,), options={**QUICK, "batch_size": 7}, random_state=0)
+    estimator = kind("map", hidden=(4,), options={**SHORT, "batch_size": 7}, random_state=0)
     weight = np.ones(30)
     weight[:5], weight[5] = 2.0, 0.0
     repeated = np.concatenate([np.arange(30), np.arange(5)])[::-1]
@@ -135,7 +136,8 @@ def test_a_fit_is_of_a_weighted_set_of_rows(kind: Any) -> None:
 def test_frames_pipelines_searches_and_cross_validation() -> None:
     X, y = table(rows=60)
     frame, target = pd.DataFrame(X, columns=["near", "far"]), pd.Series(y, name="price")
-    line = make_pipeline(PolynomialFeatures(1, include_bias=False), BayesianRegressor("gp", random_state=0))
+    process = BayesianRegressor("gp", options={"num_restarts": 1}, random_state=0)
+    line = make_pipeline(PolynomialFeatures(1, include_bias=False), process)
     scores = cross_val_score(line, frame, target, cv=3)
     assert scores.shape == (3,)
     assert np.isfinite(scores).all()
