@@ -8,7 +8,7 @@ that depends on values. So whatever asks for `x.device` takes the way of an acce
 What it cannot show: the order of kernels in a stream, memory, speed, and kernels that a real device lacks.
 """
 
-import traceback
+import sys
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -98,7 +98,7 @@ class Transfers:
 
     Attributes:
         counts: By what it was.
-        places: By the line of bayesuq's that asked, from "file.py:line".
+        places: By the line of bayesuq's that asked, as "module:line what".
     """
 
     def __init__(self) -> None:
@@ -110,9 +110,10 @@ class Transfers:
         """One more."""
         if self.is_counting:
             self.counts[name] += 1
-            frames = [frame for frame in traceback.extract_stack() if "/bayesuq/" in frame.filename]
-            place = f"{frames[-1].filename.rpartition('/bayesuq/')[2]}:{frames[-1].lineno}" if frames else "elsewhere"
-            self.places[f"{place} {name}"] += 1
+            frame = sys._getframe(1)
+            while frame.f_back is not None and not frame.f_globals.get("__name__", "").startswith("bayesuq."):
+                frame = frame.f_back
+            self.places[f"{frame.f_globals.get('__name__')}:{frame.f_lineno} {name}"] += 1
 
     @property
     def total(self) -> int:
