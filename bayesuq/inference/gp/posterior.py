@@ -8,7 +8,7 @@ For a normal likelihood that is one Gaussian, in closed form; for others the mix
 
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -120,7 +120,7 @@ class GpPosterior(ProcessPosterior):
         """Of rows from number `place[1]` on, from the mean of f, (N, C), and its variances (N, C) or covariances."""
         likelihood, coupled = self.likelihood, variance.ndim == 3
         if isinstance(likelihood, Normal):
-            noise = likelihood.predictive(mean.unsqueeze(0)).noise_variance
+            noise = cast(GaussianPredictive, likelihood.predictive(mean.unsqueeze(0))).noise_variance
             own = {"function_covariance" if coupled else "function_variance": variance.unsqueeze(0)}
             return GaussianPredictive(mean=mean.unsqueeze(0), noise_variance=noise, **own)
         draws = _noise(number, len(mean), mean.shape[1], *place, device=mean.device)
