@@ -99,11 +99,12 @@ def test_outputs_at_few_rows_have_that_law_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("width", [5, 16, 18, 40])
 def test_how_rows_come_in_batches_changes_nothing(batch_size: int, width: int) -> None:
     net = built(lambda: nn.Sequential(nn.Linear(3, width), nn.Linear(width, 4)).double(), seed=1)
-    data = Dataset(noise(1, ROWS, 3), torch.arange(ROWS) % 4)
+    weight = torch.linspace(0.1, 2.0, ROWS).double()
+    data = Dataset(noise(1, ROWS, 3), torch.arange(ROWS) % 4, weight)
     adopted = adopt(net, Categorical())
     found = laplace.fit(adopted, data, batch_size=batch_size).curvature
     with torch.no_grad():
-        a = torch.cat([net[0](data.x), torch.ones(ROWS, 1).double()], dim=1)
+        a = torch.cat([net[0](data.x), torch.ones(ROWS, 1).double()], dim=1) * data.weight.sqrt().unsqueeze(1)
     own = found["rows.1"] if width + 1 >= 2 * ROWS else found["inputs.1"]
     torch.testing.assert_close(own, a if width + 1 >= 2 * ROWS else a.T @ a, rtol=1e-12, atol=1e-12)
     assert len(found) == 3
