@@ -1,6 +1,7 @@
 """Scores of features: their formulas, what they do not change under, arrays, loaders, files, and one table for all."""
 
 import functools
+import math
 import re
 from functools import partial
 from pathlib import Path
@@ -273,3 +274,9 @@ def test_a_mapping_sets_options() -> None:
     own = {"near": partial(features.NearestNeighbours.of, num_neighbours=1, has_unit_length=False)}
     found = features.fit(train, scores=own)(train)
     torch.testing.assert_close(found["near"], torch.zeros(120, dtype=torch.float64), atol=1e-6, rtol=0.0)
+
+
+def test_a_temperature_divides_logits_and_multiplies_the_energy() -> None:
+    taken = features.Features([[0.0]], logits=[[1.0, 3.0]])
+    found = features.Energy.of(taken, temperature=2.0)(taken)
+    assert float(found) == pytest.approx(-2.0 * math.log(math.exp(0.5) + math.exp(1.5)), rel=1e-6)

@@ -135,3 +135,13 @@ OTHERS: dict[str, Callable[[Dataset], Posterior]] = {
 @pytest.mark.parametrize("name", OTHERS)
 def test_where_features_would_be_others_the_whole_network_is_fitted(name: str) -> None:
     assert count(lambda: OTHERS[name](labelled(NUM_ROWS)))[1] > 2 * NUM_ROWS
+
+
+def test_low_precision_is_fitted_by_the_whole_network() -> None:
+    net = nn.Sequential(nn.Linear(3, 5000), nn.Tanh(), nn.Linear(5000, 3))
+    data = Dataset(torch.randn(6, 3), torch.arange(6) % 3)
+    plain, low = (adopt(net, likelihoods.Categorical(), autocast=dtype).model for dtype in (None, torch.bfloat16))
+    assert heads.Body.of(plain, data, {}, drops=False) is not None
+    assert heads.Body.of(low, data, {}, drops=False) is None
+    with torch.autocast("cpu", torch.bfloat16):
+        assert heads.Body.of(plain, data, {}, drops=False) is None
