@@ -22,7 +22,7 @@ from bayesuq.inference.joint.layout import FlatPrior
 from bayesuq.inference.joint.program_joint import running
 from bayesuq.inference.joint.programs import unchecked
 from bayesuq.inference.joint.tape import Played, recorded
-from bayesuq.inference.posteriors.prediction import activations_per_row
+from bayesuq.inference.posteriors.prediction import kept_activations_per_row
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.precision import full_precision
 from bayesuq.models.spectral import with_exact_norms
@@ -74,7 +74,7 @@ class NetworkPotential:
         self._energy_prior = _in_float64(self._prior)
         self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
         self._is_perceptron = isinstance(rows.x, Tensor) and is_perceptron(self._tree, rows.x)
-        self._width = activations_per_row(model, rows.x, share_tensors(model.net))
+        self._width = kept_activations_per_row(model, rows.x, share_tensors(model.net))
         self._laws = {name: unchecked(law) for name, law in self._prior.others.items()}  # their values were looked at
         self._played: dict[int, Played | None] = {}  # by number of chains
         self._is_plain = False

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from itertools import chain
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
@@ -24,8 +24,8 @@ from bayesuq.predictive.maps import RealMaps
 from bayesuq.windows import Windows
 
 DEFAULT_NUM_SAMPLES = 100
-# Numbers that a chunk of rows may hold in activations. On a CPU a tensor of 32 MiB comes from the system and goes back
-# to it at every operator, page by page, which takes thrice the time of the operator.
+# Numbers that a layer may take and give for a chunk of rows. On a CPU a tensor of 32 MiB comes from the system and goes
+# back to it at every operator, page by page, which takes thrice the time of the operator.
 ACTIVATION_BUDGET = 2**22
 ACCELERATOR_BUDGET = 2**26
 
@@ -181,28 +181,48 @@ def rows_at_a_time(device: torch.device, width: int) -> int:
 
 
 def activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
-    """Numbers that one row's forward pass puts into memory, counted on the first row.
+    """Numbers that one row's forward pass has in memory at a time: the most that a layer takes and gives.
+
+    They are counted on the first row.
 
     Raises:
         ValueError: The network does not take rows of this shape; it draws in evaluation mode.
     """
-    with torch.no_grad():
-        return _activations_per_row(model, x, tree)
+    return max(layer.taken + layer.given for layer in _layers(model, x, tree))
 
 
-def _activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
+def kept_activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
+    """Numbers that one row's forward pass leaves for a backward pass: the inputs, and what all layers give.
+
+    Raises:
+        ValueError: See `activations_per_row`.
+    """
+    return sum(layer.given for layer in _layers(model, x, tree) if layer.is_single)
+
+
+class _Layer(NamedTuple):
+    """How many numbers of one row a module takes and gives, and whether it consists of no others."""
+
+    taken: int
+    given: int
+    is_single: bool
+
+
+@torch.no_grad()
+def _layers(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> list[_Layer]:
+    """Every module's, in the order in which they end; first the row's own."""
     try:
         check_repeatable(model, x[:2])
     except (RuntimeError, IndexError, AssertionError) as error:
         raise refusal(x, error) from error
-    count = x[:1].numel()
+    found = [_Layer(0, x[:1].numel(), is_single=True)]
 
-    def add(_module: nn.Module, _inputs: Any, output: Any) -> None:
-        nonlocal count
-        count += output.numel() if isinstance(output, Tensor) else 0
+    def add(module: nn.Module, inputs: Any, output: Any) -> None:
+        taken = sum(one.numel() for one in inputs if isinstance(one, Tensor))
+        given = output.numel() if isinstance(output, Tensor) else 0
+        found.append(_Layer(taken, given, is_single=not any(module.children())))
 
-    leaves = [module for module in tree.modules() if not any(module.children())]
-    handles = [module.register_forward_hook(add) for module in leaves]
+    handles = [module.register_forward_hook(add) for module in tree.modules()]
     try:
         model.forward(model.initial(), x[:1], net=tree)
     except (RuntimeError, IndexError) as error:
@@ -210,4 +230,4 @@ def _activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> 
     finally:
         for handle in handles:
             handle.remove()
-    return count
+    return found

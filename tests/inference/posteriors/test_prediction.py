@@ -14,7 +14,12 @@ from bayesuq.data import Dataset
 from bayesuq.inference import dropout, map_estimate, variational
 from bayesuq.inference.adoption import adopt
 from bayesuq.inference.posteriors import prediction, weights
-from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, activations_per_row, draw_indices
+from bayesuq.inference.posteriors.prediction import (
+    DEFAULT_NUM_SAMPLES,
+    activations_per_row,
+    draw_indices,
+    kept_activations_per_row,
+)
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -62,8 +67,10 @@ def conv_model(likelihood=None, num_outputs: int = 3, **options) -> BayesianNetw
 def test_activations_are_counted_for_one_row():
     net = networks.mlp(3, (8, 5), 2)
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    rows = noise(0, 50, 3).float()
+    assert activations_per_row(model, rows, model.net) == 8 + 8  # of the activation function of the widest layer
     # The inputs and their flattening, then two outputs a hidden layer (linear and activation), and the last layer's.
-    assert activations_per_row(model, noise(0, 50, 3).float(), model.net) == 3 + 3 + 2 * (8 + 5) + 2
+    assert kept_activations_per_row(model, rows, model.net) == 3 + 3 + 2 * (8 + 5) + 2
     assert all(not module._forward_hooks for module in model.net.modules())
 
 
