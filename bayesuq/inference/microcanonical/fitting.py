@@ -138,7 +138,7 @@ def fit(
     model.likelihood.check_density()
     model = model if training.device is None else model.to(training.device)
     file, workers = Checkpoint.of(training.checkpoint), Workers.of(data_parallel)
-    key = claimed_seed(workers, file, options["seed"])
+    key = claimed_seed(workers, file, training.seed)
     if workers.size > 1:
         check_same_rows(workers, data)
     with isolated(derive_seed(key, DATA)):  # which a loader may draw its order from
