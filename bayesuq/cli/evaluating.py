@@ -5,7 +5,7 @@ from pathlib import Path
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, by_name, read_settings, tell
 from bayesuq.cli.problem import load_split, use_computer
-from bayesuq.cli.reading import read_fitted
+from bayesuq.cli.reading import posterior_file, read_fitted
 from bayesuq.cli.settings import (
     DataOptions,
     OutputOptions,
@@ -34,9 +34,7 @@ def run(
         OSError: The folder cannot be written.
     """
     use_computer(prediction)
-    path = posterior.posterior
-    if not path.is_file():
-        raise UsageError(f"There is no file {str(path)!r}; `bayesuq fit` writes posterior.safetensors.")
+    path = posterior_file(posterior.posterior)
     if path.resolve().is_relative_to(output.out.resolve()):
         raise UsageError(
             f"{path} lies in {output.out}, which would be overwritten; name another folder for the results."

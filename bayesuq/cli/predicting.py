@@ -5,8 +5,9 @@ from io import TextIOWrapper
 from pathlib import Path
 from typing import Any
 
-from bayesuq.cli.output import POSTERIOR, tell, tell_warnings
+from bayesuq.cli.output import tell, tell_warnings
 from bayesuq.cli.problem import use_computer
+from bayesuq.cli.reading import posterior_file
 from bayesuq.cli.settings import NewRowsOptions, PredictionOptions, UsageError
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.tables import TablePosterior
@@ -60,14 +61,7 @@ def _table_posterior(path: Path) -> TablePosterior:
         UsageError: None is there, or several.
         ValueError: It was fitted to no table.
     """
-    if path.is_dir():
-        several = sorted((path / "posteriors").glob("*.safetensors"))
-        alone = several[0] if len(several) == 1 else path / POSTERIOR
-        if len(several) > 1:
-            raise UsageError(f"{path} holds several posteriors; name one: {', '.join(map(str, several))}.")
-        path = alone
-    if not path.is_file():
-        raise UsageError(f"There is no posterior {str(path)!r}; `bayesuq fit --data FILE.csv` writes one.")
+    path = posterior_file(path)
     found = load(path)
     if not isinstance(found, TablePosterior):
         raise ValueError(

@@ -5,7 +5,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from bayesuq.cli.output import read_settings
+from bayesuq.cli.output import POSTERIOR, read_settings
 from bayesuq.cli.own_network import built, put_into
 from bayesuq.cli.problem import Problem, read_standardizer
 from bayesuq.cli.settings import ModelOptions, UsageError, is_import_path
@@ -18,6 +18,22 @@ from bayesuq.posterior import Posterior
 from bayesuq.storage import read
 
 NOISE = "likelihood.scale"
+
+
+def posterior_file(path: Path) -> Path:
+    """The file of a posterior: the one that is named, or the only one in a run's folder.
+
+    Raises:
+        UsageError: None is there, or several.
+    """
+    if path.is_dir():
+        several = sorted((path / "posteriors").glob("*.safetensors"))
+        if len(several) > 1:
+            raise UsageError(f"{path} holds several posteriors; name one: {', '.join(map(str, several))}.")
+        path = several[0] if several else path / POSTERIOR
+    if not path.is_file():
+        raise UsageError(f"There is no posterior {str(path)!r}; `bayesuq fit` writes {POSTERIOR}.")
+    return path
 
 
 def read_fitted(path: Path, data: str, split: Split, network: str | None) -> tuple[Posterior, Standardizer | None]:

@@ -250,7 +250,7 @@ class OutputOptions:
 class PosteriorOption:
     """Which posterior is evaluated, and on what."""
 
-    posterior: Annotated[Path, About("File that `bayesuq fit`, `bayesuq compare` or `posterior.save` wrote.", Path)]
+    posterior: Annotated[Path, About("File that `posterior.save` wrote, or a folder that `bayesuq fit` did.", Path)]
     part: Annotated[Part, About("Part of the data set to evaluate on.", Part)] = "test"
 
 

@@ -131,7 +131,7 @@ def test_the_part_is_the_one_that_was_asked_for(tmp_path: Path) -> None:
     posterior = bq.load(tmp_path / "fit" / "posterior.safetensors")
     split = datasets.load("digits-0to8")
     for part in ("train", "val"):
-        assert evaluate(tmp_path / part, tmp_path / "fit" / "posterior.safetensors", "--part", part) == 0
+        assert evaluate(tmp_path / part, tmp_path / "fit", "--part", part) == 0
         rows = getattr(split, part)
         expected = float(scores.accuracy(posterior.predict(rows.x, seed=0), rows.y))
         assert report(tmp_path / part)["accuracy"] == pytest.approx(expected)
