@@ -6,6 +6,7 @@ divided by the steps between them. Results are appended as lines of JSON, with v
 there already are not run again.
 
     python benchmarks/suite.py --out new.jsonl [name ...]
+    python benchmarks/suite.py --out new.jsonl --page docs/performance.md   # and write the table into the page
     python benchmarks/suite.py --against old.jsonl --out new.jsonl   # exits with 1 where a line has lost more than 10 %
 """
 
@@ -16,7 +17,7 @@ import platform
 import statistics
 import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import version
@@ -57,6 +58,7 @@ NUM_DRAWS = 100
 PREDICTED = (100, 1_000, 10_000)  # rows
 TURN = 0.15  # CPU seconds of a turn of either, at least
 MOST_LOST = 1.10
+BEGIN, END = "<!-- bench: made by benchmarks/suite.py -->", "<!-- bench: end -->"
 VERSIONS = ("bayesuq", "torch", "pyro-ppl")
 
 Work = Callable[[], object]
@@ -314,7 +316,7 @@ def circumstances() -> dict[str, str]:
         "cores": str(os.cpu_count()),
         "threads": str(torch.get_num_threads()),
         "Python": platform.python_version(),
-        **{name: version(name) for name in VERSIONS},
+        **{name: version(name).partition("+")[0] for name in VERSIONS},
     }
 
 
@@ -336,12 +338,30 @@ def lost(old: dict[str, Result], new: dict[str, Result]) -> list[str]:
     ]
 
 
+def table(results: Iterable[Result]) -> list[str]:
+    """A row for each line, and where they were made."""
+    results = list(results)
+    rows = [
+        f"| {one.key} | {one.ratio:.2f} ({one.low:.2f} to {one.high:.2f}) | {one.reference} | {one.milliseconds:,.1f} |"
+        for one in results
+    ]
+    made = ", ".join(f"{name} {value}" for name, value in results[0].circumstances.items())
+    return ["| what | ratio (quartiles) | to | CPU ms a call |", "|---|---|---|---|", *rows, "", f"{made}.", ""]
+
+
+def write_table(results: Iterable[Result], page: Path) -> None:
+    """Put it between its marks."""
+    head, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
+    page.write_text("\n".join([head + BEGIN, "", *table(results), END]) + rest.partition(END)[2], encoding="utf-8")
+
+
 def main() -> int:
     """Run what is not in the file yet; 1 where something was lost."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="parts of the lines' names; all of them by default")
     parser.add_argument("--out", type=Path, default=Path("bench.jsonl"))
     parser.add_argument("--against", type=Path)
+    parser.add_argument("--page", type=Path)
     parser.add_argument("--turns", type=int, default=11)
     chosen = parser.parse_args()
     warnings.simplefilter("ignore", UserWarning)  # short fits are unfinished
@@ -356,6 +376,8 @@ def main() -> int:
             f"{result.key:44s} {result.ratio:8.2f} ({result.low:.2f} to {result.high:.2f}) of {result.reference}",
             flush=True,
         )
+    if chosen.page:
+        write_table(found.values(), chosen.page)
     slower = lost(read(chosen.against), found) if chosen.against else []
     for told in slower:
         print(f"LOST {told}")

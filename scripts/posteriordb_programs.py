@@ -358,7 +358,7 @@ def predators(data: Mapping[str, Tensor]) -> Known:
         rates = theta["units"] * torch.tensor([1.0, 0.05, 1.0, 0.05])
         return torch.cat([rates, theta["start"], theta["sigma"]], dim=1)
 
-    return Known(program, Dataset(data["ts"][:, None], data["y"]), reported, length=150, is_costly=True)
+    return Known(program, Dataset(data["ts"][:, None], data["y"]), reported, length=400, is_costly=True)
 
 
 def indicators(values: Tensor, levels: tuple[int, ...]) -> list[Tensor]:
