@@ -38,6 +38,7 @@ __dir__ = __all__.copy
 Blend = Literal["gaussian", "constant"]
 DEVIATION = 1 / 8  # of the Gaussian weights, in sides of a window
 LEAST_WEIGHT = 1e-3  # of a window's middle, so that corners count where nothing else covers them
+OTHERS = ("num_samples", "seed", "keep_samples", "differentiable")  # that a prediction takes beside windows
 Place = tuple[Any, ...]  # of slices
 
 
@@ -77,13 +78,13 @@ class Windows:
         known = list(WindowOptions.__annotations__)
         for name in options:
             if name not in known:
-                raise TypeError(f"predict() has no argument {name!r}; {nearest(name, known)}.")
+                raise TypeError(f"predict() has no argument {name!r}; {nearest(name, [*OTHERS, *known])}.")
         window = options.get("window")
         if window is None:
             if len(options) > ("window" in options):
                 raise ValueError("`overlap`, `blend` and `margin` are of windows: pass `window`, such as (96, 96, 96).")
             return None
-        sides = (window,) if isinstance(window, int) else tuple(window)
+        sides = tuple(window) if isinstance(window, Sequence) and not isinstance(window, str) else (window,)
         overlap = check_finite_number(options.get("overlap", 0.5), "overlap")
         if not 0 <= overlap < 1:
             raise ValueError(f"`overlap` must be in [0, 1), a share of the window; got {overlap}.")

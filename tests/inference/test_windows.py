@@ -155,6 +155,8 @@ def test_the_network_sees_no_more_than_a_window_at_a_time(monkeypatch: pytest.Mo
         ({"window": 8, "overlap": 0.0, "margin": 1}, ValueError, "leaves pixels out"),
         ({"overlap": 0.25}, ValueError, "pass `window`"),
         ({"windows": 8}, TypeError, "did you mean 'window'"),
+        ({"num_sample": 8}, TypeError, "did you mean 'num_samples'"),
+        ({"window": 8.5}, TypeError, "`window` must be a whole number; got 8.5"),
     ],
 )
 def test_windows_that_cannot_be_are_refused(options: dict[str, Any], error: type[Exception], message: str) -> None:
