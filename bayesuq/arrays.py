@@ -262,6 +262,14 @@ def check_fraction(value: float, name: str) -> float:
     return number
 
 
+def check_share(value: float, name: str) -> float:
+    """`value` as a float in [0, 1], or a ValueError that names it."""
+    number = check_finite_number(value, name)
+    if not 0 <= number <= 1:
+        raise ValueError(f"`{name}` must be in [0, 1]; got {value!r}.")
+    return number
+
+
 def check_probability(value: float, name: str) -> float:
     """`value` as a float in [0, 1), or a ValueError that names it."""
     number = _real(value, name)

@@ -95,11 +95,11 @@ def image_failures(
         batches: As for `evaluate_segmentation`. Draws that were kept are held against each other.
         y: The truth of one predictive, (N, ...).
         ignore_index: The label of void pixels, which Dice leaves out.
-        failed_below: Dice of the foreground below which an image counts as failed, in [0, 1].
+        failed_below: Dice of the foreground below which an image counts as failed, strictly between 0 and 1.
 
     Raises:
         TypeError: See `evaluate_segmentation`.
-        ValueError: See `evaluate_segmentation`; a Dice outside [0, 1].
+        ValueError: See `evaluate_segmentation`; a Dice of 0 or less, or of 1 or more.
 
     Example:
         >>> said = torch.tensor([[0.99, 0.01], [0.6, 0.4]])  # of two images, the second unsure, and wrong

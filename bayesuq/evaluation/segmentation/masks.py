@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite_number
+from bayesuq.arrays import ArrayLike, as_labels, check_count
 from bayesuq.evaluation.segmentation.pixel_counts import labelled
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -117,14 +117,6 @@ def borders(labels: Tensor) -> Tensor:
         found.narrow(axis, 0, size).logical_or_(differ)
         found.narrow(axis, 1, size).logical_or_(differ)
     return found
-
-
-def check_share(value: float, name: str) -> float:
-    """`value` as a number in [0, 1], or a ValueError that names it."""
-    share = check_finite_number(value, name)
-    if not 0 <= share <= 1:
-        raise ValueError(f"`{name}` must be in [0, 1]; got {value!r}.")
-    return share
 
 
 def each(said: Tensor, truth: Tensor) -> Iterator[tuple[int, int, Tensor, Tensor]]:

@@ -23,8 +23,8 @@ import torch
 from scipy import ndimage
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_positive
-from bayesuq.evaluation.segmentation.masks import check_share, class_masks, each
+from bayesuq.arrays import ArrayLike, check_positive, check_share
+from bayesuq.evaluation.segmentation.masks import class_masks, each
 from bayesuq.predictive.categorical import CategoricalPredictive
 
 

@@ -47,18 +47,17 @@ class Noise:
         generator: Where it comes from.
         first: Number of the first chain that is moved here.
         stride: From one of them to the next.
-        num_chains: Of the fit; None for those that are moved here.
+        num_chains: Of the fit.
     """
 
     generator: torch.Generator
-    first: int = 0
-    stride: int = 1
-    num_chains: int | None = None
+    first: int
+    stride: int
+    num_chains: int
 
     def like(self, vectors: Tensor) -> Tensor:
         """Of the chains that are moved here, (C, P)."""
-        number = len(vectors) if self.num_chains is None else self.num_chains
-        white = vectors.new_empty(number, *vectors.shape[1:]).normal_(generator=self.generator)
+        white = vectors.new_empty(self.num_chains, *vectors.shape[1:]).normal_(generator=self.generator)
         return white[self.first :: self.stride]
 
 
