@@ -22,9 +22,8 @@ from bayesuq.randomness import generator
 RowLosses = Callable[[Batch, torch.Generator], Tensor | None]
 
 FEWEST_LOOKS, MOST_LOOKS = 4, 8
-STEPS_A_LOOK = 20  # of which it takes 5 % of the time, so that 8 take 2.2 % of 360 steps
-STEPS_BESIDE = 30  # that all else of a small network's fit takes the time of
-SHARE = 0.01  # of the fit's passes of rows; beside its other work that is 2 % of a small network's time
+FEWEST_STEPS, STEPS_A_LOOK = 50, 110  # a small network's look takes half a step: those of 320 steps 1 % of them
+SHARE = 0.005  # of the fit's passes of rows; beside its other work that is at most 1 % of a small network's time
 BACKWARD = 3  # forward passes that a step costs, its backward pass included
 FEWEST_ROWS, MOST_ROWS = 20, 512
 FEWEST_MASKS, MOST_MASKS = 2, 8
@@ -112,8 +111,8 @@ class Looks:
 
 def steps_of_looks(num_steps: int) -> list[int]:
     """After which of so many steps a fit is looked at; none of a fit that is too short to bear it."""
-    number = min((num_steps + STEPS_BESIDE) // STEPS_A_LOOK, MOST_LOOKS)
-    return [round(time * num_steps) for time in np.linspace(EARLY, 1, number)] if number >= FEWEST_LOOKS else []
+    number = min(FEWEST_LOOKS + (num_steps - FEWEST_STEPS) // STEPS_A_LOOK, MOST_LOOKS)
+    return [round(time * num_steps) for time in np.linspace(EARLY, 1, number)] if num_steps >= FEWEST_STEPS else []
 
 
 @contextmanager

@@ -37,28 +37,28 @@ def looked(num_rows: int, batch_size: int, num_steps: int, num_weights: int) -> 
 
 @pytest.mark.parametrize("num_steps", [500, 20_000])
 @pytest.mark.parametrize("num_rows", [60, 3000])
-def test_looks_are_a_hundredth_of_the_rows_that_a_fit_passes(num_rows, num_steps):
+def test_looks_are_half_a_hundredth_of_the_rows_that_a_fit_passes(num_rows, num_steps):
     taken = looked(num_rows, 128, num_steps, num_weights=10**6)
     assert len(taken.steps) == looks.MOST_LOOKS
     for step in taken.steps:
         taken.after(step)
     num_passes = sum(one.numel() for one in taken.seen)
-    assert num_passes <= 0.01 * looks.BACKWARD * num_steps * min(num_rows, 128)
+    assert num_passes <= 0.005 * looks.BACKWARD * num_steps * min(num_rows, 128)
     assert {one.shape for one in taken.seen} == {taken.seen[0].shape}
 
 
 def test_a_large_network_that_is_trained_for_a_few_steps_is_not_looked_at():
     assert looked(3000, 32, 30, num_weights=10**8).steps == []
-    assert len(looked(3000, 32, 300, num_weights=1000).steps) == looks.MOST_LOOKS
+    assert len(looked(3000, 32, 600, num_weights=1000).steps) == looks.MOST_LOOKS
 
 
-@pytest.mark.parametrize("num_steps", [5, 40, 60, 100, 150])
+@pytest.mark.parametrize("num_steps", [5, 40, 60, 100, 320])
 @pytest.mark.parametrize("num_rows", [60, 3000])
 def test_a_short_fit_takes_few_looks_at_few_rows(num_rows, num_steps):
     taken = looked(num_rows, 128, num_steps, num_weights=1000)
-    assert 20 * len(taken.steps) <= num_steps + 30  # a look is half a step: 3 % of them, and of what else a fit does
+    assert len(taken.steps) <= max(4, num_steps / 50)  # a look is half a step, and a fit's other work 30 of them
     assert len(set(taken.steps)) == len(taken.steps)
-    assert bool(taken.steps) == (num_steps >= 20 * looks.FEWEST_LOOKS - 30)
+    assert bool(taken.steps) == (num_steps >= 50)
     assert not taken.steps or sum(len(part) for part in taken._parts) <= 128
 
 
