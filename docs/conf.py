@@ -1,11 +1,7 @@
 """How Sphinx builds the site. Nothing is fetched: no remote fonts, scripts or inventories."""
 
 import sys
-from importlib import import_module
 from pathlib import Path
-from types import ModuleType
-
-import jinja2
 
 sys.path.insert(0, str(Path(__file__).parent / "_extensions"))
 
@@ -16,7 +12,8 @@ author = "the bayesuq developers"
 copyright = author  # noqa: A001 - the name that Sphinx reads
 version = release = bayesuq.__version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "docstrings", "mathml", "references"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon"]
+extensions += ["docstrings", "mathml", "references", "reference_pages", "best"]
 if "source" in tags:  # noqa: F821 - of Sphinx, `make docs` sets it: a [source] link at each name takes a while
     extensions.append("sphinx.ext.viewcode")
 nitpicky = True  # names of bayesuq that do not exist are warnings, and these are errors
@@ -50,37 +47,3 @@ html_theme_options = {
     "light_css_variables": {"color-brand-primary": "#0072B2", "color-brand-content": "#0072B2"},
     "dark_css_variables": {"color-brand-primary": "#56B4E9", "color-brand-content": "#56B4E9"},
 }
-
-# The packages whose public modules the pages under api/ list, so that a new module needs no new line there.
-FACES = ("bayesuq.models", "bayesuq.inference", "bayesuq.evaluation")
-FIRST = (
-    *("map_estimate", "variational", "dropout", "ensemble", "temperature"),
-    *("report", "uncertainty", "scores", "calibration", "detection", "plots"),
-)
-
-
-def public_modules(face: str) -> list[str]:
-    """The modules that a package hands on, in full: those with a `fit` first, then those that a reader seeks first.
-
-    Each is followed by the modules that it hands on itself.
-    """
-    package = import_module(face)
-    names = [f"{face}.{name}" for name in package.__all__ if isinstance(getattr(package, name), ModuleType)]
-    names.sort(key=lambda name: (not hasattr(import_module(name), "fit"), _rank(name.rpartition(".")[2])))
-    return [found for name in names for found in (name, *public_modules(name))]
-
-
-def _rank(name: str) -> int:
-    return FIRST.index(name) if name in FIRST else len(FIRST)
-
-
-def fill_reference(_app: object, page: str, source: list[str]) -> None:
-    """Let the pages of the reference loop over the public modules."""
-    if page.startswith("api/"):
-        modules = {face.rpartition(".")[2]: public_modules(face) for face in FACES}
-        source[0] = jinja2.Template(source[0]).render(modules=modules)
-
-
-def setup(app: object) -> None:
-    """Connect the above."""
-    app.connect("source-read", fill_reference)

@@ -13,6 +13,11 @@ from pathlib import Path
 import pytest
 
 from bayesuq.cli.main import main
+from bayesuq.inference import map_estimate
+from bayesuq.inference.gp import ExactGpPosterior
+from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.weights import WeightPosterior
+from bayesuq.predictive import GaussianPredictive
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -75,17 +80,28 @@ def test_formulas_are_drawn_by_the_browser_alone(site: Path) -> None:
 
 
 @pytest.mark.slow
-def test_the_reference_has_every_public_module_and_links_types(site: Path) -> None:
+def test_the_reference_has_a_page_for_every_public_module_and_links_types(site: Path) -> None:
+    modules = site / "api" / "modules"
     for face in FACES:
-        page = (site / "api" / f"{face.rpartition('.')[2]}.html").read_text(encoding="utf-8")
         for name in importlib.import_module(face).__all__:
             if name.islower():
+                page = (modules / f"{face}.{name}.html").read_text(encoding="utf-8")
                 assert f'id="module-{face}.{name}"' in page
-    inference = (site / "api" / "inference.html").read_text(encoding="utf-8")
-    assert 'href="models.html#bayesuq.models.bnn.BayesianNetwork"' in inference
-    assert inference.index("module-bayesuq.inference.map_estimate") < inference.index(
-        "module-bayesuq.inference.callbacks"
-    )
+    fit = (modules / "bayesuq.inference.map_estimate.html").read_text(encoding="utf-8")
+    assert 'href="bayesuq.models.bnn.html#bayesuq.models.bnn.BayesianNetwork"' in fit
+    listed = (site / "api" / "inference.html").read_text(encoding="utf-8").partition("<article")[2]
+    assert listed.index("bayesuq.inference.map_estimate") < listed.index("bayesuq.inference.callbacks")
+    assert "the one network that maximises the joint density" in listed
+
+
+@pytest.mark.slow
+def test_no_page_of_the_reference_grows_as_long_as_a_package(site: Path) -> None:
+    names = {
+        page.name: page.read_text(encoding="utf-8").count('class="sig sig-object')
+        for page in site.rglob("api/**/*.html")
+    }
+    assert len(names) > 50
+    assert {page: number for page, number in names.items() if number > 120} == {}
 
 
 @pytest.mark.parametrize(
@@ -153,6 +169,9 @@ def test_docstrings_keep_their_stars_bars_formulas_and_tables() -> None:
         "",
         "Args:",
         "    x: Inputs, *all* of them.",
+        "    num_draws: S.",
+        "    rows: Of them",
+        "        N. In e.g. three.",
         "",
         "Example:",
         "    >>> 2 * 3 | 1",
@@ -173,6 +192,7 @@ def test_docstrings_keep_their_stars_bars_formulas_and_tables() -> None:
     ]
     assert r"    x: Inputs, \*all\* of them." in lines
     assert "    >>> 2 * 3 | 1" in lines
+    assert lines[lines.index("    rows: Of them") - 1 :][:3:2] == [r"    num_draws: S\.", r"        N\. In e.g. three."]
 
 
 @pytest.mark.usefixtures("extensions")
@@ -191,6 +211,51 @@ def test_docstrings_keep_their_stars_bars_formulas_and_tables() -> None:
 def test_names_of_bayesuq_that_do_not_exist_stop_the_build(target: str, there: bool) -> None:
     references = importlib.import_module("references")
     assert references.exists(target) == there
+
+
+@pytest.mark.usefixtures("extensions")
+def test_the_reference_tells_of_an_override_where_its_name_was_declared_first() -> None:
+    pages = importlib.import_module("reference_pages")
+    gp, weights = ExactGpPosterior, WeightPosterior
+    members = [
+        (gp, "marginals"),
+        (gp, "condition"),
+        (MapPosterior, "num_members"),
+        (MapPosterior, "draw"),
+        (weights, "draw"),
+    ]
+    overrides = [pages.is_override(name, vars(cls)[name]) for cls, name in members]
+    assert overrides == [True, False, True, True, False]
+    assert not pages.is_override("fit", map_estimate.fit)
+    assert pages.leave_out(None, "method", "draw", vars(MapPosterior)["draw"], False, None)
+    mean = vars(GaussianPredictive)["mean"]
+    assert pages.leave_out(None, "property", "mean", mean, False, None) is None  # which a reader seeks at each
+
+
+@pytest.mark.usefixtures("extensions")
+def test_the_best_of_each_column_of_the_results_stands_out_and_nothing_else_changes() -> None:
+    best = importlib.import_module("best")
+    page = """Words.
+
+| method | accuracy | NLL, nats | AUROC: entropy | mutual information | seconds |
+|---|---|---|---|---|---|
+| one | 0.90 ± 0.01 | 0.30 | 0.8 | 0.9 | 1 |
+| two | 0.95 | -0.10 | 0.8 |  | 2 |
+
+| network | posterior | error, % |
+|---|---|---|
+| a | x | 3 |
+| a | y | 2 |
+| b | x | 1 |
+| b | y | |
+
+| set | splits | RMSE | published | log-likelihood | published |
+|---|---|---|---|---|---|
+| boston | 20 | 3.21 ± 0.23 | 3.28 | -2.47 | -2.41 |
+"""
+    marked = best.mark(page)
+    assert re.findall(r"\*\*(.+?)\*\*", marked) == ["0.8", "0.95", "-0.10", "0.8", "2", "3.21 ± 0.23", "-2.41"]
+    assert re.sub(r"\*\*", "", marked).split() == page.split()
 
 
 @pytest.mark.usefixtures("extensions")

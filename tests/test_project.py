@@ -16,6 +16,9 @@ def test_the_version_is_the_same_everywhere() -> None:
     cited = yaml.safe_load((ROOT / "CITATION.cff").read_text())
     assert bq.__version__ == PROJECT["version"] == cited["version"]
     assert cited["license"] == PROJECT["license"]
+    shown = (ROOT / "docs" / "index.md").read_text()
+    assert f"version = {{{bq.__version__}}}" in shown
+    assert f"title = {{{cited['title']}}}" in shown
     released = re.findall(r"^## (\d[\d.]*)", (ROOT / "CHANGELOG.md").read_text(), flags=re.MULTILINE)
     assert PROJECT["version"].startswith(released[0])
 

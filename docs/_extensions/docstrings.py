@@ -1,6 +1,7 @@
 """Docstrings as they are written for `help()`, made into reStructuredText for the site.
 
-Formulas stand indented after an empty line, tables are drawn with bars, and stars and bars are themselves.
+Formulas stand indented after an empty line, tables are drawn with bars; stars, bars and a letter with a full stop are
+themselves.
 """
 
 import re
@@ -9,6 +10,7 @@ from typing import Any
 
 CODE = re.compile(r"(`[^`]*`)")
 MARKUP = re.compile(r"[*|]")
+ITEM = re.compile(r"^(\s*(?:\w+: )?[A-Za-z])\.(?=\s|$)")  # of a list, where a letter such as S or D is meant
 BEFORE_NAPOLEON = 400
 
 
@@ -53,8 +55,8 @@ def _table_row(line: str, *, heading: bool) -> Iterator[str]:
 
 
 def _escaped(line: str) -> str:
-    """Stars and bars outside code as themselves."""
-    parts = CODE.split(line)
+    """Stars and bars outside code as themselves, and a letter that stands for a number as no item of a list."""
+    parts = CODE.split(ITEM.sub(r"\1\\.", line))
     return "".join(part if part.startswith("`") else MARKUP.sub(r"\\\g<0>", part) for part in parts)
 
 
