@@ -11,6 +11,7 @@ from pyro.infer import NUTS
 from timing import median_seconds, print_ratios
 
 from bayesuq.inference.chains.hamiltonian import Points, leapfrog
+from bayesuq.inference.chains.mass import Diagonal
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.training.minibatches import Batch
@@ -51,10 +52,10 @@ def stock(model: BayesianNetwork, rows: Batch, start: dict[str, torch.Tensor]) -
 def ours(potential: NetworkPotential, start: torch.Tensor) -> Callable[[], object]:
     """One transition of our NUTS."""
     noise = torch.Generator().manual_seed(0)
-    points, inverse_mass = Points.at(start.unsqueeze(0), potential), torch.ones_like(start)
+    points, mass = Points.at(start.unsqueeze(0), potential), Diagonal(torch.ones_like(start))
 
     def transition() -> None:
-        _, info = Nuts(DEPTH)(points, potential, TINY, inverse_mass, noise)
+        _, info = Nuts(DEPTH)(points, potential, TINY, mass, noise)
         if int(info["n_steps"]) != NUM_STEPS:
             raise RuntimeError("the trajectory turned back")
 
@@ -63,12 +64,12 @@ def ours(potential: NetworkPotential, start: torch.Tensor) -> Callable[[], objec
 
 def together(potential: NetworkPotential, starts: torch.Tensor) -> Callable[[], object]:
     """As many steps of plain HMC, of all chains at once."""
-    points, momenta, inverse_mass = Points.at(starts, potential), torch.randn_like(starts), torch.ones_like(starts[0])
+    points, momenta, mass = Points.at(starts, potential), torch.randn_like(starts), Diagonal(torch.ones_like(starts[0]))
 
     def transition() -> None:
         moved, after = points, momenta
         for _ in range(NUM_STEPS):
-            moved, after = leapfrog(moved, after, potential, TINY, inverse_mass)
+            moved, after = leapfrog(moved, after, potential, TINY, mass)
 
     return transition
 

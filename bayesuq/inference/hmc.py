@@ -29,6 +29,7 @@ from bayesuq.inference.chains.agreement import (
 )
 from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
+from bayesuq.inference.chains.mass import LARGEST_DENSE, MassName
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.onwards import check_same_density, ends_of, fixed_of, kernel_of, longer, seed_of
 from bayesuq.inference.chains.potential import NetworkPotential
@@ -93,6 +94,7 @@ def fit(
     num_steps: int | None = None,
     trajectory_length: float | None = None,
     step_size: float | None = None,
+    mass: MassName = "diagonal",
     thinning: int = 1,
     keep_warmup_statistics: bool = True,
     data_parallel: bool | Group = False,
@@ -129,6 +131,9 @@ def fit(
             None is 32.
         trajectory_length: Instead of it, step size times mean number of steps, in units of the adapted scales.
         step_size: Where its adaptation begins (with num_warmup=0: the one that is used); None finds one.
+        mass: Which scales the warm-up learns: "diagonal", one of every number; or "dense", with the correlations of all
+            P numbers, where a posterior is long and narrow along no axis: far fewer steps a draw then, at P^2 numbers
+            a chain and P^2 operations a step, P at most 4,096. Give it a warm-up of more transitions than numbers.
         thinning: Transitions for one kept draw.
         keep_warmup_statistics: Whether the statistics of the warm-up are kept.
         data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, share
@@ -166,6 +171,8 @@ def fit(
         (200, 0)
     """
     plan = _plan(num_samples, num_warmup, thinning, step_size, target_acceptance, keep_warmup_statistics)
+    check_one_of(mass, "mass", MassName)
+    plan = replace(plan, mass=mass)
     transition = _kernel(kernel, max_tree_depth, num_steps, trajectory_length)
     check_count(num_chains, "num_chains")
     if chain_method is not None:
@@ -282,6 +289,7 @@ class _Run:
 
     def chains(self, job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor) -> Chains:
         """Run them."""
+        self._check_mass(positions.shape[1])
         if self.checkpoint is not None:
             job = replace(job, fit=_identity(job, potential, positions, self.key))
         together, method, cost = isinstance(self.kernel, Hmc), self.chain_method, Cost(potential, positions[0])
@@ -293,6 +301,14 @@ class _Run:
         chains = run_chains(job, positions, method, potential, self.workers)
         _warn(chains, self.max_tree_depth)
         return replace(chains, ends=ends_of(chains, self.kernel, self.plan, self.key, job.constants.fixed))
+
+    def _check_mass(self, size: int) -> None:
+        """Refuse a dense mass of more numbers than a matrix should have."""
+        if self.plan.mass == "dense" and size > LARGEST_DENSE:
+            raise ValueError(
+                f"mass='dense' takes at most {LARGEST_DENSE:,} numbers, since it holds the covariance of all pairs; "
+                f"these are {size:,}. Leave it at 'diagonal'."
+            )
 
     def further(
         self, ended: "HmcPosterior | ProgramChains", job: Job, potential: NetworkPotential | ProgramPotential
@@ -377,7 +393,8 @@ class HmcPosterior(ChainPosterior):
             NUTS also `tree_depth`. With thinning, steps are summed, acceptances averaged, and a draw is `diverging`
             where any of its transitions was; the rest is that of the last.
         warmup_statistics: The same of each transition of the warm-up, (C, W); empty where it was not kept.
-        inverse_mass: Variances of the unconstrained random sites as adapted, (C, R).
+        inverse_mass: Variances of the unconstrained random sites as adapted, (C, R); covariances, (C, R, R), by dense
+            masses.
         ends: What `extend` goes on from; empty in files of before.
     """
 
@@ -434,14 +451,14 @@ def _identity(job: Job, potential: NetworkPotential | ProgramPotential, position
     plan, model, rows = job.plan, job.model, job.rows
     weight = {} if rows.weight is None else {"weight": rows.weight}
     data = digest({**named_leaves(rows.x), "y": rows.y, **weight})
-    told = {"seed": key, "kernel": repr(job.kernel)}
+    told = {"seed": key, "kernel": repr(job.kernel) + ("" if plan.mass == "diagonal" else f", {plan.mass} mass")}
     constants = {"values of learned sites": job.constants.fixed, "buffers of the start": job.constants.buffers}
     sites = sites_of(model) if isinstance(model, BayesianNetwork) else model.sites()
     own = model_contents(model) if isinstance(model, BayesianNetwork) else {}
     return Identity(
         options={
             **told,
-            **{name: value for name, value in vars(plan).items() if name != "num_samples"},
+            **{name: value for name, value in vars(plan).items() if name not in ("num_samples", "mass")},
             "device": model.device.type,
             "data": f"{len(rows.y)} rows, {data}",
             **sites,

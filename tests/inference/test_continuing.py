@@ -56,6 +56,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "a program by NUTS": {"thinning": 2},
     "a network by NUTS": {"start": MODE, "max_tree_depth": 4},
     "a network's chains together": {"start": MODE, "kernel": "hmc", "num_steps": 3, "chain_method": "vectorised"},
+    "dense masses": {"mass": "dense", "num_warmup": 60},
     "trajectories of a length": {"kernel": "hmc", "trajectory_length": 0.5, "step_size": 0.1},
 }
 

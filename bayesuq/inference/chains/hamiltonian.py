@@ -1,6 +1,6 @@
 """Hamiltonian Monte Carlo for C chains at once: momenta are drawn, the leapfrog integrator moves, the energy decides.
 
-    H(u, r) = U(u) + r^T M^-1 r / 2,   r ~ N(0, M),   M diagonal
+    H(u, r) = U(u) + r^T M^-1 r / 2,   r ~ N(0, M)
 
 All chains make the same number of steps of one size, so that C of them are one vectorised pass; each is accepted or
 refused for itself. The number of steps is drawn anew for every iteration: a fixed one resonates with periodic orbits.
@@ -16,6 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from bayesuq.inference.chains.mass import Mass
 from bayesuq.inference.chains.potential import Potential
 
 MOST_ENERGY_ERROR = 1000.0  # nats; beyond it a trajectory has diverged, as in Stan
@@ -48,7 +49,7 @@ class Kernel(Protocol):
     """One transition that leaves exp(-U) invariant."""
 
     def __call__(
-        self, points: Points, potential: Potential, step_size: float, inverse_mass: Tensor, noise: torch.Generator
+        self, points: Points, potential: Potential, step_size: float, mass: Mass, noise: torch.Generator
     ) -> tuple[Points, Info]:
         """The next points, and by ArviZ's names (C,) tensors of what happened."""
 
@@ -68,16 +69,16 @@ class Hmc:
     most_steps: int = 1024
 
     def __call__(
-        self, points: Points, potential: Potential, step_size: float, inverse_mass: Tensor, noise: torch.Generator
+        self, points: Points, potential: Potential, step_size: float, mass: Mass, noise: torch.Generator
     ) -> tuple[Points, Info]:
         """Move all chains once."""
-        momenta = draw_momenta(points.positions, inverse_mass, noise)
-        energies = points.potentials + kinetic_energies(momenta, inverse_mass)
+        momenta = draw_momenta(points.positions, mass, noise)
+        energies = points.potentials + mass.kinetic_energies(momenta)
         num_steps = self._draw_steps(step_size, noise)
         proposed, momenta = points, momenta
         for _ in range(num_steps):
-            proposed, momenta = leapfrog(proposed, momenta, potential, step_size, inverse_mass)
-        proposed_energies = proposed.potentials + kinetic_energies(momenta, inverse_mass)
+            proposed, momenta = leapfrog(proposed, momenta, potential, step_size, mass)
+        proposed_energies = proposed.potentials + mass.kinetic_energies(momenta)
         error = (proposed_energies - energies).nan_to_num(nan=torch.inf)
         acceptance = (-error).exp().clamp(max=1.0)
         accepted = torch.rand(len(error), dtype=torch.float64, generator=noise).to(error.device) < acceptance
@@ -99,23 +100,18 @@ class Hmc:
         return int(torch.randint(1, most + 1, (), generator=noise))
 
 
-def draw_momenta(like: Tensor, inverse_mass: Tensor, noise: torch.Generator) -> Tensor:
+def draw_momenta(like: Tensor, mass: Mass, noise: torch.Generator) -> Tensor:
     """r ~ N(0, M) for each row, (C, P); drawn on the CPU, so that a seed gives the same ones on every device."""
     white = torch.randn(like.shape, dtype=like.dtype, generator=noise)
-    return white.to(like.device) * inverse_mass.rsqrt()
-
-
-def kinetic_energies(momenta: Tensor, inverse_mass: Tensor) -> Tensor:
-    """r^T M^-1 r / 2 of each row, (C,), float64."""
-    return 0.5 * (momenta.square() * inverse_mass).sum(dim=-1, dtype=torch.float64)
+    return mass.momenta(white.to(like.device))
 
 
 def leapfrog(
-    points: Points, momenta: Tensor, potential: Potential, step_size: float, inverse_mass: Tensor
+    points: Points, momenta: Tensor, potential: Potential, step_size: float, mass: Mass
 ) -> tuple[Points, Tensor]:
     """One step of the velocity Verlet integrator; a negative step size goes back in time."""
     half = torch.add(momenta, points.gradients, alpha=-0.5 * step_size)
-    moved = Points.at(torch.addcmul(points.positions, half, inverse_mass, value=step_size), potential)
+    moved = Points.at(mass.moved(points.positions, half, step_size), potential)
     return moved, torch.add(half, moved.gradients, alpha=-0.5 * step_size)
 
 
@@ -139,19 +135,19 @@ def harmonic_mean(acceptance: Tensor) -> float:
 
 
 def reasonable_step_size(
-    points: Points, potential: Potential, guess: float, inverse_mass: Tensor, noise: torch.Generator
+    points: Points, potential: Potential, guess: float, mass: Mass, noise: torch.Generator
 ) -> float:
     """A step size, by doubling or halving the guess, of which one step has a mean acceptance near 0.8.
 
     Reference:
         Hoffman & Gelman 2014, algorithm 4, with Stan's 0.8 for its 0.5.
     """
-    momenta = draw_momenta(points.positions, inverse_mass, noise)
-    energies = points.potentials + kinetic_energies(momenta, inverse_mass)
+    momenta = draw_momenta(points.positions, mass, noise)
+    energies = points.potentials + mass.kinetic_energies(momenta)
 
     def accepts(step_size: float) -> bool:
-        moved, after = leapfrog(points, momenta, potential, step_size, inverse_mass)
-        error = moved.potentials + kinetic_energies(after, inverse_mass) - energies
+        moved, after = leapfrog(points, momenta, potential, step_size, mass)
+        error = moved.potentials + mass.kinetic_energies(after) - energies
         acceptance = (-error.nan_to_num(nan=torch.inf)).exp().clamp(max=1.0)
         return harmonic_mean(acceptance) > 0.8
 

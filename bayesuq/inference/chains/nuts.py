@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.chains.hamiltonian import MOST_ENERGY_ERROR, Info, Points, draw_momenta
+from bayesuq.inference.chains.mass import Mass
 from bayesuq.inference.chains.potential import Potential
 
 
@@ -51,10 +52,10 @@ class Nuts:
     max_tree_depth: int = 10
 
     def __call__(
-        self, points: Points, potential: Potential, step_size: float, inverse_mass: Tensor, noise: torch.Generator
+        self, points: Points, potential: Potential, step_size: float, mass: Mass, noise: torch.Generator
     ) -> tuple[Points, Info]:
         """Move one chain once."""
-        builder = _Builder(points, potential, step_size, inverse_mass, noise)
+        builder = _Builder(points, potential, step_size, mass, noise)
         while builder.depth < self.max_tree_depth and builder.double():
             pass
         drawn = builder.tree.proposal
@@ -78,10 +79,10 @@ class _Builder:
     """One trajectory as it grows; `depth` counts its completed doublings."""
 
     def __init__(
-        self, points: Points, potential: Potential, step_size: float, inverse_mass: Tensor, noise: torch.Generator
+        self, points: Points, potential: Potential, step_size: float, mass: Mass, noise: torch.Generator
     ) -> None:
-        self.potential, self.step_size, self.inverse_mass, self.noise = potential, step_size, inverse_mass, noise
-        momentum = draw_momenta(points.positions, inverse_mass, noise)[0]
+        self.potential, self.step_size, self.mass, self.noise = potential, step_size, mass, noise
+        momentum = draw_momenta(points.positions, mass, noise)[0]
         start = self._phase(points.positions[0], momentum, float(points.potentials[0]), points.gradients[0])
         self.energy = start.energy
         self.tree = _Tree(start, start, start, 0.0, momentum)
@@ -119,7 +120,7 @@ class _Builder:
         """One leapfrog step."""
         step_size = self.step_size if forwards else -self.step_size
         half = torch.add(end.momentum, end.gradient, alpha=-0.5 * step_size)
-        position = torch.addcmul(end.position, half, self.inverse_mass, value=step_size)
+        position = self.mass.moved(end.position, half, step_size)
         potential, gradient = self.potential.at(position)
         phase = self._phase(position, torch.add(half, gradient, alpha=-0.5 * step_size), potential, gradient)
         error = phase.energy - self.energy
@@ -133,7 +134,7 @@ class _Builder:
         return _Tree(phase, phase, phase, -error, phase.momentum)
 
     def _phase(self, position: Tensor, momentum: Tensor, potential: float, gradient: Tensor) -> _Phase:
-        velocity = momentum * self.inverse_mass
+        velocity = self.mass.velocities(momentum)
         energy = potential + 0.5 * (momentum * velocity).sum(dtype=torch.float64).item()
         return _Phase(position, momentum, velocity, potential, gradient, energy)
 

@@ -5,7 +5,7 @@ comes from a generator of the run's own, so that neither other chains nor a stop
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.chains.hamiltonian import Info, Kernel, Points, harmonic_mean, reasonable_step_size
+from bayesuq.inference.chains.mass import Diagonal, Mass, MassName, mass_of
 from bayesuq.inference.chains.potential import NetworkPotential, Potential
 from bayesuq.inference.chains.warmup import Moments, StepSize, window_ends, window_start
 from bayesuq.inference.training.bars import bar, is_shown
@@ -35,6 +36,7 @@ class Plan:
         step_size: Where its adaptation begins (without warm-up: the one that is used); None finds one.
         target_acceptance: Mean acceptance that the step size is adapted to.
         keep_warmup: Whether the statistics of the warm-up are kept.
+        mass: Which scales the warm-up learns.
     """
 
     num_samples: int
@@ -43,6 +45,7 @@ class Plan:
     step_size: float | None = None
     target_acceptance: float = 0.8
     keep_warmup: bool = True
+    mass: MassName = field(default="diagonal", repr=False)  # files of format 1 have the other options' words
 
     @property
     def num_transitions(self) -> int:
@@ -58,7 +61,7 @@ class Chains:
         draws: (C, D, P).
         statistics: Of each draw, (C, D), by name.
         warmup_statistics: Of each transition of the warm-up, (C, W), by name; empty where it was not kept.
-        inverse_mass: The adapted scales squared, of each chain, (C, P).
+        inverse_mass: The adapted scales squared, of each chain, (C, P), or covariances, (C, P, P).
         ends: What going on needs besides, of each chain, or of each run of chains that move together: `positions`,
             (C, P); `noise`, the states of the generators, (R, B); `log_step_size`, (R,); whether the potential was
             `recorded`, (R,).
@@ -84,7 +87,7 @@ class Chains:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, as `of` takes it."""
-        found = {"draws": self.draws, "inverse_mass": self.inverse_mass}
+        found = {"draws": self.draws, "inverse_mass": self.mass.inverse}
         tables = {"kept.": self.statistics, "warmup.": self.warmup_statistics, "ends.": self.ends}
         for prefix, table in tables.items():
             found |= named(prefix, table)
@@ -103,7 +106,7 @@ class End:
 
     Attributes:
         positions: (C, P).
-        inverse_mass: (P,).
+        inverse_mass: (P,) or (P, P).
         noise: The generator's state.
         log_step_size: As the warm-up has it: the logarithm of the step size itself may differ in its last bit.
         recorded: Whether the potential was recorded: it has other last bits.
@@ -179,7 +182,7 @@ class _Run:
 
     Attributes:
         done: Transitions so far, the warm-up's included.
-        inverse_mass: Diagonal of M^-1, (P,).
+        mass: In which they move.
     """
 
     def __init__(
@@ -189,8 +192,8 @@ class _Run:
         self.noise = generator(seed)
         self.done, self.is_recorded = 0, True
         self.points = Points.at(positions, potential)
-        self.inverse_mass = torch.ones_like(positions[0])
-        self.moments = Moments.none(positions[0])
+        self.mass: Mass = Diagonal(torch.ones_like(positions[0]))
+        self.moments = self._no_moments()
         self.step_size = StepSize.of(FIRST_GUESS)
         self.first_window, self.window_ends = window_start(plan.num_warmup), window_ends(plan.num_warmup)
         self.draws = positions.new_zeros(len(positions), plan.num_samples, positions.shape[1])
@@ -203,7 +206,7 @@ class _Run:
     def put(self, end: End) -> None:
         """Set the run to where another one ended."""
         self.noise.set_state(end.noise)
-        self.inverse_mass = end.inverse_mass
+        self.mass = mass_of(end.inverse_mass)
         self.step_size = StepSize.kept(end.log_step_size)
         self.is_recorded, self.has_begun = end.recorded, True
         if not end.recorded:
@@ -217,8 +220,9 @@ class _Run:
                 self._begin()
             self._run()
             self.resumable.write(self.done)
-        inverse_mass = self.inverse_mass.expand(len(self.draws), -1).clone()
-        return Chains(self.draws, self.kept, self.warmup, inverse_mass, self._end())
+        inverse_mass = self.mass.inverse
+        each = inverse_mass.expand(len(self.draws), *inverse_mass.shape).clone()
+        return Chains(self.draws, self.kept, self.warmup, each, self._end())
 
     def _end(self) -> dict[str, Tensor]:
         """As `Chains.ends` of the one run."""
@@ -249,14 +253,14 @@ class _Run:
         """Find a first step size."""
         step_size = self.plan.step_size
         if step_size is None:
-            step_size = reasonable_step_size(self.points, self.potential, FIRST_GUESS, self.inverse_mass, self.noise)
+            step_size = reasonable_step_size(self.points, self.potential, FIRST_GUESS, self.mass, self.noise)
         self.step_size = StepSize.of(step_size)
 
     def _move(self) -> None:
         """One transition."""
         warming = self.done < self.plan.num_warmup
         step_size = self.step_size.current if warming else self.step_size.average
-        self.points, info = self.kernel(self.points, self.potential, step_size, self.inverse_mass, self.noise)
+        self.points, info = self.kernel(self.points, self.potential, step_size, self.mass, self.noise)
         self.done += 1
         if warming:
             self._adapt(harmonic_mean(info["acceptance_rate"]))
@@ -271,12 +275,14 @@ class _Run:
         if self.window_ends and self.first_window < self.done <= self.window_ends[-1]:
             self.moments = self.moments.updated(self.points.positions)
         if self.done in self.window_ends:
-            self.inverse_mass = self.moments.regularised_variance().to(self.inverse_mass)
-            self.moments = Moments.none(self.inverse_mass)
-            found = reasonable_step_size(
-                self.points, self.potential, self.step_size.current, self.inverse_mass, self.noise
-            )
+            self.mass = mass_of(self.moments.regularised_variance().to(self.points.positions))
+            self.moments = self._no_moments()
+            found = reasonable_step_size(self.points, self.potential, self.step_size.current, self.mass, self.noise)
             self.step_size = StepSize.of(found)
+
+    def _no_moments(self) -> Moments:
+        """A new window's."""
+        return Moments.none(self.points.positions[0], dense=self.plan.mass == "dense")
 
     def _keep(self, info: Info) -> None:
         """Keep the last of `thinning` transitions."""
@@ -301,7 +307,7 @@ class _Run:
         return found is not None
 
     def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
-        device = self.inverse_mass.device
+        device = self.draws.device
         self.is_recorded = values.get("is_recorded", False)  # files of before have the bits of torch's own sums
         if not self.is_recorded:
             self._compute_plainly()
@@ -312,7 +318,7 @@ class _Run:
             raise ValueError(f"its chains are at {tuple(self.points.positions.shape)}")
         moments = below("moments.", tensors)
         self.moments = Moments(values["moments"], moments["mean"].to(device), moments["squares"].to(device))
-        self.inverse_mass = tensors["inverse_mass"].to(device)
+        self.mass = mass_of(tensors["inverse_mass"].to(device))
         self.noise.set_state(tensors["noise"])
         draws = tensors["draws"]
         put_back(self.draws[:, : draws.shape[1]], draws, "draws", must_be_finite=True)
@@ -331,7 +337,7 @@ class _Run:
             "moments": self.moments.count,
             "tables": [[name, list(table)] for name, table in tables.items()],  # a file of tensors has no order
         }
-        tensors = {"noise": self.noise.get_state(), "inverse_mass": self.inverse_mass}
+        tensors = {"noise": self.noise.get_state(), "inverse_mass": self.mass.inverse}
         tensors["draws"] = self.draws[:, : max(0, self.done - self.plan.num_warmup) // self.plan.thinning]
         tensors |= named("points.", vars(self.points))
         tensors |= {"moments.mean": self.moments.mean, "moments.squares": self.moments.squares}

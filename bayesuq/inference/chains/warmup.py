@@ -1,7 +1,8 @@
 """What the warm-up of a Hamiltonian sampler learns: a step size, and the scale of every coordinate.
 
 The step size is moved until the mean acceptance is the target (dual averaging). Scales are the inverse masses,
-variances over windows that double in length, so that what was seen far from the typical set is forgotten.
+variances, or whole covariances, over windows that double in length, so that what was seen far from the typical set is
+forgotten.
 
 Reference:
     Hoffman & Gelman 2014, The No-U-Turn Sampler, algorithm 5; Stan Development Team, Reference Manual, "Automatic
@@ -81,7 +82,7 @@ class Moments:
     Attributes:
         count: Vectors so far.
         mean: (P,), float64.
-        squares: Sum of squared deviations from the mean, (P,), float64.
+        squares: Sum of squared deviations from the mean, (P,), or of products of deviations, (P, P), float64.
     """
 
     count: int
@@ -89,24 +90,28 @@ class Moments:
     squares: Tensor
 
     @classmethod
-    def none(cls, like: Tensor) -> Self:
-        """Of no vector yet, for vectors like this one (P,)."""
+    def none(cls, like: Tensor, *, dense: bool = False) -> Self:
+        """Of no vector yet, for vectors like this one (P,); `dense` takes products of all their pairs."""
         zeros = torch.zeros_like(like, dtype=torch.float64)
-        return cls(0, zeros, zeros)
+        return cls(0, zeros, zeros.diag_embed() if dense else zeros)
 
     def updated(self, rows: Tensor) -> Self:
         """With C more vectors, (C, P)."""
         rows = rows.double()
         mean = rows.mean(dim=0)
         difference, count = mean - self.mean, self.count + len(rows)
-        between = difference.square() * (self.count * len(rows) / count)
-        squares = self.squares + (rows - mean).square().sum(dim=0) + between
+        between = self._products(difference.unsqueeze(0)) * (self.count * len(rows) / count)
+        squares = self.squares + self._products(rows - mean) + between
         return replace(self, count=count, mean=self.mean + difference * (len(rows) / count), squares=squares)
 
+    def _products(self, deviations: Tensor) -> Tensor:
+        """Sum over rows (C, P), as `squares`."""
+        return deviations.square().sum(dim=0) if self.squares.ndim == 1 else deviations.T @ deviations
+
     def regularised_variance(self) -> Tensor:
-        """Variances shrunk towards 0.001 by the weight of five vectors, as in Stan; (P,), float64."""
-        variance = self.squares / max(self.count - 1, 1)
-        return (self.count * variance + 5e-3) / (self.count + 5)
+        """Variances shrunk towards 0.001, and covariances towards 0, by the weight of five vectors, as in Stan."""
+        variance, shrunk = self.squares / max(self.count - 1, 1), torch.full_like(self.mean, 5e-3)
+        return (self.count * variance + (shrunk if variance.ndim == 1 else shrunk.diag_embed())) / (self.count + 5)
 
 
 def window_ends(num_warmup: int) -> list[int]:

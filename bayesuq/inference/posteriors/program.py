@@ -230,7 +230,8 @@ class ProgramChains(LatentPosterior):
         draws: Of each latent on its own support, (C, D, ...).
         statistics: Of each draw, (C, D), by ArviZ's names: of chains of NUTS those of `HmcPosterior`.
         warmup_statistics: Of the warm-up, (C, W).
-        inverse_mass: Variances of the unconstrained latents as adapted, (C, P); empty where nothing was.
+        inverse_mass: Variances of the unconstrained latents as adapted, (C, P), or covariances, (C, P, P), by dense
+            masses; empty where nothing was.
         ends: What `hmc.extend` goes on from; empty of other chains, and of those of before.
     """
 

@@ -10,10 +10,10 @@ from bayesuq.inference.chains.hamiltonian import (
     Hmc,
     Points,
     draw_momenta,
-    kinetic_energies,
     leapfrog,
     reasonable_step_size,
 )
+from bayesuq.inference.chains.mass import Diagonal, mass_of
 from bayesuq.inference.chains.nuts import Nuts, _Builder
 from bayesuq.inference.chains.run import Plan, run
 from tests.inference.chains.targets import Banana, Gaussian, Quartic, distances, worst_moment
@@ -41,41 +41,60 @@ def generator(seed=0):
 
 def test_leapfrog_goes_back_where_it_came_from():
     start = Points.at(noise(0, 3, 4), TARGET)
-    inverse_mass = noise(1, 4).abs() + 0.5
+    mass = Diagonal(noise(1, 4).abs() + 0.5)
     points, momenta = start, noise(2, 3, 4)
     for size in [0.2] * 10 + [-0.2] * 10:
-        points, momenta = leapfrog(points, momenta, TARGET, size, inverse_mass)
+        points, momenta = leapfrog(points, momenta, TARGET, size, mass)
     torch.testing.assert_close(points.positions, start.positions, rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(momenta, noise(2, 3, 4), rtol=1e-10, atol=1e-10)
 
 
 def test_the_energy_error_falls_with_the_square_of_the_step():
     start, momenta = Points.at(noise(0, 1, 4), TARGET), noise(2, 1, 4)
-    inverse_mass = torch.ones(4, dtype=torch.float64)
+    mass = Diagonal(torch.ones(4, dtype=torch.float64))
 
     def error(step_size):
         points, after = start, momenta
         for _ in range(round(1 / step_size)):
-            points, after = leapfrog(points, after, TARGET, step_size, inverse_mass)
-        change = points.potentials + kinetic_energies(after, inverse_mass) - start.potentials
-        return abs(float(change - kinetic_energies(momenta, inverse_mass)))
+            points, after = leapfrog(points, after, TARGET, step_size, mass)
+        change = points.potentials + mass.kinetic_energies(after) - start.potentials
+        return abs(float(change - mass.kinetic_energies(momenta)))
 
     assert error(0.02) / error(0.01) == pytest.approx(4.0, rel=0.1)
 
 
-def test_momenta_have_the_mass_as_their_variance():
-    inverse_mass = torch.tensor([0.25, 1.0, 9.0], dtype=torch.float64)
-    momenta = draw_momenta(noise(0, 20_000, 3), inverse_mass, generator())
-    # The variance of 20,000 draws is known to sqrt(2 / 20,000) = 1 %.
-    torch.testing.assert_close(momenta.var(dim=0), 1 / inverse_mass, rtol=0.045, atol=0)
-    assert float(kinetic_energies(momenta, inverse_mass).mean()) == pytest.approx(1.5, rel=0.04)
+CORRELATED = torch.tensor([[0.25, 0.4, 0.0], [0.4, 1.0, -2.0], [0.0, -2.0, 12.0]], dtype=torch.float64)
+
+
+@pytest.mark.parametrize("inverse", [CORRELATED.diagonal(), CORRELATED], ids=["diagonal", "dense"])
+def test_momenta_have_the_mass_as_their_covariance(inverse):
+    mass = mass_of(inverse)
+    momenta = draw_momenta(noise(0, 20_000, 3), mass, generator())
+    expected = torch.linalg.inv(inverse if inverse.ndim == 2 else inverse.diag())
+    # A variance of 20,000 draws is known to sqrt(2 / 20,000) = 1 %, a correlation to .7 %.
+    units = 1 / expected.diagonal().sqrt()
+    units = units * units[:, None]
+    torch.testing.assert_close(momenta.T.cov() * units, expected * units, rtol=0, atol=0.045)
+    assert float(mass.kinetic_energies(momenta).mean()) == pytest.approx(1.5, rel=0.04)
+    velocities = mass.velocities(momenta)
+    torch.testing.assert_close(0.5 * (momenta * velocities).sum(dim=1), mass.kinetic_energies(momenta))
+    torch.testing.assert_close(mass.moved(momenta, momenta, -0.3), momenta - 0.3 * velocities)
+
+
+def test_a_covariance_that_rounding_has_left_singular_makes_a_mass():
+    column = torch.tensor([[1e-3], [1.0], [1e3]])
+    mass = mass_of(column @ column.T)
+    assert mass.momenta(torch.ones(3)).isfinite().all()
+    torch.testing.assert_close(mass.inverse, column @ column.T, rtol=1e-5, atol=0)
+    with pytest.raises(torch.linalg.LinAlgError):
+        mass_of(torch.full((2, 2), torch.nan))
 
 
 @pytest.mark.parametrize("guess", [1e-6, 0.1, 1e4])
 def test_the_first_step_size_is_found_from_anywhere(guess):
     narrow = Gaussian(torch.zeros(5, dtype=torch.float64), 1e-4 * torch.eye(5, dtype=torch.float64))
     points = Points.at(narrow.draws(10, 0), narrow)
-    found = reasonable_step_size(points, narrow, guess, torch.ones(5, dtype=torch.float64), generator())
+    found = reasonable_step_size(points, narrow, guess, Diagonal(torch.ones(5, dtype=torch.float64)), generator())
     assert 0.1 < found / 0.01 < 4  # in units of the scale; from 2 on, leapfrog is unstable
 
 
@@ -83,14 +102,18 @@ def test_the_first_step_size_is_found_from_anywhere(guess):
 
 
 @pytest.mark.parametrize("kernel", [Nuts(), Nuts(max_tree_depth=2), Hmc(4)], ids=str)
-@pytest.mark.parametrize("step_size", [0.25, 0.6])
-def test_a_transition_leaves_the_target_invariant(kernel, step_size):
+@pytest.mark.parametrize(
+    ("step_size", "inverse"),
+    [(0.25, [0.6, 1.7]), (0.6, [0.6, 1.7]), (0.6, [[0.6, 0.5], [0.5, 1.7]])],
+    ids=["small steps", "large steps", "dense"],
+)
+def test_a_transition_leaves_the_target_invariant(kernel, step_size, inverse):
     target, noise_ = Banana(), generator(1)
     before = target.draws(1000, seed=0)
-    inverse_mass = torch.tensor([0.6, 1.7], dtype=torch.float64)
+    mass = mass_of(torch.tensor(inverse, dtype=torch.float64))
     after, rates = [], []
     for position in before:
-        moved, info = kernel(Points.at(position.unsqueeze(0), target), target, step_size, inverse_mass, noise_)
+        moved, info = kernel(Points.at(position.unsqueeze(0), target), target, step_size, mass, noise_)
         after.append(moved.positions[0])
         rates.append(float(info["acceptance_rate"]))
     after = torch.stack(after)
@@ -146,7 +169,7 @@ def test_a_subtree_proposes_each_of_its_points_by_its_share_of_the_weight(forwar
     shares = torch.tensor([0.4, 0.1, 0.15, 0.35], dtype=torch.float64)  # more than halves of halves would tell apart
     target, start = Numbered([0.0, *(-shares.log()).tolist()]), torch.zeros(1, 1, dtype=torch.float64)
     one = torch.ones(1, dtype=torch.float64)
-    builder = _Builder(Points(start, start[0], start), target, 1.0, one, generator(2))
+    builder = _Builder(Points(start, start[0], start), target, 1.0, Diagonal(one), generator(2))
     end = builder._phase(start[0], one, 0.0, start[0])
     subtrees = [builder._grow(end, 2, forwards) for _ in range(800)]
     places = torch.stack([abs(tree.proposal.position[0]) for tree in subtrees]).round().long()
