@@ -5,18 +5,24 @@ to a file, and a command that was stopped goes on. Errors are in units of the re
 """
 
 import argparse
+import contextlib
+import json
 import math
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import arviz
 import numpy as np
 import torch
+from pyro import poutine
 from pyro.infer import MCMC, NUTS
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
+from torch.distributions import biject_to
 
 from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import hmc, laplace, variational
@@ -26,7 +32,7 @@ from scripts.recording import Records
 
 OUT = Path(__file__).parents[1] / "docs" / "results" / "posteriordb.jsonl"
 NUM_CHAINS, NUM_DRAWS, NUM_RATIOS = 2, 2000, 500
-BUDGET = 120.0  # CPU seconds that Pyro's own sampler gets for a posterior
+BUDGET, FEWEST_DRAWS = 300.0, 100  # CPU seconds that Pyro's own sampler gets for a posterior; draws that say something
 
 
 Found = tuple[Tensor, Callable[[], dict[str, Any]]]  # draws of the reported parameters, (C, D, d); what else is told
@@ -52,19 +58,27 @@ def by_nuts(known: Known, seed: int) -> Found:
     return known.reported(posterior.sample_weights()).unflatten(0, (NUM_CHAINS, known.length)), lambda: told
 
 
+class SpentError(Exception):
+    """A sampler has had its budget."""
+
+
 def by_pyro(known: Known, seed: int) -> Found:
     """The same by Pyro's own NUTS, with its defaults but for the acceptance: one chain of half the length.
 
-    Raises:
-        ValueError: It had not ended when `BUDGET` was spent.
-    """
-    begin, done = time.process_time(), 0
+    It is stopped when `BUDGET` is spent, and has then the draws that it made, of which `told` says the number.
 
-    def watched(*_: object) -> None:
+    Raises:
+        ValueError: It had made fewer than `FEWEST_DRAWS` by then.
+    """
+    begin, drawn, done = time.process_time(), [], 0
+
+    def watched(kernel: NUTS, unconstrained: Mapping[str, Tensor], stage: str, _number: int) -> None:
         nonlocal done
         done += 1
+        if not stage.startswith("Warmup"):
+            drawn.append({name: kernel.transforms[name].inv(z) for name, z in unconstrained.items()})
         if time.process_time() - begin > BUDGET:
-            raise ValueError(f"{done} of {known.length} transitions in {BUDGET:.0f} CPU seconds")
+            raise SpentError
 
     torch.manual_seed(seed)
     x = known.data.x
@@ -78,8 +92,12 @@ def by_pyro(known: Known, seed: int) -> Found:
         disable_progbar=True,
         hook_fn=watched,
     )
-    sampler.run(*args, y)
-    return known.reported(sampler.get_samples()).unsqueeze(0), dict
+    with contextlib.suppress(SpentError):
+        sampler.run(*args, y)
+    if len(drawn) < FEWEST_DRAWS:
+        raise ValueError(f"{done} of {known.length} transitions in {BUDGET:.0f} CPU seconds")
+    draws = {name: torch.stack([one[name] for one in drawn]).detach() for name in drawn[0]}
+    return known.reported(draws).unsqueeze(0), lambda: {"draws": len(drawn)}
 
 
 def of_law(posterior: Any, known: Known, seed: int) -> Found:
@@ -150,6 +168,33 @@ def run(name: str, method: str, folder: Path, seed: int) -> dict[str, Any]:
     return record | found
 
 
+def points(known: Known, seed: int, number: int = 5) -> dict[str, Any]:
+    """Values of all latents and the program's log joint there, by which a peer shows that it has the same density.
+
+    Values are N(0, .3) on the line of each number, and then what its constraint makes of them.
+    """
+    x, y = known.data.x, known.data.y
+    program = partial(known.program, *(x if isinstance(x, tuple) else (x,)), y[:, 0] if y.shape[1:] == (1,) else y)
+    generator = torch.Generator().manual_seed(seed)
+    latents = {name: site["fn"] for name, site in poutine.trace(program).get_trace().nodes.items() if is_latent(site)}
+    thetas, log_joints = [], []
+    for _ in range(number):
+        theta = {}
+        for name, law in latents.items():
+            to_support = biject_to(law.support)
+            shape = to_support.inv(law.sample()).shape
+            theta[name] = to_support(0.3 * torch.randn(shape, generator=generator))
+        log_joint = poutine.trace(poutine.condition(program, theta)).get_trace().log_prob_sum()
+        thetas.append({name: value.tolist() for name, value in theta.items()})
+        log_joints.append(float(log_joint))
+    return {"thetas": thetas, "log_joints": log_joints}
+
+
+def is_latent(site: dict[str, Any]) -> bool:
+    """Whether a site of a trace is drawn: a plate is none, nor what is observed."""
+    return site["type"] == "sample" and not site["is_observed"] and not site_is_subsample(site)
+
+
 def main(argv: list[str] | None = None) -> None:
     """Run what the file does not have yet."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -158,8 +203,13 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=OUT)
+    parser.add_argument("--points", type=Path, help="write log joints at some points to this file instead, for a peer")
     options = parser.parse_args(argv)
     torch.set_default_dtype(torch.float64)
+    if options.points:
+        told = {name: points(load(options.data, name)[0], options.seed) for name in options.posteriors}
+        options.points.write_text(json.dumps(told))
+        return
     records = Records(options.out)
     for name in options.posteriors:
         for method in options.methods:
