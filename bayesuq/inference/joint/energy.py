@@ -67,6 +67,7 @@ class FlatJoint:
         self._log_likelihood = log_likelihood or self._in_training
         self._theta = self.network.theta if len(vectors) > 1 else next(iter(vectors.values())).theta
         self._unknowns: dict[str, Tensor] = {}
+        self._beginnings: dict[tuple[float, torch.dtype, torch.device], Tensor] = {}
 
     @classmethod
     def of_random(
@@ -128,8 +129,13 @@ class FlatJoint:
         theta = self._theta()
         if self._unknowns:
             theta |= self._unknowns
-        loss = self._log_likelihood(theta, batch, noise) * -scale
-        for term in self.irregular(theta) if with_prior else ():
+        log_likelihood = self._log_likelihood(theta, batch, noise)
+        terms = list(self.irregular(theta)) if with_prior else []
+        if not terms:  # the factor is where the gradient begins: an operator less, forwards and backwards
+            torch.autograd.backward(log_likelihood, self._beginning(log_likelihood, -scale))
+            return log_likelihood.detach() * -scale
+        loss = log_likelihood * -scale
+        for term in terms:
             loss = loss - term
         loss.backward()
         return loss.detach()
@@ -155,6 +161,13 @@ class FlatJoint:
 
     def _in_training(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None) -> Tensor:
         return self.network.total_log_prob(theta, *batch, noise)
+
+    def _beginning(self, value: Tensor, factor: float) -> Tensor:
+        """The factor as a tensor like the value, which is made once for all steps of one size."""
+        key = (factor, value.dtype, value.device)
+        if key not in self._beginnings:
+            self._beginnings[key] = torch.full_like(value, factor, requires_grad=False)
+        return self._beginnings[key]
 
     def _hold(self, fixed: Mapping[str, Tensor], buffers: Mapping[str, Tensor]) -> None:
         """Put values into what does not move."""
