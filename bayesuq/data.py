@@ -65,7 +65,7 @@ class Dataset:
             parts with N rows each: a tuple, mapping or dataclass, as the network takes it. With scales, a
             `bayesuq.Given` of the inputs and these.
         y: Real targets (N, D), of real-valued images (N, channels, ...), or int64 labels (N, ...): the dtype that comes
-            in decides.
+            in decides. A likelihood of labels takes whole numbers that came as reals for labels.
         weight: Of each row (N,), or of each target, at least 0; None is 1. Weights multiply the log-likelihood.
         columns: Names of the columns of x, where it came as a data frame; else None.
 
@@ -98,8 +98,8 @@ class Dataset:
 
         Raises:
             TypeError: Sparse, masked, complex, text, date or object arrays.
-            ValueError: Empty, not finite (of y: where it counts), one-dimensional x, numbers of rows that differ, real
-                images that hold whole numbers alone, negative weights.
+            ValueError: Empty, not finite (of y: where it counts), one-dimensional x, numbers of rows that differ,
+                negative weights.
         """
         inputs = checked(x if scale is None else _with_scale(x, scale))
         targets = to_tensor(y, "y")
@@ -526,12 +526,6 @@ def _check_targets(targets: Tensor) -> Tensor:
         if targets.ndim < 2 or targets[0].numel() == 0:
             raise ValueError(
                 f"`y` must have shape (N, D), (N,) or (N, channels, ...) for real targets; got {tuple(targets.shape)}."
-            )
-        if targets.ndim > 2 and bool((targets == targets.round()).all()):
-            raise ValueError(
-                f"`y` of shape {tuple(targets.shape)} holds whole numbers as reals. "
-                "Labels of pixels are whole numbers: pass `y.long()`. Real-valued images have fractions, or a unit in "
-                "which they do."
             )
         return targets
     if targets.ndim == 2 and targets.shape[1] == 1:

@@ -3,11 +3,12 @@
     T(x) = exp(h(x, log p(y | x, D)))        p_local(y | x) = (1 / S) sum_s softmax(f_s(x) / T(x))[y]
 
 Miscalibration differs within an image: a posterior may be too sure at borders and not sure enough inside. h is two
-convolutions, 5 x 5 pixels wide, under normal priors of variance 1 / fan-in. First one temperature for all pixels is
-found; then h moves to the mode given held-out labels, and keeps the weights of the epoch that is best on a fifth of the
-images, which it is not trained on. As in `temperature`, every draw's logits are divided before they are mixed, so that
-all uncertainties stay defined. The paper's network is a tree of gated convolutions over the logits of one network; h
-sees the mixture of a posterior instead. A label that is no map counts as a map of one pixel.
+convolutions along the axes of signals, images or volumes, together 5 pixels wide, under normal priors of variance
+1 / fan-in. First one temperature for all pixels is found; then h moves to the mode given held-out labels, and keeps the
+weights of the epoch that is best on a fifth of the images, which it is not trained on. As in `temperature`, every
+draw's logits are divided before they are mixed, so that all uncertainties stay defined. The paper's network is a tree
+of gated convolutions over the logits of one network; h sees the mixture of a posterior instead. A label that is no map
+counts as a map of one pixel.
 
 Reference:
     Ding, Han, Liu & Niethammer 2021, Local Temperature Scaling for Probability Calibration, section 3 (arXiv
@@ -47,6 +48,8 @@ LEAST_LOG_PROB = -10.0  # what h is told of a class that is next to impossible
 FEWEST, NUM_STEPS = 4, 2  # rows in a minibatch; minibatches of an epoch, of labels that are no maps
 WATCHED_SHARE = 5  # one image in so many chooses the epoch
 WEIGHTS, ORDER = range(2)  # what a fit's seed is split into
+CONVOLUTIONS = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}  # by the number of axes
+OF_ROWS = 2  # axes of the map of one pixel that a label without place counts as
 
 
 @suggests_names
@@ -82,7 +85,8 @@ def fit(
 
     Raises:
         TypeError: A posterior over real targets, data that are no Dataset, options of the wrong kind.
-        ValueError: Labels outside the classes, no label of positive weight, options out of range.
+        ValueError: Labels outside the classes, no label of positive weight, options out of range; labels of regions, or
+            at other places than the pixels of the inputs; more than three axes.
 
     Example:
         >>> from bayesuq.inference import map_estimate
@@ -104,15 +108,16 @@ def fit(
     require_tensor(data.x, "A temperature for each pixel")
     key = resolve_seed(seed)
     predictive = _with_draws(posterior.predict(data.x, num_samples=num_samples, seed=key, keep_samples=True))
+    num_axes = _num_axes(data.x, predictive)
     if ignore_index is None:
         network = over_network(posterior)
         ignore_index = None if network is None else getattr(network.likelihood, "ignore_index", None)
-    labels, weight = _targets(predictive, data, ignore_index)
-    inputs = _inputs(data.x.to(labels.device), predictive)
+    labels, weight = (_as_maps(each, num_axes, num_leading=1) for each in _targets(predictive, data, ignore_index))
+    inputs = _inputs(data.x.to(labels.device), predictive, num_axes)
     with isolated(derive_seed(key, WEIGHTS)):
-        net = _network(inputs.shape[1], hidden)
+        net = _network(inputs.shape[1], hidden, num_axes)
     net.to(inputs.device)
-    draws = _as_maps(_draws(predictive), num_leading=3)
+    draws = _as_maps(_draws(predictive), num_axes, num_leading=3)
     before = float(_loss(draws, torch.ones_like(inputs[:, :1]), labels, weight))
     # One temperature first, so that a network that finds nothing more to say is no worse than that.
     last_bias = list(net.parameters())[-1:]
@@ -166,7 +171,7 @@ class LocalTemperaturePosterior(WrappingPosterior):
             for rows, predictive in self._in_groups(batch, num_samples, key, **windows):
                 temperature = self._temperature(rows, predictive)
                 logits = _draws(predictive)
-                divided = _as_maps(logits, num_leading=3) / temperature
+                divided = _as_maps(logits, temperature.ndim - 2, num_leading=3) / temperature
                 yield CategoricalPredictive.from_logits(divided.reshape(logits.shape), keep_samples=keep_samples)
 
         with differentiated(x, differentiable=differentiable):
@@ -198,11 +203,12 @@ class LocalTemperaturePosterior(WrappingPosterior):
             yield rows, _with_draws(predicted)
 
     def _temperature(self, rows: Tensor, predictive: CategoricalPredictive) -> Tensor:
-        """T, (N, 1, H, W)."""
-        inputs = _inputs(rows.to(predictive.probability_sum.device), predictive)
+        """T, (N, 1, ...), along the axes that the weights were fitted to."""
+        num_axes = self.weights["0.weight"].ndim - 2
+        inputs = _inputs(rows.to(predictive.probability_sum.device), predictive, num_axes)
         given = {name: value.to(inputs.device) for name, value in self.weights.items()}
         with torch.device("meta"):  # without drawing weights, which would move the global generator
-            net = _network(inputs.shape[1], len(given["0.bias"]))
+            net = _network(inputs.shape[1], len(given["0.bias"]), num_axes)
         with unless_kept():
             log_temperature: Tensor = torch.func.functional_call(net, given, (inputs,))
         return log_temperature.exp()
@@ -210,7 +216,7 @@ class LocalTemperaturePosterior(WrappingPosterior):
 
 @dataclass(frozen=True, eq=False)
 class HeldOut:
-    """What a network is chosen by, as maps: logits (S, N, C, H, W), what it sees, labels and weights (N, H, W)."""
+    """What a network is chosen by, as maps: logits (S, N, C, ...), what it sees, labels and weights (N, ...)."""
 
     draws: Tensor
     inputs: Tensor
@@ -257,12 +263,13 @@ def _watched_loss(net: nn.Module, held_out: HeldOut, rows: Tensor) -> float:
         return float(held_out.loss(net, rows))
 
 
-def _network(in_channels: int, hidden: int) -> nn.Sequential:
+def _network(in_channels: int, hidden: int, num_axes: int) -> nn.Sequential:
     """From images and log probabilities to log T, 0 everywhere before it is fitted."""
-    last = nn.Conv2d(hidden, 1, kernel_size=3, padding=1)
+    convolution = CONVOLUTIONS[num_axes]
+    last = convolution(hidden, 1, kernel_size=3, padding=1)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)  # type: ignore[arg-type]
-    return nn.Sequential(nn.Conv2d(in_channels, hidden, kernel_size=3, padding=1), nn.ReLU(), last)
+    return nn.Sequential(convolution(in_channels, hidden, kernel_size=3, padding=1), nn.ReLU(), last)
 
 
 def _energy(net: nn.Sequential) -> Tensor:
@@ -274,18 +281,36 @@ def _energy(net: nn.Sequential) -> Tensor:
     return torch.stack(parts).sum()
 
 
-def _inputs(x: Tensor, predictive: CategoricalPredictive) -> Tensor:
-    """What the network sees, (N, channels + C, H, W), float32."""
-    images = _as_maps(x.float().reshape(len(x), 1) if x.ndim == 1 else x.float(), num_leading=2)
-    log_probs = _as_maps(predictive.mean.log().clamp(min=LEAST_LOG_PROB).float(), num_leading=2)
+def _num_axes(x: Tensor, predictive: CategoricalPredictive) -> int:
+    """Along how many axes the labels of these inputs lie; those that have no place are maps of one pixel.
+
+    Raises:
+        ValueError: Labels of regions, or at other places than the pixels of the inputs; more than three axes.
+    """
+    places = predictive.mean.shape[2:]
+    if not places:
+        return OF_ROWS
+    if x.shape[2:] != places or len(places) not in CONVOLUTIONS:
+        raise ValueError(
+            "A temperature for each pixel needs one label at each pixel of signals, images or volumes; got inputs of "
+            f"shape {tuple(x.shape)} and class probabilities of shape {tuple(predictive.mean.shape)}. Take one "
+            "temperature for all, by `temperature.fit`."
+        )
+    return len(places)
+
+
+def _inputs(x: Tensor, predictive: CategoricalPredictive, num_axes: int) -> Tensor:
+    """What the network sees, (N, channels + C, ...), float32."""
+    images = _as_maps(x.float().reshape(len(x), 1) if x.ndim == 1 else x.float(), num_axes, num_leading=2)
+    log_probs = _as_maps(predictive.mean.log().clamp(min=LEAST_LOG_PROB).float(), num_axes, num_leading=2)
     if images.shape[2:] != log_probs.shape[2:]:  # labels that are no maps: all of the image is told to their one pixel
         images = images.flatten(1)[:, :, None, None]
     return torch.cat([images, log_probs], dim=1)
 
 
-def _as_maps(values: Tensor, num_leading: int) -> Tensor:
-    """(..., H, W) after so many dimensions; a single pixel where there are no further ones."""
-    return values if values.ndim == num_leading + 2 else values.reshape(*values.shape[:num_leading], -1, 1)
+def _as_maps(values: Tensor, num_axes: int, *, num_leading: int) -> Tensor:
+    """Maps after so many leading dimensions; weights of before, fitted to rows of pixels, see such rows again."""
+    return values if values.ndim == num_leading + num_axes else values.reshape(*values.shape[:num_leading], -1, 1)
 
 
 def _loss(draws: Tensor, temperature: Tensor, labels: Tensor, weight: Tensor) -> Tensor:
@@ -297,7 +322,7 @@ def _loss(draws: Tensor, temperature: Tensor, labels: Tensor, weight: Tensor) ->
 
 
 def _targets(predictive: CategoricalPredictive, data: Dataset, ignore_index: int | None) -> tuple[Tensor, Tensor]:
-    """Labels and weights as maps, (N, H, W), those of void pixels 0."""
+    """Labels and weights, (N, ...), those of void pixels 0."""
     void = torch.zeros_like(data.y, dtype=torch.bool) if ignore_index is None else data.y == ignore_index
     labels = predictive.labels(data.y.masked_fill(void, 0))
     weight = torch.ones_like(labels, dtype=torch.float32)
@@ -309,7 +334,7 @@ def _targets(predictive: CategoricalPredictive, data: Dataset, ignore_index: int
     weight = torch.where(void.reshape(labels.shape).to(weight.device), 0.0, weight)
     if not weight.sum() > 0:
         raise ValueError("`data` has no label of positive weight to choose temperatures by.")
-    return _as_maps(labels, num_leading=1), _as_maps(weight, num_leading=1)
+    return labels, weight
 
 
 def _with_draws(predictive: PredictiveDistribution) -> CategoricalPredictive:

@@ -181,3 +181,58 @@ def test_labels_that_are_no_maps_take_few_steps() -> None:
     finally:
         handle.remove()
     assert steps == 400
+
+
+def of_rank(rank: int) -> tuple[map_estimate.MapPosterior, Dataset]:
+    """One convolution over signals, images or volumes."""
+    x = noise(2, 4, 1, *(7, 8, 9)[:rank]).float()
+    data = Dataset(x, (x[:, 0] > 0).long())
+    net = built(lambda: local_temperature.CONVOLUTIONS[rank](1, 2, 1))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    return map_estimate.fit(model, data, num_epochs=2, seed=0), data
+
+
+@pytest.mark.parametrize("rank", [1, 2, 3])
+def test_a_temperature_is_told_from_its_neighbours_along_all_axes(rank: int) -> None:
+    """A pixel is seen from two away on each axis and from no further."""
+    posterior, data = of_rank(rank)
+    scaled = local_temperature.fit(posterior, data, num_epochs=3, seed=0)
+    centre = (0, *(3,) * rank)
+    moved = data.x.clone()
+    moved[0, 0, *centre[1:]] += 3.0
+    changed = (scaled.temperatures(moved) != scaled.temperatures(data.x)).nonzero()
+    expected = torch.zeros(scaled.temperatures(data.x).shape, dtype=torch.bool)
+    expected[(0, *(slice(1, 6),) * rank)] = True
+    assert torch.equal(changed, expected.nonzero())
+
+
+def test_weights_of_before_see_volumes_as_the_rows_that_they_were_fitted_to() -> None:
+    posterior, data = of_rank(3)
+    rows = {"0.weight": noise(3, 2, 3, 3, 3), "0.bias": noise(4, 2), "2.weight": noise(5, 1, 2, 3, 3)}
+    weights = {name: value.float() for name, value in rows.items()} | {"2.bias": torch.zeros(1)}
+    scaled = LocalTemperaturePosterior(posterior=posterior, weights=weights, negative_log_likelihood=(1.0, 1.0))
+    seen = torch.cat([data.x, posterior.predict(data.x).mean.log().float()], dim=1).flatten(2)
+    hidden = nn.functional.conv1d(seen, weights["0.weight"][..., 1], weights["0.bias"], padding=1).relu()
+    expected = nn.functional.conv1d(hidden, weights["2.weight"][..., 1], padding=1).exp()
+    torch.testing.assert_close(scaled.temperatures(data.x).flatten(1), expected[:, 0], rtol=1e-4, atol=1e-5)
+
+
+AXES = nn.Sequential(nn.Flatten(2, 3), nn.Conv3d(1, 2, 1), nn.Unflatten(2, (2, 2)))
+
+
+@pytest.mark.parametrize(
+    ("net", "likelihood", "size", "y"),
+    [
+        (nn.Conv2d(1, 2, 1), likelihoods.Bernoulli(), (4, 4), (2, 4, 4)),
+        (nn.Conv2d(1, 2, 1, stride=2), likelihoods.Categorical(), (4, 4), (2, 2)),
+        (AXES, likelihoods.Categorical(), (2, 2, 2, 2), (2, 2, 2, 2)),
+    ],
+    ids=["regions", "coarser labels", "four axes"],
+)
+def test_labels_without_one_pixel_each_are_refused(
+    net: nn.Module, likelihood: likelihoods.Likelihood, size: tuple[int, ...], y: tuple[int, ...]
+) -> None:
+    data = Dataset(noise(0, 3, 1, *size).float(), (noise(1, 3, *y) > 0).long())
+    posterior = map_estimate.fit(BayesianNetwork(net, priors.Normal(), likelihood), data, num_epochs=1, seed=0)
+    with pytest.raises(ValueError, match=r"needs one label at each pixel.*Take one temperature for all"):
+        local_temperature.fit(posterior, data, seed=0)

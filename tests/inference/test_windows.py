@@ -20,11 +20,13 @@ from bayesuq.inference import (
     temperature,
     variational,
 )
+from bayesuq.inference.from_samples import from_samples
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from bayesuq.models.gp import GaussianProcess
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.inference.examples import NO_MODE, built, noise
+from tests.zoo.live_tensors import LiveTensors
 
 pytestmark = [pytest.mark.filterwarnings(NO_MODE), pytest.mark.filterwarnings("ignore::UserWarning")]
 REACH = 2  # pixels that an output sees to each side: two convolutions of 3
@@ -143,6 +145,27 @@ def test_the_network_sees_no_more_than_a_window_at_a_time(monkeypatch: pytest.Mo
     monkeypatch.setattr(BayesianNetwork, "forward", watched)
     posterior.predict(noise(1, 1, 1, 64, 64), window=16)
     assert max(seen) == 16 * 16
+
+
+def peak_bytes(channels: int, side: int, **windows: Any) -> int:
+    """Of the tensors that live at once while an image is predicted by three draws of a network so wide."""
+    net = built(lambda: nn.Sequential(nn.Conv2d(1, channels, 3, padding=1), nn.ReLU(), nn.Conv2d(channels, 2, 1)))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    draws = {name: torch.stack([value, -value, 0.5 * value]) for name, value in model.initial().items()}
+    posterior, x = from_samples(model, draws, by_chain=False), torch.zeros(1, 1, side, side)
+    with LiveTensors(net, x) as census:
+        posterior.predict(x, **windows)
+    return census.peak
+
+
+def test_memory_of_the_network_is_that_of_a_window_whatever_the_image() -> None:
+    """What a wide network takes beyond a narrow one does not grow with the image; in one pass it does, fourfold."""
+    beyond = {
+        size: [peak_bytes(64, side, **given) - peak_bytes(4, side, **given) for side in (32, 64)]
+        for size, given in {"window": {"window": 16, "overlap": 0.0}, "whole": {}}.items()
+    }
+    assert beyond["window"][1] <= beyond["window"][0] < 4 * 16**2 * 2 * 3 * 64
+    assert beyond["whole"][1] == pytest.approx(4 * beyond["whole"][0], rel=0.05)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference import map_estimate
@@ -69,4 +69,23 @@ def test_a_fit_does_not_see_what_is_under_the_weights() -> None:
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Bernoulli())
     hidden = torch.where(weight == 0, 1 - y, y)
     fits = [map_estimate.fit(model, Dataset(x, labels, weight), num_epochs=2, seed=0) for labels in (y, hidden)]
+    assert torch.equal(fits[0].values, fits[1].values)
+
+
+@pytest.mark.parametrize("kind", ["classes", "two classes", "shares", "heights"])
+def test_the_likelihood_decides_what_whole_numbers_are(kind: str) -> None:
+    """Masks as reals are labels where labels belong; shares and heights that happen to be whole are what they are."""
+    _, y, weight = maps()
+    x = torch.randn(2, 1, 4, 5, generator=torch.Generator().manual_seed(1))
+    hot = torch.nn.functional.one_hot(y, 4).movedim(-1, 1)
+    likelihood, num_outputs, whole = {
+        "classes": (likelihoods.Categorical(ignore_index=VOID), 3, y),
+        "two classes": (likelihoods.Bernoulli(), 1, (y > 1).long()),
+        "shares": (likelihoods.SoftCategorical(), 4, hot),
+        "heights": (likelihoods.Normal(), 1, y[:, None]),
+    }[kind]
+    with isolated(0):
+        model = BayesianNetwork(nn.Conv2d(1, num_outputs, 1), priors.Normal(), likelihood)
+    given = None if kind == "shares" else weight
+    fits = [map_estimate.fit(model, Dataset(x, each, given), num_epochs=2, seed=0) for each in (whole, whole.float())]
     assert torch.equal(fits[0].values, fits[1].values)
