@@ -87,7 +87,7 @@ class Chains:
 
     def tensors(self) -> dict[str, Tensor]:
         """All of it by name, as `of` takes it."""
-        found = {"draws": self.draws, "inverse_mass": self.mass.inverse}
+        found = {"draws": self.draws, "inverse_mass": self.inverse_mass}
         tables = {"kept.": self.statistics, "warmup.": self.warmup_statistics, "ends.": self.ends}
         for prefix, table in tables.items():
             found |= named(prefix, table)
