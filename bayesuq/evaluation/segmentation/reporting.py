@@ -11,6 +11,7 @@ and draws. The image is the unit of every standard error.
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from torch import Tensor
 
@@ -27,6 +28,7 @@ from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.predictive.base import PredictiveDistribution
 
 Batches = Iterable[tuple[PredictiveDistribution, ArrayLike]]
+MOST_PARTS = 16  # batches whose counts are held one by one
 VOID = -1  # in labels that are known to be at least 0
 UNITS: Mapping[str, tuple[str, Callable[[PixelCounts], Tensor]]] = {
     "pixel_accuracy": ("fraction", lambda counts: counts.accuracy),
@@ -240,6 +242,8 @@ def evaluate_segmentation(
             if score == SCORES[0]:
                 patches.append(patch_sweep(values, errors, size=patch_size, thresholds=thresholds, labelled=mask))
         num_samples = predictive.num_samples
+        for parts in (pixels, patches, close, *overlaps.values()):
+            _join(parts)
     if not pixels:
         raise ValueError("`batches` must give at least one batch; it gave none. A generator can be used once only.")
     joined = {score: OverlapCounts.concatenate(parts) for score, parts in overlaps.items()}
@@ -255,6 +259,16 @@ def evaluate_segmentation(
         background=background,
         close=PixelCounts.concatenate(close) if close else None,
     )
+
+
+def _join(parts: list[Any]) -> None:
+    """The counts of many batches as those of one.
+
+    Left as they come they are small tensors that stay between large ones that go, and a heap with such holes grows by
+    fifty times what they hold.
+    """
+    if len(parts) >= MOST_PARTS:
+        parts[:] = [type(parts[0]).concatenate(parts)]
 
 
 def predictions(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.evaluation import segmentation
-from bayesuq.evaluation.segmentation import overlap
+from bayesuq.evaluation.segmentation import overlap, patches, reporting
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.segmentation.reporting import SegmentationResult, evaluate_segmentation, predictions
 from bayesuq.evaluation.standard_errors import bootstrap
@@ -58,6 +58,24 @@ def test_the_batch_size_changes_nothing(size: int) -> None:
             assert other[measure.name].standard_error == pytest.approx(measure.standard_error, rel=1e-9)
     assert one.num_points == other.num_points == 5
     assert one.num_samples == 3
+
+
+def test_counts_of_many_batches_are_joined_as_they_come(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Small tensors between large ones that go would keep the memory of these: no more than some stay single."""
+    held: list[int] = []
+    for kind in (PixelCounts, overlap.OverlapCounts, patches.PatchCounts):
+        concatenate = kind.concatenate
+
+        def counted(parts: list, joined=concatenate):
+            held.append(len(parts))
+            return joined(parts)
+
+        monkeypatch.setattr(kind, "concatenate", counted)
+    monkeypatch.setattr(reporting, "MOST_PARTS", 2)
+    report = result(1, 1).report
+    assert max(held) == 2
+    for measure in result(1, 5).report.measures:
+        assert report[measure.name].value == pytest.approx(measure.value, rel=1e-12)
 
 
 def test_thresholds_are_those_of_the_validation_images() -> None:
