@@ -100,6 +100,7 @@ def render(content: Content) -> str:
         num_warned=sum(bool(each.warnings) for each in content.fitted.values()),
         has_worst=any(each.worst is not None for each in content.standings.values()),
         num_errors=f"{NUM_ERRORS:.0f}",
+        longest_word=max(len(part) for name in content.methods for part in name.split(":")),
         num_classes=num_classes,
         largest_entropy=f"{math.log(max(num_classes, 1)):.2f}",
     )
