@@ -72,7 +72,7 @@ def run(
             reports={name: result.report for name, result in judged.items()},
             standings=find_standings(judged),
             pictures=(map_figures.draw if problem.is_map else figures.draw)(data.data, problem.split, judged, fitted),
-            examples=examples.least_sure(data.data, problem.split, judged),
+            examples=examples.least_sure(data.data, problem.split, judged, problem.columns),
             settings=settings,
             circumstances=circumstances,
         )

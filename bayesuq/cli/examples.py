@@ -14,6 +14,7 @@ from bayesuq.evaluation.scores import central_interval
 from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.thinned import at_all_points
+from bayesuq.tables.encoding import Columns
 
 NUM_ROWS, MOST_INPUTS = 8, 6
 INTERVAL = f"{COVERAGE_LEVEL:.0%} interval".replace("%", " %")
@@ -43,13 +44,16 @@ class _Columns(NamedTuple):
     cells: Sequence[tuple[str, ...]]
 
 
-def least_sure(data: str, split: Split, judged: Mapping[str, Judged]) -> Examples | None:
+def least_sure(
+    data: str, split: Split, judged: Mapping[str, Judged], columns: Columns | None = None
+) -> Examples | None:
     """The test rows of which the method of the best log score is least sure; None of what is no table.
 
     Args:
         data: Name of the data set.
         split: Its parts.
         judged: What was predicted of its test rows, by method.
+        columns: What the columns of a table are; None of a named set, whose inputs have numbers.
     """
     x, y = split.test.x, split.test.y
     if x.ndim != 2 or (split.test.is_labelled and (y.ndim > 1 or shows_images(data, split))):
@@ -61,11 +65,12 @@ def least_sure(data: str, split: Split, judged: Mapping[str, Judged]) -> Example
     if isinstance(predictive, CategoricalPredictive):
         said = _of_labels(predictive, y, first)
     elif isinstance(predictive, RealPredictive):
-        said = _of_real_targets(predictive, y, first)
+        said = _of_real_targets(predictive, y, first, "y" if columns is None else columns.target.name)
     else:
         return None
     shown = min(x.shape[1], MOST_INPUTS)
-    header = ("Test row", *said.names, *(f"x[{column}]" for column in range(shown)))
+    inputs = [f"x[{column}]" for column in range(shown)] if columns is None else columns.features[:shown]
+    header = ("Test row", *said.names, *inputs)
     rows = tuple(
         (str(row), *cells, *map(_number, x[row, :shown].tolist()))
         for row, cells in zip(first.tolist(), said.cells, strict=True)
@@ -77,15 +82,16 @@ def _of_labels(predictive: CategoricalPredictive, y: Tensor, rows: Tensor) -> _C
     probability, guess = predictive.mean[rows].max(dim=1)
     parts = (guess, probability, y[rows], predictive.total[rows])
     values = zip(*(part.tolist() for part in parts), strict=True)
-    cells = [(str(said), f"{sure:.2f}", str(true), f"{unsure:.2f}") for said, sure, true, unsure in values]
+    names = predictive.names or [str(label) for label in range(predictive.mean.shape[1])]
+    cells = [(names[said], f"{sure:.2f}", names[true], f"{unsure:.2f}") for said, sure, true, unsure in values]
     return _Columns(("predicted", "probability", "true", "entropy (nats)"), cells)
 
 
-def _of_real_targets(predictive: RealPredictive, y: Tensor, rows: Tensor) -> _Columns:
+def _of_real_targets(predictive: RealPredictive, y: Tensor, rows: Tensor, target: str) -> _Columns:
     few = at_all_points([predictive.at(slice(row, row + 1)) for row in rows.tolist()])
     columns = range(predictive.shape[2])
     places = [f"[{column}]" for column in columns] if len(columns) > 1 else [""]
-    names = [f"{what}{place}" for place in places for what in ("y", "predicted", INTERVAL)]
+    names = [f"{what}{place}" for place in places for what in (target, "predicted", INTERVAL)]
     shown = (y.reshape(len(y), -1)[rows], few.mean, *central_interval(few, COVERAGE_LEVEL))
     parts = [part.tolist() for part in shown]
     cells = [

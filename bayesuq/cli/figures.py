@@ -224,7 +224,9 @@ def _images(split: Split, labelled: Labelled) -> list[Picture]:
     told = [f"{int(guess[i])} for {int(y[i])}" for i in first]
     pictures = [
         Picture.of(
-            images.most_uncertain(split.test.x, predictive.total, predicted=guess, y=y, number=NUM_IMAGES),
+            images.most_uncertain(
+                split.test.x, predictive.total, predicted=guess, y=y, names=predictive.names, number=NUM_IMAGES
+            ),
             "What is it least sure of?",
             f"The test images of largest predictive entropy under {best}, whose log score is best. If the uncertainty "
             "means something, these are hard for you, too.",
@@ -237,7 +239,7 @@ def _images(split: Split, labelled: Labelled) -> list[Picture]:
         few = {name: CategoricalPredictive.from_probs(p.mean[rows].unsqueeze(0)) for name, (p, _) in labelled.items()}
         pictures.append(
             Picture.of(
-                images.class_probabilities(few, split.test.x[rows], y=y[rows]),
+                images.class_probabilities(few, split.test.x[rows], y=y[rows], names=predictive.names),
                 "What does each method say of them?",
                 "The probability of each class for the first of these images. The bar of the true class is blue.",
                 f"Class probabilities of {len(rows)} images, a column for each method: {', '.join(labelled)}.",

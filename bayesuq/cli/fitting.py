@@ -1,10 +1,11 @@
 """`bayesuq fit`: one method on one data set; its posterior, its report and its settings in a folder."""
 
 from bayesuq.cli.judging import judge_fit
-from bayesuq.cli.methods import FitOptions, fit, read_methods, write_posterior
+from bayesuq.cli.methods import FitOptions, chosen_for, fit, read_methods, write_posterior
 from bayesuq.cli.output import POSTERIOR, Output, by_name, tell, tell_table, tell_warnings
 from bayesuq.cli.problem import Problem, load_data, use_computer, write_standardizer
 from bayesuq.cli.settings import (
+    AUTO,
     ChainOptions,
     CheckpointOption,
     DataOptions,
@@ -14,6 +15,11 @@ from bayesuq.cli.settings import (
     PredictionOptions,
     TrainingOptions,
 )
+from bayesuq.cli.verdict import COVERAGE
+from bayesuq.evaluation.report.reporting import Report
+from bayesuq.evaluation.report.standard_measures import COVERAGE_LEVEL
+
+REMEDIES = "Compare it with others (`bayesuq compare`), such as gp and variational"
 
 
 def run(
@@ -37,8 +43,9 @@ def run(
     use_computer(prediction)
     loaded = load_data(data)
     problem = Problem.of(data.data, loaded.split, model, loaded.columns)
-    (chosen,) = read_methods([method.method], problem)
-    settings = by_name(data, method, problem.options, training, chains, prediction, output)
+    name = chosen_for(problem) if method.method == AUTO else method.method
+    (chosen,) = read_methods([name], problem)
+    settings = by_name(data, MethodOption(method=name), problem.options, training, chains, prediction, output)
     folder = Output.prepare(output, settings, fits_lie_elsewhere=checkpoints.checkpoint is not None)
 
     tell_table(loaded)
@@ -54,4 +61,15 @@ def run(
     folder.write_run(settings, folder.circumstances(prediction.device), {chosen.name: fitted.to_dict()})
     folder.end()
     print(f"{chosen.name} on {problem.name}, test rows: {judged.report}")
+    tell_warnings(chosen.name, _off_nominal(judged.report))
     tell(f"Written to {folder.folder}.")
+
+
+def _off_nominal(report: Report) -> list[str]:
+    """What is said of intervals that hold too few of the test rows, or too many."""
+    found = [measure for measure in report.measures if measure.name == COVERAGE and measure.off is not None]
+    return [
+        f"The {COVERAGE_LEVEL * 100:.0f} % intervals hold {measure.value * 100:.0f} % of the test rows: they are too "
+        f"{'wide' if measure.value > COVERAGE_LEVEL else 'narrow'}, and those of new rows will be, too. {REMEDIES}."
+        for measure in found
+    ]

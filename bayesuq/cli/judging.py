@@ -3,7 +3,7 @@
 It should find the errors of the posterior itself, and data of another kind.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
@@ -95,6 +95,7 @@ def judge_fit(fitted: Fitted, problem: Problem, options: PredictionOptions) -> J
         validation=split.val,
         ignore_index=problem.ignore_index,
         background=problem.name in datasets.WITHOUT_BACKGROUND,
+        classes=() if problem.columns is None else problem.columns.target.classes,
     )
 
 
@@ -109,6 +110,7 @@ def judge(
     validation: Dataset | None = None,
     ignore_index: int | None = None,
     background: bool = False,
+    classes: Sequence[str] = (),
 ) -> Judged:
     """Predict and measure.
 
@@ -123,6 +125,7 @@ def judge(
             None chooses them on the data.
         ignore_index: The label of void pixels.
         background: Whether class 0 of the pixels counts in the mean Dice of more than two.
+        classes: Names of the labels, where these have some that the posterior does not know.
     """
     if data.is_labelled and data.y.ndim > 1:
         return _judge_maps(posterior, data, options, further, validation, ignore_index, background)
@@ -133,6 +136,8 @@ def judge(
     def predict(part: Dataset) -> PredictiveDistribution:
         x = inputs(part)
         predictive = posterior.predict(x, num_samples=options.num_samples, seed=options.seed)
+        if classes and isinstance(predictive, CategoricalPredictive):
+            predictive = predictive.named(classes)
         return predictive if standardizer is None else standardizer.inverse(predictive)
 
     predictive = predict(data)

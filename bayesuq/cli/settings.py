@@ -16,6 +16,7 @@ from bayesuq.inference.catalogue import commands
 
 FinitePositive = restricted_number_type("FinitePositive", float, [(">", 0), ("<", math.inf)])
 METHODS = commands()
+AUTO = "auto"
 NetworkKind = Literal["auto", "mlp", "convnet", "unet"]
 NETWORKS: tuple[str, ...] = get_args(NetworkKind)
 RandomKind = Literal["last_layer", "all"]
@@ -135,7 +136,14 @@ class MethodsOption:
 class MethodOption:
     """Which method is fitted."""
 
-    method: Annotated[str, About(f"One of {', '.join(METHODS)}; the last three also as KIND:METHOD.", str)]
+    method: Annotated[
+        str,
+        About(
+            f"One of {', '.join(METHODS)}; the last three also as KIND:METHOD. auto: gp for real targets of up to "
+            "1,000 rows of numbers, else variational.",
+            str,
+        ),
+    ] = AUTO
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -173,9 +173,8 @@ def test_tables_have_headers_and_a_cell_for_every_method(digits: Path, digits_pa
     assert len(rows) == len(written)
     assert {row.count("<td ") for row in rows} == {len(METHODS)}
     assert "@media (prefers-color-scheme: dark)" in digits_page
-    assert [each["style"] for each in reader.all("table") if each.get("class") == "measures"] == [
-        f"--columns: {len(METHODS)}; --letters: {len('temperature')}"  # the longest word, which no page may break
-    ]
+    longest = len("temperature")  # of the words in methods' names, which no column of a page may break
+    assert f".measures {{ --columns: {len(METHODS)}; --letters: {longest}; }}" in digits_page
     assert 'name="viewport"' in digits_page
 
 
@@ -283,6 +282,14 @@ def test_the_rows_of_largest_variance_are_shown_with_what_was_predicted(columns:
     assert shown.rows[0][1:4] == (f"{2 * columns}", f"{2 * columns + 0.25:.4g}", f"{ends[0]} to {ends[1]}")
     assert len(shown.header) == len(shown.rows[0]) == 1 + 3 * columns + 6
     assert shown.num_hidden == 2
+
+
+def test_rows_of_labels_are_shown_by_the_names_of_their_labels() -> None:
+    part = Dataset(torch.zeros(2, 3), torch.tensor([0, 1]))
+    predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1], [0.6, 0.4]]])).named(["calm", "rough"])
+    shown = least_sure("seas.csv", Split(part, part, part), {"map": Judged(predictive, part.y, None, Report((), 2, 1))})
+    assert shown is not None
+    assert [row[1:4] for row in shown.rows] == [("calm", "0.60", "rough"), ("calm", "0.90", "calm")]
 
 
 def test_images_and_maps_are_shown_as_pictures_instead() -> None:

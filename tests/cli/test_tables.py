@@ -1,6 +1,7 @@
 """From one CSV file to another by two commands: row for row, in its own units and names, with honest intervals."""
 
 import gzip
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import yaml
 
 import bayesuq as bq
 from bayesuq import datasets
@@ -57,6 +59,25 @@ def test_two_commands_lead_from_a_table_to_intervals_that_hold(fitted: Path, tmp
     # changes by 2 * 1.645 * phi(1.645) = 0.34 a unit.
     assert abs(inside - 0.9) < 2 * np.hypot(np.sqrt(0.09 / rows), 0.34 * np.sqrt(1 / 840))
     assert 0.85 < (found["distance"] < 1).mean() < 1
+
+
+def test_two_commands_without_a_method_have_intervals_that_hold_and_others_are_told(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = written(houses(120)[["size", "garden", "price"]], tmp_path / "houses.csv")
+    assert main(["fit", "--data", str(path), "--target", "price", "--out", str(tmp_path / "run")]) == 0
+    assert "warning" not in capsys.readouterr().err
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["method"] == "gp"
+    new = houses(400, seed=1)
+    assert predict(tmp_path / "run", written(new, tmp_path / "new.csv"), tmp_path / "out.csv") == 0
+    found = pd.read_csv(tmp_path / "out.csv")
+    inside = ((found["price_lower_90"] < new["price"]) & (new["price"] < found["price_upper_90"])).mean()
+    assert abs(inside - 0.9) < 2 * np.hypot(np.sqrt(0.09 / 400), 0.34 * np.sqrt(1 / (2 * 84)))  # as above
+    capsys.readouterr()
+    assert fit(written(houses(), path), tmp_path / "mode", *QUICK) == 0
+    assert re.search(
+        r"warning: map: The 90 % intervals hold \d+ % of the test rows: they are too narrow", capsys.readouterr().err
+    )
 
 
 def test_rows_are_read_in_any_order_of_columns_and_a_few_at_a_time(
@@ -119,6 +140,9 @@ def test_a_table_is_compared_and_evaluated_as_a_named_set_is(tmp_path: Path) -> 
     named = ["--data", str(path), "--target", "price"]
     assert main(["compare", *named, "--methods", "map", "--out", str(tmp_path / "all"), *short]) == 0
     report = (tmp_path / "all" / "reports" / "map.json").read_text()
+    shown = (tmp_path / "all" / "report.html").read_text().partition('class="examples"')[2].partition("</thead>")[0]
+    heads = re.findall(r'<th scope="col">([^<]*)</th>', shown)
+    assert heads[:6] == ["Test row", "price", "predicted", "90 % interval", "size", "city = missing"]
     posterior = tmp_path / "all" / "posteriors" / "map.safetensors"
     again = ["--posterior", str(posterior), "--num_samples", "5", "--out", str(tmp_path / "again")]
     assert main(["evaluate", *named, *again]) == 0

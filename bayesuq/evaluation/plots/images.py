@@ -31,7 +31,7 @@ def class_probabilities(
         predictives: Of the same N images, by the name of the method.
         images: (N, H, W), (N, 1, H, W), (N, 3, H, W), or square ones laid out flat, (N, H * H).
         y: True labels, (N,); their bars are blue, all others grey.
-        names: Of the C classes; default their numbers.
+        names: Of the C classes; default those of the first predictive that has some, else their numbers.
 
     Raises:
         TypeError: Not numbers.
@@ -46,6 +46,8 @@ def class_probabilities(
                 f"`predictives[{name!r}]` must be of {len(pixels)} single labels, as there are images; its "
                 f"probabilities have shape {tuple(predictive.mean.shape)}."
             )
+    if names is None:
+        names = next((each.names for each in predictives.values() if each.names is not None), None)
     truth = None if y is None else as_labels(y).flatten().tolist()
     size = (CELL + BARS * len(predictives), 1.2 * len(pixels) + 0.6)
     figure = Figure(figsize=size, layout="constrained")

@@ -25,6 +25,8 @@ def test_bars_are_the_mean_and_lines_span_the_draws() -> None:
     np.testing.assert_allclose(spans[0][:, 1], np.quantile([0.7, 0.5], [0.05, 0.95]), rtol=1e-6)
     assert picture.get_title() == "is cat"
     assert [label.get_text() for label in second.get_xticklabels()] == ["cat", "dog", "owl"]
+    itself = class_probabilities({"ensemble": predictive.named(["cat", "dog", "owl"])}, images(2, 8, 8), y=[0, 2])
+    assert itself.axes[0].get_title() == "is cat"  # a predictive knows its own names
 
 
 def test_without_kept_draws_there_are_no_spans() -> None:
