@@ -212,3 +212,50 @@ def test_the_mixture_tutorial_is_refused_with_what_to_write() -> None:
     data = torch.tensor([0.0, 1.0, 10.0, 11.0, 12.0])
     with pytest.raises(ValueError, match=r"latents assignment are discrete.*MixtureSameFamily"):
         hmc.fit(model, Dataset((data,), data), observed="obs")
+
+
+def point_values_beside_latents(x: Tensor, rating: Tensor | None = None) -> None:
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    scale = pyro.param("scale", lambda: torch.tensor(0.5), constraint=constraints.positive)
+    with pyro.plate("data", len(x)):
+        pyro.sample("rating", dist.Normal(level, scale), obs=rating)
+
+
+@pytest.mark.filterwarnings("ignore::bayesuq.fit_warnings.ConvergenceWarning")
+def test_point_values_beside_latents_are_learned_where_the_refusal_of_others_says_so() -> None:
+    y = 1.5 + 2.0 * noise(4, 30).float()
+    data = Dataset(torch.zeros(30, 1), y)
+    with pytest.raises(ValueError, match=r"learns point values \(scale\).*or take `variational.fit`"):
+        hmc.fit(point_values_beside_latents, data, observed="rating")
+    posterior = variational.fit(
+        point_values_beside_latents, data, observed="rating", num_epochs=150, learning_rate=0.1, seed=0
+    )
+    # the guide holds the posterior, so that the scale is where log p(y | scale), of N(0, scale^2 I + 1), is largest
+    scales = torch.linspace(1.0, 4.0, 301)
+    covariances = scales.square()[:, None, None] * torch.eye(30) + torch.ones(30, 30)
+    best = float(scales[dist.MultivariateNormal(torch.zeros(30), covariances).log_prob(y).argmax()])
+    found = posterior.predict(data.x, num_samples=50, seed=0)
+    assert float(found.aleatoric.mean().sqrt()) == pytest.approx(best, rel=0.05)
+    precision = 30 / best**2 + 1
+    assert float(found.mean.mean()) == pytest.approx(
+        float(y.sum() / best**2 / precision), abs=4 * (50 * precision) ** -0.5
+    )
+
+
+def test_counts_of_unlike_totals_are_taken_where_the_law_is_told_not_to_check_them() -> None:
+    """As the tutorial of logistic growth has its lineages: Multinomial's own total is 1."""
+    counts = torch.tensor([[8.0, 2.0, 1.0], [7.0, 3.0, 2.0], [5.0, 6.0, 3.0], [3.0, 9.0, 5.0]])
+
+    def growth(counts: Tensor, *, checked: bool | None = False) -> None:
+        with pyro.plate("lineages", 3, dim=-1):
+            rate, init = (pyro.sample(name, dist.Normal(0, 1)) for name in ("rate", "init"))
+        logits = init + rate * torch.arange(4.0)[:, None]
+        with pyro.plate("time", 4, dim=-2):
+            law = dist.Multinomial(logits=logits.unsqueeze(-2), validate_args=checked)
+            pyro.sample("obs", law, obs=counts.unsqueeze(-2))
+
+    data = Dataset((counts,), counts)
+    mode = laplace.fit(growth, data, observed="obs", num_epochs=30, seed=0)
+    assert set(mode.sample_weights(2, seed=0)) == {"rate", "init"}
+    with pytest.raises(ValueError, match="no values of 'obs': the support of its Multinomial"):
+        laplace.fit(lambda counts: growth(counts, checked=None), data, observed="obs", num_epochs=1)

@@ -55,24 +55,26 @@ class ProgramCall:
     Attributes:
         program: The user's.
         names: Of the observed sites as the user gave them; None takes those that the program observes.
+        learns: Whether point values may be learned beside the latents.
     """
 
     program: Program
     names: tuple[str, ...] | None = None
+    learns: bool = False
 
     @classmethod
-    def of(cls, program: Program, observed: Observed = None) -> "ProgramCall":
+    def of(cls, program: Program, observed: Observed = None, *, learns: bool = False) -> "ProgramCall":
         """Check the names.
 
         Raises:
             TypeError: No names.
         """
         if observed is None:
-            return cls(program)
+            return cls(program, learns=learns)
         names = (observed,) if isinstance(observed, str) or not isinstance(observed, Sequence) else tuple(observed)
         if not all(isinstance(name, str) for name in names):
             raise TypeError(f"`observed` must be the name of a site, or several; got {observed!r}.")
-        return cls(program, names)
+        return cls(program, names, learns)
 
     def run(self, rows: Batch, num_data: int | None) -> Any:
         """Run the program on rows with their targets."""
@@ -141,7 +143,7 @@ class ProgramCall:
         learned = [name for name, site in trace.nodes.items() if site["type"] == "param"]
         if isinstance(self.program, nn.Module):
             learned += [name for name, value in self.program.named_parameters() if value.requires_grad]
-        if learned:
+        if learned and not self.learns:
             raise ValueError(
                 f"The program learns point values ({', '.join(dict.fromkeys(learned))}), which have no density. Give "
                 "them a prior (`pyro.sample`, `PyroSample`), freeze them (`requires_grad_(False)`), or take "
@@ -157,9 +159,13 @@ class ProgramCall:
         frames = {f.name for site in observed.values() for f in site["cond_indep_stack"] if f.size == len(rows.y)}
         return Survey(latents, observed, *self._local(latents, rows, frames))
 
-    def trace(self, rows: Batch, num_data: int | None = None) -> Any:
-        """A trace whose latents stand where the real line has 0."""
-        with private_store(), torch.no_grad(), pyro.validation_enabled(False), poutine.trace() as tracer, AtOrigin():
+    def trace(self, rows: Batch, num_data: int | None = None, *, checked: bool = False) -> Any:
+        """A trace whose latents stand where the real line has 0; its laws check their values where they are `checked`.
+
+        Raises:
+            ValueError: Numbers that a checked law does not take.
+        """
+        with private_store(), torch.no_grad(), pyro.validation_enabled(checked), poutine.trace() as tracer, AtOrigin():
             self.run(rows, num_data)
         return tracer.trace
 

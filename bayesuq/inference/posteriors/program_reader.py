@@ -28,13 +28,16 @@ class ProgramRows:
 
     joint: ProgramJoint
 
-    def __init__(self, program: Program, observed: Observed, device: torch.device | str | None) -> None:
+    def __init__(
+        self, program: Program, observed: Observed, device: torch.device | str | None, *, learns: bool = False
+    ) -> None:
         program = copy.deepcopy(program) if isinstance(program, nn.Module) else program  # the user's stays as it is
         tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         own = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
         usual = torch.device("cpu") if own is None else own.device
         self._device = usual if device is None else check_device(device)
-        self.call = ProgramCall.of(program.to(self._device) if isinstance(program, nn.Module) else program, observed)
+        placed = program.to(self._device) if isinstance(program, nn.Module) else program
+        self.call = ProgramCall.of(placed, observed, learns=learns)
         self.dtype = torch.get_default_dtype() if own is None else own.dtype
 
     @property
@@ -129,6 +132,14 @@ class ProgramRows:
         data = [site for site in nodes.values() if site["type"] == "sample" and is_data(site)]
         return data[0] if len(data) == 1 else None
 
+    def _is_unchecked(self, name: str, rows: Batch) -> bool:
+        """Whether the program asks its law for no check of values, as one does for counts of unlike totals."""
+        try:
+            law = self.call.trace(rows, checked=True).nodes[name]["fn"]
+        except ValueError:
+            return False
+        return not unwrapped(law)._validate_args
+
     def _check_values(self, rows: Batch) -> None:
         """Refuse targets outside of the support of what is observed."""
         origin = torch.zeros(self.joint.layout.size, dtype=self.joint.dtype, device=self.device)
@@ -141,8 +152,8 @@ class ProgramRows:
                     f"The program observes {name!r} in shape {tuple(law.shape())}; the targets come in "
                     f"{tuple(value.shape)}, and would be repeated. Give them its shape."
                 )
-            inside = law.support.check(value) if law.support is not None else torch.ones(())
-            if not bool(inside.all()):
+            is_inside = law.support is None or bool(law.support.check(value).all())
+            if not is_inside and not self._is_unchecked(name, rows):
                 raise ValueError(
                     f"Some targets are no values of {name!r}: the support of its {type(unwrapped(law)).__name__} is "
                     f"{law.support}. Drop them, or take another law."

@@ -158,7 +158,7 @@ def reader_of(
         reader = ProgramReader(program, device)
         if not isinstance(data, Dataset) or reader.samples_usual(data):
             return reader
-    return ProgramRows(program, observed, device)
+    return ProgramRows(program, observed, device, learns=True)
 
 
 def as_usual(call: ProgramCall, example: Batch) -> Program:

@@ -100,6 +100,8 @@ def test_an_exact_model_predicts_what_gpytorch_does(kind: type[Any]) -> None:
     model = moved(kind(likelihood))
     before = {name: value.clone() for name, value in model.state_dict().items()}
     posterior = bq.adopt(model)
+    assert all(part.training for part in (model, likelihood))  # as it was, whatever the copy needs
+    assert all(parameter.requires_grad for parameter in model.parameters())
     assert isinstance(posterior, gp.ExactGpPosterior) == (kind is Exact)
     predictive, expected = posterior.predict(NEW), noisy(model, likelihood, NEW)
     torch.testing.assert_close(predictive.mean.squeeze(1), expected.mean, **EXACT)
@@ -237,6 +239,7 @@ def test_an_approximate_model_given_the_rows_at_its_inducing_points_is_the_exact
     likelihood = gpytorch.likelihoods.GaussianLikelihood().double()
     model, exact = Sparse().double(), Exact(likelihood, X[:8], Y[:8]).double()
     exact.mean_module, exact.covar_module = model.mean_module, model.covar_module
+    model.mean_module.constant = 0.7
     sparse = bq.adopt(model, likelihood).condition(X[:5], Y[:5]).condition(X[5:8], Y[5:8])
     one, other = sparse.predict(NEW), bq.adopt(exact).predict(NEW)
     torch.testing.assert_close(one.mean, other.mean, rtol=1e-3, atol=1e-3)  # GPyTorch's jitter
