@@ -4,7 +4,7 @@ Each takes a module's dotted name and its source, and gives one line for every v
 """
 
 import ast
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -106,6 +106,18 @@ def parsed(source: str) -> ast.Module:
 
 
 @cache
+def nodes(source: str) -> list[ast.AST]:
+    """All that a module's tree is made of."""
+    return list(ast.walk(parsed(source)))
+
+
+@cache
+def calls(source: str) -> list[tuple[ast.Call, str]]:
+    """Every call, with what it calls as it is written."""
+    return [(node, _written(node.func)) for node in nodes(source) if isinstance(node, ast.Call)]
+
+
+@cache
 def imports(source: str) -> list[Import]:
     """Every import statement, wherever it stands."""
     found: list[Import] = []
@@ -116,7 +128,7 @@ def imports(source: str) -> list[Import]:
         elif isinstance(node, ast.ImportFrom):
             module = "." * node.level + (node.module or "")
             found.extend(Import(module, alias.name, node.lineno, for_types, function) for alias in node.names)
-        elif isinstance(node, ast.If) and ast.unparse(node.test).endswith("TYPE_CHECKING"):
+        elif isinstance(node, ast.If) and _written(node.test).endswith("TYPE_CHECKING"):
             for child in node.body:
                 visit(child, True, scope, function)
             for child in node.orelse:
@@ -128,7 +140,8 @@ def imports(source: str) -> list[Import]:
             elif isinstance(node, ast.ClassDef):
                 scope = (*scope, node.name)
             for child in ast.iter_child_nodes(node):
-                visit(child, for_types, scope, function)
+                if not isinstance(child, ast.expr):  # in which no statement can stand
+                    visit(child, for_types, scope, function)
 
     visit(parsed(source), False, (), None)
     return found
@@ -233,33 +246,32 @@ def imports_inside_functions(module: str, source: str) -> list[str]:
         for imported in imports(source)
         if imported.inside_function not in (None, "__getattr__")
     ]
-    tree = parsed(source)
     lazy = {
         id(inner)
-        for node in ast.walk(tree)
+        for node in nodes(source)
         if isinstance(node, ast.FunctionDef) and node.name in ("__getattr__", LOADERS.get(module))
         for inner in ast.walk(node)
     }
     found += [
         f"{module}:{call.lineno} loads a module by name"
-        for call in _calls(tree)
-        if _called(call) in ("import_module", "importlib.import_module", "__import__") and id(call) not in lazy
+        for call, name in calls(source)
+        if name in ("import_module", "importlib.import_module", "__import__") and id(call) not in lazy
     ]
     return found
 
 
 def forbidden_statements(module: str, source: str) -> list[str]:
     """Bare asserts, printing, unpickling in any guise, running text, and matplotlib outside of plots."""
-    tree = parsed(source)
-    found = [f"{module}:{node.lineno} asserts" for node in ast.walk(tree) if isinstance(node, ast.Assert)]
+    asserts = (node for node in nodes(source) if isinstance(node, ast.Assert))
+    found = [f"{module}:{node.lineno} asserts" for node in asserts]
     for imported in imports(source):
         root = imported.module.split(".")[0]
         if root in PICKLES and (imported.module, imported.name) not in PROCESSES:
             found.append(f"{module}:{imported.line} imports {root}")
         if root == "matplotlib" and not imported.for_types_only and not module.startswith("bayesuq.evaluation.plots."):
             found.append(f"{module}:{imported.line} imports matplotlib")
-    for call in _calls(tree):
-        name, options = _called(call), {option.arg: option.value for option in call.keywords}
+    for call, name in calls(source):
+        options = {option.arg: option.value for option in call.keywords}
         if name == "print" and not _is_command_line(module):
             found.append(f"{module}:{call.lineno} prints")
         writes = name in ("eval", "exec") and module in WRITERS
@@ -303,12 +315,15 @@ def read(folder: Path) -> tuple[dict[str, str], set[str]]:
     return sources, packages
 
 
-def _calls(tree: ast.AST) -> Iterator[ast.Call]:
-    return (node for node in ast.walk(tree) if isinstance(node, ast.Call))
-
-
-def _called(call: ast.Call) -> str:
-    return ast.unparse(call.func)
+def _written(node: ast.expr) -> str:
+    """An expression's source; that of a dotted name, which most are, without the machinery that writes any."""
+    match node:
+        case ast.Name():
+            return node.id
+        case ast.Attribute():
+            return f"{_written(node.value)}.{node.attr}"
+        case _:
+            return ast.unparse(node)
 
 
 def _is_constant(node: ast.expr | None, value: object) -> bool:
