@@ -9,7 +9,6 @@ all of bayesuq's own methods stand:
 
 import copy
 import threading
-from collections import OrderedDict
 from collections.abc import Mapping
 from fnmatch import fnmatchcase
 from typing import Any, ClassVar
@@ -23,6 +22,7 @@ from torch.func import functional_call
 
 from bayesuq.arrays import check_device
 from bayesuq.inputs import Given, arguments, described, output, structure, with_scales
+from bayesuq.models.copies import deep_copy
 from bayesuq.models.initialisation import Initialise, started
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.precision import raised
@@ -41,7 +41,6 @@ RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
 EMPTY = torch.Size()
 WIDTHS = ("out_features", "out_channels")  # of torch's layers
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
-CONTAINERS = (dict, OrderedDict, list, set)
 
 
 class BayesianNetwork:
@@ -302,7 +301,7 @@ class BayesianNetwork:
         target = check_device(device)
         if target == self.device:
             return self
-        net = copy.deepcopy(self.net).to(target)
+        net = deep_copy(self.net).to(target)
         return BayesianNetwork(net, self.prior, self.likelihood, random=self.random)
 
     def with_likelihood(self, likelihood: Likelihood) -> "BayesianNetwork":
@@ -372,15 +371,10 @@ def share_tensors(net: nn.Module) -> nn.Module:
     """A module tree of its own over the same parameters and buffers.
 
     `functional_call` puts its values into the tree while it runs, so each thread needs a tree; the weights need no
-    copy. Empty containers are copied here, as `copy.deepcopy` takes long over each, and a layer has ten of them.
+    copy.
     """
-    copies: dict[int, Any] = {}
-    for module in net.modules():
-        containers = [value for value in vars(module).values() if type(value) in CONTAINERS]
-        copies.update((id(value), type(value)()) for value in containers if not value)
-        for held in (module._parameters, module._buffers):
-            copies.update((id(tensor), tensor) for tensor in held.values())
-    return copy.deepcopy(net, copies)
+    held = [held for module in net.modules() for held in (module._parameters, module._buffers)]
+    return deep_copy(net, {id(tensor): tensor for tensors in held for tensor in tensors.values()})
 
 
 def _num_outputs(net: nn.Module) -> int | None:
@@ -401,7 +395,7 @@ def copied_beside(net: nn.Module, known: dict[int, Any]) -> nn.Module:
         TypeError: A module that holds what cannot be copied, such as a lock or an open file.
     """
     try:
-        return copy.deepcopy(net, dict(known))
+        return deep_copy(net, known)
     except TypeError as error:
         raise TypeError(
             f"`net` is copied, so that yours stays as it is, and {_uncopied(net, known) or 'something in it'} cannot "

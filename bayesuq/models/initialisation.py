@@ -1,12 +1,12 @@
 """Initial weights for a network: what the members of an ensemble start from."""
 
-import copy
 from collections.abc import Callable, Iterator
 from typing import Literal, get_args
 
 import torch
 from torch import nn
 
+from bayesuq.models.copies import deep_copy
 from bayesuq.models.rules import LAST_LAYER, matching_names, trainable_parameters
 from bayesuq.randomness import isolated
 
@@ -35,14 +35,14 @@ def started(net: nn.Module, seed: int, initialise: Initialise = "reset") -> nn.M
             known = ", ".join(repr(word) for word in get_args(NamedStart))
             raise ValueError(f"`initialise` must be one of {known}, or a function of (net, seed); got {initialise!r}.")
         if initialise == "keep":
-            return copy.deepcopy(net).cpu()
+            return deep_copy(net).cpu()
         return reinitialised(net, seed) if initialise == "reset" else _with_fresh_last_layer(net, seed)
     if isinstance(initialise, nn.Module) or not callable(initialise):
         raise TypeError(
             f"`initialise` must be a word or a function of (net, seed) to a net; got {type(initialise).__name__}."
         )
     with isolated(seed):
-        fresh = initialise(copy.deepcopy(net).cpu(), seed)
+        fresh = initialise(deep_copy(net).cpu(), seed)
     if not isinstance(fresh, nn.Module):
         raise TypeError(f"`initialise` must return the network, a torch.nn.Module; got {type(fresh).__name__}.")
     expected, found = (
@@ -57,7 +57,7 @@ def started(net: nn.Module, seed: int, initialise: Initialise = "reset") -> nn.M
 
 def _with_fresh_last_layer(net: nn.Module, seed: int) -> nn.Module:
     """A copy of a network, on the CPU, only the last layer that has trainable parameters initialised anew."""
-    fresh = copy.deepcopy(net).cpu()
+    fresh = deep_copy(net).cpu()
     named = trainable_parameters(fresh)
     names = matching_names(fresh, LAST_LAYER)
     last = {id(named[name]) for name in names}
@@ -86,7 +86,7 @@ def reinitialised(net: nn.Module, seed: int) -> nn.Module:
     Raises:
         ValueError: A trainable parameter that no layer's `reset_parameters` reaches.
     """
-    fresh = copy.deepcopy(net).cpu()  # on the CPU, so that a seed means the same weights on every device
+    fresh = deep_copy(net).cpu()  # on the CPU, so that a seed means the same weights on every device
     frozen = [(parameter, parameter.clone()) for parameter in fresh.parameters() if not parameter.requires_grad]
     with isolated(seed):
         reached = _reset(fresh)

@@ -6,7 +6,6 @@ them needs a layer of a known type. They have two things in common: random opera
 buffers that are others after a pass.
 """
 
-import copy
 import random
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inputs import Inputs, apply, check_call, named_leaves, row_kind
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.copies import deep_copy
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.options import shortened
 from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
@@ -160,7 +160,7 @@ def some_rows(x: Any, number: int) -> Any:
 
 def with_own_buffers(net: nn.Module) -> nn.Module:
     """A module tree over the same parameters, with buffers of its own."""
-    return copy.deepcopy(net, {id(parameter): parameter for parameter in net.parameters()})
+    return deep_copy(net, {id(parameter): parameter for parameter in net.parameters()})
 
 
 class Running:

@@ -4,7 +4,6 @@ The network then runs as plain PyTorch runs it, with nothing of ours in the forw
 elementwise (noise, scales, priors, the optimiser) is one kernel over P numbers instead of one a layer.
 """
 
-import copy
 from collections.abc import Mapping
 
 import torch
@@ -15,6 +14,7 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import Stream, check_streams, only_layers, with_masks
 from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.copies import deep_copy
 from bayesuq.models.precision import raised
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.randomness import OwnGenerators
@@ -81,7 +81,7 @@ class TrainingNetwork:
         self.model = model
         self.vectors = vectors
         self.dropout = dropout
-        self.training = copy.deepcopy(model.net).eval()
+        self.training = deep_copy(model.net).eval()
         leaves = {name: leaf for vector in vectors.values() for name, leaf in vector.leaves.items()}
         _install(self.training, leaves)
         self.evaluation = share_tensors(self.training)
