@@ -236,23 +236,19 @@ class JointFunction:
             log_density = log_density + self.layouts[kind].log_abs_det_jacobian(flat)
         return -log_density - scale * self._log_likelihood(theta, x, y, weight)
 
-    def of_rows(self, flats: Tensor, batches: tuple[Tensor, ...], scale: float) -> tuple[Tensor, Tensor]:
-        """U (C,) and its gradients (C, P) at C vectors of the random sites, in one vectorised pass.
+    def energies(self, flats: Tensor, batches: tuple[Tensor, ...], scale: float) -> Tensor:
+        """U (C,) at C vectors of the random sites, in one vectorised pass.
 
         Args:
             flats: (C, P).
             batches: x (C, B, ...), y (C, B, ...) and weights, where there are some: a minibatch each.
             scale: N / B.
         """
-        flat = flats.detach().requires_grad_()
 
         def energy(one: Tensor, *rows: Tensor) -> Tensor:
             return self.energy({"random": one}, *rows, scale=scale)
 
-        with torch.enable_grad():
-            values = torch.func.vmap(energy)(flat, *batches)
-            (gradients,) = torch.autograd.grad(values.sum(), flat)  # a vector moves its own term alone
-        return values.detach(), gradients
+        return torch.func.vmap(energy)(flats, *batches)
 
     def _log_prior(self, vectors: Mapping[str, Tensor], theta: Mapping[str, Tensor]) -> Tensor:
         return reduce(add, (self._priors[kind].log_prob(flat, theta) for kind, flat in vectors.items()))

@@ -58,11 +58,19 @@ class MinibatchPotential:
 
     def at_rows(self, positions: Tensor, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """As `at`, in one vectorised pass, for minibatches of one size: the same numbers to rounding."""
+        flats = positions.detach().requires_grad_()
+        with torch.enable_grad():
+            values = self.energies(flats, batches)
+            (gradients,) = torch.autograd.grad(values.sum(), flats)  # a vector moves its own term alone
+        return values.detach(), gradients
+
+    def energies(self, positions: Tensor, batches: Sequence[Batch]) -> Tensor:
+        """U (C,) at C vectors (C, P), each on a minibatch of its own, all of one size, in one vectorised pass."""
         parts = [torch.stack(column) for column in zip(*(batch[:2] for batch in batches), strict=True)]
         weights = [batch.weight for batch in batches if batch.weight is not None]
         if weights:
             parts.append(torch.stack(weights))
-        return self._function.of_rows(positions, tuple(parts), self.num_data / len(batches[0].y))
+        return self._function.energies(positions, tuple(parts), self.num_data / len(batches[0].y))
 
     def can_vectorise(self, batch: Batch) -> bool:
         """Whether vmap can follow the network: not where it branches on values."""
@@ -105,3 +113,7 @@ class ProgramMinibatchPotential:
     def at_rows(self, positions: Tensor, batches: Sequence[Batch]) -> tuple[Tensor, Tensor]:
         """As `at`: programs run one after another."""
         return self.at(positions, batches)
+
+    def energies(self, positions: Tensor, batches: Sequence[Batch]) -> Tensor:
+        """U (C,) at C vectors (C, P), each on a minibatch of its own, one after another."""
+        return torch.stack([self.energy(row, *batch) for row, batch in zip(positions, batches, strict=True)])

@@ -20,7 +20,7 @@ from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMiniba
 from bayesuq.inference.training.checkpoint import State, below, named, put_back, random_states, set_random_states
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.resumable import Resumable
-from bayesuq.inference.training.stability import largest_curvature
+from bayesuq.inference.training.stability import largest_curvature, largest_curvatures
 from bayesuq.inference.training.stepping import Stepped
 from bayesuq.randomness import generator
 
@@ -289,19 +289,27 @@ class Run(Stepped):
         Raises:
             ValueError: It cannot be measured.
         """
-        rows = zip(self.chains.positions, self.chains.scales, batches, self.directions, strict=True)
         try:
-            curvatures = [
-                largest_curvature(partial(self._energy, batch), position, direction, scales=scales)
-                for position, scales, batch, direction in rows
-            ]
+            largest = self._largest_curvature(batches)
         except RuntimeError as error:
             raise ValueError(f"No step size can be measured ({error}). Pass `step_size`.") from error
-        if not 0 < max(curvatures) < math.inf:
+        if not 0 < largest < math.inf:
             raise ValueError("The log joint has no finite curvature where the chains are. Pass `step_size`.")
         num_batches = self.stream.source.num_batches
         cool = math.sqrt(HEAT * self.kernel.warmth / num_batches) if num_batches > 1 else math.inf
-        return min(STABLE_SHARE * 2, cool) / math.sqrt(max(curvatures))
+        return min(STABLE_SHARE * 2, cool) / math.sqrt(largest)
+
+    def _largest_curvature(self, batches: Sequence[Batch]) -> float:
+        """Of all chains, each on its minibatch."""
+        positions, scales, noises = self.chains.positions, self.chains.scales, self.directions
+        if self._go_together(batches):
+            energies = partial(self.potential.energies, batches=batches)
+            return float(largest_curvatures(energies, positions, noises, scales=scales).max())
+        rows = zip(positions, scales, batches, noises, strict=True)
+        return max(
+            largest_curvature(partial(self._energy, batch), position, noise, scales=scale)
+            for position, scale, batch, noise in rows
+        )
 
     def _energy(self, batch: Batch, flat: Tensor) -> Tensor:
         return self.potential.energy(flat, *batch)

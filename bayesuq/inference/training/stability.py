@@ -7,7 +7,7 @@ each of which costs one more backward pass.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,19 +35,37 @@ def largest_curvature(
     Raises:
         RuntimeError: A network that autograd cannot differentiate twice.
     """
+    row = None if scales is None else scales.unsqueeze(0)
+    return float(largest_curvatures(lambda rows: energy(rows[0]).reshape(1), at.unsqueeze(0), [noise], scales=row))
+
+
+def largest_curvatures(
+    energies: Callable[[Tensor], Tensor], at: Tensor, noises: Sequence[torch.Generator], *, scales: Tensor | None = None
+) -> Tensor:
+    """As `largest_curvature`, of each of C functions, (C,), in passes that they share.
+
+    Args:
+        energies: From vectors (C, P) to C values, each of its own row alone.
+        at: Where, (C, P).
+        noises: Draw the directions.
+        scales: (C, P), or None.
+
+    Raises:
+        RuntimeError: A network that autograd cannot differentiate twice.
+    """
     scales = torch.ones_like(at) if scales is None else scales
     origin = torch.zeros_like(at).requires_grad_()
     with torch.enable_grad(), full_precision(), PlainAttention():  # fused attention has no second derivative
-        (gradient,) = torch.autograd.grad(energy(at.detach() + scales * origin), origin, create_graph=True)
-        if not gradient.requires_grad:
-            return 0.0  # linear
-        direction = torch.empty_like(at).normal_(generator=noise)
-        curvature = 0.0
+        values = energies(at.detach() + scales * origin)
+        (gradients,) = torch.autograd.grad(values.sum(), origin, create_graph=True)
+        if not gradients.requires_grad:
+            return torch.zeros_like(values)  # linear
+        products = torch.stack(
+            [torch.empty_like(row).normal_(generator=noise) for row, noise in zip(at, noises, strict=True)]
+        )
         for _ in range(NUM_ITERATIONS):
-            direction = direction / direction.norm()
-            (product,) = torch.autograd.grad(gradient, origin, direction, retain_graph=True)
-            curvature = float(product.norm())
-            if curvature == 0 or not math.isfinite(curvature):
-                break
-            direction = product
-    return curvature if math.isfinite(curvature) else math.inf
+            lengths = torch.linalg.vector_norm(products, dim=1, keepdim=True)
+            directions = products / lengths.where(lengths > 0, 1)
+            (products,) = torch.autograd.grad(gradients, origin, directions, retain_graph=True)
+        curvatures = torch.linalg.vector_norm(products, dim=1)
+    return curvatures.where(curvatures.isfinite(), math.inf)

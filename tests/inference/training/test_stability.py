@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from bayesuq.inference.training.stability import largest_curvature
+from bayesuq.inference.training.stability import largest_curvature, largest_curvatures
 from bayesuq.randomness import generator
 from tests.inference.examples import noise
 
@@ -40,3 +40,22 @@ def test_the_curvature_is_that_of_where_one_stands(at):
 def test_a_line_has_none_and_what_is_not_finite_has_no_end():
     assert largest_curvature(lambda u: u.sum(), noise(0, 3), generator(0)) == 0
     assert largest_curvature(lambda u: (u * math.nan).square().sum(), noise(0, 3), generator(0)) == math.inf
+
+
+def test_several_functions_at_once_have_the_curvatures_of_each():
+    """One that is linear, one that is not finite and one in other units beside it change nothing of a row."""
+    tops = [5.0, 0.0, math.nan, -1e6]
+    matrices = torch.stack([top * hessian(row, 6, 1.0) for row, top in enumerate(tops)])
+    scales = torch.rand(4, 6, dtype=torch.float64, generator=generator(1)) + 0.5
+    found = largest_curvatures(
+        lambda rows: 0.5 * torch.einsum("cp,cpq,cq->c", rows, matrices, rows) + rows.sum(dim=1),
+        noise(1, 4, 6),
+        [generator(row) for row in range(4)],
+        scales=scales,
+    )
+    for row, matrix in enumerate(matrices):
+        alone = largest_curvature(
+            lambda u, matrix=matrix: 0.5 * u @ matrix @ u, noise(1, 4, 6)[row], generator(row), scales=scales[row]
+        )
+        assert float(found[row]) == pytest.approx(alone, rel=1e-12)
+    assert found.tolist()[1:3] == [0, math.inf]
