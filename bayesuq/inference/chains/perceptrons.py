@@ -1,16 +1,28 @@
 """Perceptrons of several chains in one pass: for each layer a batched matrix product, without vmap.
 
-vmap follows any network, but a small one spends more time in its calls than in arithmetic.
+vmap follows any network, but a small one spends more time in its calls than in arithmetic. So does autograd: where
+nothing but the weights moves, the way back is written out, with rows as the last dimension, which is the longest.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bayesuq.models.networks import Network
 
-ELEMENTWISE = (nn.ReLU, nn.Tanh, nn.SiLU, nn.GELU, nn.Identity, nn.Dropout)
+SLOPES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {  # of layer, gradient, before, after
+    nn.ReLU: lambda _, gradient, __, after: torch.ops.aten.threshold_backward(gradient, after, 0),
+    nn.Tanh: lambda _, gradient, __, after: torch.ops.aten.tanh_backward(gradient, after),
+    nn.SiLU: lambda _, gradient, before, __: torch.ops.aten.silu_backward(gradient, before),
+    nn.GELU: lambda layer, gradient, before, __: torch.ops.aten.gelu_backward(
+        gradient, before, approximate=layer.approximate
+    ),
+}
+PASSING = (nn.Identity, nn.Dropout, nn.Flatten)  # in evaluation mode, of inputs that are flat
+ELEMENTWISE = (*SLOPES, nn.Identity, nn.Dropout)
 
 
 def is_perceptron(net: nn.Module, x: Tensor) -> bool:
@@ -51,6 +63,62 @@ def forward_together(net: nn.Module, theta: Mapping[str, Tensor], x: Tensor, num
     return hidden
 
 
+@dataclass(frozen=True, eq=False)
+class ForwardPass:
+    """A pass of C perceptrons that can be gone through backwards; rows are the last dimension.
+
+    Attributes:
+        outputs: f, (C, K, N).
+        layers: By name, with what went in, what came out, (C, ..., N), and the weights of a linear one.
+        theta: The parameters that move.
+    """
+
+    outputs: Tensor
+    layers: Mapping[str, tuple[nn.Module, Tensor, Tensor, Tensor | None]]
+    theta: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, net: nn.Module, theta: Mapping[str, Tensor], columns: Tensor, num_chains: int) -> "ForwardPass":
+        """By a network that `is_perceptron`, in evaluation mode.
+
+        Args:
+            net: Its layers, and the parameters that `theta` does not name.
+            theta: Parameters by name, (C, *shape).
+            columns: Inputs, flattened, (D, N).
+            num_chains: C.
+        """
+        hidden = columns.expand(num_chains, *columns.shape)
+        passed: dict[str, tuple[nn.Module, Tensor, Tensor, Tensor | None]] = {}
+        for name, layer in _layers(net).items():
+            if isinstance(layer, PASSING):
+                continue
+            before, weight = hidden, None
+            if isinstance(layer, nn.Linear):
+                weight = theta.get(f"{name}.weight", layer.weight).expand(num_chains, -1, -1)
+                hidden = _linear_of_columns(before, weight, theta.get(f"{name}.bias", layer.bias))
+            else:
+                hidden = layer(before)
+            passed[name] = layer, before, hidden, weight
+        return cls(hidden, passed, theta)
+
+    def gradients(self, slopes: Tensor) -> dict[str, Tensor]:
+        """Of the sum of a function of f, whose gradient is given, (C, K, N): (C, *shape) for each name in `theta`."""
+        found = {}
+        left = len(self.layers)
+        for name, (layer, before, after, weight) in reversed(self.layers.items()):
+            left -= 1
+            if weight is None:
+                slopes = SLOPES[type(layer)](layer, slopes, before, after)
+                continue
+            if f"{name}.weight" in self.theta:
+                found[f"{name}.weight"] = torch.bmm(slopes, before.mT)
+            if f"{name}.bias" in self.theta:
+                found[f"{name}.bias"] = slopes.sum(dim=2)
+            if left:
+                slopes = torch.bmm(weight.mT, slopes)
+        return found
+
+
 def _layers(net: nn.Module) -> dict[str, nn.Module]:
     """By name; `children` would leave out the second place of a layer that stands in two."""
     return {name: layer for name, layer in net._modules.items() if layer is not None}
@@ -62,3 +130,8 @@ def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         return torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
     product = hidden @ weight.mT
     return product if bias is None else product + bias.unsqueeze(-2)
+
+
+def _linear_of_columns(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    """(C, in, N) to (C, out, N)."""
+    return torch.bmm(weight, hidden) if bias is None else torch.baddbmm(bias.unsqueeze(-1), weight, hidden)

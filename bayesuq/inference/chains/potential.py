@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.chains.perceptrons import forward_together, is_perceptron
+from bayesuq.inference.chains.perceptrons import ForwardPass, forward_together, is_perceptron
 from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import FlatPrior
 from bayesuq.inference.joint.program_joint import running
@@ -28,6 +28,7 @@ from bayesuq.models.precision import full_precision
 from bayesuq.models.spectral import with_exact_norms
 
 MOST_RECORDED = 2**17  # weights and activations of a network, above which arithmetic takes the time
+MOST_RECORDED_BY_HAND = 2**20  # of those whose gradient is written out, which has fewer of torch's operators to save
 ACTIVATION_BUDGET = 2**23  # numbers that the forward pass of one chunk keeps for the backward pass, over all chains
 
 
@@ -78,6 +79,9 @@ class NetworkPotential:
         self._laws = {name: unchecked(law) for name, law in self._prior.others.items()}  # their values were looked at
         self._played: dict[int, Played | None] = {}  # by number of chains
         self._is_plain = False
+        weights = {name for name, _ in model.net.named_parameters()}
+        self._is_by_hand = self._is_perceptron and weights >= self.layout.shapes.keys() and not self._is_irregular
+        self._columns: dict[int, list[tuple[Tensor, Batch]]] = {}  # by number of chains: inputs, and rows of all
 
     def at(self, position: Tensor) -> tuple[float, Tensor]:
         """U and its gradient at one vector (P,)."""
@@ -117,6 +121,8 @@ class NetworkPotential:
             found, gradient = played(positions.reshape(-1))
             values = torch.as_tensor(found)
             return values.masked_fill(~values.isfinite(), torch.inf), gradient.view_as(positions)
+        if self._is_by_hand and not self._is_plain:
+            return self._written_by_hand(positions)
         outside = None
         if self._prior.others:  # laws refuse values outside of their support: look at the other rows alone
             outside = ~self._rows_in_support(positions)
@@ -141,7 +147,8 @@ class NetworkPotential:
         if self._is_plain:
             return None
         if num_chains not in self._played:
-            small = self.work() * num_chains <= MOST_RECORDED and self.model.device.type == "cpu"
+            most = MOST_RECORDED_BY_HAND if self._is_by_hand and num_chains > 1 else MOST_RECORDED
+            small = self.work() * num_chains <= most and self.model.device.type == "cpu"
             self._played[num_chains] = self._record(num_chains) if small else None
         return self._played[num_chains]
 
@@ -169,6 +176,9 @@ class NetworkPotential:
     def _written_out(self, flat: Tensor) -> tuple[Tensor, Tensor]:
         """The same of several chains, one after another in the vector."""
         positions = flat.view(-1, self.layout.size)
+        if self._is_by_hand:
+            values, gradients = self._written_by_hand(positions)
+            return values, gradients.reshape(-1)
         values, gradients = self._normal_energies(positions)
         leaf = positions.detach().requires_grad_()
         theta = self.layout.split(leaf)
@@ -176,6 +186,28 @@ class NetworkPotential:
         if self._is_irregular:
             losses = losses - self._irregular_log_priors(theta, self._parts(leaf))
         return values + losses.detach(), (gradients + torch.autograd.grad(losses.sum(), leaf)[0]).reshape(-1)
+
+    @torch.no_grad()
+    def _written_by_hand(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """The same of perceptrons whose weights alone move, under normal priors, without autograd's graph."""
+        number = len(positions)
+        values, gradients = self._normal_energies(positions)
+        theta = {**self.layout.split(positions), **self._fixed}
+        likelihood = self.model.likelihood_given(theta)
+        for columns, rows in self._by_columns(number):
+            forward = ForwardPass.of(self._tree, theta, columns, number)
+            f = forward.outputs.transpose(0, 1).flatten(1).T  # chains as further rows
+            log_probs, slopes = likelihood.log_prob_and_slope(f, rows.y, rows.weight)
+            values = values - log_probs.unflatten(0, (number, -1)).sum(dim=1, dtype=torch.float64)
+            found = forward.gradients(slopes.T.unflatten(1, (number, -1)).transpose(0, 1))
+            gradients = gradients - torch.cat([found[name].flatten(1) for name in self.layout.shapes], dim=1)
+        return values, gradients
+
+    def _by_columns(self, num_chains: int) -> list[tuple[Tensor, Batch]]:
+        """Chunks of rows for so many chains: inputs as columns, (D, N), and targets once for each chain."""
+        if num_chains not in self._columns:
+            self._columns = {num_chains: [_in_columns(part, num_chains) for part in self._chunks(num_chains)]}
+        return self._columns[num_chains]
 
     @property
     def _is_irregular(self) -> bool:
@@ -267,6 +299,11 @@ class NetworkPotential:
 def _in_float64(prior: FlatPrior) -> FlatPrior:
     loc, precision = (value.double() if isinstance(value, Tensor) else value for value in (prior.loc, prior.precision))
     return replace(prior, loc=loc, precision=precision)
+
+
+def _in_columns(part: Batch, count: int) -> tuple[Tensor, Batch]:
+    weight = None if part.weight is None else _repeated(part.weight, count)
+    return part.x.flatten(1).T.contiguous(), Batch(part.x, _repeated(part.y, count), weight)
 
 
 def _repeated(rows: Tensor, count: int) -> Tensor:

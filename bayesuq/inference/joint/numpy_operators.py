@@ -31,6 +31,8 @@ UNARY = {
     "sin": "sin({})",
     "cos": "cos({})",
     "tanh": "tanh({})",
+    "atan": "arctan({})",
+    "clamp": "minimum(maximum({}, {}), {})",
     "relu": "maximum({}, 0)",
     "isnan": "isnan({})",
     "isinf": "isinf({})",
@@ -160,6 +162,8 @@ def _product(name: str, written: Sequence[str], step: Any) -> str | None:
         return f"dot({written[0]}, {written[1]})"
     if name == "bmm":
         return f"({written[0]} @ {written[1]})"
+    if name == "baddbmm" and not step.kwargs:
+        return f"({written[0]} + {written[1]} @ {written[2]})"
     if name in ("addmm", "addmv") and not step.kwargs:
         return f"({written[0]} + dot({written[1]}, {written[2]}))"
     return None
@@ -190,7 +194,7 @@ def log_softmax(x: Any, axis: int) -> Any:
 
 
 _OF_NUMPY = (
-    "exp log log1p expm1 sqrt sign sin cos tanh maximum minimum where isnan isinf array reshape broadcast_to "
+    "exp log log1p expm1 sqrt sign sin cos tanh arctan maximum minimum where isnan isinf array reshape broadcast_to "
     "concatenate stack flip add mean cumsum dot zeros"
 )
 NAMES: dict[str, Any] = {name: getattr(np, name) for name in _OF_NUMPY.split()}

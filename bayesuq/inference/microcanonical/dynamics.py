@@ -20,13 +20,15 @@ Reference:
 
 import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
 FIRST_KICK = 0.1931833275037836  # of the minimal-norm integrator (Omelyan et al. 2003)
 LOG_TWO = math.log(2)
+LEAST_NORM = 1e-300
 MOST_ENERGY_ERROR = 1000.0  # nats, and ten times the root of d: beyond it a step has diverged
 
 
@@ -108,27 +110,32 @@ def move(
         lengths: L, over which a chain forgets its direction, (C,), likewise.
         noise: Refreshes directions.
     """
-    eps = step_sizes.to(particles.positions.dtype).unsqueeze(1)
-    shares = ((step_sizes / lengths).expm1() / particles.positions.shape[1]).sqrt().to(eps.dtype).unsqueeze(1)
-    directions = _refreshed(particles.directions, shares, noise)
-    directions, kinetic = _kick(directions, particles.gradients, FIRST_KICK * step_sizes)
-    middle = torch.addcmul(particles.positions, eps, directions, value=0.5)
-    directions, gained = _kick(directions, energies(middle)[1], (1 - 2 * FIRST_KICK) * step_sizes)
+    of = module_of(particles.positions)
+    positions, directions, gradients = map(arrays_of, (particles.positions, particles.directions, particles.gradients))
+    sizes, eps = arrays_of(step_sizes), _column(arrays_of(step_sizes), positions)
+    spread = _column(of.sqrt(of.expm1(sizes / arrays_of(lengths)) / positions.shape[1]), positions)
+    directions = _refreshed(directions, spread, noise, particles.positions, of)
+    directions, kinetic = _kick(directions, gradients, FIRST_KICK * sizes, of)
+    middle = positions + 0.5 * eps * directions
+    directions, gained = _kick(directions, arrays_of(energies(tensor_of(middle))[1]), (1 - 2 * FIRST_KICK) * sizes, of)
     kinetic = kinetic + gained
-    positions = torch.addcmul(middle, eps, directions, value=0.5)
-    potentials, gradients = energies(positions)
-    directions, gained = _kick(directions, gradients, FIRST_KICK * step_sizes)
-    errors = kinetic + gained + potentials - particles.potentials
-    directions = _refreshed(directions, shares, noise)
-    return _checked(particles, Particles(positions, directions, potentials, gradients), errors, noise)
-
-
-def _checked(before: Particles, after: Particles, errors: Tensor, noise: Noise) -> tuple[Particles, Moved]:
-    """The step, but for chains that diverged."""
-    most = MOST_ENERGY_ERROR + 10 * math.sqrt(before.positions.shape[1])
+    positions = middle + 0.5 * eps * directions
+    potentials, slopes = energies(tensor_of(positions))
+    directions, gained = _kick(directions, arrays_of(slopes), FIRST_KICK * sizes, of)
+    errors = kinetic + gained + arrays_of(potentials) - arrays_of(particles.potentials)
+    directions = _refreshed(directions, spread, noise, particles.positions, of)
+    after = Particles(tensor_of(positions), tensor_of(directions), potentials, slopes)
     # What is infinite or NaN in a row makes the row's sum so.
-    sums = (after.positions + after.directions + after.gradients).sum(dim=1)
-    diverged = ~((errors.abs() <= most) & sums.isfinite())
+    sums = (positions + directions + arrays_of(slopes)).sum(1)
+    most = MOST_ENERGY_ERROR + 10 * math.sqrt(positions.shape[1])
+    diverged = tensor_of(~((abs(errors) <= most) & of.isfinite(sums)))
+    return _checked(particles, after, tensor_of(errors), diverged, noise)
+
+
+def _checked(
+    before: Particles, after: Particles, errors: Tensor, diverged: Tensor, noise: Noise
+) -> tuple[Particles, Moved]:
+    """The step, but for chains that diverged."""
     if diverged.device.type == "cpu" and not bool(diverged.any()):  # an accelerator would be waited for
         return after, Moved(errors, diverged)
     rows = diverged.unsqueeze(1)
@@ -143,26 +150,64 @@ def _checked(before: Particles, after: Particles, errors: Tensor, noise: Noise) 
 
 def random_directions(like: Tensor, noise: Noise) -> Tensor:
     """Directions drawn evenly, (C, P)."""
-    return _normalised(noise.like(like))
-
-
-def _refreshed(directions: Tensor, shares: Tensor, noise: Noise) -> Tensor:
-    return _normalised(torch.addcmul(directions, shares, noise.like(directions)))
-
-
-def _kick(directions: Tensor, gradients: Tensor, step_sizes: Tensor) -> tuple[Tensor, Tensor]:
-    """New directions, and what the kinetic energy gains, (C,), float64, in nats."""
-    freedom = directions.shape[1] - 1
-    norms = torch.linalg.vector_norm(gradients, dim=1, keepdim=True).clamp(min=torch.finfo(gradients.dtype).tiny)
-    along = -gradients / norms  # of the log density
-    q = (directions * along).sum(dim=1).double().clamp(-1.0, 1.0)
-    turns = step_sizes * norms.squeeze(1).double() / freedom
-    zeta = (-turns).exp()
-    gained = freedom * (turns - LOG_TWO + (1 + q + (1 - q) * zeta.square()).log())
-    ahead = ((1 - zeta) * (1 + zeta + q * (1 - zeta))).to(along.dtype).unsqueeze(1)
-    turned = along.mul_(ahead).addcmul_(directions, (2 * zeta).to(along.dtype).unsqueeze(1))
-    return _normalised(turned), gained
-
-
-def _normalised(vectors: Tensor) -> Tensor:
+    vectors = noise.like(like)
     return vectors / torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+
+
+# What follows is of NumPy's arrays on the CPU, whose calls cost a fifth of torch's for arrays as small as these, and of
+# torch's elsewhere; `of` is the module.
+
+
+def _refreshed(directions: Any, spread: Any, noise: Noise, like: Tensor, of: Any) -> Any:
+    return _normalised(directions + spread * arrays_of(noise.like(like)), of)
+
+
+def _kick(directions: Any, gradients: Any, step_sizes: Any, of: Any) -> tuple[Any, Any]:
+    """New directions, and what the kinetic energy gains, (C,), float64, in nats; the gradients are minus those of p."""
+    freedom, norms = directions.shape[1] - 1, _norms(gradients, of)
+    q = of.clip(-_dots(directions, gradients, of) / norms, -1.0, 1.0)
+    turns = step_sizes * norms / freedom
+    zeta = of.exp(-turns)
+    gained = freedom * (turns - LOG_TWO + of.log(1 + q + (1 - q) * zeta * zeta))
+    ahead = (zeta - 1) * (1 + zeta + q * (1 - zeta)) / norms
+    return _normalised(gradients * _column(ahead, gradients) + directions * _column(2 * zeta, gradients), of), gained
+
+
+def _normalised(vectors: Any, of: Any) -> Any:
+    return vectors / _column(_norms(vectors, of), vectors)
+
+
+def _norms(vectors: Any, of: Any) -> Any:
+    """Of rows, (C,), float64, above 0."""
+    return of.sqrt(_dots(vectors, vectors, of)) + LEAST_NORM
+
+
+def _dots(vectors: Any, others: Any, of: Any) -> Any:
+    """Of rows, (C,), float64."""
+    if of is np:
+        return np.einsum("cp,cp->c", vectors, others, dtype=np.float64, casting="same_kind")
+    return (vectors * others).sum(dim=1, dtype=torch.float64)
+
+
+def _column(numbers: Any, like: Any) -> Any:
+    """A number of each chain beside its vector."""
+    return _cast(numbers, like.dtype)[:, None]
+
+
+def _cast(numbers: Any, dtype: Any) -> Any:
+    return numbers.astype(dtype) if isinstance(numbers, np.ndarray) else numbers.to(dtype)
+
+
+def module_of(tensor: Tensor) -> Any:
+    """NumPy on the CPU, torch elsewhere: the functions that `arrays_of` it takes."""
+    return np if tensor.device.type == "cpu" else torch
+
+
+def arrays_of(tensor: Tensor) -> Any:
+    """The same memory as NumPy's array on the CPU; the tensor elsewhere."""
+    return tensor.numpy() if tensor.device.type == "cpu" else tensor
+
+
+def tensor_of(arrays: Any) -> Tensor:
+    """The reverse of `arrays_of`."""
+    return torch.from_numpy(arrays) if isinstance(arrays, np.ndarray) else arrays

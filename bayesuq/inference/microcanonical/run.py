@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -117,7 +118,8 @@ class Run(Stepped):
             own = None if checkpoint is None else checkpoint.of_part(str(workers.rank))
             progress = progress if workers.is_first else False
         finish = super().finish
-        workers.agreed(lambda: finish(own, fit, progress))
+        with np.errstate(all="ignore"):  # steps that go too far diverge, and say so
+            workers.agreed(lambda: finish(own, fit, progress))
         if workers.size > 1:
             self._gather()
 

@@ -26,6 +26,8 @@ from typing import Self
 import torch
 from torch import Tensor
 
+from bayesuq.inference.microcanonical.dynamics import arrays_of, module_of, tensor_of
+
 FIRST_TARGET = 0.5
 TRUST = 9.0  # nats of the squared error's ratio to its target, at which a step's weight has fallen by exp(-1/2)
 FEWEST_REMEMBERED, GROWTH = 50.0, 3.0  # steps; then a third of those since the last change
@@ -91,18 +93,20 @@ class StepSizes:
 
     def learn(self, errors: Tensor, diverged: Tensor, target: float, dimension: int, remembered: float) -> None:
         """From the energy errors of a step (C,), in nats, and those of so many steps before."""
-        kept = 1 - 1 / remembered
-        ratio = errors.square() / (dimension * target)
-        searching = self.weights == 0
+        of = module_of(self.current)
+        errors, diverged, current = map(arrays_of, (errors, diverged, self.current))
+        ratios, weights = arrays_of(self.ratios), arrays_of(self.weights)
+        kept, searching = 1 - 1 / remembered, weights == 0
+        ratio = errors * errors / (dimension * target)
         low, high = searching & (ratio < 1 / FAR), searching & ((ratio > FAR) | diverged)
         ratio = ratio + LEAST_RATIO
-        weight = torch.where(diverged | low | high, 0.0, (-0.5 * (ratio.log() / TRUST).square()).exp())
-        self.ratios.mul_(kept).add_(weight * ratio * target / self.current**6)
-        self.weights.mul_(kept).add_(weight)
-        self.largest = torch.where(diverged, SHRINKS * self.current, self.largest)
-        found = torch.where(self.weights > 0, (target * self.weights / self.ratios).pow(1 / 6), self.current)
-        found = torch.where(low, 2 * found, torch.where(high, 0.5 * found, found))
-        self.current = torch.minimum(found, self.largest)
+        weight = of.where(diverged | low | high, 0.0, of.exp(-0.5 * (of.log(ratio) / TRUST) ** 2))
+        ratios, weights = kept * ratios + weight * ratio * target / current**6, kept * weights + weight
+        found = of.where(weights > 0, (target * weights / of.where(weights > 0, ratios, 1.0)) ** (1 / 6), current)
+        found = of.where(low, 2 * found, of.where(high, 0.5 * found, found))
+        largest = of.where(diverged, SHRINKS * current, arrays_of(self.largest))
+        self.ratios, self.weights = tensor_of(ratios), tensor_of(weights)
+        self.largest, self.current = tensor_of(largest), tensor_of(of.minimum(found, largest))
 
 
 def target_at(step: int, phases: Phases, wanted: float) -> float:

@@ -18,6 +18,7 @@ from bayesuq.arrays import ArrayLike, as_targets, check_finite_number, check_pos
 from bayesuq.models.likelihoods.base import (
     Likelihood,
     aligned,
+    aligned_weight,
     checked_parameter,
     parameter_value,
 )
@@ -196,6 +197,24 @@ class HeteroscedasticNormal(Likelihood):
         if self.beta == 0:
             return log_prob
         return log_prob.detach() + (self.beta * log_variance.detach()).exp() * (log_prob - log_prob.detach())
+
+    def log_prob_and_slope(self, f: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """With e = y - m: e / v in m, and (e^2 / v - 1) / 2 times the slope of log v in g."""
+        if self.maximum_scale is None or self.beta > 0 or f.ndim > 2:
+            return super().log_prob_and_slope(f, y, weight)
+        (mean, g), errors = self._parts(f, dim=1), self.align(f, y)
+        excess = g - g.clamp(*self._ends())
+        signal = (g - excess + excess.atan()).exp()
+        variance = signal + self.minimum_scale**2
+        errors = errors - mean
+        scaled = errors / variance
+        squares = errors * scaled
+        terms = -0.5 * (squares + variance.log() + LOG_TWO_PI)
+        slope = 0.5 * (squares - 1) * signal / (variance * (1 + excess * excess))
+        if weight is not None:
+            shares = aligned_weight(weight, terms)
+            terms, scaled, slope = terms * shares, scaled * shares, slope * shares
+        return terms.sum(dim=1), torch.cat([scaled.T, slope.T]).T
 
     def distribution(self, f: Tensor) -> Any:
         """Normal law with event shape (D,)."""

@@ -119,15 +119,16 @@ def test_chunks_of_any_size_give_the_same_and_bound_the_rows_of_a_pass(case, num
     positions = noise(5, num_chains, potential.layout.size)
     whole, slopes = potential.at_rows(positions)
     seen = []
-    log_prob = type(model.likelihood).log_prob
+    align = type(model.likelihood).align
 
-    def note(self, f, y, weight=None):
+    def note(self, f, y):
         seen.append(len(f))
-        return log_prob(self, f, y, weight)
+        return align(self, f, y)
 
-    monkeypatch.setattr(type(model.likelihood), "log_prob", note)
+    monkeypatch.setattr(type(model.likelihood), "align", note)
     monkeypatch.setattr(potential_module, "ACTIVATION_BUDGET", 7 * potential._width * num_chains)
     monkeypatch.setattr(potential_module, "MOST_RECORDED", 0)
+    monkeypatch.setattr(potential_module, "MOST_RECORDED_BY_HAND", 0)
     values, gradients = NetworkPotential(model, batch).at_rows(positions)
     assert seen in ([7, 7, 6], [7 * num_chains, 7 * num_chains, 6 * num_chains])  # vmap shows one chain of all
     torch.testing.assert_close(values, whole, rtol=1e-12, atol=0)
@@ -267,3 +268,21 @@ def test_the_model_stays_as_it_was(case):
     potential.at_rows(noise(3, 2, potential.layout.size))
     assert all(torch.equal(value, before[name]) for name, value in weights_of(model.net).items())
     assert Layout.of(model).shapes.keys() == potential.layout.shapes.keys()
+
+
+@pytest.mark.parametrize("most_recorded", [0, 2**30], ids=["torch", "played"])
+@pytest.mark.parametrize("activation", ["relu", "tanh", "silu", "gelu"])
+def test_gradients_of_perceptrons_are_written_out(activation, most_recorded, monkeypatch):
+    """Noise of its own at every row, beyond both ends too, where it is bent; autograd is not called at all."""
+    net = built(lambda: networks.mlp(3, (5, 4), 2, activation=activation)).double()
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticNormal(minimum_scale=0.05))
+    batch = rows(REAL, WEIGHT)
+    positions = noise(1, 3, NetworkPotential(model, batch).layout.size) * torch.tensor([[1.0], [4.0], [12.0]])
+    plain = NetworkPotential(model, batch)
+    plain.compute_plainly()
+    expected_values, expected_slopes = plain.at_rows(positions)
+    monkeypatch.setattr(potential_module, "MOST_RECORDED_BY_HAND", most_recorded)
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    values, slopes = NetworkPotential(model, batch).at_rows(positions)
+    torch.testing.assert_close(values, expected_values, rtol=1e-12, atol=0)
+    torch.testing.assert_close(slopes, expected_slopes, rtol=1e-9, atol=1e-9)

@@ -112,7 +112,8 @@ def test_step_sizes_reach_their_target_after_a_short_warm_up_and_go_on_learning(
     model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticNormal(minimum_scale=0.05))
     options = {"num_members": 4, "num_samples": 30, "num_warmup": 200, "thinning": 5, "num_epochs": 20, "seed": 1}
     found = microcanonical.fit(model, measured(), **options)
-    assert 0.25 < found.energy_variance / found.wanted_energy_variance < 4
+    reached = found.statistics["energy_error"].square().mean(dim=1) / found.draws.shape[2]  # of each chain
+    assert 0.25 < reached.median() / found.wanted_energy_variance < 4
     assert (found.statistics["step_size"].diff(dim=1) != 0).any(dim=1).all()
 
 
