@@ -105,7 +105,7 @@ class ForwardPass:
         """Of the sum of a function of f, whose gradient is given, (C, K, N): (C, *shape) for each name in `theta`."""
         found = {}
         left = len(self.layers)
-        for name, (layer, before, after, weight) in reversed(self.layers.items()):
+        for name, (layer, before, after, weight) in reversed(list(self.layers.items())):
             left -= 1
             if weight is None:
                 slopes = SLOPES[type(layer)](layer, slopes, before, after)
