@@ -40,7 +40,18 @@ def warn_unless_agreed(posterior: ChainPosterior, rows: Batch) -> None:
         posterior: The chains.
         rows: That were fitted, of which some are looked at.
     """
+    warn_of_few_draws(posterior.draws.shape[1])
     warn_of_disagreement(*disagreement(posterior, rows))
+
+
+def warn_of_few_draws(number: int) -> None:
+    """Say that so many draws of each chain are too few to see in them whether chains have arrived."""
+    if number < FEWEST_DRAWS:
+        told = "is one draw" if number == 1 else f"are {number} draws"
+        warn_of_fit(
+            f"There {told} of each chain: whether chains agree is not to be seen in fewer than {FEWEST_DRAWS}, nor "
+            "whether they have arrived at the posterior. Raise `num_samples`."
+        )
 
 
 def warn_of_disagreement(worst: float, share: float) -> None:
@@ -62,6 +73,7 @@ def warn_unless_latents_agree(draws: Tensor, slices: Mapping[str, slice]) -> Non
         draws: On the real line, (C, D, P).
         slices: Where each latent stands.
     """
+    warn_of_few_draws(draws.shape[1])
     if draws.shape[1] < FEWEST_DRAWS:
         return
     r_hat, _ = split_r_hat(draws.double())

@@ -19,7 +19,6 @@ from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.chains.agreement import FEWEST_DRAWS
 from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.joint.constant import best_constant
 from bayesuq.inference.joint.layout import Layout
@@ -45,7 +44,7 @@ def warn_unless_scored(
         descent: Down the chains' energy; where it leads from the last draw of the best of them is held against them.
     """
     count = min(len(rows.y), MOST_ROWS, max(MOST_LABELS // rows.y[0].numel(), 1))
-    if count < 2 or posterior.draws.shape[1] < FEWEST_DRAWS:
+    if count < 2:
         return
     some = torch.linspace(0, len(rows.y) - 1, count).round().long().to(rows.y.device)
     few = Batch(rows.x[some], rows.y[some], None if rows.weight is None else rows.weight[some])

@@ -19,7 +19,7 @@ from torch import Tensor
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.chains.agreement import disagreement, warn_of_disagreement
+from bayesuq.inference.chains.agreement import disagreement, warn_of_disagreement, warn_of_few_draws
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.program_starts import ProgramStart
 from bayesuq.inference.chains.starts import Constants, starting_points
@@ -164,6 +164,7 @@ def fit(
     worst, share = disagreement(posterior, rows)
     posterior = replace(posterior, prediction_r_hat=worst)
     _warn(posterior.statistics, posterior.energy_variance, plan.energy_variance)
+    warn_of_few_draws(posterior.draws.shape[1])
     warn_of_disagreement(worst, share)
     return posterior
 

@@ -9,7 +9,12 @@ import torch
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import hmc, sgmcmc
-from bayesuq.inference.chains.agreement import disagreement, split_r_hat, warn_unless_agreed
+from bayesuq.inference.chains.agreement import (
+    disagreement,
+    split_r_hat,
+    warn_of_few_draws,
+    warn_unless_agreed,
+)
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import Conjugate, built, labelled, noise, recorded_warnings
@@ -86,3 +91,19 @@ def test_sgmcmc_tells_that_its_chains_have_not_met():
     with recorded_warnings() as record:
         sgmcmc.fit(model, labelled(100), num_samples=20, num_warmup=20, thinning=1, seed=0)
     assert any("The chains disagree" in str(one.message) for one in record)
+
+
+@pytest.mark.parametrize("number", [1, 5])
+def test_few_draws_of_chains_that_have_not_arrived_are_told_of_twice(number):
+    """Draws too few for R-hat, and scores of fitted rows below what a constant has."""
+    options = {"num_samples": number, "num_warmup": 0, "thinning": 1, "step_size": 1e-7, "start": "prior", "seed": 0}
+    net = built(lambda: networks.mlp(3, (20,), 3))
+    data = labelled(60)
+    with recorded_warnings() as record:
+        sgmcmc.fit(BayesianNetwork(net, priors.Normal(scale=3.0), likelihoods.Categorical()), data, **options)
+    told = " ".join(str(one.message) for one in record)
+    assert "of each chain: whether chains agree is not to be seen in fewer than 8" in told
+    assert "much worse than a constant" in told
+    with recorded_warnings() as record:
+        warn_of_few_draws(8)
+    assert record == []
