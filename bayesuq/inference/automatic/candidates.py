@@ -28,13 +28,13 @@ BATCH = 64
 LEAST_NOISE, MOST_FLOOR = 0.01, 0.5  # standard deviations of y
 DROPOUT, DROPOUT_PRIOR = 0.05, 3.0
 MEMBERS, CHAINS = 5, 8
-WARM_SHARE, THINNING = 0.6, 10  # of the steps of chains
-TRAINING, FEWEST_STEPS = 40, 500  # epochs of the networks that chains begin at, and steps of theirs
+WARM_SHARE, WARM_SHARE_ONWARDS, THINNING = 0.6, 0.25, 10  # of the steps of chains, and of those that go on
+TRAINING, FEWEST_STEPS, MOST_STEPS = 40, 500, 7000  # epochs of the networks that chains begin at, and steps of theirs
 ENERGY_VARIANCE = 0.05  # short chains gain more by how far they come than they lose by the integrator's error
 MOST_EXACT, INDUCING = 2000, 256
 ORDERS = {  # by the most rows: a process is exact within seconds, chains are cheap, or neither
     500: ("gp", "microcanonical", "ensemble", "laplace", "dropout"),
-    MOST_EXACT: ("ensemble", "microcanonical", "gp", "laplace", "dropout"),
+    MOST_EXACT: ("microcanonical", "ensemble", "gp", "laplace", "dropout"),
     math.inf: ("ensemble", "laplace", "gp", "dropout", "microcanonical"),
 }
 PILOT_SHARE = 25  # of the least size worth its time: a pilot that tells what a step takes
@@ -113,9 +113,9 @@ def network_trials(
         return laplace.fit(wide, data, structure="kronecker", num_epochs=size, seed=seed, **shared)
 
     def of_chains(data: Dataset, size: int, seed: int, start: Any = None) -> Posterior:
-        warm = max(1, round(WARM_SHARE * size))
+        warm = max(1, round((WARM_SHARE if start is None else WARM_SHARE_ONWARDS) * size))
         return microcanonical.fit(
-            model(DEEP, own_noise, own_outputs, seed),
+            model(DEEP, own_noise, own_outputs, seed, activation="silu"),
             data,
             num_members=CHAINS,
             num_warmup=warm,
@@ -136,7 +136,7 @@ def network_trials(
         Trial("ensemble", of_ensemble, max(40, 1000 // steps), 5),
         Trial("laplace", of_laplace, max(40, 2000 // steps), 10),
         Trial("dropout", of_dropout, max(100, 4000 // steps), 20),
-        Trial("microcanonical", of_chains, 5000, FEWEST_STEPS, CHAINS_SHARE, of_chains_onwards),
+        Trial("microcanonical", of_chains, MOST_STEPS, FEWEST_STEPS, CHAINS_SHARE, of_chains_onwards),
     ]
 
 

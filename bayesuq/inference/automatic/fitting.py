@@ -41,6 +41,7 @@ CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
 FIRST_FITS = 0.6  # of the time; the rest is for fitting again
 SAFETY = 0.9  # the share of the time that pilots are trusted for
 NUM_PIECES = 10  # of the map of levels
+NUM_DRAWS = 1000  # of the mixture: a row unlike the others has its density by few of them
 DIVIDE, FITS, CALIBRATE = range(3)  # what the seed is split into
 
 
@@ -195,7 +196,7 @@ def _fitted(
     trials = trials_for(first)
     fits, told = _first_fits(trials, first, judged, timer, budget, derive_seed(key, FITS))
     weights = stacking_weights(torch.stack([fit.log_probs for fit in fits]))
-    mixture = stacked([fit.posterior for fit in fits], weights)
+    mixture = stacked([fit.posterior for fit in fits], weights, NUM_DRAWS)
     kept = [number for number, fit in enumerate(fits) if any(fit.posterior is one for one in mixture.members)]
     both = rows.rows(torch.cat([fitting, judging]))
     again = _again([fits[number] for number in kept], both, timer, budget, derive_seed(key, FITS))
