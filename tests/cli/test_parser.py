@@ -112,6 +112,7 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
             "random": "all",
             "centred": "true",
             "network": "own.models:build",
+            "method": "map",
         }
         values |= {"activation": "tanh", "dropout": 0.5, "prior_scale": 2, "likelihood": "normal"}
         values |= {"clip": 5, "target": "price", "target_kind": "labels", "categories": "code", "leave_out": "[id]"}
