@@ -304,6 +304,7 @@ def test_every_module_that_a_face_names_is_the_module(face: str) -> None:
 
 
 HEAVY = {"torch", "pyro", "gpytorch", "matplotlib", "matplotlib.pyplot", "arviz", "sklearn"}
+HEAVY |= {"torch._dynamo"}  # torch's compiler, 1.4 CPU seconds
 
 
 def loaded_by(statements: list[str], *arguments: str, on_warning: str) -> list[list[str]]:
@@ -326,9 +327,24 @@ def test_importing_a_face_loads_neither_torch_nor_pyro_nor_matplotlib() -> None:
     assert dict(zip(FACES, found, strict=True)) == {face: [] for face in FACES}
 
 
+FITS = """
+import torch, warnings
+warnings.simplefilter("ignore")
+data = bq.Dataset(torch.randn(20, 3), torch.arange(20) % 3)
+net = bq.models.networks.mlp(3, (4,), 3, seed=0)
+model = bq.models.BayesianNetwork(net, bq.models.priors.Normal(), bq.models.likelihoods.Categorical())
+options = {"num_epochs": 2, "batch_size": 10, "seed": 0, "progress": False}
+fitted = [getattr(bq.inference, name).fit(model, data, **options) for name in ("map_estimate", "ivon", "swag")]
+fitted += [bq.inference.laplace.fit(fitted[0], data, prior_factors="each")]
+fitted += [bq.inference.temperature.fit(fitted[0], data, **kind) for kind in ({"vector": True}, {"matrix": True})]
+fitted += [bq.inference.local_temperature.fit(fitted[0], data, num_epochs=1, seed=0)]
+[posterior.predict(data.x, num_samples=2) for posterior in fitted]
+"""  # by every kind of step and search
+
+
 @pytest.mark.slow
 def test_what_is_heavy_is_loaded_by_those_that_need_it(tmp_path: Path) -> None:
-    """Plotting by plots, without pyplot's global state; GPyTorch by Gaussian processes."""
+    """Plotting by plots, without pyplot's global state; GPyTorch by Gaussian processes; torch's compiler by no fit."""
     net = networks.mlp(2, (3,), 1)
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(0.1))
     map_estimate.fit(model, Dataset(torch.zeros(4, 2), torch.zeros(4, 1)), num_epochs=1, seed=0).save(tmp_path / "map")
@@ -341,16 +357,18 @@ def test_what_is_heavy_is_loaded_by_those_that_need_it(tmp_path: Path) -> None:
             "bq.evaluation.plots.loss_curves({'a': [1.0, 0.5]}).savefig('/dev/null', format='png')",
             "from bayesuq.cli import comparing, diagnosing, evaluating, fitting, methods, settings",
             "[methods.Method.of(name) for name in settings.METHODS]",
+            FITS,
             "bq.inference.gp.fit",
         ],
         str(tmp_path / "map"),
         on_warning="default",  # GPyTorch warns of itself
     )
-    *inference, drawing, _, _, _ = map(set, ours)
+    *inference, drawing, _, _, _, _ = map(set, ours)
     assert not {"matplotlib", "arviz"} & set.union(*inference)
     assert all("sklearn" not in names for names in inference[:3])  # one network is loaded, and predicts, without it
     assert "matplotlib" in drawing
     assert "matplotlib.pyplot" not in drawing
+    assert all("torch._dynamo" not in names for names in ours)
     assert ["gpytorch" in names for names in ours] == [False] * (len(ours) - 1) + [True]
 
 

@@ -19,6 +19,7 @@ import copy
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any, Unpack
 
 import torch
@@ -31,6 +32,7 @@ from bayesuq.gradients import unless_kept
 from bayesuq.inference.posteriors.network import over_network
 from bayesuq.inference.posteriors.prediction import DEFAULT_NUM_SAMPLES, differentiated, predict_batches
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
+from bayesuq.inference.training.optimizers import Adam, falling_rate
 from bayesuq.inputs import require_tensor
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -240,18 +242,18 @@ def _train(
     net: nn.Sequential, held_out: HeldOut, rows: Tensor, watched: Tensor, training: _Training, order: torch.Generator
 ) -> None:
     """Move the parameters, and leave them where the watched rows had the smallest loss, the start included."""
-    optimizer = torch.optim.Adam(training.parameters, lr=training.learning_rate)
+    optimizer = Adam([{"params": training.parameters}])
     num_batches = -(-len(rows) // training.batch_size)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, training.num_epochs * num_batches)
+    num_steps, steps = training.num_epochs * num_batches, count()
     total = held_out.weight.sum()
     best, kept = _watched_loss(net, held_out, watched), copy.deepcopy(net.state_dict())
     for _ in range(training.num_epochs):
         for batch in rows[torch.randperm(len(rows), generator=order).to(rows.device)].tensor_split(num_batches):
             with torch.enable_grad():
-                optimizer.zero_grad()
+                net.zero_grad()
                 (held_out.loss(net, batch) + _energy(net) / total).backward()
+            optimizer.param_groups[0]["lr"] = falling_rate(training.learning_rate, next(steps), num_steps)
             optimizer.step()
-            schedule.step()
         loss = _watched_loss(net, held_out, watched)
         if loss < best:
             best, kept = loss, copy.deepcopy(net.state_dict())

@@ -1,7 +1,7 @@
 """A likelihood of labels read at scaled logits: what temperature, vector and matrix scaling make of one."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 from torch import Tensor
 
@@ -13,17 +13,20 @@ from bayesuq.predictive.base import PredictiveDistribution
 
 @dataclass(frozen=True)
 class ScaledLogits(Likelihood):
-    """`base` at slopes * f + mixing f + biases, f being its logits.
+    """`base` at slopes * f + mixing f + biases + pulls softmax(slope f), f being its logits.
 
-    One slope 1 / T and bias 0 is temperature scaling; a slope and a bias for each class is vector scaling; with mixing
-    it is matrix scaling. Every draw's logits are scaled, before the draws are mixed. Where a network's outputs are no
-    logits, log p of each class given them is scaled: of HeteroscedasticCategorical that of the mean over its noise.
+    One slope 1 / T and bias 0 is temperature scaling; a slope and a bias for each class is vector scaling; with mixing,
+    and with pulls, it is matrix scaling. Every draw's logits are scaled, before the draws are mixed. Where a network's
+    outputs are no logits, log p of each class given them is scaled: of HeteroscedasticCategorical that of the mean over
+    its noise.
 
     Attributes:
         base: The likelihood that takes the scaled f.
         slopes: One for all outputs, or one for each.
         biases: Likewise, in nats.
         mixing: What each output (row) takes of each other one (column), C rows of C numbers; none is 0.
+        pulls: What each output (row) takes of the probability of each one (column), C rows of C nats; none is 0.
+        slope: Of the logits that these are the probabilities of.
 
     Reference:
         Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
@@ -33,6 +36,8 @@ class ScaledLogits(Likelihood):
     slopes: tuple[float, ...]
     biases: tuple[float, ...] = (0.0,)
     mixing: tuple[tuple[float, ...], ...] = ()
+    pulls: tuple[tuple[float, ...], ...] = ()
+    slope: float = 1.0
 
     def __post_init__(self) -> None:
         if not isinstance(self.base, Likelihood) or not self.base.has_labels:
@@ -42,10 +47,13 @@ class ScaledLogits(Likelihood):
             if not values:
                 raise ValueError(f"`{name}` must not be empty.")
             object.__setattr__(self, name, values)
-        rows = tuple(tuple(check_finite_number(value, "mixing") for value in row) for row in self.mixing)
-        if {len(row) for row in rows} - {len(rows)}:
-            raise ValueError(f"`mixing` must have as many columns as rows; got rows of {[len(row) for row in rows]}.")
-        object.__setattr__(self, "mixing", rows)
+        for name in ("mixing", "pulls"):
+            rows = tuple(tuple(check_finite_number(value, name) for value in row) for row in getattr(self, name))
+            if {len(row) for row in rows} - {len(rows)}:
+                sizes = [len(row) for row in rows]
+                raise ValueError(f"`{name}` must have as many columns as rows; got rows of {sizes}.")
+            object.__setattr__(self, name, rows)
+        object.__setattr__(self, "slope", check_finite_number(self.slope, "slope"))
 
     @property
     def reweights_classes(self) -> bool:
@@ -77,19 +85,19 @@ class ScaledLogits(Likelihood):
         return self.takes_logits.predictive(self.scaled(f, dim=2), keep_samples=keep_samples)
 
     def scaled(self, f: Tensor, dim: int) -> Tensor:
-        """slopes * f + mixing f + biases along the outputs' dimension, of what the base makes of f.
+        """The scaled logits along the outputs' dimension, of what the base makes of f.
 
         Raises:
-            ValueError: Another number of outputs than slopes, biases or rows of mixing.
+            ValueError: Another number of outputs than slopes, biases, or rows of mixing or pulls.
         """
         f = self.base.logits(f, dim)  # which an inner scaling, that was there when this one was chosen, has scaled
-        sizes = {len(self.slopes), len(self.biases), len(self.mixing) or 1}
-        if sizes - {1, f.shape[dim]}:
+        sizes = [len(self.slopes), len(self.biases), len(self.mixing), len(self.pulls)]
+        if set(sizes) - {0, 1, f.shape[dim]}:
             raise ValueError(
-                f"`slopes`, `biases` and `mixing` must have 1 or {f.shape[dim]} entries, as there are logits; got "
-                f"{len(self.slopes)}, {len(self.biases)} and {len(self.mixing)}."
+                f"`slopes`, `biases`, `mixing` and `pulls` must have 1 or {f.shape[dim]} entries, as there are logits; "
+                f"got {sizes[0]}, {sizes[1]}, {sizes[2]} and {sizes[3]}."
             )
-        return affine(f, dim, f.new_tensor(self.slopes), f.new_tensor(self.biases), f.new_tensor(self.mixing))
+        return rescaled(f, dim, self)
 
     def logits(self, f: Tensor, dim: int = 1) -> Tensor:
         """The scaled ones."""
@@ -102,7 +110,7 @@ class ScaledLogits(Likelihood):
 
     @property
     def outputs_are_logits(self) -> bool:
-        """As the base: the scaling is a linear layer more."""
+        """As the base: the scaling is a layer more."""
         return self.base.outputs_are_logits
 
     @property
@@ -115,10 +123,40 @@ class ScaledLogits(Likelihood):
         return self.takes_logits.target_weights(y)
 
 
-def affine(f: Tensor, dim: int, slopes: Tensor, biases: Tensor, mixing: Tensor) -> Tensor:
-    """slopes * f + mixing f + biases along dimension `dim`; `mixing` is (C, C), or of no numbers."""
+class Numbers(Protocol):
+    """What a scaling consists of: see `ScaledLogits`."""
+
+    @property
+    def slopes(self) -> tuple[float, ...]:
+        """See there."""
+
+    @property
+    def biases(self) -> tuple[float, ...]:
+        """See there."""
+
+    @property
+    def mixing(self) -> tuple[tuple[float, ...], ...]:
+        """See there."""
+
+    @property
+    def pulls(self) -> tuple[tuple[float, ...], ...]:
+        """See there."""
+
+    @property
+    def slope(self) -> float:
+        """See there."""
+
+
+def rescaled(f: Tensor, dim: int, by: Numbers) -> Tensor:
+    """slopes * f + mixing f + biases + pulls softmax(slope f) along dimension `dim`."""
     shape = (-1, *[1] * (f.ndim - dim - 1))
-    scaled = f * slopes.reshape(shape) + biases.reshape(shape)
-    if mixing.numel() == 0:
-        return scaled
-    return scaled + (f.movedim(dim, -1) @ mixing.T).movedim(-1, dim)
+    scaled = f * f.new_tensor(by.slopes).reshape(shape) + f.new_tensor(by.biases).reshape(shape)
+    if by.mixing:
+        scaled = scaled + _product(by.mixing, f, dim)
+    if by.pulls:
+        scaled = scaled + _product(by.pulls, (by.slope * f).softmax(dim), dim)
+    return scaled
+
+
+def _product(rows: tuple[tuple[float, ...], ...], values: Tensor, dim: int) -> Tensor:
+    return (values.movedim(dim, -1) @ values.new_tensor(rows).T).movedim(-1, dim)

@@ -9,12 +9,13 @@ from functools import cached_property
 from typing import TypeVar
 
 import numpy as np
+import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim import Optimizer
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from bayesuq.data import Dataset
+from bayesuq.inference.ivon.newton import Newton
+from bayesuq.inference.training.optimizers import SGD, Adam, Optimizer
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import isolated
@@ -128,7 +129,7 @@ def recorded_steps() -> Iterator[list[dict[str, list]]]:
     """The learning rates, leaves and gradients that each step of a fit hands to its optimiser."""
     steps = []
 
-    def record(optimizer: Optimizer, _args: tuple, _kwargs: dict) -> None:
+    def record(optimizer: Optimizer) -> None:
         leaves = [leaf for group in optimizer.param_groups for leaf in group["params"]]
         steps.append(
             {
@@ -138,8 +139,22 @@ def recorded_steps() -> Iterator[list[dict[str, list]]]:
             }
         )
 
-    handle = register_optimizer_step_pre_hook(record)
-    try:
+    with before_each_step(record):
         yield steps
-    finally:
-        handle.remove()
+
+
+@contextmanager
+def before_each_step(look: Callable[[Optimizer], None]) -> Iterator[None]:
+    """Look at every optimiser of ours before each of its steps."""
+
+    def looking(step: Callable[[Optimizer], None]) -> Callable[[Optimizer], None]:
+        def looked_at(optimizer: Optimizer) -> None:
+            look(optimizer)
+            step(optimizer)
+
+        return looked_at
+
+    with pytest.MonkeyPatch.context() as patched:
+        for kind in (Adam, SGD, Newton):
+            patched.setattr(kind, "step", looking(kind.step))
+        yield

@@ -5,14 +5,13 @@ from dataclasses import replace
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import bayesuq as bq
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, local_temperature, map_estimate, temperature
 from bayesuq.inference.local_temperature import LocalTemperaturePosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
-from tests.inference.examples import built, measured, noise
+from tests.inference.examples import before_each_step, built, measured, noise
 
 VOID = 7
 
@@ -175,11 +174,8 @@ def test_labels_that_are_no_maps_take_few_steps() -> None:
         nonlocal steps
         steps += 1
 
-    handle = register_optimizer_step_pre_hook(count)
-    try:
+    with before_each_step(count):
         local_temperature.fit(mode, data, seed=0)
-    finally:
-        handle.remove()
     assert steps == 400
 
 

@@ -43,10 +43,11 @@ def test_scores_of_features_find_mnist_where_the_maximum_probability_does_not(na
 def test_a_matrix_of_5000_labels_makes_the_others_probable(
     name: str, most: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """No more than the standard error of 10,000 labels above .507 and .451 nats; a vector is, for ResNet-56."""
+    """At most .507 and .451 nats, in a CPU second at most; a vector takes more nats, for both."""
     monkeypatch.setattr(cifar, "NUM_HALVES", 1)  # of the divisions whose mean docs/results.md has
     found = cifar.calibrated(cifar.Outputs(FOLDER, name), {"matrix": True})
-    assert found["negative_log_likelihood"] <= most + min(found["error"], 0.01)
+    assert found["negative_log_likelihood"] <= most
+    assert found["cpu_seconds"] <= 1
 
 
 def test_a_second_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,6 @@ own unknowns stay where they are: a noise scale at a mode may be next to 0. The 
 gradients that the chains took.
 """
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -16,6 +15,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.training.optimizers import Adam, falling_rate
 from bayesuq.models.bnn import LIKELIHOOD
 
 SHARE = 0.02  # of the chains' gradients, at most
@@ -51,9 +51,9 @@ class Descent:
             if name.startswith(LIKELIHOOD):
                 moves[where] = 0
         at = flat[:moving].detach().clone()
-        optimizer = torch.optim.Adam([at], lr=RATE)
+        optimizer = Adam([{"params": [at], "lr": RATE}])
         for step in range(self.num_steps):
-            optimizer.param_groups[0]["lr"] = RATE * 0.5 * (1 + math.cos(math.pi * step / self.num_steps))
+            optimizer.param_groups[0]["lr"] = falling_rate(RATE, step, self.num_steps)
             found = self.gradient(at)
             if not bool(found.isfinite().all()):
                 break

@@ -34,6 +34,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS
 from bayesuq.inference.training.loop import Objective, adam, minimise
 from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.optimizers import Adam
 from bayesuq.inference.training.options import QUALITY, Training, sources
 from bayesuq.inference.training.workers import Workers
 from bayesuq.models.gp.combined import Coregionalised
@@ -141,7 +142,7 @@ class SparseObjective:
         self.precision = self.root.clone()
         self._sums = (torch.zeros_like(self.precision), torch.zeros_like(self.mean))  # of the last minibatch
         self._has_sums = False
-        self._optimizer: torch.optim.Optimizer | None = None
+        self._optimizer: Adam | None = None
         if not self.is_natural:
             self.mean.requires_grad_()
             self.root.requires_grad_()
@@ -174,7 +175,7 @@ class SparseObjective:
             shared=lambda _: self._sums if self.is_natural else (),
         )
 
-    def _build_optimizer(self, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+    def _build_optimizer(self, objective: Objective, learning_rate: float) -> Adam:
         self._optimizer = adam(objective, learning_rate)
         return self._optimizer
 

@@ -251,7 +251,7 @@ class NewtonObjective:
             gradient.mul_(factor)
 
 
-class Newton(torch.optim.Optimizer):
+class Newton:
     """The step of the module's docstring; sites learned as point values move by Adam."""
 
     def __init__(self, newton: NewtonObjective, rate: float) -> None:
@@ -262,10 +262,11 @@ class Newton(torch.optim.Optimizer):
         self.minus_one = newton.loc.new_full((), -1.0)
         groups: list[dict[str, Any]] = [{"params": [newton.loc], "lr": rate}]
         groups += [{"params": [vector.values], "lr": POINT_RATE} for vector in newton.points.values()]
-        super().__init__(groups, {})
+        self.param_groups = groups
+        self.state: dict[Tensor, dict[str, Any]] = {}
 
     @torch.no_grad()
-    def step(self, closure: None = None) -> None:  # type: ignore[override]  # noqa: ARG002 - torch's signature
+    def step(self) -> None:
         """Move the curvature, the means and the point values once."""
         first, *others = self.param_groups
         if self.newton.workers.are_together:
@@ -313,7 +314,7 @@ class Newton(torch.optim.Optimizer):
         leaf.addcdiv_(momentum, squares.sqrt().add_(EPSILON), value=-rate)
 
     def _state_of(self, leaf: Tensor, names: tuple[str, ...]) -> dict[str, Any]:
-        state = self.state[leaf]
+        state = self.state.setdefault(leaf, {})
         if not state:
             state |= {name: torch.zeros_like(leaf) for name in names}
             state["step"] = torch.zeros((), dtype=torch.int64)

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.laplace.structures import NormalWeights
+from bayesuq.inference.training.quasi_newton import minimum
 
 LARGEST_LOG_FACTOR = math.log(1e8)
 MAX_ITERATIONS = 200
@@ -89,29 +90,20 @@ def _maximised(objective: Callable[[Tensor], Tensor], start: Tensor, size: int) 
     Warns:
         UserWarning: The gradient did not vanish.
     """
-    point = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS(
-        [point],
-        max_iter=MAX_ITERATIONS,
-        tolerance_grad=TOLERANCE,
-        tolerance_change=1e-14,
-        line_search_fn="strong_wolfe",
-    )
 
-    def closure() -> Tensor:
-        optimizer.zero_grad()
-        loss = -objective(point) / size
-        loss.backward()
-        return loss
+    def loss(point: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            place = point.detach().requires_grad_()
+            value = -objective(place) / size
+            (gradient,) = torch.autograd.grad(value, place)
+        return value.detach(), gradient
 
-    with torch.enable_grad():
-        optimizer.step(closure)
-        closure()
-    steepest = float(point.grad.abs().max()) if point.grad is not None else math.inf
+    point = minimum(loss, start, max_iterations=MAX_ITERATIONS, tolerance=TOLERANCE)
+    steepest = float(loss(point)[1].abs().max())
     if not steepest <= 1e3 * TOLERANCE:
         warn_of_fit(
             f"The prior factors did not settle in {MAX_ITERATIONS} iterations: the evidence still rises by "
             f"{steepest:.1g} nats a weight and nat.",
             UserWarning,
         )
-    return point.detach()
+    return point

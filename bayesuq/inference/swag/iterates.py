@@ -19,6 +19,7 @@ from bayesuq.inference.joint.network import NORMALISATION
 from bayesuq.inference.map_estimate import ModeObjective
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.optimizers import SGD
 from bayesuq.inference.training.stability import largest_curvature
 from bayesuq.randomness import generator
 
@@ -220,10 +221,10 @@ class SgdIterates:
         except RuntimeError as error:
             raise ValueError(f"No rate of SGD can be measured ({error}). Pass `swa_learning_rate`.") from error
 
-    def _sgd(self, objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
+    def _sgd(self, objective: Objective, learning_rate: float) -> SGD:
         """Rates are for the loss per data point, as everywhere in the literature; the objective is its sum."""
         rate = learning_rate / self.mode.num_data
-        return torch.optim.SGD(list(objective.leaves.values()), lr=rate, momentum=self.momentum)
+        return SGD(list(objective.leaves.values()), lr=rate, momentum=self.momentum)
 
     def _collect(self) -> None:
         self.steps += 1

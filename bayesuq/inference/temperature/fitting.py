@@ -7,15 +7,16 @@ Dividing each draw, and not the log of the mean, leaves aleatoric and epistemic 
 T > 0 changes the predicted class; for a mixture it may, so both accuracies are told.
 
 `vector=True` gives each class a slope and a bias of its own instead, under weak priors around 1 and 0, and
-`matrix=True` a whole matrix, whose off-diagonal entries are as large as cross-validation allows (see `scaling`). Choose
-T on data that neither training nor early stopping has used.
+`matrix=True` whole matrices of the logits and of their probabilities, whose entries are as large as the evidence asks
+for (see `evidence`); of many classes one of the logits, as large as cross-validation allows (see `scaling`). Choose T on
+data that neither training nor early stopping has used.
 
 Reference:
     Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from os import PathLike
 from typing import Any, ClassVar, Literal, cast, overload
 
@@ -25,8 +26,16 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset
 from bayesuq.inference.posteriors.packing import read_through
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.inference.temperature.evidence import MOST_CLASSES, matrix_by_evidence
 from bayesuq.inference.temperature.outside import TemperatureScaling, check_mixable, held_out_of, one_temperature
-from bayesuq.inference.temperature.scaling import HeldOut, Scaling, matrix_scaling, temperature_scaling, vector_scaling
+from bayesuq.inference.temperature.scaling import (
+    HeldOut,
+    Scaling,
+    check_matrix,
+    matrix_by_folds,
+    temperature_scaling,
+    vector_scaling,
+)
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.lbfgs import Evaluations
@@ -86,10 +95,11 @@ def fit(
             inputs, its draws kept, as `CategoricalPredictive.from_probs` and `.from_logits` keep them.
         data: Held-out rows, or a DataLoader of them, in order; of a predictive, the labels at its points.
         vector: Whether to fit a slope and a bias for each class instead of one temperature.
-        matrix: Whether each logit also takes a share of each other one; C^2 numbers, for a thousand labels and more.
+        matrix: Whether each logit also takes a share of each other one and, of up to 20 classes, of their
+            probabilities; 2 C^2 numbers, for a thousand labels and more.
         num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many. A predictive has
             its own.
-        seed: Of the draws, and of the folds that a matrix is chosen by.
+        seed: Of the draws, and of the folds that a matrix of many classes is chosen by.
         checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes, an evaluation of the loss being
             a step; the same fit called again draws the same logits, goes on from there and ends with the same bits.
             Where the file is there and `seed` is None, its seed is taken.
@@ -131,7 +141,7 @@ def fit(
     rows = in_memory(cast(Data, data), key)
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
     chosen = _chosen(_held_out(likelihood, predictive, rows), kind, file, key)
-    numbers = {name: chosen[name] for name in ("slopes", "biases", "mixing")}
+    numbers = {item.name: chosen[item.name] for item in fields(Scaling)}
     return TemperaturePosterior(posterior=read_through(posterior, lambda base: ScaledLogits(base, **numbers)), **chosen)
 
 
@@ -140,7 +150,9 @@ def _chosen(held_out: HeldOut, kind: Kind, file: Checkpoint | None, seed: int) -
     told = {"seed": seed, "scaling": kind, "data": digest(vars(held_out))}
     record = Evaluations(file, Identity(told, before=told))
     if kind == "matrix":
-        scaling = matrix_scaling(held_out, record, seed=seed)
+        check_matrix(held_out)
+        few = held_out.logits.shape[2] <= MOST_CLASSES
+        scaling = matrix_by_evidence(held_out, record) if few else matrix_by_folds(held_out, record, seed=seed)
     else:
         scaling = vector_scaling(held_out, record) if kind == "vector" else temperature_scaling(held_out, record)
     before, after = Scaling().scores(held_out), scaling.scores(held_out)
@@ -163,6 +175,8 @@ class TemperaturePosterior(WrappingPosterior):
         slopes: 1 / T, or a slope for each class.
         biases: 0, or a bias for each class, in nats.
         mixing: What each logit (row) takes of each other one (column) under matrix scaling; else none.
+        pulls: What it takes of each class's probability, in nats, under matrix scaling of few classes; else none.
+        slope: Of the logits that these are the probabilities of.
         negative_log_likelihood: Of the held-out labels before and after, nats a label.
         accuracy: On them before and after, fractions.
     """
@@ -174,9 +188,11 @@ class TemperaturePosterior(WrappingPosterior):
     mixing: tuple[tuple[float, ...], ...]
     negative_log_likelihood: tuple[float, float]
     accuracy: tuple[float, float]
+    pulls: tuple[tuple[float, ...], ...] = ()
+    slope: float = 1.0
 
     def __post_init__(self) -> None:
-        numbers: dict[str, Any] = {"slopes": self.slopes, "biases": self.biases, "mixing": self.mixing}
+        numbers: dict[str, Any] = {item.name: getattr(self, item.name) for item in fields(Scaling)}
         likelihood = getattr(getattr(self.posterior, "model", None), "likelihood", None)
         if isinstance(likelihood, Likelihood) and not _is_scaled_by(likelihood, numbers):
             scaled = read_through(self.posterior, lambda base: ScaledLogits(base, **numbers))

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.inference.temperature.scaling import HeldOut
-from bayesuq.models.scaled_logits import affine
+from bayesuq.models.scaled_logits import rescaled
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -29,6 +29,8 @@ class TemperatureScaling:
         slopes: 1 / T, or a slope for each class.
         biases: 0, or a bias for each class, in nats.
         mixing: What each logit (row) takes of each other one (column) under matrix scaling; else none.
+        pulls: What it takes of each class's probability, in nats, under matrix scaling of few classes; else none.
+        slope: Of the logits that these are the probabilities of.
         negative_log_likelihood: Of the held-out labels before and after, nats a label.
         accuracy: On them before and after, fractions.
     """
@@ -38,6 +40,8 @@ class TemperatureScaling:
     mixing: tuple[tuple[float, ...], ...]
     negative_log_likelihood: tuple[float, float]
     accuracy: tuple[float, float]
+    pulls: tuple[tuple[float, ...], ...] = ()
+    slope: float = 1.0
 
     @property
     def temperature(self) -> float:
@@ -56,11 +60,10 @@ class TemperatureScaling:
             ValueError: One whose draws were not kept; another number of classes than slopes, biases or rows of mixing.
         """
         logits = logits_of(predictive)
-        sizes = {len(self.slopes), len(self.biases), len(self.mixing) or 1}
+        sizes = {len(part) for part in (self.slopes, self.biases, self.mixing, self.pulls) if part}
         if sizes - {1, logits.shape[2]}:
             raise ValueError(f"The scaling is of {max(sizes)} classes; `predictive` has {logits.shape[2]}.")
-        parts = (logits.new_tensor(part) for part in (self.slopes, self.biases, self.mixing))
-        return CategoricalPredictive.from_logits(affine(logits, 2, *parts).clamp(min=LOWEST))
+        return CategoricalPredictive.from_logits(rescaled(logits, 2, self).clamp(min=LOWEST))
 
 
 def one_temperature(slopes: tuple[float, ...], biases: tuple[float, ...]) -> float:

@@ -21,7 +21,8 @@ from torch import Tensor
 
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.lbfgs import Evaluation, Evaluations, Recall, Result
-from bayesuq.models.scaled_logits import affine
+from bayesuq.inference.training.quasi_newton import minimum
+from bayesuq.models.scaled_logits import rescaled
 from bayesuq.randomness import generator
 
 LARGEST_LOG_TEMPERATURE = math.log(100.0)
@@ -66,22 +67,25 @@ class HeldOut:
 
 @dataclass(frozen=True)
 class Scaling:
-    """slopes * f + mixing f + biases; see `bayesuq.models.scaled_logits.ScaledLogits`.
+    """slopes * f + mixing f + biases + pulls softmax(slope f); see `bayesuq.models.scaled_logits.ScaledLogits`.
 
     Attributes:
         slopes: One, or one for each output.
         biases: Likewise, in nats.
         mixing: C rows of C numbers, or none.
+        pulls: C rows of C numbers, in nats, or none.
+        slope: Of the logits whose probabilities pull.
     """
 
     slopes: tuple[float, ...] = (1.0,)
     biases: tuple[float, ...] = (0.0,)
     mixing: tuple[tuple[float, ...], ...] = ()
+    pulls: tuple[tuple[float, ...], ...] = ()
+    slope: float = 1.0
 
     def scores(self, held_out: HeldOut) -> tuple[float, float]:
         """Negative log likelihood of the labels in nats a label, and accuracy."""
-        parts = (held_out.logits.new_tensor(part) for part in (self.slopes, self.biases, self.mixing))
-        logits = affine(held_out.logits, 2, *parts)
+        logits = rescaled(held_out.logits, 2, self)
         correct = (_log_mixture(logits).argmax(dim=1) == held_out.labels).double()
         weight = held_out.weight
         return float(held_out.loss(logits)), float((weight * correct).sum() / weight.sum())
@@ -108,6 +112,18 @@ def temperature_scaling(held_out: HeldOut, record: Evaluations) -> Scaling:
     return Scaling(slopes=(float(slope()),))
 
 
+def likely_slope(held_out: HeldOut, record: Evaluations) -> float:
+    """As `temperature_scaling`'s, under a standard normal prior on its logarithm, which no labels take to a bound."""
+    log_slope = torch.zeros(1, dtype=torch.float64, device=held_out.logits.device)
+    total = held_out.weight.sum()
+
+    def energy() -> Tensor:
+        return held_out.loss(held_out.logits * log_slope.exp()) + 0.5 * log_slope.square().sum() / total
+
+    _minimise([log_slope], energy, record, "slope")
+    return float(log_slope.exp())
+
+
 def vector_scaling(held_out: HeldOut, record: Evaluations) -> Scaling:
     """A slope and a bias for each class, the mode under standard normal priors on log slopes and biases.
 
@@ -116,10 +132,8 @@ def vector_scaling(held_out: HeldOut, record: Evaluations) -> Scaling:
     return _by_class(held_out, None, record, "vector")
 
 
-def matrix_scaling(held_out: HeldOut, record: Evaluations, *, seed: int) -> Scaling:
-    """As `vector_scaling`, and each logit takes a share of each other one, under N(0, width^2) priors.
-
-    The width is the one of `WIDTHS` that predicts labels left out of the fit best, over five folds of the rows.
+def check_matrix(held_out: HeldOut) -> None:
+    """Refuse what no matrix can be chosen for.
 
     Raises:
         ValueError: One output, which has no other to mix with; fewer rows than folds.
@@ -129,6 +143,14 @@ def matrix_scaling(held_out: HeldOut, record: Evaluations, *, seed: int) -> Scal
         raise ValueError("Matrix scaling needs at least 2 outputs; a binary likelihood has 1. Use vector=True.")
     if num_rows < NUM_FOLDS:
         raise ValueError(f"Matrix scaling needs at least {NUM_FOLDS} rows to choose by; got {num_rows}.")
+
+
+def matrix_by_folds(held_out: HeldOut, record: Evaluations, *, seed: int) -> Scaling:
+    """As `vector_scaling`, and each logit takes a share of each other one, under N(0, width^2) priors.
+
+    The width is the one of `WIDTHS` that predicts labels left out of the fit best, over five folds of the rows.
+    """
+    num_rows = held_out.logits.shape[1]
     order = torch.randperm(num_rows, generator=generator(seed)).to(held_out.logits.device)
     folds = order.tensor_split(NUM_FOLDS)
     losses = dict.fromkeys(WIDTHS, 0.0)
@@ -215,38 +237,29 @@ def _minimise(
         return value.detach(), _flat(torch.autograd.grad(value, parameters))
 
     def run(recall: Recall) -> Result:
-        optimizer = torch.optim.LBFGS(
-            parameters,
-            max_iter=MAX_ITERATIONS,
-            tolerance_grad=tolerance,
-            tolerance_change=1e-3 * tolerance,
-            line_search_fn="strong_wolfe",
-        )
+        def evaluate(point: Tensor) -> Evaluation:
+            _put(point, parameters)
+            value, gradient = recall(point, compute)
+            return value, gradient.to(point)
 
-        def closure() -> Tensor:
-            value, gradient = recall(_flat(parameters), compute)
-            for parameter, part in zip(parameters, _parts(gradient, parameters), strict=True):
-                parameter.grad = part
-            return value
-
-        optimizer.step(closure)
-        return {"place": _flat(parameters)}
+        return {"place": minimum(evaluate, _flat(parameters), max_iterations=MAX_ITERATIONS, tolerance=tolerance)}
 
     for parameter in parameters:
         parameter.requires_grad_()
-    found = record.search(name, run)["place"]
-    for parameter, part in zip(parameters, _parts(found, parameters), strict=True):
-        parameter.requires_grad_(False).copy_(part)
+    _put(record.search(name, run)["place"], parameters)
+    for parameter in parameters:
+        parameter.requires_grad_(False)
 
 
 def _flat(tensors: Sequence[Tensor]) -> Tensor:
     return torch.cat([tensor.detach().reshape(-1) for tensor in tensors])
 
 
-def _parts(flat: Tensor, like: Sequence[Tensor]) -> list[Tensor]:
-    """The inverse, each with memory of its own."""
-    sizes = [tensor.numel() for tensor in like]
-    return [part.view_as(each).to(each, copy=True) for part, each in zip(flat.split(sizes), like, strict=True)]
+@torch.no_grad()
+def _put(flat: Tensor, parameters: Sequence[Tensor]) -> None:
+    """The inverse, into the parameters."""
+    for part, each in zip(flat.split([each.numel() for each in parameters]), parameters, strict=True):
+        each.copy_(part.view_as(each))
 
 
 def _log_mixture(logits: Tensor) -> Tensor:

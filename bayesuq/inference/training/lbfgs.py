@@ -47,8 +47,8 @@ class Course:
             return None
         if self.points[self.place] != asked:
             warn_of_fit(
-                "The checkpoint comes from arithmetic that differs from this machine's in its last bits: the fit is "
-                f"computed anew from evaluation {self.place} of the search on.",
+                "The checkpoint comes from another version's search, or from arithmetic that differs from this "
+                f"machine's in its last bits: the fit is computed anew from evaluation {self.place} of the search on.",
                 UserWarning,
             )
             del self.points[self.place :], self.found[self.place :]

@@ -34,6 +34,7 @@ from bayesuq.inference.training.identity import ADDRESS, Identity, digest, toler
 from bayesuq.inference.training.looks import Looks, RowLosses
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.model_contents import model_contents, probed, running_in, sites_of
+from bayesuq.inference.training.optimizers import Adam, Optimizer, falling_rate
 from bayesuq.inference.training.options import LOOKS, NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
@@ -98,7 +99,7 @@ class Objective:
     per_step: tuple[str, ...] = ()
     fixed_length: Callable[[], str | None] = lambda: None
     forgetting: float | None = None
-    optimizer: "Callable[[Objective, float], torch.optim.Optimizer] | None" = None
+    optimizer: "Callable[[Objective, float], Optimizer] | None" = None
     optimizer_state: tuple[str, ...] = ()
     after_step: Callable[[], None] | None = None
     rate_option: str = "learning_rate"
@@ -148,7 +149,8 @@ class _Run:
         self.optimizer = (objective.optimizer or adam)(objective, training.learning_rate)
         self.noise = generator(training.key(NOISE), device=data.device)
         self.order = self.workers.key(training.key(SHUFFLE))
-        self.rates = [group.get("initial_lr", group["lr"]) for group in self.optimizer.param_groups]
+        groups = self.optimizer.param_groups
+        self.rates: list[float] = [group["initial_lr" if "initial_lr" in group else "lr"] for group in groups]
         self.best = _Best(objective, self.optimizer)
         self.epoch, self.batch = 0, 0
         self.num_epochs = training.epochs(data.num_batches)
@@ -274,7 +276,7 @@ class _Run:
         forgetting, falls = self.objective.forgetting, self.training.schedule == "cosine"
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             if falls:
-                group["lr"] = rate * 0.5 * (1 + math.cos(math.pi * step / last))
+                group["lr"] = falling_rate(rate, step, last)
             if forgetting is not None:
                 group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -forgetting, LONGEST_MEMORY))
 
@@ -552,7 +554,7 @@ def _layout(tensors: Mapping[str, Tensor]) -> dict[str, str]:
     return {name: f"{tuple(tensor.shape)} {tensor.dtype}" for name, tensor in tensors.items()}
 
 
-def _optimizer_options(optimizer: torch.optim.Optimizer) -> list[str]:
+def _optimizer_options(optimizer: Optimizer) -> list[str]:
     """Its class, and the options of each group of its leaves."""
     groups = [{key: value for key, value in group.items() if key != "params"} for group in optimizer.param_groups]
     return [type(optimizer).__name__, *(repr(sorted(group.items())) for group in groups)]
@@ -578,7 +580,7 @@ def _validation_loss(objective: Objective, validation: Source, training: Trainin
 class _Best:
     """The state of the best epoch so far."""
 
-    def __init__(self, objective: Objective, optimizer: torch.optim.Optimizer) -> None:
+    def __init__(self, objective: Objective, optimizer: Optimizer) -> None:
         self.objective, self.optimizer = objective, optimizer
         self.current = {**objective.leaves, **{f"{BUFFER}{name}": value for name, value in objective.buffers.items()}}
         self.loss, self.epoch = math.inf, 0
@@ -604,9 +606,9 @@ class _Best:
         return {f"{MEMORY}{key} {name}": self.optimizer.state[leaf][key] for name, leaf in leaves for key in keys}
 
 
-def adam(objective: Objective, learning_rate: float) -> torch.optim.Optimizer:
-    """Fused Adam over the objective's leaves, a group for each rate."""
+def adam(objective: Objective, learning_rate: float) -> Adam:
+    """Adam over the objective's leaves, a group for each rate."""
     groups: dict[float, list[Tensor]] = {}
     for name, leaf in objective.leaves.items():
         groups.setdefault(learning_rate * objective.rates.get(name, 1.0), []).append(leaf)
-    return torch.optim.Adam([{"params": p, "lr": rate, "initial_lr": rate} for rate, p in groups.items()], fused=True)
+    return Adam({"params": leaves, "lr": rate, "initial_lr": rate} for rate, leaves in groups.items())

@@ -2,6 +2,7 @@
 
 import math
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +18,9 @@ from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.saved import load
-from bayesuq.inference.temperature.scaling import HeldOut, matrix_scaling
+from bayesuq.inference.temperature import evidence, fitting
+from bayesuq.inference.temperature.evidence import MOST_CLASSES
+from bayesuq.inference.temperature.scaling import HeldOut, Scaling
 from bayesuq.inference.training import identity
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.lbfgs import Evaluations
@@ -28,6 +31,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import isolated
 
 NUM_CLASSES = 3
+NOTHING = Evaluations(None, identity.Identity({}, before={}))  # is remembered of a search
 
 
 class Identity(nn.Module):
@@ -162,20 +166,32 @@ def mixed_up(num_rows: int, strength: float, seed: int = 0) -> tuple[Dataset, Te
     return Dataset(x, torch.multinomial((x @ matrix.T).softmax(1), 1, generator=noise).squeeze(1)), matrix
 
 
-def test_matrix_scaling_finds_the_matrix_that_made_the_labels() -> None:
+WAYS = pytest.mark.parametrize("most", [MOST_CLASSES, 0], ids=["evidence", "folds"])
+
+
+@WAYS
+def test_matrix_scaling_finds_the_matrix_that_made_the_labels(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "MOST_CLASSES", most)
     data, matrix = mixed_up(6_000, 0.4)
     scaled = temperature.fit(member(), data, matrix=True, seed=0)
     found = torch.tensor(scaled.slopes).diag() + torch.tensor(scaled.mixing)
     # Only differences between logits count: the columns of the matrix are known up to a constant each.
     centred = [part.double() - part.double().mean(dim=0) for part in (found, matrix)]
     torch.testing.assert_close(*centred, atol=0.1, rtol=0)
-    expected = (data.x @ found.T.double() + torch.tensor(scaled.biases).double()).softmax(1)
+    logits = data.x @ found.T.double() + torch.tensor(scaled.biases).double()
+    if scaled.pulls:
+        logits += (scaled.slope * data.x).softmax(1) @ torch.tensor(scaled.pulls).double().T
+    expected = logits.softmax(1)
     torch.testing.assert_close(scaled.predict(data.x).mean, expected, rtol=1e-6, atol=1e-9)
     vector = temperature.fit(member(), data, vector=True)
     assert scaled.negative_log_likelihood[1] < vector.negative_log_likelihood[1] - 0.05
 
 
-def test_matrix_scaling_of_few_labels_that_need_none_is_nearly_vector_scaling() -> None:
+@WAYS
+def test_matrix_scaling_of_few_labels_that_need_none_is_nearly_vector_scaling(
+    most: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "MOST_CLASSES", most)
     data, fresh = mixed_up(60, 0.0)[0], mixed_up(20_000, 0.0, seed=1)[0]
     matrix, vector = (temperature.fit(member(), data, **{name: True}, seed=0) for name in ("matrix", "vector"))
     losses = [-float(scaled.predict(fresh.x).log_prob(fresh.y).mean()) for scaled in (matrix, vector)]
@@ -183,12 +199,55 @@ def test_matrix_scaling_of_few_labels_that_need_none_is_nearly_vector_scaling() 
     assert max(abs(entry) for row in matrix.mixing for entry in row) < 0.2
 
 
-def test_matrix_scaling_depends_on_its_seed_alone() -> None:
+@WAYS
+def test_matrix_scaling_depends_on_its_seed_alone(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "MOST_CLASSES", most)
     data = mixed_up(200, 0.3)[0]
     state = torch.get_rng_state()
     one, other = (temperature.fit(mixture(0.5, 2.0), data, matrix=True, seed=3) for _ in range(2))
     assert torch.equal(torch.get_rng_state(), state)
-    assert one.mixing == other.mixing
+    assert (one.mixing, one.pulls) == (other.mixing, other.pulls)
+
+
+def sure_of_what_it_knows(num_rows: int, seed: int) -> Dataset:
+    """Labels of logits that say the truth but for a twentieth of the rows, whose labels are any."""
+    noise = torch.Generator().manual_seed(seed)
+    x = 4 * torch.randn(num_rows, NUM_CLASSES, generator=noise, dtype=torch.float64)
+    y = torch.multinomial(x.softmax(1), 1, generator=noise).squeeze(1)
+    is_any = torch.rand(num_rows, generator=noise) < 0.05
+    return Dataset(x, torch.where(is_any, torch.randint(NUM_CLASSES, (num_rows,), generator=noise), y))
+
+
+def test_pulls_of_probabilities_mend_confidence_that_no_matrix_of_logits_can(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Sure rows are less sure than they say and unsure ones are not: the best slope of logits is wrong for both."""
+    data, fresh = sure_of_what_it_knows(4_000, 0), sure_of_what_it_knows(20_000, 1)
+    losses = {}
+    for most in (MOST_CLASSES, 0):
+        monkeypatch.setattr(fitting, "MOST_CLASSES", most)
+        scaled = temperature.fit(member(), data, matrix=True, seed=0)
+        losses[most] = -float(scaled.predict(fresh.x).log_prob(fresh.y).mean())
+    assert losses[MOST_CLASSES] < losses[0] - 0.004
+
+
+def test_the_evidence_chooses_a_mode_of_the_mixtures_own_energy() -> None:
+    """The gradient vanishes there, by autograd of the mixture under the priors that were chosen, weights and all."""
+    data = mixed_up(300, 0.3)[0]
+    logits = torch.stack([data.x, 0.5 * data.x + 0.3])
+    weight = torch.arange(300, dtype=torch.float64) % 3
+    regression = evidence._Regression.of(HeldOut(logits, data.y, weight), 0.7)
+    state = evidence._fixed_point(
+        regression, torch.zeros(21 + 5, dtype=torch.float64), NOTHING, "priors", moves_priors=True
+    )
+    end = evidence._fixed_point(regression, state, NOTHING, "matrix", moves_priors=False)
+    flat, precisions = end[:-5].clone().requires_grad_(), end[-5:].exp()[regression.groups.flatten()]
+    features = evidence.features_of(regression.logits)
+    scaled = (regression.logits + features @ flat.view(7, 3)).log_softmax(2)
+    mixture = scaled.logsumexp(0).gather(1, data.y.unsqueeze(1)).squeeze(1) - math.log(2)
+    (gradient,) = torch.autograd.grad(-(weight * mixture).sum() + 0.5 * (precisions * flat.square()).sum(), flat)
+    assert float(gradient.abs().max()) < 1e-2  # of some hundred nats
+    assert torch.equal(end[-5:], state[-5:])
 
 
 def test_scalings_that_exclude_each_other_or_have_nothing_to_mix_are_refused() -> None:
@@ -268,7 +327,8 @@ def test_every_method_can_be_scaled_and_comes_back_from_a_file(method, scaling: 
     assert bool(scaled.mixing) == (scaling == "matrix")
     scaled.save(tmp_path / "scaled")
     again = load(tmp_path / "scaled")
-    assert (again.slopes, again.biases, again.mixing) == (scaled.slopes, scaled.biases, scaled.mixing)
+    assert vars(again).keys() == vars(scaled).keys()
+    assert all(getattr(again, item.name) == getattr(scaled, item.name) for item in fields(Scaling))
     one, other = (posterior.predict(data.x, num_samples=20, seed=2) for posterior in (scaled, again))
     assert torch.equal(one.mean, other.mean)
     whole = scaled.predict(data.x, num_samples=20, seed=2, keep_samples=True)
@@ -297,7 +357,7 @@ def test_scaled_logits_check_their_numbers() -> None:
         ScaledLogits(likelihoods.Categorical(), (math.nan,))
     with pytest.raises(ValueError, match="`slopes` must not be empty"):
         ScaledLogits(likelihoods.Categorical(), ())
-    with pytest.raises(ValueError, match="1 or 3 entries, as there are logits; got 2, 1 and 0"):
+    with pytest.raises(ValueError, match="1 or 3 entries, as there are logits; got 2, 1, 0 and 0"):
         ScaledLogits(likelihoods.Categorical(), (1.0, 2.0)).predictive(torch.zeros(1, 4, 3))
 
 
@@ -323,7 +383,7 @@ def test_scaled_logits_of_pretrained_networks_are_as_good_as_the_best_published(
         logits = torch.as_tensor(arrays[f"logits_{name}"]).double().unsqueeze(0)
         weight = torch.ones(5000, dtype=torch.float64)
         chosen, unseen = (HeldOut(logits[:, half], labels[half], weight) for half in (slice(5000), slice(5000, 10_000)))
-        scaling = matrix_scaling(chosen, Evaluations(None, identity.Identity({}, before={})), seed=0)
+        scaling = evidence.matrix_by_evidence(chosen, NOTHING)
         assert scaling.scores(unseen)[0] < bar
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesuq.inference import gp, temperature
 from bayesuq.inference.gp.algebra import NotPositiveDefiniteError
+from bayesuq.inference.temperature import fitting as temperature_fitting
 from bayesuq.inference.temperature import scaling
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import Identity
@@ -52,6 +53,13 @@ def by_matrix(**options: Any) -> Posterior:
     return scaled(matrix=True, **options)
 
 
+def by_folds(**options: Any) -> Posterior:
+    """As matrices of many classes are chosen."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(temperature_fitting, "MOST_CLASSES", 0)
+        return scaled(matrix=True, **options)
+
+
 FITS = {
     "exact": exact,
     "collapsed": collapsed,
@@ -59,6 +67,7 @@ FITS = {
     "temperature": scaled,
     "vector": by_vector,
     "matrix": by_matrix,
+    "matrix by folds": by_folds,
 }
 pytestmark = pytest.mark.filterwarnings("ignore:The hyperparameters had not converged:UserWarning")
 
@@ -107,7 +116,16 @@ def counter(monkeypatch: pytest.MonkeyPatch) -> Counter:
 
 def facts(posterior: Any) -> list[Any]:
     """What is no tensor."""
-    names = ("history", "log_marginal_likelihood", "slopes", "biases", "mixing", "negative_log_likelihood")
+    names = (
+        "history",
+        "log_marginal_likelihood",
+        "slopes",
+        "biases",
+        "mixing",
+        "pulls",
+        "slope",
+        "negative_log_likelihood",
+    )
     return [getattr(posterior, name, None) for name in names]
 
 
