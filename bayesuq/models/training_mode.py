@@ -107,7 +107,7 @@ def training_mode(model: BayesianNetwork, x: Inputs) -> TrainingMode:
             )
         return mode
 
-    return _once(model, ("training", row_kind(x)), find)
+    return once_of(model, ("training", row_kind(x)), find)
 
 
 def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
@@ -121,7 +121,7 @@ def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
         f = _check_repeatable(with_own_buffers(model.net), x)
         _warn_of_probabilities(model, f)
 
-    _once(model, ("evaluation", row_kind(x)), check)
+    once_of(model, ("evaluation", row_kind(x)), check)
 
 
 def check_reached(model: BayesianNetwork, x: Inputs) -> None:
@@ -130,7 +130,7 @@ def check_reached(model: BayesianNetwork, x: Inputs) -> None:
     Raises:
         ValueError: No pass runs the layers that are to be random, or `forward` runs without gradients.
     """
-    _once(model, ("reached", row_kind(x)), lambda: _check_reached(model, x))
+    once_of(model, ("reached", row_kind(x)), lambda: _check_reached(model, x))
 
 
 def observe(tree: nn.Module, x: Inputs) -> TrainingMode:
@@ -353,7 +353,8 @@ def _other_states() -> tuple[Any, ...]:
     return random.getstate(), np.asarray(words).tobytes(), position, *rest
 
 
-def _once(model: BayesianNetwork, key: Any, find: Callable[[], Any]) -> Any:
+def once_of(model: BayesianNetwork, key: Any, find: Callable[[], Any]) -> Any:
+    """What is known of a model by a key, found out the first time."""
     known = _KNOWN.setdefault(model, {})
     if key not in known:
         known[key] = find()

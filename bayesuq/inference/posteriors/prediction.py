@@ -13,12 +13,12 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.gradients import keeping, unless_kept
 from bayesuq.inference.posteriors.draw_budget import CHUNK_BUDGET, Rows, mixed_within
-from bayesuq.inputs import Inputs, checked, device_of, named_leaves
+from bayesuq.inputs import Inputs, checked, device_of, named_leaves, row_kind
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.far_rows import counted_far_rows
 from bayesuq.models.network_inputs import cast_inputs, refusal
-from bayesuq.models.training_mode import check_repeatable
+from bayesuq.models.training_mode import check_repeatable, once_of
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.maps import RealMaps
 from bayesuq.windows import Windows
@@ -183,12 +183,13 @@ def rows_at_a_time(device: torch.device, width: int) -> int:
 def activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:
     """Numbers that one row's forward pass has in memory at a time: the most that a layer takes and gives.
 
-    They are counted on the first row.
+    They are counted on the first row, once for rows of a shape.
 
     Raises:
         ValueError: The network does not take rows of this shape; it draws in evaluation mode.
     """
-    return max(layer.taken + layer.given for layer in _layers(model, x, tree))
+    key = ("activations", row_kind(x))
+    return int(once_of(model, key, lambda: max(layer.taken + layer.given for layer in _layers(model, x, tree))))
 
 
 def kept_activations_per_row(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> int:

@@ -8,8 +8,8 @@ T > 0 changes the predicted class; for a mixture it may, so both accuracies are 
 
 `vector=True` gives each class a slope and a bias of its own instead, under weak priors around 1 and 0, and
 `matrix=True` whole matrices of the logits and of their probabilities, whose entries are as large as the evidence asks
-for (see `evidence`); of many classes one of the logits, as large as cross-validation allows (see `scaling`). Choose T on
-data that neither training nor early stopping has used.
+for (see `evidence`); of many classes one of the logits, as large as cross-validation allows (see `scaling`). Choose T
+on data that neither training nor early stopping has used.
 
 Reference:
     Guo et al. 2017, On Calibration of Modern Neural Networks, section 4.2.

@@ -102,7 +102,10 @@ def test_a_chunk_holds_no_more_activations_than_the_budget(monkeypatch):
     monkeypatch.setattr(prediction, "ACTIVATION_BUDGET", 4 * 10)  # ten rows of three inputs and an output
     sizes.clear()
     posterior.predict(noise(0, 25, 3))
-    assert sizes == [1, 10, 10, 5]  # the first to count the activations of one row
+    assert sizes == [1, 10, 10, 5]  # the first to count the activations of one row, once for rows of a shape
+    sizes.clear()
+    posterior.predict(noise(1, 25, 3))
+    assert sizes == [10, 10, 5]
 
 
 def test_no_tensor_of_a_chunk_is_so_large_that_the_system_gives_and_takes_it_each_time():
