@@ -43,6 +43,7 @@ class Picture:
         source: As a data URI, so that the page needs no other file.
         width: In CSS pixels.
         leads: Whether it stands above the table, with what is to be seen at a glance.
+        fragment: A piece of page that is shown instead of one image; empty where there is an image.
     """
 
     title: str
@@ -51,6 +52,7 @@ class Picture:
     source: str
     width: int
     leads: bool = False
+    fragment: str = ""
 
     @classmethod
     def of(cls, figure: Any, title: str, caption: str, alternative: str, *, leads: bool = False) -> Self:

@@ -11,10 +11,13 @@ from bayesuq.cli.methods import Fitted
 from bayesuq.data import Split
 from bayesuq.datasets.named import CLASS_NAMES, IGNORED
 from bayesuq.evaluation.plots import classification, segmentation
+from bayesuq.evaluation.plots.slices import segmentation_slices
 from bayesuq.evaluation.segmentation.overlap import SCORES
 from bayesuq.evaluation.segmentation.reporting import SegmentationResult
 from bayesuq.predictive.categorical import CategoricalPredictive
 
+NUM_SLICES = 16  # of a volume that the page is scrolled through
+VOLUMES = 4  # dimensions of labels (N, D, H, W)
 Results = dict[str, SegmentationResult]
 
 
@@ -29,14 +32,14 @@ def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[
     """
     results = {name: result.segmentation for name, result in judged.items() if result.segmentation is not None}
     pictures = [_maps(data, split, name, result) for name, result in judged.items()]
+    if split.test.y.ndim == VOLUMES:
+        pictures += [_slices(data, split, name, result) for name, result in judged.items()]
     pictures += [_reliability(results), *(_overlap(results, score) for score in SCORES[:2]), _quality(results)]
     return [*pictures, loss_picture(fitted)] if any(result.losses for result in fitted.values()) else pictures
 
 
 def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
-    predictive, y = judged.predictive, judged.y
-    if not isinstance(predictive, CategoricalPredictive):
-        raise TypeError(f"Maps need labels; got {type(predictive).__name__}.")
+    predictive, y = _labels_of(judged)
     figure = segmentation.segmentation_maps(
         predictive, _images_of(split, y), y, names=CLASS_NAMES.get(data), ignore_index=IGNORED.get(data)
     )
@@ -49,6 +52,37 @@ def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
         f"{name}: {len(y)} test images with truth, prediction, errors and three maps of uncertainty.",
         leads=True,
     )
+
+
+def _slices(data: str, split: Split, name: str, judged: Judged) -> Picture:
+    """Of that one of the volumes shown in which most voxels are wrong."""
+    predictive, y = _labels_of(judged)
+    wrong = (predictive.mean.argmax(dim=1) != y).flatten(1).sum(dim=1)
+    slices = segmentation_slices(
+        predictive,
+        _images_of(split, y),
+        y,
+        volume=int(wrong.argmax()),
+        num_slices=NUM_SLICES,
+        names=CLASS_NAMES.get(data),
+        ignore_index=IGNORED.get(data),
+    )
+    return Picture(
+        f"Through a whole volume ({name})",
+        "Scroll through the slices of one test volume, of those shown the one with most wrong voxels; on paper they "
+        "lie one below the other. Colours of uncertainties compare over all slices.",
+        f"{name}: {len(slices.places)} slices of a volume.",
+        source="",
+        width=0,
+        leads=True,
+        fragment=slices.html,
+    )
+
+
+def _labels_of(judged: Judged) -> tuple[CategoricalPredictive, Tensor]:
+    if not isinstance(judged.predictive, CategoricalPredictive):
+        raise TypeError(f"Maps need labels; got {type(judged.predictive).__name__}.")
+    return judged.predictive, judged.y
 
 
 def _images_of(split: Split, y: Tensor) -> Tensor:

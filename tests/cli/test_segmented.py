@@ -81,6 +81,20 @@ def test_a_fit_is_evaluated_on_another_part(tmp_path: Path, capsys: pytest.Captu
     assert "chosen on these very images" in (tmp_path / "evaluated" / "report.json").read_text()
 
 
+def test_a_page_on_volumes_is_scrolled_slice_by_slice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = [shapes.volumes(3, seed=k) for k in range(3)]
+    small = [Dataset(part.x[..., 8:12, 8:12].contiguous(), part.y[..., 8:12, 8:12].contiguous()) for part in parts]
+    monkeypatch.setattr(datasets, "load", lambda *_, **__: Split(*small))
+    monkeypatch.setattr(problem, "UNET_WIDTH", 2)
+    out = tmp_path / "run"
+    assert main(["compare", "--data", "shapes", "--methods", "map", "--out", str(out), *SHORT]) == 0
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "Through a whole volume (map)" in page
+    (leaves,) = page.split('<div class="leaves"')[1:]
+    assert leaves.count('<div class="leaf"><img src="data:image/png;base64,') == parts[0].y.shape[1]
+    assert "<script" not in page
+
+
 def test_void_pixels_are_no_class() -> None:
     camvid = Problem.of("camvid", scenes(), ModelOptions())
     model = camvid.model(seed=0)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.segmentation import segmentation_montage as segmentation_montage
     from bayesuq.evaluation.plots.shift import shift_curves as shift_curves
     from bayesuq.evaluation.plots.simulation import rank_histograms as rank_histograms
+    from bayesuq.evaluation.plots.slices import segmentation_slices as segmentation_slices
     from bayesuq.evaluation.plots.training import loss_curves as loss_curves
 
 __getattr__, __dir__, __all__ = lazy(__name__)

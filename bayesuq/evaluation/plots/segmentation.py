@@ -72,9 +72,9 @@ def segmentation_maps(
         >>> len(segmentation_maps(predictive, [[[0.0, 1.0]]], [[[0, 0]]]).axes)  # seven maps and the colour bar
         8
     """
-    maps = _Maps.of(predictive, images, y, ignore_index=ignore_index)
+    maps = Maps.of(predictive, images, y, ignore_index=ignore_index)
     if maps.truth.ndim == 4:
-        size = maps.truth.shape[1:][_check_axis(axis)]
+        size = maps.truth.shape[1:][check_axis(axis)]
         place = size // 2 if slice is None else slice
         if not -size <= place < size:
             raise ValueError(f"`slice` must be below {size} along axis {axis}; got {slice}.")
@@ -117,21 +117,13 @@ def segmentation_montage(
         >>> figure.axes[0].get_ylabel(), figure.axes[7].get_ylabel()
         ('slice 1', 'slice 3')
     """
-    maps = _Maps.of(predictive, images, y, ignore_index=ignore_index)
-    if maps.truth.ndim != 4:
-        raise ValueError("A montage is of volumes, (N, D, H, W); use `segmentation_maps` for images.")
-    if not -len(maps.truth) <= volume < len(maps.truth):
-        raise ValueError(f"`volume` must be one of {len(maps.truth)}; got {volume}.")
-    size = maps.truth.shape[1:][_check_axis(axis)]
-    number = min(check_count(num_slices, "num_slices"), size)
-    places = [(2 * k + 1) * size // (2 * number) for k in range(number)]
-    one = maps.at([volume])
-    rows = _Maps.concatenate([one.cut(axis, place) for place in places])
+    maps = Maps.of(predictive, images, y, ignore_index=ignore_index)
+    places, rows = maps.through(volume, num_slices=check_count(num_slices, "num_slices"), axis=check_axis(axis))
     return _drawn(rows, names, [f"slice {place}" for place in places])
 
 
 @dataclass(frozen=True, eq=False)
-class _Maps:
+class Maps:
     """What is drawn of N images, (N, ...) each, on the CPU.
 
     Attributes:
@@ -181,6 +173,22 @@ class _Maps:
         """One slice of each volume."""
         return self._each(lambda values: values.select(axis + 1, place), self.parts.select(axis + 2, place))
 
+    def through(self, volume: int, *, num_slices: int, axis: int) -> tuple[list[int], Self]:
+        """Where some slices lie, evenly through one volume, and these slices as images.
+
+        Raises:
+            ValueError: Images that are no volumes; a volume that is not there.
+        """
+        if self.truth.ndim != 4:
+            raise ValueError("A montage is of volumes, (N, D, H, W); use `segmentation_maps` for images.")
+        if not -len(self.truth) <= volume < len(self.truth):
+            raise ValueError(f"`volume` must be one of {len(self.truth)}; got {volume}.")
+        size = self.truth.shape[1:][axis]
+        number = min(num_slices, size)
+        places = [(2 * k + 1) * size // (2 * number) for k in range(number)]
+        one = self.at([volume])
+        return places, self.concatenate([one.cut(axis, place) for place in places])
+
     @classmethod
     def concatenate(cls, some: Sequence[Self]) -> Self:
         """The images of all."""
@@ -192,7 +200,7 @@ class _Maps:
         return replace(self, **changed, parts=parts)
 
 
-def _drawn(maps: _Maps, names: Sequence[str] | None, labels: Sequence[str] | None) -> Figure:
+def _drawn(maps: Maps, names: Sequence[str] | None, labels: Sequence[str] | None) -> Figure:
     """A row of seven maps for each image."""
     pixels, num_classes = maps.pixels.numpy(), maps.num_classes
     colours, highest = class_colours(num_classes), max(float(maps.parts[0].max()), 1e-12)
@@ -229,7 +237,7 @@ def _as_volumes(images: ArrayLike) -> Tensor:
     return (given - lowest) / (highest - lowest).clamp(min=1e-12)
 
 
-def _check_axis(axis: int) -> int:
+def check_axis(axis: int) -> int:
     """It, or a ValueError unless volumes have it."""
     if axis not in (0, 1, 2):
         raise ValueError(f"`axis` must be 0, 1 or 2, of the axes after channels; got {axis!r}.")

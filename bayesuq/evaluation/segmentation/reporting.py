@@ -28,7 +28,7 @@ from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.predictive.base import PredictiveDistribution
 
 Batches = Iterable[tuple[PredictiveDistribution, ArrayLike]]
-MOST_PARTS = 16  # batches whose counts are held one by one
+MOST_PARTS = 4  # batches whose counts are held one by one
 VOID = -1  # in labels that are known to be at least 0
 UNITS: Mapping[str, tuple[str, Callable[[PixelCounts], Tensor]]] = {
     "pixel_accuracy": ("fraction", lambda counts: counts.accuracy),

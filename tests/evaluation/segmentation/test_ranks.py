@@ -1,10 +1,13 @@
 """Signals, images and volumes: every measure of pixels against loops over them, and pictures by what is in them."""
 
 import itertools
+from io import BytesIO
 
 import numpy as np
 import pytest
 import torch
+from matplotlib import colormaps
+from matplotlib.image import imread
 
 from bayesuq.evaluation import plots
 from bayesuq.evaluation.segmentation.patches import patch_sweep
@@ -90,3 +93,35 @@ def test_slices_that_are_not_there_are_refused(rank: int, options: dict[str, int
     predictive, y = segmented(0, num_images=1, size=SIZES[rank])
     with pytest.raises(ValueError, match=message):
         plots.segmentation_maps(predictive, torch.rand(1, *SIZES[rank]), y, **options)
+
+
+def test_slices_to_scroll_through_hold_the_maps_of_each_on_one_scale() -> None:
+    """Pixel by pixel, from the pictures as they are written; a name of a class is text."""
+    predictive, y = segmented(3, num_images=2, size=SIZES[3])
+    images = torch.rand(2, *SIZES[3])
+    names = ["<script>", "b", "c"]
+    found = plots.segmentation_slices(predictive, images, y, volume=1, axis=1, names=names, ignore_index=VOID)
+    assert found.places == (0, 1, 2)
+    assert found.highest == float(predictive.total[1].max())
+    wrong = (predictive.mean.argmax(dim=1) != y) & (y != VOID)
+    colour = colormaps["magma"]
+    for place, picture, share in zip(found.places, found.pictures, found.share_wrong, strict=True):
+        drawn = imread(BytesIO(picture))[..., :3]
+        assert drawn.shape == (4, 7 * 5 + 6, 3)
+        for column, part in enumerate((predictive.total, predictive.aleatoric, predictive.epistemic), start=4):
+            expected = colour(part[1].select(1, place).numpy() / found.highest)[..., :3]
+            np.testing.assert_allclose(drawn[:, 6 * column : 6 * column + 5], expected, atol=0.5 / 255 + 1e-6)
+        black = (drawn[:, 18:23] == 0).all(axis=-1)
+        np.testing.assert_array_equal(black, wrong[1].select(1, place))
+        assert share == pytest.approx(float(wrong[1].select(1, place).sum() / (y != VOID)[1].select(1, place).sum()))
+    page = found.html
+    assert page.count("<img") == 3
+    assert "<script" not in page
+    assert "http" not in page
+
+
+def test_large_slices_are_thinned_and_no_more_than_asked_for() -> None:
+    predictive, y = segmented(0, num_images=1, size=(5, 2, 300))
+    found = plots.segmentation_slices(predictive, torch.rand(1, 5, 2, 300), y, num_slices=2)
+    assert found.places == (1, 3)
+    assert imread(BytesIO(found.pictures[0])).shape == (1, 7 * 100 + 6 * 4, 4)
