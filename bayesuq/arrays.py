@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.gradients import detached
+from bayesuq.waiting import are_noted, check, note
 
 
 @runtime_checkable
@@ -119,6 +120,10 @@ def to_floating(value: ArrayLike, name: str) -> Tensor:
 
 LONGEST_REASON = 120  # characters of torch's own words
 NAMED = 3  # columns that an error shows
+FRACTIONS = (
+    "`y` must hold whole-number labels; got fractions. Is this a regression target? Then give the model "
+    "likelihoods.Normal(). Of labels that were made fractions, pass `y.long()`."
+)
 OVERFLOW = "They overflow: give them in a larger unit, as bayesuq.Standardizer does."
 
 
@@ -126,13 +131,15 @@ def check_finite(tensor: Tensor, name: str, remedy: str = "Drop or impute them."
     """Raise a ValueError that counts and locates the rows of `tensor` with NaN or infinite entries."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return
-    # NaN spreads to both; `isfinite` would take twice the tensor's memory. An accelerator is read once.
+    # NaN spreads to both; `isfinite` would take twice the tensor's memory.
     low, high = tensor.detach().aminmax()
-    if (low.isfinite() & high.isfinite()).item():
-        return
+    check(low.isfinite() & high.isfinite(), lambda: _not_finite(tensor, name, remedy))
+
+
+def _not_finite(tensor: Tensor, name: str, remedy: str) -> ValueError:
     rows = (~tensor.isfinite()).reshape(len(tensor), -1).any(dim=1) if tensor.ndim else (~tensor.isfinite())[None]
     first = int(rows.nonzero()[0])
-    raise ValueError(
+    return ValueError(
         f"`{name}` must be finite; {int(rows.sum())} of {len(rows)} rows hold NaN or infinite values, the first is row "
         f"{first}. {remedy}"
     )
@@ -184,15 +191,18 @@ def as_real(x: Tensor, device: torch.device, dtype: torch.dtype, name: str = "x"
         return real
     largest = int(2 / torch.finfo(dtype).eps)  # up to which every whole number is held
     low, high = x.aminmax()
-    if low < -largest or high > largest:
-        changed = int((real.to(x.device, torch.int64) != x).reshape(len(x), -1).any(dim=1).sum())
+
+    def tell(is_beyond: float) -> None:
+        changed = int((real.to(x.device, torch.int64) != x).reshape(len(x), -1).any(dim=1).sum()) if is_beyond else 0
         if changed:
             warnings.warn(
                 f"{changed} of {len(x)} rows of whole-number `{name}` change in {dtype}, which holds whole numbers up "
                 f"to {largest}. Subtract what is common to all, or make the network float64 by `net.double()`.",
                 UserWarning,
-                stacklevel=2,
+                stacklevel=4,
             )
+
+    note((low < -largest) | (high > largest), tell)
     return real
 
 
@@ -206,20 +216,21 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
     labels = to_tensor(y, "y")
     if labels.is_floating_point():
         check_finite(labels, "y")
-        if (labels != labels.round()).any():
-            raise TypeError(
-                "`y` must hold whole-number labels; got fractions. Is this a regression target? Then give the model "
-                "likelihoods.Normal(). Of labels that were made fractions, pass `y.long()`."
-            )
+        check((labels == labels.round()).all(), lambda: TypeError(FRACTIONS))
     labels = labels.long()
     if num_classes is not None and labels.numel():
-        lowest, highest = torch.stack(labels.aminmax()).tolist()  # an accelerator is read once
-        if lowest < 0 or highest >= num_classes:
-            raise ValueError(
-                f"`y` must hold labels from 0 to {num_classes - 1}; got {lowest} to {highest}. Renumber the labels, "
-                "give the network an output for each class, or name a void label as `ignore_index`."
-            )
+        lowest, highest = labels.aminmax()
+        check((lowest >= 0) & (highest < num_classes), lambda: _outside(lowest, highest, num_classes))
+        if are_noted(labels):  # a kernel that looks them up must not meet others before they are refused
+            return labels.clamp(0, num_classes - 1)
     return labels
+
+
+def _outside(lowest: Tensor, highest: Tensor, num_classes: int) -> ValueError:
+    return ValueError(
+        f"`y` must hold labels from 0 to {num_classes - 1}; got {int(lowest)} to {int(highest)}. Renumber the labels, "
+        "give the network an output for each class, or name a void label as `ignore_index`."
+    )
 
 
 def as_targets(y: ArrayLike, *, maps: bool = False) -> Tensor:

@@ -1,5 +1,6 @@
 """Results as JSON lines: a line for each run, written whole or not at all, so that a stopped command can go on."""
 
+import fcntl
 import hashlib
 import json
 import os
@@ -54,8 +55,9 @@ class Records:
         """
         lines = "".join(json.dumps(record, allow_nan=False) + "\n" for record in records).encode()
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        self._drop_unfinished()
         with self.path.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # other processes may append to it
+            self._drop_unfinished()
             file.write(lines)  # at once, so that a kill leaves all of them or none
             file.flush()
             os.fsync(file.fileno())

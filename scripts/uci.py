@@ -1,10 +1,12 @@
 """The UCI regression tables: methods on all published splits of a set, a line of JSON for each split and method.
 
 Settings are fixed in a committed file, one a method for all sets. Lines that are there are skipped, and a fit that was
-stopped goes on from its checkpoint: call the same command again. `python scripts/results.py` makes the tables.
+stopped goes on from its checkpoint: call the same command again. `torchrun --nproc-per-node R -m scripts.uci` shares
+the splits out. `python scripts/results.py` makes the tables.
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -32,8 +34,11 @@ def run(data: str, name: str, setting: Setting, options: argparse.Namespace) -> 
     """Fit one method to the splits of one set that have no line yet."""
     records = Records(options.out)
     common: dict[str, Any] = {"data": data, "part": options.part, "seed": options.seed, "settings": digest(setting)}
+    rank, size = shared_out()
     pending = [
-        task for task in tasks(data, options.part, options.count) if not records.has(setting=name, **common, **task)
+        task
+        for task in tasks(data, options.part, options.count)[rank::size]
+        if not records.has(setting=name, **common, **task)
     ]
     problems = [Problem.load(data, part=options.part, seed=options.seed, **task) for task in pending]
     if problems:
@@ -47,6 +52,11 @@ def run(data: str, name: str, setting: Setting, options: argparse.Namespace) -> 
         records.append(*lines)
         file.unlink()
     print(f"{data}, {name}: {len(problems)} of {len(tasks(data, options.part, options.count))} fitted now", flush=True)
+
+
+def shared_out() -> tuple[int, int]:
+    """Of R processes that `torchrun` has started the number of this one, and R: each has every R-th split."""
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def main(data: Sequence[str], methods: Sequence[str] | None, options: argparse.Namespace) -> None:

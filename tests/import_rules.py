@@ -16,20 +16,30 @@ EVERYTHING = "everything"
 # What a file may import from bayesuq, by the folder that it is in: whole folders, or files directly in bayesuq/.
 ALLOWED: dict[str, set[str]] = {
     TOP: {TOP, "predictive", "to_arviz"},
-    "predictive": {"predictive", "arrays", "gradients", "notebook", "optional", "randomness"},
+    "predictive": {"predictive", "arrays", "gradients", "notebook", "optional", "randomness", "waiting"},
     "datasets": {"datasets", "arrays", "data", "optional", "options", "randomness", "writing"},
     "tables": {"tables", "arrays", "data", "optional", "options"},
     "to_arviz": {"to_arviz", "predictive", "arrays", "inputs", "optional", "randomness"},
-    "models": {"models", "predictive", "arrays", "fit_warnings", "inputs", "optional", "options", "randomness"},
+    "models": {
+        "models",
+        "predictive",
+        "arrays",
+        "fit_warnings",
+        "inputs",
+        "optional",
+        "options",
+        "randomness",
+        "waiting",
+    },
     "inference": {
         *("tables", "inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
         *("arrays", "fit_warnings", "functions", "gradients", "inputs", "locks", "once", "options", "pareto"),
-        *("randomness", "storage", "windows", "writing"),
+        *("randomness", "storage", "waiting", "windows", "writing"),
     },
     "bridges": {"bridges", "functions", "posterior", "predictive", "arrays", "randomness"},
     "evaluation": {
         *("evaluation", "predictive", "to_arviz"),
-        *("arrays", "notebook", "optional", "randomness", "storage", "writing"),
+        *("arrays", "notebook", "optional", "randomness", "storage", "waiting", "writing"),
     },
     EVERYTHING: {
         *(TOP, "predictive", "datasets", "tables", "to_arviz", "models", "inference", "evaluation", "bridges", "cli")

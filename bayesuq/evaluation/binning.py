@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, to_tensor
+from bayesuq.waiting import are_noted
 
 WILSON_QUANTILE = 1.959963984540054  # of the standard normal at 0.975
 
@@ -67,17 +68,17 @@ class Reliability:
     @classmethod
     def tally(cls, stated: Tensor, right: Tensor, num_bins: int, *, weight: Tensor | None = None) -> Self:
         """Count probabilities that are known to be such, float64 (N,), against booleans (N,), with weights (N,)."""
-        if weight is not None and bool(((weight == 0) | (weight == 1)).all()):
+        if weight is not None and not are_noted(stated) and bool(((weight == 0) | (weight == 1)).all()):
             stated, right, weight = stated[weight > 0], right[weight > 0], None
         bins = bin_index(stated, num_bins)
         if weight is not None:
-            sums = [torch.bincount(bins, weights=w, minlength=num_bins) for w in _weighted(weight, right, stated)]
+            sums = [sums_by_bin(bins, num_bins, part) for part in _weighted(weight, right, stated)]
             return cls(count=sums[0], num_correct=sums[1], confidence_sum=sums[2], square_count=sums[3])
-        wrong, correct = torch.bincount(bins + num_bins * right, minlength=2 * num_bins).split(num_bins)
+        wrong, correct = counts_by_bin(bins + num_bins * right, 2 * num_bins).split(num_bins)
         return cls(
             count=wrong + correct,
             num_correct=correct,
-            confidence_sum=torch.bincount(bins, weights=stated, minlength=num_bins),
+            confidence_sum=sums_by_bin(bins, num_bins, stated),
         )
 
     @classmethod
@@ -165,6 +166,20 @@ class Reliability:
 
 def _weighted(weight: Tensor, right: Tensor, stated: Tensor) -> tuple[Tensor, ...]:
     return weight, weight * right, weight * stated, weight.square()
+
+
+def counts_by_bin(bins: Tensor, num_bins: int) -> Tensor:
+    """How many of the bins' numbers, (n,), are each, int64, (num_bins,)."""
+    if bins.device.type == "cpu":
+        return torch.bincount(bins, minlength=num_bins)
+    return sums_by_bin(bins, num_bins, torch.ones_like(bins))  # for `bincount` reads the largest
+
+
+def sums_by_bin(bins: Tensor, num_bins: int, values: Tensor) -> Tensor:
+    """Sums of values, (n,), by bin, (num_bins,)."""
+    if bins.device.type == "cpu":
+        return torch.bincount(bins, weights=values, minlength=num_bins)
+    return values.new_zeros(num_bins).index_add_(0, bins, values)
 
 
 def bin_edges(num_bins: int, device: torch.device) -> Tensor:

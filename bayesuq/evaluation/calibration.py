@@ -20,15 +20,17 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_one_of, check_probability
-from bayesuq.evaluation.binning import Reliability
+from bayesuq.evaluation.binning import Reliability, sums_by_bin
 from bayesuq.evaluation.gaps import Gaps
 from bayesuq.evaluation.kinds import check_categorical, check_real
 from bayesuq.evaluation.observed import as_weight, observe
+from bayesuq.evaluation.ranks import tie_groups
 from bayesuq.evaluation.scores import central_interval, top_label
 from bayesuq.evaluation.uncertainty import maximum_probability
 from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import generator, resolve_seed
+from bayesuq.waiting import in_one_read
 
 __all__ = [
     "Reliability",
@@ -53,6 +55,7 @@ FOR_LABELS = "Of real targets take `probability_integral_transform` or `interval
 FOR_REAL_TARGETS = "Of labels take `reliability` or `expected_calibration_error`."
 
 
+@in_one_read()
 def reliability(
     predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
 ) -> Reliability:
@@ -83,6 +86,7 @@ def reliability(
     return Reliability.tally(confidence.flatten(), right.flatten(), num_bins, weight=_flat(seen.weight))
 
 
+@in_one_read()
 def classwise_reliability(
     predictive: CategoricalPredictive,
     y: ArrayLike,
@@ -109,16 +113,18 @@ def classwise_reliability(
     check_categorical(predictive, FOR_LABELS)
     seen = observe(predictive, y, weight)
     labels, probs = predictive.labels(seen.y), predictive.mean.clamp(max=1.0)
-    kept = [p >= threshold for p in probs.unbind(dim=1)]
-    heavy = [None if seen.weight is None else seen.weight[keep] for keep in kept]
-    return Reliability.stack(
-        [
-            Reliability.tally(p[keep], (labels == k)[keep], num_bins, weight=w)
-            for k, (p, keep, w) in enumerate(zip(probs.unbind(dim=1), kept, heavy, strict=True))
-        ]
-    )
+
+    def of_class(k: int, p: Tensor) -> Reliability:
+        stated, right, heavy = p.flatten(), (labels == k).flatten(), _flat(seen.weight)
+        if threshold > 0:
+            kept = (stated >= threshold).double()
+            heavy = kept if heavy is None else kept * heavy
+        return Reliability.tally(stated, right, num_bins, weight=heavy)
+
+    return Reliability.stack([of_class(k, p) for k, p in enumerate(probs.unbind(dim=1))])
 
 
+@in_one_read()
 def expected_calibration_error(
     predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -138,6 +144,7 @@ def expected_calibration_error(
     return reliability(predictive, y, num_bins, weight=weight).expected_calibration_error
 
 
+@in_one_read()
 def calibration_error_floor(
     predictive: CategoricalPredictive, num_bins: int = 15, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -169,6 +176,7 @@ def calibration_error_floor(
     return Gaps.of(flat, torch.ones_like(flat), heavy, num_bins).floor
 
 
+@in_one_read()
 def maximum_calibration_error(
     predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -182,6 +190,7 @@ def maximum_calibration_error(
     return reliability(predictive, y, num_bins, weight=weight).maximum_calibration_error
 
 
+@in_one_read()
 def debiased_calibration_error(
     predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -196,6 +205,7 @@ def debiased_calibration_error(
     return reliability(predictive, y, num_bins, weight=weight).debiased_squared_error.clamp(min=0.0).sqrt()
 
 
+@in_one_read()
 def adaptive_calibration_error(
     predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -223,19 +233,20 @@ def adaptive_calibration_error(
 def equal_mass_gap(scores: Tensor, right: Tensor, num_bins: int, *, weight: Tensor | None = None) -> Tensor:
     """The adaptive calibration error of scores confidence - 1, (N,), which tell apart what rounds to certainty."""
     ranked, order = scores.sort()
-    group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+    group, sizes = tie_groups(ranked)
     if weight is not None:
         heavy = weight[order]
-        mass = torch.bincount(group, weights=heavy, minlength=len(sizes))
+        mass = sums_by_bin(group, len(sizes), heavy)
         middles = (mass.cumsum(0) - mass / 2) / mass.sum()
         bins = (middles * num_bins).long().clamp(max=num_bins - 1)[group]
         gaps = heavy * (right[order].double() - 1 - ranked)
-        return torch.bincount(bins, weights=gaps).abs().sum() / mass.sum()
+        return sums_by_bin(bins, num_bins, gaps).abs().sum() / mass.sum()
     middle = 2 * sizes.cumsum(0) - sizes  # twice, to stay with whole numbers
     bins = (middle * num_bins // (2 * len(ranked)))[group]
-    return torch.bincount(bins, weights=right[order].double() - 1 - ranked).abs().sum() / len(ranked)
+    return sums_by_bin(bins, num_bins, right[order].double() - 1 - ranked).abs().sum() / len(ranked)
 
 
+@in_one_read()
 def classwise_calibration_error(
     predictive: CategoricalPredictive,
     y: ArrayLike,
@@ -256,6 +267,7 @@ def classwise_calibration_error(
     return each.expected_calibration_error.nanmean()
 
 
+@in_one_read()
 def probability_integral_transform(
     predictive: RealPredictive,
     y: ArrayLike,
@@ -298,6 +310,7 @@ def probability_integral_transform(
     return at_most if seen.known is None else torch.where(seen.known, at_most, torch.nan)
 
 
+@in_one_read()
 def interval_coverage(
     predictive: RealPredictive, y: ArrayLike, level: float, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -331,6 +344,7 @@ def interval_coverage(
     return seen.mean(pointwise_coverage(predictive, seen.y, level))
 
 
+@in_one_read()
 def pointwise_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
     """1 where the central interval holds y, else 0, (N, D), float64; see `interval_coverage`."""
     check_fraction(level, "level")
@@ -341,6 +355,7 @@ def pointwise_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -
     return ((2 * predictive.cdf(y) - 1).abs() <= level).double()
 
 
+@in_one_read()
 def interval_width(predictive: RealPredictive, level: float) -> Tensor:
     """Mean width of the central interval of probability `level`, exact for the mixture; read it beside the coverage.
 
@@ -370,6 +385,7 @@ def pointwise_width(predictive: RealPredictive, level: float) -> Tensor:
     return upper - lower
 
 
+@in_one_read()
 def regression_calibration_error(
     predictive: RealPredictive, y: ArrayLike, *, seed: int | None = None, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -391,13 +407,14 @@ def regression_calibration_error(
     heavy = observe(check_real(predictive, FOR_REAL_TARGETS), y, weight).weight
     levels = (2 * probability_integral_transform(predictive, y, seed=seed, weight=weight) - 1).abs().flatten()
     mass = torch.ones_like(levels) if heavy is None else heavy.flatten()
-    v, order = levels[mass > 0].sort()
-    ends = torch.nn.functional.pad(mass[mass > 0][order].cumsum(0), (1, 0))
+    v, order = levels.sort()  # what is missing, and NaN, comes last
+    mass = mass[order]
+    ends = torch.nn.functional.pad(mass.cumsum(0), (1, 0))
     ends = ends / ends[-1]
     before, after = v - ends[:-1], ends[1:] - v  # of |v - t| over t from (i - 1)/n to i/n
     inside = (before > 0) & (after > 0)
     area = torch.where(inside, before.square() + after.square(), (before.square() - after.square()).abs()) / 2
-    return area.sum()
+    return torch.where(mass > 0, area, 0.0).sum()
 
 
 def _flat(weight: Tensor | None) -> Tensor | None:

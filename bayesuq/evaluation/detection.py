@@ -28,9 +28,20 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.observed import known_points
-from bayesuq.evaluation.ranks import Places, Sides, check_losses, check_rate, check_scores, places_in, warn_undefined
+from bayesuq.evaluation.ranks import (
+    Places,
+    Sides,
+    check_losses,
+    check_rate,
+    check_scores,
+    picks,
+    places_in,
+    tie_groups,
+    warn_undefined,
+)
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.evaluation.standard_errors.weighted import Weighted
+from bayesuq.waiting import in_one_read
 
 __all__ = [
     "RiskCoverage",
@@ -65,6 +76,7 @@ class RiskCoverage:
         return self.coverage * self.risk
 
 
+@in_one_read()
 def auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """P(a positive scores above a negative) + P(they tie) / 2: Mann-Whitney with mid-ranks, the area under the ROC.
 
@@ -95,6 +107,7 @@ def auroc(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None =
     return twice.double() / (2.0 * len(sides.positives) * len(sides.negatives))
 
 
+@in_one_read()
 def average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """sum_k (recall_k - recall_(k-1)) precision_k over falling thresholds: the step-wise area under precision-recall.
 
@@ -120,6 +133,7 @@ def average_precision(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayL
     return (found / (found + sides.num_false_alarms())).mean()
 
 
+@in_one_read()
 def false_positive_rate_at(
     scores: ArrayLike, positives: ArrayLike, true_positive_rate: float = 0.95, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -155,9 +169,10 @@ def false_positive_rate_at(
     # A quotient, since 0.07 x 100 > 7 in floating point while 7 / 100 is the same number as 0.07.
     suffices = sides.num_caught().double() / len(sides.positives) >= true_positive_rate
     highest = suffices.sum() - 1  # positives stand in rising order, so the thresholds that suffice come first
-    return sides.num_false_alarms()[highest].double() / len(sides.negatives)
+    return sides.num_false_alarms().take(highest).double() / len(sides.negatives)
 
 
+@in_one_read()
 def risk_coverage(scores: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     """Risk against coverage as the points of highest score are refused.
 
@@ -175,7 +190,7 @@ def risk_coverage(scores: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     """
     values, losses = check_losses(scores, errors)
     ranked, order = values.flatten().sort()
-    group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+    group, sizes = tie_groups(ranked)
     sums = losses.new_zeros(len(sizes)).index_add_(0, group, losses.flatten()[order])
     kept = torch.arange(1, len(order) + 1, dtype=torch.float64, device=values.device)
     ends = torch.ones_like(group, dtype=torch.bool)
@@ -183,6 +198,7 @@ def risk_coverage(scores: ArrayLike, errors: ArrayLike) -> RiskCoverage:
     return RiskCoverage(coverage=kept / len(order), risk=(sums / sizes)[group].cumsum(0) / kept, attainable=ends)
 
 
+@in_one_read()
 def aurc(
     scores: ArrayLike,
     errors: ArrayLike,
@@ -218,14 +234,15 @@ def aurc(
         raise ValueError(f'`weight` is known to the variant "mean" alone; got {variant!r}.')
     if variant == "corbiere":
         curve = risk_coverage(scores, errors)
-        at = curve.attainable.nonzero().squeeze(1)[:-1]
-        return 1000 * torch.trapezoid(curve.risk[at], curve.coverage[at])
+        at = picks(curve.attainable)[0]
+        return 1000 * torch.trapezoid(curve.risk[at][:-1], curve.coverage[at][:-1])
     if variant != "mean":
         raise ValueError(f'`variant` must be "mean" or "corbiere"; got {variant!r}.')
     places = Places.of(scores, errors)
     return (places.losses * places.mean_weight()).sum() / places.num_points
 
 
+@in_one_read()
 def excess_aurc(
     scores: ArrayLike, errors: ArrayLike, *, variant: Literal["mean", "geifman", "corbiere"] = "mean"
 ) -> Tensor:
@@ -255,6 +272,7 @@ def excess_aurc(
     )
 
 
+@in_one_read()
 def augrc(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Area under the generalised risk over coverage from 0 to 1: the mean risk of an error that is not refused.
 

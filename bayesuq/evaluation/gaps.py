@@ -20,8 +20,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
-from bayesuq.evaluation.binning import bin_index
+from bayesuq.evaluation.binning import bin_index, sums_by_bin
 from bayesuq.randomness import generator
+from bayesuq.waiting import numbers
 
 CLEAR_GAP = 1.645  # standard deviations, above which a gap is taken as real
 FEW_ROWS = 50  # below which a gap above 0 may be real and not clear
@@ -68,7 +69,7 @@ class Gaps:
         bins, flat = bin_index(confidence.flatten(), num_bins), heavy.flatten()
 
         def by_bin(values: Tensor) -> Tensor:
-            return torch.bincount(bins, weights=values, minlength=num_bins)
+            return sums_by_bin(bins, num_bins, values)
 
         return cls(
             weight=by_bin(flat),
@@ -157,7 +158,7 @@ class Gaps:
 
     @property
     def _is_grouped(self) -> bool:
-        return bool(self.points > self.rows)
+        return bool(numbers(self.points > self.rows)[0])
 
     @property
     def _number(self) -> Tensor:

@@ -14,6 +14,9 @@ from bayesuq.arrays import ArrayLike, check_finite, to_floating, to_tensor
 from bayesuq.evaluation.kinds import check_real
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.waiting import check
+
+ALL_ZERO = "`weight` must be above 0 somewhere: all of it is 0, and nothing is left to measure."
 
 
 class Observed(NamedTuple):
@@ -67,8 +70,13 @@ def observe(predictive: PredictiveDistribution, y: ArrayLike, weight: ArrayLike 
         targets = predictive.labels(torch.where(known, raw, 0))
     else:
         # Any known target lies in the support, as a count or a positive number must.
-        targets = check_real(predictive, "").targets(torch.where(known, raw, raw[known][0]))
+        targets = check_real(predictive, "").targets(torch.where(known, raw, _first(raw, known)))
     return Observed(targets, weights.reshape(targets.shape).to(targets.device))
+
+
+def _first(raw: Tensor, known: Tensor) -> Tensor:
+    """The first known target, 0-d."""
+    return raw.flatten().take(known.flatten().to(torch.uint8).argmax())
 
 
 def as_weight(weight: ArrayLike, shape: torch.Size) -> Tensor:
@@ -87,10 +95,8 @@ def as_weight(weight: ArrayLike, shape: torch.Size) -> Tensor:
             f"targets; got {tuple(given.shape)}."
         )
     check_finite(given, "weight")
-    if given.numel() and float(given.min()) < 0:
-        raise ValueError(f"`weight` must be at least 0; got {float(given.min()):g}.")
-    if not bool((given > 0).any()):
-        raise ValueError("`weight` must be above 0 somewhere: all of it is 0, and nothing is left to measure.")
+    check(~(given < 0).any(), lambda: ValueError(f"`weight` must be at least 0; got {float(given.min()):g}."))
+    check((given > 0).any(), lambda: ValueError(ALL_ZERO))
     return given.expand(shape)
 
 

@@ -6,8 +6,13 @@ from typing import NamedTuple, Self
 import numpy as np
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from bayesuq.arrays import ArrayLike, check_finite_number, to_tensor
+from bayesuq.evaluation.binning import counts_by_bin
+from bayesuq.waiting import check, numbers
+
+NOT_FLAGS = "`positives` must be boolean, or 0 and 1, and comes after `scores`: say what is positive, as by `y == 1`."
 
 
 class Sides(NamedTuple):
@@ -19,8 +24,9 @@ class Sides(NamedTuple):
     @classmethod
     def of(cls, scores: ArrayLike, positives: ArrayLike) -> Self:
         """Sort both; the errors are those that `detection.auroc` lists."""
-        values, positive = check_scores(scores, positives)
-        return cls(rising(values[positive]), rising(values[~positive]))
+        values, positive = (each.flatten() for each in check_scores(scores, positives))
+        chosen, others = picks(positive)
+        return cls(rising(values[chosen]), rising(values[others]))
 
     def num_caught(self) -> Tensor:
         """Positives at or above the score of each positive."""
@@ -48,14 +54,15 @@ class Places(NamedTuple):
     def of(cls, scores: ArrayLike, errors: ArrayLike) -> Self:
         """Sort once and look the losses up; the errors are those that `detection.risk_coverage` lists."""
         values, losses = (each.flatten() for each in check_losses(scores, errors))
-        lossy = losses > 0
+        lossy, lossless = picks(losses > 0)
         asked, positive_losses = _sortable(values[lossy]), losses[lossy]
-        if bool((positive_losses == positive_losses[:1]).all()):  # right or wrong: it does not matter which is which
+        on_host = values.device.type == "cpu"
+        if on_host and bool((positive_losses == positive_losses[:1]).all()):  # right or wrong: which is which is alike
             asked = rising(asked)
         else:
             asked, order = asked.sort()
             positive_losses = positive_losses[order]
-        among_lossless, among_lossy = places_in(rising(values[~lossy]), asked), ties(asked)
+        among_lossless, among_lossy = places_in(rising(values[lossless]), asked), ties(asked)
         below, up_to = (one + other for one, other in zip(among_lossless, among_lossy, strict=True))
         return cls(positive_losses, below, up_to, len(values))
 
@@ -78,6 +85,8 @@ def places_in(ranked: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
     below = torch.searchsorted(ranked, asked)
     if len(ranked) == 0:
         return below, below
+    if ranked.device.type != "cpu":
+        return below, torch.searchsorted(ranked, asked, right=True)
     # Only what has an equal needs a second search.
     tied = (ranked[below.clamp(max=len(ranked) - 1)] == asked).nonzero().squeeze(1)
     return below, below.index_copy(0, tied, torch.searchsorted(ranked, asked[tied], right=True))
@@ -85,10 +94,32 @@ def places_in(ranked: Tensor, asked: Tensor) -> tuple[Tensor, Tensor]:
 
 def ties(ranked: Tensor) -> tuple[Tensor, Tensor]:
     """As `places_in` of sorted values among themselves: where the tie of each begins and ends."""
-    if bool((ranked[1:] == ranked[:-1]).any()):
+    if ranked.device.type != "cpu" or bool((ranked[1:] == ranked[:-1]).any()):
         return torch.searchsorted(ranked, ranked), torch.searchsorted(ranked, ranked, right=True)
     place = torch.arange(len(ranked), device=ranked.device)
     return place, place + 1
+
+
+def tie_groups(ranked: Tensor) -> tuple[Tensor, Tensor]:
+    """Of sorted values, (n,), the number of each one's tie, (n,), and how many each tie has, followed by zeros."""
+    if ranked.device.type == "cpu":
+        group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+        return group, sizes
+    group = functional.pad((ranked[1:] != ranked[:-1]).long().cumsum(0), (1, 0))
+    return group, counts_by_bin(group, len(ranked))
+
+
+def picks(mask: Tensor) -> tuple[Tensor, Tensor]:
+    """What picks the points where a mask, (n,), holds, and what the others.
+
+    They are masks; of an accelerator, which is waited for once, places, since a mask would be waited for at each use.
+    """
+    if mask.device.type == "cpu":
+        return mask, ~mask
+    number = int(numbers(mask.sum())[0])
+    sizes = ((mask, number), (~mask, len(mask) - number))
+    chosen, others = (torch.nonzero_static(each, size=size).squeeze(1) for each, size in sizes)
+    return chosen, others
 
 
 def rising(values: Tensor) -> Tensor:
@@ -108,7 +139,7 @@ def warn_undefined(measure: str, **groups: Tensor) -> bool:
     """Whether a measure is undefined, with a warning, since one of the groups of points that it needs is empty."""
     missing = [kind for kind, group in groups.items() if len(group) == 0]
     if missing:
-        warnings.warn(f"`{measure}` is undefined, and NaN: no point is {missing[0]}.", UserWarning, stacklevel=3)
+        warnings.warn(f"`{measure}` is undefined, and NaN: no point is {missing[0]}.", UserWarning, stacklevel=4)
     return bool(missing)
 
 
@@ -121,10 +152,7 @@ def check_rate(true_positive_rate: float) -> None:
 def check_scores(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:
     """`scores` as a tensor and `positives` as booleans on its device, or the errors that `detection.auroc` lists."""
     values, flags = _check_values(scores, positives, "positives")
-    if not ((flags == 0) | (flags == 1)).all():
-        raise ValueError(
-            "`positives` must be boolean, or 0 and 1, and comes after `scores`: say what is positive, as by `y == 1`."
-        )
+    check(((flags == 0) | (flags == 1)).all(), lambda: ValueError(NOT_FLAGS))
     return values, flags.to(values.device, torch.bool)
 
 
@@ -135,8 +163,10 @@ def check_losses(scores: ArrayLike, errors: ArrayLike) -> tuple[Tensor, Tensor]:
         raise ValueError("`scores` must hold at least one point.")
     losses = losses.to(values.device, torch.float64)
     low, high = losses.aminmax()
-    if not (low >= 0 and high < torch.inf):
-        raise ValueError(f"`errors` must be boolean, or finite losses of at least 0; got {low:.4g} to {high:.4g}.")
+    check(
+        (low >= 0) & (high < torch.inf),
+        lambda: ValueError(f"`errors` must be boolean, or finite losses of at least 0; got {low:.4g} to {high:.4g}."),
+    )
     return values, losses
 
 
@@ -144,6 +174,6 @@ def _check_values(scores: ArrayLike, flags: ArrayLike, name: str) -> tuple[Tenso
     values, others = to_tensor(scores, "scores"), to_tensor(flags, name)
     if values.shape != others.shape:
         raise ValueError(f"`{name}` must have the shape of `scores`, {tuple(values.shape)}; got {tuple(others.shape)}.")
-    if values.isnan().any():
-        raise ValueError(f"`scores` must not hold NaN; got {int(values.isnan().sum())}.")
+    missing = values.isnan()
+    check(~missing.any(), lambda: ValueError(f"`scores` must not hold NaN; got {int(missing.sum())}."))
     return values, others

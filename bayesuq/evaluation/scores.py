@@ -20,12 +20,13 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, to_floating
 from bayesuq.evaluation.kinds import check_categorical, check_real
 from bayesuq.evaluation.observed import Observed, as_weight, observe, weighted_mean
-from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive, block_size, central_levels
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.predictive.thinned import held_of
+from bayesuq.waiting import are_noted, check, in_one_read
 
 __all__ = [
     "accuracy",
@@ -49,6 +50,7 @@ __all__ = [
 ]
 __dir__ = __all__.copy
 
+ZERO_VARIANCE = "A component has zero variance. Give the likelihood a noise scale above 0."
 FOR_LABELS = "Of real targets take `root_mean_squared_error`, `negative_log_likelihood` or `crps`."
 FOR_REAL_TARGETS = "Of labels take `accuracy`, `negative_log_likelihood` or `brier_score`."
 TIES_BELOW = 0.51  # a half, and what the probabilities of a row may sum to above 1
@@ -62,6 +64,7 @@ FURTHEST_NODE = 7.5  # scales: beyond lies less than 1e-13
 BLOCK_NUMBERS = 2**15  # of float64 at a time: a quarter of a megabyte, which stays in a processor's cache
 
 
+@in_one_read()
 def negative_log_likelihood(
     predictive: PredictiveDistribution, y: ArrayLike, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -91,6 +94,7 @@ def negative_log_likelihood(
     return seen.mean(observed_log_loss(predictive, seen))
 
 
+@in_one_read()
 def pointwise_negative_log_likelihood(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor:
     """-log p(y | x*, D) in nats, (N, ...) for labels, (N,) for real targets; see `negative_log_likelihood`."""
     return -predictive.log_prob(y)
@@ -103,6 +107,7 @@ def observed_log_loss(predictive: PredictiveDistribution, seen: Observed) -> Ten
     return -check_real(predictive, "").log_prob(seen.y, observed=seen.known)
 
 
+@in_one_read()
 def brier_score(predictive: CategoricalPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Brier score, the mean over points of sum_k (p_k - 1[y = k])^2: Gneiting and Raftery (2007), section 4.1.
 
@@ -130,6 +135,7 @@ def brier_score(predictive: CategoricalPredictive, y: ArrayLike, *, weight: Arra
     return seen.mean(pointwise_brier_score(predictive, seen.y))
 
 
+@in_one_read()
 def pointwise_brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
     """sum_k (p_k - 1[y = k])^2, (N, ...); see `brier_score`."""
     check_categorical(predictive, FOR_LABELS)
@@ -141,6 +147,7 @@ def pointwise_brier_score(predictive: CategoricalPredictive, y: ArrayLike) -> Te
     return (1 - stated).square() + others
 
 
+@in_one_read()
 def accuracy(predictive: CategoricalPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Share of points whose label is the most probable class of the mean; see `brier_score` for the rest.
 
@@ -157,6 +164,7 @@ def accuracy(predictive: CategoricalPredictive, y: ArrayLike, *, weight: ArrayLi
     return seen.mean(pointwise_accuracy(predictive, seen.y))
 
 
+@in_one_read()
 def pointwise_accuracy(predictive: CategoricalPredictive, y: ArrayLike) -> Tensor:
     """1 where the most probable class of the mean is the label, else 0, (N, ...), float64; see `accuracy`."""
     return top_label(predictive, y)[1].double()
@@ -179,6 +187,7 @@ def top_label(predictive: CategoricalPredictive, y: ArrayLike) -> tuple[Tensor, 
     return largest.clamp(max=1.0), right
 
 
+@in_one_read()
 def root_mean_squared_error(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """sqrt of the mean of (y - E y*)^2 over points and columns; see `crps` for the rest.
 
@@ -196,12 +205,14 @@ def root_mean_squared_error(predictive: RealPredictive, y: ArrayLike, *, weight:
     return seen.mean(pointwise_squared_error(predictive, seen.y)).sqrt()
 
 
+@in_one_read()
 def pointwise_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     """(y - E y*)^2 in units of y squared, (N, D); see `root_mean_squared_error`."""
     check_real(predictive, FOR_REAL_TARGETS)
     return (predictive.targets(y) - predictive.mean).square()
 
 
+@in_one_read()
 def crps(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Continuous ranked probability score of the mixture: the integral over t of (F(t) - 1[t >= y])^2, F its cdf.
 
@@ -238,6 +249,7 @@ def crps(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None =
     return seen.mean(pointwise_crps(predictive, seen.y))
 
 
+@in_one_read()
 def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
     """CRPS of each point and column in units of y, (N, D); see `crps`."""
     check_real(predictive, FOR_REAL_TARGETS)
@@ -250,14 +262,14 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
         return predictive.pointwise_crps(target)
     if not isinstance(predictive, GaussianPredictive):
         return _crps_by_draws(predictive, target)
-    if (predictive.component_variances == 0).any():
-        raise ValueError("A component has zero variance. Give the likelihood a noise scale above 0.")
-    together = max(1, BLOCK_NUMBERS // predictive.component_means[:, :1].numel())
+    check(~(predictive.component_variances == 0).any(), lambda: ValueError(ZERO_VARIANCE))
+    together = block_size(BLOCK_NUMBERS, predictive.component_means[:, :1])
     starts = range(0, len(target), together)
     blocks = [(predictive.at(slice(start, start + together)), target[start : start + together]) for start in starts]
     return torch.cat([_mixture_crps(y, part.component_means, part.component_variances) for part, y in blocks])
 
 
+@in_one_read()
 def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True, weight: ArrayLike | None = None) -> Tensor:
     """CRPS of a distribution that is known by S draws of y only, column by column: Ferro (2014).
 
@@ -290,6 +302,7 @@ def sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True, weight: 
     return weighted_mean(values, weights.reshape(values.shape).to(values.device))
 
 
+@in_one_read()
 def pointwise_sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True) -> Tensor:
     """CRPS of each point and column in units of y, (N, D), below 0 now and then if fair; see `sample_crps`."""
     draws, target = to_floating(samples, "samples").double(), as_targets(y).double()
@@ -310,6 +323,7 @@ def pointwise_sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True
     return distance - spread / (S * max(S - 1, 1) if fair else S**2)
 
 
+@in_one_read()
 def interval_score(
     predictive: RealPredictive, y: ArrayLike, level: float, *, weight: ArrayLike | None = None
 ) -> Tensor:
@@ -341,12 +355,14 @@ def interval_score(
     return seen.mean(pointwise_interval_score(predictive, seen.y, level))
 
 
+@in_one_read()
 def pointwise_interval_score(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
     """Interval score of each point and column in units of y, (N, D); see `interval_score`."""
-    lower, upper = central_interval(predictive, level)
-    return winkler_score(lower, upper, predictive.targets(y), level)
+    target = check_real(predictive, FOR_REAL_TARGETS).targets(y)
+    return winkler_score(*central_interval(predictive, level), target, level)
 
 
+@in_one_read()
 def pinball_loss(predictive: RealPredictive, y: ArrayLike, level: float, *, weight: ArrayLike | None = None) -> Tensor:
     """Loss of the quantile q at `level`, (y - q) (level - 1[y < q]): least on average for the true quantile.
 
@@ -375,6 +391,7 @@ def pinball_loss(predictive: RealPredictive, y: ArrayLike, level: float, *, weig
     return seen.mean(pointwise_pinball_loss(predictive, seen.y, level))
 
 
+@in_one_read()
 def pointwise_pinball_loss(predictive: RealPredictive, y: ArrayLike, level: float) -> Tensor:
     """Pinball loss of each point and column in units of y, (N, D); see `pinball_loss`."""
     check_real(predictive, FOR_REAL_TARGETS)
@@ -382,6 +399,7 @@ def pointwise_pinball_loss(predictive: RealPredictive, y: ArrayLike, level: floa
     return torch.maximum(level * residual, (level - 1) * residual)
 
 
+@in_one_read()
 def weighted_interval_score(
     predictive: RealPredictive,
     y: ArrayLike,
@@ -417,6 +435,7 @@ def weighted_interval_score(
     return seen.mean(pointwise_weighted_interval_score(predictive, seen.y, levels))
 
 
+@in_one_read()
 def pointwise_weighted_interval_score(
     predictive: RealPredictive, y: ArrayLike, levels: Sequence[float] = HUB_LEVELS
 ) -> Tensor:
@@ -424,9 +443,12 @@ def pointwise_weighted_interval_score(
     check_real(predictive, FOR_REAL_TARGETS)
     if not levels:
         raise ValueError("`levels` must hold at least one probability of a central interval; got none.")
-    total = 0.5 * (predictive.targets(y) - predictive.quantile(0.5)).abs()
-    for level in levels:
-        total = total + (1 - level) / 2 * pointwise_interval_score(predictive, y, level)
+    target = predictive.targets(y)
+    ends = [end for level in levels for end in central_levels(level)]
+    median, *quantiles = predictive.quantiles_at((0.5, *ends))
+    total = 0.5 * (target - median).abs()
+    for level, lower, upper in zip(levels, quantiles[::2], quantiles[1::2], strict=True):
+        total = total + (1 - level) / 2 * winkler_score(lower, upper, target, level)
     return total / (len(levels) + 0.5)
 
 
@@ -453,8 +475,10 @@ def _mixture_crps(target: Tensor, means: Tensor, variances: Tensor) -> Tensor:
     """E|X - y| - E|X - X'| / 2 of each point and column, (N, D), for components (S, N, D)."""
     scales = variances.sqrt()
     lower, upper = (means - FURTHEST_NODE * scales).amin(dim=0), (means + FURTHEST_NODE * scales).amax(dim=0)
-    needed = float(((upper - lower) / (NODE_STEP * scales.amin(dim=0))).amax())
-    number = MOST_NODES if needed > MOST_NODES else max(2, math.ceil(needed))
+    number = MOST_NODES
+    if not are_noted(target):  # how many suffice is not waited for
+        needed = float(((upper - lower) / (NODE_STEP * scales.amin(dim=0))).amax())
+        number = MOST_NODES if needed > MOST_NODES else max(2, math.ceil(needed))
     to_target = _mean_absolute_value(target - means, variances).mean(dim=0)
     if len(means) <= number:
         return to_target - _half_spread_of_pairs(means, variances)

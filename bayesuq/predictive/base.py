@@ -24,6 +24,7 @@ from bayesuq.predictive.by_point import MOST_ROWS, Columns, as_html, named_colum
 
 SHOWN_LEVEL = 0.9  # of the interval that data frames and notebooks show
 BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
+ACCELERATOR_NUMBERS = 2**24  # for which an accelerator is not asked too often
 
 
 class PredictiveDistribution(ABC):
@@ -179,6 +180,10 @@ class RealPredictive(PredictiveDistribution):
     def quantile(self, level: float) -> Tensor:
         """The smallest value that y* does not exceed with probability at least `level`, column by column, (N, D)."""
 
+    def quantiles_at(self, levels: Sequence[float]) -> Sequence[Tensor]:
+        """The quantiles at several levels, (N, D) each; see `quantile`."""
+        return [self.quantile(level) for level in levels]
+
     @property
     def has_steps(self) -> bool:
         """Whether the cdf jumps, so that the ends of an interval have a probability of their own."""
@@ -264,8 +269,8 @@ class RealPredictive(PredictiveDistribution):
             TypeError: A level that is not a number.
             ValueError: A level outside (0, 1).
         """
-        level = check_fraction(level, "level")
-        return self.quantile((1 - level) / 2), self.quantile((1 + level) / 2)
+        lower, upper = self.quantiles_at(central_levels(level))
+        return lower, upper
 
     def columns(self) -> Columns:
         """Mean, standard deviation and its parts, median and 90 % interval of each point, by name, (N,) each.
@@ -328,6 +333,22 @@ class RealPredictive(PredictiveDistribution):
                 f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and "
                 f"{tuple(scale.shape)}."
             )
+
+
+def central_levels(level: float) -> tuple[float, float]:
+    """Of the quantiles between which lies the central interval of this probability.
+
+    Raises:
+        TypeError: A level that is not a number.
+        ValueError: A level outside (0, 1).
+    """
+    level = check_fraction(level, "level")
+    return (1 - level) / 2, (1 + level) / 2
+
+
+def block_size(numbers: int, one: Tensor) -> int:
+    """How many like `one` are computed with at a time: so many numbers, which a cache holds; on accelerators more."""
+    return max(1, (numbers if one.device.type == "cpu" else ACCELERATOR_NUMBERS) // one.numel())
 
 
 def check_draws(values: Tensor, name: str, shape: str, mend: str) -> None:

@@ -17,6 +17,7 @@ from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_f
 from bayesuq.predictive.base import (
     BLOCK_NUMBERS,
     PredictiveDistribution,
+    block_size,
     check_concatenable,
     check_draws,
     check_mergeable,
@@ -24,9 +25,12 @@ from bayesuq.predictive.base import (
 from bayesuq.predictive.by_point import Columns
 from bayesuq.predictive.probability_sums import ProbabilitySum
 from bayesuq.randomness import generator, resolve_seed
+from bayesuq.waiting import are_noted, check
 
 PROBABILITY_SUM_TOLERANCE = 1e-4  # and no less than the rounding of the numbers as they came: half floats are coarser
 CACHE_NUMBERS = 2**16  # that fit a processor's cache several times over
+OVERFLOWN = "`logits` must not hold NaN or +inf; the network's output has overflowed."
+NO_CLASS = "`logits` must leave at least one class possible; got rows of -inf."
 ROUNDING = 1e-14  # of a sum in float64
 SMALLEST_NORMAL = torch.finfo(torch.float64).tiny
 MOST_APART = 32  # classes, up to which softmaxes are faster with each class apart
@@ -78,11 +82,10 @@ class CategoricalPredictive(PredictiveDistribution):
         logits = to_floating(logits, "logits")
         check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
         _check_classes(logits, "logits", dim=2)
-        lowest, highest = torch.stack(logits.detach().aminmax()).tolist()  # one pass, and NaN spreads to both
-        if not highest < math.inf:
-            raise ValueError("`logits` must not hold NaN or +inf; the network's output has overflowed.")
-        if lowest == -math.inf and (logits == -math.inf).all(dim=2).any():
-            raise ValueError("`logits` must leave at least one class possible; got rows of -inf.")
+        lowest, highest = logits.detach().aminmax()  # one pass, and NaN spreads to both
+        check(highest < math.inf, lambda: ValueError(OVERFLOWN))
+        if are_noted(logits) or lowest == -math.inf:
+            check(~(logits == -math.inf).all(dim=2).any(), lambda: ValueError(NO_CLASS))
         return cls._from_logits(logits, keep_samples=keep_samples)
 
     @classmethod
@@ -111,15 +114,13 @@ class CategoricalPredictive(PredictiveDistribution):
         probs = _of_two_classes(probs) if kind == "bernoulli" else probs
         _check_classes(probs, "probs", dim=2)
         check_finite(probs, "probs")
-        lowest = float(probs.detach().min())
-        blocks = probs.split(_rows_at_a_time(probs[:, :1].numel()), dim=1)
-        sums = [_sums_of_probabilities(block, positive=lowest > SMALLEST_NORMAL) for block in blocks]
+        lowest = probs.detach().min()
+        blocks = probs.split(block_size(CACHE_NUMBERS, probs[:, :1]), dim=1)
+        positive = not are_noted(probs) and bool(lowest > SMALLEST_NORMAL)
+        sums = [_sums_of_probabilities(block, positive=positive) for block in blocks]
         probability_sum, entropy_sum, votes, least, most = (torch.cat(part) for part in zip(*sums, strict=True))
-        if lowest < 0 or max(most.max() - 1, 1 - least.min()) > tolerance:
-            raise ValueError(
-                "`probs` must be at least 0 and sum to 1 over classes, which stand in the third dimension; got sums "
-                f"from {least.min():.4g} to {most.max():.4g}. {_mend_of(probs)}"
-            )
+        are_right = (lowest >= 0) & (most.max() - 1 <= tolerance) & (1 - least.min() <= tolerance)
+        check(are_right, lambda: _no_probabilities(probs, least.min(), most.max()))
         return cls(
             probability_sum=probability_sum,
             entropy_sum=entropy_sum,
@@ -168,7 +169,7 @@ class CategoricalPredictive(PredictiveDistribution):
         entropy_sum = torch.zeros(shape[:1] + shape[2:], dtype=torch.float64, device=logits.device)
         votes = torch.zeros(shape, dtype=torch.int64, device=logits.device)
         # A few draws at a time: float64 copies of all would take S times the memory of the state.
-        for block in logits.split(max(1, BLOCK_NUMBERS // shape.numel())):
+        for block in logits.split(block_size(BLOCK_NUMBERS, logits[:1])):
             log_probs = _log_softmax(block)
             probs = log_probs.exp()
             running.add(ProbabilitySum.of_draws(probs, log_probs))
@@ -212,7 +213,7 @@ class CategoricalPredictive(PredictiveDistribution):
     @torch.enable_grad()  # for whoever asks next
     def total(self) -> Tensor:
         """Entropy of the mean, H[E p], in nats, (N, ...)."""
-        blocks = self.probability_sum.split(_rows_at_a_time(self.probability_sum[:1].numel()))
+        blocks = self.probability_sum.split(block_size(CACHE_NUMBERS, self.probability_sum[:1]))
         return torch.cat([_entropy_parts(block / self.num_draws).sum(dim=1) for block in blocks])
 
     @property
@@ -232,8 +233,12 @@ class CategoricalPredictive(PredictiveDistribution):
         if self.num_draws == 1:
             return 0.0 * self.entropy_sum  # exactly, where the difference would leave rounding errors
         information = self.total - self.aleatoric
-        if (information < -1e-6).any():
-            raise FloatingPointError(f"mutual information is negative, {float(information.min())}: inconsistent state")
+        check(
+            ~(information < -1e-6).any(),
+            lambda: FloatingPointError(
+                f"mutual information is negative, {float(information.min())}: inconsistent state"
+            ),
+        )
         return information.clamp(min=0.0)
 
     def named(self, names: Sequence[str]) -> Self:
@@ -452,9 +457,13 @@ def _drawn_labels(probs: Tensor, noise: torch.Generator) -> Tensor:
 def _of_two_classes(probs: Tensor) -> Tensor:
     """Probabilities of labels (S, N, K, ...) beside those of their absence, (S, N, 2, K, ...), or (S, N, 2, ...)."""
     check_finite(probs, "probs")
-    least, most = map(float, probs.detach().aminmax())
-    if least < 0 or most > 1:
-        raise ValueError(f"`probs` must lie in [0, 1]; got {least:.4g} to {most:.4g}. Logits become such by a sigmoid.")
+    least, most = probs.detach().aminmax()
+    check(
+        (least >= 0) & (most <= 1),
+        lambda: ValueError(
+            f"`probs` must lie in [0, 1]; got {least:.4g} to {most:.4g}. Logits become such by a sigmoid."
+        ),
+    )
     both = torch.stack([1 - probs, probs], dim=2)
     return both.squeeze(3) if probs.shape[2] == 1 else both
 
@@ -466,26 +475,30 @@ def _rounding_of(values: ArrayLike) -> float:
     return float(np.finfo(np.float16).eps) if getattr(values, "dtype", None) == np.float16 else 0.0
 
 
-def _rows_at_a_time(numbers_in_row: int) -> int:
-    """So many that what is computed of them stays in a processor's cache."""
-    return max(1, CACHE_NUMBERS // numbers_in_row)
-
-
 def _sums_of_probabilities(block: Tensor, *, positive: bool) -> tuple[Tensor, ...]:
     """Of (S, N, C, ...) the sums over draws of p and of H[p], the votes, and the extremes of the sums over classes."""
     probs = block.double()
     size = probs.sum(dim=2, keepdim=True)
     least, most = size.aminmax()
-    if bool((least < 1 - ROUNDING) | (most > 1 + ROUNDING)):
+    if are_noted(probs):
+        probs = torch.where((least < 1 - ROUNDING) | (most > 1 + ROUNDING), probs / size, probs)
+    elif bool((least < 1 - ROUNDING) | (most > 1 + ROUNDING)):
         probs = probs / size
     logs = (probs if positive else probs.clamp(min=SMALLEST_NORMAL)).log()  # 0 log 0 = 0
     entropy = -logs.mul_(probs).sum(dim=(0, 2))
     is_largest = probs == probs.amax(dim=2, keepdim=True)  # after the division, which may make two equal
     votes = is_largest.sum(dim=0)
-    if int(votes.sum()) > entropy.numel() * len(block):  # a tie goes to the first class
+    if are_noted(probs) or int(votes.sum()) > entropy.numel() * len(block):  # a tie goes to the first class
         first = is_largest.to(torch.uint8).argmax(dim=2, keepdim=True)
         votes = torch.zeros_like(is_largest).scatter_(2, first, True).sum(dim=0)
     return probs.sum(dim=0), entropy.clamp(min=0.0), votes, least[None], most[None]
+
+
+def _no_probabilities(probs: Tensor, least: Tensor, most: Tensor) -> ValueError:
+    return ValueError(
+        "`probs` must be at least 0 and sum to 1 over classes, which stand in the third dimension; got sums from "
+        f"{least:.4g} to {most:.4g}. {_mend_of(probs)}"
+    )
 
 
 def _mend_of(values: Tensor) -> str:

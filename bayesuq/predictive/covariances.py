@@ -8,7 +8,10 @@ import math
 import torch
 from torch import Tensor
 
+from bayesuq.waiting import check
+
 SYMMETRY = 1e-6  # of the largest variance: what rounding in float32 leaves
+SINGULAR = "A component's covariance is singular, and so has no density. Give the likelihood a noise scale above 0."
 NEGATIVE = 1e-5  # likewise, of the smallest eigenvalue
 
 
@@ -26,15 +29,14 @@ def check_covariance(covariance: Tensor, shape: torch.Size, name: str) -> Tensor
             f"`{name}` must broadcast to {expected}, one matrix a component; got {tuple(covariance.shape)}."
         ) from error
     size = value.diagonal(dim1=-2, dim2=-1).amax(dim=-1)
-    if not value.isfinite().all():
-        raise ValueError(f"`{name}` must be finite.")
-    if bool(((value - value.mT).abs().amax(dim=(-2, -1)) > SYMMETRY * size).any()):
-        raise ValueError(f"`{name}` must be symmetric in its last two dimensions.")
+    check(value.isfinite().all(), lambda: ValueError(f"`{name}` must be finite."))
+    is_off = (value - value.mT).abs().amax(dim=(-2, -1)) > SYMMETRY * size
+    check(~is_off.any(), lambda: ValueError(f"`{name}` must be symmetric in its last two dimensions."))
     symmetric = (value + value.mT) / 2
     # A factor of the matrix raised by what rounding may take exists where no eigenvalue is below minus that.
     raised = symmetric + torch.diag_embed((NEGATIVE * size + torch.finfo(size.dtype).tiny).unsqueeze(-1).expand(shape))
-    if torch.linalg.cholesky_ex(raised).info.any():
-        raise ValueError(f"`{name}` must be positive semidefinite, as a covariance is.")
+    info = torch.linalg.cholesky_ex(raised).info
+    check(~info.any(), lambda: ValueError(f"`{name}` must be positive semidefinite, as a covariance is."))
     return symmetric
 
 
@@ -65,10 +67,7 @@ def normal_log_prob(residual: Tensor, covariance: Tensor, observed: Tensor | Non
         covariance = torch.where(pairs, covariance, torch.eye(residual.shape[-1]).to(covariance))
         number = observed.sum(dim=-1)
     factor, info = torch.linalg.cholesky_ex(covariance)
-    if info.any():
-        raise ValueError(
-            "A component's covariance is singular, and so has no density. Give the likelihood a noise scale above 0."
-        )
+    check(~info.any(), lambda: ValueError(SINGULAR))
     standard = torch.linalg.solve_triangular(factor, residual.unsqueeze(-1), upper=False).squeeze(-1)
     log_root = factor.diagonal(dim1=-2, dim2=-1).log().sum(dim=-1)
     return -0.5 * (standard.square().sum(dim=-1) + number * math.log(2 * math.pi)) - log_root

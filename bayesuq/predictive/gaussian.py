@@ -17,12 +17,16 @@ from bayesuq.predictive import broadcasts
 from bayesuq.predictive.base import (
     BLOCK_NUMBERS,
     RealPredictive,
+    block_size,
     check_draws,
     over_columns,
 )
 from bayesuq.predictive.covariances import check_covariance, correlated, normal_log_prob
 from bayesuq.predictive.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
+from bayesuq.waiting import check
+
+WITHOUT_DENSITY = "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -221,6 +225,28 @@ class GaussianPredictive(RealPredictive):
 
         return self._by_rows(of)
 
+    def quantiles_at(self, levels: Sequence[float]) -> Sequence[Tensor]:
+        """See `RealPredictive.quantiles_at`; those of an accelerator are sought together, and it is waited for once."""
+        if self._means.device.type == "cpu":
+            return super().quantiles_at(levels)
+        chosen = torch.tensor([check_fraction(level, "level") for level in levels], dtype=torch.float64)
+        standard, chosen = (
+            each.to(self._means.device)[:, None, None] for each in (torch.special.ndtri(chosen), chosen)
+        )
+
+        def of(part: Self) -> Tensor:
+            scales = part._density_variances().sqrt()
+            ends = [(part.component_means + scales * each).aminmax(dim=0) for each in standard]
+            lower, upper = (torch.stack(each) for each in zip(*ends, strict=True))
+            return continuous_quantile(lower, upper, part._of_each, chosen)
+
+        return torch.cat([of(part) for part, _ in self._parts()], dim=1).unbind()
+
+    def _of_each(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """The cdf and the density at several points of each target, (L, N, D)."""
+        cdfs, densities = zip(*map(self._cdf_and_density, points), strict=True)
+        return torch.stack(cdfs), torch.stack(densities)
+
     def _cdf_and_density(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Of the mixture at (N, D), column by column."""
         scales = self._density_variances().sqrt()
@@ -301,7 +327,7 @@ class GaussianPredictive(RealPredictive):
 
     def _parts(self) -> Iterator[tuple[Self, slice]]:
         """The predictive in blocks of rows whose float64 numbers stay in a processor's cache, and where each stands."""
-        together = max(1, BLOCK_NUMBERS // self._means[:, :1].numel())
+        together = block_size(BLOCK_NUMBERS, self._means[:, :1])
         for start in range(0, self._means.shape[1], together):
             rows = slice(start, start + together)
             yield self.at(rows), rows
@@ -320,17 +346,14 @@ class GaussianPredictive(RealPredictive):
         return self._function_covariance() + torch.diag_embed(self.noise_variance)
 
     @cached_property
-    def _lacks_density(self) -> bool:
-        """Whether a component has zero variance; looked at once, for an accelerator would be waited for."""
-        return bool((self._noise + self._function == 0).any())
+    def _has_density(self) -> Tensor:
+        """Whether no component has zero variance, 0-d; found once."""
+        return (self._noise + self._function != 0).all()
 
     def _density_variances(self) -> Tensor:
         """The core of `component_variances`, none of them 0."""
         variances = self._noise + self._function
-        if self._lacks_density:
-            raise ValueError(
-                "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
-            )
+        check(self._has_density, lambda: ValueError(WITHOUT_DENSITY))
         return variances
 
 
@@ -352,8 +375,10 @@ def _variance_like(means: Tensor, variance: ArrayLike | float, name: str) -> Ten
             f"`{name}` must broadcast to `mean`, {tuple(means.shape)}; got {tuple(value.shape)}."
         ) from error
     value = broadcasts.core(value, means.ndim).to(torch.float64)
-    if not (value.isfinite() & (value >= 0)).all():  # where it is: a number of the host's is not waited for
-        raise ValueError(f"`{name}` must be finite and at least 0; got a minimum of {float(value.min())}.")
+    check(
+        (value.isfinite() & (value >= 0)).all(),  # where it is: a number of the host's is not waited for
+        lambda: ValueError(f"`{name}` must be finite and at least 0; got a minimum of {float(value.min())}."),
+    )
     return value.to(means.device)
 
 

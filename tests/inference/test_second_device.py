@@ -4,16 +4,19 @@ The counts are of a device made of torch's modes (`tests.zoo.second_device`): no
 docs/performance.md.
 """
 
-from collections.abc import Callable
+import inspect
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from functools import partial
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Dataset
-from bayesuq.evaluation import calibration, scores, uncertainty
+from bayesuq.evaluation import calibration, detection, scores, uncertainty
+from bayesuq.evaluation.report import reporting
 from bayesuq.inference import (
     dropout,
     ensemble,
@@ -27,14 +30,18 @@ from bayesuq.inference import (
     swag,
     variational,
 )
-from bayesuq.inference.posteriors import prediction
+from bayesuq.inference.posteriors import one_pass, prediction
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.waiting import check
 from benchmarks import gpu
+from tests.inference import test_contract as posterior_suites
 from tests.inference.examples import SHORT_FIT, built, measured
+from tests.predictive import test_predictive as predictive_suites
+from tests.predictive.contract import NUM_DRAWS, NUM_POINTS, Components
 from tests.zoo.second_device import SECOND, second_device
 
 pytestmark = pytest.mark.filterwarnings(*SHORT_FIT, "ignore::UserWarning")  # fits and chains that are short on purpose
@@ -79,7 +86,7 @@ READS: dict[str, Callable[[Tensor], Any]] = {
     "mask": lambda x: x[x > 0],
     "nonzero": lambda x: x.nonzero(),
     "unique": lambda x: x.unique(),
-    "equal": lambda x: torch.equal(x, x),
+    "equal": lambda x: torch.equal(x, x.clone()),
     "cholesky": lambda x: torch.linalg.cholesky(torch.diag_embed(x)),
 }
 
@@ -148,38 +155,76 @@ def process(data: Dataset, **options: Any) -> Any:
     return gp.fit(processes.GaussianProcess(processes.RBF()), data, **options, **THERE)
 
 
-POSTERIORS: dict[str, tuple[Callable[[Dataset], Any], int, int]] = {  # with reads, in one chunk and in four
-    "map": (lambda data: map_estimate.fit(model(), data, num_epochs=1, **THERE), 5, 16),
-    "mean field": (lambda data: variational.fit(model(), data, num_epochs=1, **THERE), 5, 16),
-    "dropout": (lambda data: dropout.fit(model(0.2), data, num_epochs=1, **THERE), 14, 52),
-    "ensemble": (lambda data: ensemble.fit(model(), data, num_members=3, num_epochs=1, **THERE), 17, 50),
-    "laplace": (lambda data: laplace.fit(model(), data, num_epochs=1, **THERE), 12, 43),
-    "chains": (lambda data: hmc.fit(model(), data, kernel="hmc", num_steps=2, **CHAINS), 5, 16),
-    "process": (
-        lambda data: process(data, approximation="exact", max_iterations=1, num_restarts=1),
-        10,
-        35,
-    ),
-    "sparse process": (lambda data: process(data, approximation="sparse", num_inducing=4, num_epochs=1), 10, 35),
+POSTERIORS: dict[str, tuple[Callable[[Dataset], Any], int]] = {  # with what the host waits for in a chunk
+    "map": (lambda data: map_estimate.fit(model(), data, num_epochs=1, **THERE), 1),
+    "mean field": (lambda data: variational.fit(model(), data, num_epochs=1, **THERE), 1),
+    "dropout": (lambda data: dropout.fit(model(0.2), data, num_epochs=1, **THERE), 1),
+    "ensemble": (lambda data: ensemble.fit(model(), data, num_members=3, num_epochs=1, **THERE), 3),  # one a member
+    "laplace": (lambda data: laplace.fit(model(), data, num_epochs=1, **THERE), 1),
+    "chains": (lambda data: hmc.fit(model(), data, kernel="hmc", num_steps=2, **CHAINS), 1),
+    "labels": (lambda data: variational.fit(classifier(), labels_of(data), num_epochs=1, **THERE), 1),
+    "process": (lambda data: process(data, approximation="exact", max_iterations=1, num_restarts=1), 2),  # GPyTorch's
+    "sparse process": (lambda data: process(data, approximation="sparse", num_inducing=4, num_epochs=1), 2),
 }
 
 
 @pytest.mark.parametrize("name", POSTERIORS)
 def test_prediction_is_there_and_waits_this_often(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    fit, in_one, in_four = POSTERIORS[name]
+    fit, in_chunk = POSTERIORS[name]
     counts = []
     with second_device() as transfers:
-        posterior, x = fit(measured()), measured().x.to(SECOND)
+        posterior, x = fit(measured()), measured().x[:40].to(SECOND)  # other rows than those of the fit
         posterior.predict(x, num_samples=3, seed=0)
-        for width in (48, 12):
+        for width in (40, 12):
             monkeypatch.setattr(prediction, "rows_at_a_time", lambda *_, width=width: width)
             before = transfers.total
             predictive = posterior.predict(x, num_samples=3, seed=0)
             counts.append(transfers.total - before)
-            for found in (predictive.mean, predictive.total, predictive.log_prob(measured().y)):
+            for found in (predictive.mean, predictive.total, predictive.epistemic):
                 assert found.device == SECOND
-    assert counts[0] <= in_one
-    assert counts[1] <= in_four
+    assert counts[0] == in_chunk
+    assert counts[1] <= 4 * in_chunk + name.endswith("process")  # GPyTorch compares inducing points with as many rows
+
+
+def classifier() -> BayesianNetwork:
+    net = built(lambda: networks.mlp(3, (4,), 2))
+    return BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+
+
+def labels_of(data: Dataset) -> Dataset:
+    return Dataset(data.x, (data.y[:, 0] > 0).long())
+
+
+def test_what_is_read_with_a_chunk_is_refused_and_told_as_on_the_host() -> None:
+    """Rows that are not finite, and outputs that overflow, in the second chunk alone."""
+    host = map_estimate.fit(model(), measured(), num_epochs=1, seed=0)
+    bad, far = measured().x.clone(), measured().x.clone()
+    bad[30], far[30] = torch.nan, 1e30
+    scaled = replace(host, values=1e5 * host.values)
+    with second_device():
+        with pytest.raises(ValueError, match=r"`x` must be finite; 1 of 48 rows hold NaN .* the first is row 30"):
+            host.to(SECOND).predict(bad.to(SECOND))
+        with pytest.warns(UserWarning, match="overflow at 1 rows"):
+            found = scaled.to(SECOND).predict(far.to(SECOND)).mean.cpu()
+    with pytest.warns(UserWarning, match="overflow at 1 rows"):
+        torch.testing.assert_close(found, scaled.predict(far).mean, rtol=0, atol=0)
+
+
+def test_a_pass_that_gives_other_bits_is_made_as_a_whole(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a network does out of sight is found when the chunk is read, and the chunk is computed anew."""
+    host = dropout.fit(model(0.2), measured(), num_epochs=1, seed=0)
+    with second_device():
+        there, x = host.to(SECOND), measured().x.to(SECOND)
+        plain = there.predict(x, num_samples=5, seed=0).mean.cpu()
+        with monkeypatch.context() as patched:
+            patched.setattr(one_pass, "_are_same", _never_same)
+            again = there.predict(x, num_samples=5, seed=0).mean.cpu()
+    torch.testing.assert_close(again, plain, rtol=0, atol=0)
+
+
+def _never_same(one: Tensor, _: Tensor) -> bool:
+    check((one != one).any(), one_pass.OtherBitsError)
+    return True
 
 
 def test_a_prediction_there_is_that_of_the_host() -> None:
@@ -201,38 +246,155 @@ def test_the_command_for_a_first_gpu_finds_the_hosts_numbers(name: str) -> None:
     assert found["largest_difference"] <= 1e-6
 
 
-MEASURES: dict[str, tuple[Callable[..., Any], int]] = {  # with what the host waits for
-    "negative_log_likelihood": (scores.negative_log_likelihood, 2),
-    "accuracy": (scores.accuracy, 1),
-    "brier_score": (scores.brier_score, 1),
-    "root_mean_squared_error": (scores.root_mean_squared_error, 1),
-    "crps": (scores.crps, 3),
-    "weighted_interval_score": (scores.weighted_interval_score, 60),
-    "expected_calibration_error": (calibration.expected_calibration_error, 3),
-    "regression_calibration_error": (calibration.regression_calibration_error, 5),
-    "predictive_entropy": (lambda predictive, _: uncertainty.predictive_entropy(predictive), 0),
-    "mutual_information": (lambda predictive, _: uncertainty.mutual_information(predictive), 1),
-    "variation_ratio": (lambda predictive, _: uncertainty.variation_ratio(predictive), 0),
+ONE_READ = (*scores.__all__, *calibration.__all__, *uncertainty.__all__, *detection.__all__)
+OF_ERRORS = ("augrc", "aurc", "auroc", "average_precision", "false_positive_rate_at", "risk_coverage", "excess_aurc")
+OTHERWISE_CALLED = {
+    "interval_coverage": (0.9,),
+    "interval_score": (0.9,),
+    "interval_width": (0.9,),
+    "pinball_loss": (0.9,),
+    "pointwise_coverage": (0.9,),
+    "pointwise_interval_score": (0.9,),
+    "pointwise_pinball_loss": (0.9,),
 }
+WITHOUT_TARGETS = (*uncertainty.__all__, "calibration_error_floor", "interval_width")
+MORE_READS = {"excess_aurc": 2}  # the oracle's, too
+NO_MEASURES = ("Reliability", "RiskCoverage")
 
 
-@pytest.mark.parametrize("name", MEASURES)
-def test_a_measure_is_there_and_waits_this_often(name: str) -> None:
-    measure, most = MEASURES[name]
+@pytest.mark.parametrize("name", sorted(set(ONE_READ) - set(NO_MEASURES)))
+def test_a_measure_waits_once(name: str) -> None:
+    """Of labels and of real targets, whichever it is of, by whole rows and by weighted ones."""
+    modules = (scores, calibration, uncertainty, detection)
+    measure = next(getattr(module, name) for module in modules if name in module.__all__)
     logits, labels = labelled_there()
-    real = name in ("root_mean_squared_error", "crps", "weighted_interval_score", "regression_calibration_error")
+    weight = torch.arange(len(labels)) % 3
+    asked = 0
+    takes_weight = "weight" in inspect.signature(measure).parameters and name not in OF_ERRORS
+    for weighed in (False, True) if takes_weight else (False,):
+        with second_device() as transfers:
+            for arguments in given(name, logits, labels):
+                options = {"weight": weight.to(SECOND)} if weighed else {}
+                transfers.counts.clear()
+                try:
+                    found = measure(*arguments, *OTHERWISE_CALLED.get(name, ()), **options)
+                except TypeError as error:  # of the other kind of targets
+                    assert "must be" in str(error), error  # noqa: PT017
+                    continue
+                asked += 1
+                assert transfers.total <= MORE_READS.get(name, 1)
+                assert not isinstance(found, Tensor) or found.device == SECOND
+    assert asked
+
+
+def given(name: str, logits: Tensor, labels: Tensor) -> list[tuple[Any, ...]]:
+    """What a measure may be called with, on the device."""
+    if name in OF_ERRORS:
+        return [(logits[0, :, 0].to(SECOND), (labels == 0).to(SECOND))]
+    if name in ("sample_crps", "pointwise_sample_crps"):
+        return [(logits.to(SECOND), logits[0].to(SECOND))]
+    real = GaussianPredictive(mean=logits[..., :1].to(SECOND), noise_variance=0.3)
+    both = [
+        (CategoricalPredictive.from_logits(logits.to(SECOND)), labels.to(SECOND)),
+        (real, logits[0, :, :1].to(SECOND)),
+    ]
+    return [(predictive,) for predictive, _ in both] if name in WITHOUT_TARGETS else both
+
+
+@pytest.mark.parametrize(("kind", "most"), [("labels", 44), ("real targets", 11)])
+def test_a_report_waits_this_often(kind: str, most: int) -> None:
+    """Nine measures, with their errors and intervals, which come to the host together; ranks read on their way."""
+    logits, labels = labelled_there()
+    predictive: Any = CategoricalPredictive.from_logits(logits)
+    predictive, y = (predictive, labels) if kind == "labels" else real_there(logits)
     with second_device() as transfers:
-        if real:
-            predictive: Any = GaussianPredictive(mean=logits[..., :1].to(SECOND), noise_variance=0.3)
-            y = logits[0, :, :1].to(SECOND)
-        else:
-            predictive, y = CategoricalPredictive.from_logits(logits.to(SECOND)), labels.to(SECOND)
+        there, truth = predictive.to(SECOND), y.to(SECOND)
         transfers.counts.clear()
-        found = measure(predictive, y)
-        assert found.device == SECOND
+        found = reporting.evaluate(there, truth)
     assert transfers.total <= most
+    for one, other in zip(found.measures, reporting.evaluate(predictive, y).measures, strict=True):
+        assert one.value == pytest.approx(other.value, rel=1e-9, abs=1e-12)
+
+
+def real_there(logits: Tensor) -> tuple[GaussianPredictive, Tensor]:
+    return GaussianPredictive(mean=logits[..., :1], noise_variance=0.3), logits[0, :, :1]
+
+
+def test_measures_there_refuse_and_find_what_those_of_the_host_do() -> None:
+    logits, labels = labelled_there()
+    here = CategoricalPredictive.from_logits(logits)
+    errors, uncertain = labels != 0, logits[0, :, 0].round()  # with ties
+    cases: list[tuple[Callable[..., Any], Tensor, Tensor]] = [
+        (measure, uncertain, errors)
+        for measure in (detection.auroc, detection.aurc, detection.excess_aurc, detection.average_precision)
+    ]
+    with second_device():
+        there = here.to(SECOND)
+        for measure in (
+            calibration.expected_calibration_error,
+            calibration.adaptive_calibration_error,
+            partial(calibration.classwise_calibration_error, threshold=0.2),
+        ):
+            assert measure(there, labels.to(SECOND)).item() == pytest.approx(measure(here, labels).item(), abs=1e-12)
+        for measure, one, other in cases:
+            assert measure(one.to(SECOND), other.to(SECOND)).item() == pytest.approx(measure(one, other).item())
+        real, y = real_there(logits)
+        for measure in (scores.crps, scores.weighted_interval_score, calibration.regression_calibration_error):
+            value = measure(real.to(SECOND), y.to(SECOND)).item()
+            assert value == pytest.approx(measure(real, y).item(), abs=1e-12)
+        with pytest.raises(ValueError, match="labels from 0 to 3; got 0 to 4"):
+            scores.brier_score(there, (labels + (labels == 3)).to(SECOND))
+        with pytest.raises(ValueError, match="`weight` must be above 0 somewhere"):
+            scores.accuracy(there, labels.to(SECOND), weight=torch.zeros(40).to(SECOND))
 
 
 def labelled_there() -> tuple[Tensor, Tensor]:
     noise = torch.Generator().manual_seed(0)
     return torch.randn(3, 40, 4, generator=noise), torch.randint(4, (40,), generator=noise)
+
+
+class There:
+    """Contract suites whose components are on the device, but for tests that make numbers of their own on the host."""
+
+    test_moving_to_the_same_device_changes_nothing = None
+    test_sampling_without_a_seed_follows_the_global_generator = None
+    test_one_draw_has_no_disagreement = None
+    test_rescaling_moves_and_stretches_everything = None
+
+    @pytest.fixture(autouse=True)
+    def there(self) -> Iterator[None]:
+        with second_device():
+            yield
+
+    def components(self, num_draws: int = NUM_DRAWS, num_points: int = NUM_POINTS) -> Components:
+        whole = super().components(num_draws, num_points)  # type: ignore[misc]
+        return {name: value.to(SECOND) for name, value in whole.items()}
+
+    def targets(self, num_points: int = NUM_POINTS) -> Tensor:
+        return super().targets(num_points).to(SECOND)  # type: ignore[misc,no-any-return]
+
+
+class TestCategoricalThere(There, predictive_suites.TestStreamedCategoricalContract):
+    pass
+
+
+class TestGaussianThere(There, predictive_suites.TestGaussianProcessContract):
+    pass
+
+
+class TestMeanFieldThere(posterior_suites.TestVariational, doors_of="TestVariational"):
+    """Its rows come from the host, and what it predicts goes back there."""
+
+    options: ClassVar = posterior_suites.TestVariational.options | {"device": SECOND}
+    # Their own comparisons mix devices: what a loader's rows are answered with stays there, what is loaded is here.
+    test_batches_of_a_loader_are_the_whole = None
+    test_batch_norm_learns_its_statistics_in_the_fit_and_never_when_predicting = None
+    test_a_saved_posterior_predicts_the_same_to_the_bit = None
+    test_batch_norm_and_frozen_parameters_come_back = None
+    test_arviz_is_told_of_new_inputs_and_of_the_same_weights = None
+    test_threads_at_once_give_what_one_after_another_gives = None  # a thread has modes of its own
+
+    @pytest.fixture(autouse=True, scope="class")
+    def there(self) -> Iterator[None]:
+        with second_device():
+            yield

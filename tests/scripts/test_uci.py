@@ -65,6 +65,16 @@ def options(folder: Path, **changes: Any) -> argparse.Namespace:
 # Which rows
 
 
+def test_processes_share_the_splits_out(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    given, done = options(folder), []
+    for rank in range(2):
+        monkeypatch.setenv("RANK", str(rank))
+        monkeypatch.setenv("WORLD_SIZE", "2")
+        main(["curve"], ["dropout"], given)
+        done.append({record["split"] for record in Records(given.out).read()})
+    assert done == [{0, 2}, {0, 1, 2}]
+
+
 def test_choices_see_validation_rows_and_no_test_row(folder: Path) -> None:
     with np.load(folder / "data/uci/curve.npz") as file:
         y, train, test = file["y"], file["train_index"][1], file["test_index"][1]

@@ -153,6 +153,8 @@ class _Operators(TorchDispatchMode):
                 self.transfers.add(name)
             return function(*args, **kwargs)
         self._check(name, tensors, here, kwargs)
+        if name == "aten::equal" and _are_told_by_shape(*args):
+            return function(*args, **kwargs)
         reads_mask = name in INDEXED and any(tensor.dtype in (torch.bool, torch.uint8) for tensor in _indices(args))
         if name in READS | SIZED_BY_VALUES or reads_mask:
             self.transfers.add(name)
@@ -168,6 +170,11 @@ class _Operators(TorchDispatchMode):
         noise = kwargs.get("generator")
         if noise is not None and noise._cdata not in DeviceGenerator.known:
             raise RuntimeError(f"{name} is given a tensor on {SECOND} and a generator of the host.")
+
+
+def _are_told_by_shape(one: Tensor, other: Tensor) -> bool:
+    """Whether torch compares without a look at values: ATen's `cuda_equal`, as `cpu_equal`, of shapes and aliases."""
+    return one.shape != other.shape or (one.data_ptr() == other.data_ptr() and one.stride() == other.stride())
 
 
 def _indices(args: Any) -> list[Tensor]:
@@ -218,7 +225,7 @@ class _Methods:
                 data, **{"device": x.device, "dtype": x.dtype, **options}
             ),
             **{name: self._new(getattr(own, name)) for name in ("new_empty", "new_zeros", "new_ones", "new_full")},
-            "__array__": lambda x, *dtype: ARRAY(self._on_host(x), *dtype),
+            "__array__": lambda x, *dtype, **options: ARRAY(self._on_host(x), *dtype, **options),
             "__repr__": lambda x, **options: REPR(self._read(x, "repr"), **options),
             "__deepcopy__": lambda x, memo: marks.put(DEEPCOPY(x, memo), on=marks.has(x)),
         }

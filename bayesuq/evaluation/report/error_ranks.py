@@ -16,6 +16,7 @@ from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors.intervals import Interval, auroc_interval, skewed_interval
 from bayesuq.evaluation.standard_errors.weighted import Ranks, Weighted
 from bayesuq.evaluation.streaming.ranking import Bounded, Ranking
+from bayesuq.waiting import numbers
 
 
 class Ranked(NamedTuple):
@@ -90,7 +91,7 @@ class ErrorRanks:
             ValueError: Beyond the limit weights other than 0 and 1, which bins do not count.
         """
         self._sorted = None
-        self._num_points += int((block.weight > 0).sum())
+        self._num_points += int(numbers((block.weight > 0).sum())[0])
         self._is_grouped |= block.scores.shape[1] > 1
         self._blocks.append(block)
         if self._counted is not None or (self._limit is not None and self._num_points > self._limit):

@@ -215,16 +215,16 @@ def _by_draws(predictive: RealPredictive) -> str:
     return "" if isinstance(predictive, GaussianPredictive) else f"fair, from {CRPS_DRAWS} draws of y"
 
 
-def num_impossible(part: Pointwise) -> int:
-    """Points whose truth has probability 0, where the measure is the log score; else 0."""
+def num_impossible(part: Pointwise) -> Tensor:
+    """Points whose truth has probability 0, where the measure is the log score; else 0; 0-d."""
     if part.name != LOG_SCORE:
-        return 0
+        return torch.zeros(())
     infinite = part.values.isposinf()
-    return int((infinite if part.weight is None else infinite & (part.weight > 0)).sum())
+    return (infinite if part.weight is None else infinite & (part.weight > 0)).sum()
 
 
 def _told(part: Pointwise) -> str:
-    return joined(part.remark, impossible(num_impossible(part)))
+    return joined(part.remark, impossible(int(num_impossible(part))))
 
 
 def impossible(count: int) -> str:

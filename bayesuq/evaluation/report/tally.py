@@ -5,7 +5,10 @@ batches; ranks are exact up to a limit and bounded beyond it (see `error_ranks`)
 """
 
 import math
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -35,6 +38,7 @@ from bayesuq.evaluation.standard_errors.sums import Sums
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.thinned import num_draws_of
+from bayesuq.waiting import in_one_read, note
 
 REPLICATES = 200  # simulated test sets, for the error of the calibration error
 FEWEST_ROWS = 10  # of which one may hold the spread without a word
@@ -132,6 +136,7 @@ class Tally:
         self._ranks: ErrorRanks | None = None
 
     @torch.no_grad()
+    @in_one_read()
     def add(self, predictive: PredictiveDistribution, y: ArrayLike, weight: ArrayLike | None) -> None:
         """Count a further batch.
 
@@ -153,28 +158,38 @@ class Tally:
         if self._means and [one.name for one in self._means] != [one.name for one in means]:
             raise ValueError("Batches must be of one kind of targets, with as many columns.")
         self._means = [one.merge(new) for one, new in zip(self._means, means, strict=True)] if self._means else means
-        self.num_impossible += sum(num_impossible(part) for part in parts)
-        rows = int(means[0].sums.rows)
-        self.num_points += rows
-        self.num_missing += len(parts[0].values) - rows
+        for part in parts:
+            note(num_impossible(part), self._add_impossible)
+        note(means[0].sums.rows, partial(self._add_rows, len(parts[0].values)))
         if isinstance(known, CategoricalPredictive):
             self._add_labels(known, parts[0])
             confidence, right = top_label(known, seen.y)
             gaps = Gaps.of(confidence, right, seen.weight, self._num_bins)
             self._gaps = gaps if self._gaps is None else self._gaps.merge(gaps)
 
+    def _add_impossible(self, number: float) -> None:
+        self.num_impossible += int(number)
+
+    def _add_rows(self, number: int, known: float) -> None:
+        self.num_points += int(known)
+        self.num_missing += number - int(known)
+
     @torch.no_grad()
     def measures(self, *, seed: int) -> tuple[Measure, ...]:
         """In the order of a report."""
         if not self._means:
             raise ValueError("No target is known: all weights are 0, or there was no batch. A generator is used once.")
-        means = [one.measure(self.num_impossible) for one in self._means]
+        kept = [*(one.sums for one in self._means), *([] if self._gaps is None else [self._gaps])]
+        there = on_host(kept)
+        told = (replace(one, sums=cast(Sums, sums)) for one, sums in zip(self._means, there, strict=False))
+        means = [one.measure(self.num_impossible) for one in told]
         if self._gaps is None or self._ranks is None:
             return tuple(means)
+        gaps = cast(Gaps, there[-1])
         area, risk = self._ranks.auroc, self._ranks.aurc
         return (
             *means[:3],
-            self._calibration_error(self._gaps, seed),
+            self._calibration_error(gaps, seed),
             *means[3:],
             _of_ranks("misclassification_auroc", area, by_entropy(self._ranks.num_errors)),
             _of_ranks("aurc", risk, "error rate over coverages, by entropy"),
@@ -191,6 +206,16 @@ class Tally:
         bound = BOUND if gaps.is_bounded else ""
         remark = joined(f"{self._num_bins} equal bins", floor, bound)
         return made(CALIBRATION_ERROR, gaps.expected_calibration_error, error, "fraction", remark)
+
+
+def on_host(kept: Sequence[Sums | Gaps]) -> Sequence[Sums | Gaps]:
+    """The same on the host, in one transfer: of what is read number by number. Whole numbers stay so up to 2^53."""
+    if kept[0].rows.device.type == "cpu":
+        return kept
+    tensors = [getattr(one, field.name) for one in kept for field in fields(one)]
+    flat = torch.cat([tensor.double().flatten() for tensor in tensors]).cpu().split([each.numel() for each in tensors])
+    moved = iter([one.view(like.shape).to(like.dtype) for one, like in zip(flat, tensors, strict=True)])
+    return [type(one)(**{field.name: next(moved) for field in fields(one)}) for one in kept]
 
 
 def made(

@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.evaluation.standard_errors.intervals import Interval, skewed_interval
+from bayesuq.waiting import numbers
 
 ORDER = 4  # of the moments
 NUM_ENDS = 64  # rows that are kept of either end
@@ -61,20 +62,24 @@ class Sums:
         flat = torch.where(known, flat, 0.0)
         in_row, per_row = known.any(dim=1), heavy.sum(dim=1)
         finite = in_row & flat.isfinite().all(dim=1)
-        totals, sizes = (heavy * flat).sum(dim=1)[finite], per_row[finite]
+        counts = slice(None) if numbers(finite.all())[0] else finite  # as a rule there is nothing to leave out
+        totals, sizes = (heavy * flat).sum(dim=1)[counts], per_row[counts]
         # Twice, the second time about the mean: equal rows then differ by exactly 0.
         shift = totals[0] / sizes[0] if len(totals) else flat.new_zeros(())
-        around = (heavy * (flat - shift)).sum(dim=1)[finite]
+        around = (heavy * (flat - shift)).sum(dim=1)[counts]
         move = around.sum() / sizes.sum() if len(totals) else flat.new_zeros(())
         moments = _moments(around - move * sizes, sizes)
         ends = _both_ends(torch.stack([around - move * sizes, sizes], dim=1))
-        unbounded = in_row & ~finite
-        # A row that is not finite still weighs.
-        moments[0] += _moments(flat.new_zeros(int(unbounded.sum())), per_row[unbounded])[0]
+        infinite = flat.new_zeros(())
+        if counts is finite:
+            unbounded = in_row & ~finite
+            # A row that is not finite still weighs.
+            moments[0] += _moments(flat.new_zeros(int(unbounded.sum())), per_row[unbounded])[0]
+            infinite = (heavy * flat).sum(dim=1)[unbounded].sum()
         return cls(
             shift=shift + move,
             moments=moments,
-            infinite=(heavy * flat).sum(dim=1)[unbounded].sum(),
+            infinite=infinite,
             count=known.sum(),
             rows=in_row.sum(),
             ends=ends,

@@ -32,7 +32,7 @@ from bayesuq.inference.gp.sampling import Sampling, fit_sampled
 from bayesuq.inference.gp.search import Search
 from bayesuq.inference.gp.sparse import NUM_INDUCING, fit_sparse
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
-from bayesuq.inference.training.checkpoint import Checkpoint
+from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import ADDRESS
 from bayesuq.inference.training.minibatches import Data, all_rows, count_batches
 from bayesuq.inference.training.options import (
@@ -43,6 +43,7 @@ from bayesuq.inference.training.options import (
     sources,
     training_options,
 )
+from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp.process import GaussianProcess
@@ -116,7 +117,8 @@ def fit(
         data_parallel: Sparse: whether the processes of `torch.distributed` (or those of a group) fit one posterior
             together. Each calls this with rows of its own in `data` and `validation`, or with all rows, of which it
             takes its part, and all get the same posterior. Inducing points and units come from the first process:
-            divide the rows at random. The `batch_size` is that of each process.
+            divide the rows at random. The `batch_size` is that of each process. Exact: whether they share out the
+            restarts; each passes all rows, and the result has the bits of one process.
         num_epochs: Sparse: passes over the data. None makes 100, and as many as make 2,000 steps where that is more.
         learning_rate: Sparse: Adam's step size at the start. None takes 0.05 for up to 500 steps, and less in
             proportion to 1 / sqrt(steps) beyond.
@@ -183,6 +185,12 @@ def fit(
         options["seed"] = file.claim(options["seed"])  # each chain has a file of its own
     if options["learning_rate"] is None:
         options["learning_rate"] = _default_rate(data, options, Workers.of(data_parallel))
+    workers = ALONE
+    if kind != "sparse" and data_parallel is not False:  # each search is of all rows, and the first process writes
+        workers, data_parallel = Workers.of(data_parallel), False
+        check_same_rows(workers, data)
+        options["seed"] = claimed_seed(workers, None, options["seed"])
+        file = file if workers.is_first else None
     training = Training.of(options, device=place, checkpoint=file, data_parallel=data_parallel)
     if kind == "sparse":
         sizes: dict[str, Any] = {"num_inducing": num_inducing, "num_draws": num_draws, "natural_rate": natural_rate}
@@ -197,7 +205,7 @@ def fit(
     num_inducing = NUM_INDUCING if num_inducing is None else num_inducing
     told = {"seed": training.seed, "model": ADDRESS.sub("", repr(model)), "approximation": kind}
     told |= {"num_inducing": num_inducing} if kind == "collapsed" else {}
-    search = Search(num_restarts, max_iterations, key, file, told, counts=counts_in_units(file))
+    search = Search(num_restarts, max_iterations, key, file, told, counts=counts_in_units(file), workers=workers)
     if kind == "collapsed":
         return fit_collapsed(model, observed, search, num_inducing=num_inducing)
     return fit_exact(model, observed, search, kind=kind)
@@ -205,8 +213,12 @@ def fit(
 
 def _check_has(kind: str, hyperparameters: str, noise_scale: ArrayLike | None, data_parallel: Any) -> None:
     """Refuse what the chosen approximation does not have."""
-    if kind != "sparse" and data_parallel is not False:
-        raise ValueError(f"`data_parallel` is for sparse fits; got approximation {kind!r}. Pass 'sparse'.")
+    shares = kind == "sparse" or (kind in ("exact", "dirichlet") and hyperparameters != "sample")
+    if not shares and data_parallel is not False:
+        asked = "hyperparameters='sample'" if hyperparameters == "sample" else f"approximation {kind!r}"
+        raise ValueError(
+            f"`data_parallel` is for sparse fits, and for the restarts of exact ones; got {asked}. Leave it out."
+        )
     if noise_scale is not None and (kind not in ("exact", "collapsed") or hyperparameters == "sample"):
         asked = "hyperparameters='sample'" if hyperparameters == "sample" else f"approximation {kind!r}"
         raise ValueError(

@@ -30,6 +30,7 @@ from bayesuq.predictive.covariances import correlated
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import generator, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
+from bayesuq.waiting import Notes
 from bayesuq.windows import WindowOptions, refuse_windows
 
 BLOCK = 64  # rows whose draws come from one generator
@@ -100,10 +101,14 @@ class GpPosterior(ProcessPosterior):
 
         def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
             nonlocal start
-            rows = self.cast(batch)
+            with Notes() as notes:
+                rows = self.cast(batch)
             for part in rows.split(prediction.rows_at_a_time(rows.device, self.width)):
-                mean, variance = self.coupled(part) or self._apart(part)
-                yield self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
+                with notes:
+                    mean, variance = self.coupled(part) or self._apart(part)
+                    predictive = self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
+                notes.read()
+                yield predictive
                 start += len(part)
 
         with differentiated(x, differentiable=differentiable):

@@ -25,6 +25,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.lbfgs import Evaluation, Evaluations, Recall, Result
 from bayesuq.inference.training.model_contents import probed_energy
+from bayesuq.inference.training.workers import ALONE, Workers
 
 FLAT = 1e-5  # nats a data point and unit of a hyperparameter: the slope at which an optimum is reached
 FORBIDDEN = 1e25  # what an optimiser is told of hyperparameters without a Cholesky factor
@@ -41,6 +42,7 @@ class Search:
         checkpoint: File of the evaluations; None writes none.
         told: What tells this fit from others, data and options of the search aside.
         counts: See `HyperparameterVector`.
+        workers: The processes that share out the runs, each of which has all rows; every one takes part in a search.
     """
 
     num_restarts: int
@@ -49,6 +51,7 @@ class Search:
     checkpoint: Checkpoint | None = None
     told: Mapping[str, Any] = field(default_factory=dict)
     counts: bool = True
+    workers: Workers = ALONE
 
     def record(self, evidence: Evidence, vector: HyperparameterVector, data: Observations) -> Evaluations:
         """The evaluations of the fit to these data, by this evidence first, from these hyperparameters.
@@ -128,25 +131,44 @@ def maximise(
     if not vector.leaves:
         return History((-float(evidence().detach()) / num_data,), (), 0)
     _warn_if_long(evidence, vector, search)
-    best: Result | None = None
-    failure: NotPositiveDefiniteError | None = None
-    for number in range(search.num_restarts):
-        vector.begin(number, search.seed)
-        climb = partial(_climb, evidence, vector, search.max_iterations)
-        try:
-            found = record.search(f"{name}, start {number}", climb)
-        except NotPositiveDefiniteError as error:
-            failure = error
-            continue
-        if best is None or found["loss"] < best["loss"]:
-            best = found
-    if best is None:
-        raise failure or NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
-    if warns:
+    best = _best_of_runs(evidence, vector, search, record, name)
+    if warns and search.workers.is_first:
         warn_of_end(best, vector, search.max_iterations)
     vector.put(best["place"].to(evidence.data.x.device))
     course = [value + size for value in best["course"].tolist() or [float(best["loss"])]]  # a start may be a maximum
     return History(tuple(course), (), len(course) - 1)
+
+
+def _best_of_runs(
+    evidence: Evidence, vector: HyperparameterVector, search: Search, record: Evaluations, name: str
+) -> Result:
+    """The run that ends at the smallest loss, the first of equal ones; of R processes each makes every R-th.
+
+    Raises:
+        NotPositiveDefiniteError: No start has a Cholesky factor.
+    """
+    workers, failure = search.workers, NotPositiveDefiniteError("No start has a covariance with a Cholesky factor.")
+
+    def run(number: int) -> Result | None:
+        nonlocal failure
+        vector.begin(number, search.seed)
+        try:
+            return record.search(f"{name}, start {number}", partial(_climb, evidence, vector, search.max_iterations))
+        except NotPositiveDefiniteError as error:
+            failure = error
+            return None
+
+    own = range(workers.rank, search.num_restarts, workers.size)
+    runs = workers.agreed(lambda: {number: run(number) for number in own})
+    best: Result | None = None
+    for number in range(search.num_restarts):
+        mine = runs.get(number)
+        found = workers.tensors(None if mine is None else dict(mine), number % workers.size)
+        if found and (best is None or found["loss"] < best["loss"]):
+            best = found
+    if best is None:
+        raise failure
+    return best
 
 
 def _warn_if_long(evidence: Evidence, vector: HyperparameterVector, search: Search) -> None:

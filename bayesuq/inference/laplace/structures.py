@@ -31,6 +31,7 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.laplace.axes import Axes
 from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
 from bayesuq.inference.laplace.few_rows import OutputsAtRows
+from bayesuq.waiting import check
 
 INPUTS, ROWS = "inputs.", "rows."  # before a layer's path: A, or the rows whose products it sums
 
@@ -309,11 +310,13 @@ class KroneckerWeights(NormalWeights):
             ValueError: Precisions that differ down a column.
         """
         precisions = layer.join(self.prior)
-        if not (precisions == precisions[:1]).all():
-            raise ValueError(
+        check(
+            (precisions == precisions[:1]).all(),
+            lambda: ValueError(
                 f"A Kronecker structure needs one prior scale for all outputs of a layer; in layer {layer.path!r} it "
                 "differs. Take another structure, or another prior."
-            )
+            ),
+        )
         return precisions[0]
 
     def _products(self, layer: Layer) -> Tensor:

@@ -13,6 +13,7 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.gradients import keeping, unless_kept
 from bayesuq.inference.posteriors.draw_budget import CHUNK_BUDGET, Rows, mixed_within
+from bayesuq.inference.posteriors.one_pass import OtherBitsError, whole_passes
 from bayesuq.inputs import Inputs, checked, device_of, named_leaves, row_kind
 from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
@@ -21,6 +22,7 @@ from bayesuq.models.network_inputs import cast_inputs, refusal
 from bayesuq.models.training_mode import check_repeatable, once_of
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.maps import RealMaps
+from bayesuq.waiting import Notes
 from bayesuq.windows import Windows
 
 DEFAULT_NUM_SAMPLES = 100
@@ -76,14 +78,26 @@ def predict_in_chunks(
     """
     start = 0
 
+    def chunk(notes: Notes, rows: Inputs, width: int) -> PredictiveDistribution:
+        with notes:
+            part = mixed(parts(rows, start, width))
+            far.end_chunk()
+        notes.read()
+        return part
+
     def chunks(batch: ArrayLike) -> Iterator[PredictiveDistribution]:
         nonlocal start
-        inputs = cast_inputs(model, checked(batch))
-        seen = inputs if windows is None else windows.first(inputs)
-        width = max(activations_per_row(model, seen, tree), inputs[:1].numel())
+        with Notes() as notes:  # what is wrong with inputs is read with the first chunk
+            inputs = cast_inputs(model, checked(batch))
+            seen = inputs if windows is None else windows.first(inputs)
+            width = max(activations_per_row(model, seen, tree), inputs[:1].numel())
         for rows in inputs.split(max(1, min(rows_at_a_time(model.device, width), CHUNK_BUDGET // num_draws))):
-            yield mixed(parts(rows, start, width))
-            far.end_chunk()
+            try:
+                part = chunk(notes, rows, width)
+            except OtherBitsError:
+                with whole_passes():
+                    part = chunk(notes, rows, width)
+            yield part
             start += len(rows)
 
     with counted_far_rows() as far:

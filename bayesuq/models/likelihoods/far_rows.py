@@ -14,6 +14,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from bayesuq.waiting import are_noted, check, note
+
 LARGEST = 1e100  # of outputs in float64: its square is a float, and so is the sum of many
 LARGEST_LOG = math.log(LARGEST)
 
@@ -32,8 +34,11 @@ class FarRows:
     def end_chunk(self) -> None:
         """Count the present chunk; further rows are of another."""
         if self._rows is not None:
-            self.count += int(self._rows.sum())
+            note(self._rows.sum(), self._add)
         self._rows = None
+
+    def _add(self, number: float) -> None:
+        self.count += int(number)
 
 
 _COUNTED: ContextVar[FarRows | None] = ContextVar("_COUNTED", default=None)
@@ -64,21 +69,16 @@ def within_floats(f: Tensor, *, highest: float = math.inf, lowest: float = -math
     Raises:
         ValueError: NaN.
     """
-    if are_within(f, highest=highest, lowest=lowest):
+    if not are_noted(f) and are_within(f, highest=highest, lowest=lowest):
         return f
     bound = _bound(f)
     highest, lowest = min(highest, bound), max(lowest, -bound)
     unknown = _rows(f.isnan())
-    if unknown.any():
-        raise ValueError(
-            f"The network's outputs are NaN at {int(unknown.sum())} of {len(unknown)} rows, the first is row "
-            f"{int(unknown.nonzero()[0])} of them: no prediction is possible there. Leave these rows out, or bring `x` "
-            "to the size of the data that was fitted."
-        )
+    check(~unknown.any(), lambda: _unknown(unknown))
     rows = _rows((f > highest) | (f < lowest))
     found = _COUNTED.get()
     if found is None:
-        _warn(f"{int(rows.sum())} of {len(rows)} rows")
+        note(rows.sum(), lambda number: _warn(f"{int(number)} of {len(rows)} rows") if number else None)
     else:
         found.add(rows)
     return f.clamp(lowest, highest)
@@ -88,6 +88,14 @@ def are_within(f: Tensor, *, highest: float = math.inf, lowest: float = -math.in
     """Whether outputs need no cut, in one pass over them: see `within_floats`."""
     low, high = torch.stack(f.detach().aminmax()).tolist()  # NaN spreads to both
     return max(lowest, -_bound(f)) <= low and high <= min(highest, _bound(f))
+
+
+def _unknown(rows: Tensor) -> ValueError:
+    return ValueError(
+        f"The network's outputs are NaN at {int(rows.sum())} of {len(rows)} rows, the first is row "
+        f"{int(rows.nonzero()[0])} of them: no prediction is possible there. Leave these rows out, or bring `x` to the "
+        "size of the data that was fitted."
+    )
 
 
 def _bound(f: Tensor) -> float:

@@ -16,6 +16,7 @@ from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count
 from bayesuq.models.likelihoods.base import Likelihood, aligned
 from bayesuq.models.likelihoods.far_rows import are_within, within_floats
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.waiting import are_noted
 
 ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
 SHARE_TOLERANCE = 1e-4  # of the sum of shares over classes
@@ -277,7 +278,7 @@ def _of_classes(class_weights: tuple[float, ...] | None, y: Tensor) -> Tensor:
 
 def _within_floats(f: Tensor) -> Tensor:
     """Logits within floats, but for -inf, by which a network rules a class out."""
-    if are_within(f):
+    if not are_noted(f) and are_within(f):
         return f
     ruled_out = f == -math.inf
     ruled_out = ruled_out & ~ruled_out.all(dim=2, keepdim=True)  # of all classes alike it is an overflow

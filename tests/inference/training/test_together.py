@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
-from bayesuq.inference import ensemble, hmc, map_estimate, microcanonical, variational
+from bayesuq.inference import ensemble, gp, hmc, map_estimate, microcanonical, variational
+from bayesuq.inference.gp import search
 from bayesuq.inference.training import loop
 from tests.inference.training import together
 from tests.inference.training.together import BY_ROWS, DATA, METHODS, in_processes, network, values
@@ -50,6 +51,25 @@ def test_members_and_chains_that_are_shared_out_have_the_bits_of_one_process(pai
     assert torch.equal(pair[1]["ensemble"]["values"], together.parts(alone).values)
     chains = hmc.fit(network(), DATA, chain_method="sequential", **together.SHORT, seed=0)
     assert torch.equal(pair[1]["hmc"]["draws"], chains.draws)
+
+
+def test_restarts_that_are_shared_out_have_the_bits_of_one_process(
+    pair: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ends: list[float] = []
+    usual = search._climb
+
+    def climb(*given: Any) -> Any:
+        found = usual(*given)
+        ends.append(float(found["loss"]))
+        return found
+
+    monkeypatch.setattr(search, "_climb", climb)
+    alone = gp.fit(together.process(), DATA, seed=0)
+    for name, value in alone.hyperparameters.items():
+        assert torch.equal(pair[0]["process"][name], value)
+        assert torch.equal(pair[1]["process"][name], value)
+    assert ends.index(min(ends)) == 1  # of three: what is kept is the second process's
 
 
 def test_microcanonical_chains_that_are_shared_out_are_those_of_one_process(pair: list[dict[str, Any]]) -> None:

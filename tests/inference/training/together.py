@@ -17,11 +17,12 @@ from torch import Tensor, distributed, multiprocessing, nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference import dropout, ensemble, hmc, ivon, map_estimate, microcanonical, sgmcmc, swag, variational
+from bayesuq.inference import dropout, ensemble, gp, hmc, ivon, map_estimate, microcanonical, sgmcmc, swag, variational
 from bayesuq.inference.training import loop
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.workers import Workers
 from bayesuq.models import BayesianNetwork, likelihoods, priors
+from bayesuq.models.gp import RBF, GaussianProcess
 from tests.inference.examples import noise
 
 NUM_ROWS = 21  # of which the first process has one more than the second
@@ -37,6 +38,10 @@ def network(layer: nn.Module | None = None) -> BayesianNetwork:
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), *([] if layer is None else [layer]), nn.Linear(4, 1)).double()
     return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.3))
+
+
+def process() -> GaussianProcess:
+    return GaussianProcess(RBF())
 
 
 def program(x: Tensor, y: Tensor | None = None) -> Tensor:
@@ -194,6 +199,8 @@ def one_of_two(rank: int, folder: str) -> None:
     found["ensemble"] = values(parts(ensemble.fit(network(), DATA, num_members=3, num_epochs=3, **apart)))
     found["hmc"] = values(hmc.fit(network(), DATA, **SHORT, **apart))
     begun = ensemble.fit(network(), DATA, num_members=3, num_epochs=3, **apart)
+    exact = gp.fit(process(), DATA, **apart)
+    found["process"] = {**exact.hyperparameters, "evidence": torch.tensor(exact.log_marginal_likelihood)}
     found["microcanonical"] = values(microcanonical.fit(network(), DATA, start=begun, **FEW, **apart))
     file = Path(folder) / "chains"
     again = [microcanonical.fit(network(), DATA, num_epochs=3, checkpoint=file, **FEW, **apart) for _ in range(2)]
