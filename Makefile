@@ -7,7 +7,7 @@ METHODS := map,variational,dropout,ensemble
 export OMP_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE # the tests start many processes, which would compile the package over and over
 
-.PHONY: demo test test-python lint docs bench clean
+.PHONY: demo test test-python lint docs bench bench-peers clean
 
 demo: .venv/built
 	$(BIN)/bayesuq compare --data digits-0to8 --methods $(METHODS),temperature,temperature:ensemble --num_epochs 200 \
@@ -44,6 +44,10 @@ bench: .venv/built
 	$(BIN)/python benchmarks/prediction.py
 	$(BIN)/python benchmarks/ensembles.py
 	$(BIN)/python benchmarks/measures.py
+
+# Other packages beside ours, each in an environment of its own under build/peers, which is made where it is missing.
+bench-peers: .venv/built
+	$(BIN)/python -m benchmarks.peers
 
 .venv/built: pyproject.toml constraints.txt
 	$(PYTHON) -m venv --clear .venv

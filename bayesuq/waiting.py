@@ -88,10 +88,12 @@ def note(value: Tensor, then: Then) -> None:
 
 def check(holds: Tensor, error: Callable[[], Exception]) -> None:
     """Raise an error unless a condition, 0-d, holds, when it is read: now, or with all that is noted."""
-    if are_noted(holds):
-        note(holds, lambda value: _refuse(error) if not value else None)
-    elif not holds:
-        raise error()
+    notes = _OPEN.get()
+    if notes is None or holds.device.type == "cpu":
+        if not holds:
+            raise error()
+    else:
+        notes.add(holds, lambda value: _refuse(error) if not value else None)
 
 
 def numbers(*values: Tensor) -> list[float]:

@@ -82,10 +82,16 @@ class CategoricalPredictive(PredictiveDistribution):
         logits = to_floating(logits, "logits")
         check_draws(logits, "logits", "(S, N, C, ...)", "logits[None]")
         _check_classes(logits, "logits", dim=2)
-        lowest, highest = logits.detach().aminmax()  # one pass, and NaN spreads to both
-        check(highest < math.inf, lambda: ValueError(OVERFLOWN))
-        if are_noted(logits) or lowest == -math.inf:
+        extremes = torch.stack(logits.detach().aminmax())  # one pass, and NaN spreads to both
+        if are_noted(logits):
+            check(extremes[1] < math.inf, lambda: ValueError(OVERFLOWN))
             check(~(logits == -math.inf).all(dim=2).any(), lambda: ValueError(NO_CLASS))
+            return cls._from_logits(logits, keep_samples=keep_samples)
+        lowest, highest = extremes.tolist()
+        if not highest < math.inf:
+            raise ValueError(OVERFLOWN)
+        if lowest == -math.inf and (logits == -math.inf).all(dim=2).any():
+            raise ValueError(NO_CLASS)
         return cls._from_logits(logits, keep_samples=keep_samples)
 
     @classmethod

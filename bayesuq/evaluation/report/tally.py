@@ -179,7 +179,8 @@ class Tally:
         """In the order of a report."""
         if not self._means:
             raise ValueError("No target is known: all weights are 0, or there was no batch. A generator is used once.")
-        kept = [*(one.sums for one in self._means), *([] if self._gaps is None else [self._gaps])]
+        kept: list[Sums | Gaps] = [one.sums for one in self._means]
+        kept += [] if self._gaps is None else [self._gaps]
         there = on_host(kept)
         told = (replace(one, sums=cast(Sums, sums)) for one, sums in zip(self._means, there, strict=False))
         means = [one.measure(self.num_impossible) for one in told]
