@@ -1,4 +1,4 @@
-"""What each package is asked to do, as its own documentation does it. Each function imports its package when it runs."""
+"""What each package is asked to do, as its own documentation does it; a function imports its package when it runs."""
 
 import importlib
 from collections.abc import Callable, Iterator
