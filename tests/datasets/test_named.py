@@ -592,7 +592,7 @@ def test_real_camvid_has_its_frames_and_labels():
         assert part.x.shape[1:] == (3, 120, 160)
         assert part.y.shape[1:] == (120, 160)
         assert 0 <= part.x.min() < part.x.max() <= 1
-        assert part.y.unique().tolist() == list(range(12))
+        assert (torch.bincount(part.y.flatten()) > 0).tolist() == [True] * 12
     with np.load(Path(os.environ["BAYESUQ_DATA"]) / "segmentation/camvid_120x160.npz") as file:
         published = [str(name).lower() for name in file["class_names"]]
     named = [name.replace("sign", "signsymbol") for name in CLASS_NAMES["camvid"]]
