@@ -14,20 +14,14 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, as_targets, check_finite_number, check_positive
-from bayesuq.models.likelihoods.base import (
-    Likelihood,
-    aligned,
-    aligned_weight,
-    checked_parameter,
-    parameter_value,
-)
+from bayesuq.arrays import check_finite_number, check_positive
+from bayesuq.models.likelihoods.base import aligned, aligned_weight, checked_parameter, parameter_value
 from bayesuq.models.likelihoods.derived import normal_points
 from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
+from bayesuq.models.likelihoods.real_targets import RealTargets
 from bayesuq.models.likelihoods.scaled_noise import ScaledNoise, halves, of_draws, over_columns
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.gaussian import GaussianPredictive
-from bayesuq.predictive.maps import RealMaps
 from bayesuq.predictive.mixture import MixturePredictive
 
 LOG_TWO_PI = math.log(2 * math.pi)
@@ -77,10 +71,6 @@ class Normal(ScaledNoise):
         mean, scale = self._located(f)
         return dist.Normal(mean, scale).to_event(f.ndim - 1)
 
-    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive | RealMaps:  # noqa: ARG002
-        """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
-        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
-
     def _of_points(self, f: Tensor) -> GaussianPredictive:
         mean, scale = self._located_draws(f)
         return GaussianPredictive(mean=within_floats(mean), noise_variance=scale.double() ** 2)
@@ -99,7 +89,7 @@ class Normal(ScaledNoise):
 
 
 @dataclass(frozen=True)
-class HeteroscedasticNormal(Likelihood):
+class HeteroscedasticNormal(RealTargets):
     """Real targets with a noise variance of their own at every input: y ~ N(f_mean, v(f_log_variance)).
 
     f has 2 D columns, D means and then D log variances g; y is (N, D).
@@ -164,10 +154,6 @@ class HeteroscedasticNormal(Likelihood):
         """True: the second half of f."""
         return True
 
-    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
-        """Real targets, (N, D) or (N, D, ...)."""
-        return as_targets(y, maps=True)
-
     def check_size(self, y: Tensor) -> None:
         """Warn where the bounds on the noise do not suit a y of this size."""
         if self.maximum_scale is None or len(y) < 2:
@@ -220,10 +206,6 @@ class HeteroscedasticNormal(Likelihood):
         """Normal law with event shape (D,)."""
         mean, log_variance = self._parts(f, dim=1)
         return dist.Normal(mean, torch.exp(0.5 * self.log_variance(log_variance))).to_event(mean.ndim - 1)
-
-    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> GaussianPredictive | RealMaps:  # noqa: ARG002
-        """The mixture of S Gaussians; its components are the single draws, which it always keeps."""
-        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
 
     def _of_points(self, f: Tensor) -> GaussianPredictive:
         mean, log_variance = self._parts(f, dim=2)
@@ -344,10 +326,6 @@ class StudentT(ScaledNoise):
         df, mean, scale = self._parameters(f)
         return dist.StudentT(df, mean, scale).to_event(f.ndim - 1)
 
-    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive | RealMaps:  # noqa: ARG002
-        """The mixture of S Student laws; its components are the single draws, which it always keeps."""
-        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
-
     def _of_points(self, f: Tensor) -> MixturePredictive:
         df = of_draws(parameter_value(self.df, "df"), f.double(), per_column=False)
         mean, scale = self._located_draws(f)
@@ -397,10 +375,6 @@ class Laplace(ScaledNoise):
         """Laplace's law with event shape (D,)."""
         mean, scale = self._located(f)
         return dist.Laplace(mean, scale).to_event(f.ndim - 1)
-
-    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> MixturePredictive | RealMaps:  # noqa: ARG002
-        """The mixture of S of Laplace's laws; its components are the single draws, which it always keeps."""
-        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
 
     def _of_points(self, f: Tensor) -> MixturePredictive:
         mean, scale = self._located_draws(f)

@@ -8,9 +8,8 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, as_targets, check_count
+from bayesuq.arrays import check_count
 from bayesuq.models.likelihoods.base import (
-    Likelihood,
     Parameter,
     Unknown,
     aligned,
@@ -18,9 +17,10 @@ from bayesuq.models.likelihoods.base import (
     parameter_value,
     unknown_parameters,
 )
+from bayesuq.models.likelihoods.real_targets import RealTargets
 
 
-class ScaledNoise(Likelihood):
+class ScaledNoise(RealTargets):
     """Real targets around f, (N, D), with one noise scale for all columns or one for each.
 
     Attributes:
@@ -70,10 +70,6 @@ class ScaledNoise(Likelihood):
                 "per_column=2 for two."
             )
         return replace(self, per_column=num_outputs)  # type: ignore[type-var]
-
-    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
-        """Real targets, (N, D) or (N, D, ...)."""
-        return as_targets(y, maps=True)
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Targets of the shape and dtype of f, without the scales that it may bring."""
