@@ -25,7 +25,7 @@ from typing import Any, Literal, Self, TypedDict, get_args
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import check_count, check_finite_number
+from bayesuq.arrays import check_count, check_probability
 from bayesuq.options import nearest
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -85,9 +85,7 @@ class Windows:
                 raise ValueError("`overlap`, `blend` and `margin` are of windows: pass `window`, such as (96, 96, 96).")
             return None
         sides = tuple(window) if isinstance(window, Sequence) and not isinstance(window, str) else (window,)
-        overlap = check_finite_number(options.get("overlap", 0.5), "overlap")
-        if not 0 <= overlap < 1:
-            raise ValueError(f"`overlap` must be in [0, 1), a share of the window; got {overlap}.")
+        overlap = check_probability(options.get("overlap", 0.5), "overlap")
         blend = options.get("blend", "gaussian")
         if blend not in get_args(Blend):
             raise ValueError(f"`blend` must be one of {', '.join(get_args(Blend))}; got {blend!r}.")
