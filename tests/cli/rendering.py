@@ -19,6 +19,7 @@ def nothing_drawn(_plot: object, _data: object, title: str, caption: str) -> Pic
 
 @pytest.fixture
 def not_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Pages of `diagnose` hold an empty picture under the title of each figure of ArviZ's, and none is rendered."""
+    """Pages of comparisons hold no figure; those of `diagnose` an empty one under the title of each of ArviZ's."""
+    monkeypatch.setattr("bayesuq.cli.figures.draw", lambda *_: [])
     monkeypatch.setattr("bayesuq.cli.figures._written", lambda *_: b"<svg/>")
     monkeypatch.setattr("bayesuq.cli.diagnosis._told", nothing_drawn)

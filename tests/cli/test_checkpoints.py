@@ -17,11 +17,11 @@ from bayesuq.cli.settings import METHODS
 from bayesuq.evaluation.report.reporting import Report
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.predictive.gaussian import GaussianPredictive
-from tests.cli.rendering import not_rendered
+from tests.cli.rendering import not_drawn
 from tests.inference.examples import SHORT_FIT
 
-__all__ = ["not_rendered"]  # a fixture
-pytestmark = [pytest.mark.filterwarnings(*SHORT_FIT), pytest.mark.usefixtures("not_rendered")]
+__all__ = ["not_drawn"]  # a fixture
+pytestmark = [pytest.mark.filterwarnings(*SHORT_FIT), pytest.mark.usefixtures("not_drawn")]
 
 SHORT = ["--num_epochs", "2", "--hidden", "4", "--num_members", "2", "--num_samples", "3"]
 CHAINS = ["--num_chains", "2", "--num_warmup", "6", "--num_draws", "3"]

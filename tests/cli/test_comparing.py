@@ -31,9 +31,9 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.thinned import ThinnedPredictive
 from bayesuq.to_arviz.groups import Drawn
-from tests.cli.rendering import not_rendered
+from tests.cli.rendering import not_drawn, not_rendered
 
-__all__ = ["not_rendered"]  # a fixture
+__all__ = ["not_drawn", "not_rendered"]  # fixtures
 HOSTILE = """<script>alert('x')</script><img src=x onerror="alert(1)">"' & {{ 7 * 7 }}"""
 VOID = {"meta", "img", "wbr", "link", "br", "input"}
 METHODS = ["temperature:ensemble", "map", "ensemble", "temperature", "dropout"]
@@ -142,7 +142,7 @@ def test_a_temperature_over_one_network_leaves_its_accuracy(digits: Path) -> Non
     assert values["temperature"]["temperature"] > 0
 
 
-@pytest.mark.usefixtures("not_rendered")
+@pytest.mark.usefixtures("not_drawn")
 def test_methods_stand_in_the_order_in_which_they_were_named(
     tmp_path: Path, digits_page: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -178,7 +178,7 @@ def test_tables_have_headers_and_a_cell_for_every_method(digits: Path, digits_pa
     assert 'name="viewport"' in digits_page
 
 
-@pytest.mark.usefixtures("not_rendered")
+@pytest.mark.usefixtures("not_drawn")
 def test_every_measure_of_the_page_is_explained(tmp_path: Path, digits_page: str) -> None:
     assert run(tmp_path / "run", data="toy/sine-gap", methods="map,variational") == 0
     for text in (digits_page, (tmp_path / "run" / "report.html").read_text()):
