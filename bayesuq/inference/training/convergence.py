@@ -35,9 +35,11 @@ LEAST_GAIN, GAIN_ERRORS = 0.02, 2.0  # nats a row, and standard errors, over a c
 FEWEST_RATIOS, MOST_RATIOS = 100, 500  # draws that k is read from
 NEAR = 1.25  # times too wide or too narrow, at most, of any number that is taken for right
 WIDE, FEWEST_WORTH = 1.4, 15.0  # times too wide; draws that the weighed ones must be worth
+TIGHT = 0.9  # times too narrow, all numbers together: beyond the noise of weighed spreads, no false alarm in 100
 ALIKE = 0.99  # of the draws: what the weighed ones are worth where the two laws are within .005 nats of each other
 LEAST_WORTH = 0.25  # of the draws: spreads too narrow by ten show in k of 500 draws as .6 to 1.2, in this as .2
 SHIFTED = 0.25  # standard deviations, beyond two standard errors, of any mean
+NARROW_REMEDY = "Take chains (`hmc`), or guide=variational.full_rank where this is a narrower guide."
 CHEAP_SHARE = 0.02  # of a fit's cost, up to which networks are looked at too
 MIN_GRADIENTS, MAX_GRADIENTS = 8, 64
 WEIGHTS_IN_ALL = (
@@ -159,11 +161,13 @@ class Weighed:
         wider: The posterior's spreads over the weighed ones.
         shift: The distance of the means, in weighed spreads.
         error: The standard error of that.
+        worth: Independent draws that the weighed ones are worth.
     """
 
     wider: Tensor
     shift: Tensor
     error: Tensor
+    worth: float
 
     @classmethod
     def of(cls, log_ratios: Tensor, draws: Iterable[Tensor]) -> "Weighed | None":
@@ -176,7 +180,8 @@ class Weighed:
         weight = (log_ratios.double() - log_ratios.double().max()).exp()
         weight = weight / weight.sum()
         values = torch.cat([draw.double().reshape(len(weight), -1) for draw in draws], dim=1)
-        if not bool(values.isfinite().all() & weight.isfinite().all()) or 1 / weight.square().sum() < FEWEST_WORTH:
+        worth = float(1 / weight.square().sum())
+        if not bool(values.isfinite().all() & weight.isfinite().all()) or worth < FEWEST_WORTH:
             return None
         centred = values - weight @ values
         own, told = (weight @ centred.square()).sqrt(), values.std(dim=0)
@@ -184,7 +189,17 @@ class Weighed:
         if not bool(moving.any()):
             return None
         shift, error = centred.mean(dim=0).abs() / own, (weight.square() @ centred.square()).sqrt() / own
-        return cls((told / own)[moving], shift[moving], error[moving])
+        return cls((told / own)[moving], shift[moving], error[moving], worth)
+
+    @property
+    def together(self) -> float:
+        """How many times as wide as the weighed draws the posterior is, all numbers together (a geometric mean)."""
+        return float(self.wider.log().mean().exp())
+
+    @property
+    def is_narrow(self) -> bool:
+        """Whether it is too narrow by more than one number's weighed spread is uncertain by."""
+        return self.together < TIGHT * math.exp(-((2 * self.worth) ** -0.5))
 
     @property
     def agrees(self) -> bool:
@@ -209,11 +224,11 @@ def warn_if_wide(
     subject: str = "The posterior scales were not learned",
     remedy: str = "Raise `num_epochs` or `learning_rate`.",
 ) -> None:
-    """Warn where the posterior is much wider than the model's, or stands beside it.
+    """Warn where the posterior is much wider than the model's, stands beside it, or is narrower.
 
     Draws that are weighed by the ratios have the model's own means and spreads. Spreads are asked of all numbers
-    together, so that noise in one of them raises no alarm; a posterior that is too narrow shows in
-    `warn_unless_reaching`. The mean of any number tells, beyond the noise of the weighed one.
+    together, so that noise in one of them raises no alarm; a posterior that is much too narrow shows in
+    `warn_unless_reaching` too. The mean of any number tells, beyond the noise of the weighed one.
 
     Args:
         log_ratios: log p(theta, y | x) - log q(theta), (S,), in nats.
@@ -224,16 +239,20 @@ def warn_if_wide(
     weighed = Weighed.of(log_ratios, draws)
     if weighed is None:
         return
-    wider = float(weighed.wider.log().mean().exp())
-    if wider > WIDE:
+    if weighed.together > WIDE:
         warn_of_fit(
-            f"{subject}: its spreads are {wider:.1f} times those that its draws have when they are weighed by the "
-            f"model's density. Its uncertainty is too large. {remedy}"
+            f"{subject}: its spreads are {weighed.together:.1f} times those that its draws have when they are weighed "
+            f"by the model's density. Its uncertainty is too large. {remedy}"
         )
     elif float((weighed.shift - 2 * weighed.error).max()) > SHIFTED:
         warn_of_fit(
             f"The posterior stands beside the model's: weighed by the model's density, the mean of one of its numbers "
             f"lies {float(weighed.shift.max()):.1f} standard deviations from where it is. {remedy}"
+        )
+    elif weighed.is_narrow:
+        warn_of_fit(
+            f"The posterior is narrower than the model's: its spreads are {weighed.together:.2g} times those that its "
+            f"draws have when they are weighed by the model's density. Its uncertainty is too small. {NARROW_REMEDY}"
         )
 
 

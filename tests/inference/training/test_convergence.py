@@ -346,6 +346,24 @@ def test_a_law_beside_the_models_or_wider_than_it_is_told_and_one_like_it_is_not
     assert "no more than 21 count" in str(record[0].message)
 
 
+def test_a_law_a_fifth_too_narrow_is_told_where_its_tail_says_nothing_and_one_within_a_tenth_is_not() -> None:
+    """Of 500 draws of N(0, s^2) for N(0, 1), over twenty seeds: k is below .7 for nearly all of them."""
+
+    def share(scale: float, size: int) -> float:
+        told = 0
+        for seed in range(20):
+            draws = scale * noise(seed, 500, size)
+            ratios = (0.5 * (draws / scale).square() - 0.5 * draws.square()).sum(dim=1)
+            with recorded_warnings() as record:
+                warn_if_wide(ratios, [draws])
+            told += any("narrower than the model's: its spreads are 0." in str(one.message) for one in record)
+        return told / 20
+
+    assert share(0.95, 1) == share(0.95, 5) == share(1.05, 5) == 0
+    assert share(0.78, 1) > 0.6
+    assert share(0.78, 5) > 0.9
+
+
 def test_the_shape_of_a_tail_is_no_alarm_where_the_ratios_hardly_vary() -> None:
     places = (torch.arange(500).double() + 0.5) / 500
     tail = 1 / (1 - places)  # log ratios whose own tail has k = 1, of .93 and 1.4 at these scales as ratios
