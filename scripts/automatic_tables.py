@@ -27,16 +27,21 @@ COVERED = (0.80, 0.97)  # by intervals that are meant to hold 90 %
 
 
 def of_automatic(records: Iterable[Record]) -> list[str]:
-    """`regress` on test rows: a row for each set."""
+    """`regress` on test rows, and the same splits by settings of before: a row for each set and setting."""
     lines = [line for line in records if line["part"] == "test"]
-    titles = ["set", "splits", "log-likelihood", "measured elsewhere", "RMSE", "CRPS", "coverage of 90 %"]
+    titles = ["set", "what", "splits", "log-likelihood", "measured elsewhere", "RMSE", "CRPS", "coverage of 90 %"]
     found = [row([*titles, "weight of chains", "of the process", "CPU seconds"]), "|---" * (len(titles) + 3) + "|"]
     for data, own in by_set(lines):
-        chains, process = (f"{fmean(weight_of(line, name) for line in own):.2f}" for name in ("microcanonical", "gp"))
-        cells = [_mean(own, name, digits) for name, digits in (("rmse", 2), ("crps", 3), ("coverage", 3))]
-        density = _mean(own, "log_likelihood", 3)
-        seconds = f"{fmean(line['cpu_seconds'] for line in own):.0f}"
-        found.append(row([data, str(len(own)), density, ELSEWHERE[data], *cells, chains, process, seconds]))
+        splits = {line["split"] for line in own if line["setting"] == "default"}
+        for setting in sorted({line["setting"] for line in own}, key=lambda name: (name != "default", name)):
+            some = [line for line in own if line["setting"] == setting and line["split"] in splits]
+            if not some:
+                continue
+            weights = [f"{fmean(weight_of(line, name) for line in some):.2f}" for name in ("microcanonical", "gp")]
+            cells = [_mean(some, name, digits) for name, digits in (("rmse", 2), ("crps", 3), ("coverage", 3))]
+            density, seconds = _mean(some, "log_likelihood", 3), f"{fmean(line['cpu_seconds'] for line in some):.0f}"
+            what = "`regress`" if setting == "default" else f"`regress`, {setting}"
+            found.append(row([data, what, str(len(some)), density, ELSEWHERE[data], *cells, *weights, seconds]))
     return [*found, ""]
 
 

@@ -9,7 +9,8 @@ from scripts.recording import Record
 def line(data: str, split: int, **changes: Any) -> Record:
     judged = {"log_likelihood": -2.0, "rmse": 2.0, "crps": 1.0, "coverage": 0.9, "cpu_seconds": 30.0}
     candidates = [["gp", -2.0, 0.25, 3.0, ""], ["microcanonical", -1.0, 0.75, 9.0, ""]]
-    return {"data": data, "split": split, "part": "test", "candidates": candidates, **judged, **changes}
+    own = {"part": "test", "setting": "default"}
+    return {"data": data, "split": split, **own, "candidates": candidates, **judged, **changes}
 
 
 def test_regress_has_a_row_a_set_with_test_lines_alone() -> None:
@@ -18,13 +19,16 @@ def test_regress_has_a_row_a_set_with_test_lines_alone() -> None:
         line("yacht", 0),
         line("boston", 1, log_likelihood=-3.0, candidates=[]),
         line("boston", 0, part="val", log_likelihood=100.0),
+        line("boston", 1, setting="before", log_likelihood=-5.0),
+        line("boston", 7, setting="before", log_likelihood=-500.0),  # a split that is not beside it
     ]
     rows = of_automatic(lines)
-    assert rows[2].startswith("| yacht | 1 | -2.000 | 0.59 (bde) |")
+    assert rows[2].startswith("| yacht | `regress` | 1 | -2.000 | 0.59 (bde) |")
+    assert rows[4].startswith("| boston | `regress`, before | 1 | -5.000 |")
     assert rows[3] == (
-        "| boston | 2 | -2.500 ± 0.500 | -2.17 (bde) | 2.00 ± 0.00 | 1.000 ± 0.000 | 0.900 ± 0.000 | 0.38 | 0.12 | 30 |"
+        "| boston | `regress` | 2 | -2.500 ± 0.500 | -2.17 (bde) | 2.00 ± 0.00 | 1.000 ± 0.000 | 0.900 ± 0.000 | 0.38 | 0.12 | 30 |"
     )
-    assert len(rows) == 5
+    assert len(rows) == 6
 
 
 def test_gaps_have_mean_median_and_a_verdict_on_coverage() -> None:

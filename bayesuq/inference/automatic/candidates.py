@@ -37,7 +37,7 @@ ORDERS = {  # by the most rows: a process is exact within seconds, chains are ch
     MOST_EXACT: ("microcanonical", "ensemble", "gp", "laplace", "dropout"),
     math.inf: ("ensemble", "laplace", "gp", "dropout", "microcanonical"),
 }
-PILOT_SHARE = 25  # of the least size worth its time: a pilot that tells what a step takes
+PILOT_SHARE = 8  # of the least size worth its time: a pilot that tells what a step takes beside what any fit takes
 CHAINS_SHARE = 2.0  # of the time, where another method has 1: what they gain by more of it is largest
 Fit = Callable[[Dataset, int, int], Posterior]
 Continue = Callable[[Dataset, int, int, Posterior], Posterior]
