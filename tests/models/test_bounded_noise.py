@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from typing import Any
 
 import pytest
 import torch
@@ -131,3 +132,20 @@ def test_a_row_fifty_deviations_out_has_a_finite_predictive() -> None:
     far = posterior.predict(torch.tensor([[-1e4], [50.0], [1e4]]))
     assert far.aleatoric.max() <= 100.01
     assert far.log_prob(torch.zeros(3)).isfinite().all()
+
+
+@pytest.mark.parametrize("weight", [None, torch.tensor([0.5, 2.0, 1.0, 0.0], dtype=torch.float64)])
+@pytest.mark.parametrize("bounds", [{}, {"minimum_scale": 0.1}, {"maximum_scale": None}])
+def test_slopes_that_are_written_out_are_autograds_and_a_subclass_has_its_own(bounds: Any, weight: Any) -> None:
+    class Doubled(HeteroscedasticNormal):
+        def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
+            return 2 * super().elementwise_log_prob(f, y)
+
+    f = torch.tensor([[0.3, -20.0], [1.0, -1.0], [-2.0, 3.0], [0.0, 9.0]], dtype=torch.float64, requires_grad=True)
+    y = torch.tensor([[0.3 + 1e-5], [0.0], [1.0], [2.0]], dtype=torch.float64)
+    expected = HeteroscedasticNormal(**bounds).log_prob(f, y, weight)
+    (slope,) = torch.autograd.grad(expected.sum(), f)
+    for likelihood, factor in ((HeteroscedasticNormal(**bounds), 1), (Doubled(**bounds), 2)):
+        found = likelihood.log_prob_and_slope(f.detach(), y, weight)
+        torch.testing.assert_close(found[0], factor * expected.detach(), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(found[1], factor * slope, rtol=1e-10, atol=1e-10)

@@ -26,7 +26,8 @@ def test_regress_has_a_row_a_set_with_test_lines_alone() -> None:
     assert rows[2].startswith("| yacht | `regress` | 1 | -2.000 | 0.59 (bde) |")
     assert rows[4].startswith("| boston | `regress`, before | 1 | -5.000 |")
     assert rows[3] == (
-        "| boston | `regress` | 2 | -2.500 ± 0.500 | -2.17 (bde) | 2.00 ± 0.00 | 1.000 ± 0.000 | 0.900 ± 0.000 | 0.38 | 0.12 | 30 |"
+        "| boston | `regress` | 2 | -2.500 ± 0.500 | -2.17 (bde) | 2.00 ± 0.00 | 1.000 ± 0.000 | 0.900 ± 0.000 "
+        "| 0.38 | 0.12 | 30 |"
     )
     assert len(rows) == 6
 

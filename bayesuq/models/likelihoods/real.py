@@ -186,7 +186,8 @@ class HeteroscedasticNormal(RealTargets):
 
     def log_prob_and_slope(self, f: Tensor, y: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """With e = y - m: e / v in m, and (e^2 / v - 1) / 2 times the slope of log v in g."""
-        if self.maximum_scale is None or self.beta > 0 or f.ndim > 2:
+        is_own = type(self) is HeteroscedasticNormal  # a subclass may have another density
+        if self.maximum_scale is None or self.beta > 0 or f.ndim > 2 or not is_own:
             return super().log_prob_and_slope(f, y, weight)
         (mean, g), errors = self._parts(f, dim=1), self.align(f, y)
         excess = g - g.clamp(*self._ends())
