@@ -114,9 +114,9 @@ def assert_same(one, other):
 
 
 @cache
-def uninterrupted_fit(case):
+def uninterrupted_fit(case, **options):
     """Fitted once for all the moments at which others are stopped."""
-    return fit(case)
+    return fit(case, **options)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -234,7 +234,7 @@ def test_a_network_that_was_built_without_a_seed_goes_on_from_the_weights_in_the
 def test_a_longer_fit_goes_on_to_the_bits_of_one_that_was_longer_from_the_start(
     case, stop_after, tmp_path, monkeypatch
 ):
-    longer = fit(case, schedule="constant", num_epochs=6)
+    longer = uninterrupted_fit(case, schedule="constant", num_epochs=6)
     checkpoint = Checkpoint(tmp_path / "state", every_steps=1)
     if stop_after is None:
         fit(case, schedule="constant", checkpoint=checkpoint)
