@@ -84,7 +84,19 @@ class _BayesianEstimator(BaseEstimator):
         x = self.standardizer_.inputs(to_tensor(X, "X"))
         seed = derive_seed(self.seed_, PREDICT)
         found = self.posterior_.predict(x, num_samples=self.num_samples, seed=seed)
-        return self.standardizer_.inverse(found)
+        return self._named(self.standardizer_.inverse(found))
+
+    def predict_frame(self, X: Any) -> Any:
+        """What the predictive says of rows (N, F), a pandas DataFrame: see `PredictiveDistribution.to_pandas`.
+
+        Its rows have the index of X, where that is a data frame, and its columns the names of labels that are words.
+        """
+        frame, index = self.predictive(X).to_pandas(), getattr(X, "index", None)
+        return frame if index is None or callable(index) else frame.set_axis(index, axis=0)
+
+    def _named(self, found: PredictiveDistribution) -> PredictiveDistribution:
+        """With names of labels, where these have some."""
+        return found
 
     def _fit(self, X: Array, y: Array, weight: Array | None) -> Self:
         """Fit rows (N, F) of y, (N, D) real or (N,) labels."""
@@ -343,6 +355,11 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
                 f"`y` has the class {labels[unknown].tolist()[0]!r}, which is not one of those that were fitted."
             )
         return _mean(found.log_prob(np.searchsorted(self.classes_, labels)), sample_weight)
+
+    def _named(self, found: PredictiveDistribution) -> PredictiveDistribution:
+        if self.classes_.dtype.kind not in "OUS" or not isinstance(found, CategoricalPredictive):
+            return found
+        return found.named(self.classes_.tolist())
 
     def _labels(self, X: Any) -> CategoricalPredictive:
         found: Any = self.predictive(X)

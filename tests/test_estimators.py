@@ -158,6 +158,12 @@ def test_labels_come_back_as_they_came() -> None:
     assert (classifier.predict(X) == names).mean() > 0.8
     log_probs = np.log(classifier.predict_proba(X))[np.arange(len(X)), np.searchsorted(classifier.classes_, names)]
     assert classifier.score(X, names) == pytest.approx(log_probs.mean(), rel=1e-12)
+    frame = classifier.predict_frame(pd.DataFrame(X, index=[f"row {n}" for n in range(len(X))]))
+    assert list(frame)[:4] == ["label", "p_high", "p_low", "p_middle"]
+    assert frame["label"].tolist() == classifier.predict(X).tolist()
+    assert frame.index[3] == "row 3"
+    assert classifier.predict_frame(X.tolist())["p_low"].tolist() == frame["p_low"].tolist()
+    assert classifier.predictive(X).log_prob(names).mean().item() == pytest.approx(log_probs.mean(), rel=1e-12)
     with pytest.raises(ValueError, match="the class 'top', which is not one"):
         classifier.score(X[:1], ["top"])
 
