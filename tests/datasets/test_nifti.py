@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.bridges.nnunet import SavedFolds
 from bayesuq.cli.problem import load_split
@@ -142,3 +142,25 @@ def test_dictionaries_of_tensors_with_metadata_give_plain_tensors() -> None:
         predictive = posterior.predict(x)
         assert type(predictive.mean) is type(predictive.total) is type(predictive.votes) is Tensor
     assert type(posterior.predict(items[0]["image"][None], window=3).mean) is Tensor
+
+
+@pytest.mark.filterwarnings(NO_MODE)
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_subjects_of_nested_dictionaries_are_read_by_a_function() -> None:
+    """As TorchIO collates its subjects: data, affine and path of each image; the fit is that of plain pairs."""
+    x, y = torch.randn(4, 1, 5, 4, 3), torch.randint(2, (4, 1, 5, 4, 3))
+
+    def image(values: Tensor, name: str) -> dict[str, object]:
+        return {"data": values, "affine": torch.eye(4, dtype=torch.float64), "path": name, "stem": name, "type": name}
+
+    subjects = [{"t1": image(x[n], "t1"), "label": image(y[n].float(), "label"), "age": 40 + n} for n in range(4)]
+    nested = Loader(
+        DataLoader(subjects, batch_size=2),
+        batch=lambda item: Batch(x=item["t1"]["data"], y=item["label"]["data"][:, 0].long()),
+    )
+    plain = DataLoader(TensorDataset(x, y[:, 0]), batch_size=2)
+    net = built(lambda: nn.Conv3d(1, 2, 3, padding=1))
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    fits = [map_estimate.fit(model, loader, num_epochs=2, seed=0) for loader in (nested, plain)]
+    assert torch.equal(fits[0].values, fits[1].values)
+    assert torch.equal(fits[0].predict(nested, window=3).mean, fits[1].predict(x, window=3).mean)
