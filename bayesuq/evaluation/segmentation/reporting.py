@@ -242,7 +242,8 @@ def evaluate_segmentation(
             if score == SCORES[0]:
                 patches.append(patch_sweep(values, errors, size=patch_size, thresholds=thresholds, labelled=mask))
         num_samples = predictive.num_samples
-        for parts in (pixels, patches, close, *overlaps.values()):
+        counted: tuple[list[Any], ...] = (pixels, patches, close, *overlaps.values())
+        for parts in counted:
             _join(parts)
     if not pixels:
         raise ValueError("`batches` must give at least one batch; it gave none. A generator can be used once only.")
