@@ -5,7 +5,7 @@ are its counts. What is measured is the streaming, so that the network is two sm
 Anonymous memory is read from /proc while it runs. A line of JSON for each twentieth of them says how far it came; the
 same command goes on after the last one, and the report is of the images of the process that ends.
 
-    python benchmarks/many_images.py --images 10000 --side 512 --out many_images.jsonl
+    python -m benchmarks.many_images --images 10000 --side 512 --out many_images.jsonl
 """
 
 import argparse
