@@ -21,7 +21,7 @@ Reference:
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -33,6 +33,7 @@ from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
 from bayesuq.inference.laplace.few_rows import OutputsAtRows
 from bayesuq.waiting import check
 
+NUMBERS_AT_A_TIME = 2**17  # of a layer of many, in sums over them
 INPUTS, ROWS = "inputs.", "rows."  # before a layer's path: A, or the rows whose products it sums
 
 
@@ -112,9 +113,9 @@ class NormalWeights(ABC):
     def log_det(self) -> Tensor:
         """Of the precision, 0-d; autograd can follow it to the prior's precisions."""
 
-    def square(self, vector: Mapping[str, Tensor], derivatives: Derivatives) -> Tensor:  # noqa: ARG002
+    def square(self, vector: Mapping[str, Tensor], derivatives: Callable[[], Derivatives]) -> Tensor:  # noqa: ARG002
         """v^T Sigma v, 0-d, of numbers for each parameter (*shape), and the same as derivatives of one output."""
-        return self.output_covariance(derivatives).sum()
+        return self.output_covariance(derivatives()).sum()
 
     def log_det_prior(self) -> Tensor:
         """Of the prior's precision, 0-d."""
@@ -277,14 +278,16 @@ class KroneckerWeights(NormalWeights):
         _, outputs = self._eigen(self.layers[0])
         return OutputsAtRows.of(self._whitened(head), self._variances(self.layers[0]), outputs.vectors)
 
-    def square(self, vector: Mapping[str, Tensor], derivatives: Derivatives) -> Tensor:  # noqa: ARG002
+    def square(self, vector: Mapping[str, Tensor], derivatives: Callable[[], Derivatives]) -> Tensor:  # noqa: ARG002
         """v^T Sigma v, layer by layer in the axes of the curvature, 0-d."""
         total = torch.zeros((), dtype=torch.float64, device=next(iter(vector.values())).device)
         for layer in self.layers:
             inputs, outputs = self._eigen(layer)
             matrix = layer.join({name: vector[name] for name in layer.names()}) * self._columns(layer) ** -0.5
-            moved = inputs.coordinates(outputs.vectors.T @ matrix)
-            total += (moved.square() * self._variances(layer)).sum()
+            together = max(1, NUMBERS_AT_A_TIME // len(inputs.vectors))  # of the outputs' axes, not all: they are large
+            for values, axes in zip(outputs.values.split(together), outputs.vectors.T.split(together), strict=True):
+                variances = inputs.weights(1 / (1 + values.unsqueeze(1) * inputs.values))
+                total += (inputs.coordinates(axes @ matrix).square() * variances).sum()
         for name, variances in self._other_variances.items():
             total += (vector[name].square() * variances).sum()
         return total
@@ -464,7 +467,8 @@ def _added_inputs(path: str, sums: Mapping[str, Tensor], found: Mapping[str, Ten
 
 
 def _num_determined(eigenvalues: Tensor) -> Tensor:
-    return (eigenvalues / (1 + eigenvalues)).sum()
+    parts = eigenvalues.split(NUMBERS_AT_A_TIME)  # the quotients of all would be two more of them
+    return torch.stack([(part / (1 + part)).sum() for part in parts]).sum()
 
 
 def _diagonals(others: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:

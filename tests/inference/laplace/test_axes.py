@@ -11,7 +11,7 @@ import bayesuq as bq
 from bayesuq.data import Dataset
 from bayesuq.inference import laplace
 from bayesuq.inference.adoption import adopt
-from bayesuq.inference.laplace import axes, linearisation
+from bayesuq.inference.laplace import axes, linearisation, structures
 from bayesuq.inference.laplace.axes import Axes
 from bayesuq.inference.laplace.posterior import LaplacePosterior
 from bayesuq.models.likelihoods.labels import Categorical
@@ -77,7 +77,7 @@ def test_rows_and_the_sum_of_their_products_are_one_law(kind: str, likelihood: s
         mine.pushed(derivatives, drawn), derivatives.pushed(mine.layout.split(mine.deviation(drawn))), **TIGHT
     )
     vector = mine.layout.split(noise(5, size))
-    squares = [law.square(vector, linear.as_derivatives(vector)) for law in (mine, other)]
+    squares = [law.square(vector, lambda: linear.as_derivatives(vector)) for law in (mine, other)]
     torch.testing.assert_close(*squares, **TIGHT)
     assert few.tuned("each").prior_factors == pytest.approx(whole.tuned("each").prior_factors, rel=1e-5)
 
@@ -145,3 +145,18 @@ def test_a_last_layer_takes_little_beside_the_network_and_its_features(
     state = [*posterior.curvature.values(), *(part.vectors for part in posterior.law._decompositions["6"])]
     held = of_own * sum(8 * part.numel() for part in state)
     assert live.peak <= 1.3 * (weights + features + held)
+
+
+@pytest.mark.filterwarnings(NO_MODE)
+@pytest.mark.parametrize(("width", "most"), [(77, 1.2), (102, 1.25)])
+def test_a_last_layer_of_many_classes_does_too(width: int, most: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The proportions of 100 million weights before 768 and 1,024 features and 1,000 classes, by a tenth."""
+    monkeypatch.setattr(linearisation, "LARGEST_EXACT", 0)
+    monkeypatch.setattr(structures, "NUMBERS_AT_A_TIME", 2**10)
+    words = (1_000_000 - 100 * width) // width
+    net = nn.Sequential(nn.EmbeddingBag(words, width), nn.Tanh(), nn.Linear(width, 100))
+    x, y = torch.arange(200).view(100, 2), torch.arange(100)
+    with LiveTensors(net, x) as live:
+        laplace.fit(adopt(net, Categorical()), Dataset(x, y)).predict(x[:5], num_samples=5, seed=0)
+    weights = sum(map(Tensor.numel, net.parameters()))
+    assert live.peak <= most * 4 * (weights + 100 * width)

@@ -86,7 +86,7 @@ def test_shortcuts_of_a_kronecker_head_are_the_general_way(bias: bool) -> None:
     torch.testing.assert_close(law.output_variance(derivatives), covariance.diagonal(dim1=1, dim2=2))
     vector = law.layout.split(z[0])
     own = linear.as_derivatives(vector)
-    torch.testing.assert_close(law.square(vector, own), law.output_covariance(own).sum())
+    torch.testing.assert_close(law.square(vector, lambda: own), law.output_covariance(own).sum())
 
 
 class Rows(TorchDispatchMode):
