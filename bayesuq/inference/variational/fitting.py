@@ -132,7 +132,8 @@ def fit(
         ConvergenceWarning: The posterior scales were not learned, or the ELBO was still rising; the fit predicts no
             better than a constant; the noise has most of the targets' variance while few hidden units are alive; the
             posterior misses parts of the model's, by Pareto k: of programs on data in memory, and of networks where
-            looking costs less than 2 % of the fit; modes of a program that are left out.
+            looking costs less than 2 % of the fit; a program's is narrower than the model's; modes of a program that
+            are left out.
 
     Example:
         >>> from bayesuq.data import Dataset

@@ -164,6 +164,8 @@ def test_an_approximate_model_predicts_what_gpytorch_does() -> None:
     normal = gpytorch.likelihoods.GaussianLikelihood().double()
     posterior = bq.adopt(model, normal)
     assert isinstance(posterior, GpytorchPosterior)
+    told = posterior.summary()["covar_module.base_kernel.lengthscale"].mean  # softplus of what the module stores
+    assert told == pytest.approx(float(model.covar_module.base_kernel.lengthscale))
     expected = noisy(model, normal, NEW)
     torch.testing.assert_close(posterior.predict(NEW).mean.squeeze(1), expected.mean, **EXACT)
     torch.testing.assert_close(posterior.predict(NEW).total.squeeze(1), expected.variance, **EXACT)
