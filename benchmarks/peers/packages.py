@@ -137,6 +137,7 @@ def of_posteriors() -> Iterator[Line]:
 
 def of_laplace_torch() -> Iterator[Line]:
     """A Kronecker-factored Laplace approximation of all weights, and 100 draws of it."""
+    _declare_operators_of_torchvision()
     laplace = importlib.import_module("laplace")
     loader = DataLoader(TensorDataset(*rows()), batch_size=BATCH_SIZE)
 
