@@ -38,6 +38,7 @@ def test_a_network_that_skorch_trained() -> None:
     check(trained.module_, trained.predict_proba(x.numpy()))
 
 
+@pytest.mark.filterwarnings("ignore:.*LeafSpec:FutureWarning")  # Lightning's own use of torch
 def test_a_module_that_lightning_trained(tmp_path: Any) -> None:
     lightning = pytest.importorskip("lightning", reason="needs Lightning")
     x, y = rows()
