@@ -14,6 +14,7 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import process_time, sleep
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,7 @@ import bayesuq as bq
 from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from bayesuq.posterior import Posterior
+from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import generator, isolated
 from benchmarks.many_rows import anonymous
 
@@ -55,7 +57,7 @@ def fitted() -> Posterior:
     with isolated(0):
         net = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.ReLU(), nn.Conv2d(4, 2, 1))
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
-    options = {"num_epochs": 60, "batch_size": 4, "learning_rate": 1e-2, "seed": 0, "progress": False}
+    options: dict[str, Any] = {"num_epochs": 60, "batch_size": 4, "learning_rate": 1e-2, "seed": 0, "progress": False}
     return bq.inference.variational.fit(model, bq.Dataset(images, labels), **options)
 
 
@@ -77,7 +79,7 @@ class Watch:
         return peak
 
 
-def stream(posterior: Posterior, data: Discs, out: Path) -> Iterator[tuple[object, Tensor]]:
+def stream(posterior: Posterior, data: Discs, out: Path) -> Iterator[tuple[PredictiveDistribution, Tensor]]:
     """Predictions with their truth, and a line for each twentieth of the images up to the last."""
     watch, begin = Watch(), process_time()
     for done, (x, y) in enumerate(DataLoader(data, batch_size=1), start=data.first + 1):

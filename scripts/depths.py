@@ -18,7 +18,7 @@ from bayesuq.evaluation import plots
 from bayesuq.evaluation.calibration import probability_integral_transform
 from bayesuq.evaluation.real_maps import evaluate_maps
 from bayesuq.inference import ensemble
-from bayesuq.models import BayesianNetwork, likelihoods, priors
+from bayesuq.models import likelihoods, priors
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.maps import RealMaps
@@ -29,13 +29,11 @@ ONE, EACH = "one noise for all pixels", "a noise for each pixel"
 NUM_SHOWN = 3
 
 
-def learned(
-    likelihood: Likelihood, num_outputs: int, seen: shapes.Depths, options: argparse.Namespace
-) -> ensemble.EnsemblePosterior:
+def learned(likelihood: Likelihood, num_outputs: int, seen: shapes.Depths, options: argparse.Namespace) -> Posterior:
     """An ensemble from some images."""
     with isolated(options.seed):
         net = nn.Sequential(nn.Conv2d(2, 8, 1), nn.Tanh(), nn.Conv2d(8, num_outputs, 1))
-    model = BayesianNetwork(net, priors.Normal(scale=3.0), likelihood)
+    model = bq.models.BayesianNetwork(net, priors.Normal(scale=3.0), likelihood)
     return ensemble.fit(
         model,
         bq.Dataset(seen.x, seen.y),
@@ -71,7 +69,7 @@ def main(options: argparse.Namespace) -> None:
         "-kept": plots.kept_error_curves({name: (each, new.y) for name, each in maps.items()}),
         "-calibration": plots.interval_calibration(
             {
-                name: probability_integral_transform(each.pixels, each.pixel_targets(new.y))  # type: ignore[arg-type]
+                name: probability_integral_transform(each.pixels, each.pixel_targets(new.y))
                 for name, each in maps.items()
             }
         ),
