@@ -165,7 +165,7 @@ def test_an_approximate_model_predicts_what_gpytorch_does() -> None:
     posterior = bq.adopt(model, normal)
     assert isinstance(posterior, GpytorchPosterior)
     told = posterior.summary()["covar_module.base_kernel.lengthscale"].mean  # softplus of what the module stores
-    assert told == pytest.approx(float(model.covar_module.base_kernel.lengthscale))
+    assert told == pytest.approx(model.covar_module.base_kernel.lengthscale.item())
     expected = noisy(model, normal, NEW)
     torch.testing.assert_close(posterior.predict(NEW).mean.squeeze(1), expected.mean, **EXACT)
     torch.testing.assert_close(posterior.predict(NEW).total.squeeze(1), expected.variance, **EXACT)
