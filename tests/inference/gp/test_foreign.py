@@ -175,6 +175,8 @@ def test_an_approximate_model_predicts_what_gpytorch_does() -> None:
     assert bq.evaluation.report.evaluate(labels, (NEW_Y > 0).long())["brier_score"].value >= 0
     student = gpytorch.likelihoods.StudentTLikelihood().double()
     heavy = bq.adopt(model, student).predict(NEW, num_samples=50, seed=0)
+    spread = heavy.epistemic.squeeze(1) / own_of(model, NEW).variance  # of 50 draws: .2 of it by chance
+    assert 0.3 < float(spread.min()) <= float(spread.max()) < 2.5
     assert bq.evaluation.report.evaluate(heavy, NEW_Y)["crps"].value > 0
     assert torch.equal(heavy.mean, bq.adopt(model, student).predict(NEW, num_samples=50, seed=0).mean)
     with pytest.raises(NotImplementedError, match=r"`bayesuq.adopt` the model"):
@@ -255,6 +257,7 @@ def test_an_approximate_model_is_trained_by_its_own_bound() -> None:
     data = bq.Dataset(X, Y)
     untrained = bq.adopt(model, likelihood)
     posterior = gp.fit(untrained, data, num_epochs=60, learning_rate=0.1, seed=0)
+    assert posterior.reading.noise.item() < 0.9 * untrained.reading.noise.item()  # the likelihood's is learned too
     assert posterior.predict(X).log_prob(Y).mean() > untrained.predict(X).log_prob(Y).mean() + 0.3
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     again = gp.fit(untrained, data, num_epochs=60, learning_rate=0.1, seed=0)
