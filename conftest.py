@@ -13,6 +13,7 @@ from sybil import Sybil
 from sybil.parsers.markdown import PythonCodeBlockParser
 
 import bayesuq
+from tests.printed import checked_print
 
 # Oversubscribed threads make small-batch loops up to a hundred times slower.
 torch.set_num_threads(1)
@@ -22,7 +23,9 @@ os.fsync = lambda _: None  # no test ends in a power cut, and a disk of others m
 NUMPY_START = np.random.RandomState(0).get_state()  # what `np.random.seed(0)` sets, in a tenth of its time
 
 pytest_collect_file = Sybil(
-    parsers=[PythonCodeBlockParser()], patterns=["README.md", "docs/*.md", "docs/*/*.md"]
+    parsers=[PythonCodeBlockParser()],
+    patterns=["README.md", "docs/*.md", "docs/*/*.md"],
+    setup=lambda names: names.update(print=checked_print),
 ).pytest()
 collect_ignore = ["docs/conf.py", "docs/_extensions"]  # Sphinx runs these, and may be missing
 
