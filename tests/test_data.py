@@ -539,12 +539,11 @@ def test_a_fit_with_missing_targets_is_one_without_their_rows():
 # Maps
 
 
-def test_maps_of_real_numbers_are_taken_and_labels_that_came_as_reals_are_not():
+def test_maps_of_real_numbers_are_taken_whole_or_not():
     x, depth = torch.rand(3, 1, 4, 5), torch.rand(3, 1, 4, 5)
-    assert Dataset(x, depth).y.shape == (3, 1, 4, 5)
-    assert not Dataset(x, depth).is_labelled
-    with pytest.raises(ValueError, match=r"pass `y.long\(\)`"):
-        Dataset(x, depth.round())
+    for each in (depth, depth.round()):
+        assert torch.equal(Dataset(x, each).y, each)
+        assert not Dataset(x, each).is_labelled
 
 
 def test_weights_of_pixels_come_with_a_channel_or_without():

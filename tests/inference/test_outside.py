@@ -1,5 +1,6 @@
 """Predictives of anyone's making, with their targets: temperatures, levels and conformal sets without a posterior."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -56,6 +57,16 @@ def test_probabilities_alone_have_a_temperature() -> None:
     for other in (0.9, 1.1):  # the best of all temperatures
         logits = probs.log() / (found.temperature * other)
         assert CategoricalPredictive.from_logits(logits[None]).log_prob(labels).mean() < own
+
+
+@pytest.mark.parametrize("temperature_of", [0.012, 0.037, 0.2, 5.0, 90.0])
+def test_any_temperature_within_its_bounds_is_found(temperature_of: float, recwarn: pytest.WarningsRecorder) -> None:
+    """One label of ten is the less probable of two, so that the best gap of logits is log 9; a step leaps past none."""
+    labels = (torch.arange(40) % 10 == 0).long()
+    logits = torch.tensor([temperature_of * math.log(9), 0.0]).double().expand(1, 40, 2)
+    found = temperature.fit(CategoricalPredictive.from_logits(logits), labels)
+    assert found.temperature == pytest.approx(temperature_of, rel=1e-3)
+    assert not recwarn.list
 
 
 def test_classes_of_probability_0_stay_so() -> None:

@@ -95,21 +95,18 @@ def temperature_scaling(held_out: HeldOut, record: Evaluations) -> Scaling:
     """One slope 1 / T; log T is searched where T lies in [0.01, 100], and the search is recorded."""
     log_slope = torch.zeros(1, dtype=torch.float64, device=held_out.logits.device)
 
-    def slope() -> Tensor:
-        return log_slope.clamp(-LARGEST_LOG_TEMPERATURE, LARGEST_LOG_TEMPERATURE).exp()
-
     def loss() -> Tensor:
-        return held_out.loss(held_out.logits * slope())
+        return held_out.loss(held_out.logits * log_slope.exp())
 
-    _minimise([log_slope], loss, record, "temperature")
-    settled = float(loss()) * float(held_out.weight.sum()) < SETTLED
+    _minimise([log_slope], loss, record, "temperature", largest=LARGEST_LOG_TEMPERATURE)
+    slope, settled = float(log_slope.exp()), float(loss()) * float(held_out.weight.sum()) < SETTLED
     if settled or abs(float(log_slope)) >= LARGEST_LOG_TEMPERATURE:
         warn_of_fit(
-            f"The held-out labels do not say how sure to be: the temperature stopped at T = {1 / float(slope()):.3g}. "
+            f"The held-out labels do not say how sure to be: the temperature stopped at T = {1 / slope:.3g}. "
             "Use more of them, or some that were not trained on.",
             UserWarning,
         )
-    return Scaling(slopes=(float(slope()),))
+    return Scaling(slopes=(slope,))
 
 
 def likely_slope(held_out: HeldOut, record: Evaluations) -> float:
@@ -220,7 +217,12 @@ def _by_class(
 
 
 def _minimise(
-    parameters: list[Tensor], loss: Callable[[], Tensor], record: Evaluations, name: str, tolerance: float = SHARP
+    parameters: list[Tensor],
+    loss: Callable[[], Tensor],
+    record: Evaluations,
+    name: str,
+    tolerance: float = SHARP,
+    largest: float | None = None,
 ) -> None:
     """Move the parameters to the minimum of a smooth loss of few of them, in place, by L-BFGS.
 
@@ -230,6 +232,7 @@ def _minimise(
         record: Of the evaluations.
         name: That this search has there.
         tolerance: On the gradient where it ends.
+        largest: Bound of all parameters on either side.
     """
 
     def compute() -> Evaluation:
@@ -242,7 +245,8 @@ def _minimise(
             value, gradient = recall(point, compute)
             return value, gradient.to(point)
 
-        return {"place": minimum(evaluate, _flat(parameters), max_iterations=MAX_ITERATIONS, tolerance=tolerance)}
+        start = _flat(parameters)
+        return {"place": minimum(evaluate, start, max_iterations=MAX_ITERATIONS, tolerance=tolerance, largest=largest)}
 
     for parameter in parameters:
         parameter.requires_grad_()

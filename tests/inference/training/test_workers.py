@@ -152,7 +152,7 @@ def test_one_process_alone_sends_nothing() -> None:
     [
         ({"data_parallel": True}, ValueError, "start them by `torchrun`"),
         ({"data_parallel": 2}, TypeError, "must be True, False or a torch.distributed.ProcessGroup; got int"),
-        ({"data_parallel": True, "approximation": "exact"}, ValueError, "`data_parallel` is for sparse fits"),
+        ({"data_parallel": True, "approximation": "exact"}, ValueError, "start them by `torchrun`"),
     ],
     ids=["not started", "number", "exact"],
 )

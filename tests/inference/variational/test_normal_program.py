@@ -59,9 +59,11 @@ def objective(program, build, data) -> tuple[NormalObjective | None, Batch]:
 @pytest.mark.parametrize("guide", [variational.mean_field, variational.full_rank])
 def test_coefficients_far_narrower_than_their_prior_are_exact_by_default(guide):
     data = rows()
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", ConvergenceWarning)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", ConvergenceWarning)
         posterior = variational.fit(sharp, data, guide=guide, num_epochs=1000, seed=0, progress=False)
+    narrow = guide is variational.mean_field  # beside coefficients that are correlated by half
+    assert ["narrower than the model's" in str(one.message) for one in told] == [True] * narrow
     precision = data.x.T @ data.x / 0.01**2 + torch.eye(2) / 10**2
     mean = torch.linalg.solve(precision, data.x.T @ data.y[:, 0] / 0.01**2)
     sd = (
