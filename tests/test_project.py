@@ -9,7 +9,8 @@ import yaml
 import bayesuq as bq
 
 ROOT = Path(__file__).parents[1]
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+SETTINGS = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = SETTINGS["project"]
 
 
 def test_the_version_is_the_same_everywhere() -> None:
@@ -37,3 +38,11 @@ def test_what_is_tested_is_what_is_pinned() -> None:
     pinned = {line.split("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().splitlines()[1:]}
     needed = {re.split(r"[<>=\[ ]", name)[0].lower() for name in PROJECT["dependencies"]}
     assert needed <= pinned
+
+
+def test_what_builds_the_archives_is_installed_to_test_them_and_pinned() -> None:
+    """Else the test of the archives is skipped."""
+    builders = set(SETTINGS["build-system"]["requires"])
+    assert builders <= set(PROJECT["optional-dependencies"]["test"])
+    pinned = {line.split("==")[0] for line in (ROOT / "constraints.txt").read_text().splitlines()[1:]}
+    assert builders <= pinned
