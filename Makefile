@@ -34,6 +34,7 @@ lint: .venv/built
 	$(BIN)/mypy
 
 docs: .venv/built
+	$(BIN)/python -m scripts.gallery
 	$(BIN)/sphinx-build -W --keep-going -t source -b html docs build/docs
 
 # Ratios to plain PyTorch, a line each in bench.jsonl; `benchmarks/suite.py --against` tells what another file has lost.
