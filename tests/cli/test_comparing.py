@@ -5,6 +5,7 @@ import json
 import re
 from dataclasses import replace
 from html.parser import HTMLParser
+from importlib.metadata import version
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -192,7 +193,7 @@ def test_every_measure_of_the_page_is_explained(tmp_path: Path, digits_page: str
 def test_settings_versions_seed_and_times_are_on_the_page(digits: Path, digits_page: str) -> None:
     shown = Reader(digits_page).text
     circumstances = json.loads((digits / "run.json").read_text())["circumstances"]
-    for text in ("seed 0", "num_epochs 3", "hidden 16", f"torch {torch.__version__}", circumstances["device"]):
+    for text in ("seed 0", "num_epochs 3", "hidden 16", f"torch {version('torch')}", circumstances["device"]):
         assert text in shown
     assert f"wall time {circumstances['wall time']}" in shown
     assert "1,132 rows" in shown
