@@ -6,6 +6,7 @@ from functools import partial
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader, TensorDataset
 
@@ -86,21 +87,10 @@ def of_bayesian_torch() -> Iterator[Line]:
 
     def fit() -> None:
         net = built()
-        optimizer = torch.optim.Adam(net.parameters())
-        for x, y in minibatches(NUM_STEPS):
-            optimizer.zero_grad()
-            loss = functional.cross_entropy(net(x), y) + bayesian.get_kl_loss(net) / BATCH_SIZE
-            loss.backward()
-            optimizer.step()
-            loss.item()
-
-    def predict() -> None:
-        net, x = built(), new_rows()
-        with torch.no_grad():
-            torch.stack([net(x).softmax(dim=1) for _ in range(NUM_DRAWS)]).mean(dim=0)
+        _descend(net, lambda x, y: functional.cross_entropy(net(x), y) + bayesian.get_kl_loss(net) / BATCH_SIZE)
 
     yield steps(fit)
-    yield prediction(predict)
+    yield prediction(partial(_mean_of_passes, built))
 
 
 def of_posteriors() -> Iterator[Line]:
@@ -163,22 +153,28 @@ def of_torch_uncertainty() -> Iterator[Line]:
 
     def fit() -> None:
         net = built()
-        loss_of = losses.ELBOLoss(net, functional.cross_entropy, kl_weight=1 / NUM_ROWS, num_samples=1)
-        optimizer = torch.optim.Adam(net.parameters())
-        for x, y in minibatches(NUM_STEPS):
-            optimizer.zero_grad()
-            loss = loss_of(x, y)
-            loss.backward()
-            optimizer.step()
-            loss.item()
-
-    def predict() -> None:
-        net, x = built(), new_rows()
-        with torch.no_grad():
-            torch.stack([net(x).softmax(dim=1) for _ in range(NUM_DRAWS)]).mean(dim=0)
+        _descend(net, losses.ELBOLoss(net, functional.cross_entropy, kl_weight=1 / NUM_ROWS, num_samples=1))
 
     yield steps(fit)
-    yield prediction(predict)
+    yield prediction(partial(_mean_of_passes, built))
+
+
+def _descend(net: Any, loss_of: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """Steps of Adam, as a user writes them, by a loss of each minibatch."""
+    optimizer = torch.optim.Adam(net.parameters())
+    for x, y in minibatches(NUM_STEPS):
+        optimizer.zero_grad()
+        loss = loss_of(x, y)
+        loss.backward()
+        optimizer.step()
+        loss.item()
+
+
+def _mean_of_passes(built: Callable[[], Any]) -> Tensor:
+    """Class probabilities of a network that draws its weights at each pass."""
+    net, x = built(), new_rows()
+    with torch.no_grad():
+        return torch.stack([net(x).softmax(dim=1) for _ in range(NUM_DRAWS)]).mean(dim=0)
 
 
 def _declare_operators_of_torchvision() -> None:

@@ -186,10 +186,8 @@ def fit(
     if options["learning_rate"] is None:
         options["learning_rate"] = _default_rate(data, options, Workers.of(data_parallel))
     workers = ALONE
-    if kind != "sparse" and data_parallel is not False:  # each search is of all rows, and the first process writes
-        workers, data_parallel = Workers.of(data_parallel), False
-        check_same_rows(workers, data)
-        options["seed"] = claimed_seed(workers, None, options["seed"])
+    if kind != "sparse" and data_parallel is not False:
+        workers, data_parallel = _of_restarts(data_parallel, data, options), False
         file = file if workers.is_first else None
     training = Training.of(options, device=place, checkpoint=file, data_parallel=data_parallel)
     if kind == "sparse":
@@ -209,6 +207,14 @@ def fit(
     if kind == "collapsed":
         return fit_collapsed(model, observed, search, num_inducing=num_inducing)
     return fit_exact(model, observed, search, kind=kind)
+
+
+def _of_restarts(data_parallel: bool | ProcessGroup, data: Data, options: TrainingOptions) -> Workers:
+    """The processes that share out the restarts, each of which is of all rows, under one seed."""
+    workers = Workers.of(data_parallel)
+    check_same_rows(workers, data)
+    options["seed"] = claimed_seed(workers, None, options["seed"])
+    return workers
 
 
 def _check_has(kind: str, hyperparameters: str, noise_scale: ArrayLike | None, data_parallel: Any) -> None:
