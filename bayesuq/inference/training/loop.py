@@ -45,6 +45,11 @@ LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
 BETWEEN_MARKS = 50  # steps of an accelerator, until it hears of what went wrong in another process
 BUFFER, MEMORY = "buffer ", "memory "
 GLOBAL_STATE = "now.cpu"
+UNWATCHED = (
+    "The validation loss was not finite after any epoch, so that it chose none: the weights are those of the last. "
+    "Some validation row has no density, as where its inputs are far from those of training. Look for it by "
+    "`posterior.predict(x).log_prob(y)`, and standardise or leave out what it shows."
+)
 FALLING = "its learning rate falls to 0 over all of them (a fit with schedule='constant' can be made longer)"
 
 
@@ -193,6 +198,8 @@ class _Run:
         objective, training = self.objective, self.training
         if not self.workers.is_first:
             return
+        if self.watched and not math.isfinite(self.best.loss):
+            warn_of_fit(UNWATCHED)
         if objective.comes_to_rest and (self.validation is None or self.best.epoch == self.num_epochs - 1):
             course = trend([loss / objective.num_fits for loss in self.course], training.schedule)
             looks = None if self.looks is None else self.looks.trend(training.schedule)
@@ -587,8 +594,8 @@ class _Best:
         self.kept: dict[str, Tensor] = {}
 
     def offer(self, loss: float, epoch: int) -> None:
-        """Keep the state where its loss is the smallest."""
-        if loss < self.loss or not self.kept:
+        """Keep the state where its loss is the smallest, and the last one until any loss is finite."""
+        if loss < self.loss or not math.isfinite(self.loss):
             self.loss, self.epoch = loss, epoch
             everything = {**self.current, **self._memory()}
             self.kept = {name: value.detach().clone() for name, value in everything.items()}

@@ -1,7 +1,9 @@
 """The minibatch loop: what it feeds, how it steps, which weights it keeps, what it tells and when it gives up."""
 
+import dataclasses
 import math
 import sys
+import warnings
 
 import pytest
 import torch
@@ -447,6 +449,28 @@ def test_the_best_epoch_keeps_the_optimisers_state_that_it_names(resumed, tmp_pa
     assert history.best_epoch < 12
     assert len(made) == 1 + resumed
     assert (float(leaf), float(made[-1].state[leaf]["momentum_buffer"])) == seen[history.best_epoch]
+
+
+@pytest.mark.parametrize("nowhere", [math.nan, -math.inf])
+@pytest.mark.parametrize("beginning", [0, 3, 12])
+def test_epochs_whose_validation_loss_is_not_finite_are_chosen_by_none_and_told_where_all_are(beginning, nowhere):
+    epochs, places = iter(range(12)), []
+
+    def log_predictive(batch, _noise) -> Tensor:
+        epoch = next(epochs)
+        places.append(float(leaf))
+        return torch.full((len(batch.x),), nowhere if epoch < beginning else -float(epoch), dtype=torch.float64)
+
+    objective, leaf = quadratic(None)
+    objective = dataclasses.replace(objective, log_predictive=log_predictive, comes_to_rest=False)
+    training = Training(12, 40, 0.05, seed=0, schedule="constant", progress=False)
+    source = Source(NetworkReader(linear_model()), line(), 40)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        history = minimise(objective, source, source, training)
+    assert history.best_epoch == min(beginning, 11)
+    assert float(leaf) == places[history.best_epoch]
+    assert [("not finite after any epoch" in str(one.message)) for one in told] == [True] * (beginning == 12)
 
 
 @pytest.mark.parametrize("schedule", ["cosine", "constant"])
