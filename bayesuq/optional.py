@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
 NEEDED_BY = {
     "arviz": "Diagnostics and `to_arviz` need ArviZ",
-    "arviz_stats": "Diagnostics need ArviZ's statistics",
     "impute": "Missing cells of a table need scikit-learn",
     "model_selection": "Dividing data needs scikit-learn",
     "nibabel": "Volumes in NIfTI files need nibabel (`pip install bayesuq[nifti]`)",
@@ -37,7 +36,6 @@ NEEDED_BY = {
     "xarray": "Diagnostics and `to_arviz` need xarray",
 }
 MODULES = {  # where it is another than the name
-    "arviz_stats": "arviz_stats.base",
     "impute": "sklearn.impute",
     "model_selection": "sklearn.model_selection",
     "parquet": "pyarrow.parquet",

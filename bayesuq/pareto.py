@@ -1,7 +1,8 @@
 """The shape k of a generalised Pareto tail of importance ratios: how far a law stands in for another one; torch-free.
 
-The largest 3 sqrt(S) ratios (at most a fifth of S) beyond a cutoff are fitted by the profile posterior mean of Zhang &
-Stephens 2009, and the estimate is drawn towards 0.5 as ten more ratios would.
+The largest 3 sqrt(S) ratios (at most a fifth of S, rounded up as by the authors' packages loo and posterior) beyond a
+cutoff are fitted by the profile posterior mean of Zhang & Stephens 2009, and the estimate is drawn towards 0.5 as ten
+more ratios would.
 
 Reference:
     Vehtari, Simpson, Gelman, Yao & Gabry 2024, Pareto Smoothed Importance Sampling, sections 2 and 3.

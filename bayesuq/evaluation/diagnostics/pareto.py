@@ -1,12 +1,9 @@
-"""The bridge to ArviZ; free of torch, and the same on ArviZ 0.22, 0.23 and 1.x."""
-
-from typing import Any
+"""Pareto k of importance ratios as a diagnostic; free of torch, and the same whatever ArviZ is installed."""
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from bayesuq import optional
-from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1
+from bayesuq.pareto import tail_shape
 
 FEWEST_DRAWS = 25  # fewer have no tail to fit
 ALL_EQUAL = 1e-6  # nats; float32 densities of a million weights differ by less
@@ -23,7 +20,8 @@ def pareto_k(log_ratios: ArrayLike) -> float:
         log_ratios: log p(theta, y) - log q(theta) at S draws, (S,), in nats, up to a constant.
 
     Returns:
-        k; 0 where all ratios are the same, as they are for an exact q.
+        k; 0 where all ratios are the same, as they are for an exact q; infinite where nearly all weight is that of
+        fewer than five draws.
 
     Raises:
         ValueError: Another shape; fewer than 25 draws; values that are not numbers, or +inf.
@@ -43,12 +41,4 @@ def pareto_k(log_ratios: ArrayLike) -> float:
         raise ValueError("`log_ratios` must not hold NaN or +inf.")
     if np.ptp(ratios) < ALL_EQUAL:
         return 0.0
-    return _arviz_pareto_k(ratios)
-
-
-def _arviz_pareto_k(log_ratios: np.ndarray[Any, np.dtype[np.float64]]) -> float:
-    if IS_ARVIZ_BEFORE_1:
-        _, k = optional.arviz.psislw(log_ratios)
-    else:  # which takes log-likelihoods, and negates them
-        _, k = optional.arviz_stats.array_stats.psislw(-log_ratios)
-    return float(k)
+    return tail_shape(ratios)
