@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.gradients import detached
 from bayesuq.waiting import are_noted, check, note
 
@@ -62,13 +63,14 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         array = np.asarray(value)
     except (ValueError, RuntimeError) as error:  # ragged; a list of tensors that require gradients
         raise TypeError(f"`{name}` must be a rectangular array of numbers; {error}") from error
+    array = _nullable(value) if array.dtype == object and _holds_numbers(value) else array
     if array.dtype == object and array.ndim == 0:
         inner = f" Pass its `.{name}`." if hasattr(value, name) else ""
         raise TypeError(f"`{name}` must be numbers, in an array or a sequence; got a {type(value).__name__}.{inner}")
     if array.dtype.kind not in "biufc":
         raise TypeError(
             f"`{name}` must hold numbers; got {_without_numbers(value, array)}. Encode categories, dates and text as "
-            "numbers, as `bayesuq.read_table` does; convert nullable columns with `.astype(float)`."
+            "numbers, as `bayesuq.read_table` does."
         )
     if array.dtype.kind == "u" and array.dtype.itemsize > 1:
         if array.size and array.max() > np.iinfo(np.int64).max:
@@ -80,6 +82,49 @@ def _from_numpy(value: Any, name: str) -> Tensor:
         array = array.astype(array.dtype.newbyteorder("="))
     array = np.ascontiguousarray(array).reshape(array.shape)
     return torch.from_numpy(array if array.flags.writeable else np.asarray(_ReadOnly(array)))
+
+
+def _holds_numbers(value: Any) -> bool:
+    """Whether all of a pandas object is of dtypes that are numbers; those that know missing values become objects."""
+    kinds = {getattr(dtype, "kind", "O") for dtype in _dtypes(value)}
+    return bool(kinds) and kinds <= set("biuf")
+
+
+def _nullable(value: Any) -> "np.ndarray[Any, Any]":
+    """The numbers of a pandas object, what is missing being NaN."""
+    dtype = np.result_type(*(getattr(dtype, "numpy_dtype", dtype) for dtype in _dtypes(value)))
+    if not np.asarray(value.isna()).any():
+        return np.asarray(value.to_numpy(dtype=dtype))
+    return np.asarray(value.to_numpy(dtype=dtype if dtype.kind == "f" else np.float64, na_value=np.nan))
+
+
+def _dtypes(value: Any) -> list[Any]:
+    """Those of a pandas object's columns, or its own; none of anything else."""
+    if not all(
+        hasattr(value, name) for name in ("isna", "to_numpy", "dtypes" if hasattr(value, "dtypes") else "dtype")
+    ):
+        return []
+    return list(value.dtypes) if column_names(value) is not None else [value.dtype]
+
+
+def warn_of_other_order(x: Any, y: Any) -> None:
+    """Warn where two pandas objects have the same labels of rows in another order: rows are paired by their place.
+
+    Warns:
+        UserWarning: It names the first row whose labels differ.
+    """
+    one, other = getattr(x, "index", None), getattr(y, "index", None)
+    if not all(hasattr(index, "equals") for index in (one, other)) or len(one) != len(other) or one.equals(other):
+        return
+    if not one.is_unique or not one.isin(other).all():
+        return  # of one that was numbered anew, places are all that there is
+    place = int((np.asarray(one) != np.asarray(other)).argmax())
+    warn_of_fit(
+        f"The rows of `x` and `y` have the same labels in another order: row {place} is {one[place]} in `x` and "
+        f"{other[place]} in `y`. They are paired by their places. If labels are to pair them, pass "
+        "`y.loc[x.index]`; if places are right, `y.to_numpy()`.",
+        UserWarning,
+    )
 
 
 def column_names(value: Any) -> tuple[str, ...] | None:
@@ -95,9 +140,7 @@ def _without_numbers(value: Any, array: "np.ndarray[Any, Any]") -> str:
     names = column_names(value)
     if names is None:
         return f"dtype {array.dtype}"
-    # Nullable columns call themselves numbers, and become objects.
-    found = [np.asarray(value.iloc[:, place]).dtype.kind in "biufc" for place in range(len(names))]
-    kinds = {name: kind for name, kind, is_number in zip(names, value.dtypes, found, strict=True) if not is_number}
+    kinds = {name: kind for name, kind in zip(names, value.dtypes, strict=True) if kind.kind not in "biufc"}
     shown = ", ".join(f"{name!r} is {kind}" for name, kind in [*kinds.items()][:NAMED])
     more = ", ..." if len(kinds) > NAMED else ""
     return f"dtype {array.dtype}, for {len(kinds)} of {len(names)} columns: {shown}{more}"

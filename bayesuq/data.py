@@ -22,6 +22,7 @@ from bayesuq.arrays import (
     column_names,
     to_floating,
     to_tensor,
+    warn_of_other_order,
 )
 from bayesuq.inputs import (
     Given,
@@ -100,7 +101,11 @@ class Dataset:
             TypeError: Sparse, masked, complex, text, date or object arrays.
             ValueError: Empty, not finite (of y: where it counts), one-dimensional x, numbers of rows that differ,
                 negative weights.
+
+        Warns:
+            UserWarning: Pandas objects whose rows have the same labels in another order.
         """
+        warn_of_other_order(x, y)
         inputs = checked(x if scale is None else _with_scale(x, scale))
         targets = to_tensor(y, "y")
         if targets.ndim == 0 or len(targets) != len(inputs):

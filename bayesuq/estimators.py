@@ -18,7 +18,7 @@ from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bayesuq import inference
-from bayesuq.arrays import to_tensor
+from bayesuq.arrays import to_tensor, warn_of_other_order
 from bayesuq.data import Dataset, Standardizer, rounding_scale
 from bayesuq.inference.catalogue import BY_COMMAND, METHODS
 from bayesuq.models import gp
@@ -201,6 +201,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit rows (N, F) and targets, (N,) or (N, D), each row counted by its weight, (N,)."""
         _check_unmasked(X=X, y=y)
+        warn_of_other_order(X, y)
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         self.is_single_ = y.ndim == 1
         return self._fit(X, np.asarray(y, np.float64).reshape(len(X), -1), _weights(sample_weight, X))
@@ -307,6 +308,7 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
             ValueError: Labels of a single class; class weights of labels that are not there, or that are no weights.
         """
         _check_unmasked(X=X, y=y)
+        warn_of_other_order(X, y)
         X, y = validate_data(self, X, y, dtype=np.float64)
         check_classification_targets(y)
         weight = _weights(sample_weight, X)

@@ -2,6 +2,7 @@
 
 import copy
 import math
+import warnings
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,10 @@ import torch
 from scipy import sparse, stats
 
 from bayesuq.data import Dataset, Split, Standardizer, split_dataset, split_last_tenth
+from bayesuq.estimators import BayesianClassifier, BayesianRegressor
 from bayesuq.evaluation.scores import crps
 from bayesuq.inference import laplace, map_estimate
+from bayesuq.inference.automatic import classify, regress
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -119,6 +122,21 @@ def test_wrong_kinds_are_refused_for_inputs_targets_and_weights(bad):
         Dataset(X, bad)
     with pytest.raises(TypeError, match="`weight` must"):
         Dataset(X, Y, bad)
+
+
+@pytest.mark.parametrize(
+    ("labels", "is_told"),
+    [("abcdef", False), ("fedcba", True), (range(6), False), ("abcdeg", False), ("aaaaaa", False)],
+    ids=["same", "other order", "numbered anew", "other rows", "one"],
+)
+@pytest.mark.parametrize("door", [Dataset, regress, classify, BayesianRegressor().fit, BayesianClassifier().fit])
+def test_rows_with_the_same_labels_in_another_order_are_told(door, labels, is_told):
+    x, y = pd.DataFrame(X * np.nan, index=list("abcdef")), pd.Series([0, 1, 2, 0, 1, 2], index=list(labels))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(ValueError, match=r"finite|NaN"):
+            door(x, y)
+    assert any("another order: row 0 is a in `x` and f in `y`" in str(one.message) for one in told) == is_told
 
 
 @pytest.mark.parametrize("weight", [np.arange(6), np.arange(6.0)[:, None], list(range(6))])

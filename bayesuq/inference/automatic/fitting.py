@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_positive
+from bayesuq.arrays import ArrayLike, check_positive, warn_of_other_order
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
@@ -79,6 +79,7 @@ def regress(
         >>> found = regress(x, 1000.0 * x[:, 0].sin(), budget=2.0, seed=0)  # doctest: +SKIP
         >>> print(found.explanation)                                        # doctest: +SKIP
     """
+    warn_of_other_order(x, y)
     targets = torch.as_tensor(np.asarray(y)) if not isinstance(y, Tensor) else y
     data = Dataset(_table(x), targets.double())
     return _fitted(data, trials_for_numbers, (), budget, resolve_seed(seed), clock)
@@ -118,6 +119,7 @@ def classify(
         >>> found.labels                                                                     # doctest: +SKIP
         ('above', 'below')
     """
+    warn_of_other_order(x, y)
     labels, numbers = np.unique(y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y), return_inverse=True)
     if labels.dtype.kind == "f" and bool((labels != np.round(labels)).any()):
         raise TypeError(
