@@ -221,7 +221,7 @@ def _images(split: Split, labelled: Labelled) -> list[Picture]:
     """Of the method with the best log score: the images that it is least sure of."""
     best = best_scored(labelled)
     predictive, y = labelled[best]
-    guess = predictive.mean.argmax(dim=1)
+    guess = predictive.mean.max(dim=1).indices
     first = predictive.total.argsort(descending=True)[:NUM_IMAGES]
     told = [f"{int(guess[i])} for {int(y[i])}" for i in first]
     pictures = [

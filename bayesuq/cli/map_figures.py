@@ -57,7 +57,7 @@ def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
 def _slices(data: str, split: Split, name: str, judged: Judged) -> Picture:
     """Of that one of the volumes shown in which most voxels are wrong."""
     predictive, y = _labels_of(judged)
-    wrong = (predictive.mean.argmax(dim=1) != y).flatten(1).sum(dim=1)
+    wrong = (predictive.mean.max(dim=1).indices != y).flatten(1).sum(dim=1)
     slices = segmentation_slices(
         predictive,
         _images_of(split, y),

@@ -128,7 +128,7 @@ def agreement(one: CategoricalPredictive, other: CategoricalPredictive) -> Tenso
                 f"`agreement` is of labels; got {type(predictive).__name__}. Of real targets take `total_variation`."
             )
     check_mergeable(one.probability_sum.shape, other.probability_sum.shape)
-    return (one.mean.argmax(dim=1) == other.mean.argmax(dim=1)).double().mean()
+    return (one.mean.max(dim=1).indices == other.mean.max(dim=1).indices).double().mean()
 
 
 def _check_real(one: PredictiveDistribution, other: PredictiveDistribution) -> tuple[RealPredictive, RealPredictive]:

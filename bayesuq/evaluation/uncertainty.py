@@ -58,7 +58,7 @@ def maximum_probability(predictive: CategoricalPredictive) -> Tensor:
     check_categorical(predictive, REMEDY)
     mean = predictive.mean
     # The sum of the others keeps apart points that 1 - max would round to the same 0, so that they can still be ranked.
-    return mean.scatter(1, mean.argmax(dim=1, keepdim=True), 0.0).sum(dim=1)
+    return mean.scatter(1, mean.max(dim=1, keepdim=True).indices, 0.0).sum(dim=1)
 
 
 def margin(predictive: CategoricalPredictive) -> Tensor:

@@ -1,5 +1,6 @@
 import dataclasses
 import math
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 from torch.distributions import StudentT
 
+from bayesuq.gradients import keeping
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -458,6 +460,25 @@ class TestProbabilitiesAndQuantilesInBlocks:
             torch.testing.assert_close(found.entropy_sum, expected.entropy_sum)
             torch.testing.assert_close(found.total, expected.total)
             assert torch.equal(found.votes, expected.votes)
+
+    @pytest.mark.parametrize("kind", [CategoricalPredictive.from_logits, CategoricalPredictive.from_probs])
+    def test_the_first_of_equal_classes_is_voted_for_at_every_pixel(self, kind: Callable) -> None:
+        # Many pixels, of which several are compared at a time, and some more.
+        numbers = torch.randint(3, (2, 1, 4, 13, 37), generator=torch.Generator().manual_seed(0)).double()
+        predictive = kind(numbers.softmax(dim=2))
+        votes = np.zeros(predictive.votes.shape, dtype=np.int64)
+        for draw in numbers.numpy():
+            votes += np.arange(4)[:, None, None] == draw.argmax(axis=1)[:, None]
+        assert predictive.votes.tolist() == votes.tolist()
+
+    def test_entropies_have_slopes_where_a_class_is_impossible(self) -> None:
+        logits = torch.tensor([[[0.3, -0.4, -math.inf]]], dtype=torch.float64, requires_grad=True)
+        two = logits.detach()[..., :2].clone().requires_grad_()
+        with keeping():
+            for values in (logits, two):
+                CategoricalPredictive.from_logits(values).entropy_sum.sum().backward()
+        torch.testing.assert_close(logits.grad[..., :2], two.grad)
+        assert logits.grad[0, 0, 2] == 0
 
     def test_rounded_probabilities_are_summed_to_one(self) -> None:
         probs = torch.tensor([[[0.3334, 0.3333, 0.3333]]]) * 1.00002

@@ -163,7 +163,7 @@ class Maps:
         num_classes = mean.shape[1]
         void = ((truth < 0) | (truth >= num_classes)) if ignore_index is None else truth == ignore_index
         parts = torch.stack([predictive.total, predictive.aleatoric, predictive.epistemic]).cpu()
-        return cls(pixels, truth, mean.argmax(dim=1), void, parts, num_classes)
+        return cls(pixels, truth, mean.max(dim=1).indices, void, parts, num_classes)
 
     def at(self, rows: list[int]) -> Self:
         """Some of the images."""

@@ -129,7 +129,7 @@ def image_failures(
 
 def image_uncertainties(predictive: CategoricalPredictive) -> dict[str, Tensor]:
     """An uncertainty of each image in each of the ways above, (N,), float64; `disagreement` of draws that were kept."""
-    entropy, said = predictive.total, predictive.mean.argmax(dim=1)
+    entropy, said = predictive.total, predictive.mean.max(dim=1).indices
     largest = entropy.flatten(1).amax(dim=1)
     found = {
         "mean": entropy.flatten(1).mean(dim=1),
@@ -149,7 +149,7 @@ def least_dice_of_draws(predictive: CategoricalPredictive) -> Tensor:
     Raises:
         ValueError: The draws were not kept.
     """
-    said = (predictive.samples.argmax(dim=2) > 0).flatten(2).movedim(1, 0).double()  # (N, S, pixels)
+    said = (predictive.samples.max(dim=2).indices > 0).flatten(2).movedim(1, 0).double()  # (N, S, pixels)
     both, sizes = said @ said.mT, said.sum(dim=2)
     together = sizes.unsqueeze(1) + sizes.unsqueeze(2)
     return torch.where(together == 0, 1.0, 2 * both / together).flatten(1).amin(dim=1)

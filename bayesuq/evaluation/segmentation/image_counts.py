@@ -1,4 +1,4 @@
-"""Counts of each image at thresholds on its uncertainty, and the images of several batches put together."""
+"""Counts of each image: which of its pixels count, at which thresholds, and the images of several batches together."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
@@ -29,3 +29,25 @@ class ImageCounts:
             raise ValueError("Parts must have the same thresholds, and be at least one.")
         names = [field.name for field in fields(cls) if field.name != "thresholds"]
         return replace(parts[0], **{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+
+
+class CountedPixels:
+    """Those pixels of N images that count, one after another.
+
+    Where all do, which is usual, nothing is searched for: that takes longer than what is counted.
+
+    Args:
+        mask: Which pixels do, (N, ...), boolean.
+    """
+
+    def __init__(self, mask: Tensor) -> None:
+        self.mask = None if bool(mask.all()) else mask
+        self.images = self.of(_number_of_image(mask))
+
+    def of(self, values: Tensor) -> Tensor:
+        """Their values, (number,), of maps (N, ...)."""
+        return values.reshape(-1) if self.mask is None else values[self.mask]
+
+
+def _number_of_image(mask: Tensor) -> Tensor:
+    return torch.arange(len(mask), device=mask.device).view(-1, *[1] * (mask.ndim - 1)).expand_as(mask)

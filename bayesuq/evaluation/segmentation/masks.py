@@ -29,7 +29,7 @@ def class_masks(
         ValueError: `y` of another shape, or a label outside the classes.
     """
     labels, valid = labelled(predictive, y, ignore_index=ignore_index)
-    said, num_classes = predictive.mean.argmax(dim=1), predictive.mean.shape[1]
+    said, num_classes = predictive.mean.max(dim=1).indices, predictive.mean.shape[1]
     classes = range(0 if background else 1, num_classes)
     of_said, of_truth = (torch.stack([(values == k) & valid for k in classes], dim=1) for values in (said, labels))
     return of_said, of_truth

@@ -27,7 +27,7 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, check_finite, check_finite_number, to_floating, to_tensor
 from bayesuq.evaluation.kinds import check_categorical
 from bayesuq.evaluation.scores import FOR_LABELS
-from bayesuq.evaluation.segmentation.image_counts import ImageCounts
+from bayesuq.evaluation.segmentation.image_counts import CountedPixels, ImageCounts
 from bayesuq.evaluation.uncertainty import maximum_probability, mutual_information, predictive_entropy
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -192,10 +192,10 @@ def overlap_sweep(
     check_finite(values, "uncertainty")
     edges = check_thresholds(thresholds).to(values.device)
     num_images, num_levels = len(values), len(edges) + 1
-    images = torch.arange(num_images, device=values.device).view(-1, *[1] * (values.ndim - 1)).expand_as(mask)
+    counted = CountedPixels(mask)
     # The level of a pixel is the number of thresholds that it is above.
-    level = torch.bucketize(values[mask].contiguous(), edges)
-    cells = (images[mask] * num_levels + level) * 2 + wrong[mask].long()
+    level = torch.bucketize(counted.of(values), edges)
+    cells = (counted.images * num_levels + level) * 2 + counted.of(wrong)
     by_level = torch.bincount(cells, minlength=num_images * num_levels * 2).view(num_images, num_levels, 2)
     above = by_level.flip(1).cumsum(dim=1).flip(1)
     return OverlapCounts(

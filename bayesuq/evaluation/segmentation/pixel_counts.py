@@ -19,6 +19,7 @@ from bayesuq.arrays import ArrayLike, as_labels, check_count
 from bayesuq.evaluation.binning import Reliability, bin_index
 from bayesuq.evaluation.kinds import check_categorical
 from bayesuq.evaluation.scores import FOR_LABELS, pointwise_brier_score
+from bayesuq.evaluation.segmentation.image_counts import CountedPixels
 from bayesuq.evaluation.streaming.states import State
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -80,10 +81,10 @@ class PixelCounts:
         num_images, num_classes = mean.shape[:2]
         # Rounding of a streamed sum may leave a probability a hair above 1; the first class wins a tie.
         confidence, predicted = mean.max(dim=1)
-        images = torch.arange(num_images, device=mean.device).view(-1, *[1] * (valid.ndim - 1)).expand_as(valid)[valid]
-        truth, said, stated = labels[valid], predicted[valid], confidence[valid].clamp(max=1.0)
-        cells = (images * num_classes + truth) * num_classes + said
-        bins = images * num_bins + bin_index(stated, num_bins)
+        counted = CountedPixels(valid)
+        truth, said, stated = counted.of(labels), counted.of(predicted), counted.of(confidence).clamp(max=1.0)
+        cells = (counted.images * num_classes + truth) * num_classes + said
+        bins = counted.images * num_bins + bin_index(stated, num_bins)
         size = num_images * num_bins
         counts = [
             torch.bincount(bins, minlength=size),

@@ -235,7 +235,7 @@ def evaluate_segmentation(
         if foreground_radius is not None:
             near = near_foreground(labels.masked_fill(~mask, VOID), foreground_radius, ignore_index=VOID)
             close.append(PixelCounts.of(predictive, near, ignore_index=VOID, num_bins=num_bins))  # type: ignore[arg-type]
-        errors = predictive.mean.argmax(dim=1) != labels
+        errors = predictive.mean.max(dim=1).indices != labels
         for score in SCORES:
             values = fractions(predictive, score)  # type: ignore[arg-type]
             overlaps[score].append(overlap_sweep(values, errors, thresholds=thresholds, labelled=mask))
