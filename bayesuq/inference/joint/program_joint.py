@@ -7,7 +7,7 @@ ones are laid side by side in one real vector. The supports may depend on latent
 count as Pyro counts them: the potential is Pyro's own, `pyro.infer.mcmc.util.initialize_model`'s, to rounding.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
@@ -24,6 +24,7 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall, few_rows
 from bayesuq.inference.joint.programs import is_subsample, private_store, unchecked
 
+PASS_NUMBERS = 2**22  # of the data and the vector, times the products that one pass takes
 UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none
 
 
@@ -206,14 +207,21 @@ class ProgramJoint:
             (gradient,) = torch.autograd.grad(value, leaf)
         return value.detach(), gradient
 
-    def hessian(self, flat: Tensor, rows: Batch) -> Tensor:
-        """d^2 U / du^2 at one vector, (P, P), float64, symmetric; P gradients of gradients."""
+    def curvature(self, flat: Tensor, rows: Batch) -> Callable[[Tensor], Tensor]:
+        """The Hessian d^2 U / du^2 at one vector (P,), as what it makes of rows (K, P): (K, P), float64, on the CPU.
+
+        Each product costs a gradient of the gradient, of which several are taken in one pass.
+        """
         leaf = flat.detach().requires_grad_()
         with running(), torch.enable_grad():
             (gradient,) = torch.autograd.grad(self.energy(leaf, rows), leaf, create_graph=True)
-            lines = [torch.autograd.grad(one, leaf, retain_graph=True)[0] for one in gradient]
-        hessian = torch.stack(lines).double()
-        return 0.5 * (hessian + hessian.T)
+        width = max(1, PASS_NUMBERS // (self.layout.size + rows.y.numel()))
+
+        def products(vectors: Tensor) -> Tensor:
+            found = [_gradients(gradient, leaf, some.to(leaf)) for some in vectors.split(width) if len(some)]
+            return torch.cat(found).double().cpu() if found else vectors.double()
+
+        return products
 
     def row_log_prob(self, flat: Tensor, batch: Batch) -> Tensor:
         """log p(y | x, theta) of each row at one vector, (B,), over all observed sites, in nats.
@@ -294,6 +302,17 @@ class Inverse(Messenger):
         if msg["name"] in self.theta and not msg["is_observed"]:
             msg["value"] = self.theta[msg["name"]]
             self.found[msg["name"]] = biject_to(msg["fn"].support).inv(msg["value"])
+
+
+def _gradients(gradient: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
+    """The Hessian times rows (K, P): in one pass where all of the program's operators can be batched."""
+    if not gradient.requires_grad:  # a density that is linear
+        return torch.zeros_like(vectors)
+    options: dict[str, Any] = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    try:
+        return torch.autograd.grad(gradient, leaf, vectors, is_grads_batched=True, **options)[0]
+    except RuntimeError:
+        return torch.stack([torch.autograd.grad(gradient, leaf, one, **options)[0] for one in vectors])
 
 
 @contextmanager

@@ -34,6 +34,7 @@ from bayesuq.inference.laplace.factors import Derivatives, Factors
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, UnevenRowsError
 from bayesuq.inference.laplace.posterior import LaplacePosterior, PriorFactors
 from bayesuq.inference.laplace.program import ProgramLaplace, fit_program
+from bayesuq.inference.laplace.program_structures import LARGEST_FULL, ProgramStructure
 from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.laplace.structures import STRUCTURES
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
@@ -48,7 +49,6 @@ from bayesuq.options import shortened
 Structure = Literal["diagonal", "kronecker", "full"]
 Subset = Literal["all", "last_layer"]
 PROBED = 2  # rows that tell whether the derivatives of a layer factor
-LARGEST_FULL = 20_000  # weights: 3.2 GB in float64, as much again for its factor
 
 
 @training_options(learning_rate=LEARNING_RATE)
@@ -57,7 +57,7 @@ def fit(
     data: Data,
     *,
     observed: Observed = None,
-    structure: Structure | None = None,
+    structure: Structure | ProgramStructure | None = None,
     subset: Subset = "all",
     prior_factors: PriorFactors | None = None,
     mode: MapPosterior | None = None,
@@ -73,7 +73,10 @@ def fit(
         observed: Of a program, the names of its observed sites: see `hmc.fit`.
         structure: Of the curvature: "diagonal"; "kronecker", factored layer by layer (parameters outside of linear
             layers and plain convolutions get a diagonal); or "full", with O(R^2) memory for R weights. None is
-            "kronecker" for networks and "full" for programs, which have no layers.
+            "kronecker" for networks and "full" for programs. These have no layers, but "sites", a block for each
+            latent site, which is exact where they are independent given the data, and "plates", which is "full" in
+            less room: members of a plate are independent given the G numbers outside of it, so that n members of b
+            numbers take O(G^2 + n b (b + G)) memory and G + b products with the Hessian.
         subset: Which random weights are approximated, "all" or those of the "last_layer". All else, the likelihood's
             unknowns among it, stays at the mode.
         prior_factors: Multiplies the prior's precisions by what the evidence asks for, at a fixed mode: "one" factor
@@ -88,7 +91,8 @@ def fit(
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
         ValueError: Priors that are not normal; a full structure of more than
-            20,000 weights; a mode of another model; data that the network or the likelihood does not take; options out
+            20,000 weights; "plates" of a program without latents in a plate, or whose members are coupled; a mode of
+            another model; data that the network or the likelihood does not take; options out
             of range.
         FloatingPointError: The loss stopped being finite.
 
@@ -133,8 +137,8 @@ def fit(
 
 def _check_options_of_program(structure: str | None, subset: str, prior_factors: object, mode: object) -> None:
     """Refuse what networks alone have."""
-    if structure not in (None, "full", "diagonal"):
-        raise ValueError(f"`structure` of a program must be 'full' or 'diagonal'; got {structure!r}.")
+    if structure is not None:
+        check_one_of(structure, "structure", ProgramStructure)
     if subset != "all" or prior_factors is not None or mode is not None:
         raise ValueError("`subset`, `prior_factors` and `mode` are for networks; leave them out for a program.")
 

@@ -10,8 +10,9 @@ Reference:
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -22,7 +23,9 @@ from bayesuq.inference.joint.program_call import Observed, ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program
-from bayesuq.inference.posteriors.modes import Mode, find_modes, sharpened, solved, warn_of_modes
+from bayesuq.inference.laplace.program_structures import curvature_of
+from bayesuq.inference.posteriors.arrowhead import Root
+from bayesuq.inference.posteriors.modes import Mode, find_modes, log_mass, sharpened, warn_of_modes
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_mode import ProgramSession, find_mode, program_session
 from bayesuq.inference.posteriors.program_reader import ProgramRows
@@ -47,7 +50,9 @@ class ProgramLaplace(LatentPosterior):
         rows: See there.
         targets: Of these rows.
         mean: The mode, (P,).
-        factor: A lower triangular L with covariance L L^T, (P, P).
+        factor: A lower triangular L with covariance L L^T, (G, G), of the numbers that stand in no block: all P of a
+            full structure, none of "sites" and "diagonal", those outside of the plate of "plates".
+        blocks: The law of the others given those, by name: see `bayesuq.inference.posteriors.arrowhead.Root.tensors`.
         log_marginal_likelihood: Laplace's approximation of log p(y | x), in nats.
         history: How the search of the mode went.
     """
@@ -61,6 +66,13 @@ class ProgramLaplace(LatentPosterior):
     factor: Tensor
     log_marginal_likelihood: float
     history: History
+    blocks: Mapping[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def covariance(self) -> Tensor:
+        """Of the vector, (P, P), whatever the structure; O(P^2) memory."""
+        lines = self._root.coloured(torch.eye(len(self.mean)).to(self.factor))
+        return lines.T @ lines
 
     @property
     def num_members(self) -> None:
@@ -89,15 +101,18 @@ class ProgramLaplace(LatentPosterior):
     def _ratios(self, potential: ProgramPotential, num_samples: int, key: int) -> tuple[Tensor, Tensor]:
         """The ratios, and the draws (S, P)."""
         draws = torch.stack([self._vector(derive_seed(key, index)) for index in range(num_samples)])
-        factor = self.factor.double()
-        white = torch.linalg.solve_triangular(factor, (draws - self.mean).double().T, upper=False)
-        log_volume = 0.5 * len(self.mean) * math.log(2 * math.pi) + factor.diagonal().log().sum()
-        log_q = -0.5 * white.square().sum(dim=0) - log_volume
+        white = self._root.whitened((draws - self.mean).to(self.factor))
+        log_volume = 0.5 * len(self.mean) * math.log(2 * math.pi) + self._root.log_volume
+        log_q = -0.5 * white.square().sum(dim=1) - log_volume
         return torch.tensor([-potential.at(draw)[0] for draw in draws], dtype=torch.float64) - log_q.cpu(), draws
 
     def _vector(self, seed: int) -> Tensor:
         white = torch.randn(len(self.mean), dtype=self.factor.dtype, generator=generator(seed)).to(self.mean.device)
-        return (self.mean.to(self.factor) + self.factor @ white).to(self.mean)
+        return (self.mean.to(self.factor) + self._root.coloured(white.unsqueeze(0))[0]).to(self.mean)
+
+    @cached_property
+    def _root(self) -> Root:
+        return Root.of_tensors(self.factor, self.blocks)
 
     @cached_property
     def _example(self) -> Batch:
@@ -121,58 +136,48 @@ def fit_program(
             raise ValueError("Laplace's approximation of a program needs all rows in memory: pass a Dataset.")
         flat, history = find_mode(opened, training, with_volume=True)
         potential = ProgramPotential(opened.joint, opened.rows)
-        mode = _mode(opened, potential, flat, training.key(STARTS))
-        mean, precision = mode.flat, mode.precision
-        if structure == "diagonal":
-            precision = precision.diagonal().diag()
-        factor = torch.linalg.cholesky(torch.linalg.inv(precision))
-        posterior = _posterior(opened, mean, factor, -potential.at(mean)[0], history)
+        mode = _mode(opened, potential, flat, structure, training.key(STARTS))
+        posterior = _posterior(opened, mode, history)
     _warn_by_ratios(posterior, potential, training.key(QUALITY))
     return posterior
 
 
-def _posterior(
-    opened: ProgramSession, mean: Tensor, factor: Tensor, log_density: float, history: History
-) -> ProgramLaplace:
-    joint = opened.joint
+def _posterior(opened: ProgramSession, mode: Mode, history: History) -> ProgramLaplace:
+    joint, root = opened.joint, cast(Root, mode.precision.root)
     needed = joint.needed(opened.source.rows)
-    log_volume = 0.5 * len(mean) * math.log(2 * math.pi) + float(factor.diagonal().log().sum())
     return ProgramLaplace(
         program=joint.call.program,
         observed=joint.observed,
         local=joint.layout.local,
         rows=parts_of(needed.x),
         targets=needed.y,
-        mean=mean,
-        factor=factor,
-        log_marginal_likelihood=log_density + log_volume,
+        mean=mode.flat,
+        factor=root.factor.to(mode.flat.device),
+        log_marginal_likelihood=mode.log_mass,
         history=history,
+        blocks={name: values.to(mode.flat.device) for name, values in root.tensors().items()},
     )
 
 
-def _mode(opened: ProgramSession, potential: ProgramPotential, flat: Tensor, key: int) -> Mode:
+def _mode(opened: ProgramSession, potential: ProgramPotential, flat: Tensor, structure: str, key: int) -> Mode:
     """The mode that holds most, of the search's and of further ones.
 
     Raises:
-        ValueError: The Hessian is not positive definite: there is no mode.
+        ValueError: The Hessian is not positive definite: there is no mode. See `curvature_of`.
     """
-    flat, precision = sharpened(potential, flat)
-    if solved(precision, flat.double()) is None:
-        names = [name for name, where in opened.joint.layout.slices().items() if _is_flat(precision, where)]
+    curvature = curvature_of(structure, potential)
+    flat, precision, root = sharpened(potential, flat, curvature)
+    if root is None:
+        names = [name for name, where in opened.joint.layout.slices().items() if precision.is_flat(where)]
         raise ValueError(
             "The program's density has no mode where the search ended: its curvature is not positive"
             f"{f' in {chr(44).join(names)}' if names else ''}. A hierarchy's scale that runs to 0 does that, as do "
             "latents that the data do not determine. Take `hmc.fit`, or narrower priors."
         )
-    log_mass = 0.5 * len(flat) * math.log(2 * math.pi) - potential.at(flat)[0] - 0.5 * float(precision.logdet())
-    modes = find_modes(potential, key, [Mode(flat, precision, log_mass)])
+    first = Mode(flat, precision, log_mass(root, potential.at(flat)[0]))
+    modes = find_modes(potential, key, [first], curvature)
     warn_of_modes(modes, REMEDY)
     return modes[0]
-
-
-def _is_flat(precision: Tensor, where: slice) -> bool:
-    block = precision[where, where]
-    return bool(torch.linalg.eigvalsh(block).min() <= 0) if block.isfinite().all() else True
 
 
 def _warn_by_ratios(posterior: ProgramLaplace, potential: ProgramPotential, key: int) -> None:

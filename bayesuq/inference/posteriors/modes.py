@@ -7,7 +7,7 @@ densities at draws around it cannot tell: none of the draws lies where the rest 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.program_potential import ProgramPotential
+from bayesuq.inference.posteriors.arrowhead import Arrowhead, Pattern, Root
 from bayesuq.randomness import derive_seed, generator
 
 RADIUS, MOST_TRIES = 2.0, 100  # of starts on the real line
@@ -27,6 +28,8 @@ FAR = 3.0  # standard deviations, from which on two modes are two
 LEAST_SHARE = 0.05  # of all mass, from which on another mode is told of
 FALL = 1e-3  # nats, beyond which a step downhill is one: no mode yet
 
+Curvature = Callable[[ProgramPotential, Tensor], Arrowhead]  # at a point
+
 
 @dataclass(frozen=True, eq=False)
 class Mode:
@@ -34,18 +37,17 @@ class Mode:
 
     Attributes:
         flat: Where it is, (P,).
-        precision: The Hessian there, (P, P), float64.
+        precision: The Hessian there, or its blocks.
         log_mass: Of the normal law around it, in nats, but for the evidence.
     """
 
     flat: Tensor
-    precision: Tensor
+    precision: Arrowhead
     log_mass: float
 
     def is_near(self, flat: Tensor) -> bool:
         """Whether a point lies within a few standard deviations."""
-        step = (flat - self.flat).double()
-        return float(step @ self.precision @ step) < FAR**2 * len(step)
+        return self.precision.square((flat - self.flat).cpu()) < FAR**2 * len(flat)
 
 
 def polished(potential: ProgramPotential, start: Tensor) -> Tensor:
@@ -61,45 +63,56 @@ def polished(potential: ProgramPotential, start: Tensor) -> Tensor:
     return torch.as_tensor(found.x).to(start) if found.fun <= before else start
 
 
-def solved(matrix: Tensor, vector: Tensor) -> Tensor | None:
-    """The solution of a positive definite system; None of another."""
-    factor, info = torch.linalg.cholesky_ex(matrix)
-    if int(info) or not factor.isfinite().all():
-        return None
-    return torch.cholesky_solve(vector.unsqueeze(1), factor).squeeze(1)
+def hessian_at(potential: ProgramPotential, flat: Tensor) -> Arrowhead:
+    """The Hessian at a point, whole."""
+    products = potential.joint.curvature(flat, potential.rows)
+    return Arrowhead.measured(products, Pattern.dense(len(flat)))
 
 
-def sharpened(potential: ProgramPotential, flat: Tensor) -> tuple[Tensor, Tensor]:
-    """A point after some steps of Newton's, and the Hessian there, which need not be positive."""
+def sharpened(
+    potential: ProgramPotential, flat: Tensor, curvature: Curvature = hessian_at
+) -> tuple[Tensor, Arrowhead, Root | None]:
+    """A point after some steps of Newton's, the curvature there, and its root where it is positive."""
     for _ in range(NEWTON_STEPS):
         value, gradient = potential.at(flat)
-        step = solved(potential.joint.hessian(flat, potential.rows), gradient.double())
-        if step is None:
-            break
-        moved = (flat.double() - step).to(flat)
+        precision = curvature(potential, flat)
+        if precision.root is None:
+            return flat, precision, None
+        moved = (flat.double() - precision.root.solved(gradient.double().cpu()).to(flat.device)).to(flat)
         if not potential.at(moved)[0] < value:
-            break
+            return flat, precision, precision.root
         flat = moved
-    return flat, potential.joint.hessian(flat, potential.rows)
+    precision = curvature(potential, flat)
+    return flat, precision, precision.root
 
 
-def mode_at(potential: ProgramPotential, flat: Tensor) -> Mode | None:
+def mode_at(potential: ProgramPotential, flat: Tensor, curvature: Curvature = hessian_at) -> Mode | None:
     """The mode near the end of a search; None where the curvature is not positive, or the density rises yet."""
-    flat, precision = sharpened(potential, flat)
+    flat, precision, root = sharpened(potential, flat, curvature)
     value, gradient = potential.at(flat)
-    step = solved(precision, gradient.double())
-    if step is None or not math.isfinite(value) or float(step @ gradient.double()) > FALL + abs(value) * 1e-5:
+    if root is None or not math.isfinite(value):
         return None
-    return Mode(flat, precision, 0.5 * len(flat) * math.log(2 * math.pi) - value - 0.5 * float(precision.logdet()))
+    slope = gradient.double().cpu()
+    if float(root.solved(slope) @ slope) > FALL + abs(value) * 1e-5:
+        return None
+    return Mode(flat, precision, log_mass(root, value))
 
 
-def find_modes(potential: ProgramPotential, key: int, first: Sequence[Mode] = ()) -> list[Mode]:
+def log_mass(root: Root, value: float) -> float:
+    """log of the integral of a normal law's density with its top at exp(-value), in nats."""
+    return 0.5 * root.size * math.log(2 * math.pi) + root.log_volume - value
+
+
+def find_modes(
+    potential: ProgramPotential, key: int, first: Sequence[Mode] = (), curvature: Curvature = hessian_at
+) -> list[Mode]:
     """Distinct modes, the one that holds most mass first.
 
     Args:
         potential: With the volume, so that mass is that of the posterior.
         key: Seed of the starts.
         first: Modes that are known.
+        curvature: At a point.
     """
     found = list(first)
     for number in range(NUM_STARTS):
@@ -107,7 +120,7 @@ def find_modes(potential: ProgramPotential, key: int, first: Sequence[Mode] = ()
         end = None if start is None else polished(potential, start)
         if end is None or any(mode.is_near(end) for mode in found):
             continue
-        other = mode_at(potential, end)
+        other = mode_at(potential, end, curvature)
         if other is not None and not any(mode.is_near(other.flat) or other.is_near(mode.flat) for mode in found):
             found.append(other)
     return sorted(found, key=lambda mode: -mode.log_mass)

@@ -49,7 +49,7 @@ class NormalObjective:
 
     def __init__(self, pair: GuidedProgram, potential: ProgramPotential, modes: list[Mode], *, full: bool) -> None:
         self.pair, self.potential, self.modes = pair, potential, modes
-        precision, self.origin = modes[0].precision, modes[0].flat
+        precision, self.origin = modes[0].precision.head, modes[0].flat
         covariance = torch.linalg.inv(precision)
         root = torch.linalg.cholesky(covariance) if full else precision.diagonal().rsqrt()
         self.root = root.to(self.origin)
