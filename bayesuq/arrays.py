@@ -163,6 +163,7 @@ def to_floating(value: ArrayLike, name: str) -> Tensor:
 
 LONGEST_REASON = 120  # characters of torch's own words
 NAMED = 3  # columns that an error shows
+VOID = "name a void label as `ignore_index`"
 FRACTIONS = (
     "`y` must hold whole-number labels; got fractions. Is this a regression target? Then give the model "
     "likelihoods.Normal(). Of labels that were made fractions, pass `y.long()`."
@@ -249,8 +250,13 @@ def as_real(x: Tensor, device: torch.device, dtype: torch.dtype, name: str = "x"
     return real
 
 
-def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
+def as_labels(y: ArrayLike, *, num_classes: int | None = None, void: str = VOID) -> Tensor:
     """`y` as int64 labels of the shape they came in.
+
+    Args:
+        y: Whole numbers of any type.
+        num_classes: C, where it is known.
+        void: What an error says of labels that are to count nowhere.
 
     Raises:
         TypeError: Not numbers, or numbers that are not whole.
@@ -263,16 +269,16 @@ def as_labels(y: ArrayLike, *, num_classes: int | None = None) -> Tensor:
     labels = labels.long()
     if num_classes is not None and labels.numel():
         lowest, highest = labels.aminmax()
-        check((lowest >= 0) & (highest < num_classes), lambda: _outside(lowest, highest, num_classes))
+        check((lowest >= 0) & (highest < num_classes), lambda: _outside(lowest, highest, num_classes, void))
         if are_noted(labels):  # a kernel that looks them up must not meet others before they are refused
             return labels.clamp(0, num_classes - 1)
     return labels
 
 
-def _outside(lowest: Tensor, highest: Tensor, num_classes: int) -> ValueError:
+def _outside(lowest: Tensor, highest: Tensor, num_classes: int, void: str) -> ValueError:
     return ValueError(
         f"`y` must hold labels from 0 to {num_classes - 1}; got {int(lowest)} to {int(highest)}. Renumber the labels, "
-        "give the network an output for each class, or name a void label as `ignore_index`."
+        f"give the network an output for each class, or {void}."
     )
 
 

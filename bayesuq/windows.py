@@ -22,6 +22,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Self, TypedDict, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -84,6 +85,8 @@ class Windows:
             if len(options) > ("window" in options):
                 raise ValueError("`overlap`, `blend` and `margin` are of windows: pass `window`, such as (96, 96, 96).")
             return None
+        if isinstance(window, Tensor | np.ndarray):
+            window = window.tolist()
         sides = tuple(window) if isinstance(window, Sequence) and not isinstance(window, str) else (window,)
         overlap = check_probability(options.get("overlap", 0.5), "overlap")
         blend = options.get("blend", "gaussian")

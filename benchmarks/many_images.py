@@ -2,8 +2,8 @@
 
 Images are made when they are asked for, a disc each whose border has noisy labels, and go one by one: what stays of one
 are its counts. What is measured is the streaming, so that the network is two small convolutions, under mean field.
-Anonymous memory is read from /proc while it runs. A line of JSON for each twentieth of them says how far it came; the
-same command goes on after the last one, and the report is of the images of the process that ends.
+Anonymous memory is read from /proc while it runs. A line of JSON for each two-hundredth of them says how far it came;
+the same command goes on after the last one, and the report is of the images of the process that ends.
 
     python -m benchmarks.many_images --images 10000 --side 512 --out many_images.jsonl
 """
@@ -28,7 +28,7 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import generator, isolated
 from benchmarks.many_rows import anonymous
 
-DRAWS, NUM_LINES = 20, 20
+DRAWS, NUM_LINES = 20, 200
 BORDER, NOISE = 2.0, 0.3  # pixels over which labels turn; of the image
 
 
@@ -80,7 +80,7 @@ class Watch:
 
 
 def stream(posterior: Posterior, data: Discs, out: Path) -> Iterator[tuple[PredictiveDistribution, Tensor]]:
-    """Predictions with their truth, and a line for each twentieth of the images up to the last."""
+    """Predictions with their truth, and a line for each two-hundredth of the images up to the last."""
     watch, begin = Watch(), process_time()
     for done, (x, y) in enumerate(DataLoader(data, batch_size=1), start=data.first + 1):
         yield posterior.predict(x, num_samples=DRAWS, seed=0), y

@@ -50,6 +50,11 @@ def refusal(x: Inputs, error: Exception) -> ValueError:
     message = f"The network does not take {described(x)}: {error}"
     if isinstance(x, Tensor) and x.is_floating_point() and "ndices" in str(error):
         message += ". Places in a table, such as tokens, are whole numbers: pass `x.long()`."
+    if isinstance(x, Tensor) and x.ndim > 2 and " channels, but got " in str(error):
+        message += (
+            ". Images are (N, channels, ...): where channels come last pass `x.movedim(-1, 1)`, where there is none "
+            "`x.unsqueeze(1)`."
+        )
     if isinstance(error, AssertionError):  # of a program of torch.export
         message += (
             ". A network runs on any number of rows here: export it with `dynamic_shapes`, in which the first "

@@ -323,7 +323,10 @@ class CategoricalPredictive(PredictiveDistribution):
         if labels.shape == (*expected[:1], 1, *expected[1:]):
             labels = labels.squeeze(1)
         if labels.shape != expected:
-            raise ValueError(f"`y` must have shape {tuple(expected)} as the predictive has; got {tuple(labels.shape)}.")
+            one_hot = " Of one-hot labels pass `y.argmax(1)`." if labels.shape == self.votes.shape else ""
+            raise ValueError(
+                f"`y` must have shape {tuple(expected)} as the predictive has; got {tuple(labels.shape)}.{one_hot}"
+            )
         return labels.to(self.probability_sum.device)
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:

@@ -3,6 +3,7 @@
 import math
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -187,6 +188,14 @@ def test_windows_that_cannot_be_are_refused(options: dict[str, Any], error: type
     posterior = map_estimate.fit(model, data, **FEW)
     with pytest.raises(error, match=message):
         posterior.predict(data.x, **options)
+
+
+@pytest.mark.parametrize("kind", [list, np.array, torch.tensor])
+def test_sides_may_come_as_an_array(kind: Any) -> None:
+    model, data = problem()
+    posterior = map_estimate.fit(model, data, **FEW)
+    expected = posterior.predict(data.x, window=(8, 6)).mean
+    assert torch.equal(posterior.predict(data.x, window=kind([8, 6])).mean, expected)
 
 
 def test_what_predicts_no_pixels_takes_no_window() -> None:

@@ -19,12 +19,15 @@ from bayesuq.evaluation.standard_errors import closed_form
 from bayesuq.predictive.categorical import CategoricalPredictive
 
 
-def rater_shares(masks: ArrayLike, num_classes: int) -> Tensor:
-    """Share of the raters who give a pixel each class, (N, C, ...), float32.
+def rater_shares(masks: ArrayLike, num_classes: int, *, ignore_index: int | None = None) -> Tensor:
+    """Share of the raters who give a pixel each class, (N, C, ...), float32; NaN at pixels without a rater.
+
+    In a Dataset of such shares the weight of what has none is 0: `Dataset(x, shares, weight=~shares.isnan())`.
 
     Args:
         masks: Labels of R raters, (R, N, ...).
         num_classes: C.
+        ignore_index: The label of pixels, or of whole images, that a rater has not seen: shares are of the others.
 
     Raises:
         TypeError: Labels that are not whole numbers.
@@ -35,21 +38,22 @@ def rater_shares(masks: ArrayLike, num_classes: int) -> Tensor:
         tensor([[[0.5000, 0.0000],
                  [0.5000, 1.0000]]])
     """
-    labels = as_labels(masks, num_classes=check_count(num_classes, "num_classes", minimum=2))
+    labels = as_labels(masks)
+    as_labels(labels[labels != ignore_index], num_classes=check_count(num_classes, "num_classes", minimum=2))
     if labels.ndim < 3 or labels.numel() == 0:
         raise ValueError(f"`masks` must have shape (R, N, ...) of R raters; got {tuple(labels.shape)}.")
-    shares = labels.new_zeros(num_classes, *labels.shape[1:], dtype=torch.float32)
+    counts = labels.new_zeros(num_classes, *labels.shape[1:], dtype=torch.float32)
     for k in range(num_classes):
-        shares[k] = (labels == k).float().mean(dim=0)
-    return shares.movedim(0, 1)
+        counts[k] = (labels == k).sum(dim=0)
+    return (counts / counts.sum(dim=0)).movedim(0, 1)
 
 
-def rater_entropy(masks: ArrayLike, num_classes: int) -> Tensor:
+def rater_entropy(masks: ArrayLike, num_classes: int, *, ignore_index: int | None = None) -> Tensor:
     """Entropy of the raters' labels at each pixel, in nats, (N, ...): 0 where they agree. See `rater_shares`."""
-    return torch.special.entr(rater_shares(masks, num_classes).double()).sum(dim=1)
+    return torch.special.entr(rater_shares(masks, num_classes, ignore_index=ignore_index).double()).sum(dim=1)
 
 
-def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike) -> Report:
+def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike, *, ignore_index: int | None = None) -> Report:
     """How a predictive's uncertainties order the pixels of an image, against the entropy of its raters.
 
     Rank correlations over the pixels of an image, then the mean over images whose raters disagree somewhere.
@@ -57,6 +61,7 @@ def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike) -> Repo
     Args:
         predictive: Of the pixels of N images, with a mean (N, C, ...).
         masks: Labels of R raters, (R, N, ...).
+        ignore_index: The label of what a rater has not seen; pixels without a rater count nowhere.
 
     Raises:
         TypeError: Labels that are not whole numbers.
@@ -68,26 +73,33 @@ def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike) -> Repo
         >>> found["aleatoric_rank_correlation"].value > 0.8
         True
     """
-    entropy = rater_entropy(masks, predictive.mean.shape[1]).to(predictive.mean.device)
+    mean = predictive.mean
+    entropy = rater_entropy(masks, mean.shape[1], ignore_index=ignore_index).to(mean.device)
     if entropy.shape != predictive.entropy_sum.shape:
         raise ValueError(
             f"`masks` must have images of {tuple(predictive.entropy_sum.shape)} of each rater; got "
             f"{tuple(entropy.shape)}."
         )
-    differ = entropy.flatten(1).amax(dim=1) > 0
+    differ = (entropy > 0).flatten(1).any(dim=1)  # which no comparison with NaN is
     if not bool(differ.any()):
         raise ValueError("The raters agree on every pixel, so that there is nothing to order pixels by.")
     measures = []
     for name in ("total", "aleatoric", "epistemic"):
         maps = getattr(predictive, name)
         pairs = zip(maps[differ], entropy[differ], strict=True)
-        found = torch.stack([rank_correlation(each.flatten(), truth.flatten()) for each, truth in pairs])
+        found = torch.stack([_of_seen(each, truth) for each, truth in pairs])
         found = found[~found.isnan()]
         if len(found):
             remark = "with the entropy of raters; 1 is their order"
             error = closed_form.of_mean(found)
             measures.append(as_measure(f"{name}_rank_correlation", found.mean(), error, "", remark))
     return Report(tuple(measures), int(differ.sum()), predictive.num_samples)
+
+
+def _of_seen(values: Tensor, entropy: Tensor) -> Tensor:
+    """The rank correlation over the pixels of an image that have a rater."""
+    seen = ~entropy.isnan()
+    return rank_correlation(values[seen], entropy[seen])
 
 
 def region(predictive: CategoricalPredictive, k: int) -> CategoricalPredictive:

@@ -18,6 +18,7 @@ from bayesuq.models.likelihoods.far_rows import are_within, within_floats
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.waiting import are_noted
 
+VOID_OF_TWO = "give void ones weight 0 and another label: Dataset(x, y * known, weight=known)"
 ONE_CLASS = "Categorical needs a network of at least 2 outputs; got 1. Use Bernoulli for one."
 SHARE_TOLERANCE = 1e-4  # of the sum of shares over classes
 NO_LABEL = torch.iinfo(torch.int64).min  # torch's own default, -100, would hide a wrong label
@@ -211,7 +212,7 @@ class Bernoulli(Likelihood):
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Labels 0 and 1, int64."""
-        return as_labels(y, num_classes=2)
+        return as_labels(y, num_classes=2, void=VOID_OF_TWO)
 
     def align(self, f: Tensor, y: Tensor) -> Tensor:
         """Labels of f's shape and dtype."""

@@ -53,6 +53,29 @@ def test_shares_of_raters_are_a_row_for_each_of_them() -> None:
     assert at_one.log_likelihood == pytest.approx(at_other.log_likelihood)
 
 
+def test_raters_who_have_not_seen_a_pixel_count_nowhere_in_it() -> None:
+    x, masks = rated()
+    masks[1, 2], masks[0, 0, :, :2], masks[:, 3, 1, 1] = 255, 255, 255
+    shares, entropy = rater_shares(masks, 3, ignore_index=255), rater_entropy(masks, 3, ignore_index=255)
+    for n, i, j in ((2, 0, 0), (0, 3, 1), (0, 3, 2), (3, 0, 0)):
+        seen = masks[:, n, i, j][masks[:, n, i, j] != 255]
+        torch.testing.assert_close(shares[n, :, i, j], torch.bincount(seen, minlength=3) / len(seen))
+    assert shares[3, :, 1, 1].isnan().all()
+    assert int(entropy.isnan().sum()) == 1
+    data = Dataset(x, shares.double(), weight=~shares.isnan())
+    soft = model(likelihoods.SoftCategorical())
+    one = soft.log_joint(soft.initial(), x, data.y, weight=data.weight)
+    other = soft.log_joint(soft.initial(), x, data.y.clone().index_fill_(0, torch.tensor([3]), 0.0))
+    lost = soft.log_joint(soft.initial(), x[3:], data.y[3:], weight=data.weight[3:]) - soft.log_prior(soft.initial())
+    torch.testing.assert_close(one, other + lost)
+    predictive = CategoricalPredictive.from_logits(noise(5, 2, 4, 3, 5, 6))
+    whole = rater_agreement(predictive, masks, ignore_index=255)["total_rank_correlation"].value
+    keep = ~entropy.flatten(1).isnan()
+    pairs = zip(predictive.total.flatten(1), entropy.flatten(1), keep, strict=True)
+    of_images = [stats.spearmanr(map_[kept], truth[kept]).statistic for map_, truth, kept in pairs]
+    assert whole == pytest.approx(sum(of_images) / 4)
+
+
 def test_the_entropy_of_raters_is_that_of_their_labels() -> None:
     _, masks = rated()
     found = rater_entropy(masks, 3)
