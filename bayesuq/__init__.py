@@ -43,7 +43,6 @@ if TYPE_CHECKING:
     from bayesuq.predictive.empirical import EmpiricalPredictive as EmpiricalPredictive
     from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive
     from bayesuq.predictive.mixture import MixturePredictive as MixturePredictive
-    from bayesuq.predictive.recalibrated import RecalibratedPredictive as RecalibratedPredictive
     from bayesuq.tables.table import read_table as read_table
 
 __version__ = version("bayesuq")

@@ -29,7 +29,7 @@ from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import generator, resolve_seed
 
-__all__ = ["ConformalIntervals", "ConformalLabels", "calibrate_intervals", "calibrate_labels"]
+__all__ = ["calibrate_intervals", "calibrate_labels"]
 __dir__ = __all__.copy
 
 LabelMethod = Literal["lac", "aps"]

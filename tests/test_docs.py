@@ -45,11 +45,14 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def build(options: list[str], said: Path) -> None:
     """What the building process does: it ends with Sphinx's code, and what Sphinx says goes into a file.
 
-    It leaves out the entries of objects in the sidebar, which are drawn anew on every page, the index of all names and
-    curly quotes, notes nothing down for debugging, and looks for no garbage in what the tests have left. The search
+    It leaves out the entries of objects in the sidebar, which is drawn for the first page alone, the index of all names
+    and curly quotes, notes nothing down for debugging, and looks for no garbage in what the tests have left. The search
     finds words as they are written, and nobody asks for the line numbers of definitions, which [source] links need.
     """
     gc.disable()
+    furo, sidebar = importlib.import_module("furo"), []
+    draw = furo._compute_navigation_tree
+    furo._compute_navigation_tree = lambda page: sidebar[0] if sidebar else sidebar.append(draw(page)) or sidebar[0]
     importlib.import_module("sphinx.search.en").SearchEnglish.stem = lambda _, word: word
     importlib.import_module("sphinx.pycode.parser").Parser.parse_definition = lambda _: None
     logging.disable(logging.DEBUG)

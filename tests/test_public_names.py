@@ -25,12 +25,34 @@ def public_modules() -> list[str]:
     return sorted(found)
 
 
+# Types of results, which nobody calls: out of `__all__`, and in the modules that had them.
+RESULTS = {
+    "active": ("Curve",),
+    "conformal": ("ConformalIntervals", "ConformalLabels"),
+    "evaluation.calibration": ("Reliability",),
+    "evaluation.decomposition": ("BrierDecomposition",),
+    "evaluation.detection": ("RiskCoverage",),
+    "evaluation.diagnostics.convergence": ("Convergence",),
+    "evaluation.diagnostics.leave_one_out": ("LeaveOneOut", "Ranked", "Ranking"),
+    "evaluation.diagnostics.predictive_checks": ("PredictiveCheck",),
+    "evaluation.simulation": ("Ranks",),
+    "evaluation.standard_errors.bootstrap": ("Estimate",),
+    "evaluation.streaming.states": ("State",),
+    "models.priors": ("EntrywiseNormal",),
+}
+
+
 @pytest.fixture(scope="module")
-def documented() -> dict[str, bool]:
-    """The modules of the reference, and whether all of their names are in it."""
+def pages() -> ModuleType:
+    """What writes the reference."""
     with pytest.MonkeyPatch.context() as patch:
         patch.syspath_prepend(str(DOCS / "_extensions"))
-        pages = import_module("reference_pages")
+        return import_module("reference_pages")
+
+
+@pytest.fixture(scope="module")
+def documented(pages: ModuleType) -> dict[str, bool]:
+    """The modules of the reference, and whether all of their names are in it."""
     return {module: not names for module, names in pages._entries()}
 
 
@@ -56,6 +78,28 @@ def test_what_the_reference_tells_in_full_says_what_is_to_be_called(documented):
     modules = {name: import_module(name) for name, whole in documented.items() if whole}
     assert [name for name, module in modules.items() if not hasattr(module, "__all__")] == []
     assert [(name, one) for name, module in modules.items() for one in module.__all__ if not hasattr(module, one)] == []
+
+
+def test_a_user_meets_no_more_names_than_these():
+    """Functions to call, classes to make, and the types that annotations name; each counted once."""
+    values = {id(getattr(import_module(name), one)) for name in PUBLIC for one in import_module(name).__all__}
+    assert len(values) - len(PUBLIC) <= 270
+
+
+def test_types_of_results_are_no_names_to_call_and_are_told_where_they_are_returned(pages):
+    results = pages.result_types()
+    told = {cls for classes in results.values() for cls in classes}
+    for name, left in RESULTS.items():
+        module = import_module(f"bayesuq.{name}")
+        assert not set(left) & set(module.__all__)
+        assert {getattr(module, one) for one in left} <= told
+    left_faces = [home.partition(":") for home in INTERNAL.values()]
+    types = {getattr(import_module(f"bayesuq.{home}"), one) for home, _, one in left_faces if one.endswith("Posterior")}
+    assert len(types) > 5
+    assert types <= told
+    assert [cls.__name__ for cls in results["bayesuq.evaluation.diagnostics.leave_one_out"]] == [
+        *("Ranking", "LeaveOneOut", "Ranked")  # what `compare` and `loo` return, and the rows of the first
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(INTERNAL))

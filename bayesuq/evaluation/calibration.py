@@ -33,7 +33,6 @@ from bayesuq.randomness import generator, resolve_seed
 from bayesuq.waiting import in_one_read
 
 __all__ = [
-    "Reliability",
     "adaptive_calibration_error",
     "calibration_error_floor",
     "classwise_calibration_error",

@@ -31,7 +31,7 @@ from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.scores import FOR_LABELS
 from bayesuq.predictive.categorical import CategoricalPredictive
 
-__all__ = ["BrierDecomposition", "brier_decomposition"]
+__all__ = ["brier_decomposition"]
 __dir__ = __all__.copy
 
 

@@ -44,7 +44,6 @@ from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.waiting import in_one_read
 
 __all__ = [
-    "RiskCoverage",
     "augrc",
     "aurc",
     "auroc",

@@ -27,7 +27,7 @@ from bayesuq.arrays import ArrayLike, check_count, check_fraction, to_tensor
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator
 
-__all__ = ["Ranks", "calibrate"]
+__all__ = ["calibrate"]
 __dir__ = __all__.copy
 
 Theta = Mapping[str, ArrayLike]

@@ -22,7 +22,6 @@ from bayesuq.models.rules import trainable_parameters
 from bayesuq.models.scale_mixture import NormalScaleMixture
 
 __all__ = [
-    "EntrywiseNormal",
     "FanIn",
     "Gamma",
     "HalfCauchy",

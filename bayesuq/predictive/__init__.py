@@ -10,8 +10,6 @@ if TYPE_CHECKING:
     from bayesuq.predictive.categorical import CategoricalPredictive as CategoricalPredictive
     from bayesuq.predictive.empirical import EmpiricalPredictive as EmpiricalPredictive
     from bayesuq.predictive.gaussian import GaussianPredictive as GaussianPredictive
-    from bayesuq.predictive.maps import RealMaps as RealMaps
     from bayesuq.predictive.mixture import MixturePredictive as MixturePredictive
-    from bayesuq.predictive.recalibrated import RecalibratedPredictive as RecalibratedPredictive
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.tables.encoding import Columns as Columns
-    from bayesuq.tables.table import Table as Table
     from bayesuq.tables.table import read_table as read_table
 
 __getattr__, __dir__, __all__ = lazy(__name__)

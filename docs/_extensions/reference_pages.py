@@ -1,16 +1,18 @@
 """A page of the reference for each public module, so that a new module needs no new line, and no page grows too long.
 
 The pages are written beside those that list them, into `api/modules`, which git does not keep. An override is told of
-where its name is declared first, but for what a reader seeks at the class itself.
+where its name is declared first, but for what a reader seeks at the class itself. Below what a module offers stand the
+types of what its functions return, which nobody calls: the first page that needs one has it.
 """
 
 import re
 import sys
+from collections.abc import Iterator
 from importlib import import_module
-from inspect import getdoc, unwrap
+from inspect import getdoc, isfunction, unwrap
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, get_args, get_origin, get_type_hints
 
 FACES = ("bayesuq.models", "bayesuq.inference", "bayesuq.evaluation")
 FIRST = (
@@ -25,9 +27,9 @@ OF_SUBCLASSES = (
     *("at", "check_columns", "columns", "components_at", "crps_basis", "density_basis", "has_steps", "interval_remark"),
     *("joined", "moments_basis", "shown_columns", "transform_ends", "without_density", "without_split"),
 )
-OF_SKLEARN = (
+OF_OTHERS = (  # scikit-learn, and Matplotlib
     *("get_metadata_routing", "set_fit_request", "set_predict_request", "set_score_request"),
-    *("get_params", "set_params"),
+    *("get_params", "set_params", "set"),
 )
 
 
@@ -70,7 +72,8 @@ def write_pages(app: Any) -> None:
     """Write the page of each module, and leave those alone that say the same already."""
     folder = Path(app.srcdir) / "api" / "modules"
     folder.mkdir(exist_ok=True)
-    pages = {f"{module}.rst": _page(module, names) for module, names in _entries()}
+    results = result_types()
+    pages = {f"{module}.rst": _page(module, names, results[module]) for module, names in _entries()}
     for path in set(folder.glob("*.rst")) - {folder / name for name in pages}:
         path.unlink()
     for name, text in pages.items():
@@ -85,9 +88,72 @@ def _entries() -> list[tuple[str, str]]:
     return [(module, names) for module, _, names in parts]
 
 
-def _page(module: str, names: str) -> str:
-    options = [f":members: {names}".rstrip(), ":show-inheritance:", f":exclude-members: {', '.join(OF_SKLEARN)}"]
-    return "\n".join([module, "=" * len(module), "", f".. automodule:: {module}", *(f"   {o}" for o in options), ""])
+def result_types() -> dict[str, list[type]]:
+    """Of each module of the reference, the types that its functions return and no page offers.
+
+    What these and the module's own classes hand out is told beside them where it is of the same package.
+    """
+    offered = {module: _offered(module, names) for module, names in _entries()}
+    told = {value for values in offered.values() for value in values if isinstance(value, type)}
+    results: dict[str, list[type]] = {}
+    for module, values in offered.items():
+        ahead = [cls for value in values if isfunction(value) for cls in _returned(value)]
+        ahead += [cls for value in values if isinstance(value, type) for cls in _handed_out(value, within=module)]
+        results[module] = []
+        while ahead:
+            cls = ahead.pop(0)
+            if cls not in told:
+                told.add(cls)
+                results[module].append(cls)
+                ahead += _handed_out(cls, within=module)
+    return results
+
+
+def _offered(module: str, names: str) -> list[Any]:
+    found = import_module(module)
+    return [getattr(found, name) for name in (names.split(", ") if names else found.__all__)]
+
+
+def _handed_out(cls: type, *, within: str) -> list[type]:
+    """The types of a class's fields, properties and of what its methods return, those of a package alone."""
+    public = {name: value for name, value in vars(cls).items() if not name.startswith("_")}
+    members = [getattr(one, "fget", None) or getattr(one, "func", None) or one for one in public.values()]
+    found = [one for member in members if isfunction(unwrap(member)) for one in _returned(unwrap(member))]
+    found += [one for name, hint in _hints(cls).items() if not name.startswith("_") for one in _classes(hint)]
+    return [one for one in found if one.__module__.startswith(within)]
+
+
+def _returned(function: Any) -> Iterator[type]:
+    yield from _classes(_hints(function).get("return"))
+
+
+def _hints(annotated: Any) -> dict[str, Any]:
+    """The types that are written; none where one is known to type checkers only."""
+    try:
+        return get_type_hints(annotated)
+    except NameError:
+        return {}
+
+
+def _classes(hint: Any) -> Iterator[type]:
+    """The public classes of this package in a type."""
+    cls = get_origin(hint) or hint
+    if isinstance(cls, type) and cls.__module__.partition(".")[0] == "bayesuq" and not cls.__name__.startswith("_"):
+        yield cls
+    for part in get_args(hint):
+        yield from _classes(part)
+
+
+def _page(module: str, names: str, results: list[type]) -> str:
+    common = [":show-inheritance:", f":exclude-members: {', '.join(OF_OTHERS)}"]
+    options = [f":members: {names}".rstrip(), *common]
+    lines = [module, "=" * len(module), "", f".. automodule:: {module}", *(f"   {option}" for option in options), ""]
+    if results:
+        lines += [".. rubric:: What is returned", ""]
+    for cls in results:
+        lines += [f".. autoclass:: {cls.__module__}.{cls.__qualname__}", "   :members:"]
+        lines += [*(f"   {option}" for option in common), ""]
+    return "\n".join(lines)
 
 
 def fill_lists(_app: Any, page: str, source: list[str]) -> None:

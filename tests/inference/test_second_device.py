@@ -259,10 +259,9 @@ OTHERWISE_CALLED = {
 }
 WITHOUT_TARGETS = (*uncertainty.__all__, "calibration_error_floor", "interval_width")
 MORE_READS = {"excess_aurc": 2}  # the oracle's, too
-NO_MEASURES = ("Reliability", "RiskCoverage")
 
 
-@pytest.mark.parametrize("name", sorted(set(ONE_READ) - set(NO_MEASURES)))
+@pytest.mark.parametrize("name", sorted(ONE_READ))
 def test_a_measure_waits_once(name: str) -> None:
     """Of labels and of real targets, whichever it is of, by whole rows and by weighted ones."""
     modules = (scores, calibration, uncertainty, detection)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.models import gp, likelihoods, networks, priors
+from bayesuq.models.gp.combined import Product, Sum
 from bayesuq.models.gp.hyperparameters import declared
 from bayesuq.models.gp.records import ALLOWED, build_process, process_record
 from bayesuq.models.records import NoRecordError
@@ -131,8 +132,8 @@ def test_fixed_numbers_do_not_move_and_others_do() -> None:
 
 
 def test_sums_of_sums_are_flat() -> None:
-    assert gp.RBF() + gp.Linear() + gp.RBF() == gp.Sum((gp.RBF(), gp.Linear(), gp.RBF()))
-    assert gp.RBF() * (gp.Linear() * gp.RBF()) == gp.Product((gp.RBF(), gp.Linear(), gp.RBF()))
+    assert gp.RBF() + gp.Linear() + gp.RBF() == Sum((gp.RBF(), gp.Linear(), gp.RBF()))
+    assert gp.RBF() * (gp.Linear() * gp.RBF()) == Product((gp.RBF(), gp.Linear(), gp.RBF()))
     with pytest.raises(TypeError):
         _ = gp.RBF() + 3
 
@@ -149,7 +150,7 @@ def test_sums_of_sums_are_flat() -> None:
         (lambda: gp.Matern(smoothness=2.0), ValueError, "`smoothness` must be 0.5, 1.5 or 2.5"),
         (lambda: gp.SpectralMixture(0), ValueError, "`num_mixtures` must be at least 1"),
         (lambda: gp.Scale("rbf"), TypeError, "A kernel is made of kernels of bayesuq.models.gp; got str"),
-        (lambda: gp.Sum(()), TypeError, "got none"),
+        (lambda: Sum(()), TypeError, "got none"),
         (lambda: gp.Scale(gp.Deep(nn.Linear(1, 1), gp.RBF())), ValueError, "Deep must stand outermost"),
         (lambda: gp.Deep("net", gp.RBF()), TypeError, "`net` must be a torch.nn.Module"),
         (lambda: gp.GaussianProcess("rbf"), TypeError, "`kernel` must be one of bayesuq.models.gp"),

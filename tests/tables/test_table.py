@@ -18,10 +18,11 @@ import bayesuq as bq
 from bayesuq.tables.encoding import Columns, Notes
 from bayesuq.tables.files import names_a_file
 from bayesuq.tables.kinds import infer
+from bayesuq.tables.table import Table
 from tests.tables.made import houses, written
 
 
-def read(path: Path, **options: Any) -> bq.tables.Table:
+def read(path: Path, **options: Any) -> Table:
     return bq.read_table(path, **{"target": "price", **options})
 
 

@@ -19,7 +19,7 @@ from bayesuq.evaluation.diagnostics.quantities import FEWEST_DRAWS, LARGEST_R_HA
 from bayesuq.evaluation.report.tables import aligned
 from bayesuq.to_arviz.container import Container, group
 
-__all__ = ["Convergence", "convergence"]
+__all__ = ["convergence"]
 __dir__ = __all__.copy
 
 FEWEST_PER_CHAIN = 100  # effective draws

@@ -23,7 +23,7 @@ from bayesuq import optional
 from bayesuq.evaluation.report.tables import aligned
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group, observed_variable
 
-__all__ = ["LeaveOneOut", "Ranked", "Ranking", "compare", "loo"]
+__all__ = ["compare", "loo"]
 __dir__ = __all__.copy
 
 FEWEST_DRAWS = 25  # fewer have no tail to fit

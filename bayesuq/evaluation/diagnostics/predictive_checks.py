@@ -16,7 +16,7 @@ import numpy as np
 from bayesuq.evaluation.report.tables import aligned
 from bayesuq.to_arviz.container import Container, group, observed_variable
 
-__all__ = ["PredictiveCheck", "predictive_checks", "table"]
+__all__ = ["predictive_checks", "table"]
 __dir__ = __all__.copy
 
 INTERVAL = (5.0, 95.0)  # percent

@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.raters import rater_entropy as rater_entropy
     from bayesuq.evaluation.segmentation.raters import rater_shares as rater_shares
     from bayesuq.evaluation.segmentation.raters import region as region
-    from bayesuq.evaluation.segmentation.reporting import SegmentationResult as SegmentationResult
     from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation as evaluate_segmentation
     from bayesuq.evaluation.segmentation.surfaces import surface_distances as surface_distances
 

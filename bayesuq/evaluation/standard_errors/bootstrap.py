@@ -17,7 +17,7 @@ from bayesuq.arrays import check_count
 from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.randomness import generator
 
-__all__ = ["Estimate", "paired_difference", "replicates", "standard_error"]
+__all__ = ["paired_difference", "replicates", "standard_error"]
 __dir__ = __all__.copy
 
 BLOCK_NUMBERS = 2**21  # weights of values held at a time: 16 MiB in float64

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.evaluation.streaming import ranking as ranking
     from bayesuq.evaluation.streaming import states as states
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -17,9 +17,6 @@ from bayesuq.evaluation import detection
 from bayesuq.evaluation.calibration import equal_mass_gap
 from bayesuq.evaluation.ranks import check_scores, head_weight, rising
 
-__all__ = ["Ranking"]
-__dir__ = __all__.copy
-
 NUM_BINS = 2**16
 MIDDLE = NUM_BINS // 2  # the bin that 0 opens
 DROPPED_BITS = 52 - 9  # of a float64's mantissa, which leaves 2^9 = 512 bins to each factor of two

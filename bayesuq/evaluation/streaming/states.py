@@ -29,12 +29,10 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 
 __all__ = [
-    "State",
     "brier_bins",
     "classwise_reliability",
     "interval_coverage",
     "mean_of",
-    "mean_of_defined",
     "misclassification",
     "root_mean_of",
     "top_label_reliability",

@@ -7,6 +7,5 @@ from bayesuq.faces import lazy
 if TYPE_CHECKING:
     from bayesuq.inference.automatic.fitting import classify as classify
     from bayesuq.inference.automatic.fitting import regress as regress
-    from bayesuq.inference.automatic.posterior import AutomaticPosterior as AutomaticPosterior
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -6,12 +6,10 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.inference.features.energy import Energy as Energy
-    from bayesuq.inference.features.fitting import FeatureScores as FeatureScores
     from bayesuq.inference.features.fitting import fit as fit
     from bayesuq.inference.features.fitting import load as load
     from bayesuq.inference.features.gaussians import ClassDensity as ClassDensity
     from bayesuq.inference.features.gaussians import Mahalanobis as Mahalanobis
-    from bayesuq.inference.features.heads import Head as Head
     from bayesuq.inference.features.heads import head as head
     from bayesuq.inference.features.neighbours import NearestNeighbours as NearestNeighbours
     from bayesuq.inference.features.subspace import VirtualLogit as VirtualLogit

@@ -7,6 +7,5 @@ from bayesuq.faces import lazy
 if TYPE_CHECKING:
     from bayesuq.inference.laplace.fitting import fit as fit
     from bayesuq.inference.laplace.posterior import LaplacePosterior as LaplacePosterior
-    from bayesuq.inference.laplace.posterior import SampledLaplacePosterior as SampledLaplacePosterior
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -7,6 +7,5 @@ from bayesuq.faces import lazy
 if TYPE_CHECKING:
     from bayesuq.inference.temperature.fitting import TemperaturePosterior as TemperaturePosterior
     from bayesuq.inference.temperature.fitting import fit as fit
-    from bayesuq.inference.temperature.outside import TemperatureScaling as TemperatureScaling
 
 __getattr__, __dir__, __all__ = lazy(__name__)

@@ -13,9 +13,7 @@ from bayesuq.faces import lazy
 if TYPE_CHECKING:
     from bayesuq.models.gp.combined import Coregionalised as Coregionalised
     from bayesuq.models.gp.combined import Deep as Deep
-    from bayesuq.models.gp.combined import Product as Product
     from bayesuq.models.gp.combined import Scale as Scale
-    from bayesuq.models.gp.combined import Sum as Sum
     from bayesuq.models.gp.kernels import RBF as RBF
     from bayesuq.models.gp.kernels import Kernel as Kernel
     from bayesuq.models.gp.kernels import Linear as Linear
