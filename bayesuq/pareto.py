@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 GOOD_K = 0.7  # up to which weighting the draws by their ratios still works
-FEWEST_TAIL = 5  # ratios
+FEWEST_TAIL = 5  # different ratios
 PRIOR_ROWS, PRIOR_K = 10, 0.5
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -33,7 +33,7 @@ def tail_shape(log_ratios: Array) -> float:
     size = math.ceil(min(0.2 * len(ordered), 3 * math.sqrt(len(ordered))))
     cutoff = max(ordered[-size - 1], math.log(np.finfo(np.float64).tiny))
     tail = ordered[ordered > cutoff]
-    if len(tail) < FEWEST_TAIL:
+    if len(np.unique(tail)) < FEWEST_TAIL:
         return math.inf
     return _shape(np.exp(tail) - math.exp(cutoff))
 

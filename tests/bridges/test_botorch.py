@@ -101,8 +101,8 @@ def test_an_optimiser_follows_the_gradient_to_where_a_grid_is_best(name: str) ->
     bounds = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        # From each start by itself: with SciPy 1.18, BoTorch 0.18 takes the starts of a batch for one problem, whose step
-        # is that of the steepest start; log improvements of -1e7 there take the others to a corner.
+        # From each start by itself: with SciPy 1.18, BoTorch 0.18 takes the starts of a batch for one problem, whose
+        # step is that of the steepest start; log improvements of -1e7 there take the others to a corner.
         point, value = optimize_acqf(
             improvement, bounds, q=1, num_restarts=2, raw_samples=32, options={"batch_limit": 1}
         )

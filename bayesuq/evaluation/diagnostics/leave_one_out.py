@@ -21,6 +21,7 @@ import numpy as np
 
 from bayesuq import optional
 from bayesuq.evaluation.report.tables import aligned
+from bayesuq.pareto import tail_shape
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group, observed_variable
 
 __all__ = ["compare", "loo"]
@@ -32,6 +33,7 @@ APPROXIMATE = (
     "LOO reweights draws as if they were the posterior's; these are of an approximation. Where it is too narrow, or "
     "its networks were only optimised, the number is close to the score of the training rows: use held-out rows."
 )
+APART = 1e-9  # nats between equal ratios, at most, so that ArviZ 1 fits their tail, as which they have none
 PARETO_WARNING = "Estimated shape parameter of Pareto distribution"
 
 Array = np.ndarray[Any, np.dtype[np.float64]]
@@ -218,12 +220,22 @@ def _is_approximate(data: Container) -> bool:
 def _arviz_loo(data: Container, site: str | None) -> Any:
     terms = _log_likelihood(data, site)
     share = 1.0 if _is_approximate(data) else _relative_efficiency(terms)
-    y = Variable(terms, ("chain", "draw", "point"))
+    without_tail = _without_tail(terms)
+    steps = np.linspace(0.0, APART, terms[:, :, 0].size).reshape(*terms.shape[:2], 1)
+    y = Variable(terms + without_tail * steps, ("chain", "draw", "point"))
     # ArviZ asks for a posterior, of which it takes nothing where the efficiency is given.
     plain = build({"log_likelihood": {OBSERVED: y}, "posterior": {OBSERVED: y}}, attributes={})
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", PARETO_WARNING, UserWarning)  # `problems` says it, with the number of rows
-        return optional.arviz.loo(plain, pointwise=True, var_name=OBSERVED, reff=share)
+        found = optional.arviz.loo(plain, pointwise=True, var_name=OBSERVED, reff=share)
+    found.pareto_k[...] = np.where(without_tail, np.inf, found.pareto_k)
+    return found
+
+
+def _without_tail(terms: Array) -> Array:
+    """Rows whose largest ratios are a few values over and over, as of few networks, (N,), boolean."""
+    ratios = -terms.reshape(-1, terms.shape[2]).T
+    return np.array([math.isinf(tail_shape(row)) for row in ratios], dtype=bool)
 
 
 def _log_likelihood(data: Container, site: str | None) -> Array:

@@ -50,6 +50,16 @@ def test_rows_that_cannot_be_left_out_are_counted():
     assert "for 1 of 10 rows" in found.problems[0]
 
 
+def test_rows_whose_draws_are_few_values_have_no_tail_and_are_counted():
+    """As of two networks that were drawn twenty times each: 1 / mean(1 / p), and a k of which nothing is known."""
+    terms = -np.abs(noise(40, 10))
+    terms[:, 3] = np.repeat([-1.0, -2.0], 20)
+    y = Variable.of_draws(terms, 1, ("point",))
+    found = loo(build({"log_likelihood": {"y": y}}, attributes={"independent_draws": 1}))
+    assert found.pareto_k[3] == np.inf
+    assert found.pointwise[3] == pytest.approx(-np.log((np.e + np.e**2) / 2), rel=1e-8)
+
+
 def test_draws_of_an_approximation_are_marked():
     assert loo(conjugate(100, 10, independent=1)[0]).remark == APPROXIMATE
     assert loo(conjugate(100, 10)[0]).remark == ""
