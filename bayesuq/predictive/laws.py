@@ -36,7 +36,10 @@ FURTHER = {
     "MaskedMixture": ("mask",),
     "RelaxedBernoulli": ("temperature",),
 }  # tensors beside those of `arg_constraints`
-COUNTS = {"LogNormalNegativeBinomial": ("num_quad_points",)}  # arguments that are numbers of the program, not of y
+COUNTS = {
+    "LogNormalNegativeBinomial": ("num_quad_points",),
+    "Multinomial": ("total_count",),
+}  # arguments that are numbers of the program, not of y
 POINTS = ("Delta", "Empirical")  # without density
 
 Change = Callable[[str, Tensor], Tensor]
@@ -153,14 +156,14 @@ def unwrapped(law: Any) -> Any:
 def _apart(law: Any, shape: torch.Size) -> Law:
     """In parts, whose tensors are cores of `shape` and what follows it."""
     kind = type(law)
-    if kind is TransformedDistribution:
+    if kind.__name__ == TransformedDistribution.__name__:  # Pyro's is a class of its own
         return _transformed(law, shape)
     names = ("base_dist",) if kind.__name__ == "ZeroInflatedDistribution" else INNER.get(kind.__name__, ())
     inner = {}
     for name in names:
         part = unwrapped(getattr(law, name))
         inner[name] = _apart(part, torch.Size((*shape, *part.batch_shape[len(shape) :])))
-    found = _arguments(law)
+    found = arguments(law)
     if not isinstance(law, Distribution) or not (found or inner) or kind.__name__ in POINTS:
         raise TypeError(
             "`components` must be a torch distribution with parameters of its own and a density, such as StudentT; got "
@@ -199,9 +202,8 @@ def _flat(transforms: Sequence[Any]) -> list[Any]:
     return [one for part in parts for one in part]
 
 
-def _arguments(law: Any) -> dict[str, Any]:
+def arguments(law: Any) -> dict[str, Any]:
     """The arguments that a law was built from, as far as it has them: tensors, and numbers that fix its shape."""
-    kind = type(law).__name__
     further = {name for one in kinds(law) for name in FURTHER.get(one, ())}
     names = [*law.arg_constraints, *sorted(further)]
     found = {name: getattr(law, name) for name in names if hasattr(law, name)}
@@ -210,7 +212,7 @@ def _arguments(law: Any) -> dict[str, Any]:
         kept = [name for name in sorted(given) if _holds(law, name)][:1] or sorted(given)[:1]
         found = {name: value for name, value in found.items() if name not in given or name in kept}
     values = {name: value if isinstance(value, Tensor) else torch.as_tensor(value) for name, value in found.items()}
-    return values | {name: getattr(law, name) for name in COUNTS.get(kind, ()) if hasattr(law, name)}
+    return values | {name: getattr(law, name) for name in COUNTS.get(type(law).__name__, ()) if hasattr(law, name)}
 
 
 def kinds(law: Any) -> set[str]:

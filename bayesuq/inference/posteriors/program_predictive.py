@@ -10,6 +10,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.laws import single_column, unwrapped
 from bayesuq.predictive.mixture import MixturePredictive
+from bayesuq.predictive.vectors import VectorPredictive
 
 COLUMNS = 2  # dimensions of what is observed, at most: rows and columns
 
@@ -18,7 +19,7 @@ def predictive_of(law: Any, *, keep_samples: bool, site: str = "y") -> Predictiv
     """The predictive of one draw, from the law of a site at N rows.
 
     Raises:
-        TypeError: A law of vectors, whose parts have no law of their own here.
+        TypeError: A law of all rows at once, or of matrices.
         ValueError: A law of more dimensions than rows and columns.
     """
     base, shape = unwrapped(law), law.batch_shape + law.event_shape
@@ -26,10 +27,19 @@ def predictive_of(law: Any, *, keep_samples: bool, site: str = "y") -> Predictiv
         return _of_labels(base, shape, keep_samples=keep_samples)
     if isinstance(base, dist.MultivariateNormal | dist.LowRankMultivariateNormal) and len(law.batch_shape) == 1:
         return GaussianPredictive.with_noise_covariance(base.mean.unsqueeze(0), base.covariance_matrix.unsqueeze(0))
+    if base.event_shape and not base.batch_shape:
+        raise TypeError(
+            f"The program observes {site!r} from one {type(base).__name__} of all rows, which depend on each other, so "
+            "that new rows have no law of their own. Take `gp.fit` for a process, or let single rows be independent "
+            "given a latent function."
+        )
+    if len(base.event_shape) == 1 and len(base.batch_shape) == 1:
+        return VectorPredictive(base.expand(torch.Size((1, *base.batch_shape))))
     if base.event_shape:
         raise TypeError(
-            f"The program observes {site!r} from a {type(base).__name__}, a law of vectors; predictives are of single "
-            "numbers. Sample its columns by laws of their own, or take draws of the program by pyro.infer.Predictive."
+            f"The program observes {site!r} from a {type(base).__name__} of event shape {tuple(base.event_shape)} in "
+            f"each of {tuple(base.batch_shape)}; predictives are of numbers, or of a vector in each row. Take draws of "
+            "the program by pyro.infer.Predictive."
         )
     if len(shape) > COLUMNS:
         raise ValueError(f"The site {site!r} must have rows, or rows and columns; it has shape {tuple(shape)}.")

@@ -18,6 +18,10 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Bernoulli": lambda: dist.Bernoulli(logits=A - 1),
     "Beta": lambda: dist.Beta(A, 2.0),
     "Binomial": lambda: dist.Binomial(9, A / 4),
+    "Dirichlet": lambda: dist.Dirichlet(torch.stack([A, 2 * A, 3 * A], dim=1)),
+    "Multinomial": lambda: dist.Multinomial(9, torch.stack([A, 2 * A, 3 * A], dim=1)),
+    "MultivariateStudentT": lambda: dist.MultivariateStudentT(5.0, torch.stack([A, -A], dim=1), torch.eye(2)),
+    "OneHotCategorical": lambda: dist.OneHotCategorical(torch.stack([A, 2 * A, 3 * A], dim=1)),
     "Categorical": lambda: dist.Categorical(logits=torch.stack([A, -A, 0 * A], dim=1)),
     "Gamma": lambda: dist.Gamma(A, 2.0),
     "Laplace": lambda: dist.Laplace(A, 0.3).to_event(1),
@@ -29,6 +33,9 @@ FAMILIES: dict[str, Callable[[], Any]] = {
     "Normal, columns": lambda: dist.Normal(A[:, None].expand(N, 2), 1.0).to_event(1),
     "OrderedLogistic": lambda: dist.OrderedLogistic(A, torch.tensor([0.0, 1.0, 2.0])),
     "StudentT": lambda: dist.StudentT(4.0, A, 1.0).mask(torch.ones(N, dtype=torch.bool)),
+    "transformed": lambda: dist.TransformedDistribution(
+        dist.Normal(A, 0.5), [dist.transforms.AffineTransform(1.0, 2.0), dist.transforms.ExpTransform()]
+    ),
     "Uniform": lambda: dist.Uniform(A - 1, A + 1),
     "ZeroInflatedPoisson": lambda: dist.ZeroInflatedPoisson(rate=3 * A, gate=A / 4),
 }
@@ -55,6 +62,8 @@ def test_what_a_program_observes_is_predicted_whatever_its_family(name: str) -> 
     assert bool((low <= high).all())
 
 
-def test_a_law_of_vectors_is_refused_with_the_way_out() -> None:
-    with pytest.raises(TypeError, match=r"from a Dirichlet, a law of vectors.*Sample its columns by laws of their own"):
-        predictive_of(dist.Dirichlet(torch.ones(N, 3)), keep_samples=False)
+def test_laws_of_all_rows_and_of_matrices_are_refused_with_the_way_out() -> None:
+    with pytest.raises(TypeError, match=r"one MultivariateNormal of all rows, which depend on each other.*`gp.fit`"):
+        predictive_of(dist.MultivariateNormal(torch.zeros(N), torch.eye(N)), keep_samples=False)
+    with pytest.raises(TypeError, match=r"LKJCholesky of event shape \(3, 3\).*pyro.infer.Predictive"):
+        predictive_of(dist.LKJCholesky(3, A), keep_samples=False)

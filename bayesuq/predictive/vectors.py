@@ -1,0 +1,298 @@
+"""The predictive of targets whose columns are one vector: shares of a whole, counts of a total, correlated numbers.
+
+A Pyro program that observes rows of a Dirichlet, a Multinomial, a MultivariateStudentT or another law of vectors gives
+one of these. The density is of whole rows; means, variances, quantiles and intervals are of single columns, as of any
+real targets. Distribution functions of columns are those of draws.
+
+Letters: S draws, N points, D numbers of a vector.
+"""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from bayesuq.arrays import ArrayLike, check_count, check_finite
+from bayesuq.predictive import broadcasts
+from bayesuq.predictive.base import RealPredictive
+from bayesuq.predictive.empirical import EmpiricalPredictive
+from bayesuq.predictive.laws import arguments, unwrapped
+from bayesuq.predictive.mixture import DRAWS, MOMENT_DRAWS, MOST_DRAWN
+from bayesuq.randomness import isolated, resolve_seed
+
+OUTER = 2  # dimensions: draws, points
+WITH_MOMENTS = ("Dirichlet", "Multinomial", "DirichletMultinomial", "OneHotCategorical", "MultivariateStudentT")
+
+Change = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False, init=False, repr=False)
+class VectorPredictive(RealPredictive):
+    """The equal mixture of S laws of vectors of one family, one a draw.
+
+    Attributes:
+        components: The draws' laws, a torch distribution of batch shape (S, N) and event shape (D,), float64.
+
+    Example:
+        >>> shares = VectorPredictive(torch.distributions.Dirichlet(torch.tensor([[[1.0, 3.0]], [[3.0, 1.0]]])))
+        >>> shares.mean, shares.log_prob([[0.5, 0.5]]).exp()
+        (tensor([[0.5000, 0.5000]], dtype=torch.float64), tensor([0.7500], dtype=torch.float64))
+    """
+
+    components: Any
+    _tensors: Mapping[str, Tensor]
+    _fixed: Mapping[str, Any]
+
+    def __init__(self, components: Distribution) -> None:
+        """Check the components and take them in float64.
+
+        Args:
+            components: A torch distribution of vectors, of batch shape (S, N) and event shape (D,).
+
+        Raises:
+            TypeError: Not a distribution, or none that its parameters make.
+            ValueError: Another shape, an empty dimension, or parameters that are not finite.
+        """
+        if not isinstance(components, Distribution):
+            raise TypeError(f"`components` must be a torch distribution of vectors; got {type(components).__name__}.")
+        law = unwrapped(components)
+        if len(law.batch_shape) != OUTER or len(law.event_shape) != 1 or 0 in law.batch_shape:
+            raise ValueError(
+                "`components` must have batch and event shape (S, N, D) with no empty dimension, of which (D,) is the "
+                f"event; got {tuple(law.batch_shape)} and {tuple(law.event_shape)} of {type(law).__name__}. Give one "
+                "draw a leading dimension of 1."
+            )
+        given = {name: value for name, value in arguments(law).items() if isinstance(value, Tensor)}
+        tensors = {
+            name: broadcasts.core(value.detach(), OUTER + _event_dim(law, name)).double()
+            for name, value in given.items()
+        }
+        for name, value in tensors.items():
+            check_finite(value, name)
+        fixed = {name: value for name, value in arguments(law).items() if name not in given}
+        self._hold(type(law), tensors, fixed, torch.Size(law.batch_shape))
+
+    def _hold(
+        self, kind: type[Any], tensors: Mapping[str, Tensor], fixed: Mapping[str, Any], shape: torch.Size
+    ) -> None:
+        whole = {name: value.expand(*shape, *value.shape[OUTER:]) for name, value in tensors.items()}
+        try:
+            law = kind(**fixed, **whole, validate_args=False)
+        except TypeError as error:
+            raise TypeError(
+                f"A {kind.__name__} is not made by the parameters that it names, {', '.join(tensors) or 'none'}, so "
+                f"that its draws cannot be put together: {error}. Take draws of the program by "
+                "pyro.infer.Predictive, and `EmpiricalPredictive.from_draws`."
+            ) from error
+        object.__setattr__(self, "_tensors", tensors)
+        object.__setattr__(self, "_fixed", fixed)
+        object.__setattr__(self, "components", law)
+
+    def _changed(self, change: Change, shape: Sequence[int]) -> Self:
+        tensors = {name: change(value) for name, value in self._tensors.items()}
+        return self._over(tensors, shape)
+
+    def _over(self, tensors: Mapping[str, Tensor], shape: Sequence[int]) -> Self:
+        made = type(self).__new__(type(self))
+        made._hold(type(self.components), tensors, self._fixed, torch.Size(shape))
+        return made
+
+    @property
+    def _family(self) -> str:
+        return type(self.components).__name__
+
+    @property
+    def is_discrete(self) -> bool:
+        """Whether targets are counts."""
+        return bool(self.components.support.is_discrete)
+
+    @property
+    def shape(self) -> torch.Size:
+        """(S, N, D): laws, points and numbers of a vector."""
+        return torch.Size(self.components.batch_shape + self.components.event_shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return next(iter(self._tensors.values())).device
+
+    @property
+    def moments_basis(self) -> str:
+        """How the moments come about."""
+        return "" if self._family in WITH_MOMENTS else f"from {MOMENT_DRAWS} draws of y from each component"
+
+    @property
+    def component_means(self) -> Tensor:
+        """Mean of each component, (S, N, D)."""
+        return self._moments[0]
+
+    @property
+    def component_variances(self) -> Tensor:
+        """Variance of each component's columns, (S, N, D)."""
+        return self._moments[1]
+
+    @property
+    def mean(self) -> Tensor:
+        """E[y*], (N, D), in units of y."""
+        return self.component_means.mean(dim=0)
+
+    @property
+    def aleatoric(self) -> Tensor:
+        """Mean of the components' variances, (N, D), in units of y squared."""
+        return self.component_variances.mean(dim=0)
+
+    @property
+    def epistemic(self) -> Tensor:
+        """Variance of the components' means (ddof 0, as the identity needs), (N, D), in units of y squared."""
+        return self.component_means.var(dim=0, correction=0)
+
+    def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density or log probability of the mixture, of whole vectors, (N,), in nats.
+
+        Args:
+            y: Vectors, (N, D).
+            observed: Refused where some are not: a law of vectors has one density of all of its numbers.
+
+        Raises:
+            TypeError: See `bayesuq.arrays.to_tensor`.
+            ValueError: Another shape than (N, D); NaN; a vector outside the family's support.
+        """
+        return self.component_log_prob(y, observed=observed).logsumexp(dim=0) - math.log(self.num_samples)
+
+    def component_log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
+        """log density of each component, (S, N), in nats; see `log_prob` for the rest."""
+        target = self.targets(y)
+        if observed is not None and not bool(observed.all()):
+            raise ValueError(
+                f"A {self._family} has one density of all {self.shape[2]} numbers of a row; some are missing."
+            )
+        if not bool(self.components.support.check(target).all()):
+            raise ValueError(f"`y` must lie in the support of {self._family}, {self.components.support}.")
+        found: Tensor = self.components.log_prob(target)
+        return found
+
+    def cdf(self, y: ArrayLike) -> Tensor:
+        """P(y* <= y) column by column, (N, D), of 4,000 draws of y."""
+        return self._drawn.cdf(self.targets(y))
+
+    def transform_ends(self, y: ArrayLike) -> tuple[Tensor, Tensor]:
+        """See `RealPredictive.transform_ends`."""
+        return self._drawn.transform_ends(y)
+
+    @property
+    def has_steps(self) -> bool:
+        """Yes: the cdf is that of draws."""
+        return True
+
+    def interval_remark(self, level: float) -> str:  # noqa: ARG002 - of any level
+        """Where the quantiles are from."""
+        return f"by {DRAWS} draws of y"
+
+    def quantile(self, level: float) -> Tensor:
+        """See `RealPredictive.quantile`; of 4,000 draws of y.
+
+        Raises:
+            ValueError: `level` outside (0, 1).
+        """
+        return self._drawn.quantile(level)
+
+    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Vectors, (num_samples, N, D), float64; each sample takes one component for all points."""
+        check_count(num_samples, "num_samples")
+        with isolated(resolve_seed(seed)):  # torch's distributions know the global generator only
+            chosen = torch.randint(self.num_samples, (num_samples,), device=self.device)
+            return self.components_at(chosen)._sampled()
+
+    def marginal_sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
+        """Vectors, (num_samples, N, D), float64, each of a component of its own: points are independent."""
+        check_count(num_samples, "num_samples")
+        with isolated(resolve_seed(seed)):
+            chosen = torch.randint(self.num_samples, (num_samples, self.shape[1]), device=self.device)
+            rows = torch.arange(self.shape[1], device=self.device)
+
+            def pick(value: Tensor) -> Tensor:
+                return value if len(value) == 1 else value[chosen, rows if value.shape[1] > 1 else 0 * rows]
+
+            return self._changed(pick, chosen.shape)._sampled()
+
+    def component_sample(self, *, seed: int | None = None) -> Tensor:
+        """Vectors, one from each component, (S, N, D), float64."""
+        with isolated(resolve_seed(seed)):
+            return self._sampled()
+
+    def _sampled(self) -> Tensor:
+        found: Tensor = self.components.sample()
+        return found.double()
+
+    def at(self, points: slice) -> Self:
+        """The predictive at some of its points."""
+        shape = (self.num_samples, len(range(*points.indices(self.shape[1]))))
+        return self._changed(lambda value: value[:, points] if value.shape[1] > 1 else value, shape)
+
+    def components_at(self, chosen: Tensor) -> Self:
+        """The mixture of the components of these numbers."""
+        return self._changed(lambda value: value[chosen] if len(value) > 1 else value, (len(chosen), self.shape[1]))
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same predictive on another device."""
+        return self._changed(lambda value: value.to(device), self.shape[:OUTER])
+
+    def rescale(self, loc: Tensor, scale: Tensor) -> Self:
+        """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
+
+        Raises:
+            ValueError: Vectors without a unit, such as shares and counts; another number of columns.
+        """
+        if not {"loc", "scale_tril"} <= self._tensors.keys():
+            raise ValueError(
+                f"Targets of {self._family} cannot be rescaled: they have no unit. Fit them as they are, and "
+                "standardise the inputs alone."
+            )
+        self.check_columns(loc, scale)
+        loc, scale = (each.to(self.device, torch.float64) for each in (loc, scale))
+        moved = {
+            "loc": loc + scale * self._tensors["loc"],
+            "scale_tril": scale.expand(self.shape[2:]).unsqueeze(-1) * self._tensors["scale_tril"],
+        }
+        return self._over({**self._tensors, **moved}, self.shape[:OUTER])
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        """See `RealPredictive.joined`; the parts must be of one family."""
+        first, sizes = parts[0], [part.shape[dim] for part in parts]
+        met = {(part._family, str(part._fixed), *part._tensors) for part in parts}
+        if len(met) != 1:
+            raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(one[0] for one in met))}.")
+        shape = [*first.shape[:OUTER]]
+        shape[dim] = sum(sizes)
+        joined = {
+            name: broadcasts.joined([part._tensors[name] for part in parts], sizes, dim) for name in first._tensors
+        }
+        return first._over(joined, shape)
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each component, (S, N, D) each."""
+        if self._family in WITH_MOMENTS:
+            return self.components.mean, self.components.variance
+        with isolated(0):
+            draws = torch.stack([self._sampled() for _ in range(MOMENT_DRAWS)])
+        return draws.mean(dim=0), draws.var(dim=0)
+
+    @cached_property
+    def _drawn(self) -> EmpiricalPredictive:
+        """Draws in place of a distribution function."""
+        width = max(1, MOST_DRAWN // (DRAWS * self.shape[2]))
+        blocks = [self.at(slice(start, start + width)) for start in range(0, self.shape[1], width)]
+        draws = [block.marginal_sample(DRAWS, seed=number) for number, block in enumerate(blocks)]
+        return EmpiricalPredictive.from_draws(torch.cat(draws, dim=1), is_discrete=self.is_discrete)
+
+
+def _event_dim(law: Any, name: str) -> int:
+    """Dimensions of a parameter beyond the batch."""
+    return int(law.arg_constraints[name].event_dim)
