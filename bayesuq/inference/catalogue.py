@@ -156,6 +156,7 @@ AROUND = {
     "TablePosterior": "tables",
     "StackedPosterior": "stacking",
     "AutomaticPosterior": "automatic.posterior",
+    "OutlierPosterior": "automatic.outliers",
 }  # classes that no method's `fit` returns, around or made of posteriors of any
 HOMES = {posterior: home for method in METHODS for posterior, home in method.posteriors.items()} | AROUND
 BY_COMMAND = {method.command: method for method in METHODS if method.command is not None}

@@ -307,6 +307,10 @@ class GaussianPredictive(RealPredictive):
             loc + scale * self.component_means, scale**2 * self._noise, scale**2 * self._function, covariance
         )
 
+    def with_noise(self, variance: float) -> Self:
+        """The predictive of y* and further independent noise of this variance, in units of y squared."""
+        return self._of(self._means, self._noise + variance, self._function, self.function_covariance)
+
     @classmethod
     def joined(cls, parts: Sequence[Self], dim: int) -> Self:
         """See `RealPredictive.joined`; what is one number for all points stays one."""

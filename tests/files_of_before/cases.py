@@ -35,6 +35,7 @@ from bayesuq.inference import (
     temperature,
     variational,
 )
+from bayesuq.inference.automatic import outliers
 from bayesuq.inference.tables import of_table
 from bayesuq.inference.units import in_units
 from bayesuq.models import gp as processes
@@ -164,9 +165,16 @@ IMAGES = pixels(2).x
 
 # A mode, and a process, mixed; and a table to which the first method is fitted for its least number of epochs.
 PROCESS = _of(gp.fit, real_process, measured(), approximation="exact", **SEARCH)
+
+
+def MIXED() -> Posterior:  # noqa: N802 - a fit as those above
+    return stacking.StackedPosterior(members=(MODE(), PROCESS()), shares=(1, 3))
+
+
 POSTERIORS = {
-    "StackedPosterior": Case(lambda: stacking.StackedPosterior(members=(MODE(), PROCESS()), shares=(1, 3)), X),
+    "StackedPosterior": Case(MIXED, X),
     "AutomaticPosterior": Case(lambda: automatic.regress(measured().x, measured().y, budget=1e-9, seed=1), X),
+    "OutlierPosterior": Case(lambda: outliers.OutlierPosterior(posterior=MIXED(), share=0.25, scale=2.0), X),
     "MapPosterior": Case(MODE, X),
     "UnitsPosterior": Case(lambda: in_units(MODE(), UNITS), 20_000 * X + 50_000),
     "TablePosterior": Case(

@@ -1,0 +1,70 @@
+"""A posterior under which a few rows may be unlike all others.
+
+    (1 - r) p(y* | x, D) + r p(y* + s e | x, D),   e ~ N(0, 1)
+
+To normal noise of 0.2 a row that is 3 off costs 110 nats. With r = 1 / N, one row in as many as were fitted, it costs
+some ten, and all others 1 / N nats each.
+
+Reference:
+    Tukey 1960, A Survey of Sampling from Contaminated Distributions.
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar, Unpack
+
+import torch
+from torch.utils.data import DataLoader
+
+from bayesuq.arrays import ArrayLike
+from bayesuq.inference.posteriors.prediction import differentiated
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior
+from bayesuq.posterior import Posterior
+from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.windows import WindowOptions
+
+
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class OutlierPosterior(WrappingPosterior):
+    """A posterior over real targets with normal noise, of whose draws some have a much larger one.
+
+    `to_arviz` is that of the posterior underneath.
+
+    Attributes:
+        posterior: As it was fitted.
+        share: r, a fraction of the draws, to the next whole one: of a few draws it is none.
+        scale: s, in units of y.
+    """
+
+    posterior: Posterior
+    share: float
+    scale: float
+    changes_functions: ClassVar[bool] = False
+
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,  # noqa: ARG002 - the noise is widened of some of the draws
+        differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
+    ) -> GaussianPredictive:
+        """The predictive distribution p(y* | x, D) with its outliers: see `Posterior.predict`."""
+        with differentiated(x, differentiable=differentiable):
+            predictive: Any = self.posterior.predict(
+                x, num_samples=num_samples, seed=seed, keep_samples=True, **windows
+            )
+        return widened(predictive, self.share, self.scale)
+
+
+def widened(predictive: GaussianPredictive, share: float, scale: float) -> GaussianPredictive:
+    """The same components, a share of which, taken evenly, has further noise of this scale."""
+    number = predictive.num_samples
+    count = round(share * number)
+    if count == 0:
+        return predictive
+    chosen = (torch.arange(count) * number) // count
+    others = torch.ones(number, dtype=torch.bool).index_fill(0, chosen, False).nonzero().flatten()
+    wide, plain = (predictive.components_at(each.to(predictive.device)) for each in (chosen, others))
+    return GaussianPredictive.mixture([plain, wide.with_noise(scale**2)])
