@@ -105,7 +105,7 @@ if __name__ == "__main__":
     parser.add_argument("--data", default=",".join(SETS), help="comma-separated, such as energy,yacht")
     parser.add_argument("--part", choices=("test", "val", "gap"), default="test", help="rows to judge by")
     parser.add_argument("--count", type=int, help="so many splits; default: all")
-    parser.add_argument("--budget", type=float, default=30.0, help="CPU seconds of a fit")
+    parser.add_argument("--budget", type=float, default=45.0, help="CPU seconds of a fit")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--setting", default="default", help="a name for lines of another state of the package")
     parser.add_argument("--out", type=Path, help="file of JSON lines")

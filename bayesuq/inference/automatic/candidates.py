@@ -9,11 +9,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
+
 from bayesuq.data import Dataset, rounding_scale
 from bayesuq.inference import dropout, ensemble, gp, laplace, microcanonical
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp.combined import Scale
-from bayesuq.models.gp.kernels import RBF
+from bayesuq.models.gp.kernels import RBF, Matern
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Categorical
@@ -25,18 +27,15 @@ from bayesuq.randomness import derive_seed
 
 WIDE, DEEP = (50,), (16, 16)
 BATCH = 64
-LEAST_NOISE, MOST_FLOOR = 0.01, 0.5  # standard deviations of y
+LEAST_NOISE, MOST_FLOOR = 0.001, 0.5  # standard deviations of y
 DROPOUT, DROPOUT_PRIOR = 0.05, 3.0
 MEMBERS, CHAINS = 5, 8
 WARM_SHARE, WARM_SHARE_ONWARDS, THINNING = 0.6, 0.25, 10  # of the steps of chains, and of those that go on
 TRAINING, FEWEST_STEPS, MOST_STEPS = 40, 500, 7000  # epochs of the networks that chains begin at, and steps of theirs
 ENERGY_VARIANCE = 0.05  # short chains gain more by how far they come than they lose by the integrator's error
-MOST_EXACT, INDUCING = 2000, 256
-ORDERS = {  # by the most rows: a process is exact within seconds, chains are cheap, or neither
-    500: ("gp", "microcanonical", "ensemble", "laplace", "dropout"),
-    MOST_EXACT: ("microcanonical", "ensemble", "gp", "laplace", "dropout"),
-    math.inf: ("ensemble", "laplace", "gp", "dropout", "microcanonical"),
-}
+LEARNING_ROWS, MOST_CONDITIONED = 1000, 10_000  # rows from which a process learns, and on which it is conditioned
+CONDITIONING = 1.0  # iterations of learning that take as long as conditioning on as many rows
+CHEAP_FOR_CHAINS = 2000  # rows
 PILOT_SHARE = 8  # of the least size worth its time: a pilot that tells what a step takes beside what any fit takes
 CHAINS_SHARE = 2.0  # of the time, where another method has 1: what they gain by more of it is largest
 Fit = Callable[[Dataset, int, int], Posterior]
@@ -53,8 +52,9 @@ class Trial:
         wanted: The size of a fit that has time enough.
         least: The smallest one that is worth its time.
         share: Of the time, beside those of other trials.
-        going_on: From more rows, a size, a seed and the fit to fewer rows to a posterior that begins where that one
-            ended; None of a method that is fitted anew.
+        going_on: From more rows, of which the first are those of the first fit, a size, a seed and that fit to a
+            posterior that begins where it ended; None of a method that is fitted anew.
+        wanted_onwards: The size by which it goes on that has time enough; None is the one that is wanted first.
     """
 
     name: str
@@ -63,6 +63,7 @@ class Trial:
     least: int
     share: float = 1.0
     going_on: Continue | None = None
+    wanted_onwards: int | None = None
 
     @property
     def pilots(self) -> tuple[int, int]:
@@ -74,13 +75,13 @@ class Trial:
 def trials_for_numbers(rows: Dataset) -> list[Trial]:
     """Of regression, in the order in which there is to be time for them.
 
-    Chains read all rows for each step, and predict best where that is cheap; where it is not, they come last.
+    A process takes seconds. Chains read all rows for each step, and predict best where that is cheap; where it is not,
+    they come last.
     """
     columns, floor = rows.y.shape[1], noise_floor(rows)
     noisy, plain = HeteroscedasticNormal(minimum_scale=floor), Normal(scale="learned")
-    trials = [_process(rows), *network_trials(rows, noisy, plain, 2 * columns, columns)]
-    named = {trial.name: trial for trial in trials}
-    return [named[name] for name in next(order for most, order in ORDERS.items() if len(rows) <= most)]
+    *others, chains = network_trials(rows, noisy, plain, 2 * columns, columns)
+    return [_process(rows), *([chains, *others] if len(rows) <= CHEAP_FOR_CHAINS else [*others, chains])]
 
 
 def trials_for_labels(rows: Dataset, num_classes: int) -> list[Trial]:
@@ -91,7 +92,7 @@ def trials_for_labels(rows: Dataset, num_classes: int) -> list[Trial]:
 def network_trials(
     rows: Dataset, own_noise: Likelihood, one_noise: Likelihood, own_outputs: int, one_outputs: int
 ) -> list[Trial]:
-    """The methods over networks, with a noise of its own at each row, or with one for all."""
+    """The methods over networks, with a noise of its own at each row, or with one for all; chains come last."""
 
     def model(hidden: tuple[int, ...], likelihood: Likelihood, outputs: int, seed: int, **options: Any) -> Any:
         scale = options.pop("prior_scale", 1.0)
@@ -141,16 +142,28 @@ def network_trials(
 
 
 def _process(rows: Dataset) -> Trial:
-    def of_process(data: Dataset, size: int, seed: int) -> Posterior:
-        process = GaussianProcess(Scale(RBF()), likelihood=Normal(scale="learned"))
-        options: dict[str, Any] = {"max_iterations": size, "seed": seed, "progress": False}
-        if len(data) <= MOST_EXACT:
-            return gp.fit(process, data, approximation="exact", **options)
-        return gp.fit(process, data, approximation="collapsed", num_inducing=INDUCING, **options)
+    """An exact one, whose hyperparameters are learned from some rows of a table that has many.
 
-    return Trial("gp", of_process, 200 if len(rows) <= MOST_EXACT else 100, 10)
+    Going on, it is conditioned on as many as the time of so many iterations allows, which grows by their cube.
+    """
+
+    def of_process(data: Dataset, size: int, seed: int) -> Posterior:
+        kernel = Scale(RBF()) + Scale(Matern(1.5)) + Scale(Matern(0.5))  # which part a table needs, it says itself
+        process = GaussianProcess(kernel, likelihood=Normal(scale="learned"))
+        some = data.rows(torch.arange(min(len(data), LEARNING_ROWS)))  # rows are in random order
+        options: dict[str, Any] = {"num_restarts": 1, "max_iterations": size, "seed": seed, "progress": False}
+        return gp.fit(process, some, approximation="exact", **options)
+
+    def of_more_rows(data: Dataset, size: int, _: int, before: Any) -> Posterior:
+        most = min(len(data), MOST_CONDITIONED, int(LEARNING_ROWS * (size / CONDITIONING) ** (1 / 3)))
+        further = data.rows(torch.arange(LEARNING_ROWS, max(most, LEARNING_ROWS + 1)))
+        return before.condition(further.x, further.y)
+
+    if len(rows) <= LEARNING_ROWS:
+        return Trial("gp", of_process, 100, 10)
+    return Trial("gp", of_process, 100, 10, going_on=of_more_rows, wanted_onwards=5000)
 
 
 def noise_floor(rows: Dataset) -> float:
-    """The least noise that is believed in, in units of y: a hundredth, or more where targets are rounded."""
+    """The least noise that is believed in, in units of y: a thousandth, or more where targets are rounded."""
     return min(max(LEAST_NOISE, rounding_scale(rows.y)), MOST_FLOOR)

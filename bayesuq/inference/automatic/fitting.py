@@ -23,6 +23,7 @@ from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
+from bayesuq.inference.automatic.outliers import OutlierPosterior
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
 from bayesuq.inference.stacking import StackedPosterior, stacked, stacking_weights
 from bayesuq.inference.units import in_units
@@ -38,10 +39,11 @@ CLIP = 8.0  # standard deviations
 FEWEST_ROWS, RECALIBRATED_FROM = 20, 1000
 JUDGED_SHARE, MOST_JUDGED = 0.15, 5000
 CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
-FIRST_FITS = 0.6  # of the time; the rest is for fitting again
+FIRST_FITS = 0.45  # of the time; the rest is for fitting again, by which chains go on to where they predict best
 SAFETY = 0.9  # the share of the time that pilots are trusted for
 NUM_PIECES = 10  # of the map of levels
 NUM_DRAWS = 1000  # of the mixture: a row unlike the others has its density by few of them
+OUTLIER_SCALE = 1.0  # standard deviations of y
 DIVIDE, FITS, CALIBRATE = range(3)  # what the seed is split into
 
 
@@ -167,6 +169,8 @@ class Fitted:
         seconds: Of it alone.
         spent: Pilots included.
         log_probs: Of the rows to judge by, (N,), in nats.
+        weight: In the mixture.
+        is_again: Whether it is the fit to more rows.
     """
 
     trial: Trial
@@ -175,6 +179,13 @@ class Fitted:
     seconds: float
     spent: float
     log_probs: Tensor
+    weight: float = 0.0
+    is_again: bool = False
+
+    def told(self, unit: float) -> Candidate:
+        """What is said of it, y's unit being so many nats."""
+        remark = f"size {self.size}" + (", fitted again to the judging rows too" if self.is_again else "")
+        return Candidate(self.trial.name, float(self.log_probs.mean()) - unit, self.weight, self.spent, remark)
 
 
 def _fitted(
@@ -197,29 +208,18 @@ def _fitted(
     first, judged = rows.rows(fitting), rows.rows(judging)
     trials = trials_for(first)
     fits, told = _first_fits(trials, first, judged, timer, budget, derive_seed(key, FITS))
-    weights = stacking_weights(torch.stack([fit.log_probs for fit in fits]))
-    mixture = stacked([fit.posterior for fit in fits], weights, NUM_DRAWS)
-    kept = [number for number, fit in enumerate(fits) if any(fit.posterior is one for one in mixture.members)]
     both = rows.rows(torch.cat([fitting, judging]))
-    again = _again([fits[number] for number in kept], both, timer, budget, derive_seed(key, FITS))
-    mixture = replace(mixture, members=tuple(fit.posterior for fit in again))
-    chosen = dict(zip(kept, mixture.weights, strict=True))
-    scale = 0.0 if standardizer.y_scale is None else float(standardizer.y_scale.log().sum())
-    for number, fit in enumerate(fits):
-        refitted = number in chosen and again[kept.index(number)].posterior is not fit.posterior
-        size = again[kept.index(number)].size if refitted else fit.size
-        remark = f"size {size}" + (", fitted again to the judging rows too" if refitted else "")
-        score = float(fit.log_probs.mean()) - scale
-        told.append(Candidate(fit.trial.name, score, chosen.get(number, 0.0), fit.spent, remark))
+    mixture, fits = _mixed(fits, both, timer, budget, derive_seed(key, FITS))
+    expecting = mixture if rows.is_labelled else expecting_outliers(mixture, len(both))
+    posterior, remark = _recalibrated(expecting, rows, calibrating, derive_seed(key, CALIBRATE))
+    unit = 0.0 if standardizer.y_scale is None else float(standardizer.y_scale.log().sum())
+    told = [*told, *(fit.told(unit) for fit in fits)]
     names = [trial.name for trial in trials]
-    told.sort(key=lambda candidate: names.index(candidate.name))
-    posterior, remark = _recalibrated(mixture, rows, calibrating, derive_seed(key, CALIBRATE))
-    divided_so = f"{len(fitting)} rows for fits, {len(judging)} to judge and mix them by."
     return AutomaticPosterior(
         posterior=in_units(posterior, standardizer),
         labels=labels,
-        candidates=tuple(told),
-        remarks=(divided_so, remark),
+        candidates=tuple(sorted(told, key=lambda candidate: names.index(candidate.name))),
+        remarks=(f"{len(fitting)} rows for fits, {len(judging)} to judge and mix them by.", remark),
     )
 
 
@@ -287,29 +287,53 @@ def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float
     return min(trial.wanted, int(max(left, 0.0) / pace))
 
 
+def _mixed(
+    fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int
+) -> tuple[StackedPosterior, list[Fitted]]:
+    """The mixture by the weights that the judging rows ask for, of fits to more rows; all fits with their weights."""
+    log_probs = torch.stack([fit.log_probs for fit in fits])
+    mixture = stacked([fit.posterior for fit in fits], stacking_weights(log_probs), NUM_DRAWS)
+    weights = {id(member): weight for member, weight in zip(mixture.members, mixture.weights, strict=True)}
+    weighed = [replace(fit, weight=weights.get(id(fit.posterior), 0.0)) for fit in fits]
+    again = _again(weighed, rows, timer, budget, key)
+    return replace(mixture, members=tuple(fit.posterior for fit in again if fit.weight > 0)), again
+
+
 def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int) -> list[Fitted]:
-    """The fits to more rows, those with time left; each expected to take as much longer as there are more rows.
+    """Those with a weight, fitted to more rows where there is time, which grows with these.
 
     What goes on from its first fit comes last, and goes as far as there is time.
     """
     found = list(fits)
-    for number in sorted(range(len(fits)), key=lambda one: fits[one].trial.going_on is not None):
-        fit = fits[number]
-        seconds, left = fit.seconds / (1 - JUDGED_SHARE), timer.left(1.0, budget)
+    chosen = [number for number, fit in enumerate(fits) if fit.weight > 0]
+    for number in sorted(chosen, key=lambda one: fits[one].trial.going_on is not None):
         try:
-            if fit.trial.going_on is not None:
-                size = min(fit.trial.wanted, int(SAFETY * left / seconds * fit.size))
-                if size >= fit.trial.least:
-                    posterior = _quietly(fit.trial.going_on, rows, size, key, fit.posterior)
-                    found[number] = replace(fit, posterior=posterior, size=fit.size + size)
-            elif left > seconds:
-                found[number] = replace(fit, posterior=_quietly(fit.trial.fit, rows, fit.size, key))
+            found[number] = _fitted_again(fits[number], rows, timer.left(1.0, budget), key)
         except (FloatingPointError, RuntimeError):
-            warn_of_fit(f"{fit.trial.name} failed on more rows; the first fit is kept.", UserWarning)
+            warn_of_fit(f"{fits[number].trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
 
-def _recalibrated(mixture: StackedPosterior, rows: Dataset, calibrating: Tensor, seed: int) -> tuple[Posterior, str]:
+def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int) -> Fitted:
+    """The fit to more rows within these seconds, or as it is where they are too few."""
+    trial, seconds = fit.trial, fit.seconds / (1 - JUDGED_SHARE)
+    if trial.going_on is None:
+        return (
+            replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), is_again=True) if left > seconds else fit
+        )
+    size = min(trial.wanted_onwards or trial.wanted, int(SAFETY * left / seconds * fit.size))
+    if size < trial.least:
+        return fit
+    posterior = _quietly(trial.going_on, rows, size, key, fit.posterior)
+    return replace(fit, posterior=posterior, size=fit.size + size, is_again=True)
+
+
+def expecting_outliers(mixture: StackedPosterior, number: int) -> OutlierPosterior:
+    """The mixture under which one row in as many as were fitted may be anywhere: held-out rows show no rarer ones."""
+    return OutlierPosterior(posterior=mixture, share=max(1 / number, 1 / NUM_DRAWS), scale=OUTLIER_SCALE)
+
+
+def _recalibrated(mixture: Posterior, rows: Dataset, calibrating: Tensor, seed: int) -> tuple[Posterior, str]:
     """The mixture with calibrated levels or a temperature, and a remark that says so."""
     if not len(calibrating):
         return mixture, f"Not recalibrated: that takes rows of its own, which tables from {RECALIBRATED_FROM} on have."
