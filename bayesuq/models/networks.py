@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bayesuq.arrays import check_count, check_positive, check_probability
 from bayesuq.randomness import isolated, resolve_seed
@@ -48,6 +49,7 @@ _BY_RANK = {
     3: _Layers(nn.Conv3d, nn.ConvTranspose3d, nn.MaxPool3d, nn.Dropout3d, nn.BatchNorm3d),
 }
 Sizes = int | tuple[int, ...]
+Distances = tuple[float, ...] | None
 
 
 @dataclass(frozen=True)
@@ -195,7 +197,7 @@ class UNet(nn.Module):
         block: Callable[..., nn.Module],
         strides: Sequence[Sizes],
         layers: _Layers,
-        recipe: Recipe,
+        recipe: Recipe | None,
     ) -> None:
         super().__init__()
         self.recipe = recipe
@@ -226,6 +228,44 @@ class UNet(nn.Module):
         return self.head(x)
 
 
+class PatchedUNet(nn.Module):
+    """A U-Net whose pixels are patches of the image, and a last layer over features of single pixels; see `unet`.
+
+    Attributes:
+        recipe: The call that built it.
+    """
+
+    def __init__(self, patches: UNet, head: nn.Module, sides: Sequence[int], recipe: Recipe) -> None:
+        super().__init__()
+        self.recipe, self.sides = recipe, tuple(sides)
+        self.patches = patches
+        self.head = head
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Images (N, in_channels, ...) to (N, out_channels, ...)."""
+        inside = (slice(None), slice(None), *(slice(size) for size in x.shape[2:]))
+        features = functional.relu(self.patches(self._gathered(x)))
+        return self.head(self._spread(features)[inside])
+
+    def _gathered(self, x: Tensor) -> Tensor:
+        """The pixels of a patch as channels; what lacks at the far ends is as the last pixels are."""
+        missing = [(0, -size % side) for size, side in zip(x.shape[2:], self.sides, strict=True)]
+        if any(more for _, more in missing):
+            x = functional.pad(x, [number for pair in reversed(missing) for number in pair], mode="replicate")
+        rank = len(self.sides)
+        parts = [number for size, side in zip(x.shape[2:], self.sides, strict=True) for number in (size // side, side)]
+        apart = x.reshape(*x.shape[:2], *parts)
+        return apart.permute(0, 1, *range(3, 2 + 2 * rank, 2), *range(2, 2 + 2 * rank, 2)).flatten(1, 1 + rank)
+
+    def _spread(self, x: Tensor) -> Tensor:
+        """Channels of a patch as those of its pixels."""
+        rank = len(self.sides)
+        apart = x.unflatten(1, (-1, *self.sides))
+        order = [place for axis in range(rank) for place in (2 + rank + axis, 2 + axis)]
+        size = [number * side for number, side in zip(x.shape[2:], self.sides, strict=True)]
+        return apart.permute(0, 1, *order).reshape(*apart.shape[:2], *size)
+
+
 def unet(
     in_channels: int,
     out_channels: int,
@@ -236,8 +276,9 @@ def unet(
     norm: Norm | None = "batch",
     spatial_dims: int = 2,
     spacing: Sequence[float] | None = None,
+    patch_size: int = 1,
     seed: int | None = None,
-) -> UNet:
+) -> UNet | PatchedUNet:
     """A U-Net (Ronneberger, Fischer & Brox 2015) that keeps an image's size, whatever it is.
 
     Each level has two convolutions of 3 pixels a side, and half the resolution and twice the channels of the one above;
@@ -260,6 +301,9 @@ def unet(
             (N, channels, D, H, W).
         spacing: Distance of neighbouring pixels along each axis, in any unit, such as (5, 1, 1) of thick slices; None
             is the same along all.
+        patch_size: Pixels a side that the first level takes as one, their values as its channels, along the axes that
+            are near. The last layer sees width / patch_size features of every pixel. With 2, a step takes a third of
+            the time.
         seed: Of the initial weights, which are then the same in every process; None draws them from torch's generator.
 
     Returns:
@@ -294,6 +338,10 @@ def unet(
         "spatial_dims": spatial_dims,
         "spacing": None if distances is None else list(distances),
     }
+    side = check_count(patch_size, "patch_size")
+    if side > 1:
+        arguments["patch_size"] = side  # of others it is left out, so that files of before and of now are alike
+    sides, distances = _patch(side, distances, spatial_dims)
     kernels, strides = _sizes(distances, depth)
 
     def block(before: int, after: int, level: int) -> nn.Module:
@@ -306,9 +354,21 @@ def unet(
             parts.append(nn.ReLU())
         return nn.Sequential(*parts, *([layers.dropout(dropout)] if dropout and 2 * level >= depth else []))
 
-    widths = [width * 2**level for level in range(depth + 1)]
+    widths, recipe = [width * 2**level for level in range(depth + 1)], Recipe("unet", arguments)
     with _drawn_from(seed):
-        return UNet(in_channels, out_channels, widths, block, strides, layers, Recipe("unet", arguments))
+        if side == 1:
+            return UNet(in_channels, out_channels, widths, block, strides, layers, recipe)
+        features, pixels = max(1, width // side), math.prod(sides)
+        patches = UNet(in_channels * pixels, features * pixels, widths, block, strides, layers, None)
+        return PatchedUNet(patches, layers.convolution(features, out_channels, kernel_size=1), sides, recipe)
+
+
+def _patch(side: int, spacing: Distances, spatial_dims: int) -> tuple[list[int], Distances]:
+    """Pixels a side along each axis, and the distances of patches."""
+    if spacing is None:
+        return [side] * spatial_dims, None
+    sides = [side if distance < 2 * min(spacing) else 1 for distance in spacing]
+    return sides, tuple(distance * number for distance, number in zip(spacing, sides, strict=True))
 
 
 def _check_spacing(spacing: Sequence[float] | None, spatial_dims: int) -> tuple[float, ...] | None:

@@ -18,6 +18,10 @@ CONVOLVE = {1: functional.conv1d, 2: functional.conv2d, 3: functional.conv3d}
 TRANSPOSE = {1: functional.conv_transpose1d, 2: functional.conv_transpose2d, 3: functional.conv_transpose3d}
 
 
+def noise(*shape: int) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
 def by_formula(w: dict[str, Tensor], x: Tensor, near: list[tuple[bool, ...]]) -> Tensor:
     """A U-Net without norms, written out: sizes are halved upwards along the axes that are near, and cropped back."""
     rank, depth = x.ndim - 2, len(near) - 1
@@ -70,6 +74,33 @@ def test_a_unet_computes_what_its_formula_says(size, spacing, near) -> None:
         net = unet(2, 3, depth=2, width=4, norm=None, spatial_dims=len(size), spacing=spacing).double()
         x = torch.randn(2, 2, *size, dtype=torch.float64)
     torch.testing.assert_close(net(x), by_formula(dict(net.named_parameters()), x, near))
+
+
+def test_patches_are_taken_as_one_and_given_apart_as_torch_does() -> None:
+    with isolated(0):
+        net, x = unet(3, 2, depth=1, width=4, patch_size=2).double().eval(), noise(2, 3, 8, 12)
+    parts = [nn.PixelUnshuffle(2), net.patches, nn.ReLU(), nn.PixelShuffle(2), net.head]
+    torch.testing.assert_close(net(x), nn.Sequential(*parts)(x))
+
+
+@pytest.mark.parametrize(
+    ("size", "spacing", "channels"),
+    [((7,), None, 3), ((9, 10), None, 9), ((4, 7, 5), (4.0, 1.0, 1.0), 9), ((4, 5, 7), None, 27)],
+)
+def test_patches_of_any_rank_are_the_image_again(size, spacing, channels: int) -> None:
+    net = unet(2, 2, depth=1, width=6, norm=None, spatial_dims=len(size), spacing=spacing, patch_size=3)
+    net.patches, net.head = nn.Identity(), nn.Identity()
+    x = noise(2, 2, *size).abs()
+    assert net._gathered(x).shape[1] == 2 * channels
+    assert torch.equal(net(x), x)
+
+
+def test_a_recipe_builds_the_same_patched_unet_again() -> None:
+    net = unet(1, 2, depth=1, width=4, patch_size=2)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    assert repr(build_model(model_record(model)).net) == repr(net)
+    assert matching_names(net, "last_layer") == ["head.weight", "head.bias"]
+    assert net.head.in_channels == 2
 
 
 @pytest.mark.parametrize("norm", ["batch", "group", None])
@@ -150,6 +181,7 @@ def test_members_begin_as_if_built_under_their_seed() -> None:
         ({"spatial_dims": 4}, ValueError, "`spatial_dims` must be 1, 2 or 3; got 4"),
         ({"spacing": (1, 1, 1)}, ValueError, "`spacing` must have 2 numbers"),
         ({"spacing": (1, 0)}, ValueError, "spacing"),
+        ({"patch_size": 0}, ValueError, "patch_size"),
         ({"norm": "layer"}, ValueError, "`norm` must be one of batch, group, or None; got 'layer'"),
     ],
 )
