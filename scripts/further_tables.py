@@ -62,7 +62,7 @@ def of_words(records: Iterable[Record]) -> list[str]:
 
 
 def of_maps(records: Iterable[Record]) -> list[str]:
-    """Segmentation, a table a data set: how right, how calibrated, and whether the map lies on the errors."""
+    """Segmentation, a table a data set and setting: how right, how calibrated, whether the map lies on the errors."""
     lines = list(records)
     columns = {
         "Dice": (_measure("dice"), 3),
@@ -77,10 +77,14 @@ def of_maps(records: Iterable[Record]) -> list[str]:
         "minutes": (field("seconds", 1 / 60), 1),
     }
     found = []
-    for data in dict.fromkeys(line["data"] for line in lines):
-        own = [line for line in lines if line["data"] == data]
+    order = list(dict.fromkeys(line["data"] for line in lines))
+    tables = dict.fromkeys((line["data"], line["settings"]) for line in lines)
+    for data, setting in sorted(tables, key=lambda one: order.index(one[0])):
+        own = [line for line in lines if (line["data"], line["settings"]) == (data, setting)]
         own.sort(key=lambda line: segmentation_methods.METHODS.index(line["method"]))
-        found += [f"{data}, {own[0]['num_images']} test images:", "", *table(own, ["method"], columns)]
+        seeds = len({line["seed"] for line in own})
+        told = f"{data}, {own[0]['num_images']} test images, {seeds} seed{'s' if seeds > 1 else ''}:"
+        found += [told, "", *table(own, ["method"], columns)]
     return found
 
 

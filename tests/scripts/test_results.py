@@ -209,9 +209,13 @@ def test_maps_have_a_table_a_set_and_no_mutual_information_of_one_draw() -> None
     )
     overlaps = [f"{score}_overlap" for score in ("predictive_entropy", "mutual_information", "maximum_probability")]
     measures = {name: [0.5, 0.1, ""] for name in (*names, *overlaps, "predictive_entropy_overlap_shuffled")}
-    one = {"data": "a", "method": "map", "num_draws": 1, "num_images": 5, "seconds": 60.0, "measures": measures}
-    text = of_maps([one, {**one, "method": "ensemble", "num_draws": 5}])
-    assert text[0] == "a, 5 test images:"
+    one: Record = {"data": "a", "method": "map", "num_draws": 1, "num_images": 5, "seconds": 60.0, "measures": measures}
+    one |= {"settings": "first", "seed": 0}
+    others = [{**one, "settings": "second", "seed": seed} for seed in (0, 1)]
+    text = of_maps([one, {**one, "method": "ensemble", "num_draws": 5}, {**one, "data": "b"}, *others])
+    assert [line for line in text if line.endswith(":")] == [
+        *("a, 5 test images, 1 seed:", "a, 5 test images, 2 seeds:", "b, 5 test images, 1 seed:")
+    ]
     single, several = (line.split("|") for line in text[4:6])
     assert [cell.strip() for cell in (single[8], several[8])] == ["", "0.500"]
     assert single[-2].strip() == "1.0"
