@@ -6,6 +6,7 @@ they have learned, medians and words, and made again from it: a file holds JSON,
 """
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
@@ -27,6 +28,7 @@ from bayesuq.tables.kinds import (
     infer,
     labels_of,
     strays,
+    unit_of,
     words_of,
 )
 
@@ -34,6 +36,7 @@ __all__ = ["Columns", "Encoded", "Notes", "Target"]
 __dir__ = __all__.copy
 
 NAMED = 3  # rows that a remark names
+ROW_COUNT = re.compile(r"column \d+|unnamed: ?\d+|#|no\.?|nr\.?|(row)?[ _]?(id|index|number|nr\.?|no\.?)|rows?|x", re.I)
 
 
 @dataclass
@@ -72,16 +75,18 @@ class Target:
     Attributes:
         name: Of the column.
         classes: The labels, sorted; empty for numbers.
+        unit: What stands beside the numbers in their cells; empty for nothing.
     """
 
     name: str
     classes: tuple[str, ...] = ()
+    unit: str = ""
 
     @property
     def said(self) -> str:
         """What it is taken for."""
         shown = ", ".join(self.classes[:4]) + (", ..." if len(self.classes) > 4 else "")
-        return f"{len(self.classes)} labels ({shown})" if self.classes else "numbers"
+        return f"{len(self.classes)} labels ({shown})" if self.classes else self._number.said
 
     @classmethod
     def learn(cls, name: str, cells: Any, *, labels: bool | None) -> Self:
@@ -106,7 +111,8 @@ class Target:
                 f"The target {name!r} holds whole numbers beyond 2^53, which floats do not tell apart. Divide them, or "
                 "take them for labels."
             )
-        words = strays(cells)
+        unit = unit_of(cells)
+        words = strays(cells, unit)
         is_numeric = len(words) < len(cells) / 2 and cells.dtype.kind != "b"
         if labels is None:
             labels = not is_numeric or (not words and set(Number(name).numbers(cells)[:, 0]) == {0.0, 1.0})
@@ -124,7 +130,11 @@ class Target:
                 f"The target {name!r} holds numbers, but for {len(words)} of {len(cells)} rows that hold words, the "
                 f"first row {int(cells.index[row]) + 1}: {word!r}. Mend or empty them, or take it for labels."
             )
-        return cls(name)
+        return cls(name, unit=unit)
+
+    @property
+    def _number(self) -> Number:
+        return Number(self.name, self.unit)
 
     def values(self, frame: Any) -> Array:
         """Numbers, (N,) float64, or labels, (N,) int64.
@@ -143,11 +153,11 @@ class Target:
                     f"not one of those that were fitted: {', '.join(self.classes)}."
                 )
             return labels
-        numbers = Number(self.name).numbers(cells)[:, 0]
+        numbers = self._number.numbers(cells)[:, 0]
         if not np.isfinite(numbers).all():
             place = int(np.flatnonzero(~np.isfinite(numbers))[0])
             raise ValueError(
-                f"The target {self.name!r} is {cells.iloc[place]!r} in row {rows[place]}, which is no number."
+                f"The target {self.name!r} is '{cells.iloc[place]}' in row {rows[place]}, which is no finite number."
             )
         return numbers
 
@@ -300,7 +310,8 @@ class Columns:
         """
         try:
             columns = tuple(_column(one) for one in record["columns"])
-            target = Target(str(record["target"]["name"]), tuple(map(str, record["target"]["classes"])))
+            named = record["target"]
+            target = Target(str(named["name"]), tuple(map(str, named["classes"])), str(named.get("unit", "")))
             medians, missing = tuple(map(float, record["medians"])), tuple(map(bool, record["can_be_missing"]))
         except (KeyError, TypeError) as error:
             raise ValueError(f"The file's columns are not those of a table: {error!r}.") from error
@@ -339,16 +350,29 @@ def inferred(frame: Any, target: str, names: Sequence[str], categories: Sequence
     Raises:
         ValueError: All of them are left out.
     """
-    columns = tuple(infer(name, frame[name], as_category=name in categories) for name in names)
+    columns = tuple(
+        LeftOut(name, "it counts the rows")
+        if _counts_rows(name, frame)
+        else infer(name, frame[name], as_category=name in categories)
+        for name in names
+    )
     if all(isinstance(column, LeftOut) for column in columns):
         told = "; ".join(f"{column.name} {column.said}" for column in columns) or "there is no other column"
         raise ValueError(f"No column is left to predict {target!r} from: {told}.")
     return columns
 
 
+def _counts_rows(name: str, frame: Any) -> bool:
+    """Whether a column has no name, or that of an index, and one more in each row of the file than in the last."""
+    cells = frame[name]
+    if cells.dtype.kind not in "iu" or not ROW_COUNT.fullmatch(name):
+        return False
+    return bool(np.ptp(cells.to_numpy() - row_numbers(frame)) == 0)
+
+
 def _column(record: Mapping[str, Any]) -> Column:
     kind: Any = KINDS[record["kind"]]
-    values = {item.name: record[item.name] for item in fields(kind)}
+    values = {item.name: record[item.name] for item in fields(kind) if item.name in record}  # earlier ones have fewer
     column: Column = kind(**{name: tuple(one) if isinstance(one, list) else one for name, one in values.items()})
     return column
 
@@ -360,7 +384,10 @@ def row_numbers(frame: Any) -> Array:
 
 
 def _remark(notes: Notes, column: Column, cells: Any, numbers: Array, rows: Array, *, can_be_missing: bool) -> None:
-    """Note cells that are missing where none was, and words where a number or a date should be."""
+    """Note cells that are missing where none was, words where a number or a date should be, and units left out."""
+    if isinstance(column, Number):
+        bare = column.without_unit(cells)
+        notes.add(column.name, f"without {column.unit!r}, which are taken to be in that unit", rows[bare])
     lost = np.isnan(numbers[:, 0])
     if not lost.any():
         return

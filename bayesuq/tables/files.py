@@ -7,6 +7,7 @@ import csv
 import gzip
 import re
 import warnings
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from io import TextIOWrapper
@@ -16,13 +17,15 @@ from pathlib import Path
 from typing import Any
 
 from bayesuq import optional
+from bayesuq.tables import numbers
 
 DELIMITERS = (",", ";", "\t", "|")
 WORDS = {"tab": "\t", "\\t": "\t", "comma": ",", "semicolon": ";"}
-SAMPLE = 50  # lines that tell the delimiter
+SAMPLE = 200  # lines that tell the delimiter and the decimal mark
 LONGEST_LINE = 2**20  # characters; no table has such a header
-WITH_COMMA = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:\.\d{3})+|\d+)(?:,\d+)?")  # a number where that is the decimal one
-DECIMAL_COMMA = re.compile(r"[-+\u2212]?(?:\d{1,3}(?:\.\d{3})+|\d+),\d+")
+EXCELS = re.compile("sep=(.)", re.I)  # a first line by which spreadsheets tell the delimiter
+OTHERS = re.compile(r"\s*(<[!?a-zA-Z]|[\[{]\s*[\[{\"])")  # as HTML, XML and JSON begin
+MOST_BEFORE = 20  # lines before the names
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat", ".psv")
 GZIPPED = b"\x1f\x8b"
@@ -49,7 +52,9 @@ class Form:
         columns: The names in its first line.
         delimiter: Between cells; empty for Parquet.
         encoding: Of its text.
-        decimal: The decimal point, or comma.
+        decimal: The decimal point, or comma, of most columns.
+        otherwise: Columns of the other one.
+        skipped: Lines before the names.
     """
 
     path: str
@@ -57,6 +62,8 @@ class Form:
     delimiter: str = ""
     encoding: str = "utf-8"
     decimal: str = "."
+    otherwise: tuple[str, ...] = ()
+    skipped: int = 0
 
     def __str__(self) -> str:
         if not self.delimiter:
@@ -100,12 +107,18 @@ def look_at(path: str | PathLike[str], *, delimiter: str | None = None, encoding
         raise ValueError(f"{fspath(path)!r} is empty: it has no names of columns in a first line.")
     if "\0" in "".join(lines) or len(lines[0]) == LONGEST_LINE:
         raise ValueError(f"{fspath(path)!r} is no text, and so no CSV; of a spreadsheet, save it as CSV first.")
-    between = _delimiter_of(lines) if delimiter is None else WORDS.get(delimiter, delimiter)
+    if OTHERS.match("".join(lines[:2])):
+        raise ValueError(f"{fspath(path)!r} is a web page, XML or JSON, and no CSV.")
+    declared = EXCELS.fullmatch(lines[0].strip())
+    between = (
+        (declared and declared[1]) or _delimiter_of(lines) if delimiter is None else WORDS.get(delimiter, delimiter)
+    )
     if len(between) != 1:
         raise ValueError(f"`delimiter` must be one character, or tab; got {delimiter!r}.")
-    header, *rows = csv.reader(lines, delimiter=between, skipinitialspace=True)
-    comma = between != "," and any(DECIMAL_COMMA.fullmatch(cell.strip()) for row in rows for cell in row)
-    return Form(fspath(path), _distinct(header, path), between, chosen, "," if comma else ".")
+    skipped = _lines_before_names(lines, between, path)
+    header, *rows = csv.reader(lines[skipped:], delimiter=between, skipinitialspace=True)
+    names = _distinct(header, path)
+    return Form(fspath(path), names, between, chosen, *_decimals(names, rows, between), skipped)
 
 
 def frames(
@@ -136,7 +149,8 @@ def frames(
         "names": list(form.columns),
         "index_col": False,
         "usecols": None if columns is None else list(columns),
-        "dtype": {name: "str" for name in as_text if name in form.columns},
+        "dtype": {name: "str" for name in (*as_text, *form.otherwise) if name in form.columns},
+        "skiprows": form.skipped,
         "low_memory": False,
         "compression": "gzip" if _is_gzipped(Path(form.path)) else None,
         "on_bad_lines": "error",
@@ -158,23 +172,32 @@ def frames(
 
 
 def _with_points(frame: Any, form: Form, as_text: Sequence[str]) -> Any:
-    """A frame of a file with decimal commas, whose columns that pandas could not read have decimal points.
+    """A frame whose decimal commas, in columns that pandas could not read, are points.
 
-    These are columns with a word among their numbers, or with points between the thousands, `1.234,5` and `1.234`,
-    which would be read as another number.
+    These are columns with a word or a unit among their numbers, or with points between the thousands, `1.234,5` and
+    `1.234`, which would be read as another number.
     """
-    if form.decimal != ",":
-        return frame
     for name in frame.columns:
         cells = frame[name]
-        if name in as_text or cells.dtype.kind in "iufbM":
+        is_comma = (form.decimal == ",") != (name in form.otherwise)
+        if not is_comma or name in as_text or cells.dtype.kind in "iufbM":
             continue
-        words = [str(cell).strip() for cell in cells]
-        is_number = [WITH_COMMA.fullmatch(word) is not None for word in words]
-        if sum(is_number) > cells.notna().sum() / 2:
-            pairs = zip(words, is_number, cells, strict=True)
-            frame[name] = [w.replace(".", "").replace(",", ".") if is_one else cell for w, is_one, cell in pairs]
+        written = [None if gone else numbers.read(str(cell)) for cell, gone in zip(cells, cells.isna(), strict=True)]
+        if sum(one is not None for one in written) > cells.notna().sum() / 2:
+            pairs = zip(cells, written, strict=True)
+            frame[name] = [cell if one is None else f"{one.plain(',')} {one.unit}".strip() for cell, one in pairs]
     return frame
+
+
+def _decimals(names: Sequence[str], rows: Sequence[Sequence[str]], between: str) -> tuple[str, tuple[str, ...]]:
+    """The decimal mark that most columns prove, and the columns that prove the other one."""
+    columns = {name: [row[place] for row in rows if len(row) > place] for place, name in enumerate(names)}
+    proved = {name: mark for name, cells in columns.items() if (mark := numbers.decimal_mark(cells))}
+    counts = Counter(proved.values())
+    unsure = between == ";" and any(numbers.EITHER.fullmatch(cell) for cells in columns.values() for cell in cells)
+    commas = counts[","] > counts["."] or (counts[","] == counts["."] and (counts[","] > 0 or unsure))
+    decimal = "," if commas else "."
+    return decimal, tuple(name for name, mark in proved.items() if mark != decimal)
 
 
 def _encoding_of(path: Path) -> str:
@@ -205,14 +228,49 @@ def _encoding_of(path: Path) -> str:
 
 def _delimiter_of(lines: Sequence[str]) -> str:
     """The delimiter that cuts all lines into as many cells, the more the better; a comma where there is one column."""
+    declared = EXCELS.fullmatch(lines[0].strip())
+    if declared is not None:
+        return declared[1]
 
     def cells(delimiter: str) -> tuple[bool, int]:
         widths = [len(row) for row in csv.reader(lines, delimiter=delimiter, skipinitialspace=True) if row]
-        return len(set(widths)) == 1 and widths[0] > 1, widths[0]
+        (usual, count), *_ = Counter(widths).most_common(1)
+        return count == len(widths) and usual > 1, usual
 
     scores = {delimiter: cells(delimiter) for delimiter in DELIMITERS}
     best = max(DELIMITERS, key=lambda delimiter: scores[delimiter])
     return best if scores[best][1] > 1 else ","
+
+
+def _lines_before_names(lines: Sequence[str], delimiter: str, path: str | PathLike[str]) -> int:
+    """Lines before the names of the columns: empty ones, what tells the delimiter, remarks and titles.
+
+    Warns:
+        UserWarning: With the first of them that says something.
+    """
+    reader = csv.reader(lines, delimiter=delimiter)
+    starts, rows = [0], list[list[str]]()
+    for row in reader:  # of which one may take several lines, in quotes
+        rows.append(row)
+        starts.append(reader.line_num)
+    (usual, _), *_ = Counter(len(row) for row in rows if row).most_common(1)
+
+    def is_before(line: str, row: Sequence[str]) -> bool:
+        filled = sum(bool(cell.strip()) for cell in row)
+        is_title = filled == 1 and usual > 1 and (usual > 2 or len(row) != usual)
+        return filled == 0 or is_title or EXCELS.fullmatch(line.strip()) is not None
+
+    before = zip(starts[:MOST_BEFORE], rows, strict=False)
+    number = next((start for start, row in before if not is_before(lines[start], row)), 0)
+    told = [line.strip() for line in lines[:number] if line.strip() and not EXCELS.fullmatch(line.strip())]
+    if told:
+        warnings.warn(
+            f"{fspath(path)!r} begins with {number} {'line' if number == 1 else 'lines'} before the names of its "
+            f"columns, which {'is' if number == 1 else 'are'} skipped: {told[0][:60]!r}.",
+            UserWarning,
+            stacklevel=4,
+        )
+    return number
 
 
 def _distinct(names: Sequence[str], path: str | PathLike[str]) -> tuple[str, ...]:

@@ -8,24 +8,34 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from typing import Any, ClassVar, TypeAlias
 
 import numpy as np
 
 from bayesuq import optional
+from bayesuq.tables import numbers
 
 Array = np.ndarray[Any, Any]
 FLAGS = {  # words of two that are no and yes
-    **dict.fromkeys(("true", "yes", "y", "t", "on"), 1.0),
-    **dict.fromkeys(("false", "no", "n", "f", "off"), 0.0),
+    **dict.fromkeys(("true", "yes", "y", "t", "on", "1"), 1.0),
+    **dict.fromkeys(("false", "no", "n", "f", "off", "0"), 0.0),
 }
-LOOKS_LIKE_A_DATE = re.compile(r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.]\d{4}")
-DAY_FORMATS = ("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y")
-TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", "T%H:%M", "T%H:%M:%S.%f")
+MONTH = r"[^\W\d_]{3,9}\.?"
+LOOKS_LIKE_A_DATE = re.compile(
+    r"\d{4}[-/.]\d{1,2}[-/.]\d{1,2}|\d{1,2}[-/.]\d{1,2}[-/.](?:\d{4}|\d{2}\b)|(?:19|20)\d{6}$|(?:19|20)\d{2}-\d{1,2}$"
+    rf"|\d{{1,2}}\.?[ -]{MONTH},?[ -](?:\d{{4}}|\d{{2}}\b)|{MONTH} \d{{1,2}},? \d{{4}}|{MONTH}[ -]\d{{4}}$"
+)
+DAY_FORMATS = (
+    *("%Y-%m-%d", "%Y/%m/%d", "%Y.%m.%d", "%d.%m.%Y", "%m/%d/%Y", "%d/%m/%Y", "%d-%m-%Y", "%m-%d-%Y"),
+    *("%d.%m.%y", "%m/%d/%y", "%d/%m/%y", "%d-%m-%y", "%m-%d-%y", "%Y%m%d", "%Y-%m"),
+    *("%d %b %Y", "%d. %b %Y", "%d-%b-%Y", "%d-%b-%y", "%d %B %Y", "%d. %B %Y", "%d-%B-%Y"),
+    *("%b %d, %Y", "%b %d %Y", "%B %d, %Y", "%B %d %Y", "%b %Y", "%B %Y", "%b-%Y"),
+)
+TIMES = ("", " %H:%M", " %H:%M:%S", "T%H:%M:%S", "T%H:%M", "T%H:%M:%S.%f", " %I:%M %p", " %I:%M:%S %p", " %H:%M:%S.%f")
 ISO = "ISO8601"
 WHOLE = re.compile(r"-?\d+\.0")
-IN_GROUPS = re.compile(r"[-+]?\d{1,3}(?:([,'\u2019 \u00a0\u202f])\d{3})(?:\1\d{3})*(?:\.\d+)?")  # of three digits
-GROUPED = re.compile(r"[,'\u2019 \u00a0\u202f]")
+COMPACT = (19000101, 21001231)  # dates that are written as one number lie between
 LARGEST_WHOLE = 2**53
 WORDS_SHARE = 0.1  # of cells that may be words in a column of numbers, such as "unknown"
 MARKS_SHARE = 0.5  # of cells that may be words where the numbers are many, so that "-" and "?" are gaps between them
@@ -34,6 +44,7 @@ MOST_WORDS = 3  # different words
 DATES_SHARE = 0.95  # of cells that must be dates
 MOST_CATEGORIES = 30  # that have an input of their own; rarer ones share none
 DISTINCT_SHARE = 0.5  # of rows: more different words than that are names or free text
+FEWEST_TEXTS = 10  # different words, as so few may be categories of few rows
 YEAR = 365.2425  # days
 
 
@@ -55,18 +66,30 @@ class _OneNumber:
 
 @dataclass(frozen=True)
 class Number(_OneNumber):
-    """A column of numbers."""
+    """A column of numbers.
+
+    Attributes:
+        name: Of the column.
+        unit: What stands beside the numbers in their cells, as "%" or "kg"; empty for nothing.
+    """
 
     kind: ClassVar[str] = "number"
+    unit: str = ""
 
     @property
     def said(self) -> str:
         """What it is taken for."""
-        return "numbers"
+        return f"numbers in {self.unit}" if self.unit else "numbers"
 
     def numbers(self, cells: Any) -> Array:
-        """Of N cells, (N, 1)."""
-        return _as_numbers(cells)[:, None]
+        """Of N cells, (N, 1): with their unit or with none beside them."""
+        return _as_numbers(cells, self.unit)[:, None]
+
+    def without_unit(self, cells: Any) -> Array:
+        """Whether a number stands by itself where fitted ones have a unit beside them, of N cells, (N,), boolean."""
+        if not self.unit:
+            return np.zeros(len(cells), dtype=bool)
+        return ~np.isnan(_as_numbers(cells, "")) if cells.dtype.kind not in "iufb" else np.asarray(cells.notna())
 
 
 @dataclass(frozen=True)
@@ -149,7 +172,9 @@ class Category:
         """What it is taken for."""
         rare = f", {self.num_rare} rarer ones taken together" if self.num_rare else ""
         shown = ", ".join(word or "(missing)" for word in self.categories[:4])
-        return f"{len(self.categories)} categories ({shown}{', ...' if len(self.categories) > 4 else ''}{rare})"
+        alike = alike_but_for_case(self.categories)
+        case = f"; {' and '.join(alike)} differ in case alone" if alike else ""
+        return f"{len(self.categories)} categories ({shown}{', ...' if len(self.categories) > 4 else ''}{rare}{case})"
 
 
 @dataclass(frozen=True)
@@ -189,11 +214,12 @@ def infer(name: str, cells: Any, *, as_category: bool = False) -> Column:
     if present.nunique() == 1 and len(present) == len(cells):
         return LeftOut(name, f"every cell is {present.iloc[0]!s}")
     if as_category:
-        return _category(name, cells)
+        return _category(name, cells, is_wanted=True)
     if has_too_large(present):
         return LeftOut(name, "whole numbers beyond 2^53, which floats do not tell apart")
     if present.dtype.kind in "iuf":
-        return Number(name)
+        is_date = bool(present.between(*COMPACT).all()) and date_format(present) == ("%Y%m%d", False)
+        return _date(name, present, "%Y%m%d") if is_date else Number(name)
     if present.dtype.kind == "M":
         return _date(name, present, ISO)
     words = words_of(present)
@@ -202,12 +228,20 @@ def infer(name: str, cells: Any, *, as_category: bool = False) -> Column:
     found = date_format(present)
     if found is not None:
         return _date(name, present, *found)
-    unread = {word for word, number in zip(words, _as_numbers(present), strict=True) if math.isnan(number)}
+    unit = unit_of(present)
+    unread = {word for word, number in zip(words, _as_numbers(present, unit), strict=True) if math.isnan(number)}
     share = sum(word in unread for word in words) / len(words)
     is_measured = len(set(words) - unread) >= FEWEST_MEASURED and share <= MARKS_SHARE
     if len(unread) <= MOST_WORDS and (is_measured or share <= WORDS_SHARE):
-        return Number(name)
+        return Number(name, unit)
     return _category(name, cells)
+
+
+def alike_but_for_case(words: Sequence[str]) -> list[str]:
+    """The first words that differ in upper and lower case alone; none where all differ otherwise, too."""
+    folded = [word.casefold() for word in words]
+    twice = next((one for one in folded if folded.count(one) > 1), None)
+    return [word for word, one in zip(words, folded, strict=True) if one == twice]
 
 
 def has_too_large(cells: Any) -> bool:
@@ -215,11 +249,20 @@ def has_too_large(cells: Any) -> bool:
     return bool(cells.dtype.kind in "iu" and (cells.abs() > LARGEST_WHOLE).any())
 
 
-def strays(cells: Any) -> dict[int, str]:
+def unit_of(cells: Any) -> str:
+    """What stands beside most of the numbers in a column; empty for nothing."""
+    if cells.dtype.kind in "iufbM":
+        return ""
+    return next(
+        (unit for unit, count in numbers.units_of(words_of(cells)).most_common(1) if 2 * count > len(cells)), ""
+    )
+
+
+def strays(cells: Any, unit: str = "") -> dict[int, str]:
     """Cells of a column of numbers that are none, by their place."""
     if cells.dtype.kind in "iufb":
         return {}
-    lost = np.isnan(_as_numbers(cells)) & ~np.asarray(cells.isna())
+    lost = np.isnan(_as_numbers(cells, unit)) & ~np.asarray(cells.isna())
     return {int(place): str(cells.iloc[place]) for place in np.flatnonzero(lost)}
 
 
@@ -239,24 +282,42 @@ def parsed_dates(cells: Any, form: str) -> Any:
     """Cells as dates without time zones, a pandas Series; NaT where one is none."""
     pandas = optional.pandas
     if cells.dtype.kind != "M":
-        cells = pandas.to_datetime(cells.astype("str").str.strip(), format=form, errors="coerce", utc=True)
+        words = pandas.Series(words_of(cells), index=cells.index, dtype="str")
+        cells = pandas.to_datetime(words, format=form, errors="coerce", utc=True)
     zone = getattr(cells.dt, "tz", None)
     return cells if zone is None else cells.dt.tz_convert("UTC").dt.tz_localize(None)
 
 
 def date_format(cells: Any) -> tuple[str, bool] | None:
-    """The format of words that are dates, and whether another one fits as well; None where they are none."""
-    sample = words_of(cells.iloc[:100])
-    if sum(bool(LOOKS_LIKE_A_DATE.match(word)) for word in sample) < DATES_SHARE * len(sample):
+    """The format of words that are dates, and whether another one reads other days; None where they are none."""
+    sample = cells.iloc[:100]
+    if not _look_like_dates(words_of(sample)):
         return None
     fits = [
         form
-        for form in (*(day + time for time in TIMES for day in DAY_FORMATS), ISO)
-        if parsed_dates(cells.iloc[:100], form).notna().mean() >= DATES_SHARE
+        for form in (*_possible_formats(words_of(sample.iloc[:5])), ISO)
+        if parsed_dates(sample, form).notna().mean() >= DATES_SHARE
         and parsed_dates(cells, form).notna().mean() >= DATES_SHARE
     ]
-    others = [form for form in fits if form != ISO]
-    return (fits[0], len(others) > 1) if fits else None
+    read = [parsed_dates(sample, form) for form in fits if form != ISO]
+    return (fits[0], any(not other.equals(read[0]) for other in read[1:])) if fits else None
+
+
+def _look_like_dates(words: Sequence[str]) -> bool:
+    return sum(bool(LOOKS_LIKE_A_DATE.match(word)) for word in words) >= DATES_SHARE * len(words)
+
+
+def _possible_formats(words: Sequence[str]) -> list[str]:
+    """Formats that read one of these words."""
+    return [form for form in (d + t for t in TIMES for d in DAY_FORMATS) if any(_is_date(word, form) for word in words)]
+
+
+def _is_date(word: str, form: str) -> bool:
+    try:
+        datetime.strptime(word, form)
+    except ValueError:
+        return False
+    return True
 
 
 def _date(name: str, present: Any, form: str, is_ambiguous: bool = False) -> Date:
@@ -264,36 +325,40 @@ def _date(name: str, present: Any, form: str, is_ambiguous: bool = False) -> Dat
     return Date(name, form, bool((when.dt.hour + when.dt.minute > 0).any()), is_ambiguous)
 
 
-def _category(name: str, cells: Any) -> Column:
+def _category(name: str, cells: Any, *, is_wanted: bool = False) -> Column:
     words = words_of(cells)
     counts = optional.pandas.Series(words).value_counts()
-    if len(counts) > MOST_CATEGORIES and len(counts) > DISTINCT_SHARE * len(words):
-        return LeftOut(name, f"text, {len(counts)} different ones in {len(words)} rows")
+    if len(counts) > max(FEWEST_TEXTS, DISTINCT_SHARE * len(words)) and not is_wanted:
+        return LeftOut(name, _why_text([word for word in words if word], len(counts)))
     kept = sorted(counts.index[:MOST_CATEGORIES])
     return Category(name, tuple(kept), len(counts) - len(kept))
 
 
-def _as_numbers(cells: Any) -> Array:
-    """Cells as float64, NaN where one is missing or no number."""
+def _why_text(words: Sequence[str], different: int) -> str:
+    if _look_like_dates(words):
+        return f"dates in no way that is read, or in several ({words[0]}, {words[1]}); write 2020-01-31"
+    units = numbers.units_of(words)
+    if len(units) > 1 and units.total() > len(words) / 2:
+        return f"numbers in several units ({', '.join(sorted(units)[:3])}); write them in one"
+    return f"text, {different} different ones in {len(words)} rows"
+
+
+def _as_numbers(cells: Any, unit: str = "") -> Array:
+    """Cells as float64, NaN where one is missing, or no number with this unit or none."""
     if cells.dtype.kind in "iufb":
         found: Array = cells.to_numpy(dtype=np.float64, na_value=math.nan)
         return found
-    plain = cells.map(_plain, na_action="ignore")
-    numbers: Array = optional.pandas.to_numeric(plain, errors="coerce").to_numpy(dtype=np.float64, na_value=math.nan)
-    return numbers
+    pandas = optional.pandas
+    read: Array = pandas.to_numeric(cells, errors="coerce").to_numpy(dtype=np.float64, na_value=math.nan, copy=True)
+    odd = np.flatnonzero(np.isnan(read) & ~np.asarray(cells.isna()))
+    read[odd] = [_as_written(cell, unit) for cell in cells.iloc[odd]]
+    return read
 
 
-def _plain(cell: Any) -> Any:
-    """A number that is written in groups of thousands, or with a typographer's minus, as a computer writes it.
-
-    Example:
-        >>> _plain("\N{MINUS SIGN}1,234,567.5"), _plain("12 345"), _plain("1,5"), _plain("red")
-        ('-1234567.5', '12345', '1,5', 'red')
-    """
-    if not isinstance(cell, str):
-        return cell
-    word = cell.strip().replace("\N{MINUS SIGN}", "-")
-    return GROUPED.sub("", word) if IN_GROUPS.fullmatch(word) else word
+def _as_written(cell: Any, unit: str) -> float:
+    """A number as people write it; see `numbers`."""
+    written = numbers.read(str(cell))
+    return float(written.plain(".")) if written is not None and written.unit in ("", unit) else math.nan
 
 
 def labels_of(words: Sequence[str], classes: Sequence[str]) -> Array:

@@ -20,12 +20,13 @@ from bayesuq.data import Dataset, Split, split_dataset
 from bayesuq.options import nearest
 from bayesuq.tables.encoding import Columns, Notes, Target, inferred
 from bayesuq.tables.files import Form, frames, look_at
-from bayesuq.tables.kinds import Column
+from bayesuq.tables.kinds import Column, alike_but_for_case
 
 __all__ = ["Table", "read_table"]
 __dir__ = __all__.copy
 
 FEWEST = 10  # rows of which something could be learned, and held out
+MOST_COPIES = 0.05  # share of rows, beyond which copies are told of
 
 
 def read_table(
@@ -84,7 +85,9 @@ def read_table(
         raise ValueError(f"{fspath(path)!r} has {len(rows)} rows with a target; at least {FEWEST} are needed.")
     frame = frame.iloc[rows]
     meant = Target.learn(target, frame[target], labels=labels)
+    _warn_of_labels(meant)
     names = [name for name in form.columns if name != target and name not in leave_out]
+    _warn_of_copies(frame[[*names, target]])
     return Table(frame=frame, form=form, target=meant, kinds=inferred(frame, target, names, categories))
 
 
@@ -134,6 +137,7 @@ class Table:
             ValueError: See `split_dataset`.
         """
         targets = torch.tensor(self.target.values(self.frame))
+        _check_labels(self.target, targets, 1 + (val_fraction > 0) + (test_fraction > 0))
         places = Dataset(torch.arange(len(self)).unsqueeze(1), targets)
         divided = split_dataset(places, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
         fitted = self.frame.iloc[divided.train.x[:, 0].numpy()]
@@ -172,6 +176,49 @@ def _check_columns(form: Form, named: Mapping[str, Sequence[str]]) -> None:
                 raise ValueError(
                     f"{form.path!r} has no column {name!r} (`{option}`); {nearest(name, list(form.columns))}.{hint}"
                 )
+
+
+def _check_labels(target: Target, labels: torch.Tensor, parts: int) -> None:
+    """Refuse labels of so few rows that they cannot stand in each of so many parts.
+
+    Raises:
+        ValueError: With their names.
+    """
+    if not target.classes:
+        return
+    counts = torch.bincount(labels, minlength=len(target.classes)).tolist()
+    few = [f"{name!r} ({count})" for name, count in zip(target.classes, counts, strict=True) if count < parts]
+    if few:
+        raise ValueError(
+            f"Each label of {target.name!r} must stand in {parts} rows, one for each part of the data, as for testing; "
+            f"fewer have {', '.join(few[:4])}{', ...' if len(few) > 4 else ''}. Leave these rows out, or merge these "
+            "labels with others."
+        )
+
+
+def _warn_of_labels(target: Target) -> None:
+    alike = alike_but_for_case(target.classes)
+    if alike:
+        warnings.warn(
+            f"The labels {' and '.join(map(repr, alike))} of {target.name!r} differ in upper and lower case alone, and "
+            "are taken for different ones. Write them alike if they are one.",
+            UserWarning,
+            stacklevel=3,
+        )
+
+
+def _warn_of_copies(frame: Any) -> None:
+    """Tell of rows that stand there several times, where a column is measured so finely that they are no accident."""
+    copies = frame.duplicated()
+    distinct = frame[~copies]
+    finest = max(distinct[name].nunique() for name in frame.columns) if copies.any() else 0
+    if copies.mean() > MOST_COPIES and finest > len(distinct) / 2:
+        warnings.warn(
+            f"{int(copies.sum())} of {len(frame)} rows are copies of an earlier one. Copies of training rows among the "
+            "test rows make a fit look better than it is: drop them, unless each is an observation.",
+            UserWarning,
+            stacklevel=3,
+        )
 
 
 def _warn_of_rows_without_target(missing: Any, target: str) -> None:
