@@ -164,6 +164,7 @@ def test_a_process_learns_from_some_rows_and_goes_on_to_as_many_as_there_is_time
 ) -> None:
     """Their number grows as the cube root of the time."""
     monkeypatch.setattr(candidates, "LEARNING_ROWS", 20)
+    monkeypatch.setattr(candidates, "CONDITIONING", 1.0)
     data = bq.Dataset(*table())
     process = next(trial for trial in trials_for_numbers(data) if trial.name == "gp")
     first: Any = process.fit(data.rows(torch.arange(34)), 3, 0)
