@@ -113,7 +113,8 @@ def warn_of_other_order(x: Any, y: Any) -> None:
     Warns:
         UserWarning: It names the first row whose labels differ.
     """
-    one, other = getattr(x, "index", None), getattr(y, "index", None)
+    one: Any = getattr(x, "index", None)
+    other: Any = getattr(y, "index", None)
     if not all(hasattr(index, "equals") for index in (one, other)) or len(one) != len(other) or one.equals(other):
         return
     if not one.is_unique or not one.isin(other).all():

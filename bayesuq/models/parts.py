@@ -1,19 +1,24 @@
-"""What a file says of a model's laws, whoever wrote them, so that a model that is passed again is held against it.
+"""What a file says of a model's laws and layers, whoever wrote them, so that a model passed again is held against it.
 
 A record (`bayesuq.models.records`) rebuilds a part, and knows bayesuq's own alone. What is told here rebuilds nothing:
-it names the class of a prior, a likelihood or a kernel, and the numbers and words that it was made of.
+it names the class of a prior, a likelihood, a kernel or a layer, and the numbers and words that it was made of.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
-from inspect import signature
+from inspect import isroutine, signature
 from typing import Any
 
 import numpy as np
 from torch import Tensor, nn
 
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.models.records import BEFORE
+from bayesuq.options import shortened
 
+LONGEST = 64  # words and numbers of a constant that a file tells
+WITHOUT_EFFECT = ("training", "inplace", "momentum")  # on what a network gives in evaluation mode
 SCALED = "ScaledLogits"  # a fitted temperature around the likelihood that the user's model has
 
 
@@ -48,6 +53,80 @@ def check_told(told: Mapping[str, Any], model: object) -> None:
         differences = [_difference(one, own, name) for one in _as_passed(expected)]
         if all(differences):
             raise ValueError(f"The model is not the file's: {differences[-1]}. Pass the model that was fitted.")
+
+
+def layers_of(net: nn.Module) -> dict[str, Any]:
+    """What a network's layers are besides their tensors, by their places: class and constants, as JSON data."""
+    return {
+        place: {"class": f"{type(layer).__module__}.{type(layer).__qualname__}", "constants": _constants(layer)}
+        for place, layer in net.named_modules()
+    }
+
+
+def check_layers(told: Mapping[str, Any], net: nn.Module) -> None:
+    """Refuse a network whose layers are torch's, and others than those that a file tells of; of own ones warn.
+
+    A class of the user's may have another name by now, and constants that change from call to call.
+
+    Args:
+        told: What `layers_of` says of the network that was fitted.
+        net: The one that was passed, with tensors of the same names and shapes.
+
+    Raises:
+        ValueError: Another layer of torch's in the place of one, or one with other options.
+
+    Warns:
+        UserWarning: Constants of the user's own layers that differ, or places where only one of the two has a layer.
+    """
+    own = layers_of(net)
+    for place in told.keys() & own.keys():
+        if difference := _layer_difference(told[place], own[place]):
+            where = f"its layer {place!r}" if place else "the network"
+            message = f"The model is not the file's: {where} {difference}."
+            if not _is_torchs(told[place]) and not _is_torchs(own[place]):
+                warn_of_fit(f"{message} What it predicts may differ from what the fitted one did.", UserWarning)
+                continue
+            raise ValueError(f"{message} Pass the model that was fitted.")
+    if lone := sorted(told.keys() ^ own.keys()):
+        warn_of_fit(
+            f"The model may not be the file's: only one of the two has a layer at "
+            f"{shortened([repr(place) for place in lone])}. What it predicts may differ from what the fitted one did.",
+            UserWarning,
+        )
+
+
+def _layer_difference(told: Mapping[str, Any], own: Mapping[str, Any]) -> str | None:
+    """How a layer differs from the file's, in words."""
+    one, other = told["class"], own["class"]
+    if one != other and (_is_torchs(told) or _is_torchs(own)):
+        return f"is {other.rpartition('.')[2]}, the file's is {one.rpartition('.')[2]}"
+    before, now = told["constants"], own["constants"]
+    name = next((name for name in before if name in now and before[name] != now[name]), None)
+    return None if name is None else f"has {name} = {now[name]!r}, the file's {before[name]!r}"
+
+
+def _is_torchs(told: Mapping[str, Any]) -> bool:
+    return str(told["class"]).startswith("torch.")
+
+
+def _constants(layer: nn.Module) -> dict[str, Any]:
+    """The numbers, words and functions that stand as attributes in a layer."""
+    held = {name: value for name, value in vars(layer).items() if name[0] != "_" and name not in WITHOUT_EFFECT}
+    return {name: _plain(value) for name, value in held.items() if _plain(value) is not NotImplemented}
+
+
+def _plain(value: Any) -> Any:
+    """A constant as JSON data, a function by its name; NotImplemented where it is neither."""
+    if value is None or isinstance(value, bool | int):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else NotImplemented
+    if isinstance(value, str):
+        return value if len(value) <= LONGEST else NotImplemented
+    if isinstance(value, tuple | list) and len(value) <= LONGEST:
+        parts = [_plain(part) for part in value]
+        return NotImplemented if any(part is NotImplemented for part in parts) else parts
+    return f"function {value.__name__}" if isroutine(value) else NotImplemented
 
 
 def _made_of(value: Any) -> dict[str, Any]:

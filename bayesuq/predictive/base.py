@@ -21,6 +21,7 @@ from torch import Tensor
 from bayesuq import optional
 from bayesuq.arrays import ArrayLike, as_targets, check_fraction
 from bayesuq.predictive.by_point import MOST_ROWS, Columns, as_html, named_columns
+from bayesuq.waiting import check
 
 SHOWN_LEVEL = 0.9  # of the interval that data frames and notebooks show
 BLOCK_NUMBERS = 2**18  # that fit a processor's cache in float64
@@ -326,8 +327,9 @@ class RealPredictive(PredictiveDistribution):
         return cls.joined(parts, dim=1)
 
     def check_columns(self, loc: Tensor, scale: Tensor) -> None:
-        """Raise a ValueError unless a shift and a stretch are each one number or one a column."""
+        """Raise a ValueError unless a shift and a stretch above 0 are each one number or one a column."""
         columns = self.shape[2:]
+        check((scale > 0).all(), lambda: ValueError(f"`scale` must be above 0; got {float(scale.min())}."))
         if not {loc.shape, scale.shape} <= {torch.Size(), columns}:
             raise ValueError(
                 f"`loc` and `scale` must have shape () or {tuple(columns)}; got {tuple(loc.shape)} and "

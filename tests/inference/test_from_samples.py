@@ -158,3 +158,39 @@ def test_draws_of_a_network_are_a_posterior_over_its_weights() -> None:
 def test_draws_that_are_none_of_this_program_are_refused(change, error, told, samples, data) -> None:
     with pytest.raises(error, match=told):
         from_samples(program, change(samples), data)
+
+
+# The program that a file is read with
+
+
+def other_program(*, scale: str = "scale", family: Any = dist.Normal, num_weights: int = 2) -> Any:
+    def program(x: Tensor, y: Tensor | None = None) -> Any:
+        weights = pyro.sample("weights", dist.Normal(torch.zeros(num_weights), 1.0).to_event(1))
+        noise = pyro.sample(scale, dist.HalfNormal(1.0))
+        with pyro.plate("rows", len(x)):
+            return pyro.sample("outcome", family(x @ weights[:2], noise), obs=y)
+
+    return program
+
+
+@pytest.mark.parametrize(
+    ("changed", "says"),
+    [
+        ({"scale": "sd"}, r"draws of 'scale' with shape \(\), and the program does not sample it"),
+        ({"num_weights": 3}, r"draws of 'weights' with shape \(2,\), and the program samples it with shape \(3,\)"),
+        ({"family": dist.Laplace}, "the file's 'outcome' is Normal, and the program has Laplace there"),
+    ],
+    ids=["name", "shape", "family"],
+)
+@pytest.mark.parametrize("is_wrapped", [False, True])
+def test_a_program_with_other_sites_than_those_fitted_is_refused(changed, says, is_wrapped, data, samples, tmp_path):
+    drawn = {name: value for name, value in samples.items() if name != "mu"}
+    posterior: bq.Posterior = from_samples(other_program(), drawn, data=data)
+    if is_wrapped:
+        posterior = bq.in_units(posterior, bq.Standardizer.fit(data))
+    with pytest.warns(UserWarning, match="cannot be recorded"):
+        posterior.save(tmp_path / "file")
+    loaded = bq.load(tmp_path / "file", model=other_program())
+    assert torch.equal(loaded.predict(data.x, seed=0).mean, posterior.predict(data.x, seed=0).mean)
+    with pytest.raises(ValueError, match=says):
+        bq.load(tmp_path / "file", model=other_program(**changed))

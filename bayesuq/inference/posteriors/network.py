@@ -1,14 +1,13 @@
 """What posteriors share that are frozen dataclasses of a model, tensors and plain values: they move, and are saved."""
 
-from collections.abc import Iterator, Mapping
-from dataclasses import fields, is_dataclass
+from collections.abc import Mapping
 from os import PathLike
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor
 
-from bayesuq.inference.posteriors.packing import move, save
+from bayesuq.inference.posteriors.packing import move, save, within
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.rules import trainable_parameters
@@ -72,11 +71,4 @@ def over_network(posterior: Posterior) -> NetworkPosterior | None:
     """The posterior itself where it is one over a network, else the first one that it is made of or stands on."""
     if isinstance(posterior, NetworkPosterior):
         return posterior
-    return next((found for inner in _inside(posterior) if (found := over_network(inner)) is not None), None)
-
-
-def _inside(posterior: Posterior) -> Iterator[Posterior]:
-    """The posteriors in its fields, those in tuples too."""
-    values: list[Any] = [getattr(posterior, item.name) for item in fields(posterior)] if is_dataclass(posterior) else []
-    for value in values:
-        yield from (item for item in (value if isinstance(value, tuple) else [value]) if isinstance(item, Posterior))
+    return next((inner for inner in within(posterior) if isinstance(inner, NetworkPosterior)), None)

@@ -6,9 +6,9 @@ handled here, once for all methods.
 """
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import MISSING, asdict, fields
+from dataclasses import MISSING, asdict, fields, is_dataclass
 from os import PathLike
 from typing import Any, TypeVar
 
@@ -23,7 +23,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.models.agreement import differ_in_start_only, have_same_laws
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.models.parts import check_told, told_of
+from bayesuq.models.parts import check_layers, check_told, layers_of, told_of
 from bayesuq.models.records import NoRecordError, build_model, check_same, laws_record, model_around, model_record
 from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
@@ -60,6 +60,16 @@ def read_through(posterior: PosteriorT, change: Callable[[Likelihood], Likelihoo
     return type(posterior)(**{item.name: changed(getattr(posterior, item.name)) for item in fields(posterior)})  # type: ignore[arg-type]
 
 
+def within(posterior: Posterior) -> Iterator[Posterior]:
+    """The posteriors that one is made of or stands on, each before those that it is made of itself."""
+    values: list[Any] = [getattr(posterior, item.name) for item in fields(posterior)] if is_dataclass(posterior) else []
+    for value in values:
+        for inner in value if isinstance(value, tuple) else (value,):
+            if isinstance(inner, Posterior):
+                yield inner
+                yield from within(inner)
+
+
 def save(posterior: Posterior, path: str | PathLike[str], beside: Mapping[str, Any] | None = None) -> None:
     """Write a posterior to one file: see `Posterior.save`.
 
@@ -77,11 +87,18 @@ def save(posterior: Posterior, path: str | PathLike[str], beside: Mapping[str, A
         except NoRecordError as reason:
             _tell(f"{reason}; pass the same model to `bayesuq.load(path, model=...)`.")
             header["told"] = {name: told_of(getattr(model, name)) for name in LAWS}
-        header["sites"] = _sites(model)
+        header["sites"], header["layers"] = _sites(model), layers_of(model.net)
         tensors |= {f"model.{name}": value for name, value in model.net.state_dict().items()}
+    header["families"] = next((found for inner in (posterior, *within(posterior)) if (found := _families(inner))), {})
     for name in sorted(_passed(body)):
         _tell(f"A {name} of your own cannot be recorded; pass it to `bayesuq.load(path, {name}=...)`.")
     write(path, header, tensors)
+
+
+def _families(posterior: Posterior) -> dict[str, str]:
+    """The class of the law of each site of the program that a posterior is of, where it has one that tells."""
+    told: Callable[[], dict[str, str]] | None = getattr(posterior, "families", None)
+    return {} if told is None else told()
 
 
 def _tell(message: str) -> None:
@@ -157,6 +174,7 @@ def _pack_model(model: object, shared: object) -> tuple[dict[str, Any], dict[str
     if differ_in_start_only(model, shared):
         return {"kind": "model"}, {}
     kind: dict[str, Any] = {"kind": "own model", "model": None, "laws": None, "sites": _sites(model)}
+    kind["layers"] = layers_of(model.net)
     with suppress(NoRecordError):
         kind["laws"] = laws_record(model)
         kind["model"] = model_record(model)
@@ -260,6 +278,7 @@ def restore_model(
     else:
         built = model
         check_same(built.net, state)
+        check_layers(header.get("layers", layers_of(built.net)), built.net)  # files of before tell of none
         net = copy.deepcopy(built.net)
         net.load_state_dict(state)
     laws = header.get("laws")  # of a member's own

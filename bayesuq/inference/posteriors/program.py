@@ -34,6 +34,8 @@ LOCAL = (
     "were fitted alone; got {got}. Predict these rows, or index the latents by a group that new rows share."
 )
 
+AROUND = ("Independent", "MaskedDistribution", "ExpandedDistribution")
+
 
 class LatentPosterior(StoredPosterior):
     """A posterior over the latents of a Pyro program: it names draws of them, and this class predicts with them.
@@ -102,6 +104,39 @@ class LatentPosterior(StoredPosterior):
 
         with differentiated(x, differentiable=differentiable):
             return predict_batches(x, whole, keep_samples=keep_samples)
+
+    def families(self) -> dict[str, str]:
+        """The class of the law of each site, by name; none of a program that does not run without targets."""
+        return {name: _family(site["fn"]) for name, site in self._sites().items()}
+
+    def check_program(self, families: Mapping[str, str]) -> None:
+        """Refuse a program whose sites are not those that were fitted, where it runs without targets.
+
+        Args:
+            families: What `families` told when the posterior was saved; files of before have none.
+
+        Raises:
+            ValueError: A latent that the program does not sample, or samples in another shape, and laws of other
+                classes.
+        """
+        sites = self._sites()
+        for name, value in self.latents(0, 0).items() if sites else ():
+            law = sites[name]["fn"] if name in sites else None
+            shape = None if law is None else tuple(law.batch_shape + law.event_shape)
+            if shape != tuple(value.shape):
+                found = "does not sample it" if shape is None else f"samples it with shape {shape}"
+                raise _not_fitted(f"the file has draws of {name!r} with shape {tuple(value.shape)}", found)
+        for name, own in self.families().items():
+            if families.get(name, own) != own:
+                raise _not_fitted(f"the file's {name!r} is {families[name]}", f"has {own} there")
+
+    def _sites(self) -> dict[str, Any]:
+        """What the program samples and observes when it is run forwards, where that can be done without targets."""
+        try:
+            nodes = self._run(from_parts(self.rows), 0).nodes
+        except (ValueError, RuntimeError):
+            return {}
+        return {name: site for name, site in nodes.items() if site["type"] == "sample" and not is_subsample(site)}
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""
@@ -208,6 +243,17 @@ class LatentPosterior(StoredPosterior):
         rows, name = self._inputs(x), self._site(site)
         laws = (self._law(self._run(rows, derive_seed(seed, index)), name, len(rows)) for index in range(number))
         return mixed(predictive_of(law, keep_samples=True, site=name) for law in laws)
+
+
+def _family(law: Any) -> str:
+    """The class of a law, of masked ones and those of several dimensions that of what stands within."""
+    while type(law).__name__ in AROUND:
+        law = law.base_dist
+    return type(law).__name__
+
+
+def _not_fitted(told: str, found: str) -> ValueError:
+    return ValueError(f"The model is not the file's: {told}, and the program {found}. Pass the one that was fitted.")
 
 
 class AtDraw(ConditionMessenger):

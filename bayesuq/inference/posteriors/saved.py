@@ -10,7 +10,7 @@ from torch import nn
 
 from bayesuq.inference.catalogue import HOMES
 from bayesuq.inference.joint.programs import GuideBuilder, Program
-from bayesuq.inference.posteriors.packing import FORMAT, restore_model, unpack
+from bayesuq.inference.posteriors.packing import FORMAT, restore_model, unpack, within
 from bayesuq.models import gp
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
@@ -56,8 +56,9 @@ def load(
     Args:
         path: The file.
         model: Needed where the model has parts that are not bayesuq's own (a network of yours, a rule that is a
-            function): the same model again. Its weights come from the file; names, shapes, dtypes, prior and
-            likelihood must agree, and a process' kernel and mean. A Pyro program of your own is always needed.
+            function): the same model again. Its weights come from the file; names, shapes, dtypes, torch's
+            layers with their options, prior and likelihood must agree, and a process' kernel and mean; constants of
+            your own layers that differ are told. A Pyro program of your own is always needed.
         guide: Needed where the posterior was fitted with a guide of your own or of Pyro's: the same function from the
             model to the guide. Its parameters come from the file.
         posteriors: Classes of posteriors of your own that the file may hold, besides bayesuq's.
@@ -85,9 +86,17 @@ def load(
         given = {"model": restore(header, tensors, model), "guide": guide}
         if process is not None and restore is restore_model:
             given["process"] = process(header, tensors, None)
-        return unpack(header["posterior"], tensors, given, PosteriorClasses(own))
+        return _checked(unpack(header["posterior"], tensors, given, PosteriorClasses(own)), header.get("families", {}))
     except BROKEN as error:
         raise ValueError(f"{fspath(path)!r} was not written by `posterior.save`: {error!r}.") from error
+
+
+def _checked(posterior: Posterior, families: Mapping[str, str]) -> Posterior:
+    """The posterior, if the programs that it and those within it are of have the sites that were fitted."""
+    for inner in (posterior, *within(posterior)):
+        if check := getattr(inner, "check_program", None):
+            check(families)
+    return posterior
 
 
 def _by_name(posteriors: Sequence[type[Posterior]]) -> dict[str, type[Posterior]]:

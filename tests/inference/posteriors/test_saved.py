@@ -3,6 +3,7 @@
 import copy
 import dataclasses
 import json
+import math
 import pkgutil
 import warnings
 from functools import partial
@@ -251,6 +252,76 @@ def test_a_model_of_other_laws_than_the_files_is_refused(case, net, path):
     with pytest.raises(ValueError, match=says):
         load(path, model=model(passed))
     assert_same_draws(load(path, model=model(fitted)).predict(X), posterior.predict(X))
+
+
+class Scaled(nn.Module):
+    """A network of the user's own, with constants that no state dict has."""
+
+    def __init__(self, factor: float = 1.0, activation: Any = torch.tanh) -> None:
+        super().__init__()
+        self.line, self.factor, self.activation = nn.Linear(3, 1), factor, activation
+        self.unseen = math.nan  # no file has to hold it
+
+    def forward(self, x):
+        return self.activation(self.line(x)) * self.factor
+
+
+def sequential(*layers: Any) -> nn.Sequential:
+    return nn.Sequential(nn.Linear(3, 1), *layers)
+
+
+class Renamed(Scaled):
+    """The same under another name."""
+
+
+OTHER_LAYERS = {
+    "activation": (sequential(nn.ReLU()), sequential(nn.Tanh()), "its layer '1' is Tanh, the file's is ReLU"),
+    "option": (sequential(nn.LeakyReLU(0.1)), sequential(nn.LeakyReLU(0.2)), "negative_slope = 0.2, the file's 0.1"),
+    "of bayesuq": (networks.mlp(3, (4,), 1), networks.mlp(3, (4,), 1, activation="tanh"), "'2' is Tanh, .* is ReLU"),
+    "stride": (
+        nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 1, 1), nn.Flatten(), nn.Linear(3, 1)),
+        nn.Sequential(nn.Unflatten(1, (1, 3)), nn.Conv1d(1, 1, 1, padding=1), nn.Flatten(), nn.Linear(3, 1)),
+        r"its layer '1' has padding = \[1\], the file's \[0\]",
+    ),
+}
+ALTERED_LAYERS = {
+    "constant": (Scaled(), Scaled(2.0), "the network has factor = 2.0, the file's 1.0"),
+    "function": (Scaled(), Scaled(activation=torch.relu), "activation = 'function relu', the file's 'function tanh'"),
+    "added": (sequential(), sequential(nn.Tanh()), "only one of the two has a layer at '1'"),
+}
+SAME_LAYERS = {
+    "name": (Scaled(), Renamed()),
+    "in place": (sequential(nn.ReLU()), sequential(nn.ReLU(inplace=True))),
+    "mode": (sequential(nn.Dropout(0.1)).eval(), sequential(nn.Dropout(0.1)).train()),
+}
+
+
+def loaded_with(fitted: nn.Module, passed: nn.Module, path: Path) -> Any:
+    """What is loaded of a posterior of one network where another with the same tensors is passed."""
+    laws = (priors.Normal(), likelihoods.Normal(0.2))
+    model = BayesianNetwork(fitted, *laws)
+    values = Layout.of(model).join(model.initial())
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)
+        MapPosterior(model=model, values=values, buffers={}, history=History((), (), 0)).save(path)
+    return load(path, model=BayesianNetwork(passed, *laws))
+
+
+@pytest.mark.parametrize("case", OTHER_LAYERS)
+def test_a_model_whose_layers_compute_something_else_is_refused(case, path):
+    with pytest.raises(ValueError, match=OTHER_LAYERS[case][2]):
+        loaded_with(*OTHER_LAYERS[case][:2], path)
+
+
+@pytest.mark.parametrize("case", ALTERED_LAYERS)
+def test_constants_of_own_layers_that_differ_are_told(case, path):
+    with pytest.warns(UserWarning, match=ALTERED_LAYERS[case][2]):
+        loaded_with(*ALTERED_LAYERS[case][:2], path)
+
+
+@pytest.mark.parametrize("case", SAME_LAYERS)
+def test_what_changes_no_prediction_is_no_difference(case, path):
+    loaded_with(*SAME_LAYERS[case], path)
 
 
 @pytest.mark.parametrize("model", [Own(), "model", 3], ids=["program", "text", "number"])
