@@ -130,7 +130,19 @@ def observed_variable(found: Any, name: str, site: str | None) -> Any:
     return found[wanted]
 
 
+def _without_paths(name: str, variables: Mapping[str, Variable]) -> dict[str, Variable]:
+    """The variables with a point for each slash in a name, which xarray and netCDF would take for a group."""
+    found = {
+        one.replace("/", "."): Variable(held.values, tuple(dim.replace("/", ".") for dim in held.dims))
+        for one, held in variables.items()
+    }
+    if len(found) < len(variables):
+        raise ValueError(f"In the group {name}, names differ by slashes and points alone; rename some of them.")
+    return found
+
+
 def _dataset(name: str, variables: Mapping[str, Variable], attributes: Attributes) -> Any:
+    variables = _without_paths(name, variables)
     sizes = {dim: size for one in variables.values() for dim, size in zip(one.dims, one.values.shape, strict=True)}
     clashing = sorted(set(variables) & set(sizes))
     if clashing:

@@ -286,7 +286,12 @@ def _prior(drawn: Drawn, wanted: Wanted) -> dict[str, dict[str, Variable]]:
         return {}
     groups: dict[str, dict[str, Variable]] = {"prior": {}}
     if wanted.include_weights:
-        groups["prior"] = {name: _site(name, draws, 1) for name, draws in drawn.prior(number, seed).items()}
+        try:
+            draws = drawn.prior(number, seed)
+        except ValueError as error:  # a flat prior has none
+            warnings.warn(f"There are no draws of the prior: {error}", UserWarning, stacklevel=4)
+            return {}
+        groups["prior"] = {name: _site(name, values, 1) for name, values in draws.items()}
     x = wanted.x if wanted.x is not None else wanted.new_x
     for place, (site, option) in enumerate(drawn.named().items() if x is not None else ()):
         try:

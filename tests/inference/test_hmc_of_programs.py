@@ -296,6 +296,8 @@ def test_targets_behind_obs_mask_say_nothing_and_their_stand_ins_are_no_flat_dim
     precision = 8 + 0.01
     assert float(draws["level"].mean()) == pytest.approx(28 / precision, abs=4 * (precision * 400) ** -0.5)
     assert float(draws["level"].std()) == pytest.approx(precision**-0.5, rel=0.15)  # .035 of it by chance
+    predicted = posterior.predict(torch.zeros(12, 1), num_samples=400, seed=0).mean
+    torch.testing.assert_close(predicted, draws["level"].double().mean().expand(12, 1), rtol=0, atol=1e-4)
     chains = hmc.fit(
         program, Dataset(torch.zeros(12, 1), y), num_samples=40, num_warmup=60, num_chains=1, seed=0, progress=False
     )

@@ -4,13 +4,17 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from pyro.infer.autoguide import AutoNormal
+from pyro.infer.reparam import LocScaleReparam
 
 from bayesuq.inference import hmc, laplace, map_estimate, sgmcmc, variational
+from bayesuq.to_arviz.container import group_names
 from tests.zoo.unusual_programs import (
     NO_DENSITY,
     RIGHT,
     ROWS,
+    USUAL,
     Case,
     X,
     draws_by_numpy,
@@ -84,3 +88,54 @@ def test_a_program_that_looks_at_its_targets_says_what_predicting_needs() -> Non
     posterior = laplace.fit(looks, ROWS, num_epochs=20, seed=0)
     with pytest.raises(ValueError, match=r"does not run without targets.*y=None"):
         posterior.predict(X)
+
+
+def reparametrised(x, y=None):
+    with poutine.reparam(config={"level": LocScaleReparam(0.0)}):
+        mean = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        return pyro.sample("y", dist.Normal(mean + 0 * x[:, 0], 1.0), obs=y)
+
+
+def test_what_a_reparametrisation_leaves_in_place_of_a_latent_is_no_data() -> None:
+    law = laplace.fit(reparametrised, ROWS, num_epochs=2, seed=0)
+    precision, total = USUAL
+    assert law.observed == ("y",)
+    torch.testing.assert_close(law.mean.double(), (total / precision).double().reshape(1), rtol=0, atol=1e-4)
+    drawn = law.sample_weights(3, seed=0)["level_decentered"].double().mean()
+    torch.testing.assert_close(law.predict(X, num_samples=3, seed=0).mean, drawn.expand(len(X), 1), rtol=0, atol=1e-5)
+    guided = variational.fit(reparametrised, ROWS, guide=AutoNormal, num_epochs=2, seed=0)
+    assert guided.predict(X, num_samples=3, seed=0).mean.shape == (len(X), 1)
+
+
+def test_a_site_for_each_time_is_fitted_and_told_and_where_it_predicts_not_says_so() -> None:
+    """y_t ~ N(a y_{t-1}, 1): the program looks at its targets, and has a site for each of them."""
+
+    def series(x, y=None):
+        share = pyro.sample("time/share", dist.Normal(0.0, 1.0))
+        for t in range(1, len(x)):
+            pyro.sample(f"y_{t}", dist.Normal(share * y[t - 1], 1.0), obs=y[t])
+
+    law = laplace.fit(series, ROWS, num_epochs=2, seed=0)
+    before, after = ROWS.y[:-1, 0].double(), ROWS.y[1:, 0].double()
+    precision = 1 + before.square().sum()
+    torch.testing.assert_close(law.mean.double(), ((before @ after) / precision).reshape(1), rtol=0, atol=1e-4)
+    told = law.summary(num_samples=400, seed=0)["time/share"]
+    assert abs(told.mean - float(law.mean)) < 5 * float(precision * 400) ** -0.5
+    container = law.to_arviz(num_samples=4, num_prior_samples=0)
+    assert container["posterior"]["time.share"].shape == (1, 4)  # a slash would be a group of its own
+    with pytest.raises(ValueError, match=r"does not run without targets"):
+        law.predict(X, site="y_1")
+
+
+def test_a_flat_prior_without_draws_is_left_out_of_what_arviz_is_told() -> None:
+    def improper(x, y=None):
+        mean = pyro.sample("level", dist.ImproperUniform(dist.constraints.real, (), ()))
+        with pyro.plate("data", len(x)):
+            return pyro.sample("y", dist.Normal(mean + 0 * x[:, 0], 1.0), obs=y)
+
+    law = laplace.fit(improper, ROWS, num_epochs=2, seed=0)
+    with pytest.warns(UserWarning, match="no draws of the prior.*ImproperUniform"):
+        told = law.to_arviz(X, ROWS.y, num_samples=4)
+    assert told["log_likelihood"]["y"].shape == (1, 4, len(X))
+    assert "prior" not in group_names(told)

@@ -9,7 +9,7 @@ given targets, whatever their names.
 """
 
 import inspect
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.programs import OPTIONS, Program, is_subsample, private_store
+from bayesuq.inference.joint.programs import OPTIONS, Program, is_data, is_subsample, private_store
 from bayesuq.inputs import as_rows, structure
 from bayesuq.predictive.laws import unwrapped
 
@@ -157,7 +157,7 @@ class ProgramCall:
         self._check(latents, observed)
         self._check_targets(rows.x, sites)
         frames = {f.name for site in observed.values() for f in site["cond_indep_stack"] if f.size == len(rows.y)}
-        return Survey(latents, observed, *self._local(latents, rows, frames))
+        return Survey(latents, observed, *self._local(latents, rows, frames, observed.keys()))
 
     def trace(self, rows: Batch, num_data: int | None = None, *, checked: bool = False) -> Any:
         """A trace whose latents stand where the real line has 0; its laws check their values where they are `checked`.
@@ -192,7 +192,9 @@ class ProgramCall:
                 'Name the site that they are of, `observed="..."`, or let it take them, `program(x, y=None)`.'
             )
 
-    def _local(self, latents: Mapping[str, Any], rows: Batch, frames: set[str]) -> tuple[tuple[str, ...], bool]:
+    def _local(
+        self, latents: Mapping[str, Any], rows: Batch, frames: set[str], observed: Set[str]
+    ) -> tuple[tuple[str, ...], bool]:
         """Latents in a plate of rows, or whose shape goes with their number; whether there must be so many."""
         fewer: Any = None
         if len(rows.y) > 1:
@@ -202,14 +204,15 @@ class ProgramCall:
             except (ValueError, RuntimeError, IndexError):
                 fewer = None
 
-        is_bound = fewer is None or any(
-            site["fn"].shape()[:1] != (1,) for site in fewer.values() if site["type"] == "sample" and is_data(site)
-        )
+        data = {} if fewer is None else {name: s for name, s in fewer.items() if s["type"] == "sample" and is_data(s)}
+        is_bound = data.keys() != observed or any(site["fn"].shape()[:1] != (1,) for site in data.values())
 
         def grows(name: str, site: Any) -> bool:
+            if fewer is not None and name not in fewer:
+                return True
             if is_bound:  # a program of these rows alone
                 return len(rows.y) > 1 and len(rows.y) in site["value"].shape
-            return name not in fewer or fewer[name]["value"].shape != site["value"].shape
+            return fewer[name]["value"].shape != site["value"].shape
 
         found = tuple(
             name
@@ -351,13 +354,6 @@ def check_laws(latents: Mapping[str, Any]) -> None:
             f"The latents {', '.join(points)} have a law of one point, Delta, and so no density. Write what the "
             "program works out as `pyro.deterministic(name, value)`."
         )
-
-
-def is_data(site: Any) -> bool:
-    """Whether a site is observed data: neither a factor nor a deterministic value."""
-    if not site["is_observed"] or site["infer"].get("_deterministic"):
-        return False
-    return type(site["fn"]).__name__ != "Unit"
 
 
 def is_discrete(support: Any) -> bool:

@@ -22,7 +22,7 @@ from torch.distributions import Distribution, biject_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall, few_rows
-from bayesuq.inference.joint.programs import is_subsample, private_store, unchecked
+from bayesuq.inference.joint.programs import is_data, is_subsample, private_store, unchecked
 
 PASS_NUMBERS = 2**22  # of the data and the vector, times the products that one pass takes
 UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none
@@ -120,7 +120,7 @@ class AtVector(Messenger):
             return
         log_prob = unchecked(msg["fn"]).log_prob(msg["value"]) if self.unchecked else msg["fn"].log_prob(msg["value"])
         term = scale_and_mask(log_prob, msg["scale"], None if is_imputed(msg) else msg["mask"]).sum()
-        if msg["is_observed"] and not is_factor(msg):
+        if is_data(msg):
             self.terms.log_likelihood = self.terms.log_likelihood + term
             self.terms.observed[msg["name"]] = msg
         else:
@@ -134,11 +134,6 @@ def is_imputed(site: Any) -> bool:
     the density of their law they integrate to 1, so that the posterior of all else is the same.
     """
     return site["name"].endswith("_unobserved") and not site["is_observed"]
-
-
-def is_factor(site: Any) -> bool:
-    """Whether a site is `pyro.factor`'s, or `pyro.deterministic`'s: observed, but of no data."""
-    return type(site["fn"]).__name__ == "Unit" or bool(site["infer"].get("_deterministic"))
 
 
 class ProgramJoint:

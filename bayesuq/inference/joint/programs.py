@@ -15,12 +15,14 @@ from typing import Any, TypeGuard
 
 import pyro
 import torch
+from pyro.distributions import Delta
 from pyro.infer.autoguide import AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import shortened
+from bayesuq.predictive.laws import unwrapped
 
 Program = Callable[..., Any]
 GuideBuilder = Callable[[Any], Program]
@@ -64,8 +66,8 @@ def row_log_prob(trace: Any, y: Tensor) -> Tensor:
     """log p(y | x, theta) of each row, unscaled, (N,), in nats, over all observed sites."""
     if OBSERVED in trace.nodes:
         return _by_row(trace.nodes[OBSERVED]["fn"].log_prob(y))
-    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and site["is_observed"]]
-    terms = [site["fn"].log_prob(site["value"]) for site in sites if type(site["fn"]).__name__ not in ("Unit", "Delta")]
+    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and is_data(site)]
+    terms = [site["fn"].log_prob(site["value"]) for site in sites]
     return torch.stack([_by_row(one) for one in terms]).sum(dim=0)
 
 
@@ -76,6 +78,17 @@ def _by_row(terms: Tensor) -> Tensor:
 def is_subsample(site: Any) -> bool:
     """Whether a site is the choice of rows that a plate makes."""
     return type(site["fn"]).__name__ == "_Subsample"
+
+
+def is_data(site: Any) -> bool:
+    """Whether a site is observed data: neither a factor, nor what the program works out from its latents."""
+    return bool(site["is_observed"]) and not is_worked_out(site)
+
+
+def is_worked_out(site: Any) -> bool:
+    """Whether an observed site is `pyro.factor`'s or `pyro.deterministic`'s, or what a reparametrisation left there."""
+    law = unwrapped(site["fn"])
+    return bool(site["infer"].get("_deterministic")) or isinstance(law, Delta) or type(law).__name__ == "Unit"
 
 
 def is_program(model: Any) -> TypeGuard[Program]:

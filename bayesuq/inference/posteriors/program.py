@@ -33,6 +33,7 @@ LOCAL = (
     "The latents {names} belong to single rows of the data, so that there are draws of them for the {number} rows that "
     "were fitted alone; got {got}. Predict these rows, or index the latents by a group that new rows share."
 )
+SEEN = "_observed"  # what `obs_mask` calls the site of the targets that are there
 
 AROUND = ("Independent", "MaskedDistribution", "ExpandedDistribution")
 
@@ -215,12 +216,13 @@ class LatentPosterior(StoredPosterior):
 
     def _law(self, trace: Any, site: str, number: int) -> Any:
         """The law of an observed site at N rows."""
-        found = trace.nodes.get(site)
+        found = trace.nodes.get(site) or trace.nodes.get(site.removesuffix(SEEN))  # as `obs_mask` without targets
         shape = () if found is None else found["fn"].batch_shape + found["fn"].event_shape
         if found is None or shape[:1] != (number,):
             raise ValueError(
                 f"The program's {site!r} must have a row for each row of x; for {number} rows it has shape "
-                f"{tuple(shape) if found is not None else 'none: run without targets, it does not sample it'}."
+                f"{tuple(shape) if found is not None else 'none: run without targets, it does not sample it'}. Observe "
+                "all rows by one site; without inputs, `summary()` and `to_arviz()` tell the latents' draws."
             )
         return found["fn"]
 
