@@ -204,15 +204,18 @@ class ProgramCall:
             except (ValueError, RuntimeError, IndexError):
                 fewer = None
 
-        data = {} if fewer is None else {name: s for name, s in fewer.items() if s["type"] == "sample" and is_data(s)}
-        is_bound = data.keys() != observed or any(site["fn"].shape()[:1] != (1,) for site in data.values())
+        runs = fewer is not None
+        nodes = fewer if runs else {}
+        data = {name: site for name, site in nodes.items() if site["type"] == "sample" and is_data(site)}
+        has_all = runs and data.keys() == observed
+        is_bound = not has_all or any(site["fn"].shape()[:1] != (1,) for site in data.values())
 
         def grows(name: str, site: Any) -> bool:
-            if fewer is not None and name not in fewer:
+            if runs and name not in nodes:
                 return True
             if is_bound:  # a program of these rows alone
                 return len(rows.y) > 1 and len(rows.y) in site["value"].shape
-            return fewer[name]["value"].shape != site["value"].shape
+            return bool(nodes[name]["value"].shape != site["value"].shape)
 
         found = tuple(
             name
