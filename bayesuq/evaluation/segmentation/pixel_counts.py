@@ -10,7 +10,7 @@ image are far from independent. Counts are int64 and sums float64, a few hundred
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Self
+from typing import Self, SupportsIndex
 
 import torch
 from torch import Tensor
@@ -285,11 +285,13 @@ def labelled(predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: i
     """Labels with 0 in the place of void, and which pixels are not void, each of the shape of the predictive's maps.
 
     Raises:
-        TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
+        TypeError: Not a CategoricalPredictive; labels, or the void one, that are not whole numbers.
         ValueError: `y` of another shape, or a label outside the classes.
     """
     check_categorical(predictive, FOR_LABELS)
     given = as_labels(y)
+    if ignore_index is not None and not isinstance(ignore_index, SupportsIndex | float):
+        raise TypeError(f"`ignore_index` must be a whole number or None; got {ignore_index!r}.")
     void = torch.zeros_like(given, dtype=torch.bool) if ignore_index is None else given == ignore_index
     labels = predictive.labels(given.masked_fill(void, 0))
     return labels, ~void.reshape(labels.shape).to(labels.device)

@@ -149,9 +149,14 @@ class SegmentationResult:
 
         Args:
             names: Of the classes; None is their numbers.
+
+        Raises:
+            ValueError: Another number of names than classes.
         """
-        measures = []
-        for k in range(self.pixels.confusion.shape[-1]):
+        measures, num_classes = [], self.pixels.confusion.shape[-1]
+        if names is not None and len(names) != num_classes:
+            raise ValueError(f"`names` must be {num_classes}, one for each class; got {len(names)}.")
+        for k in range(num_classes):
             value = self._of_pixels(lambda counts, k=k: counts.class_dice[..., k])  # type: ignore[misc]
             error = bootstrap.standard_error(value, seed=self.seed)
             measures.append(as_measure(f"dice_{k if names is None else names[k]}", value.value, error, "fraction", ""))

@@ -8,7 +8,8 @@ pixel a to the nearest pixel of the border B,
     surface Dice at t         = #{a: d(a, B) <= t} + #{b: d(b, A) <= t} over #A + #B
 
 in the unit of `spacing`. Where one of the masks is empty the distances are infinite and the surface Dice is 0; where
-both are, NaN: nothing is known. These are MONAI's definitions; medpy pools the two sides before it takes the quantile.
+both are, NaN: nothing is known. These are MONAI's definitions, whose Hausdorff distance is NaN in both cases; medpy
+pools the two sides before it takes the quantile.
 
 Reference:
     Nikolov et al. 2021, Clinically applicable segmentation of head and neck anatomy, for the surface Dice;

@@ -190,6 +190,12 @@ def test_memory_does_not_grow_with_the_draws() -> None:
         (lambda: evaluate_segmentation(segmented(0)[0]), TypeError, "`y` is needed"),
         (lambda: evaluate_segmentation([segmented(0)], segmented(0)[1]), TypeError, "`y` belongs to one predictive"),
         (lambda: result(validation=result(thresholds=(0.33,))).report, ValueError, "`threshold` must be one of"),
+        (lambda: result().class_report(["a"]), ValueError, "`names` must be 3, one for each class; got 1"),
+        (
+            lambda: evaluate_segmentation(*segmented(0), ignore_index="void"),
+            TypeError,
+            "`ignore_index` must be a whole",
+        ),
         (lambda: list(predictions(lambda x: x, torch.zeros(2), [0])), ValueError, "as many rows"),
         (
             lambda: evaluate_segmentation([(GaussianPredictive(mean=[[[0.0]]], noise_variance=1.0), [0])]),
