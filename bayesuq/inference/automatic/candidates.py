@@ -81,7 +81,7 @@ def trials_for_numbers(rows: Dataset) -> list[Trial]:
     columns, floor = rows.y.shape[1], noise_floor(rows)
     noisy, plain = HeteroscedasticNormal(minimum_scale=floor), Normal(scale="learned")
     *others, chains = network_trials(rows, noisy, plain, 2 * columns, columns)
-    return [_process(rows), *([chains, *others] if len(rows) <= CHEAP_FOR_CHAINS else [*others, chains])]
+    return [_process(), *([chains, *others] if len(rows) <= CHEAP_FOR_CHAINS else [*others, chains])]
 
 
 def trials_for_labels(rows: Dataset, num_classes: int) -> list[Trial]:
@@ -141,10 +141,11 @@ def network_trials(
     ]
 
 
-def _process(rows: Dataset) -> Trial:
+def _process() -> Trial:
     """An exact one, whose hyperparameters are learned from some rows of a table that has many.
 
-    Going on, it is conditioned on as many as the time of so many iterations allows, which grows by their cube.
+    Going on, it keeps them, and is conditioned on as many rows as the time of so many iterations allows, which grows by
+    their cube.
     """
 
     def of_process(data: Dataset, size: int, seed: int) -> Posterior:
@@ -156,11 +157,9 @@ def _process(rows: Dataset) -> Trial:
 
     def of_more_rows(data: Dataset, size: int, _: int, before: Any) -> Posterior:
         most = min(len(data), MOST_CONDITIONED, int(LEARNING_ROWS * (size / CONDITIONING) ** (1 / 3)))
-        further = data.rows(torch.arange(LEARNING_ROWS, max(most, LEARNING_ROWS + 1)))
+        further = data.rows(torch.arange(len(before.x), max(most, len(before.x) + 1)))
         return before.condition(further.x, further.y)
 
-    if len(rows) <= LEARNING_ROWS:
-        return Trial("gp", of_process, 100, 10)
     return Trial("gp", of_process, 100, 10, going_on=of_more_rows, wanted_onwards=5000)
 
 

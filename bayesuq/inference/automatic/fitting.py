@@ -317,11 +317,12 @@ def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, k
 def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int) -> Fitted:
     """The fit to more rows within these seconds, or as it is where they are too few."""
     trial, seconds = fit.trial, fit.seconds / (1 - JUDGED_SHARE)
+    if trial.going_on is None and left <= seconds:
+        return fit
     if trial.going_on is None:
-        return (
-            replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), is_again=True) if left > seconds else fit
-        )
-    size = min(trial.wanted_onwards or trial.wanted, int(SAFETY * left / seconds * fit.size))
+        return replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), is_again=True)
+    wanted = trial.wanted_onwards or trial.wanted
+    size = min(wanted, int(SAFETY * left / seconds * fit.size)) if seconds > 0 else wanted
     if size < trial.least:
         return fit
     posterior = _quietly(trial.going_on, rows, size, key, fit.posterior)
