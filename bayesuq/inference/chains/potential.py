@@ -16,9 +16,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.chains.perceptrons import ForwardPass, forward_together, is_perceptron
 from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import FlatPrior
+from bayesuq.inference.joint.perceptrons import ForwardPass, forward_together, is_perceptron
 from bayesuq.inference.joint.program_joint import running
 from bayesuq.inference.joint.programs import unchecked
 from bayesuq.inference.joint.tape import Played, recorded

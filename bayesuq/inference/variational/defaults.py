@@ -10,8 +10,8 @@ no such noise, and gain from neither. docs/methods/variational.md has the experi
 from torch import Tensor
 
 from bayesuq.arrays import check_count
-from bayesuq.inference.chains.perceptrons import is_perceptron
 from bayesuq.inference.joint.layout import FlatPrior, Layout
+from bayesuq.inference.joint.perceptrons import is_perceptron
 from bayesuq.inference.training.minibatches import Data, Source, count_batches
 from bayesuq.inference.training.options import Training, default_epochs
 from bayesuq.inference.training.workers import Group, Workers

@@ -8,7 +8,7 @@ can: the loss cannot tell which, so that both are said.
 from torch import Tensor, nn
 
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.chains.perceptrons import is_perceptron
+from bayesuq.inference.joint.perceptrons import is_perceptron
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.models.bnn import share_tensors

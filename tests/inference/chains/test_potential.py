@@ -6,9 +6,9 @@ from torch import nn
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.chains import potential as potential_module
-from bayesuq.inference.chains.perceptrons import is_perceptron
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.perceptrons import is_perceptron
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import built, labelled, measured, noise, weights_of

@@ -1,4 +1,4 @@
-"""Perceptrons of several chains in one pass: for each layer a batched matrix product, without vmap.
+"""Perceptrons of several draws or chains in one pass: for each layer a batched matrix product, without vmap.
 
 vmap follows any network, but a small one spends more time in its calls than in arithmetic. So does autograd: where
 nothing but the weights moves, the way back is written out, with rows as the last dimension, which is the longest.
