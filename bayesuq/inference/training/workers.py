@@ -8,7 +8,8 @@ does, and before each step gradients and losses are averaged in this way; all th
 is sent again. The sums are `torch.distributed`'s, by gloo on CPUs and NCCL on GPUs.
 
 What goes wrong in one process is raised by all: a mark travels with the sums, and where it is set, the error's kind and
-words follow. So does a signal that asks one of them to end.
+words follow. So does a signal that asks one of them to end. An error outside of a fit, such as of a prediction or of a
+file that cannot be read, ends a script, and its process within half a minute, whatever its threads do.
 
 Reference:
     Li et al. 2020, PyTorch Distributed: Experiences on Accelerating Data Parallel Training.
@@ -20,8 +21,11 @@ import hashlib
 import json
 import os
 import signal
+import sys
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
@@ -32,6 +36,7 @@ from bayesuq.randomness import derive_seed
 
 T = TypeVar("T")
 Group = distributed.ProcessGroup
+SECONDS_TO_END = 30.0  # that a process has, once an error has ended its script
 SEED_BITS = 63  # of a whole number that a tensor holds
 TOLD_BY_LAUNCHER = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")  # what `torchrun` says to each process
 STORE_OF_LAUNCHER = "TORCHELASTIC_USE_AGENT_STORE"
@@ -289,6 +294,7 @@ def _meet() -> None:
         backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
         distributed.init_process_group(backend, store=life, rank=rank, world_size=size)
         atexit.register(_part)
+        sys.excepthook = partial(_raised, sys.excepthook)
 
 
 def _store(rank: int) -> distributed.Store:
@@ -301,6 +307,18 @@ def _store(rank: int) -> distributed.Store:
 def _part() -> None:
     if distributed.is_initialized():
         distributed.destroy_process_group()
+
+
+def _raised(show: Callable[..., Any], *error: Any) -> None:
+    """Show an error that nothing has caught, and see to it that the process ends: so the others know that it has.
+
+    The interpreter first waits for threads, such as those of loaders and pools, and the others would wait for those.
+    """
+    show(*error)
+    if not hasattr(sys, "ps1") and not sys.flags.interactive:
+        watch = threading.Timer(SECONDS_TO_END, os._exit, (1,))
+        watch.daemon = True
+        watch.start()
 
 
 def _by_dtype(tensors: Sequence[Tensor]) -> list[list[Tensor]]:

@@ -168,3 +168,10 @@ def test_another_number_of_processes_goes_on(tmp_path: Path) -> None:
         torch.load(tmp_path / f"{name}-0.pt", weights_only=True) for name in ("resumed", "undisturbed")
     )
     torch.testing.assert_close(resumed["values"], undisturbed["values"], rtol=1e-12, atol=1e-13)
+
+
+def test_a_process_that_raises_outside_of_a_fit_and_lives_on_leaves_none_waiting(tmp_path: Path) -> None:
+    first, second = in_processes(together.raises_and_lives_on, 2, str(tmp_path / "told"), join=False).processes
+    first.join(60)
+    second.join(60)
+    assert (first.exitcode, second.exitcode) == (0, 1)  # 0 of the second: it has lived as long as it would

@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
+from time import monotonic, sleep
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import dropout, ensemble, gp, hmc, ivon, map_estimate, microcanonical, sgmcmc, swag, variational
-from bayesuq.inference.training import loop
+from bayesuq.inference.training import loop, workers
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.workers import Workers
 from bayesuq.models import BayesianNetwork, likelihoods, priors
@@ -123,12 +125,13 @@ def of_two_shards(run: Any, _number: int, batch: Batch) -> Tensor:
     return loss
 
 
-def in_processes(work: Callable[..., None], number: int, *args: Any) -> None:
+def in_processes(work: Callable[..., None], number: int, *args: Any, join: bool = True) -> Any:
     """Fork processes that have imported all that this one has, and tell them what `torchrun` would."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    multiprocessing.start_processes(_told, args=(work, number, port, *args), nprocs=number, start_method="fork")  # type: ignore[no-untyped-call]
+    given: dict[str, Any] = {"args": (work, number, port, *args), "nprocs": number, "start_method": "fork"}
+    return multiprocessing.start_processes(_told, join=join, **given)  # type: ignore[no-untyped-call]
 
 
 def _told(rank: int, work: Callable[..., None], number: int, port: int, *args: Any) -> None:
@@ -166,6 +169,23 @@ def raised(call: Callable[[], Any]) -> str:
     with pytest.raises(BaseException) as found:  # noqa: PT011 - whatever it is, all raise it
         call()
     return f"{found.type.__name__}: {found.value}"
+
+
+def raises_and_lives_on(rank: int, file: str) -> None:
+    """The second process raises outside of a fit, and has a thread that goes on; the first waits for it."""
+    together = Workers.of(True)
+    if rank == 0:
+        assert raised(lambda: together.total(1.0)).startswith("ConnectionError")
+        Path(file).touch()
+        return
+    workers.SECONDS_TO_END = 0.1
+    try:
+        raise OSError("row 5 cannot be read")
+    except OSError:
+        sys.excepthook(*sys.exc_info())  # as the interpreter does, which then waits for the thread
+    last = monotonic() + 20
+    while monotonic() < last and not Path(file).exists():
+        sleep(0.01)
 
 
 def one_of_two(rank: int, folder: str) -> None:
