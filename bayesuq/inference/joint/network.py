@@ -4,7 +4,8 @@ The network then runs as plain PyTorch runs it, with nothing of ours in the forw
 elementwise (noise, scales, priors, the optimiser) is one kernel over P numbers instead of one a layer.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -51,6 +52,23 @@ class FlatVector:
         """The sites by name, on their own support, as functions of the leaves."""
         transforms = self.layout.transforms
         return {name: transforms[name](leaf) if name in transforms else leaf for name, leaf in self.leaves.items()}
+
+
+def write_gradients(loss: Tensor, written: Sequence[FlatVector], added: Sequence[Tensor] = ()) -> None:
+    """Put the gradient of a loss into that of some flat vectors, and add it to that of other leaves.
+
+    A backward pass adds: a gradient that is to be new must be set to zero first, and both go through memory once more.
+
+    Args:
+        loss: A 0-d tensor.
+        written: Vectors whose gradient becomes that of the loss, whatever it was.
+        added: Leaves to whose gradient that of the loss is added.
+    """
+    fresh = [leaf for vector in written for leaf in vector.leaves.values()]
+    found = torch.autograd.grad(loss, [*fresh, *added], allow_unused=True, materialize_grads=True)
+    torch._foreach_copy_([cast(Tensor, leaf.grad) for leaf in fresh], found[: len(fresh)])
+    for leaf, gradient in zip(added, found[len(fresh) :], strict=True):
+        cast(Tensor, leaf.grad).add_(gradient)
 
 
 def point_vectors(model: BayesianNetwork, names: list[str]) -> dict[str, FlatVector]:

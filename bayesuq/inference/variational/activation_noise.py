@@ -103,7 +103,6 @@ class ActivationNoise(ABC):
                 module.register_forward_hook(self._hook(path, self._twin_of(module)), with_kwargs=True)
             self._check_uses(x, values)
         self.memory.clear()
-        self.twin.grad.zero_()
         if self.shared is None:
             values.copy_(loc)
         else:

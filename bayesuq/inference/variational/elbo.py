@@ -81,12 +81,15 @@ class Divergence:
         self, loc: Tensor, scale: Tensor, grad_loc: Tensor, grad_log_scale: Tensor, weight: float = 1.0
     ) -> None:
         """Add `weight` times the gradient of `value`, in place: precision (loc - loc_0) and precision scale^2 - 1."""
-        precision = self.prior.precision
         self.prior.add_normal_gradient(loc, grad_loc, weight)
+        grad_log_scale.add_(self.begin_scale_gradient(scale, torch.empty_like(scale), weight))
+
+    def begin_scale_gradient(self, scale: Tensor, out: Tensor, weight: float = 1.0) -> Tensor:
+        """`weight` times the gradient of `value` along the log scales, precision scale^2 - 1, put into `out`."""
+        start, precision = scale.new_full((), -weight), self.prior.precision
         if isinstance(precision, float):
-            grad_log_scale.addcmul_(scale, scale, value=weight * precision).sub_(weight)
-        else:
-            grad_log_scale.addcmul_(scale.square(), precision, value=weight).sub_(weight)
+            return torch.addcmul(start, scale, scale, value=weight * precision, out=out)
+        return torch.addcmul(start, scale.square(), precision, value=weight, out=out)
 
     @property
     def has_graph(self) -> bool:

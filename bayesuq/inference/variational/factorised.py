@@ -14,7 +14,7 @@ from torch import Tensor
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, point_vectors
+from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, point_vectors, write_gradients
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
@@ -36,7 +36,9 @@ class EvidenceObjective:
     """Minus the ELBO as a function of the guide's means and log scales, and of the point values.
 
     The gradient is that of `bayesuq.inference.variational.elbo`, written into buffers: one backward pass through the
-    plain network gives g at the draw, and a few kernels over the flat vectors do the rest.
+    plain network gives g at the draw, and a few kernels over the flat vectors do the rest. What a step of a large
+    network costs is the memory that these go through: little is set to zero to be added to, and where there is one
+    draw, the means' gradient gathers in g.
     """
 
     def __init__(
@@ -61,8 +63,12 @@ class EvidenceObjective:
         self.estimator = estimator
         self.activations = activation_noise(estimator, self.network)
         _check_closed_form(self.divergence, self.activations)
-        self.grad_loc, self.grad_log_scale = torch.zeros_like(self.loc), torch.zeros_like(self.loc)
+        alone = num_draws == 1 and not self.divergence.has_graph
+        self.grad_loc = self.weights.grad if alone else torch.zeros_like(self.loc)
+        self.grad_log_scale = torch.zeros_like(self.loc)
         guide.loc.grad, guide.log_scale.grad = self.grad_loc, self.grad_log_scale
+        self.added: list[Tensor] = [leaf for vector in self.points.values() for leaf in vector.leaves.values()]
+        self.added += [guide.loc, guide.log_scale] if self.divergence.has_graph else []
 
     def objective(self) -> Objective:
         """What the loop needs."""
@@ -105,30 +111,37 @@ class EvidenceObjective:
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the ELBO, estimated from a minibatch and `num_draws` draws, in nats."""
-        for gradient in (self.grad_loc, self.grad_log_scale, *(vector.grad for vector in self.points.values())):
-            gradient.zero_()
+        for vector in self.points.values():
+            vector.grad.zero_()
+        if self.grad_loc is not self.weights.grad:
+            self.grad_loc.zero_()
         torch.exp(self.log_scale, out=self.scale)
         weight = self.tempering.advance()
         value = weight * self.divergence.value(self.loc, self.log_scale, self.scale)
-        self.divergence.add_gradient(self.loc, self.scale, self.grad_loc, self.grad_log_scale, weight)
+        self.divergence.begin_scale_gradient(self.scale, self.grad_log_scale, weight)
         for _ in range(self.num_draws):
-            self.weights.grad.zero_()
-            if self.activations is None:
-                self._draw(noise)
-            else:
-                self.activations.draw(batch.x, self.loc, self.scale, self.noise, noise)
-            loss = self._loss_at_draw(batch, weight)
-            loss.backward()
-            value = value + loss.detach()
-            value += self.divergence.add_mixtures(
-                self.noise, self.weights.values, self.weights.grad, weight / self.num_draws
-            )
-            self.grad_loc.add_(self.weights.grad)
-            if self.activations is None:
-                self.grad_log_scale.addcmul_(self.weights.grad.mul_(self.noise), self.scale)
-            else:
-                self.activations.add_gradient(self.weights.grad, self.noise, self.scale, self.grad_log_scale)
+            value += self._add_draw(batch, noise, weight)
+        self.divergence.prior.add_normal_gradient(self.loc, self.grad_loc, weight)
         return value
+
+    def _add_draw(self, batch: Batch, noise: torch.Generator, weight: float) -> Tensor:
+        """One draw's part of the loss, its gradient added."""
+        if self.activations is None:
+            self._draw(noise)
+        else:
+            self.activations.draw(batch.x, self.loc, self.scale, self.noise, noise)
+        loss = self._loss_at_draw(batch, weight)
+        twins = [] if self.activations is None else [self.activations.twin]
+        write_gradients(loss, [self.weights, *twins], self.added)
+        gradient = self.weights.grad
+        mixtures = self.divergence.add_mixtures(self.noise, self.weights.values, gradient, weight / self.num_draws)
+        if self.activations is None:
+            self.grad_log_scale.addcmul_(self.noise.mul_(gradient), self.scale)  # the noise is of no use any more
+        else:
+            self.activations.add_gradient(gradient, self.noise, self.scale, self.grad_log_scale)
+        if self.grad_loc is not gradient:
+            self.grad_loc.add_(gradient)
+        return loss.detach() + mixtures
 
     def slope(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Mean over weights of the gradient along the log scales, at a fresh draw, in nats a weight and nat."""
