@@ -2,7 +2,7 @@
 
 from abc import ABC, abstractmethod
 from os import PathLike
-from typing import Any, Self, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch.utils.data import DataLoader
@@ -25,6 +25,8 @@ class Posterior(ABC):
 
     Its random numbers depend on the seed of each call alone, so predicting from several threads is safe.
     """
+
+    draws_are: ClassVar[str] = "functions at the rows that are asked for"  # of what are no sets of weights
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}(on {self.device})"
@@ -117,6 +119,30 @@ class Posterior(ABC):
         """
         asked = self.predict(x, num_samples=num_samples, seed=seed, keep_samples=True, differentiable=differentiable)
         return Functions.of(asked)
+
+    def fixed_draws(self, num_samples: int | None = None, *, seed: int | None = None) -> "Posterior":  # noqa: ARG002
+        """A posterior of some draws of the weights, which are made once and kept.
+
+        It predicts the bits that this one does at the same number of draws and seed, in each call, and need not draw
+        again: at few rows that is most of the time. It is saved, moved and written to ONNX as others are. Draws of
+        chains become draws alone, without the chain that each was of.
+
+        Args:
+            num_samples: S, as for `predict`.
+            seed: As for `predict`.
+
+        Raises:
+            TypeError: See `predict`.
+            ValueError: See `predict`; a posterior whose draws are no sets of weights.
+
+        Example:
+            >>> posterior = bq.inference.variational.fit(model, data, seed=0)  # doctest: +SKIP
+            >>> kept = posterior.fixed_draws(100, seed=0)                      # doctest: +SKIP
+            >>> kept.predict(x).mean                                           # doctest: +SKIP
+        """
+        raise ValueError(
+            f"The draws of a {type(self).__name__} are {self.draws_are}: there are no sets of weights to keep."
+        )
 
     def to_arviz(
         self,

@@ -157,6 +157,7 @@ AROUND = {
     "StackedPosterior": "stacking",
     "AutomaticPosterior": "automatic.posterior",
     "OutlierPosterior": "automatic.outliers",
+    "FixedDraws": "posteriors.weights",
 }  # classes that no method's `fit` returns, around or made of posteriors of any
 HOMES = {posterior: home for method in METHODS for posterior, home in method.posteriors.items()} | AROUND
 BY_COMMAND = {method.command: method for method in METHODS if method.command is not None}

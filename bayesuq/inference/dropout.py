@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Unpack
+from typing import Any, ClassVar, Unpack
 
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
@@ -188,6 +188,7 @@ class DropoutPosterior(NetworkPosterior):
     values: Tensor
     buffers: Mapping[str, Tensor]
     history: History
+    draws_are: ClassVar[str] = "masks, one for each row"
 
     def predict(
         self,

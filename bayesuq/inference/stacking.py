@@ -15,7 +15,7 @@ Reference:
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from os import PathLike
-from typing import Any, Unpack, cast
+from typing import Any, Self, Unpack, cast
 
 import torch
 from torch import Tensor
@@ -221,6 +221,17 @@ class StackedPosterior(StoredPosterior):
         if len(self.members) > 1:
             raise ValueError("A mixture by weights has no joint draws of functions. Take those of each of `members`.")
         return self.members[0].functions(x, num_samples=num_samples, seed=seed, differentiable=differentiable)
+
+    def fixed_draws(self, num_samples: int | None = None, *, seed: int | None = None) -> Self:
+        """The same of fixed draws of the members that have some: see `Posterior.fixed_draws`."""
+        shares = self.shares if num_samples is None else self._shares(check_count(num_samples, "num_samples"))
+        key = resolve_seed(seed)
+        members = [
+            (member.fixed_draws(share, seed=derive_seed(key, m)), share)
+            for m, (member, share) in enumerate(zip(self.members, shares, strict=True))
+            if share
+        ]
+        return replace(self, members=tuple(one for one, _ in members), shares=tuple(share for _, share in members))
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: functions of x."""

@@ -158,6 +158,7 @@ COLUMNS = Columns(
 )
 MODE = _of(map_estimate.fit, regression, measured(), **SHORT)
 CLASSIFIER = _of(map_estimate.fit, classification, labelled(), **SHORT)
+MEAN_FIELD = _of(variational.fit, regression, measured(), **SHORT)
 SEGMENTER = _of(map_estimate.fit, segmentation, pixels(), num_epochs=2, batch_size=3, learning_rate=0.01, seed=1)
 CURVED = _of(laplace.fit, regression, measured(), structure="diagonal", **SHORT)
 X = inputs(5, phase=1.0)
@@ -183,7 +184,8 @@ POSTERIORS = {
         ),
         20_000 * X + 50_000,
     ),
-    "VariationalPosterior": Case(_of(variational.fit, regression, measured(), **SHORT), X),
+    "FixedDraws": Case(lambda: MEAN_FIELD().fixed_draws(4, seed=2), X),
+    "VariationalPosterior": Case(MEAN_FIELD, X),
     "CorrelatedPosterior": Case(
         _of(variational.fit, regression, measured(), guide=variational.low_rank(2), **SHORT), X
     ),

@@ -300,6 +300,11 @@ class EnsemblePosterior(StoredPosterior):
             found = [member.functions(x, num_samples=share, seed=own) for member, share, own in parts]
         return Functions.of_draws(torch.cat([one.draws for one in found]))
 
+    def fixed_draws(self, num_samples: int | None = None, *, seed: int | None = None) -> Self:
+        """The same of fixed draws of the members: see `Posterior.fixed_draws`."""
+        parts = self.parts(num_samples, resolve_seed(seed))
+        return replace(self, members=tuple(member.fixed_draws(share, seed=own) for member, share, own in parts))
+
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), those of a member standing together: see `WeightPosterior`.
 

@@ -6,10 +6,13 @@ nothing but the weights moves, the way back is written out, with rows as the las
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from bayesuq.models.networks import Network
 
@@ -20,6 +23,11 @@ SLOPES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] =
     nn.GELU: lambda layer, gradient, before, __: torch.ops.aten.gelu_backward(
         gradient, before, approximate=layer.approximate
     ),
+}
+IN_PLACE: dict[type[nn.Module], Callable[[Tensor], Tensor]] = {  # the same, over what they were given
+    nn.ReLU: torch.relu_,
+    nn.Tanh: torch.tanh_,
+    nn.SiLU: partial(functional.silu, inplace=True),
 }
 PASSING = (nn.Identity, nn.Dropout, nn.Flatten)  # in evaluation mode, of inputs that are flat
 ELEMENTWISE = (*SLOPES, nn.Identity, nn.Dropout)
@@ -43,8 +51,21 @@ def is_perceptron(net: nn.Module, x: Tensor) -> bool:
     return known and len(places) == len(list(net.parameters())) and not hooked
 
 
+def num_outputs(net: nn.Module) -> int:
+    """C of a network that `is_perceptron`."""
+    return _widths(net)[-1]
+
+
+def widest(net: nn.Module) -> int:
+    """The most numbers that a layer of such a network takes and gives for a row."""
+    widths = _widths(net)
+    return max(one + other for one, other in pairwise(widths))
+
+
 def forward_together(net: nn.Module, theta: Mapping[str, Tensor], x: Tensor, num_chains: int) -> Tensor:
     """f of each chain, (C, N, K), by a network that `is_perceptron`, in evaluation mode.
+
+    Without gradients a layer's outputs are written over: new memory takes longer to come than a number to be clamped.
 
     Args:
         net: Its layers, and the parameters that `theta` does not name.
@@ -54,12 +75,15 @@ def forward_together(net: nn.Module, theta: Mapping[str, Tensor], x: Tensor, num
     """
     inputs = x.flatten(1)
     hidden = inputs.expand(num_chains, *inputs.shape)
+    can_overwrite = False
     for name, layer in _layers(net).items():
         if isinstance(layer, nn.Linear):
             bias = theta.get(f"{name}.bias", layer.bias)
             hidden = _linear(hidden, theta.get(f"{name}.weight", layer.weight), bias)
+            can_overwrite = not torch.is_grad_enabled()
         elif not isinstance(layer, nn.Flatten):
-            hidden = layer(hidden)
+            run = IN_PLACE.get(type(layer), layer) if can_overwrite else layer
+            hidden = run(hidden)
     return hidden
 
 
@@ -117,6 +141,12 @@ class ForwardPass:
             if left:
                 slopes = torch.bmm(weight.mT, slopes)
         return found
+
+
+def _widths(net: nn.Module) -> list[int]:
+    """Numbers that go into the first linear layer, and out of each."""
+    linear = [layer for layer in _layers(net).values() if isinstance(layer, nn.Linear)]
+    return [linear[0].in_features, *(layer.out_features for layer in linear)]
 
 
 def _layers(net: nn.Module) -> dict[str, nn.Module]:

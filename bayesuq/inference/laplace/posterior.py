@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
-from typing import Any, Literal, Self, Unpack
+from typing import Any, ClassVar, Literal, Self, Unpack
 
 import torch
 from torch import Tensor
@@ -91,6 +91,9 @@ class LaplacePosterior(NetworkPosterior):
     log_likelihood: float
     prior_factors: tuple[float, ...]
     is_probit: bool = False
+    draws_are: ClassVar[str] = (
+        "those of a network made linear, or it has a closed form (its `sampled` reads the same law by weights)"
+    )
 
     @property
     def sampled(self) -> "SampledLaplacePosterior":

@@ -3,11 +3,15 @@
 A `WeightPosterior` is any posterior that can name draws of the flat vector; predicting with it is written here, once:
 
     draws (S, P) -> named weights (S, ...) -> f (S, N, C, ...) -> likelihood.predictive(f)
+
+Draws are made anew in each call: a posterior over half a million weights makes as many normal numbers a draw, which
+costs more than a pass of a hundred rows. `FixedDraws` are draws that are kept.
 """
 
 from abc import abstractmethod
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
@@ -18,14 +22,16 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.gradients import are_kept
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.perceptrons import forward_together, is_perceptron, num_outputs, widest
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inputs import named_leaves
 from bayesuq.models.attention import PlainAttention
-from bayesuq.models.bnn import LIKELIHOOD, share_tensors
-from bayesuq.models.precision import full_precision
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.precision import DEVICES, full_precision
+from bayesuq.models.running import running_of
 from bayesuq.models.spectral import with_exact_norms
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
@@ -33,8 +39,7 @@ from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
 from bayesuq.windows import WindowOptions, Windows
 
 VECTORISED_BUDGET = 2**21  # numbers in weights and activations that fit the cache: so many draws run together
-
-
+LAYER_BUDGET = 2**18  # of them that the layers of a perceptron have at once, whose outputs alone are kept
 FEWEST_TOGETHER = 4  # fewer gain less than stacking their weights costs
 
 
@@ -79,7 +84,7 @@ class WeightPosterior(NetworkPosterior):
             beginning = None
             together, first = _together(layout.size, len(rows) * width), 0
             if has_steady and len(indices) >= FEWEST_FOR_ONE_PASS and cut is None:
-                theta = layout.split(self._draws(indices[:1], key))
+                theta = self._sites(indices[:1], key, layout)
                 held = {name: theta.pop(name)[0] for name in steady}
                 leaves = [*named_leaves(rows).values(), *tree.parameters(), *tree.buffers(), *self.buffers.values()]
                 run = partial(self._outputs, theta, rows, tree, held)
@@ -89,6 +94,8 @@ class WeightPosterior(NetworkPosterior):
                 if beginning.is_of_use:
                     moving = layout.size - sum(value.numel() for value in held.values())
                     together = max(together, _together(moving, beginning.num_varying))
+            elif _runs_by_layers(tree, rows):
+                together = max(1, VECTORISED_BUDGET // (layout.size + len(rows) * num_outputs(tree)))
             for number in range(first, len(indices), together):
                 theta = self._moving(indices[number : number + together], key, layout, held)
                 if cut is not None:
@@ -107,6 +114,29 @@ class WeightPosterior(NetworkPosterior):
         """Sites that have one value in all draws, as far as is known before they are drawn: by default point values."""
         return self.model.points
 
+    def stored_sites(self) -> Mapping[str, Tensor]:
+        """All members by site, (M, *shape), or (1, *shape) of one value for all; nothing where members are drawn."""
+        return {}
+
+    def fixed_draws(self, num_samples: int | None = None, *, seed: int | None = None) -> "WeightPosterior":
+        """Some draws, kept: see `Posterior.fixed_draws`. What has one network is returned itself.
+
+        O(S P) memory for the weights that are random, and one value of each other.
+        """
+        if self.is_mode:
+            return self
+        indices, key, layout = draw_indices(num_samples, self.num_members), resolve_seed(seed), Layout.of(self.model)
+        steady = set(self.steady_sites())
+        sites: dict[str, Tensor] = {}
+        for place, index in enumerate(indices):
+            for name, value in self._sites([index], key, layout).items():
+                if name not in sites:
+                    number = 1 if name in steady else len(indices)
+                    sites[name] = value.new_empty(number, *value.shape[1:])
+                if place == 0 or name not in steady:
+                    sites[name][place] = value[0]
+        return FixedDraws(model=self.model, sites=sites, buffers=self.buffers)
+
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), on its own support; parameters learned as point values repeat.
 
@@ -116,7 +146,8 @@ class WeightPosterior(NetworkPosterior):
         """
         indices = draw_indices(num_samples, self.num_members)
         key = resolve_seed(seed)
-        return Layout.of(self.model).split(self._draws(indices, key))
+        theta = self._sites(indices, key, Layout.of(self.model))
+        return {name: value.clone() for name, value in theta.items()} if self.stored_sites() else theta
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of."""
@@ -137,10 +168,23 @@ class WeightPosterior(NetworkPosterior):
                 return self.draw(indices[0], seed).unsqueeze(0)  # for a large network, stacking would be one copy more
             return torch.stack([self.draw(index, seed) for index in indices])
 
+    def _sites(self, indices: Sequence[int], seed: int, layout: Layout) -> dict[str, Tensor]:
+        """Several draws by site, (S, *shape), on their own support; views of those that are stored."""
+        stored = self.stored_sites()
+        if not stored:
+            return layout.split(self._draws(indices, seed))
+        number = len(indices)
+        taken: Any = slice(indices[0], indices[-1] + 1) if indices[-1] - indices[0] == number - 1 else list(indices)
+        return {
+            name: value.expand(number, *value.shape[1:]) if len(value) == 1 else value[taken]
+            for name, value in stored.items()
+        }
+
     def _moving(self, indices: Sequence[int], seed: int, layout: Layout, held: dict[str, Tensor]) -> dict[str, Tensor]:
         """Several draws, (S, *shape) by site, without those held; one that a draw moves is held no longer."""
-        if not held:
-            return layout.split(self._draws(indices, seed))
+        if not held or self.stored_sites():
+            theta = self._sites(indices, seed, layout)
+            return {name: value for name, value in theta.items() if name not in held}
         parts: dict[str, list[Tensor]] = {name: [] for name in layout.shapes if name not in held}
         for number, index in enumerate(indices):
             one = layout.split(self._draws([index], seed)[0])
@@ -164,6 +208,8 @@ class WeightPosterior(NetworkPosterior):
 
         num_draws = len(next(iter(theta.values())))
         if num_draws > 1:
+            if not held and _runs_by_layers(tree, rows):
+                return _by_layers(tree, theta, rows)
             try:
                 with (
                     PlainAttention() if are_kept() else nullcontext()
@@ -175,7 +221,62 @@ class WeightPosterior(NetworkPosterior):
         return run({name: value[0] for name, value in theta.items()}).unsqueeze(0)
 
 
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
+class FixedDraws(WeightPosterior):
+    """S networks that were drawn once, as a posterior of its own: what `fixed_draws` of another one gives.
+
+    Attributes:
+        model: The joint density.
+        sites: Each site on its own support, (S, *shape), or (1, *shape) where all draws have one value.
+        buffers: The network's buffers as trained.
+    """
+
+    model: BayesianNetwork
+    sites: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+    @property
+    def num_members(self) -> int:
+        """S."""
+        return max(len(value) for value in self.sites.values())
+
+    def facts(self) -> dict[str, str]:
+        """What a notebook shows of it, by name."""
+        return super().facts() | {"draws": f"{self.num_members:,}"}
+
+    def draw(self, index: int, seed: int) -> Tensor:  # noqa: ARG002 - draws are stored
+        """Draw number `index`, as it was made."""
+        layout = Layout.of(self.model)
+        return layout.join({name: value[min(index, len(value) - 1)] for name, value in self.sites.items()})
+
+    def steady_sites(self) -> list[str]:
+        """Those of one value."""
+        return [name for name, value in self.sites.items() if len(value) == 1]
+
+    def stored_sites(self) -> Mapping[str, Tensor]:
+        """All draws."""
+        return self.sites
+
+
 def _together(num_weights: int, num_activations: int) -> int:
     """How many draws run together."""
     number = VECTORISED_BUDGET // (num_weights + num_activations)
     return number if number >= FEWEST_TOGETHER else 1
+
+
+def _runs_by_layers(tree: nn.Module, rows: Any) -> bool:
+    """Whether several draws run as batched matrix products, layer by layer, which vmap need not follow."""
+    lowered = running_of(tree) is not None or any(torch.is_autocast_enabled(device) for device in DEVICES)
+    return isinstance(rows, Tensor) and not lowered and is_perceptron(tree, rows)
+
+
+def _by_layers(tree: nn.Module, theta: Mapping[str, Tensor], rows: Tensor) -> Tensor:
+    """f (S, N, C) of draws of all sites, by a perceptron, as many draws at a time as its layers' outputs fit."""
+    num_draws = len(next(iter(theta.values())))
+    together = max(1, LAYER_BUDGET // (len(rows) * widest(tree)))
+    parts = [
+        forward_together(tree, {name: value[first : first + together] for name, value in theta.items()}, rows, number)
+        for first in range(0, num_draws, together)
+        for number in [min(together, num_draws - first)]
+    ]
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

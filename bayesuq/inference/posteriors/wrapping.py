@@ -2,7 +2,7 @@
 
 from dataclasses import replace
 from os import PathLike
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
 from torch.utils.data import DataLoader
@@ -48,6 +48,10 @@ class WrappingPosterior(StoredPosterior):
         """The predictive distribution p(y* | x, D) of the posterior underneath: see `Posterior.predict`."""
         with differentiated(x, differentiable=differentiable):
             return self.posterior.predict(x, num_samples=num_samples, seed=seed, keep_samples=keep_samples, **windows)
+
+    def fixed_draws(self, num_samples: int | None = None, *, seed: int | None = None) -> Self:
+        """The same around fixed draws of the posterior underneath: see `Posterior.fixed_draws`."""
+        return replace(self, posterior=self.posterior.fixed_draws(num_samples, seed=seed))  # type: ignore[type-var]
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior underneath."""
