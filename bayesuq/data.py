@@ -44,6 +44,7 @@ __all__ = ["Batch", "Dataset", "Split", "Standardizer", "split_dataset"]
 __dir__ = __all__.copy
 
 FILE_KIND = "standardizer"
+SMALLEST_SPREAD = 1e-150  # of a target: the square of a smaller one is no float
 MOST_DISTINCT = 0.5  # of the targets, where they are taken as rounded
 FAR = 10  # standard deviations, of which normal features reach five in a million rows
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
@@ -343,7 +344,8 @@ class Standardizer:
 
         Raises:
             TypeError: Not a Dataset.
-            ValueError: A spread above about 1e154, whose square overflows; a `clip` that is not positive.
+            ValueError: A spread above about 1e154, whose square overflows, or of a target below 1e-150, whose square
+                vanishes; a `clip` that is not positive.
 
         Warns:
             UserWarning: Features further than 10 standard deviations from their mean, which nothing clips.
@@ -359,6 +361,12 @@ class Standardizer:
         if dataset.is_labelled:
             return cls(x_loc, x_scale, clip=clip, columns=dataset.columns)
         y_loc, y_scale = _moments(dataset.y, dataset.weight)
+        others = [dim for dim in range(dataset.y.ndim) if dim != 1]
+        spread = dataset.y.double().amax(dim=others) - dataset.y.double().amin(dim=others)
+        if ((spread > 0) & (spread < SMALLEST_SPREAD)).any():
+            raise ValueError(
+                "The spread of a target is too small for its square in float64. Give it in a smaller unit."
+            )
         return cls(x_loc, x_scale, y_loc.flatten(), y_scale.flatten(), clip, dataset.columns)
 
     def transform(self, dataset: Dataset) -> Dataset:

@@ -80,6 +80,7 @@ class _BayesianEstimator(BaseEstimator):
         """The predictive distribution at rows (N, F), in units of y; its `to_pandas` is a table."""
         check_is_fitted(self)
         _check_unmasked(X=X)
+        _check_numeric(X)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         x = self.standardizer_.inputs(to_tensor(X, "X"))
         seed = derive_seed(self.seed_, PREDICT)
@@ -201,6 +202,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit rows (N, F) and targets, (N,) or (N, D), each row counted by its weight, (N,)."""
         _check_unmasked(X=X, y=y)
+        _check_numeric(X)
         warn_of_other_order(X, y)
         X, y = validate_data(self, X, y, dtype=np.float64, multi_output=True, y_numeric=True)
         self.is_single_ = y.ndim == 1
@@ -308,8 +310,10 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
             ValueError: Labels of a single class; class weights of labels that are not there, or that are no weights.
         """
         _check_unmasked(X=X, y=y)
+        _check_numeric(X)
         warn_of_other_order(X, y)
         X, y = validate_data(self, X, y, dtype=np.float64)
+        _check_one_kind(y)
         check_classification_targets(y)
         weight = _weights(sample_weight, X)
         self.classes_, numbers = np.unique(y, return_inverse=True)
@@ -387,6 +391,47 @@ def _check_unmasked(**arrays: Any) -> None:
             )
 
 
+def _check_numeric(X: Any) -> None:
+    """Refuse columns of a data frame that hold words or dates.
+
+    Raises:
+        ValueError: With their names.
+    """
+    if not hasattr(X, "dtypes") or not hasattr(X, "items"):
+        return
+    odd = [repr(name) for name, cells in X.items() if cells.dtype.kind in "OUSTmM" and not _is_numeric(cells)]
+    if odd:
+        raise ValueError(
+            f"Columns {', '.join(odd[:4])}{', ...' if len(odd) > 4 else ''} of `X` hold words or dates. Make numbers "
+            "of them, as a ColumnTransformer with a OneHotEncoder does, or fit the file: bayesuq.read_table."
+        )
+
+
+def _is_numeric(cells: Any) -> bool:
+    values = np.asarray(cells)  # of categories, what they are categories of
+    if values.dtype.kind in "mM":
+        return False
+    try:
+        values.astype(np.float64)
+    except (TypeError, ValueError):
+        return False
+    return True
+
+
+def _check_one_kind(y: Array) -> None:
+    """Refuse labels that are words and numbers, or missing, at once, which have no order.
+
+    Raises:
+        ValueError: With their kinds.
+    """
+    kinds = sorted({type(label).__name__ for label in y.tolist()}) if y.dtype.kind == "O" else []
+    if "NoneType" in kinds or ("str" in kinds and len(kinds) > 1):
+        raise ValueError(
+            f"`y` must hold labels of one kind, all words or all numbers; got {' and '.join(kinds)}. Leave out the "
+            "rows without a label, and write the others alike."
+        )
+
+
 def _weights(sample_weight: Any, X: Array) -> Array | None:
     """Checked weights, (N,), or None.
 
@@ -415,4 +460,5 @@ def _distinct(X: Array, y: Array, weight: Array | None) -> Dataset:
 
 
 def _mean(log_probs: Any, sample_weight: Any) -> float:
-    return float(np.average(log_probs.cpu().numpy(), weights=sample_weight))
+    values = log_probs.cpu().numpy()
+    return float(np.average(values, weights=_weights(sample_weight, values)))

@@ -194,6 +194,24 @@ def test_masked_cells_are_not_taken_for_numbers() -> None:
         BayesianRegressor("map", hidden=50).fit(X, y)
 
 
+def test_words_dates_and_labels_of_two_kinds_are_told_by_name() -> None:
+    X, y = table(rows=20)
+    frame = pd.DataFrame(X, columns=["size", "rooms"])
+    regressor = BayesianRegressor("map", options=QUICK, random_state=0)
+    for cells in (pd.Series(["Oslo", "Bergen"] * 10), pd.Series(pd.date_range("2020-01-05", periods=20))):
+        for given in (cells, cells.astype("category")):
+            with pytest.raises(ValueError, match=r"Columns 'city' of `X` hold words or dates.*read_table"):
+                clone(regressor).fit(frame.assign(city=given), y)
+    assert clone(regressor).fit(frame.astype(object), y).predict(frame.astype("Float64")).shape == (20,)
+    for labels, kinds in ((["a", None] * 10, "NoneType and str"), (["a", 1] * 10, "int and str")):
+        with pytest.raises(ValueError, match=f"labels of one kind, all words or all numbers; got {kinds}"):
+            BayesianClassifier("map").fit(X, np.array(labels, dtype=object))
+    with pytest.raises(ValueError, match="not all zero"):
+        clone(regressor).fit(X, y).score(X, y, np.zeros(20))
+    with pytest.raises(ValueError, match=r"spread of a target is too small.*smaller unit"):
+        clone(regressor).fit(X, 1e-200 * y)
+
+
 def test_a_feature_far_away_is_held_within_the_clip() -> None:
     X, y = table(rows=60)
     regressor = BayesianRegressor("map", clip=2.0, options=QUICK, random_state=0).fit(X, y)
