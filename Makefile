@@ -7,7 +7,7 @@ METHODS := map,variational,dropout,ensemble
 export OMP_NUM_THREADS := 1
 unexport PYTHONDONTWRITEBYTECODE # the tests start many processes, which would compile the package over and over
 
-.PHONY: demo test test-python lint docs bench bench-peers clean
+.PHONY: demo test test-python lint collected docs bench bench-peers clean
 
 demo: .venv/built
 	$(BIN)/bayesuq compare --data digits-0to8 --methods $(METHODS),temperature,temperature:ensemble --num_epochs 200 \
@@ -17,8 +17,13 @@ demo: .venv/built
 			--out runs/compare-boston --overwrite; \
 	fi
 
-test: lint
+# Types are checked by one core. The other one reads the tests meanwhile, so that the workers find them compiled.
+test: .venv/built
+	+$(MAKE) --no-print-directory -j2 lint collected
 	$(BIN)/pytest -n 2 --dist worksteal
+
+collected: .venv/built
+	-$(BIN)/pytest --collect-only -q > /dev/null
 
 # The suite in another interpreter and with the newest libraries: make test-python PYTHON=python3.13 ARVIZ='arviz>=1,<2'
 ARVIZ := arviz
