@@ -251,9 +251,11 @@ class Columns:
 
         Raises:
             TypeError: No data frame.
-            ValueError: A column is missing; infinite numbers.
+            ValueError: A column is missing; no rows; infinite numbers.
         """
         self.check_names(getattr(frame, "columns", None))
+        if not len(frame):
+            raise ValueError("The table has names of columns, and no rows.")
         remarks = Notes() if notes is None else notes
         rows, blocks = row_numbers(frame), list[Array]()
         for column in self._numeric:

@@ -109,15 +109,16 @@ def look_at(path: str | PathLike[str], *, delimiter: str | None = None, encoding
         raise ValueError(f"{fspath(path)!r} is no text, and so no CSV; of a spreadsheet, save it as CSV first.")
     if OTHERS.match("".join(lines[:2])):
         raise ValueError(f"{fspath(path)!r} is a web page, XML or JSON, and no CSV.")
-    declared = EXCELS.fullmatch(lines[0].strip())
-    between = (
-        (declared and declared[1]) or _delimiter_of(lines) if delimiter is None else WORDS.get(delimiter, delimiter)
-    )
-    if len(between) != 1:
-        raise ValueError(f"`delimiter` must be one character, or tab; got {delimiter!r}.")
-    skipped = _lines_before_names(lines, between, path)
-    header, *rows = csv.reader(lines[skipped:], delimiter=between, skipinitialspace=True)
+    try:
+        between = _delimiter_of(lines) if delimiter is None else WORDS.get(delimiter, delimiter)
+        if len(between) != 1:
+            raise ValueError(f"`delimiter` must be one character, or tab; got {delimiter!r}.")
+        skipped = _lines_before_names(lines, between, path)
+        header, *rows = csv.reader(lines[skipped:], delimiter=between, skipinitialspace=True)
+    except csv.Error as error:
+        raise ValueError(f"{fspath(path)!r} is no table: {error}.") from error
     names = _distinct(header, path)
+    _check_widths(rows, names, path)
     return Form(fspath(path), names, between, chosen, *_decimals(names, rows, between), skipped)
 
 
@@ -148,7 +149,6 @@ def frames(
         "header": 0,
         "names": list(form.columns),
         "index_col": False,
-        "usecols": None if columns is None else list(columns),
         "dtype": {name: "str" for name in (*as_text, *form.otherwise) if name in form.columns},
         "skiprows": form.skipped,
         "low_memory": False,
@@ -159,11 +159,12 @@ def frames(
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # of lines that it would cut
+            wanted = list(form.columns if columns is None else columns)  # not `usecols`, by which longer lines are cut
             if rows is None:
-                yield _with_points(pandas.read_csv(form.path, **options), form, as_text)
+                yield _with_points(pandas.read_csv(form.path, **options)[wanted], form, as_text)
             else:
                 with pandas.read_csv(form.path, chunksize=rows, **options) as reader:
-                    yield from (_with_points(frame, form, as_text) for frame in reader)
+                    yield from (_with_points(frame[wanted], form, as_text) for frame in reader)
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, UnicodeError) as error:
         told = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         raise ValueError(
@@ -187,6 +188,20 @@ def _with_points(frame: Any, form: Form, as_text: Sequence[str]) -> Any:
             pairs = zip(cells, written, strict=True)
             frame[name] = [cell if one is None else f"{one.plain(',')} {one.unit}".strip() for cell, one in pairs]
     return frame
+
+
+def _check_widths(rows: Sequence[Sequence[str]], names: Sequence[str], path: str | PathLike[str]) -> None:
+    """Refuse rows with more cells than there are names, whose cells would stand under other names.
+
+    Raises:
+        ValueError: With the first of them.
+    """
+    for number, row in enumerate(rows, 1):
+        if any(cell.strip() for cell in row[len(names) :]):
+            raise ValueError(
+                f"{fspath(path)!r} has {len(names)} names of columns, and {len(row)} cells in row {number}. Mend that "
+                "row, put cells with a delimiter in them in quotes, or name the other columns."
+            )
 
 
 def _decimals(names: Sequence[str], rows: Sequence[Sequence[str]], between: str) -> tuple[str, tuple[str, ...]]:

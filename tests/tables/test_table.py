@@ -203,7 +203,14 @@ BAD = {
     "no names": (lambda _text: "1.5,2\n" * 20, {}, "has numbers in its first line"),
     "a misspelt target": (lambda text: text, {"target": "prize"}, r"no column 'prize'.*did you mean 'price'"),
     "a column that is not there": (lambda text: text, {"leave_out": ["id"]}, r"no column 'id' \(`leave_out`\)"),
-    "a line that is too long": (lambda text: text + "1," * 9 + "1\n", {}, "no table with commas.*mend that line"),
+    "a line that is too long": (lambda text: text + "1," * 9 + "1\n", {}, "8 names of columns, and 10 cells in row 31"),
+    "a late one": (lambda text: text * 8 + "1," * 9 + "1\n", {}, "no table with commas.*mend that line"),
+    "decimal commas": (lambda text: text.replace(".", ","), {}, "and [0-9]+ cells in row 1.*in quotes"),
+    "a cell that is too long": (
+        lambda text: text + "x" * 2**18 + "\n",
+        {},
+        "is no table: field larger than field limit",
+    ),
     "a spreadsheet": (lambda _text: "PK\3\4\0\0", {}, "is no text, and so no CSV"),
 }
 

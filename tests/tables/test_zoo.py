@@ -144,6 +144,18 @@ def test_lines_before_the_names_are_skipped_and_told(before: str, told: str | No
     assert messages == "" if told is None else re.search(told, messages)
 
 
+def test_new_rows_that_are_too_long_or_not_there_are_told(tmp_path: Path) -> None:
+    columns = table(tmp_path, [str(size) for size in SIZES]).columns
+    for cells, message in (("1,5,9\n", "2 names of columns, and 3 cells in row 1"), ("", "and no rows")):
+        (tmp_path / "new.csv").write_text("size,price\n" + cells, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            columns.encode(*new_rows(tmp_path / "new.csv", columns, rows=10))
+    late = "size,price\n" + "1,2\n" * 300 + "1,5,9\n"
+    (tmp_path / "new.csv").write_text(late, encoding="utf-8")
+    with pytest.raises(ValueError, match="no table with commas"):
+        list(new_rows(tmp_path / "new.csv", columns, rows=100))
+
+
 def test_what_is_no_table_is_told(tmp_path: Path) -> None:
     for text in ("<!DOCTYPE html>\n<html></html>", '[{"size": 1, "price": 2}]', '{"size": [1, 2]}'):
         (tmp_path / "it.csv").write_text(text, encoding="utf-8")
