@@ -277,6 +277,8 @@ def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float
     small, large = trial.pilots
     times = [clock()]
     for size in (1, small, large):
+        if len(times) > 2 and times[2] - times[1] > seconds / 2:  # the larger one alone would take the rest
+            return 0
         _quietly(trial.fit, rows, size, key)
         times.append(clock())
     first, second = times[2] - times[1], times[3] - times[2]

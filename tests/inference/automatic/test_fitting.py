@@ -87,11 +87,19 @@ def test_what_there_is_no_time_for_is_left_out_and_said(monkeypatch: pytest.Monk
     assert "endless: not fitted" in found.explanation
 
 
+def test_a_pilot_that_takes_most_of_the_time_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), []
+    use(monkeypatch, timed(clock, "fast", 0.0, 0.1, 0.001, calls), timed(clock, "slow", 0.0, 16.0, 0.1, calls))
+    found = fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    assert [size for name, size, _ in calls if name == "slow"] == [1, 2]  # of some 26 seconds
+    assert found.candidates[1].remark == "no time for a fit of use"
+
+
 def test_with_no_time_at_all_the_first_method_is_fitted_a_little(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = Clock(), []
     use(monkeypatch, *(timed(clock, name, 0.0, 1.0, 1.0, calls) for name in ("first", "second")))
     fitting.regress(*table(), budget=1e-9, seed=0, clock=clock)
-    assert [(name, size) for name, size, _ in calls] == [("first", size) for size in (1, 2, 6, 10)]
+    assert [(name, size) for name, size, _ in calls] == [("first", size) for size in (1, 2, 10)]
 
 
 def test_the_chosen_is_fitted_again_to_the_rows_that_judged_it(monkeypatch: pytest.MonkeyPatch) -> None:
