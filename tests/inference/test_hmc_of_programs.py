@@ -12,7 +12,7 @@ from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.leave_one_out import loo
 from bayesuq.evaluation.simulation import calibrate
 from bayesuq.fit_warnings import ConvergenceWarning
-from bayesuq.inference import hmc, laplace
+from bayesuq.inference import hmc, laplace, variational
 from bayesuq.inference.chains.program_starts import program_starts
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.posteriors.program import ProgramChains
@@ -298,6 +298,11 @@ def test_targets_behind_obs_mask_say_nothing_and_their_stand_ins_are_no_flat_dim
     assert float(draws["level"].std()) == pytest.approx(precision**-0.5, rel=0.15)  # .035 of it by chance
     predicted = posterior.predict(torch.zeros(12, 1), num_samples=400, seed=0).mean
     torch.testing.assert_close(predicted, draws["level"].double().mean().expand(12, 1), rtol=0, atol=1e-4)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        guided = variational.fit(program, Dataset(torch.zeros(12, 1), y), num_epochs=2, seed=0, progress=False)
+    assert guided.observed == ("y_observed",)
+    assert guided.predict(torch.zeros(12, 1), num_samples=3, seed=0).mean.shape == (12, 1)
     chains = hmc.fit(
         program, Dataset(torch.zeros(12, 1), y), num_samples=40, num_warmup=60, num_chains=1, seed=0, progress=False
     )

@@ -35,6 +35,7 @@ from bayesuq.inference.joint.programs import (
     GuideBuilder,
     Program,
     correlated,
+    is_data,
     is_subsample,
     latent_sites,
     private_store,
@@ -216,9 +217,19 @@ class ProgramReader:
         try:
             site = self._trace(data.x[:1].to(self._device, self.dtype)).nodes.get(OBSERVED)
             has_rows = site is not None and site["fn"].shape()[:1] in ((), (1,))  # of one for all rows, told by `open`
-            return has_rows and isinstance(unwrapped(site["fn"]), FAMILIES)
+            return has_rows and isinstance(unwrapped(site["fn"]), FAMILIES) and self._observes_it(data)
         except (TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError):
             return False  # nor a single one: what it needs is learned from all rows
+
+    def _observes_it(self, data: Dataset) -> bool:
+        """Whether targets go to the site `y` itself, and not to one beside it, as `obs_mask` makes."""
+        x, y = data.x[:1].to(self._device, self.dtype), data.y[:1].to(self._device, self.dtype)
+        row = Batch(x, y.reshape(1) if y.numel() == 1 else y, None)
+        try:
+            site = ProgramCall.of(self.program).trace(row).nodes.get(OBSERVED)
+        except (TypeError, AttributeError, IndexError, NotImplementedError, RuntimeError, ValueError):
+            return True  # told by `open`
+        return site is None or is_data(site)
 
     def open(self, first: Dataset) -> Batch:
         """Run the program on one row and on two, and refuse what has no predictive."""
