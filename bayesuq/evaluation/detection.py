@@ -34,6 +34,7 @@ from bayesuq.evaluation.ranks import (
     check_losses,
     check_rate,
     check_scores,
+    note_undefined,
     picks,
     places_in,
     tie_groups,
@@ -237,8 +238,7 @@ def aurc(
         return 1000 * torch.trapezoid(curve.risk[at][:-1], curve.coverage[at][:-1])
     if variant != "mean":
         raise ValueError(f'`variant` must be "mean" or "corbiere"; got {variant!r}.')
-    places = Places.of(scores, errors)
-    return (places.losses * places.mean_weight()).sum() / places.num_points
+    return Places.of(scores, errors).mean_risk()
 
 
 @in_one_read()
@@ -260,7 +260,9 @@ def excess_aurc(
         ValueError: An unknown variant; errors that are not 0 or 1 for the latter two.
     """
     if variant == "mean":
-        return aurc(scores, errors) - aurc(errors, errors)
+        values, losses = (each.flatten() for each in check_losses(scores, errors))
+        picked = picks(losses > 0)  # of both, so that an accelerator is waited for once
+        return Places.among(values, losses, picked).mean_risk() - Places.among(losses, losses, picked).mean_risk()
     if variant not in ("geifman", "corbiere"):
         raise ValueError(f'`variant` must be "mean", "geifman" or "corbiere"; got {variant!r}.')
     _, wrong = check_scores(scores, errors)
@@ -302,6 +304,10 @@ def _weighted(
 ) -> Tensor:
     """A measure of the points of weight above 0, or NaN with a warning where one of the classes it needs is absent."""
     values, truths, weights = known_points(scores, flags, weight)
+    if values.device.type != "cpu":
+        counts = {"positive": (truths != 0) & (weights > 0), "negative": (truths == 0) & (weights > 0)}
+        note_undefined(name, **{kind: counts[kind] for kind in needs})
+        return measure(values, truths, weight=weights).value  # NaN where a class is absent
     groups = {"positive": truths[truths != 0], "negative": truths[truths == 0]}
     if warn_undefined(name, **{kind: groups[kind] for kind in needs}):
         return torch.full((), torch.nan, dtype=torch.float64, device=values.device)

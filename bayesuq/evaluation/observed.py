@@ -103,6 +103,8 @@ def as_weight(weight: ArrayLike, shape: torch.Size) -> Tensor:
 def known_points(scores: ArrayLike, flags: ArrayLike, weight: ArrayLike) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, what is true of each, and weights, (n,) each, of the points whose weight is above 0.
 
+    An accelerator would be waited for to tell how many these are: there the others stay, of weight 0 and score 0.
+
     Raises:
         TypeError: Not numbers.
         ValueError: Shapes that differ; see `as_weight`.
@@ -111,8 +113,10 @@ def known_points(scores: ArrayLike, flags: ArrayLike, weight: ArrayLike) -> tupl
     if values.shape != truths.shape:
         raise ValueError(f"Scores and truths must have one shape; got {tuple(values.shape)}, {tuple(truths.shape)}.")
     weights = as_weight(weight, values.shape).to(values.device)
-    known = weights > 0
-    return values[known], truths.to(values.device)[known], weights[known]
+    known, truths = weights > 0, truths.to(values.device)
+    if values.device.type == "cpu":
+        return values[known], truths[known], weights[known]
+    return torch.where(known, values, 0).flatten(), torch.where(known, truths, 0).flatten(), weights.flatten()
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None) -> Tensor:

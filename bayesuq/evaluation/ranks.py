@@ -10,7 +10,7 @@ from torch.nn import functional
 
 from bayesuq.arrays import ArrayLike, check_finite_number, to_tensor
 from bayesuq.evaluation.binning import counts_by_bin
-from bayesuq.waiting import check, numbers
+from bayesuq.waiting import check, note, numbers
 
 NOT_FLAGS = "`positives` must be boolean, or 0 and 1, and comes after `scores`: say what is positive, as by `y == 1`."
 
@@ -54,7 +54,12 @@ class Places(NamedTuple):
     def of(cls, scores: ArrayLike, errors: ArrayLike) -> Self:
         """Sort once and look the losses up; the errors are those that `detection.risk_coverage` lists."""
         values, losses = (each.flatten() for each in check_losses(scores, errors))
-        lossy, lossless = picks(losses > 0)
+        return cls.among(values, losses, picks(losses > 0))
+
+    @classmethod
+    def among(cls, values: Tensor, losses: Tensor, picked: tuple[Tensor, Tensor]) -> Self:
+        """As `of`, for scores and losses, (n,), that are checked, and what picks those with a loss and the others."""
+        lossy, lossless = picked
         asked, positive_losses = _sortable(values[lossy]), losses[lossy]
         on_host = values.device.type == "cpu"
         if on_host and bool((positive_losses == positive_losses[:1]).all()):  # right or wrong: which is which is alike
@@ -65,6 +70,10 @@ class Places(NamedTuple):
         among_lossless, among_lossy = places_in(rising(values[lossless]), asked), ties(asked)
         below, up_to = (one + other for one, other in zip(among_lossless, among_lossy, strict=True))
         return cls(positive_losses, below, up_to, len(values))
+
+    def mean_risk(self) -> Tensor:
+        """The area under risk against coverage, 0-d."""
+        return (self.losses * self.mean_weight()).sum() / self.num_points
 
     def mean_weight(self) -> Tensor:
         """Mean of sum_(k >= j) 1/k over the places j = below + 1, ..., up_to of each point's tie."""
@@ -139,8 +148,18 @@ def warn_undefined(measure: str, **groups: Tensor) -> bool:
     """Whether a measure is undefined, with a warning, since one of the groups of points that it needs is empty."""
     missing = [kind for kind, group in groups.items() if len(group) == 0]
     if missing:
-        warnings.warn(f"`{measure}` is undefined, and NaN: no point is {missing[0]}.", UserWarning, stacklevel=4)
+        _tell_undefined(measure, missing[0])
     return bool(missing)
+
+
+def note_undefined(measure: str, **holders: Tensor) -> None:
+    """The same warning of groups that are told by masks, (n,), when these are read."""
+    for kind, holds in holders.items():
+        note(holds.any(), lambda some, kind=kind: None if some else _tell_undefined(measure, kind))
+
+
+def _tell_undefined(measure: str, kind: str) -> None:
+    warnings.warn(f"`{measure}` is undefined, and NaN: no point is {kind}.", UserWarning, stacklevel=5)
 
 
 def check_rate(true_positive_rate: float) -> None:

@@ -5,7 +5,9 @@ docs/performance.md.
 """
 
 import inspect
+import math
 from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, ClassVar
@@ -258,7 +260,6 @@ OTHERWISE_CALLED = {
     "pointwise_pinball_loss": (0.9,),
 }
 WITHOUT_TARGETS = (*uncertainty.__all__, "calibration_error_floor", "interval_width")
-MORE_READS = {"excess_aurc": 2}  # the oracle's, too
 
 
 @pytest.mark.parametrize("name", sorted(ONE_READ))
@@ -269,7 +270,7 @@ def test_a_measure_waits_once(name: str) -> None:
     logits, labels = labelled_there()
     weight = torch.arange(len(labels)) % 3
     asked = 0
-    takes_weight = "weight" in inspect.signature(measure).parameters and name not in OF_ERRORS
+    takes_weight = "weight" in inspect.signature(measure).parameters
     for weighed in (False, True) if takes_weight else (False,):
         with second_device() as transfers:
             for arguments in given(name, logits, labels):
@@ -281,7 +282,7 @@ def test_a_measure_waits_once(name: str) -> None:
                     assert "must be" in str(error), error  # noqa: PT017
                     continue
                 asked += 1
-                assert transfers.total <= MORE_READS.get(name, 1)
+                assert transfers.total <= 1
                 assert not isinstance(found, Tensor) or found.device == SECOND
     assert asked
 
@@ -319,10 +320,21 @@ def real_there(logits: Tensor) -> tuple[GaussianPredictive, Tensor]:
     return GaussianPredictive(mean=logits[..., :1], noise_variance=0.3), logits[0, :, :1]
 
 
+WEIGHED = (
+    detection.auroc,
+    detection.average_precision,
+    detection.false_positive_rate_at,
+    detection.aurc,
+    detection.augrc,
+)
+
+
 def test_measures_there_refuse_and_find_what_those_of_the_host_do() -> None:
     logits, labels = labelled_there()
     here = CategoricalPredictive.from_logits(logits)
     errors, uncertain = labels != 0, logits[0, :, 0].round()  # with ties
+    weight = torch.arange(40) % 3
+    unknown = torch.where(weight > 0, uncertain, torch.nan)
     cases: list[tuple[Callable[..., Any], Tensor, Tensor]] = [
         (measure, uncertain, errors)
         for measure in (detection.auroc, detection.aurc, detection.excess_aurc, detection.average_precision)
@@ -337,6 +349,13 @@ def test_measures_there_refuse_and_find_what_those_of_the_host_do() -> None:
             assert measure(there, labels.to(SECOND)).item() == pytest.approx(measure(here, labels).item(), abs=1e-12)
         for measure, one, other in cases:
             assert measure(one.to(SECOND), other.to(SECOND)).item() == pytest.approx(measure(one, other).item())
+        for weighed in WEIGHED:
+            known = weighed(uncertain, errors, weight=weight).item()
+            found = weighed(unknown.to(SECOND), errors.to(SECOND), weight=weight.to(SECOND)).item()
+            assert found == pytest.approx(known, rel=1e-12)
+            with pytest.warns(UserWarning, match="no point is") if weighed in WEIGHED[:3] else nullcontext():
+                none = weighed(uncertain.to(SECOND), (errors & False).to(SECOND), weight=weight.to(SECOND)).item()
+            assert math.isnan(none) if weighed in WEIGHED[:3] else none == 0
         real, y = real_there(logits)
         for measure in (scores.crps, scores.weighted_interval_score, calibration.regression_calibration_error):
             value = measure(real.to(SECOND), y.to(SECOND)).item()

@@ -17,7 +17,7 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.evaluation.gaps import sums_of_rows
 from bayesuq.evaluation.observed import as_weight, observe
-from bayesuq.evaluation.ranks import check_losses, check_rate, check_scores, head_weight
+from bayesuq.evaluation.ranks import check_losses, check_rate, check_scores, head_weight, tie_groups
 from bayesuq.evaluation.scores import top_label
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -31,19 +31,19 @@ class Weighted:
         num_values: Values in all rows, N for one a row: what a weighting costs, in time and memory.
         device: Where the weights are.
         function: Weights at least 0, float64, (R, N) -> the measure for each, (R,); NaN where it is undefined.
-        num_known: Rows that hold a value; None is all.
+        num_known: Rows that hold a value, a number that an accelerator may have yet to tell; None is all.
     """
 
     num_rows: int
     num_values: int
     device: torch.device
     function: Callable[[Tensor], Tensor]
-    num_known: int | None = None
+    num_known: int | Tensor | None = None
 
     @property
     def num_counting(self) -> int:
         """Rows that hold a value of weight above 0."""
-        return self.num_rows if self.num_known is None else self.num_known
+        return self.num_rows if self.num_known is None else int(self.num_known)
 
     def __call__(self, weights: Tensor) -> Tensor:
         """The measure for each row of weights, (R, N) -> (R,)."""
@@ -160,7 +160,7 @@ class Ranks:
         found: Whether each value is a positive, or its loss, float64.
         num_rows: N.
         weight: Of each value beside its row's, of mean 1, (n,); None is 1 everywhere.
-        num_known: Rows that hold a value of weight above 0; None is all.
+        num_known: Rows that hold a value of weight above 0, see `Weighted`; None is all.
     """
 
     row: Tensor
@@ -169,7 +169,7 @@ class Ranks:
     found: Tensor
     num_rows: int
     weight: Tensor | None
-    num_known: int | None
+    num_known: int | Tensor | None
 
     @classmethod
     def of_positives(cls, scores: ArrayLike, positives: ArrayLike, weight: ArrayLike | None = None) -> Self:
@@ -180,14 +180,18 @@ class Ranks:
     def of(cls, values: Tensor, found: Tensor, weight: ArrayLike | None = None) -> Self:
         """Sort scores, (N, ...), with whether each is of a positive, or its loss, as `ranks` has checked them."""
         row = torch.arange(len(values), device=values.device).repeat_interleave(max(values[:1].numel(), 1))
-        heavy, num_known, scores, truths = None, None, values.flatten(), found.flatten()
+        heavy: Tensor | None = None
+        num_known: int | Tensor | None = None
+        scores, truths = values.flatten(), found.flatten()
         if weight is not None:
-            weights = as_weight(weight, values.shape).to(values.device).flatten()
-            there = weights > 0
-            scores, truths, row, heavy = scores[there], truths[there], row[there], weights[there]
-            heavy, num_known = heavy / heavy.mean(), len(row.unique_consecutive())
+            weights = as_weight(weight, values.shape).to(values.device)
+            there, heavy = (weights > 0).flatten(), weights.flatten()
+            num_known = (weights.reshape(len(weights), -1) > 0).any(dim=1).sum()
+            if values.device.type == "cpu":  # elsewhere what weighs nothing stays: to tell how many these are is a wait
+                scores, truths, row, heavy = scores[there], truths[there], row[there], heavy[there]
+            heavy = heavy / (heavy.sum() / there.sum())
         ranked, order = scores.sort()
-        group, sizes = ranked.unique_consecutive(return_inverse=True, return_counts=True)[1:]
+        group, sizes = tie_groups(ranked)
         end = sizes.cumsum(0)
         ordered = None if heavy is None else heavy[order]
         start, end, truths = (end - sizes)[group], end[group], truths[order].double()
