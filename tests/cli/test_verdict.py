@@ -2,6 +2,7 @@
 
 import pytest
 
+from bayesuq.cli.fitting import _off_nominal
 from bayesuq.cli.paired import Standing
 from bayesuq.cli.verdict import verdict
 from bayesuq.evaluation.report.measure import Measure
@@ -31,6 +32,14 @@ def test_of_real_targets_intervals_that_are_off_are_named_on_their_side() -> Non
         ),
         "Of the predicted variance 0 % (map) to 25 % (gp) is epistemic, which more training rows would take away.",
     ]
+
+
+def test_a_fit_tells_of_intervals_that_are_off_by_more_than_matters_and_names_other_methods() -> None:
+    (told,) = _off_nominal(report(interval_coverage=(0.71, -2.3)), "gp")
+    assert told.startswith("The 90 % intervals hold 71 % of the test rows: they are too narrow")
+    assert told.endswith("such as variational.")
+    for coverage in ((0.9, None), (0.9033, 5.0)):  # of 200,000 rows
+        assert _off_nominal(report(interval_coverage=coverage), "map") == []
 
 
 def test_of_labels_the_ends_are_named_and_called_clear_where_they_are() -> None:
