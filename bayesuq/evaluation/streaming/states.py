@@ -33,6 +33,7 @@ __all__ = [
     "classwise_reliability",
     "interval_coverage",
     "mean_of",
+    "mean_of_defined",
     "misclassification",
     "root_mean_of",
     "top_label_reliability",
