@@ -23,7 +23,6 @@ from bayesuq.inference.microcanonical.tuning import (
 )
 from bayesuq.inference.training.checkpoint import Checkpoint, State, put_back
 from bayesuq.inference.training.identity import Identity
-from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.stepping import Stepped
 from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.models.precision import full_precision
@@ -219,12 +218,6 @@ class Run(Stepped):
         kept = max(0, self.done - self.plan.num_warmup) // self.plan.thinning
         tensors = {name: t[:, :kept] if name.startswith(GROWING) else t for name, t in self._tensors().items()}
         return {"done": self.done}, tensors | {"noise": self.noise.generator.get_state()}
-
-    def _resume(self, resumable: Resumable) -> None:
-        with resumable.reading() as found:
-            if found is not None:
-                self._put_back(*found)
-                resumable.begin(self.done)
 
     def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         for name, tensor in self._tensors().items():

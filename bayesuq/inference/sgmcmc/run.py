@@ -19,7 +19,6 @@ from bayesuq.inference.sgmcmc.langevin import Chains, Kernel
 from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMinibatchPotential
 from bayesuq.inference.training.checkpoint import State, below, named, put_back, random_states, set_random_states
 from bayesuq.inference.training.minibatches import Source
-from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.stability import largest_curvature, largest_curvatures
 from bayesuq.inference.training.stepping import Stepped
 from bayesuq.randomness import generator
@@ -319,12 +318,6 @@ class Run(Stepped):
         chains = self.chains
         own = {"positions": chains.positions, "momenta": chains.momenta, "scales": chains.scales}
         return own | {"squares": self.squares, "draws": self.draws} | named("told.", self.told)
-
-    def _resume(self, resumable: Resumable) -> None:
-        with resumable.reading() as found:
-            if found is not None:
-                self._put_back(*found)
-                resumable.begin(self.done)
 
     def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
         self.done, self.step_size = values["done"], float(tensors["step_size"])

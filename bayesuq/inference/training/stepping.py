@@ -5,8 +5,10 @@ makes single steps slow.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
-from typing import ClassVar, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Protocol
+
+from torch import Tensor
 
 from bayesuq.inference.training.bars import bar
 from bayesuq.inference.training.checkpoint import Checkpoint, State
@@ -88,9 +90,15 @@ class Stepped(ABC):
             LONG_FOR_CERTAIN,
         )
 
-    @abstractmethod
     def _resume(self, resumable: Resumable) -> None:
-        """Take up what the file has, if there is one."""
+        with resumable.reading() as found:
+            if found is not None:
+                self._put_back(*found)
+                resumable.begin(self.done)
+
+    @abstractmethod
+    def _put_back(self, values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> None:
+        """Take up what a checkpoint holds."""
 
     @abstractmethod
     def _step(self) -> None:
