@@ -1,6 +1,7 @@
 """Scores in order: what the measures of `detection` count, found by sorting once."""
 
 import warnings
+from functools import partial
 from typing import NamedTuple, Self
 
 import numpy as np
@@ -155,7 +156,12 @@ def warn_undefined(measure: str, **groups: Tensor) -> bool:
 def note_undefined(measure: str, **holders: Tensor) -> None:
     """The same warning of groups that are told by masks, (n,), when these are read."""
     for kind, holds in holders.items():
-        note(holds.any(), lambda some, kind=kind: None if some else _tell_undefined(measure, kind))
+        note(holds.any(), partial(_tell_where_none, measure, kind))
+
+
+def _tell_where_none(measure: str, kind: str, some: float) -> None:
+    if not some:
+        _tell_undefined(measure, kind)
 
 
 def _tell_undefined(measure: str, kind: str) -> None:
