@@ -106,4 +106,4 @@ def _target(true: float, mean: float, lower: float, upper: float) -> tuple[str, 
 
 
 def _number(value: float) -> str:
-    return f"{value:.4g}"
+    return f"{value:.0f}" if 1e4 <= abs(value) < 1e9 else f"{value:.4g}"

@@ -105,6 +105,8 @@ def entropy_histogram(
         _draw_shares(panel, values, edges, BLUE, fill=True)
         _draw_shares(panel, others, edges, VERMILLION, fill=False)
         panel.set_xlim(edges[0], edges[-1] + (edges[-1] - edges[0]) / 50)
+        if edges[-1] >= 1000:  # numbers so long leave space for fewer
+            panel.xaxis.set_major_locator(MaxNLocator(2, steps=[1, 2, 5, 10]))
         panel.set_ylim(bottom=0)
     figure.supxlabel(f"{quantity} ({unit})", fontsize="medium")
     key = [

@@ -1,5 +1,6 @@
 import io
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -101,6 +102,16 @@ def test_labels_and_units_are_told() -> None:
     assert figure.get_supxlabel() == "mutual information (bits)"
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["digits (N = 200)", "letters (N = 200)"]
     assert figure.axes[0].get_ylabel() == "share of points"
+
+
+def test_long_numbers_at_the_ticks_do_not_touch() -> None:
+    scores = {name: torch.linspace(9e3, 2e4, 20) for name in ("map", "gp")}
+    figure = entropy_histogram(scores, scores, unit="units of y")
+    figure.draw_without_rendering()
+    labels = [(axes, label) for axes in figure.axes for label in axes.get_xticklabels()]
+    seen = [label for axes, label in labels if axes.get_xlim()[0] <= label.get_position()[0] <= axes.get_xlim()[1]]
+    boxes = sorted((box.x0, box.x1) for box in (label.get_window_extent() for label in seen))
+    assert all(left[1] < right[0] for left, right in pairwise(boxes))
 
 
 def test_methods_are_matched_by_name_not_by_order() -> None:
