@@ -1,7 +1,7 @@
 """`bayesuq fit`: one method on one data set; its posterior, its report and its settings in a folder."""
 
 from bayesuq.cli.judging import judge_fit
-from bayesuq.cli.methods import FitOptions, chosen_for, fit, read_methods, write_posterior
+from bayesuq.cli.methods import CALIBRATION, FitOptions, chosen_for, fit, read_methods, write_posterior
 from bayesuq.cli.output import POSTERIOR, Output, by_name, tell, tell_table, tell_warnings
 from bayesuq.cli.problem import Problem, load_data, use_computer, write_standardizer
 from bayesuq.cli.settings import (
@@ -68,11 +68,12 @@ def run(
 
 def _off_nominal(report: Report, method: str) -> list[str]:
     """What is said of intervals that hold too few of the test rows, or too many."""
-    others = " and ".join(name for name in REMEDIES if name != method)
+    others = [name for name in REMEDIES if name != method]
+    others += [] if method.startswith(CALIBRATION) else [f"{CALIBRATION}:{method}"]
     return [
         f"The {COVERAGE_LEVEL * 100:.0f} % intervals hold {measure.value * 100:.0f} % of the test rows: they are too "
         f"{'wide' if measure.value > COVERAGE_LEVEL else 'narrow'}, and those of new rows will be, too. Compare it "
-        f"with others (`bayesuq compare`), such as {others}."
+        f"with others (`bayesuq compare`), such as {', '.join(others[:-1])} and {others[-1]}."
         for measure in report.measures
         if measure.name == COVERAGE and measure.off is not None and abs(measure.value - COVERAGE_LEVEL) > MATTERS
     ]

@@ -277,6 +277,8 @@ def describe(method: Method, num_members: int, *, is_around: bool = False) -> st
             f"{base}, beside a second network that has learned from training and validation rows how probable it makes "
             "the true class (ConfidNet). The predictions are the same; the learned confidence says which to trust."
         )
+    if method.kind == "quantile_calibration":
+        return f"{base}, with the quantiles of its predictions moved to where the validation rows say that they are."
     return (
         f"{base}, with the logits of its draws divided by one number, the temperature, that fits the validation rows."
     )

@@ -1,6 +1,6 @@
-"""Methods by name: `map`, `variational`, ...; and `ensemble`, `temperature` and `confidence`, of `map` or `:METHOD`.
+"""Methods by name: `map`, `variational`, ...; and `ensemble`, `temperature` and the like, of `map` or `:METHOD`.
 
-The last two are fitted to the posterior of the method that they stand on, which stays as it is.
+All of these but the ensemble are fitted to the posterior of the method that they stand on, which stays as it is.
 """
 
 import warnings
@@ -20,7 +20,7 @@ from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, Train
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
 from bayesuq.evaluation.report.measure import Measure
-from bayesuq.inference import dropout, map_estimate
+from bayesuq.inference import dropout, map_estimate, quantile_calibration
 from bayesuq.inference.catalogue import BY_COMMAND, commands
 from bayesuq.inference.confidence import fitting as confidence
 from bayesuq.inference.ensemble import fitting as ensemble
@@ -38,10 +38,13 @@ CHECKPOINT_SECONDS = 60.0  # between two writes
 MOST_FORWARD_ROWS = 5_000_000  # a matter of seconds; on larger data the reach is not looked at
 
 MOST_OF_PROCESS = 1000  # rows of a process that nobody asked for; twice as many take eight times as long
+PIECES = 10  # of the map of levels
 
 NETWORKS, CHAINS = commands("network"), commands("chains")
 SHARED = ("map", "variational", "dropout", "ivon", "swag")  # whose steps several processes make together
 WRAPPERS = commands("wrapper")  # of a posterior that is fitted already
+CALIBRATION = "quantile_calibration"
+REREAD = (temperature.TemperaturePosterior, quantile_calibration.QuantileCalibratedPosterior)
 
 
 @dataclass(frozen=True)
@@ -51,7 +54,7 @@ class Method:
     Attributes:
         name: As the user wrote it.
         kind: One of `METHODS`.
-        base: The members of an ensemble, or what a temperature or a confidence is of; None for the others.
+        base: The members of an ensemble, or what a wrapper is of; None for the others.
     """
 
     name: str
@@ -73,7 +76,7 @@ class Method:
                 raise UsageError(f"{kind} stands on no other method; got {name!r}.")
             return cls(name, kind)
         base = cls.of(rest if colon else "map")
-        if base.kind not in ((*NETWORKS, *CHAINS, "ensemble") if kind in WRAPPERS else NETWORKS):
+        if base.kind not in _bases(kind):
             raise UsageError(f"{kind} cannot stand on {base.name!r}; got {name!r}.")
         return cls(name, kind, base)
 
@@ -93,11 +96,23 @@ class Method:
         return self.kind == "dropout" or (self.base is not None and self.base.has_dropout)
 
 
+def _bases(kind: str) -> tuple[str, ...]:
+    """What a method of others can stand on."""
+    if kind not in WRAPPERS:
+        return NETWORKS
+    return (*NETWORKS, *CHAINS, "ensemble", *(commands("process") if kind == CALIBRATION else ()))
+
+
 def chosen_for(problem: Problem) -> str:
     """The method of a fit that names none: intervals of a process hold what they say on tables of few rows."""
     x = problem.split.train.x
     is_small_table = problem.own is None and isinstance(x, Tensor) and x.ndim == 2 and len(x) <= MOST_OF_PROCESS
     return "gp" if is_small_table and not problem.split.train.is_labelled else "variational"
+
+
+def _has_one_number(problem: Problem) -> bool:
+    """Whether a row has one real target, whose noise is normal on the command line."""
+    return not problem.split.train.is_labelled and problem.split.train.y.shape[1:] == (1,)
 
 
 def read_methods(names: list[str], problem: Problem) -> list[Method]:
@@ -114,6 +129,8 @@ def read_methods(names: list[str], problem: Problem) -> list[Method]:
     for kind, what in (("temperature", "Temperature scaling"), ("confidence", "A confidence")):
         if kind in kinds and not problem.split.train.is_labelled:
             raise UsageError(f"{what} is for labels; {problem.name} has real targets.")
+    if CALIBRATION in kinds and not _has_one_number(problem):
+        raise UsageError(f"Quantile calibration is for one real target a row; {problem.name} has others.")
     if problem.own is not None and "gp" in kinds:
         raise UsageError("A Gaussian process stands in a network's place, not around one of your own; leave out gp.")
     if problem.is_map and "gp" in kinds:
@@ -146,8 +163,8 @@ class Fitted:
 
     @property
     def is_scaled(self) -> bool:
-        """Whether it is another method's networks at scaled logits, whose losses are those of that method."""
-        return isinstance(self.posterior, temperature.TemperaturePosterior)
+        """Whether it is another method's networks read otherwise, whose losses are those of that method."""
+        return isinstance(self.posterior, REREAD)
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for JSON, without the posterior."""
@@ -221,8 +238,12 @@ def write_posterior(posterior: Posterior, path: Path, problem: Problem) -> None:
 
 
 def _wrap(posterior: Posterior, method: Method, problem: Problem, options: FitOptions) -> Posterior:
-    """A temperature is of held-out rows; a confidence learns from all rows that are not tested on."""
+    """What calibrates is of held-out rows; a confidence learns from all rows that are not tested on."""
     number, seed, file = options.prediction.num_samples, options.prediction.seed, options.checkpoint(method)
+    if method.kind == CALIBRATION:
+        rows = problem.in_fitted_units(problem.split.val)
+        pieces = min(PIECES, len(rows) + 1)
+        return quantile_calibration.fit(posterior, rows, num_pieces=pieces, num_samples=number, seed=seed)
     if method.kind == "temperature":
         rows = problem.in_fitted_units(problem.split.val)
         return temperature.fit(posterior, rows, num_samples=number, seed=seed, checkpoint=file)
@@ -355,7 +376,7 @@ def _timed(work: Callable[[], Posterior]) -> Fitted:
 def _losses(posterior: Any) -> tuple[tuple[float, ...], ...]:
     if isinstance(posterior, ensemble.EnsemblePosterior):
         return tuple(loss for member in posterior.members for loss in _losses(member))
-    if isinstance(posterior, temperature.TemperaturePosterior):
+    if isinstance(posterior, REREAD):
         return _losses(posterior.posterior)
     loss = posterior.history.loss if hasattr(posterior, "history") else ()
     return (loss,) if loss else ()  # chains have none, nor has a network that was trained elsewhere

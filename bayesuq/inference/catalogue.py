@@ -148,7 +148,7 @@ METHODS = (
         "wrapper",
         {"QuantileCalibratedPosterior": "quantile_calibration"},
         "The quantiles of each prediction moved to where held-out rows say that they are.",
-        None,
+        "quantile_calibration",
     ),
 )
 AROUND = {

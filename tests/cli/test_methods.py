@@ -47,6 +47,8 @@ def digits() -> Problem:
         ("temperature:ensemble:dropout", "temperature:ensemble:dropout", True),
         ("confidence", "confidence:map", False),
         ("confidence:dropout", "confidence:dropout", True),
+        ("quantile_calibration", "quantile_calibration:map", False),
+        ("quantile_calibration:gp", "quantile_calibration:gp", False),
     ],
 )
 def test_names_say_what_stands_on_what(name: str, key: str, has_dropout: bool) -> None:
@@ -119,11 +121,32 @@ def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, membe
     assert fitted.seconds > 0
 
 
+def test_quantiles_are_calibrated_by_validation_rows_of_one_real_target(digits: Problem) -> None:
+    line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)
+    (method,) = read_methods(["quantile_calibration:gp"], line)
+    base = fit(Method.of("gp"), line, SHORT, {})
+    calibrated = fit(method, line, SHORT, {"gp": base})
+    rows = line.in_fitted_units(line.split.val)
+    levels = base.posterior.predict(rows.x).cdf(rows.y).flatten().sort().values
+    knots = torch.tensor(calibrated.posterior.knots[1:-1], dtype=torch.float64)
+    assert torch.isclose(levels[:, None], knots, atol=1e-9).any(dim=0).all()
+    assert calibrated.losses == base.losses
+    for other in (digits, Problem.of("toy/linear", two_targets(), SMALL)):
+        with pytest.raises(UsageError, match="Quantile calibration is for one real target a row"):
+            read_methods(["quantile_calibration"], other)
+
+
+def two_targets() -> Split:
+    split = datasets.load("toy/linear")
+    return Split(*(Dataset(part.x, part.y.expand(-1, 2)) for part in (split.train, split.val, split.test)))
+
+
 def test_every_method_has_a_name_that_is_tested() -> None:
     chains = {"sgmcmc", "hmc", "microcanonical"}
     assert (
         set(METHODS)
         == {"map", "variational", "ivon", "dropout", "laplace", "swag", "gp", "ensemble", "temperature", "confidence"}
+        | {"quantile_calibration"}
         | chains
     )
 
