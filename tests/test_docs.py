@@ -279,9 +279,12 @@ def test_the_summary_of_a_property_is_no_type() -> None:
         (r"q \,\|\, p", r"<mo stretchy=.false.>‖</mo>"),
         (r"\lVert x \rVert", r"^(?!.*<mo[^>]*open)"),
         (r"\lvert x \rvert", r"<mo lspace=.0. rspace=.0.>\|</mo>"),
+        (r"\tfrac12 \log x", r"<mn>1</mn>\s*<mn>2</mn>\s*</mfrac>"),  # not 12 over the logarithm
+        (r"\frac1T \sum_t x", r"<mn>1</mn>\s*<mi>T</mi>\s*</mfrac>"),
+        (r"\tfrac h2 s", r"<mi>h</mi>\s*<mn>2</mn>\s*</mfrac>"),
     ],
 )
-def test_formulas_are_spaced_as_they_are_read(tex: str, drawn: str) -> None:
+def test_formulas_are_drawn_as_they_are_read(tex: str, drawn: str) -> None:
     mathml = importlib.import_module("mathml")
     assert re.search(drawn, mathml.to_mathml(tex, block=True))
 

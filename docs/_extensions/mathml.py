@@ -15,6 +15,7 @@ from sphinx.util.math import get_node_equation_number
 # Between a function's name and what it is applied to, where browsers put nothing: a thin space, but for a bracket.
 APPLIED = re.compile(r'<mo>&ApplyFunction;</mo>(?!\s*(?:<m\w+>\s*)*<mo stretchy="false">\()')
 ACCENTED = re.compile(r"(\\(?:bar|overline|hat)\{[^{}]*\})_")  # docutils would put the index below the letter
+FRACTION = re.compile(r"(\\[td]?frac)\s*(\w)\s*(\w)")  # \frac12 is 1 over 2; docutils reads 12 over what comes next
 THIN_SPACE = '<mspace width="0.1667em"></mspace>'
 BARS = {"‖": 'stretchy="false"', "|": 'lspace="0" rspace="0"'}  # which browsers take for tall, and for relations
 ALIGNED = r"\begin{aligned}", r"\end{aligned}"  # what docutils does by itself where a formula has several lines
@@ -45,7 +46,8 @@ def to_mathml(tex: str, *, block: bool) -> str:
     for mark in ALIGNED:
         tex = tex.replace(mark, "")
     try:
-        drawn = tex2mathml(ACCENTED.sub(r"\1{}_", tex.strip()), as_block=block)
+        braced = FRACTION.sub(r"\1{\2}{\3}", tex.strip())
+        drawn = tex2mathml(ACCENTED.sub(r"\1{}_", braced), as_block=block)
     except MathError as error:
         raise SphinxError(f"{tex!r} cannot be drawn: {error}") from error
     for mark, attributes in BARS.items():
