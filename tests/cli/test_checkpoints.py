@@ -42,6 +42,7 @@ CASES = {
     "gp": (NUMBERS, 5),
     "ensemble": (LABELS, 6),
     "temperature": (LABELS, 12),
+    "quantile_calibration": (NUMBERS, 2),
     "confidence": (LABELS, 20),
 }
 
