@@ -100,9 +100,7 @@ def _nullable(value: Any) -> "np.ndarray[Any, Any]":
 
 def _dtypes(value: Any) -> list[Any]:
     """Those of a pandas object's columns, or its own; none of anything else."""
-    if not all(
-        hasattr(value, name) for name in ("isna", "to_numpy", "dtypes" if hasattr(value, "dtypes") else "dtype")
-    ):
+    if not (hasattr(value, "isna") and hasattr(value, "to_numpy")):
         return []
     return list(value.dtypes) if column_names(value) is not None else [value.dtype]
 

@@ -112,7 +112,8 @@ def _is_torchs(told: Mapping[str, Any]) -> bool:
 def _constants(layer: nn.Module) -> dict[str, Any]:
     """The numbers, words and functions that stand as attributes in a layer."""
     held = {name: value for name, value in vars(layer).items() if name[0] != "_" and name not in WITHOUT_EFFECT}
-    return {name: _plain(value) for name, value in held.items() if _plain(value) is not NotImplemented}
+    plain = {name: _plain(value) for name, value in held.items()}
+    return {name: value for name, value in plain.items() if value is not NotImplemented}
 
 
 def _plain(value: Any) -> Any:

@@ -278,7 +278,8 @@ def restore_model(
     else:
         built = model
         check_same(built.net, state)
-        check_layers(header.get("layers", layers_of(built.net)), built.net)  # files of before tell of none
+        if "layers" in header:  # files of before tell of none
+            check_layers(header["layers"], built.net)
         net = copy.deepcopy(built.net)
         net.load_state_dict(state)
     laws = header.get("laws")  # of a member's own

@@ -25,6 +25,7 @@ from bayesuq.inference.posteriors.prediction import differentiated, draw_indices
 from bayesuq.inference.posteriors.program_predictive import predictive_of
 from bayesuq.inputs import Inputs, Parts, as_rows, checked, in_dtype, named_leaves
 from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.laws import unwrapped
 from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted, chain_facts, number_of_draws
 from bayesuq.windows import WindowOptions, refuse_windows
@@ -34,8 +35,6 @@ LOCAL = (
     "were fitted alone; got {got}. Predict these rows, or index the latents by a group that new rows share."
 )
 SEEN = "_observed"  # what `obs_mask` calls the site of the targets that are there
-
-AROUND = ("Independent", "MaskedDistribution", "ExpandedDistribution")
 
 
 class LatentPosterior(StoredPosterior):
@@ -108,7 +107,7 @@ class LatentPosterior(StoredPosterior):
 
     def families(self) -> dict[str, str]:
         """The class of the law of each site, by name; none of a program that does not run without targets."""
-        return {name: _family(site["fn"]) for name, site in self._sites().items()}
+        return {name: type(unwrapped(site["fn"])).__name__ for name, site in self._sites().items()}
 
     def check_program(self, families: Mapping[str, str]) -> None:
         """Refuse a program whose sites are not those that were fitted, where it runs without targets.
@@ -127,7 +126,8 @@ class LatentPosterior(StoredPosterior):
             if shape != tuple(value.shape):
                 found = "does not sample it" if shape is None else f"samples it with shape {shape}"
                 raise _not_fitted(f"the file has draws of {name!r} with shape {tuple(value.shape)}", found)
-        for name, own in self.families().items():
+        for name, site in sites.items():
+            own = type(unwrapped(site["fn"])).__name__
             if families.get(name, own) != own:
                 raise _not_fitted(f"the file's {name!r} is {families[name]}", f"has {own} there")
 
@@ -137,7 +137,7 @@ class LatentPosterior(StoredPosterior):
             nodes = self._run(from_parts(self.rows), 0).nodes
         except (ValueError, RuntimeError):
             return {}
-        return {name: site for name, site in nodes.items() if site["type"] == "sample" and not is_subsample(site)}
+        return _sampled(nodes)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every latent by name, (S, ...); the same seed gives the same draws to `predict`."""
@@ -230,14 +230,8 @@ class LatentPosterior(StoredPosterior):
         """Draws of every latent from the program's prior, (S, ...)."""
         rows = from_parts(self.rows)
         traces = [self._run(rows, derive_seed(seed, index)) for index in range(number)]
-        names = [
-            name
-            for name, site in traces[0].nodes.items()
-            if site["type"] == "sample"
-            and name not in self.observed
-            and not site["is_observed"]
-            and not is_subsample(site)
-        ]
+        sites = _sampled(traces[0].nodes).items()
+        names = [name for name, site in sites if name not in self.observed and not site["is_observed"]]
         return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in names}
 
     def _prior_predict(self, x: Any, number: int, seed: int, site: str | None = None) -> PredictiveDistribution:
@@ -247,11 +241,9 @@ class LatentPosterior(StoredPosterior):
         return mixed(predictive_of(law, keep_samples=True, site=name) for law in laws)
 
 
-def _family(law: Any) -> str:
-    """The class of a law, of masked ones and those of several dimensions that of what stands within."""
-    while type(law).__name__ in AROUND:
-        law = law.base_dist
-    return type(law).__name__
+def _sampled(nodes: Mapping[str, Any]) -> dict[str, Any]:
+    """The sites of a trace that are sampled or observed, without the rows that a plate takes."""
+    return {name: site for name, site in nodes.items() if site["type"] == "sample" and not is_subsample(site)}
 
 
 def _not_fitted(told: str, found: str) -> ValueError:
