@@ -21,20 +21,17 @@ from torch.distributions import AffineTransform, Distribution, TransformedDistri
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction
 from bayesuq.predictive import broadcasts, families
-from bayesuq.predictive.base import RealPredictive, over_columns
-from bayesuq.predictive.empirical import EmpiricalPredictive
+from bayesuq.predictive.base import over_columns
+from bayesuq.predictive.components import DRAWS, MOMENT_DRAWS, ComponentsPredictive
 from bayesuq.predictive.laws import OUTER, Law, take_apart, unwrapped
 from bayesuq.predictive.quantiles import bracket, continuous_quantile, count_quantile
 from bayesuq.randomness import isolated, resolve_seed
 
-DRAWS = 4000  # of y, where the family's distribution function is not known
-MOMENT_DRAWS = 1000  # of each component, where its moments are not
-MOST_DRAWN = 2**22  # numbers at a time
 LOCATION_SCALE = ("Normal", "StudentT", "Laplace", "Cauchy", "Gumbel", "Logistic", "SoftLaplace", "AsymmetricLaplace")
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class MixturePredictive(RealPredictive):
+class MixturePredictive(ComponentsPredictive):
     """The equal mixture of S laws of one family, one a draw, independent over target columns given the draw.
 
     Its variance is split by the law of total variance. A law without variance (Student's t with at most two degrees of
@@ -94,11 +91,6 @@ class MixturePredictive(RealPredictive):
         return made
 
     @property
-    def is_discrete(self) -> bool:
-        """Whether targets are counts."""
-        return bool(self.components.support.is_discrete)
-
-    @property
     def shape(self) -> torch.Size:
         """(S, N, D): laws, points and target columns."""
         return torch.Size(self.components.batch_shape)
@@ -117,31 +109,6 @@ class MixturePredictive(RealPredictive):
     def moments_basis(self) -> str:
         """How the moments come about."""
         return "" if self._closed_moments else f"from {MOMENT_DRAWS} draws of y from each component"
-
-    @property
-    def component_means(self) -> Tensor:
-        """Mean of each component, (S, N, D)."""
-        return self._moments[0]
-
-    @property
-    def component_variances(self) -> Tensor:
-        """Variance of each component, (S, N, D)."""
-        return self._moments[1]
-
-    @property
-    def mean(self) -> Tensor:
-        """E[y*], (N, D), in units of y."""
-        return self.component_means.mean(dim=0)
-
-    @property
-    def aleatoric(self) -> Tensor:
-        """Mean of the components' variances, (N, D), in units of y squared."""
-        return self.component_variances.mean(dim=0)
-
-    @property
-    def epistemic(self) -> Tensor:
-        """Variance of the components' means (ddof 0, as the identity needs), (N, D), in units of y squared."""
-        return self.component_means.var(dim=0, correction=0)
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density or log probability of the mixture, jointly over columns, (N,), in nats.
@@ -232,13 +199,6 @@ class MixturePredictive(RealPredictive):
             level,
         )
 
-    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
-        """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
-        check_count(num_samples, "num_samples")
-        with isolated(resolve_seed(seed)):  # torch's distributions know the global generator only
-            chosen = torch.randint(self.num_samples, (num_samples,), device=self.device)
-            return self.components_at(chosen)._sampled()
-
     def marginal_sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Targets, (num_samples, N, D), float64, of which each takes a component of its own: points are independent."""
         check_count(num_samples, "num_samples")
@@ -253,11 +213,6 @@ class MixturePredictive(RealPredictive):
                 return value[chosen, place, columns if value.shape[2] > 1 else columns[:1]]
 
             return type(self)._over(self._law.changed(pick, (num_samples, *self.shape[1:])))._sampled()
-
-    def component_sample(self, *, seed: int | None = None) -> Tensor:
-        """Targets, one from each component, (S, N, D), float64."""
-        with isolated(resolve_seed(seed)):
-            return self._sampled()
 
     def _sampled(self) -> Tensor:
         try:
@@ -347,27 +302,6 @@ class MixturePredictive(RealPredictive):
     def _moments(self) -> tuple[Tensor, Tensor]:
         """Mean and variance of each component, (S, N, D) each."""
         return self._moments_by_draws() if self._closed_moments is None else self._closed_moments
-
-    def _moments_by_draws(self) -> tuple[Tensor, Tensor]:
-        """The same noise in every call; sums of centred draws."""
-        total, square = (torch.zeros(self.shape, dtype=torch.float64, device=self.device) for _ in range(2))
-        with isolated(0):
-            centre = self._sampled()
-            for _ in range(MOMENT_DRAWS):
-                away = self._sampled() - centre
-                total += away
-                square += away.square()
-        mean = total / MOMENT_DRAWS
-        variance = (square / MOMENT_DRAWS - mean.square()) * (MOMENT_DRAWS / (MOMENT_DRAWS - 1))
-        return centre + mean, variance.clamp(min=0.0)
-
-    @cached_property
-    def _drawn(self) -> EmpiricalPredictive:
-        """Draws in place of a distribution function."""
-        width = max(1, MOST_DRAWN // (DRAWS * self.shape[2]))
-        blocks = [self.at(slice(start, start + width)) for start in range(0, self.shape[1], width)]
-        draws = [block.marginal_sample(DRAWS, seed=number) for number, block in enumerate(blocks)]
-        return EmpiricalPredictive.from_draws(torch.cat(draws, dim=1), is_discrete=self.is_discrete)
 
 
 def _has_support_of_its_own(law: Any) -> bool:

@@ -19,10 +19,8 @@ from torch.distributions import Distribution
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite
 from bayesuq.predictive import broadcasts
-from bayesuq.predictive.base import RealPredictive
-from bayesuq.predictive.empirical import EmpiricalPredictive
+from bayesuq.predictive.components import DRAWS, MOMENT_DRAWS, ComponentsPredictive
 from bayesuq.predictive.laws import arguments, unwrapped
-from bayesuq.predictive.mixture import DRAWS, MOMENT_DRAWS, MOST_DRAWN
 from bayesuq.randomness import isolated, resolve_seed
 
 OUTER = 2  # dimensions: draws, points
@@ -32,7 +30,7 @@ Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
-class VectorPredictive(RealPredictive):
+class VectorPredictive(ComponentsPredictive):
     """The equal mixture of S laws of vectors of one family, one a draw.
 
     Attributes:
@@ -107,11 +105,6 @@ class VectorPredictive(RealPredictive):
         return type(self.components).__name__
 
     @property
-    def is_discrete(self) -> bool:
-        """Whether targets are counts."""
-        return bool(self.components.support.is_discrete)
-
-    @property
     def shape(self) -> torch.Size:
         """(S, N, D): laws, points and numbers of a vector."""
         return torch.Size(self.components.batch_shape + self.components.event_shape)
@@ -125,31 +118,6 @@ class VectorPredictive(RealPredictive):
     def moments_basis(self) -> str:
         """How the moments come about."""
         return "" if self._family in WITH_MOMENTS else f"from {MOMENT_DRAWS} draws of y from each component"
-
-    @property
-    def component_means(self) -> Tensor:
-        """Mean of each component, (S, N, D)."""
-        return self._moments[0]
-
-    @property
-    def component_variances(self) -> Tensor:
-        """Variance of each component's columns, (S, N, D)."""
-        return self._moments[1]
-
-    @property
-    def mean(self) -> Tensor:
-        """E[y*], (N, D), in units of y."""
-        return self.component_means.mean(dim=0)
-
-    @property
-    def aleatoric(self) -> Tensor:
-        """Mean of the components' variances, (N, D), in units of y squared."""
-        return self.component_variances.mean(dim=0)
-
-    @property
-    def epistemic(self) -> Tensor:
-        """Variance of the components' means (ddof 0, as the identity needs), (N, D), in units of y squared."""
-        return self.component_means.var(dim=0, correction=0)
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density or log probability of the mixture, of whole vectors, (N,), in nats.
@@ -201,13 +169,6 @@ class VectorPredictive(RealPredictive):
         """
         return self._drawn.quantile(level)
 
-    def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
-        """Vectors, (num_samples, N, D), float64; each sample takes one component for all points."""
-        check_count(num_samples, "num_samples")
-        with isolated(resolve_seed(seed)):  # torch's distributions know the global generator only
-            chosen = torch.randint(self.num_samples, (num_samples,), device=self.device)
-            return self.components_at(chosen)._sampled()
-
     def marginal_sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Vectors, (num_samples, N, D), float64, each of a component of its own: points are independent."""
         check_count(num_samples, "num_samples")
@@ -219,11 +180,6 @@ class VectorPredictive(RealPredictive):
                 return value if len(value) == 1 else value[chosen, rows if value.shape[1] > 1 else 0 * rows]
 
             return self._changed(pick, chosen.shape)._sampled()
-
-    def component_sample(self, *, seed: int | None = None) -> Tensor:
-        """Vectors, one from each component, (S, N, D), float64."""
-        with isolated(resolve_seed(seed)):
-            return self._sampled()
 
     def _sampled(self) -> Tensor:
         found: Tensor = self.components.sample()
@@ -280,17 +236,7 @@ class VectorPredictive(RealPredictive):
         """Mean and variance of each component, (S, N, D) each."""
         if self._family in WITH_MOMENTS:
             return self.components.mean, self.components.variance
-        with isolated(0):
-            draws = torch.stack([self._sampled() for _ in range(MOMENT_DRAWS)])
-        return draws.mean(dim=0), draws.var(dim=0)
-
-    @cached_property
-    def _drawn(self) -> EmpiricalPredictive:
-        """Draws in place of a distribution function."""
-        width = max(1, MOST_DRAWN // (DRAWS * self.shape[2]))
-        blocks = [self.at(slice(start, start + width)) for start in range(0, self.shape[1], width)]
-        draws = [block.marginal_sample(DRAWS, seed=number) for number, block in enumerate(blocks)]
-        return EmpiricalPredictive.from_draws(torch.cat(draws, dim=1), is_discrete=self.is_discrete)
+        return self._moments_by_draws()
 
 
 def _event_dim(law: Any, name: str) -> int:
