@@ -21,14 +21,13 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inputs import Inputs, apply, check_call, named_leaves, row_kind
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.copies import deep_copy
-from bayesuq.models.likelihoods.labels import Categorical
+from bayesuq.models.heads import warn_of_bounded_outputs
 from bayesuq.options import shortened
 from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
 
 FEW, MORE = 2, 3  # rows of two passes, whose shapes tell which dimension is that of the rows
 SAME = 1e-3  # relative, of outputs of two passes: rounding of float16, and of sums in another order
 MIXED = 0.05  # of the largest output: more than rounding, that of an 8-bit layer included
-PROBABLE = 1e-4  # of a sum of probabilities
 ATTEMPTS = 32  # passes that look for what a pass may skip at random
 
 Key = tuple[str, int]  # the module that draws, and how many draws it made before in the same pass
@@ -118,8 +117,8 @@ def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
     """
 
     def check() -> None:
-        f = _check_repeatable(with_own_buffers(model.net), x)
-        _warn_of_probabilities(model, f)
+        _check_repeatable(with_own_buffers(model.net), x)
+        warn_of_bounded_outputs(model, some_rows(x, FEW))
 
     once_of(model, ("evaluation", row_kind(x)), check)
 
@@ -282,19 +281,6 @@ def _check_reached(model: BayesianNetwork, x: Inputs) -> None:
         )
 
 
-def _warn_of_probabilities(model: BayesianNetwork, f: Tensor) -> None:
-    """Tell of a network that ends in a softmax before a likelihood that takes one of its outputs."""
-    if type(model.likelihood) is not Categorical or f.shape[1] < 2 or bool((f < 0).any()):
-        return
-    if bool(((f.sum(dim=1) - 1).abs() < PROBABLE).all()):
-        warn_of_fit(
-            "The outputs of the network are probabilities, each row sums to 1, and likelihoods.Categorical() takes the "
-            "softmax of them again, which makes every prediction unsure. Leave the last softmax out, or take its "
-            "logarithm: `bayesuq.adopt(net, likelihood, output=torch.log)`.",
-            UserWarning,
-        )
-
-
 def _warn_of_mixed_rows(tree: nn.Module, x: Inputs, plain: Tensor) -> None:
     """Tell of a network whose outputs at a row depend on which other rows come with it."""
     with torch.no_grad():
@@ -309,8 +295,8 @@ def _warn_of_mixed_rows(tree: nn.Module, x: Inputs, plain: Tensor) -> None:
         )
 
 
-def _check_repeatable(tree: nn.Module, x: Inputs) -> Tensor:
-    """As `check_repeatable`; the outputs at two rows."""
+def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
+    """As `check_repeatable`."""
     check_call(tree, x)
     few = some_rows(x, FEW)
     with torch.no_grad():
@@ -340,7 +326,6 @@ def _check_repeatable(tree: nn.Module, x: Inputs) -> Tensor:
             "`dropout` makes it part of the uncertainty), or write the noise as a likelihood."
         )
     _warn_of_mixed_rows(tree, x, plain)
-    return plain
 
 
 def _named(path: str) -> str:

@@ -17,6 +17,7 @@ from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves, with_unit_scale
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.heads import warn_of_targets_out_of_reach
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
 from bayesuq.models.training_mode import check_reached, check_repeatable
 from bayesuq.randomness import derive_seed, generator, isolated, seed_globally
@@ -73,6 +74,7 @@ class NetworkReader:
         self.num_outputs = f.shape[1]
         rows = self._with_targets(first, x)
         self.model.likelihood.check_size(rows.y)
+        warn_of_targets_out_of_reach(self.model, x[:2], rows.y)
         self.model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), rows.y)  # shapes only: no row is copied
         return rows
 

@@ -18,6 +18,7 @@ from bayesuq.models.likelihoods.derived import fisher_information, label_log_pro
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.base import PredictiveDistribution
 
+LOGITS, MEANS = "logits", "means"
 Parameter = float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor
 
 
@@ -53,6 +54,14 @@ class Likelihood(ABC):
             ValueError: Their number depends on C, and C is not known (None) or another.
         """
         return self
+
+    @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """What columns of f are that may be any real number, in groups of equal width: means and log variances, say.
+
+        A network that bounds them is told of. Empty, as by default, says nothing.
+        """
+        return ()
 
     @property
     def takes_scale(self) -> bool:

@@ -27,6 +27,11 @@ class Poisson(Likelihood):
     """
 
     @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """Log rates."""
+        return ("log rates",)
+
+    @property
     def is_elementwise(self) -> bool:
         """True."""
         return True

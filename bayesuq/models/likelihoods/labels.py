@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count
-from bayesuq.models.likelihoods.base import Likelihood, aligned
+from bayesuq.models.likelihoods.base import LOGITS, Likelihood, aligned
 from bayesuq.models.likelihoods.far_rows import are_within, within_floats
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.waiting import are_noted
@@ -41,6 +41,11 @@ class Categorical(Likelihood):
             object.__setattr__(self, "class_weights", _check_class_weights(self.class_weights))
         if self.ignore_index is not None:
             object.__setattr__(self, "ignore_index", check_count(self.ignore_index, "ignore_index", minimum=NO_LABEL))
+
+    @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """Logits."""
+        return (LOGITS,)
 
     @property
     def reweights_classes(self) -> bool:
@@ -123,6 +128,11 @@ class SoftCategorical(Likelihood):
     """
 
     @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """Logits."""
+        return (LOGITS,)
+
+    @property
     def takes_logits(self) -> "Categorical":
         """The likelihood of single labels at the same outputs."""
         return Categorical()
@@ -189,6 +199,11 @@ class Bernoulli(Likelihood):
             if len(weights) != 2:
                 raise ValueError(f"`class_weights` must have two entries, for 0 and 1; got {len(weights)}.")
             object.__setattr__(self, "class_weights", weights)
+
+    @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """Logits."""
+        return (LOGITS,)
 
     @property
     def reweights_classes(self) -> bool:

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from bayesuq import optional
 from bayesuq.arrays import ArrayLike, check_count, check_finite_number
-from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.base import LOGITS, Likelihood
 from bayesuq.models.likelihoods.far_rows import within_floats
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -64,6 +64,11 @@ class HeteroscedasticCategorical(Likelihood):
         object.__setattr__(self, "ignore_index", checked.ignore_index)
         if check_finite_number(self.minimum_scale, "minimum_scale") < 0:
             raise ValueError(f"`minimum_scale` must be at least 0; got {self.minimum_scale}.")
+
+    @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """Means of the logits, and log variances of their noise."""
+        return LOGITS, "log variances of logits"
 
     @property
     def categorical(self) -> Categorical:

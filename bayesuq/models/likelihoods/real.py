@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from bayesuq.arrays import check_finite_number, check_positive
-from bayesuq.models.likelihoods.base import aligned, aligned_weight, checked_parameter, parameter_value
+from bayesuq.models.likelihoods.base import MEANS, aligned, aligned_weight, checked_parameter, parameter_value
 from bayesuq.models.likelihoods.derived import normal_points
 from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
 from bayesuq.models.likelihoods.real_targets import RealTargets
@@ -138,6 +138,11 @@ class HeteroscedasticNormal(RealTargets):
                 )
         if not 0 <= check_finite_number(self.beta, "beta") <= 1:
             raise ValueError(f"`beta` must be between 0, the likelihood, and 1, squared errors; got {self.beta}.")
+
+    @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """Means, and log variances."""
+        return MEANS, "log variances"
 
     @property
     def is_density(self) -> bool:

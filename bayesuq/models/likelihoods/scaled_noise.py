@@ -10,6 +10,7 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count
 from bayesuq.models.likelihoods.base import (
+    MEANS,
     Parameter,
     Unknown,
     aligned,
@@ -34,6 +35,11 @@ class ScaledNoise(RealTargets):
     scale: Parameter
     initial_scale: float | Sequence[float]
     per_column: bool | int
+
+    @property
+    def output_kinds(self) -> tuple[str, ...]:
+        """Means, or medians."""
+        return (MEANS,)
 
     @property
     def takes_scale(self) -> bool:
