@@ -123,13 +123,28 @@ def test_every_option_can_be_set_by_a_file(tmp_path: Path) -> None:
         assert all(parsed[option.name] != option.default for option in options)
 
 
-def test_a_printed_configuration_gives_the_same_settings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    given = ["fit", "--data", "digits", "--method", "laplace", "--hidden", "3,4", "--prior-scale", "1e-5", "--out", "o"]
-    with pytest.raises(SystemExit) as ended:
-        main([*given, "--print-config"])
-    assert ended.value.code == 0
-    (tmp_path / "run.yaml").write_text(capsys.readouterr().out)
-    assert parse("fit", "--config", str(tmp_path / "run.yaml")) == parse(*given)
+@pytest.mark.parametrize(
+    "given",
+    [
+        "fit --data digits --method laplace --hidden 3,4 --prior-scale 1e-5 --out o",
+        "compare --data a.csv --target y --methods map,temperature:ensemble --leave_out id,name --overwrite --out o",
+        "evaluate --posterior run --data digits --part val --seed 3 --out o",
+        "predict --posterior run --data new.csv --out new.csv.gz --level .5 --delimiter ;",
+        "diagnose run --num_rows 7 --quiet",
+    ],
+)
+def test_a_printed_configuration_gives_the_same_settings(
+    given: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command, *options = given.split()
+    for spelling in ("--print-config", "--print_config"):
+        with pytest.raises(SystemExit) as ended:
+            main([command, *options, spelling])
+        assert ended.value.code == 0
+    printed = capsys.readouterr().out
+    (tmp_path / "run.yaml").write_text(printed[: len(printed) // 2])
+    assert printed == 2 * (tmp_path / "run.yaml").read_text()
+    assert parse(command, "--config", str(tmp_path / "run.yaml")) == parse(command, *options)
 
 
 @pytest.fixture
