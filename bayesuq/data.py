@@ -542,8 +542,7 @@ def _check_targets(targets: Tensor) -> Tensor:
             )
         return targets
     if targets.ndim == 2 and targets.shape[1] == 1:
-        warnings.warn("Labels of shape (N, 1) are taken as (N,).", UserWarning, stacklevel=3)
-        targets = targets.squeeze(1)
+        targets = targets.squeeze(1)  # a column, as of a data frame, which can only be one label or count a row
     return targets.long()
 
 

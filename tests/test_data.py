@@ -73,11 +73,10 @@ def test_images_keep_their_shape_and_pixel_labels_theirs():
     assert data.y.shape == (4, 5, 7)
 
 
-def test_label_columns_are_flattened_with_a_warning_that_points_at_the_caller():
-    with pytest.warns(UserWarning, match=r"\(N, 1\) are taken as \(N,\)") as record:
-        data = Dataset(X, np.zeros((6, 1), dtype=int))
-    assert data.y.shape == (6,)
-    assert record[0].filename == __file__
+def test_a_column_of_labels_or_counts_is_one_a_row():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert torch.equal(Dataset(torch.zeros(3, 1), torch.tensor([[0], [2], [1]])).y, torch.tensor([0, 2, 1]))
 
 
 @pytest.mark.parametrize(
