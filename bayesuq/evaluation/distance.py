@@ -161,9 +161,10 @@ def _densities(predictive: RealPredictive, nodes: Tensor) -> Tensor:
         if predictive.without_density:
             raise ValueError(f"There is no total variation: {predictive.without_density}. Take `wasserstein`.")
         return torch.stack([predictive.log_prob(y).exp().unsqueeze(1) for y in nodes])
-    means, inverse_scales = predictive.component_means, predictive.component_variances.rsqrt()
+    means, inverse_scales = predictive.laws.component_means, predictive.laws.component_variances.rsqrt()
     found = [
-        (y - means).mul_(inverse_scales).square_().mul_(-0.5).exp_().mul_(inverse_scales).mean(dim=0) for y in nodes
+        predictive.average((y - means).mul_(inverse_scales).square_().mul_(-0.5).exp_().mul_(inverse_scales))
+        for y in nodes
     ]
     return torch.stack(found) / math.sqrt(2 * math.pi)
 

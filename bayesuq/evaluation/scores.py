@@ -262,11 +262,11 @@ def pointwise_crps(predictive: RealPredictive, y: ArrayLike) -> Tensor:
         return predictive.pointwise_crps(target)
     if not isinstance(predictive, GaussianPredictive):
         return _crps_by_draws(predictive, target)
-    check(~(predictive.component_variances == 0).any(), lambda: ValueError(ZERO_VARIANCE))
-    together = block_size(BLOCK_NUMBERS, predictive.component_means[:, :1])
+    check(~(predictive.laws.component_variances == 0).any(), lambda: ValueError(ZERO_VARIANCE))
+    together = block_size(BLOCK_NUMBERS, predictive.laws.at(slice(0, 1)).component_means)
     starts = range(0, len(target), together)
     blocks = [(predictive.at(slice(start, start + together)), target[start : start + together]) for start in starts]
-    return torch.cat([_mixture_crps(y, part.component_means, part.component_variances) for part, y in blocks])
+    return torch.cat([_mixture_crps(y, part) for part, y in blocks])
 
 
 @in_one_read()
@@ -471,41 +471,43 @@ def _crps_by_draws(predictive: RealPredictive, target: Tensor) -> Tensor:
     return torch.cat([pointwise_sample_crps(*pair) for pair in zip(draws, target.split(width), strict=True)])
 
 
-def _mixture_crps(target: Tensor, means: Tensor, variances: Tensor) -> Tensor:
-    """E|X - y| - E|X - X'| / 2 of each point and column, (N, D), for components (S, N, D)."""
+def _mixture_crps(target: Tensor, mixture: GaussianPredictive) -> Tensor:
+    """E|X - y| - E|X - X'| / 2 of each point and column, (N, D)."""
+    means, variances = mixture.laws.component_means, mixture.laws.component_variances
     scales = variances.sqrt()
     lower, upper = (means - FURTHEST_NODE * scales).amin(dim=0), (means + FURTHEST_NODE * scales).amax(dim=0)
     number = MOST_NODES
     if not are_noted(target):  # how many suffice is not waited for
         needed = float(((upper - lower) / (NODE_STEP * scales.amin(dim=0))).amax())
         number = MOST_NODES if needed > MOST_NODES else max(2, math.ceil(needed))
-    to_target = _mean_absolute_value(target - means, variances).mean(dim=0)
+    to_target = mixture.average(_mean_absolute_value(target - means, variances))
     if len(means) <= number:
-        return to_target - _half_spread_of_pairs(means, variances)
-    return to_target - _half_spread_at_nodes(means, scales, lower, (upper - lower) / number, number)
+        return to_target - _half_spread_of_pairs(means, variances, mixture.weights[:, None, None])
+    return to_target - _half_spread_at_nodes(mixture, lower, (upper - lower) / number, number)
 
 
-def _half_spread_of_pairs(means: Tensor, variances: Tensor) -> Tensor:
-    """E|X - X'| / 2 exactly, by eq. (5): sum_st A(mu_s - mu_t, v_s + v_t) / (2 S^2)."""
+def _half_spread_of_pairs(means: Tensor, variances: Tensor, weights: Tensor) -> Tensor:
+    """E|X - X'| / 2 exactly, by eq. (5): sum_st w_s w_t A(mu_s - mu_t, v_s + v_t) / 2."""
     S = len(means)
-    between = _mean_absolute_value(torch.zeros_like(means), 2 * variances).sum(dim=0)
+    between = (weights.square() * _mean_absolute_value(torch.zeros_like(means), 2 * variances)).sum(dim=0)
     for lag in range(1, S // 2 + 1):  # the pairs (s, s + lag mod S): those of lag and of S - lag are the same pairs
         gaps = means - means.roll(lag, dims=0)
-        pairs = _mean_absolute_value(gaps, variances + variances.roll(lag, dims=0)).sum(dim=0)
+        both = weights * weights.roll(lag, dims=0)
+        pairs = (both * _mean_absolute_value(gaps, variances + variances.roll(lag, dims=0))).sum(dim=0)
         between += pairs if 2 * lag == S else 2 * pairs
-    return between / (2 * S**2)
+    return between / 2
 
 
-def _half_spread_at_nodes(means: Tensor, scales: Tensor, lower: Tensor, step: Tensor, number: int) -> Tensor:
+def _half_spread_at_nodes(mixture: GaussianPredictive, lower: Tensor, step: Tensor, number: int) -> Tensor:
     """E|X - X'| / 2 as the integral of F (1 - F), by the trapezoidal rule at evenly spread places.
 
     Its error falls as exp(-(pi scale / step)^2), with the scale of the narrowest component.
     """
-    slopes = math.sqrt(0.5) / scales
-    shifts = (lower - means) * slopes
+    slopes = math.sqrt(0.5) / mixture.laws.component_variances.sqrt()
+    shifts = (lower - mixture.laws.component_means) * slopes
     total = torch.zeros_like(lower)
     for node in range(1, number):  # F is 0 or 1 at both ends
-        cdf = torch.erfc(-(shifts + (node * step) * slopes)).mean(dim=0) / 2
+        cdf = mixture.average(torch.erfc(-(shifts + (node * step) * slopes))) / 2
         total += cdf * (1 - cdf)
     return total * step
 

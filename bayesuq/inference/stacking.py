@@ -32,6 +32,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions
@@ -195,7 +196,7 @@ class StackedPosterior(StoredPosterior):
         """The predictive distribution p(y* | x, D): see `Posterior.predict`.
 
         None takes the draws that the mixture was made for. A member with fewer of its own than its share repeats them
-        evenly, one with more is thinned.
+        evenly, one with more is thinned. Repeated draws of normal laws stand once, with their number.
         """
         shares = self.shares if num_samples is None else self._shares(check_count(num_samples, "num_samples"))
         key = resolve_seed(seed)
@@ -279,4 +280,7 @@ def repeated(predictive: PredictiveDistribution, number: int) -> PredictiveDistr
         if predictive.draws is None:
             raise TypeError("Draws of class probabilities must be kept to be mixed by weight.")
         return CategoricalPredictive.from_logits(predictive.draws[chosen.to(predictive.draws.device)])
-    return cast(RealPredictive, predictive).components_at(chosen.to(predictive.mean.device))
+    if isinstance(predictive, GaussianPredictive) and number > have:
+        return predictive.repeated(chosen.bincount().tolist())
+    real = cast(RealPredictive, predictive)
+    return real.components_at(chosen.to(real.device))

@@ -37,12 +37,8 @@ class GaussianPredictive(RealPredictive):
     target columns are independent, or have the covariance that a closed form gives them.
 
     It holds what it was given: means of a float32 network take 4 bytes a draw, point and column, and a variance that is
-    one number for all points takes one number. Everything is computed in float64, some points at a time.
-
-    Attributes:
-        function_covariance: Covariance of a point's columns within a draw beside independent noise, float64,
-            (S, N, D, D), where it was given and there are several columns; else None. Of correlated noise it is what
-            lies off the diagonal.
+    one number for all points takes one number. A Gaussian that several draws have may stand once, with their number:
+    see `repeated`. Everything is computed in float64, some points at a time.
 
     Example:
         >>> predictive = GaussianPredictive(mean=torch.tensor([[[-1.0]], [[1.0]]]), noise_variance=0.01)
@@ -53,7 +49,8 @@ class GaussianPredictive(RealPredictive):
     _means: Tensor  # float32 or float64
     _noise: Tensor  # the cores of what broadcasts to the means
     _function: Tensor
-    function_covariance: Tensor | None
+    _function_covariances: Tensor | None
+    _counts: Tensor | None  # (K,), int64, on the host: draws of each of K Gaussians; None is one
 
     def __init__(
         self,
@@ -92,10 +89,18 @@ class GaussianPredictive(RealPredictive):
         covariance = check_covariance(given, means.shape, "function_covariance")
         self._set(means, noise, _diagonal(covariance), covariance if means.shape[2] > 1 else None)
 
-    def _set(self, means: Tensor, noise: Tensor, function: Tensor, covariance: Tensor | None) -> Self:
+    def _set(
+        self,
+        means: Tensor,
+        noise: Tensor,
+        function: Tensor,
+        covariance: Tensor | None,
+        counts: Tensor | None = None,
+    ) -> Self:
         for name, value in (("_means", means), ("_noise", noise), ("_function", function)):
             object.__setattr__(self, name, value)
-        object.__setattr__(self, "function_covariance", covariance)
+        object.__setattr__(self, "_function_covariances", covariance)
+        object.__setattr__(self, "_counts", None if counts is None or bool((counts == 1).all()) else counts)
         return self
 
     @classmethod
@@ -118,14 +123,65 @@ class GaussianPredictive(RealPredictive):
         return cls._of(plain._means, plain._noise, plain._function, apart)
 
     @classmethod
-    def _of(cls, means: Tensor, noise: Tensor, function: Tensor, covariance: Tensor | None) -> Self:
+    def _of(
+        cls,
+        means: Tensor,
+        noise: Tensor,
+        function: Tensor,
+        covariance: Tensor | None,
+        counts: Tensor | None = None,
+    ) -> Self:
         """From checked parts: variances as cores."""
-        return cls.__new__(cls)._set(means, noise, function, covariance)
+        return cls.__new__(cls)._set(means, noise, function, covariance, counts)
+
+    def repeated(self, counts: Sequence[int]) -> Self:
+        """The equal mixture in which each of these Gaussians, in order, stands so many times, and is held once.
+
+        Args:
+            counts: Of each of the S, at least 1.
+
+        Raises:
+            ValueError: Another number of counts, or one below 1.
+
+        Example:
+            >>> two = GaussianPredictive(mean=torch.tensor([[[0.0]], [[4.0]]]), noise_variance=1.0)
+            >>> two.repeated([3, 1]).mean, two.repeated([3, 1]).shape
+            (tensor([[1.]], dtype=torch.float64), torch.Size([4, 1, 1]))
+        """
+        given = torch.tensor([int(count) for count in counts], dtype=torch.int64)
+        if len(given) != self.num_samples or bool((given < 1).any()):
+            raise ValueError(f"`counts` must be {self.num_samples} numbers of at least 1; got {list(counts)}.")
+        if self._counts is not None:
+            laws = torch.arange(len(self._means)).repeat_interleave(self._counts)
+            given = torch.zeros_like(self._counts).index_add(0, laws, given)
+        return self._of(self._means, self._noise, self._function, self._function_covariances, given)
+
+    @property
+    def laws(self) -> Self:
+        """The K Gaussians that are held, each once."""
+        return self._of(self._means, self._noise, self._function, self._function_covariances)
+
+    @property
+    def weights(self) -> Tensor:
+        """What share of the S draws each Gaussian that is held has, (K,), float64, summing to 1."""
+        counts = torch.ones(len(self._means), dtype=torch.int64) if self._counts is None else self._counts
+        return (counts.double() / self.num_samples).to(self.device)
+
+    def by_draw(self, values: Tensor) -> Tensor:
+        """Values of the Gaussians that are held, (K, ...), as those of the draws, (S, ...)."""
+        return values if self._counts is None else values.repeat_interleave(self._counts.to(values.device), dim=0)
+
+    def average(self, values: Tensor) -> Tensor:
+        """The mean over draws, (...), of values of the Gaussians that are held, (K, ...), or of one for all."""
+        if self._counts is None or len(values) == 1:
+            return values.mean(dim=0)
+        return torch.tensordot(self.weights, values, dims=1)
 
     @property
     def shape(self) -> torch.Size:
         """(S, N, D): Gaussians, points and target columns."""
-        return self._means.shape
+        held = self._means.shape
+        return held if self._counts is None else torch.Size((int(self._counts.sum()), *held[1:]))
 
     @property
     def device(self) -> torch.device:
@@ -140,37 +196,56 @@ class GaussianPredictive(RealPredictive):
     @property
     def component_means(self) -> Tensor:
         """The draws' function values, float64, (S, N, D)."""
-        return self._means.double()
+        return self.by_draw(self._means.double())
+
+    @property
+    def function_covariance(self) -> Tensor | None:
+        """Covariance of a point's columns within a draw beside independent noise, float64, (S, N, D, D).
+
+        None where it was not given, or there is one column. Of correlated noise it is what lies off the diagonal.
+        """
+        covariance = self._function_covariances
+        return None if covariance is None else self.by_draw(covariance)
 
     @property
     def noise_variance(self) -> Tensor:
         """The draws' noise variances, in units of y squared, float64, (S, N, D); broadcast where they are constant."""
-        return self._noise.expand(self._means.shape)
+        return self._broadcast(self._noise)
 
     @property
     def function_variance(self) -> Tensor:
         """Variance of f within a draw (a Gaussian process has one), float64, (S, N, D); see `noise_variance`."""
-        return self._function.expand(self._means.shape)
+        return self._broadcast(self._function)
 
     @property
     def mean(self) -> Tensor:
         """E[y*], (N, D), in units of y."""
-        return self._by_rows(lambda part: part.component_means.mean(dim=0))
+        return self._by_rows(lambda part: part.average(part._means.double()))
 
     @property
     def component_variances(self) -> Tensor:
         """Variance of each component, noise and function together, (S, N, D); see `noise_variance`."""
-        return (self._noise + self._function).expand(self._means.shape)
+        return self._broadcast(self._noise + self._function)
 
     @property
     def aleatoric(self) -> Tensor:
         """Mean noise variance, (N, D), in units of y squared."""
-        return self._noise.mean(dim=0).expand(self._means.shape[1:]).clone()
+        return self.average(self._noise).expand(self._means.shape[1:]).clone()
 
     @property
     def epistemic(self) -> Tensor:
         """Mean function variance plus variance of the means (ddof 0, as the mixture's identity needs), (N, D)."""
-        return self._function.mean(dim=0) + self._by_rows(lambda part: part.component_means.var(dim=0, correction=0))
+        return self.average(self._function) + self._by_rows(lambda part: part._variance_of_means())
+
+    def _variance_of_means(self) -> Tensor:
+        means = self._means.double()
+        if self._counts is None:
+            return means.var(dim=0, correction=0)
+        return self.average((means - self.average(means)).square())
+
+    def _broadcast(self, core: Tensor) -> Tensor:
+        """A core at all draws, points and columns, (S, N, D)."""
+        return (core if len(core) == 1 else self.by_draw(core)).expand(self.shape)
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density of the mixture, jointly over columns, (N,), in nats (per unit of y).
@@ -185,19 +260,23 @@ class GaussianPredictive(RealPredictive):
             ValueError: Another shape than (N, D), or (N,) for D = 1; NaN; a component of zero variance.
         """
         target = self.targets(y)
-        parts = [part._log_densities(target, observed, rows).logsumexp(dim=0) for part, rows in self._parts()]
-        return torch.cat(parts) - math.log(self.num_samples)
+        densities = (part._log_densities(target, observed, rows) for part, rows in self._parts())
+        if self._counts is None:
+            return torch.cat([each.logsumexp(dim=0) for each in densities]) - math.log(self.num_samples)
+        weights = self.weights.log().unsqueeze(-1)
+        return torch.cat([(weights + each).logsumexp(dim=0) for each in densities])
 
     def component_log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density of each component, jointly over columns, (S, N), in nats; see `log_prob` for the rest."""
         target = self.targets(y)
-        return torch.cat([part._log_densities(target, observed, rows) for part, rows in self._parts()], dim=1)
+        parts = [part._log_densities(target, observed, rows) for part, rows in self._parts()]
+        return self.by_draw(torch.cat(parts, dim=1))
 
     def _log_densities(self, target: Tensor, observed: Tensor | None, rows: slice) -> Tensor:
-        """Of each component at these rows of the targets, (S, N)."""
-        residual, variances = target[rows] - self.component_means, self._density_variances()
+        """Of each Gaussian that is held at these rows of the targets, (K, N)."""
+        residual, variances = target[rows] - self._means.double(), self._density_variances()
         known = None if observed is None else observed.to(target.device)[rows]
-        if self.function_covariance is not None:
+        if self._function_covariances is not None:
             return normal_log_prob(residual, self._covariances(), known)
         # Columns first: they share the draw, so they are independent only within a component.
         return over_columns(-0.5 * (residual**2 / variances + (2 * math.pi * variances).log()), known)
@@ -219,7 +298,7 @@ class GaussianPredictive(RealPredictive):
         standard = torch.special.ndtri(torch.tensor(level, dtype=torch.float64)).item()
 
         def of(part: Self) -> Tensor:
-            components = part.component_means + part._density_variances().sqrt() * standard
+            components = part._means.double() + part._density_variances().sqrt() * standard
             # A mixture's quantile lies among its components'.
             return continuous_quantile(components.amin(dim=0), components.amax(dim=0), part._cdf_and_density, level)
 
@@ -236,7 +315,7 @@ class GaussianPredictive(RealPredictive):
 
         def of(part: Self) -> Tensor:
             scales = part._density_variances().sqrt()
-            ends = [(part.component_means + scales * each).aminmax(dim=0) for each in standard]
+            ends = [(part._means.double() + scales * each).aminmax(dim=0) for each in standard]
             lower, upper = (torch.stack(each) for each in zip(*ends, strict=True))
             return continuous_quantile(lower, upper, part._of_each, chosen)
 
@@ -250,9 +329,9 @@ class GaussianPredictive(RealPredictive):
     def _cdf_and_density(self, point: Tensor) -> tuple[Tensor, Tensor]:
         """Of the mixture at (N, D), column by column."""
         scales = self._density_variances().sqrt()
-        standardised = (point - self.component_means) / scales
-        density = (torch.exp(-standardised.square() / 2) / scales).mean(dim=0) / math.sqrt(2 * math.pi)
-        return _normal_cdf(standardised).mean(dim=0), density
+        standardised = (point - self._means.double()) / scales
+        density = self.average(torch.exp(-standardised.square() / 2) / scales) / math.sqrt(2 * math.pi)
+        return self.average(_normal_cdf(standardised)), density
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Targets, (num_samples, N, D), float64; each sample takes one component for all points."""
@@ -262,32 +341,32 @@ class GaussianPredictive(RealPredictive):
         chosen = torch.randint(self.num_samples, (num_samples,), generator=noise, device=device)
         shape = (num_samples, *self._means.shape[1:])
         standard = torch.randn(shape, generator=noise, device=device, dtype=torch.float64)
-        return self.components_at(chosen)._moved(standard)
+        return self._taken(self._law_of(chosen))._moved(standard)
 
     def component_sample(self, *, seed: int | None = None) -> Tensor:
         """Targets, one from each component, (S, N, D), float64; a component's own f is independent between points."""
         device = self._means.device
         noise = generator(resolve_seed(seed), device=device)
-        return self._moved(torch.randn(self._means.shape, generator=noise, device=device, dtype=torch.float64))
+        return self._moved(torch.randn(self.shape, generator=noise, device=device, dtype=torch.float64))
 
     def _moved(self, standard: Tensor) -> Tensor:
         """One target a component, from standard normal noise, (S, N, D)."""
-        if self.function_covariance is None:
+        if self._function_covariances is None:
             return self.component_means + self.component_variances.sqrt() * standard
-        return self.component_means + correlated(standard, self._covariances())
+        return self.component_means + correlated(standard, self.by_draw(self._covariances()))
 
     def at(self, points: slice) -> Self:
         """The predictive at some of its points."""
-        covariance = self.function_covariance
+        covariance = self._function_covariances
         noise, function = (core[:, points] if core.shape[1] > 1 else core for core in (self._noise, self._function))
         some = None if covariance is None else covariance[:, points]
-        return self._of(self._means[:, points], noise, function, some)
+        return self._of(self._means[:, points], noise, function, some, self._counts)
 
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""
-        covariance = self.function_covariance
+        covariance = self._function_covariances
         moved = None if covariance is None else covariance.to(device)
-        return self._of(self._means.to(device), self._noise.to(device), self._function.to(device), moved)
+        return self._of(self._means.to(device), self._noise.to(device), self._function.to(device), moved, self._counts)
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
@@ -299,35 +378,55 @@ class GaussianPredictive(RealPredictive):
         """
         self.check_columns(loc, scale)
         loc, scale = (each.to(self._means.device, torch.float64) for each in (loc, scale))
-        covariance = self.function_covariance
+        covariance = self._function_covariances
         if covariance is not None:
             each = scale.expand(self.shape[2:])
             covariance = each.unsqueeze(-1) * each * covariance
-        return self._of(
-            loc + scale * self.component_means, scale**2 * self._noise, scale**2 * self._function, covariance
-        )
+        noise, function = scale**2 * self._noise, scale**2 * self._function
+        return self._of(loc + scale * self._means.double(), noise, function, covariance, self._counts)
 
     def with_noise(self, variance: float) -> Self:
         """The predictive of y* and further independent noise of this variance, in units of y squared."""
-        return self._of(self._means, self._noise + variance, self._function, self.function_covariance)
+        noise, covariance = self._noise + variance, self._function_covariances
+        return self._of(self._means, noise, self._function, covariance, self._counts)
 
     @classmethod
     def joined(cls, parts: Sequence[Self], dim: int) -> Self:
         """See `RealPredictive.joined`; what is one number for all points stays one."""
+        counts = _joined_counts([(len(part._means), part._counts) for part in parts]) if dim == 0 else parts[0]._counts
+        if dim == 1 and not all(_are_same(part._counts, counts) for part in parts):
+            parts, counts = [part._taken(part._law_of(torch.arange(part.num_samples))) for part in parts], None
         sizes = [part._means.shape[dim] for part in parts]
-        correlated_columns = any(part.function_covariance is not None for part in parts)
+        correlated_columns = any(part._function_covariances is not None for part in parts)
         return cls._of(
             torch.cat([part._means for part in parts], dim),
             broadcasts.joined([part._noise for part in parts], sizes, dim),
             broadcasts.joined([part._function for part in parts], sizes, dim),
             torch.cat([part._function_covariance() for part in parts], dim) if correlated_columns else None,
+            counts,
         )
 
     def components_at(self, chosen: Tensor) -> Self:
         """The mixture of the components of these numbers."""
-        noise, function = (core[chosen] if len(core) > 1 else core for core in (self._noise, self._function))
-        covariance = self.function_covariance
-        return self._of(self._means[chosen], noise, function, None if covariance is None else covariance[chosen])
+        if self._counts is None:
+            return self._taken(chosen)
+        # Draws of one Gaussian that follow one another stay together, in their order.
+        laws, counts = self._law_of(chosen).unique_consecutive(return_counts=True)
+        return self._taken(laws, counts.cpu())
+
+    def _law_of(self, draws: Tensor) -> Tensor:
+        """Which of the Gaussians that are held these draws have."""
+        if self._counts is None:
+            return draws
+        return torch.searchsorted(self._counts.cumsum(dim=0).to(draws.device), draws, right=True)
+
+    def _taken(self, laws: Tensor, counts: Tensor | None = None) -> Self:
+        """Some of the Gaussians that are held, by their numbers, each so often."""
+        laws = laws.to(self.device)
+        noise, function = (core[laws] if len(core) > 1 else core for core in (self._noise, self._function))
+        covariance = self._function_covariances
+        some = None if covariance is None else covariance[laws]
+        return self._of(self._means[laws], noise, function, some, counts)
 
     def _parts(self) -> Iterator[tuple[Self, slice]]:
         """The predictive in blocks of rows whose float64 numbers stay in a processor's cache, and where each stands."""
@@ -341,13 +440,13 @@ class GaussianPredictive(RealPredictive):
         return torch.cat([of(part) for part, _ in self._parts()])
 
     def _function_covariance(self) -> Tensor:
-        """Of a point's columns within a draw, (S, N, D, D), also where they are independent."""
-        covariance = self.function_covariance
-        return torch.diag_embed(self.function_variance) if covariance is None else covariance
+        """Of a point's columns within each Gaussian, (K, N, D, D), also where they are independent."""
+        covariance = self._function_covariances
+        return torch.diag_embed(self._function.expand(self._means.shape)) if covariance is None else covariance
 
     def _covariances(self) -> Tensor:
-        """Of a point's targets within a draw, noise and function together, (S, N, D, D)."""
-        return self._function_covariance() + torch.diag_embed(self.noise_variance)
+        """Of a point's targets within each Gaussian, noise and function together, (K, N, D, D)."""
+        return self._function_covariance() + torch.diag_embed(self._noise.expand(self._means.shape))
 
     @cached_property
     def _has_density(self) -> Tensor:
@@ -359,6 +458,19 @@ class GaussianPredictive(RealPredictive):
         variances = self._noise + self._function
         check(self._has_density, lambda: ValueError(WITHOUT_DENSITY))
         return variances
+
+
+def _joined_counts(held: Sequence[tuple[int, Tensor | None]]) -> Tensor | None:
+    """Of the Gaussians of all parts, each with the number that it holds and their counts."""
+    if all(counts is None for _, counts in held):
+        return None
+    return torch.cat([torch.ones(number, dtype=torch.int64) if counts is None else counts for number, counts in held])
+
+
+def _are_same(one: Tensor | None, other: Tensor | None) -> bool:
+    if one is None or other is None:
+        return one is other
+    return torch.equal(one, other)
 
 
 def _normal_cdf(standardised: Tensor) -> Tensor:

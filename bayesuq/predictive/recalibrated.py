@@ -84,13 +84,12 @@ class RecalibratedPredictive(RealPredictive):
     @property
     def component_means(self) -> Tensor:
         """Mean of each component's calibrated part, (S, N, 1); the parts' shares need not be equal."""
-        first, _, share = self._moments
-        return first / share.clamp(min=torch.finfo(torch.float64).tiny)
+        return self.base.by_draw(self._law_means)
 
     @property
     def component_variances(self) -> Tensor:
         """Variance of each component's calibrated part, (S, N, 1)."""
-        return self._within / self._moments[2].clamp(min=torch.finfo(torch.float64).tiny)
+        return self.base.by_draw(self._within / self._moments[2].clamp(min=torch.finfo(torch.float64).tiny))
 
     @property
     def mean(self) -> Tensor:
@@ -137,16 +136,17 @@ class RecalibratedPredictive(RealPredictive):
         """Targets, one from each component's calibrated law, (S, N, 1), float64, by inverting its cdf."""
         noise = generator(resolve_seed(seed), device=self._masses.device)
         shape = self.base.component_means.shape
+        masses, edges = self.base.by_draw(self._masses), self.base.by_draw(self._standard_edges)
         uniform = torch.rand(shape, generator=noise, dtype=torch.float64, device=self._masses.device)
         # Pieces first, by their masses; then a normal that is cut to its piece.
-        upto = self._masses.cumsum(dim=-1)
+        upto = masses.cumsum(dim=-1)
         piece = (uniform.unsqueeze(-1) * upto[..., -1:] > upto).sum(dim=-1).clamp(max=len(self.knots) - 2)
-        lower, upper = (self._standard_edges.gather(-1, (piece + end).unsqueeze(-1)).squeeze(-1) for end in (0, 1))
+        lower, upper = (edges.gather(-1, (piece + end).unsqueeze(-1)).squeeze(-1) for end in (0, 1))
         share = torch.rand(shape, generator=noise, dtype=torch.float64, device=self._masses.device)
         low, high = torch.special.ndtr(lower), torch.special.ndtr(upper)
         tiny = torch.finfo(torch.float64).tiny
         standard = torch.special.ndtri((low + share * (high - low)).clamp(tiny, 1 - 1e-16))
-        return self.base.component_means + self._scales * standard.clamp(lower, upper)
+        return self.base.component_means + self.base.component_variances.sqrt() * standard.clamp(lower, upper)
 
     def components_at(self, chosen: Tensor) -> Self:
         """The mixture of the components of these numbers, read through the same map."""
@@ -206,7 +206,7 @@ class RecalibratedPredictive(RealPredictive):
     def _moved(self, drawn: Tensor) -> Tensor:
         """Draws of the mixture, (N, 1), at their calibrated levels."""
         level = self._mapped(self.base.cdf(drawn), self.levels, self.knots).clamp(1e-15, 1 - 1e-15)
-        scales, means = self._scales, self.base.component_means
+        scales, means = self._scales, self.base.laws.component_means
         ends = means + scales * torch.special.ndtri(level)
         return continuous_quantile(ends.amin(dim=0), ends.amax(dim=0), self._cdf_and_density, level)
 
@@ -216,48 +216,56 @@ class RecalibratedPredictive(RealPredictive):
 
     @property
     def _scales(self) -> Tensor:
-        return self.base.component_variances.sqrt()
+        """Of the K Gaussians that the base holds, (K, N, 1)."""
+        return self.base.laws.component_variances.sqrt()
 
     @cached_property
     @torch.enable_grad()  # for whoever asks next
     def _standard_edges(self) -> Tensor:
-        """The mixture's quantiles at the knots in each component's own standard units, (S, N, 1, K + 1)."""
-        inner = [(self.base.quantile(knot) - self.base.component_means) / self._scales for knot in self.knots[1:-1]]
-        infinite = torch.full_like(self.base.component_means, math.inf)
+        """The mixture's quantiles at the knots in each held Gaussian's own standard units, (held, N, 1, K + 1)."""
+        means = self.base.laws.component_means
+        inner = [(self.base.quantile(knot) - means) / self._scales for knot in self.knots[1:-1]]
+        infinite = torch.full_like(means, math.inf)
         return torch.stack([-infinite, *inner, infinite], dim=-1)
 
     @cached_property
     @torch.enable_grad()  # for whoever asks next
     def _masses(self) -> Tensor:
-        """Weighted probability of each piece under each component, (S, N, 1, K)."""
+        """Weighted probability of each piece under each held Gaussian, (held, N, 1, K)."""
         return torch.special.ndtr(self._standard_edges).diff(dim=-1) * self._weights
 
     @cached_property
     @torch.enable_grad()  # for whoever asks next
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """E[y 1_s], E[(y - m_s)^2 1_s] and P_s, each (S, N, 1): of the share that each component has."""
+        """E[y 1_s], E[(y - m_s)^2 1_s] and P_s, each (held, N, 1): of the share that each held Gaussian has."""
         edges = self._standard_edges
         density = torch.exp(-edges.square() / 2) / math.sqrt(math.tau)
         finite = torch.where(edges.isinf(), 0.0, edges)
         first = (-density.diff(dim=-1) * self._weights).sum(dim=-1)  # of the standard normal
         mass = self._masses.sum(dim=-1)
         second = mass + (-(finite * density).diff(dim=-1) * self._weights).sum(dim=-1)
-        means, scales, number = self.base.component_means, self._scales, self.num_samples
-        return (means * mass + scales * first) / number, scales.square() * second / number, mass / number
+        means, scales, weights = self.base.laws.component_means, self._scales, self.base.weights[:, None, None]
+        return (means * mass + scales * first) * weights, scales.square() * second * weights, mass * weights
+
+    @property
+    def _law_means(self) -> Tensor:
+        """Mean of each held Gaussian's calibrated part, (held, N, 1)."""
+        first, _, share = self._moments
+        return first / share.clamp(min=torch.finfo(torch.float64).tiny)
 
     @property
     def _within(self) -> Tensor:
-        """Share times variance of each component, (S, N, 1)."""
+        """Share times variance of each held Gaussian, (held, N, 1)."""
         first, second, share = self._moments
         safe = share.clamp(min=torch.finfo(torch.float64).tiny)
-        offset = (first - self.base.component_means * share) / safe  # of the component's mean from m_s
+        offset = (first - self.base.laws.component_means * share) / safe  # of the component's mean from m_s
         return (second - share * offset.square()).clamp(min=0.0)
 
     @property
     def _between(self) -> Tensor:
         """Variance of the components' means by their shares, (N, 1)."""
-        return (self._moments[2] * (self.component_means - self.mean).square()).sum(dim=0)
+        return (self._moments[2] * (self._law_means - self.mean).square()).sum(dim=0)
 
     @property
     def _noise_share(self) -> Any:
-        return self.base.noise_variance / self.base.component_variances
+        return self.base.laws.noise_variance / self.base.laws.component_variances
