@@ -23,7 +23,7 @@ from bayesuq.predictive.base import (
     check_mergeable,
 )
 from bayesuq.predictive.by_point import Columns
-from bayesuq.predictive.probability_sums import ProbabilitySum
+from bayesuq.predictive.probability_sums import LEAST, ProbabilitySum
 from bayesuq.randomness import generator, resolve_seed
 from bayesuq.waiting import are_noted, check
 
@@ -35,6 +35,8 @@ ROUNDING = 1e-14  # of a sum in float64
 SMALLEST_NORMAL = torch.finfo(torch.float64).tiny
 LOG_OF_ZERO = -800.0  # below which a probability is 0 in float64
 MOST_APART = 32  # classes, up to which softmaxes are faster with each class apart
+NEAR = -math.log(LEAST)  # logits that are less than this apart have no probability too small for a sum
+PIECE = 2**14  # pixels of two classes that are computed with at a time
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -93,7 +95,7 @@ class CategoricalPredictive(PredictiveDistribution):
             raise ValueError(OVERFLOWN)
         if lowest == -math.inf and (logits == -math.inf).all(dim=2).any():
             raise ValueError(NO_CLASS)
-        return cls._from_logits(logits, keep_samples=keep_samples)
+        return cls._from_logits(logits, keep_samples=keep_samples, are_near=highest - lowest < NEAR)
 
     @classmethod
     def from_probs(
@@ -170,12 +172,13 @@ class CategoricalPredictive(PredictiveDistribution):
         )
 
     @classmethod
-    def _from_logits(cls, logits: Tensor, *, keep_samples: bool) -> Self:
+    def _from_logits(cls, logits: Tensor, *, keep_samples: bool, are_near: bool = False) -> Self:
         # A few draws at a time: float64 copies of all would take S times the memory of the state.
         first, *others = logits.split(block_size(BLOCK_NUMBERS, logits[:1]))
-        running, entropy_sum, votes = _sums_of_logits(first)
+        sums_of = _sums_of_two_maps if are_near and _are_two_maps(logits) else _sums_of_logits
+        running, entropy_sum, votes = sums_of(first)
         for block in others:
-            probs, entropy, said = _sums_of_logits(block)
+            probs, entropy, said = sums_of(block)
             running.add(probs)
             entropy_sum += entropy
             votes += said
@@ -490,6 +493,42 @@ def _sums_of_logits(block: Tensor) -> tuple[ProbabilitySum, Tensor, Tensor]:
     votes = torch.zeros(block.shape[1:], dtype=torch.int64, device=block.device)
     votes.scatter_add_(1, winners, torch.ones_like(winners))
     return ProbabilitySum.of_draws(probs, log_probs), entropy, votes
+
+
+def _are_two_maps(logits: Tensor) -> bool:
+    return logits.ndim > 3 and logits.shape[2] == 2 and logits.device.type == "cpu" and not logits.requires_grad
+
+
+def _sums_of_two_maps(block: Tensor) -> tuple[ProbabilitySum, Tensor, Tensor]:
+    """As `_sums_of_logits`, of maps of two classes, (S, N, 2, ...), whose logits are less than `NEAR` apart.
+
+    A piece of a map goes through all steps while a cache holds it, and its two classes are two sigmoids.
+    """
+    flat = block.flatten(3)
+    size = flat.shape[1:]
+    probs, votes = torch.zeros(size, dtype=torch.float64), torch.zeros(size, dtype=torch.int64)
+    entropy = torch.zeros(size[0], size[2], dtype=torch.float64)
+    images = max(1, PIECE // size[2])
+    for draw in flat:
+        for rows in zip(*(values.split(images) for values in (draw, probs, entropy, votes)), strict=True):
+            for piece in zip(*(values.split(PIECE, dim=-1) for values in rows), strict=True):
+                _add_two_classes(*piece)
+    torch.sub(len(block), votes[:, 1], out=votes[:, 0])
+    shape = block.shape[1:]
+    return ProbabilitySum(probs.view(shape)), entropy.view(shape[:1] + shape[2:]), votes.view(shape)
+
+
+def _add_two_classes(logits: Tensor, probs: Tensor, entropy: Tensor, votes: Tensor) -> None:
+    """Add what one draw says, logits (N, 2, M), to sums of both classes, of entropies, and to the votes of class 1."""
+    gap = logits[:, 1].double().sub_(logits[:, 0])
+    away = gap.abs()
+    one = gap.sigmoid()
+    none = gap.neg_().sigmoid_()
+    probs[:, 0] += none
+    probs[:, 1] += one
+    votes[:, 1] += one > none
+    entropy.addcmul_(torch.minimum(one, none), away)  # H = |f| p - log(1 - p), p of the less probable class
+    entropy.sub_(torch.maximum(one, none).log_())
 
 
 def _sums_of_probabilities(block: Tensor, *, positive: bool) -> tuple[Tensor, ...]:

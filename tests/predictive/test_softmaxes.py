@@ -1,5 +1,6 @@
 """Softmaxes of many draws of labels: the same numbers, with the classes apart in memory."""
 
+import math
 import time
 
 import pytest
@@ -26,3 +27,25 @@ def test_softmaxes_of_few_classes_run_side_by_side() -> None:
             work(logits)
             seconds[name].append(time.thread_time() - begin)
     assert min(seconds["ours"]) < 0.75 * min(seconds["plain"])
+
+
+@pytest.mark.parametrize("shape", [(1, 1, 2, 130, 130), (3, 5, 2, 7), (2, 3, 2, 4, 3, 2), (2, 2, 2, 2**14 + 1)])
+def test_two_maps_have_the_sums_of_any_number_of_classes(shape: tuple[int, ...]) -> None:
+    """Their sigmoids are taken piece by piece; logits 600 apart, equal ones and single floats are among them."""
+    logits = 10 * torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    logits[:, :, :, ..., 0], logits[0, 0, 1, ..., -1] = 0.25, 600.0
+    predictive = categorical.CategoricalPredictive.from_logits(logits)
+    running, entropy, votes = categorical._sums_of_logits(logits)
+    torch.testing.assert_close(predictive.probability_sum, running.value, rtol=1e-14, atol=0)
+    torch.testing.assert_close(predictive.entropy_sum, entropy, rtol=1e-14, atol=1e-15)
+    assert predictive.votes.equal(votes)
+
+
+@pytest.mark.parametrize("far", [-torch.inf, -700.0])
+def test_two_maps_that_a_class_is_ruled_out_of(far: float) -> None:
+    logits = torch.zeros(2, 1, 2, 3, dtype=torch.float64)
+    logits[:, :, 0, 0] = far
+    predictive = categorical.CategoricalPredictive.from_logits(logits)
+    assert predictive.log_probability_sum[0, 0, 0].item() == pytest.approx(far + math.log(2), abs=1e-12)
+    assert predictive.entropy_sum[0].tolist() == pytest.approx([0, 2 * math.log(2), 2 * math.log(2)], abs=1e-14)
+    assert predictive.votes[0, :, 0].tolist() == [0, 2]

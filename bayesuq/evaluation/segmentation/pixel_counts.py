@@ -71,13 +71,13 @@ class PixelCounts:
             ValueError: `y` of another shape, or a label outside the classes; fewer than one bin.
         """
         check_count(num_bins, "num_bins")
-        if predictive.mean.ndim < 3:
+        mean = predictive.mean
+        if mean.ndim < 3:
             raise ValueError(
                 "`predictive` must be of the pixels of images, with a mean (N, C, H, W); got "
-                f"{tuple(predictive.mean.shape)}. Of single labels take `scores.accuracy`."
+                f"{tuple(mean.shape)}. Of single labels take `scores.accuracy`."
             )
         labels, valid = labelled(predictive, y, ignore_index=ignore_index)
-        mean = predictive.mean
         num_images, num_classes = mean.shape[:2]
         # Rounding of a streamed sum may leave a probability a hair above 1; the first class wins a tie.
         confidence, predicted = mean.max(dim=1)
