@@ -23,7 +23,7 @@ from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
-from bayesuq.inference.automatic.outliers import OutlierPosterior
+from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
 from bayesuq.inference.stacking import StackedPosterior, stacked, stacking_weights
 from bayesuq.inference.units import in_units
@@ -169,6 +169,7 @@ class Fitted:
         seconds: Of it alone.
         spent: Pilots included.
         log_probs: Of the rows to judge by, (N,), in nats.
+        variance: That it predicts for them, their mean, in units of y squared; 0 of labels.
         weight: In the mixture.
         is_again: Whether it is the fit to more rows.
     """
@@ -179,6 +180,7 @@ class Fitted:
     seconds: float
     spent: float
     log_probs: Tensor
+    variance: float
     weight: float = 0.0
     is_again: bool = False
 
@@ -210,7 +212,7 @@ def _fitted(
     fits, told = _first_fits(trials, first, judged, timer, budget, derive_seed(key, FITS))
     both = rows.rows(torch.cat([fitting, judging]))
     mixture, fits = _mixed(fits, both, timer, budget, derive_seed(key, FITS))
-    expecting = mixture if rows.is_labelled else expecting_outliers(mixture, len(both))
+    expecting = mixture if rows.is_labelled else expecting_outliers(mixture, len(both), fits)
     posterior, remark = _recalibrated(expecting, rows, calibrating, derive_seed(key, CALIBRATE))
     unit = 0.0 if standardizer.y_scale is None else float(standardizer.y_scale.log().sum())
     told = [*told, *(fit.told(unit) for fit in fits)]
@@ -256,11 +258,12 @@ def _first_fits(
             posterior = _quietly(trial.fit, first, size, key)
             predictive = posterior.predict(judged.x, seed=derive_seed(key, number), keep_samples=True)
             log_probs = predictive.log_prob(judged.y).double().clamp(min=-1e6)
+            variance = 0.0 if judged.is_labelled else float(predictive.total.mean())
         except (FloatingPointError, RuntimeError) as error:
             told.append(Candidate(trial.name, None, 0.0, timer.clock() - begin, f"failed: {error}"))
             continue
         end = timer.clock()
-        fits.append(Fitted(trial, posterior, size, end - start, end - begin, log_probs))
+        fits.append(Fitted(trial, posterior, size, end - start, end - begin, log_probs, variance))
     if not fits:
         reasons = "; ".join(f"{one.name}: {one.remark}" for one in told)
         raise FloatingPointError(f"No method could be fitted to this table. {reasons}")
@@ -331,9 +334,11 @@ def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int) -> Fitted:
     return replace(fit, posterior=posterior, size=fit.size + size, is_again=True)
 
 
-def expecting_outliers(mixture: StackedPosterior, number: int) -> OutlierPosterior:
-    """The mixture under which one row in as many as were fitted may be anywhere: held-out rows show no rarer ones."""
-    return OutlierPosterior(posterior=mixture, share=max(1 / number, 1 / NUM_DRAWS), scale=OUTLIER_SCALE)
+def expecting_outliers(mixture: StackedPosterior, number: int, fits: Sequence[Fitted]) -> OutlierPosterior:
+    """The mixture under which one row in as many as were fitted, or fewer, may be anywhere: see `outlier_share`."""
+    variance = sum(fit.weight * fit.variance for fit in fits)
+    share = outlier_share(number, variance, OUTLIER_SCALE)
+    return OutlierPosterior(posterior=mixture, share=share, scale=OUTLIER_SCALE)
 
 
 def _recalibrated(mixture: Posterior, rows: Dataset, calibrating: Tensor, seed: int) -> tuple[Posterior, str]:

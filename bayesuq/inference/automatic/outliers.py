@@ -3,12 +3,13 @@
     (1 - r) p(y* | x, D) + r p(y* + s e | x, D),   e ~ N(0, 1)
 
 To normal noise of 0.2 a row that is 3 off costs 110 nats. With r = 1 / N, one row in as many as were fitted, it costs
-some ten, and all others 1 / N nats each.
+some ten, and all others 1 / N nats each. The variance grows by r s^2, so that `outlier_share` bounds r by that, too.
 
 Reference:
     Tukey 1960, A Survey of Sampling from Contaminated Distributions.
 """
 
+import math
 from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
@@ -22,6 +23,9 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.windows import WindowOptions
 
+MOST_GROWTH = 0.1  # of the variance
+MOST_TIMES = 1000
+
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class OutlierPosterior(WrappingPosterior):
@@ -31,7 +35,8 @@ class OutlierPosterior(WrappingPosterior):
 
     Attributes:
         posterior: As it was fitted.
-        share: r, a fraction of the draws, to the next whole one: of a few draws it is none.
+        share: r, a fraction of the draws, to the next whole one: of a few draws that were asked for it is none. A
+            prediction of all repeats its laws, where they are fewer than 1 / r.
         scale: s, in units of y.
     """
 
@@ -55,7 +60,33 @@ class OutlierPosterior(WrappingPosterior):
             predictive: Any = self.posterior.predict(
                 x, num_samples=num_samples, seed=seed, keep_samples=True, **windows
             )
+        if num_samples is None:
+            predictive = predictive.repeated([_times(self.share, predictive.num_samples)] * predictive.num_samples)
         return widened(predictive, self.share, self.scale)
+
+
+def outlier_share(number: int, variance: float, scale: float) -> float:
+    """One row in as many as were fitted, or fewer where these would add more than a tenth to the predicted variance.
+
+    Held-out rows show none that are rarer. Intervals hardly ask for r, but standard deviations do: 1 / N of rows with a
+    scale of 1 would treble the one of a table whose noise is 0.05 and whose rows are 60.
+
+    Args:
+        number: Rows that were fitted.
+        variance: What is predicted, the mean over rows, in units of y squared.
+        scale: s, in units of y.
+
+    Example:
+        >>> outlier_share(100, 4.0, 1.0), outlier_share(100, 0.01, 1.0)
+        (0.01, 0.001)
+    """
+    return min(1 / number, MOST_GROWTH * variance / scale**2)
+
+
+def _times(share: float, number: int) -> int:
+    """How often so many draws are to stand for one of them to be this share; once for one that is not worth it."""
+    needed = math.ceil(1 / (share * number)) if share > 0 else math.inf
+    return int(needed) if needed <= MOST_TIMES else 1
 
 
 def widened(predictive: GaussianPredictive, share: float, scale: float) -> GaussianPredictive:
