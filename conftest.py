@@ -3,7 +3,6 @@
 import gc
 import os
 import random
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -37,21 +36,20 @@ def pytest_collection_finish() -> None:
     gc.enable()
 
 
-@pytest.fixture(autouse=True)
-def _names_in_examples(doctest_namespace: dict[str, Any]) -> None:
-    doctest_namespace |= {"torch": torch, "bq": bayesuq}
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test and all its fixtures start from the same global random state: torch's, NumPy's and Python's.
+
+    A hook, because a fixture takes longer than a small test does.
+    """
+    torch.default_generator.manual_seed(0)  # `torch.manual_seed` writes the stack down for each absent device
+    if torch.cuda.is_available():
+        torch.cuda.manual_seed_all(0)
+    random.seed(0)
+    np.random.set_state(NUMPY_START)  # noqa: NPY002 - what users' networks draw from
 
 
-@pytest.fixture(autouse=True)
-def _repeatable() -> Iterator[None]:
-    """Every test starts from the same global random state, torch's, NumPy's and Python's, and leaves none behind."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002 - what users' networks draw from
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(0)  # `torch.manual_seed` writes the stack down for each absent device
-        if torch.cuda.is_available():
-            torch.cuda.manual_seed_all(0)
-        random.seed(0)
-        np.random.set_state(NUMPY_START)  # noqa: NPY002
-        yield
-    random.setstate(python)
-    np.random.set_state(numpy)  # noqa: NPY002
+@pytest.fixture(scope="session")
+def doctest_namespace() -> dict[str, Any]:
+    """The names that examples in docstrings find."""
+    return {"torch": torch, "bq": bayesuq}
