@@ -403,10 +403,11 @@ BELOW = ("gpytorch", "matplotlib.figure", "pooch", "pyro", "scipy.stats", "sklea
 
 
 def failures_of(names: list[str], compiled: Path) -> str:
-    """What goes wrong where each name is asked for in a process that has imported nothing of bayesuq.
+    """What goes wrong where each face is asked for its names in a process that has imported nothing of bayesuq.
 
     Each is a copy of this one that forgets bayesuq and keeps what it stands on; bayesuq's files are compiled once. A
-    name that goes on in another one is asked for on the way to that.
+    name that goes on in another one is asked for on the way to that. A module has a process of its own, because an
+    import of something else would put it into its face; a class or a function is there by its face alone.
     """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # GPyTorch warns of itself
@@ -414,7 +415,8 @@ def failures_of(names: list[str], compiled: Path) -> str:
             import_module(module)
     said = compiled / "said"
     said.touch()
-    for name in [name for name in names if not any(other.startswith(f"{name}.") for other in names)]:
+    ends = [name for name in names if not any(other.startswith(f"{name}.") for other in names)]
+    for together in by_process(ends):
         child = os.fork()
         if child == 0:
             try:
@@ -424,13 +426,24 @@ def failures_of(names: list[str], compiled: Path) -> str:
                     sys.pycache_prefix, sys.dont_write_bytecode = str(compiled), False
                 for module in [one for one in sys.modules if one.partition(".")[0] == "bayesuq"]:
                     del sys.modules[module]
-                reduce(getattr, name.split("."), import_module("bayesuq"))
+                for name in together:
+                    reduce(getattr, name.split("."), import_module("bayesuq"))
             except BaseException as error:
                 with said.open("a") as file:
                     file.write(f"{name}: {error!r}\n")
             os._exit(0)
         assert os.waitpid(child, 0)[1] == 0
     return said.read_text()
+
+
+def by_process(names: list[str]) -> list[list[str]]:
+    """Names of one face together, as far as they are no modules."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        value = reduce(lambda at, part: getattr(at, part, None), name.split("."), bayesuq)
+        alone = value is None or isinstance(value, ModuleType)
+        found.setdefault(name if alone else name.rpartition(".")[0], []).append(name)
+    return list(found.values())
 
 
 def test_every_name_that_the_pages_write_is_there_whatever_its_own_process_used_first(tmp_path: Path) -> None:

@@ -313,7 +313,7 @@ from bayesuq.models.bnn import BayesianNetwork
 x = torch.linspace(-1, 1, 48)[:, None]
 model = BayesianNetwork(networks.mlp(1, (6,), 1), priors.Normal(), likelihoods.Normal(scale=0.2))
 hmc.fit(model, Dataset(x, x.sin()), num_samples=100_000, num_warmup=10, num_chains=2, kernel="hmc", num_steps=5, seed=1,
-        chain_method="parallel", checkpoint=Checkpoint(sys.argv[1], every_seconds=1.0))
+        chain_method="parallel", checkpoint=Checkpoint(sys.argv[1], every_seconds=0.1))
 """
 
 
@@ -341,7 +341,7 @@ def test_processes_of_chains_that_are_started_anew_end_with_their_parent_and_wri
         while len(list(tmp_path.glob("state.chain-?"))) < 2:
             assert time.monotonic() < deadline
             assert parent.poll() is None
-            time.sleep(0.1)
+            time.sleep(0.02)
         workers = children(parent.pid)
         parent.kill()
         parent.wait()
@@ -350,7 +350,7 @@ def test_processes_of_chains_that_are_started_anew_end_with_their_parent_and_wri
             assert time.monotonic() < deadline
             time.sleep(0.05)
         before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
-        time.sleep(0.5)
+        time.sleep(0.3)
         assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
         assert "leaked" not in told.read_text()
     finally:
