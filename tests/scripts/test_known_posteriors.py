@@ -35,7 +35,7 @@ def test_the_target_has_the_precisions_it_names() -> None:
 def test_laplace_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(known_posteriors, "NUM_DRAWS", 5000)
     known = regression()
-    found = errors(known, METHODS["Laplace, full"](known.model(), known.data, num_epochs=1500, seed=0))
+    found = errors(known, METHODS["Laplace, full"](known.model(), known.data, num_epochs=700, seed=0))
     assert found["evidence"] < 1e-6
     assert found["predictive_variance"] < 1e-6
     # 5,000 draws: relative errors of some sqrt(6 / 5,000) = .035 over all entries
@@ -45,7 +45,7 @@ def test_laplace_is_exact(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_one_network_has_no_covariance() -> None:
     known = regression()
-    found = errors(known, METHODS["MAP"](known.model(), known.data, num_epochs=1500, seed=0))
+    found = errors(known, METHODS["MAP"](known.model(), known.data, num_epochs=700, seed=0))
     assert found["mean"] < 1e-6
     assert (found["covariance"], found["predictive_variance"], found["widest"]) == (1, 1, 0)
     assert math.isnan(found["evidence"])
