@@ -71,6 +71,7 @@ def lesion_counts(
     least_share: float = 0.0,
     ignore_index: int | None = None,
     background: bool = False,
+    regions: bool = False,
 ) -> LesionCounts:
     """Count connected parts; pixels that touch at a corner are connected.
 
@@ -80,10 +81,13 @@ def lesion_counts(
         least_share: Of a true lesion's pixels that must be predicted for it to be found; at 0 any one will do.
         ignore_index: The label of void pixels, which belong to no lesion.
         background: Whether class 0 is among the K classes.
+        regions: Whether they are K regions that may overlap, with a mean (N, 2, K, ...) and y (N, K, ...) of 0 and 1;
+            otherwise K is an axis of space.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or a label outside the classes; a share outside [0, 1].
+        ValueError: `y` of another shape, or a label outside the classes; a share outside [0, 1]; regions of one label a
+            pixel, or with a background.
 
     Example:
         >>> said = torch.tensor([[0.1, 0.9, 0.1, 0.1, 0.1, 0.8]])
@@ -93,8 +97,9 @@ def lesion_counts(
         (1, 1, tensor([False,  True]))
     """
     share = check_share(least_share, "least_share")
-    said, truth = class_masks(predictive, y, ignore_index=ignore_index, background=background)
-    uncertainty = predictive.total.cpu().numpy()
+    said, truth = class_masks(predictive, y, ignore_index=ignore_index, background=background, regions=regions)
+    maps = predictive.total if regions else predictive.total.unsqueeze(1).expand(said.shape)
+    uncertainty = maps.cpu().numpy()
     counts = torch.zeros(4, *said.shape[:2], dtype=torch.int64)
     means: list[float] = []
     are_false: list[bool] = []
@@ -102,7 +107,7 @@ def lesion_counts(
         (predicted, hits, _), (_, found, sizes) = _met(one.numpy(), other.numpy()), _met(other.numpy(), one.numpy())
         is_found = (found > 0) & (found >= share * sizes)
         counts[:, n, k] = torch.tensor([len(found), is_found.sum(), len(hits), (hits == 0).sum()])
-        means += ndimage.mean(uncertainty[n], predicted, np.arange(1, len(hits) + 1)).tolist() if len(hits) else []
+        means += ndimage.mean(uncertainty[n, k], predicted, np.arange(1, len(hits) + 1)).tolist() if len(hits) else []
         are_false += (hits == 0).tolist()
     return LesionCounts(
         true=counts[0].to(said.device),

@@ -14,7 +14,12 @@ _POOL = {1: functional.max_pool1d, 2: functional.max_pool2d, 3: functional.max_p
 
 
 def class_masks(
-    predictive: CategoricalPredictive, y: ArrayLike, *, ignore_index: int | None = None, background: bool = False
+    predictive: CategoricalPredictive,
+    y: ArrayLike,
+    *,
+    ignore_index: int | None = None,
+    background: bool = False,
+    regions: bool = False,
 ) -> tuple[Tensor, Tensor]:
     """Which pixels are predicted to be of each class, and which are, (N, K, ...) each, boolean; void ones in neither.
 
@@ -23,12 +28,18 @@ def class_masks(
         y: Labels, (N, ...).
         ignore_index: The label of void pixels.
         background: Whether class 0 is among the K classes.
+        regions: Whether they are K regions that may overlap, with a mean (N, 2, K, ...) and y (N, K, ...) of 0 and 1;
+            otherwise K is an axis of space.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or a label outside the classes.
+        ValueError: `y` of another shape, or a label outside the classes; regions of one label a pixel, or with a
+            background.
     """
     labels, valid = labelled(predictive, y, ignore_index=ignore_index)
+    if regions:
+        check_regions(predictive, background=background)
+        return (predictive.mean.max(dim=1).indices == 1) & valid, (labels == 1) & valid
     said, num_classes = predictive.mean.max(dim=1).indices, predictive.mean.shape[1]
     classes = range(0 if background else 1, num_classes)
     of_said, of_truth = (torch.stack([(values == k) & valid for k in classes], dim=1) for values in (said, labels))
@@ -42,6 +53,7 @@ def class_dice(
     ignore_index: int | None = None,
     background: bool = False,
     ignore_empty: bool = True,
+    regions: bool = False,
 ) -> Tensor:
     """Dice of each class in each image, (N, K), float64, as MONAI's `DiceMetric` has it.
 
@@ -52,6 +64,7 @@ def class_dice(
         background: Whether class 0 is among the K classes.
         ignore_empty: Whether a class that an image has none of is NaN there, whatever was predicted; else it is 1 where
             none was predicted, and 0.
+        regions: See `class_masks`.
 
     Raises:
         TypeError, ValueError: See `class_masks`.
@@ -61,14 +74,22 @@ def class_dice(
         >>> class_dice(predicted, [[1, 1, 0]])  # class 2 is not there
         tensor([[0.6667,    nan]], dtype=torch.float64)
     """
-    said, truth = (
-        mask.flatten(2) for mask in class_masks(predictive, y, ignore_index=ignore_index, background=background)
-    )
+    masks = class_masks(predictive, y, ignore_index=ignore_index, background=background, regions=regions)
+    said, truth = (mask.flatten(2) for mask in masks)
     sizes = said.sum(dim=2) + truth.sum(dim=2)
     dice = 2 * (said & truth).sum(dim=2).double() / sizes.clamp(min=1)
     if ignore_empty:
         return torch.where(truth.any(dim=2), dice, torch.nan)
     return torch.where(sizes == 0, 1.0, dice)
+
+
+def check_regions(predictive: CategoricalPredictive, k: int = 0, *, background: bool = False) -> None:
+    """Raise a ValueError unless a predictive is of more than k labels a pixel, and no background is asked for."""
+    shape = predictive.probability_sum.shape
+    if len(shape) < 4 or shape[1] != 2 or not 0 <= k < shape[2]:
+        raise ValueError(f"`predictive` must be of K > {k} labels a pixel, (N, 2, K, ...); got {tuple(shape)}.")
+    if background:
+        raise ValueError("`background` is a class, which regions that may overlap have none of.")
 
 
 def near_foreground(y: ArrayLike, radius: int, *, ignore_index: int, background: int = 0) -> Tensor:

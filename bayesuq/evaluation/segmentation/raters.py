@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count
 from bayesuq.evaluation.report.reporting import Report
+from bayesuq.evaluation.segmentation.masks import check_regions
 from bayesuq.evaluation.segmentation.measures import rank_correlation
 from bayesuq.evaluation.segmentation.reporting import as_measure
 from bayesuq.evaluation.standard_errors import closed_form
@@ -112,9 +113,7 @@ def region(predictive: CategoricalPredictive, k: int) -> CategoricalPredictive:
     Raises:
         ValueError: A predictive of one label a pixel; a region that is not there.
     """
-    mean = predictive.mean
-    if mean.ndim < 4 or mean.shape[1] != 2 or not 0 <= k < mean.shape[2]:
-        raise ValueError(f"`predictive` must be of K > {k} labels a pixel, (N, 2, K, ...); got {tuple(mean.shape)}.")
+    check_regions(predictive, k)
     small, draws = predictive.small_log_sum, predictive.draws
     return CategoricalPredictive(
         probability_sum=predictive.probability_sum[:, :, k],

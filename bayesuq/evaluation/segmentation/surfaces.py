@@ -53,6 +53,7 @@ def surface_distances(
     tolerance: float = 1.0,
     ignore_index: int | None = None,
     background: bool = False,
+    regions: bool = False,
 ) -> SurfaceDistances:
     """Compare borders.
 
@@ -64,11 +65,13 @@ def surface_distances(
         tolerance: Of the surface Dice, in the unit of the spacing.
         ignore_index: The label of void pixels, which belong to no mask.
         background: Whether class 0 is among the K classes.
+        regions: Whether they are K regions that may overlap, with a mean (N, 2, K, ...) and y (N, K, ...) of 0 and 1;
+            otherwise K is an axis of space.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
         ValueError: `y` of another shape, or a label outside the classes; another number of spacings than axes, or one
-            that is not above 0.
+            that is not above 0; regions of one label a pixel, or with a background.
 
     Example:
         >>> predicted = CategoricalPredictive.from_logits([[[[9, 9, 0, 0, 0], [0, 0, 9, 9, 9]]]])
@@ -77,11 +80,14 @@ def surface_distances(
         (tensor([[0.9500]], dtype=torch.float64), tensor([[0.3333]], dtype=torch.float64))
     """
     share, near = check_share(quantile, "quantile"), check_positive(tolerance, "tolerance")
-    said, truth = class_masks(predictive, y, ignore_index=ignore_index, background=background)
+    said, truth = class_masks(predictive, y, ignore_index=ignore_index, background=background, regions=regions)
     rank = said.ndim - 2
     distances = [spacing] * rank if isinstance(spacing, int | float) else list(spacing)
     if len(distances) != rank:
-        raise ValueError(f"`spacing` must have {rank} numbers, one for each axis; got {len(distances)}.")
+        of_regions = (
+            " Of K regions pass `regions=True`: K is no axis." if len(distances) == rank - 1 and rank > 1 else ""
+        )
+        raise ValueError(f"`spacing` must have {rank} numbers, one for each axis; got {len(distances)}.{of_regions}")
     sampling = [check_positive(distance, "spacing") for distance in distances]
     found = torch.full((3, *said.shape[:2]), torch.nan, dtype=torch.float64)
     for n, k, one, other in each(said, truth):

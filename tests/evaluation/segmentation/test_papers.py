@@ -2,10 +2,15 @@
 
 Dice of classes, the surface distances and the surface Dice were equal to MONAI 1.6.1's to the rounding of its floats,
 empty masks, spacings and both ways to count the background included, on thirty random pairs of images and volumes.
+Against medpy 0.5.2 (NumPy 1.26.4, SciPy 1.17.1), on 54 pairs of images and volumes of three spacings that have a border
+each: the largest distance, and the larger of its two sides' 95 % quantiles, are equal to the last bit, the average
+(`assd`) to 9e-16. Its own `hd95` pools the sides and is up to .28 of ours off. On six pairs with an empty mask it
+raises, where ours are infinite, or NaN where both are empty.
 """
 
 import itertools
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -16,6 +21,7 @@ from bayesuq.evaluation.segmentation.failures import image_failures, image_uncer
 from bayesuq.evaluation.segmentation.lesions import LesionCounts, lesion_counts
 from bayesuq.evaluation.segmentation.masks import borders, class_dice, near_foreground
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
+from bayesuq.evaluation.segmentation.raters import region
 from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation
 from bayesuq.evaluation.segmentation.surfaces import surface_distances
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -164,6 +170,48 @@ def test_lesions_are_those_of_a_flood(rank: int, least_share: float) -> None:
     assert float(counts.recall) == pytest.approx(int(counts.found.sum()) / int(counts.true.sum()))
     twice = LesionCounts.concatenate([counts, counts])
     assert float(twice.f1) == pytest.approx(float(counts.f1), nan_ok=True)
+
+
+@pytest.mark.parametrize("rank", SIZES)
+def test_regions_that_overlap_are_each_on_their_own(rank: int) -> None:
+    """K is no axis of space: borders and lesions do not go from one region to the next."""
+    noise = torch.Generator().manual_seed(rank)
+    probs = torch.rand(2, 3, 4, *SIZES[rank], generator=noise)
+    y = (torch.rand(3, 4, *SIZES[rank], generator=noise) < 0.3).long()
+    y[0, 1], y[1, 2, ..., 0] = 0, VOID
+    predictive = CategoricalPredictive.from_probs(probs, kind="bernoulli")
+    options: dict[str, Any] = {"ignore_index": VOID}
+    spacing = (2.0, 1.0, 0.5)[:rank]
+    dice = class_dice(predictive, y, regions=True, **options)
+    borders_of = surface_distances(predictive, y, regions=True, spacing=spacing, **options)
+    counts = lesion_counts(predictive, y, regions=True, **options)
+    alone = []
+    for k in range(4):
+        one = region(predictive, k)
+        assert dice[:, k : k + 1].nan_to_num(nan=-1).equal(class_dice(one, y[:, k], **options).nan_to_num(nan=-1))
+        expected = surface_distances(one, y[:, k], spacing=spacing, **options)
+        for name in ("hausdorff", "average", "surface_dice"):
+            found, truth = getattr(borders_of, name)[:, k : k + 1], getattr(expected, name)
+            torch.testing.assert_close(found, truth, rtol=0, atol=0, equal_nan=True)
+        alone.append(lesion_counts(one, y[:, k], **options))
+        for name in ("true", "found", "predicted", "false"):
+            assert getattr(counts, name)[:, k : k + 1].equal(getattr(alone[k], name))
+    every = LesionCounts.concatenate(alone)
+    assert sorted(counts.uncertainty.tolist()) == pytest.approx(sorted(every.uncertainty.tolist()))
+    assert float(counts.uncertainty[counts.is_false].sum()) == pytest.approx(
+        float(every.uncertainty[every.is_false].sum())
+    )
+
+
+def test_regions_are_asked_for_where_they_are_some() -> None:
+    probs = torch.full((1, 2, 3, 4, 4), 0.6)
+    predictive, y = CategoricalPredictive.from_probs(probs, kind="bernoulli"), torch.ones(2, 3, 4, 4).long()
+    with pytest.raises(ValueError, match="Of K regions pass `regions=True`"):
+        surface_distances(predictive, y, spacing=(1.0, 2.0))
+    with pytest.raises(ValueError, match="`background` is a class"):
+        lesion_counts(predictive, y, regions=True, background=True)
+    with pytest.raises(ValueError, match="K > 0 labels a pixel"):
+        class_dice(sure(y[:, 0], 3), y[:, 0], regions=True)
 
 
 def failing(seed: int = 0, num_images: int = 12) -> tuple[CategoricalPredictive, Tensor]:
