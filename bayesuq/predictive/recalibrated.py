@@ -23,7 +23,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction
-from bayesuq.predictive.base import RealPredictive, over_columns
+from bayesuq.predictive.base import BLOCK_NUMBERS, RealPredictive, block_size, over_columns
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
@@ -94,17 +94,17 @@ class RecalibratedPredictive(RealPredictive):
     @property
     def mean(self) -> Tensor:
         """E[y*], (N, 1), in units of y."""
-        return self._moments[0].sum(dim=0)
+        return self._summary[0]
 
     @property
     def aleatoric(self) -> Tensor:
         """Mean variance of the components, less what their function variance has of it, (N, 1), in y squared."""
-        return (self._within * self._noise_share).sum(dim=0)
+        return self._summary[1]
 
     @property
     def epistemic(self) -> Tensor:
         """Variance of the components' means, and the function variance's part of their own, (N, 1)."""
-        return (self._within * (1 - self._noise_share)).sum(dim=0) + self._between
+        return self._summary[2]
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density, (N,), in nats (per unit of y); see `GaussianPredictive.log_prob` for the rest."""
@@ -253,6 +253,22 @@ class RecalibratedPredictive(RealPredictive):
         first, _, share = self._moments
         return first / share.clamp(min=torch.finfo(torch.float64).tiny)
 
+    @cached_property
+    @torch.enable_grad()  # for whoever asks next
+    def _summary(self) -> tuple[Tensor, Tensor, Tensor]:
+        """The mean and both parts of the variance, (N, 1) each, of some points at a time."""
+        one = self.base.laws.at(slice(0, 1)).component_means
+        together = block_size(BLOCK_NUMBERS // len(self.knots), one)
+        starts = range(0, self.shape[1], together)
+        parts = [self.at(slice(start, start + together))._summary_at_once() for start in starts]
+        mean, aleatoric, epistemic = (torch.cat(each) for each in zip(*parts, strict=True))
+        return mean, aleatoric, epistemic
+
+    def _summary_at_once(self) -> tuple[Tensor, Tensor, Tensor]:
+        mean, within, noise = self._moments[0].sum(dim=0), self._within, self._noise_share
+        between = (self._moments[2] * (self._law_means - mean).square()).sum(dim=0)
+        return mean, (within * noise).sum(dim=0), (within * (1 - noise)).sum(dim=0) + between
+
     @property
     def _within(self) -> Tensor:
         """Share times variance of each held Gaussian, (held, N, 1)."""
@@ -260,11 +276,6 @@ class RecalibratedPredictive(RealPredictive):
         safe = share.clamp(min=torch.finfo(torch.float64).tiny)
         offset = (first - self.base.laws.component_means * share) / safe  # of the component's mean from m_s
         return (second - share * offset.square()).clamp(min=0.0)
-
-    @property
-    def _between(self) -> Tensor:
-        """Variance of the components' means by their shares, (N, 1)."""
-        return (self._moments[2] * (self._law_means - self.mean).square()).sum(dim=0)
 
     @property
     def _noise_share(self) -> Any:

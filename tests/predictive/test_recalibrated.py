@@ -71,6 +71,14 @@ def test_moments_and_their_parts_are_integrals_of_the_density() -> None:
     torch.testing.assert_close(predictive.total, predictive.aleatoric + predictive.epistemic)
 
 
+def test_moments_are_the_same_of_some_rows_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, pieces = (RecalibratedPredictive(base(4, 7), KNOTS, LEVELS) for _ in range(2))
+    at_once = whole.mean, whole.aleatoric, whole.epistemic
+    monkeypatch.setattr("bayesuq.predictive.recalibrated.BLOCK_NUMBERS", 2 * 4 * len(KNOTS))  # two rows
+    for found, truth in zip((pieces.mean, pieces.aleatoric, pieces.epistemic), at_once, strict=True):
+        torch.testing.assert_close(found, truth, rtol=1e-12, atol=1e-12)
+
+
 def test_the_identity_map_changes_nothing() -> None:
     plain = base()
     same = RecalibratedPredictive(plain, (0.0, 0.3, 1.0), (0.0, 0.3, 1.0))
