@@ -23,9 +23,11 @@ from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
+from bayesuq.inference.automatic.log_odds import log_odds_factor, log_odds_levels
 from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
-from bayesuq.inference.stacking import StackedPosterior, stacked, stacking_weights
+from bayesuq.inference.quantile_calibration import QuantileCalibratedPosterior
+from bayesuq.inference.stacking import stacked, stacking_weights
 from bayesuq.inference.units import in_units
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -211,9 +213,10 @@ def _fitted(
     trials = trials_for(first)
     fits, told = _first_fits(trials, first, judged, timer, budget, derive_seed(key, FITS))
     both = rows.rows(torch.cat([fitting, judging]))
-    mixture, fits = _mixed(fits, both, timer, budget, derive_seed(key, FITS))
-    expecting = mixture if rows.is_labelled else expecting_outliers(mixture, len(both), fits)
-    posterior, remark = _recalibrated(expecting, rows, calibrating, derive_seed(key, CALIBRATE))
+    before, mixture, fits = _mixed(fits, both, timer, budget, derive_seed(key, FITS))
+    if not rows.is_labelled:
+        before, mixture = (expecting_outliers(one, len(both), fits) for one in (before, mixture))
+    posterior, remark = _recalibrated(mixture, rows, calibrating, before, judged, derive_seed(key, CALIBRATE))
     unit = 0.0 if standardizer.y_scale is None else float(standardizer.y_scale.log().sum())
     told = [*told, *(fit.told(unit) for fit in fits)]
     names = [trial.name for trial in trials]
@@ -294,14 +297,14 @@ def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float
 
 def _mixed(
     fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int
-) -> tuple[StackedPosterior, list[Fitted]]:
-    """The mixture by the weights that the judging rows ask for, of fits to more rows; all fits with their weights."""
+) -> tuple[Posterior, Posterior, list[Fitted]]:
+    """The mixture by the weights that the judging rows ask for, the same of fits to more rows, and all fits."""
     log_probs = torch.stack([fit.log_probs for fit in fits])
     mixture = stacked([fit.posterior for fit in fits], stacking_weights(log_probs), NUM_DRAWS)
     weights = {id(member): weight for member, weight in zip(mixture.members, mixture.weights, strict=True)}
     weighed = [replace(fit, weight=weights.get(id(fit.posterior), 0.0)) for fit in fits]
     again = _again(weighed, rows, timer, budget, key)
-    return replace(mixture, members=tuple(fit.posterior for fit in again if fit.weight > 0)), again
+    return mixture, replace(mixture, members=tuple(fit.posterior for fit in again if fit.weight > 0)), again
 
 
 def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int) -> list[Fitted]:
@@ -334,28 +337,50 @@ def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int) -> Fitted:
     return replace(fit, posterior=posterior, size=fit.size + size, is_again=True)
 
 
-def expecting_outliers(mixture: StackedPosterior, number: int, fits: Sequence[Fitted]) -> OutlierPosterior:
+def expecting_outliers(mixture: Posterior, number: int, fits: Sequence[Fitted]) -> OutlierPosterior:
     """The mixture under which one row in as many as were fitted, or fewer, may be anywhere: see `outlier_share`."""
     variance = sum(fit.weight * fit.variance for fit in fits)
     share = outlier_share(number, variance, OUTLIER_SCALE)
     return OutlierPosterior(posterior=mixture, share=share, scale=OUTLIER_SCALE)
 
 
-def _recalibrated(mixture: Posterior, rows: Dataset, calibrating: Tensor, seed: int) -> tuple[Posterior, str]:
-    """The mixture with calibrated levels or a temperature, and a remark that says so."""
+def _recalibrated(
+    mixture: Posterior, rows: Dataset, calibrating: Tensor, before: Posterior, judged: Dataset, seed: int
+) -> tuple[Posterior, str]:
+    """The mixture with calibrated levels or a temperature, and a remark that says so.
+
+    Args:
+        mixture: Of the last fits.
+        rows: All.
+        calibrating: Which of them nothing has seen; none in a small table.
+        before: The mixture of the first fits.
+        judged: Rows that these have not seen, but by which they are mixed.
+        seed: Of the draws.
+    """
+    if not rows.is_labelled and rows.y.shape[1] > 1:
+        return mixture, "Not recalibrated: levels are calibrated for one target column."
     if not len(calibrating):
+        if not rows.is_labelled:
+            return _sharpened(mixture, before, judged, seed)
         return mixture, f"Not recalibrated: that takes rows of its own, which tables from {RECALIBRATED_FROM} on have."
     data = rows.rows(calibrating)
     if rows.is_labelled:
         scaled = temperature.fit(mixture, data, seed=seed)
         return scaled, f"Temperature {scaled.temperature:.3g}, by {len(data)} further rows."
-    if rows.y.shape[1] > 1:
-        return mixture, "Not recalibrated: levels are calibrated for one target column."
     try:
         mapped = quantile_calibration.fit(mixture, data, num_pieces=NUM_PIECES, seed=seed)
     except ValueError as error:
         return mixture, f"Not recalibrated: {error}"
     return mapped, f"Levels recalibrated by {len(data)} further rows."
+
+
+def _sharpened(mixture: Posterior, before: Posterior, judged: Dataset, seed: int) -> tuple[Posterior, str]:
+    """The mixture with its levels' log-odds scaled by the number that the judging rows ask for."""
+    predictive: Any = before.predict(judged.x, seed=seed, keep_samples=True)
+    factor = log_odds_factor(predictive.cdf(judged.y).flatten())
+    knots, levels = log_odds_levels(factor)
+    sharpened = QuantileCalibratedPosterior(posterior=mixture, knots=knots, levels=levels)
+    return sharpened, f"Log-odds of levels scaled by {factor:.3g}, by the {len(judged)} rows that judged."
 
 
 def _quietly(fit: Callable[..., Posterior], *arguments: Any) -> Posterior:

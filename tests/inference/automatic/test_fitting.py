@@ -15,6 +15,7 @@ import torch
 import bayesuq as bq
 from bayesuq.inference.automatic import candidates, fitting
 from bayesuq.inference.automatic.candidates import Trial, noise_floor, trials_for_labels, trials_for_numbers
+from bayesuq.inference.automatic.log_odds import DEVIATION
 from bayesuq.inference.ensemble import EnsemblePosterior
 from tests.inference.examples import measured
 
@@ -212,6 +213,24 @@ def test_rows_are_divided_without_overlap_and_some_recalibrate() -> None:
         assert len(parts[2]) == calibrating
 
 
+def test_levels_of_a_small_table_are_scaled_by_the_rows_that_judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, timed(Clock(), "only", 0.0, 1.0, 0.01, []))
+    x, _ = table()
+    y = torch.arange(40.0).sin()
+    factors = []
+    for spread in (3.0, 0.001):  # and a deviation of 1 at 0 is predicted
+        monkeypatch.setattr(fitting, "standard_rows", lambda _, data, spread=spread: rows_of_spread(data, spread))
+        (_, remark) = fitting.regress(x, y, seed=0, clock=Clock()).remarks
+        assert "by the 6 rows that judged" in remark
+        factors.append(float(remark.split("scaled by ")[1].split(",")[0]))
+    assert factors[0] < 1
+    assert factors[1] == pytest.approx(math.exp(6 * DEVIATION**2), abs=0.01)  # all in the middle
+
+
+def rows_of_spread(data: bq.Dataset, spread: float) -> bq.Dataset:
+    return bq.Dataset(data.x.float(), spread * data.y.float())
+
+
 def small(trials: Callable[..., list[Trial]], *names: str) -> Callable[..., list[Trial]]:
     """The package's own trials, in sizes of a test."""
     return lambda *given: [
@@ -314,5 +333,7 @@ def test_a_row_unlike_the_others_is_expected_once_in_as_many_as_were_fitted(monk
     scale = y.double().std(correction=0)
     density = found.predict(x[:1], seed=0).log_prob((y.double().mean() + 20 * scale)[None])
     law = torch.distributions.Normal(0.0, 2**0.5)  # the noise of `constant`, and as much again
-    expected = law.log_prob(torch.tensor(20.0)) - math.log(40) - scale.log()
+    knots: Any = found.posterior.posterior.knots  # type: ignore[attr-defined]
+    slope = torch.tensor(0.05 / (1 - knots[-2])).log()  # of the levels' last piece
+    expected = law.log_prob(torch.tensor(20.0)) - math.log(40) - scale.log() + slope
     assert float(density) == pytest.approx(float(expected), abs=1e-3)  # and not -200
