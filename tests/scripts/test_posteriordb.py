@@ -25,7 +25,7 @@ def _in_float64():
 @pytest.mark.parametrize("name", ["kilpisjarvi", "sblri"])
 def test_nuts_has_the_moments_of_the_reference(name: str) -> None:
     known, reference = load(FOLDER, name)
-    posterior = hmc.fit(known.program, known.data, num_samples=400, num_warmup=400, num_chains=1, seed=0)
+    posterior = hmc.fit(known.program, known.data, num_samples=250, num_warmup=200, num_chains=1, seed=0)
     found = posteriordb.judged(known.reported(posterior.sample_weights()).unsqueeze(0), reference)
     assert found["z"] < 4.5
     assert found["mean_error"] < 0.3

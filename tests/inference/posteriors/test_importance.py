@@ -67,7 +67,7 @@ def test_the_mean_of_the_ratios_estimates_the_evidence_where_scales_are_transfor
     log_evidence = (log_prior + log_likelihood).flatten().logsumexp(dim=0) + cell.log()
 
     for guide in (variational.mean_field, autoguide(AutoMultivariateNormal)):
-        posterior = variational.fit(model, data, guide=guide, num_epochs=200, seed=0)
+        posterior = variational.fit(model, data, guide=guide, num_epochs=100, seed=0)
         ratios = posterior.log_importance_ratios(data, num_samples=500, seed=1)
         estimate = ratios.logsumexp(dim=0) - math.log(500)
         relative = (ratios - ratios.max()).exp()

@@ -67,7 +67,7 @@ def test_at_the_exact_posterior_every_draw_of_the_loss_is_minus_the_log_evidence
 @pytest.mark.parametrize(
     ("guide", "num_epochs"),
     [
-        (autoguide(pyro_guides.AutoLowRankMultivariateNormal, rank=3), 300),
+        (autoguide(pyro_guides.AutoLowRankMultivariateNormal, rank=3), 200),
         (pyro_guides.AutoMultivariateNormal, 150),
     ],
     ids=["low rank", "full rank, from the prior's median"],
