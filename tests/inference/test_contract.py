@@ -158,10 +158,24 @@ class TestLaplaceSampled(EndlessPosteriorContract, doors_of="TestLaplaceKronecke
     fit = sampled_laplace
 
 
+class ChainContract(PosteriorContract):
+    """Chains that learn no buffers: a network's statistics stay as they were."""
+
+    def test_batch_norm_learns_its_statistics_in_the_fit_and_never_when_predicting(self) -> None:
+        net = self.network(batch_norm=True)
+        with torch.no_grad():
+            net[2].running_mean.fill_(0.3)
+        posterior = self.posterior(self.regression(net), measured())
+        assert torch.equal(posterior.buffers["2.running_mean"], net[2].running_mean)
+        draws_of(posterior, NEW_X)
+        assert torch.equal(posterior.buffers["2.running_mean"], net[2].running_mean)
+        assert int(posterior.buffers["2.num_batches_tracked"]) == 0
+
+
 @pytest.mark.filterwarnings("ignore:.* of the trajectories had the greatest length:UserWarning")
 @pytest.mark.filterwarnings("ignore:.* draws follow a trajectory that diverged:UserWarning")
-class TestHmc(PosteriorContract):
-    """Chains that are far too short, of a method that reads all data at every step and learns no buffers."""
+class TestHmc(ChainContract):
+    """Chains that are far too short, of a method that reads all data at every step."""
 
     fit = hmc.fit
     options: ClassVar = {"num_samples": 4, "num_warmup": 8, "num_chains": 2, "max_tree_depth": 3, "seed": 1}
@@ -174,16 +188,6 @@ class TestHmc(PosteriorContract):
         after = self.posterior(model, data, num_warmup=40, max_tree_depth=5)
         gain = [p.predict(data.x).log_prob(data.y).mean() for p in (before, after)]
         assert gain[1] > gain[0] + 0.3
-
-    def test_batch_norm_learns_its_statistics_in_the_fit_and_never_when_predicting(self) -> None:
-        net = self.network(batch_norm=True)
-        with torch.no_grad():
-            net[2].running_mean.fill_(0.3)
-        posterior = self.posterior(self.regression(net), measured())
-        assert torch.equal(posterior.buffers["2.running_mean"], net[2].running_mean)
-        draws_of(posterior, NEW_X)
-        assert torch.equal(posterior.buffers["2.running_mean"], net[2].running_mean)
-        assert int(posterior.buffers["2.num_batches_tracked"]) == 0
 
     @pytest.mark.parametrize("shuffle", [True, False])
     def test_a_loader_fits_as_data_in_memory_do(self, shuffle: bool) -> None:
@@ -240,8 +244,8 @@ class TestMultiSwag(PosteriorContract, doors_of="TestEnsemble"):
     default_num_samples = 200
 
 
-class TestSgmcmc(PosteriorContract):
-    """Chains that are far too short, of a method that learns no buffers."""
+class TestSgmcmc(ChainContract):
+    """Chains that are far too short."""
 
     fit = sgmcmc.fit
     options: ClassVar = {
@@ -267,16 +271,6 @@ class TestSgmcmc(PosteriorContract):
         before = self.posterior(model, data, num_warmup=0, step_size=1e-9)  # stays where the prior's draws are
         gain = [p.predict(data.x).log_prob(data.y).mean() for p in (before, self.learned())]
         assert gain[1] > gain[0] + 0.3
-
-    def test_batch_norm_learns_its_statistics_in_the_fit_and_never_when_predicting(self) -> None:
-        net = self.network(batch_norm=True)
-        with torch.no_grad():
-            net[2].running_mean.fill_(0.3)
-        posterior = self.posterior(self.regression(net), measured())
-        assert torch.equal(posterior.buffers["2.running_mean"], net[2].running_mean)
-        draws_of(posterior, NEW_X)
-        assert torch.equal(posterior.buffers["2.running_mean"], net[2].running_mean)
-        assert int(posterior.buffers["2.num_batches_tracked"]) == 0
 
     @pytest.mark.parametrize("shuffle", [True, False])
     def test_a_loader_fits_as_data_in_memory_do(self, shuffle: bool) -> None:
