@@ -6,11 +6,9 @@ import logging
 import re
 import sys
 import warnings
-from collections.abc import Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -50,13 +48,11 @@ def build(options: list[str], said: Path) -> None:
     It leaves out the entries of objects in the sidebar, which is drawn for the first page alone, the index of all names
     and curly quotes, notes nothing down for debugging, and looks for no garbage in what the tests have left. The search
     finds words as they are written, and nobody asks for the line numbers of definitions, which [source] links need.
-    Trees are walked by a stack: docutils hands each node on by a generator for each that stands above it.
     """
     gc.disable()
     furo, sidebar = importlib.import_module("furo"), []
     draw = furo._compute_navigation_tree
     furo._compute_navigation_tree = lambda page: sidebar[0] if sidebar else sidebar.append(draw(page)) or sidebar[0]
-    importlib.import_module("docutils.nodes").Node._fast_findall = tree_of
     importlib.import_module("sphinx.search.en").SearchEnglish.stem = lambda _, word: word
     importlib.import_module("sphinx.pycode.parser").Parser.parse_definition = lambda _: None
     logging.disable(logging.DEBUG)
@@ -65,16 +61,6 @@ def build(options: list[str], said: Path) -> None:
         with redirect_stdout(file), redirect_stderr(file):
             code = importlib.import_module("sphinx.cmd.build").main(options)
     sys.exit(code)
-
-
-def tree_of(node: Any, kind: type) -> Iterator[Any]:
-    """A node and all below it, in order, as far as they are of a kind."""
-    ahead = [node]
-    while ahead:
-        one = ahead.pop()
-        if isinstance(one, kind):
-            yield one
-        ahead.extend(reversed(one.children))
 
 
 @pytest.mark.slow
