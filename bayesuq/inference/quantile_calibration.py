@@ -7,7 +7,8 @@ is calibrated. R is taken through few knots only, at order statistics u_(k) whos
     R(u_(k)) = k / (n + 1),
 
 so that the quantile of level k / (n + 1) covers new rows with exactly that probability, as conformal prediction does,
-and the slopes of R, which multiply the density, are averages over many rows.
+and the slopes of R, which multiply the density, are averages over many rows. Where no rows are held out, those of the
+fit serve, each as all the others predict it: see `bayesuq.inference.posteriors.leave_one_out`.
 
 Reference:
     Kuleshov, Fenner & Ermon 2018, Accurate Uncertainties for Deep Learning Using Calibrated Regression, algorithm 1.
@@ -15,7 +16,7 @@ Reference:
 
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Unpack, cast, overload
+from typing import Any, Literal, Unpack, cast, overload
 
 import numpy as np
 import torch
@@ -23,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.inference.posteriors.leave_one_out import left_out_levels, one_column
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
 from bayesuq.inference.training.minibatches import Data, in_memory, only_targets
@@ -47,6 +49,7 @@ def fit(
     data: Data,
     *,
     num_pieces: int = 20,
+    leave_one_out: bool = False,
     num_samples: int | None = None,
     seed: int | None = None,
 ) -> "QuantileCalibratedPosterior": ...
@@ -58,6 +61,7 @@ def fit(
     data: ArrayLike,
     *,
     num_pieces: int = 20,
+    leave_one_out: Literal[False] = False,
     num_samples: None = None,
     seed: int | None = None,
 ) -> "LevelMap": ...
@@ -69,17 +73,21 @@ def fit(
     data: Data | ArrayLike,
     *,
     num_pieces: int = 20,
+    leave_one_out: bool = False,
     num_samples: int | None = None,
     seed: int | None = None,
 ) -> "QuantileCalibratedPosterior | LevelMap":
-    """Choose the map of levels on held-out rows.
+    """Choose the map of levels on held-out rows, or on those of the fit, each left out.
 
     Args:
         posterior: A fitted posterior over one real target with normal noise, which stays as it is; or a predictive of
             anyone's making at held-out inputs, of one continuous target: draws, quantiles, any mixture.
         data: Held-out rows that no other choice has used, or a DataLoader of them, in order; of a predictive, the
-            targets at its points.
+            targets at its points. With `leave_one_out` the rows that the posterior was fitted to.
         num_pieces: K, straight pieces of the map; at most one more than there are rows.
+        leave_one_out: Whether each row is predicted from all the others, of an exact process in closed form, else by
+            weighting at least 25 draws. It is right where these are draws of the posterior, as of chains, or nearly; a
+            mode that follows its rows, and an ensemble of modes, cannot be asked so.
         num_samples: Draws of the mixture that is calibrated, as for `predict`; predict with as many. A predictive has
             its own.
         seed: Of the draws.
@@ -91,7 +99,8 @@ def fit(
     Raises:
         TypeError: A posterior over labels or counts, or with another noise than a normal one; unknown options.
         ValueError: Several target columns; more pieces than the rows allow; held-out targets so far out that their
-            levels are 0, 1 or the same: such a predictive must be mended first.
+            levels are 0, 1 or the same: such a predictive must be mended first. With `leave_one_out` fewer than 25
+            draws, or other rows than those that a process was fitted to.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -104,23 +113,20 @@ def fit(
         (0.0, 0.4, 1.0)
     """
     if isinstance(posterior, PredictiveDistribution):
-        if num_samples is not None:
-            raise ValueError("`num_samples` is of a posterior; a predictive has its draws already. Leave it out.")
+        if num_samples is not None or leave_one_out:
+            given = "num_samples" if num_samples is not None else "leave_one_out"
+            raise ValueError(f"`{given}` is of a posterior; a predictive has its draws already. Leave it out.")
         levels_of = _check_continuous(posterior).cdf(only_targets(data)).flatten()
         return LevelMap(*level_map(levels_of, num_pieces))
     check_fitted(posterior)
     key = resolve_seed(seed)
     rows = in_memory(cast(Data, data), key)
-    predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
-    if not isinstance(predictive, GaussianPredictive):
-        raise TypeError(
-            f"Quantiles of a posterior are calibrated of Gaussian mixtures; got {type(predictive).__name__}. For "
-            "labels take `temperature.fit`; of any continuous target pass the predictive, "
-            "`quantile_calibration.fit(predictive, y)`, and `bayesuq.conformal` gives intervals of all."
-        )
-    if predictive.mean.shape[1] != 1:
-        raise ValueError(f"Quantiles are calibrated for one target column; got {predictive.mean.shape[1]}.")
-    knots, levels = level_map(predictive.cdf(rows.y).flatten(), num_pieces)
+    if leave_one_out:
+        found = left_out_levels(posterior, rows, num_samples=num_samples, seed=key)
+    else:
+        predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
+        found = one_column(predictive).cdf(rows.y).flatten()
+    knots, levels = level_map(found, num_pieces)
     return QuantileCalibratedPosterior(posterior=posterior, knots=knots, levels=levels)
 
 

@@ -9,15 +9,19 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.evaluation.calibration import interval_coverage, regression_calibration_error
-from bayesuq.inference import ensemble, map_estimate, quantile_calibration
+from bayesuq.inference import ensemble, gp, map_estimate, quantile_calibration
 from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.leave_one_out import reweighted_levels
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.quantile_calibration import level_map
 from bayesuq.inference.training.history import History
+from bayesuq.models import gp as gp_models
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.to_arviz.container import group_names
+from tests.inference.examples import Conjugate, noise
 
 
 class Identity(nn.Module):
@@ -38,9 +42,9 @@ def too_sure(scale: float = 0.5, likelihood: likelihoods.Likelihood | None = Non
 
 
 def skewed(num_rows: int, seed: int) -> Dataset:
-    noise = torch.Generator().manual_seed(seed)
-    x = torch.randn(num_rows, 1, generator=noise, dtype=torch.float64)
-    rate = -torch.rand(num_rows, 1, generator=noise, dtype=torch.float64).log()
+    random = torch.Generator().manual_seed(seed)
+    x = torch.randn(num_rows, 1, generator=random, dtype=torch.float64)
+    rate = -torch.rand(num_rows, 1, generator=random, dtype=torch.float64).log()
     return Dataset(x, x + rate - 1)
 
 
@@ -70,9 +74,9 @@ def test_calibration_mends_coverage_and_the_log_score() -> None:
 
 
 def test_a_calibrated_posterior_is_left_nearly_as_it_was() -> None:
-    noise = torch.Generator().manual_seed(0)
-    x = torch.randn(4000, 1, generator=noise, dtype=torch.float64)
-    data = Dataset(x, x + 0.5 * torch.randn(4000, 1, generator=noise, dtype=torch.float64))
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(4000, 1, generator=random, dtype=torch.float64)
+    data = Dataset(x, x + 0.5 * torch.randn(4000, 1, generator=random, dtype=torch.float64))
     calibrated = quantile_calibration.fit(too_sure(0.5), data, num_pieces=10)
     # An order statistic of n uniforms has standard deviation at most 1 / (2 sqrt n).
     gaps = [abs(knot - level) for knot, level in zip(calibrated.knots, calibrated.levels, strict=True)]
@@ -125,3 +129,55 @@ def test_what_has_no_such_quantiles_is_refused() -> None:
         quantile_calibration.fit(too_sure(), two)
     with pytest.raises(TypeError, match=r"must be a bayesuq\.Dataset or a DataLoader"):
         quantile_calibration.fit(too_sure(), data.x)  # type: ignore[arg-type]
+
+
+# Rows of the fit, each left out
+
+
+def test_reweighted_draws_leave_a_row_out() -> None:
+    """Against Bayesian linear regression, where the posterior without a row is known, too."""
+    number = 40_000
+    known = Conjugate(num_points=12, num_features=2, noise_scale=0.5)
+    x, y = known.data.x, known.data.y.double()
+    design = torch.cat([x.double(), torch.ones(12, 1).double()], dim=1)
+    root = torch.linalg.cholesky(torch.linalg.inv(known.precision))
+    draws = known.mean + noise(5, number, 3) @ root.T
+    predictive = GaussianPredictive(mean=(draws @ design.T).unsqueeze(-1), noise_variance=0.25)
+    found = reweighted_levels(predictive, y)
+    expected = torch.empty(12).double()
+    for row in range(12):
+        others = torch.arange(12) != row
+        precision = known.precision - torch.outer(design[row], design[row]) / 0.25
+        mean = torch.linalg.solve(precision, design[others].T @ y[others, 0] / 0.25)
+        variance = design[row] @ torch.linalg.solve(precision, design[row]) + 0.25
+        expected[row] = torch.special.ndtr((y[row, 0] - design[row] @ mean) / variance.sqrt())
+    plain = predictive.cdf(y)[:, 0]
+    assert float((plain - expected).abs().max()) > 0.05  # a row draws its prediction to itself
+    # A level's variance is below E[w^2] (F - u)^2 / S, of weights of mean 1.
+    ratios = (-predictive.component_log_prob(y)).exp()
+    weights = ratios / ratios.mean(dim=0)
+    levels = torch.special.ndtr((y[:, 0] - predictive.component_means[..., 0]) / 0.5)
+    error = ((weights * (levels - expected)).square().mean(dim=0) / number).sqrt()
+    assert ((found - expected).abs() < 5 * error).all()
+
+
+def test_rows_of_the_fit_calibrate_a_process_that_is_too_sure() -> None:
+    train, new = (Dataset(2 * noise(s, n, 1), noise(s + 1, n, 1)) for s, n in ((0, 300), (2, 2000)))
+    kernel = gp_models.Scale(gp_models.RBF(lengthscale=1.0), variance=1.0)
+    process = gp_models.GaussianProcess(kernel, gp_models.ZeroMean(), likelihoods.Normal(scale=0.5))
+    fitted = gp.fit(process, train, seed=0)
+    calibrated = quantile_calibration.fit(fitted, train, leave_one_out=True)
+    before, after = (interval_coverage(posterior.predict(new.x), new.y, 0.9) for posterior in (fitted, calibrated))
+    assert float(before) < 0.7
+    assert abs(float(after) - 0.9) < 4 * (0.09 / 300 + 0.09 / 2000) ** 0.5
+
+
+def test_rows_that_cannot_be_left_out_are_refused() -> None:
+    data = skewed(40, 0)
+    with pytest.raises(ValueError, match="weighting at least 25 draws of a posterior; got 1"):
+        quantile_calibration.fit(too_sure(), data, leave_one_out=True)
+    fitted = gp.fit(gp_models.GaussianProcess(), data, num_restarts=1, max_iterations=2, seed=0)
+    with pytest.raises(ValueError, match="must be the 40 rows that the process was fitted to, in their order"):
+        quantile_calibration.fit(fitted, data.rows(range(39, -1, -1)), leave_one_out=True)
+    with pytest.raises(ValueError, match="`leave_one_out` is of a posterior"):
+        quantile_calibration.fit(too_sure().predict(data.x), data.y, leave_one_out=True)  # type: ignore[call-overload]

@@ -2,8 +2,12 @@
 
     f(x*) | D ~ N(m* + k*^T S^-1 (y - m), k** - k*^T S^-1 k*),   S = K + noise
 
+What all rows but one say of that one needs no other factor: with alpha = S^-1 (y - m),
+
+    y_i | x, all other y ~ N(y_i - alpha_i / [S^-1]_ii, 1 / [S^-1]_ii).
+
 Reference:
-    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 2.2 and chapter 5.
+    Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 2.2 and chapter 5; eq. (5.12).
 """
 
 from collections.abc import Mapping
@@ -33,6 +37,7 @@ from bayesuq.inference.training.history import History
 from bayesuq.models.gp.combined import CoregionalisedKernel
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.predictive.covariances import positive_part
+from bayesuq.predictive.gaussian import GaussianPredictive
 
 
 def fit_exact(model: GaussianProcess, data: Observations, search: Search, *, kind: str) -> "ExactGpPosterior":
@@ -146,6 +151,41 @@ class ExactGpPosterior(GpPosterior):
         noises = torch.cat([self.noise, noise], dim=1)
         value = log_evidence(self.model, self.prior, x_all, y_all, noises)
         return replace(self, x=x_all, y=y_all, noise=noises, log_marginal_likelihood=value)
+
+    def leave_one_out(self) -> GaussianPredictive:
+        """Each fitted number as all the others predict it, at the same hyperparameters, by eq. (5.12); O(N^3) time.
+
+        Returns:
+            One Gaussian a row, in the order of the fit, (1, N, C), in units of y.
+
+        Raises:
+            NotImplementedError: Labels; coregionalised outputs, of which a row has several numbers; so many rows that
+                there is no Cholesky factor.
+            ValueError: Missing targets.
+
+        Example:
+            >>> from bayesuq.data import Dataset
+            >>> from bayesuq.inference import gp
+            >>> from bayesuq.models.gp import GaussianProcess
+            >>> fitted = gp.fit(GaussianProcess(), Dataset([[0.0], [1.0], [2.0]], [0.0, 0.5, 0.9]), seed=0)
+            >>> fitted.leave_one_out().mean.shape
+            torch.Size([3, 1])
+        """
+        if self.approximation != "exact" or isinstance(self.prior.kernel, CoregionalisedKernel):
+            raise NotImplementedError("One number is left out of independent outputs with normal noise only.")
+        if self._present is not None:
+            raise ValueError("`leave_one_out` is of rows that have all targets; fit without those that lack one.")
+        _, factor, alpha = self._solved
+        if not uses_cholesky(alpha):
+            raise NotImplementedError(f"Of {len(self.x)} rows there is no Cholesky factor; hold some out instead.")
+        precision = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)  # of y_i given the others, (C or 1, N)
+        mean, variance = self.y - alpha / precision, (1 / precision).expand_as(self.y)
+        function = (variance - self.noise).clamp(min=0)
+        return GaussianPredictive(
+            mean=mean.mT.unsqueeze(0),
+            noise_variance=self.noise.mT.unsqueeze(0),
+            function_variance=function.mT.unsqueeze(0),
+        )
 
     @property
     def row_shape(self) -> torch.Size:
