@@ -1,4 +1,4 @@
-"""Tables of `docs/results.md` of `regress`, of splits with a gap, of a method's defaults, and of chains' targets."""
+"""Tables of `docs/results.md` of `regress`, of splits with a gap, of defaults, and of chains' targets."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean, median
@@ -74,6 +74,23 @@ def of_defaults(records: Iterable[Record], before: Mapping[tuple[str, str], Sequ
             cells.append(f"{fmean(line['cpu_seconds'] for line in lines):.0f}")
             cells += [_mean(old, name, 2) if old else "" for name in ("rmse", "log_likelihood")]
             found.append(row([data, f"`{method}`", str(len(lines)), *cells]))
+    return [*found, ""]
+
+
+def of_two_commands(records: Iterable[Record]) -> list[str]:
+    """What 90 % intervals of the two commands hold over all splits of a set, and of the same fits uncalibrated."""
+    titles = ["set", "splits", "new rows", "held", "from 90 %, in s.e.", "width", "log-likelihood"]
+    titles += [f"{name} as fitted" for name in ("held", "width", "log-likelihood")]
+    found = [row(titles), "|---" * len(titles) + "|"]
+    for data, own in by_set(list(records)):
+        number = sum(line["held_out"] for line in own)
+        share = sum(line["inside"] for line in own) / number
+        off = (share - 0.9) / (0.09 / number) ** 0.5
+        plain = [line["as_fitted"] for line in own]
+        before = f"{sum(line['inside'] for line in plain) / number:.3f}"
+        cells = [_mean(own, name, 2) for name in ("width", "log_likelihood")]
+        cells += [before, *(_mean(plain, name, 2) for name in ("width", "log_likelihood"))]
+        found.append(row([data, str(len(own)), f"{number:,}", f"{share:.3f}", f"{off:+.1f}", *cells]))
     return [*found, ""]
 
 

@@ -15,7 +15,7 @@ from typing import Any
 
 from bayesuq.writing import write_text
 from scripts import mnist_methods as images
-from scripts.automatic_tables import of_automatic, of_defaults, of_gaps, of_targets
+from scripts.automatic_tables import of_automatic, of_defaults, of_gaps, of_targets, of_two_commands
 from scripts.choosing_tables import of_labels, of_regrets
 from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes, of_words
 from scripts.recording import Record, Records, digest
@@ -44,6 +44,7 @@ FURTHER = {  # by file and mark
     "every-word": of_words,
     "uci-automatic": of_automatic,
     "uci-gap": of_gaps,
+    "two-commands": of_two_commands,
     "microcanonical-target": of_targets,
     "optimising": of_regrets,
     "active-learning": of_labels,

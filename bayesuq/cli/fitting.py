@@ -19,7 +19,7 @@ from bayesuq.cli.verdict import COVERAGE
 from bayesuq.evaluation.report.reporting import Report
 from bayesuq.evaluation.report.standard_measures import COVERAGE_LEVEL
 
-REMEDIES = ("gp", "variational")  # whose intervals hold more often than not
+REMEDIES = (f"{CALIBRATION}:gp", f"{CALIBRATION}:variational")  # whose intervals hold more often than not
 MATTERS = 0.01  # of a coverage: test rows without number prove less, too, which changes no interval to speak of
 
 
@@ -68,12 +68,12 @@ def run(
 
 def _off_nominal(report: Report, method: str) -> list[str]:
     """What is said of intervals that hold too few of the test rows, or too many."""
-    others = [name for name in REMEDIES if name != method]
-    others += [] if method.startswith(CALIBRATION) else [f"{CALIBRATION}:{method}"]
+    own = method if method.startswith(CALIBRATION) else f"{CALIBRATION}:{method}"
+    others = [name for name in dict.fromkeys([*REMEDIES, own]) if name != method]
     return [
         f"The {COVERAGE_LEVEL * 100:.0f} % intervals hold {measure.value * 100:.0f} % of the test rows: they are too "
         f"{'wide' if measure.value > COVERAGE_LEVEL else 'narrow'}, and those of new rows will be, too. Compare it "
-        f"with others (`bayesuq compare`), such as {', '.join(others[:-1])} and {others[-1]}."
+        f"with others (`bayesuq compare`), such as {' and '.join(others)}."
         for measure in report.measures
         if measure.name == COVERAGE and measure.off is not None and abs(measure.value - COVERAGE_LEVEL) > MATTERS
     ]

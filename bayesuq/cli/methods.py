@@ -10,6 +10,7 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from bayesuq import inference
@@ -20,11 +21,14 @@ from bayesuq.cli.settings import METHODS, ChainOptions, PredictionOptions, Train
 from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
 from bayesuq.evaluation.report.measure import Measure
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import dropout, map_estimate, quantile_calibration
 from bayesuq.inference.catalogue import BY_COMMAND, commands
 from bayesuq.inference.confidence import fitting as confidence
 from bayesuq.inference.ensemble import fitting as ensemble
 from bayesuq.inference.laplace import fitting as laplace
+from bayesuq.inference.posteriors.leave_one_out import FEWEST_DRAWS, LeavesOneOut
+from bayesuq.inference.quantile_calibration import QuantileCalibratedPosterior
 from bayesuq.inference.temperature import fitting as temperature
 from bayesuq.inference.training import options as training_options
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -38,13 +42,15 @@ CHECKPOINT_SECONDS = 60.0  # between two writes
 MOST_FORWARD_ROWS = 5_000_000  # a matter of seconds; on larger data the reach is not looked at
 
 MOST_OF_PROCESS = 1000  # rows of a process that nobody asked for; twice as many take eight times as long
-PIECES = 10  # of the map of levels
+FEWEST_PIECES, MOST_PIECES, ROWS_A_PIECE = 4, 20, 10  # of the map of levels: ends of 90 % intervals are knots of 20
+AS_FITTED: dict[str, Any] = {"knots": (0.0, 1.0), "levels": (0.0, 1.0)}
+MOST_LEFT_OUT = 10_000  # rows of the fit: their levels are known to half a percent
 
 NETWORKS, CHAINS = commands("network"), commands("chains")
 SHARED = ("map", "variational", "dropout", "ivon", "swag")  # whose steps several processes make together
 WRAPPERS = commands("wrapper")  # of a posterior that is fitted already
 CALIBRATION = "quantile_calibration"
-REREAD = (temperature.TemperaturePosterior, quantile_calibration.QuantileCalibratedPosterior)
+REREAD = (temperature.TemperaturePosterior, QuantileCalibratedPosterior)
 
 
 @dataclass(frozen=True)
@@ -104,10 +110,11 @@ def _bases(kind: str) -> tuple[str, ...]:
 
 
 def chosen_for(problem: Problem) -> str:
-    """The method of a fit that names none: intervals of a process hold what they say on tables of few rows."""
+    """The method of a fit that names none: of numbers, intervals of it hold what they say."""
     x = problem.split.train.x
     is_small_table = problem.own is None and isinstance(x, Tensor) and x.ndim == 2 and len(x) <= MOST_OF_PROCESS
-    return "gp" if is_small_table and not problem.split.train.is_labelled else "variational"
+    name = "gp" if is_small_table and not problem.split.train.is_labelled else "variational"
+    return f"{CALIBRATION}:{name}" if _has_one_number(problem) and problem.own is None else name
 
 
 def _has_one_number(problem: Problem) -> bool:
@@ -226,7 +233,8 @@ def fit(method: Method, problem: Problem, options: FitOptions, fitted: Mapping[s
         return replace(alone, quality=_quality(alone.posterior, problem, options.prediction.seed))
     base = fitted.get(method.base.key) or fit(method.base, problem, options, fitted)
     own = _timed(lambda: _wrap(base.posterior, method, problem, options))
-    return Fitted(own.posterior, base.seconds + own.seconds, base.warnings + own.warnings)
+    quality = base.quality if method.kind == CALIBRATION else ()  # its draws are the same
+    return Fitted(own.posterior, base.seconds + own.seconds, base.warnings + own.warnings, quality)
 
 
 def write_posterior(posterior: Posterior, path: Path, problem: Problem) -> None:
@@ -238,12 +246,10 @@ def write_posterior(posterior: Posterior, path: Path, problem: Problem) -> None:
 
 
 def _wrap(posterior: Posterior, method: Method, problem: Problem, options: FitOptions) -> Posterior:
-    """What calibrates is of held-out rows; a confidence learns from all rows that are not tested on."""
+    """A temperature is of held-out rows; a confidence learns from all rows that are not tested on."""
     number, seed, file = options.prediction.num_samples, options.prediction.seed, options.checkpoint(method)
     if method.kind == CALIBRATION:
-        rows = problem.in_fitted_units(problem.split.val)
-        pieces = min(PIECES, len(rows) + 1)
-        return quantile_calibration.fit(posterior, rows, num_pieces=pieces, num_samples=number, seed=seed)
+        return _with_calibrated_quantiles(posterior, problem, options)
     if method.kind == "temperature":
         rows = problem.in_fitted_units(problem.split.val)
         return temperature.fit(posterior, rows, num_samples=number, seed=seed, checkpoint=file)
@@ -256,6 +262,29 @@ def _wrap(posterior: Posterior, method: Method, problem: Problem, options: FitOp
         seed=seed,
         checkpoint=file,
     )
+
+
+def _with_calibrated_quantiles(
+    posterior: Posterior, problem: Problem, options: FitOptions
+) -> QuantileCalibratedPosterior:
+    """By the rows of the fit, each left out, where the method can say what it would be without one; else by others."""
+    is_process, is_drawn = isinstance(posterior, LeavesOneOut), isinstance(posterior, variational.VariationalPosterior)
+    leaves_out, seed = is_process or is_drawn, options.prediction.seed
+    number = max(options.prediction.num_samples, FEWEST_DRAWS) if is_drawn else options.prediction.num_samples
+    rows = problem.in_fitted_units(problem.split.train if leaves_out else problem.split.val)
+    if is_drawn and len(rows) > MOST_LEFT_OUT:
+        rows = rows.rows(torch.linspace(0, len(rows) - 1, MOST_LEFT_OUT).long())
+    pieces = min(MOST_PIECES, len(rows) // ROWS_A_PIECE)
+    if pieces < FEWEST_PIECES:
+        warn_of_fit(f"Quantiles are as they were fitted: {len(rows)} rows are too few to calibrate them by.")
+        return QuantileCalibratedPosterior(posterior=posterior, **AS_FITTED)
+    try:
+        return quantile_calibration.fit(
+            posterior, rows, num_pieces=pieces, leave_one_out=leaves_out, num_samples=number, seed=seed
+        )
+    except quantile_calibration.CoincidingLevelsError as error:
+        warn_of_fit(f"Quantiles are as they were fitted. {error}")
+        return QuantileCalibratedPosterior(posterior=posterior, **AS_FITTED)
 
 
 def _fit_alone(method: Method, problem: Problem, options: FitOptions) -> Posterior:

@@ -139,8 +139,8 @@ class MethodOption:
     method: Annotated[
         str,
         About(
-            f"One of {', '.join(METHODS)}; the last three also as KIND:METHOD. auto: gp for real targets of up to "
-            "1,000 rows of numbers, else variational.",
+            f"One of {', '.join(METHODS)}; the last three also as KIND:METHOD. auto: for real targets "
+            "quantile_calibration, of gp for up to 1,000 rows of numbers, else of variational; for labels variational.",
             str,
         ),
     ] = AUTO

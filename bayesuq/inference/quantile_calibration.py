@@ -210,12 +210,17 @@ def _check_continuous(predictive: PredictiveDistribution) -> RealPredictive:
     return predictive
 
 
+class CoincidingLevelsError(ValueError):
+    """Levels of a predictive of which no map can be made."""
+
+
 def level_map(transforms: Tensor, num_pieces: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Knots and levels of R from the levels u_n of held-out rows, (N,), in K pieces.
 
     Raises:
         TypeError: Pieces that are not a whole number.
-        ValueError: Pieces below 1, or more than rows + 1; levels that are 0 or 1 or the same at a knot.
+        CoincidingLevelsError: Levels that are 0 or 1 or the same at a knot.
+        ValueError: Pieces below 1, or more than rows + 1.
     """
     count = len(transforms)
     if check_count(num_pieces, "num_pieces") > count + 1:
@@ -226,7 +231,7 @@ def level_map(transforms: Tensor, num_pieces: int) -> tuple[tuple[float, ...], t
     ordered = transforms.double().sort().values.tolist()
     knots = (0.0, *(ordered[rank - 1] for rank in ranks), 1.0)
     if any(not before < after for before, after in pairwise(knots)):
-        raise ValueError(
+        raise CoincidingLevelsError(
             "Held-out targets lie so far out that levels of the predictive coincide: knots at "
             f"{', '.join(f'{knot:.3g}' for knot in knots)}. Its noise is far too small; mend that first, or take fewer "
             "pieces, or `bayesuq.conformal`."

@@ -1,9 +1,11 @@
+from typing import Any
+
 import pytest
 import torch
 
 from bayesuq import datasets
 from bayesuq.cli.glossary import describe
-from bayesuq.cli.methods import FitOptions, Fitted, Method, fit, read_methods
+from bayesuq.cli.methods import FitOptions, Fitted, Method, chosen_for, fit, read_methods
 from bayesuq.cli.problem import Problem
 from bayesuq.cli.settings import METHODS, ChainOptions, ModelOptions, PredictionOptions, TrainingOptions, UsageError
 from bayesuq.data import Dataset, Split
@@ -17,6 +19,8 @@ from bayesuq.inference.hmc import HmcPosterior
 from bayesuq.inference.laplace.posterior import LaplacePosterior
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.microcanonical.fitting import MicrocanonicalPosterior
+from bayesuq.inference.posteriors.leave_one_out import left_out_levels
+from bayesuq.inference.quantile_calibration import level_map
 from bayesuq.inference.sgmcmc.fitting import SgmcmcPosterior
 from bayesuq.inference.swag.fitting import SwagPosterior
 from bayesuq.inference.temperature.fitting import TemperaturePosterior
@@ -121,19 +125,47 @@ def test_each_name_fits_its_method(digits: Problem, name: str, kind: type, membe
     assert fitted.seconds > 0
 
 
-def test_quantiles_are_calibrated_by_validation_rows_of_one_real_target(digits: Problem) -> None:
+@pytest.mark.parametrize("base", ["gp", "variational", "map"])
+def test_quantiles_are_calibrated_by_rows_that_the_fit_can_leave_out_and_else_by_validation_rows(base: str) -> None:
+    split = datasets.load("toy/linear")
+    line = Problem.of("toy/linear", Split(split.train, split.test.rows(range(60)), split.test), SMALL)
+    (method,) = read_methods([f"quantile_calibration:{base}"], line)
+    fitted = fit(Method.of(base), line, SHORT, {})
+    calibrated = fit(method, line, SHORT, {base: fitted})
+    rows = line.in_fitted_units(line.split.val if base == "map" else line.split.train)
+    posterior: Any = fitted.posterior
+    if base == "gp":
+        levels = posterior.leave_one_out().cdf(rows.y)
+    elif base == "variational":  # by 25 draws, though 3 were asked for
+        levels = left_out_levels(posterior, rows, num_samples=25, seed=0)
+    else:
+        levels = posterior.predict(rows.x).cdf(rows.y)
+    # Ten rows a piece.
+    pieces = len(rows) // 10
+    assert (calibrated.posterior.knots, calibrated.posterior.levels) == level_map(levels.flatten(), pieces)
+    assert (calibrated.losses, calibrated.quality) == (fitted.losses, fitted.quality)
+
+
+def test_quantiles_that_cannot_be_calibrated_are_left_and_told(digits: Problem) -> None:
     line = Problem.of("toy/linear", datasets.load("toy/linear"), SMALL)
-    (method,) = read_methods(["quantile_calibration:gp"], line)
-    base = fit(Method.of("gp"), line, SHORT, {})
-    calibrated = fit(method, line, SHORT, {"gp": base})
-    rows = line.in_fitted_units(line.split.val)
-    levels = base.posterior.predict(rows.x).cdf(rows.y).flatten().sort().values
-    knots = torch.tensor(calibrated.posterior.knots[1:-1], dtype=torch.float64)
-    assert torch.isclose(levels[:, None], knots, atol=1e-9).any(dim=0).all()
-    assert calibrated.losses == base.losses
+    few = fit(Method.of("quantile_calibration:map"), line, SHORT, {})
+    assert few.posterior.knots == (0.0, 1.0)
+    assert any("25 rows are too few to calibrate them by" in told for told in few.warnings)
     for other in (digits, Problem.of("toy/linear", two_targets(), SMALL)):
         with pytest.raises(UsageError, match="Quantile calibration is for one real target a row"):
             read_methods(["quantile_calibration"], other)
+
+
+def test_a_fit_that_names_no_method_has_calibrated_intervals_of_one_real_target(digits: Problem) -> None:
+    split = datasets.load("toy/linear")
+    many = split.train.rows(torch.arange(1001) % len(split.train))
+    chosen = {
+        "quantile_calibration:gp": Problem.of("toy/linear", split, SMALL),
+        "quantile_calibration:variational": Problem.of("long", Split(many, split.val, split.test), SMALL),
+        "gp": Problem.of("toy/linear", two_targets(), SMALL),
+        "variational": digits,
+    }
+    assert [chosen_for(problem) for problem in chosen.values()] == list(chosen)
 
 
 def two_targets() -> Split:

@@ -67,12 +67,12 @@ def test_two_commands_without_a_method_have_intervals_that_hold_and_others_are_t
     path = written(houses(120)[["size", "garden", "price"]], tmp_path / "houses.csv")
     assert main(["fit", "--data", str(path), "--target", "price", "--out", str(tmp_path / "run")]) == 0
     assert "warning" not in capsys.readouterr().err
-    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["method"] == "gp"
+    assert yaml.safe_load((tmp_path / "run" / "settings.yaml").read_text())["method"] == "quantile_calibration:gp"
     new = houses(400, seed=1)
     assert predict(tmp_path / "run", written(new, tmp_path / "new.csv"), tmp_path / "out.csv") == 0
     found = pd.read_csv(tmp_path / "out.csv")
     inside = ((found["price_lower_90"] < new["price"]) & (new["price"] < found["price_upper_90"])).mean()
-    assert abs(inside - 0.9) < 2 * np.hypot(np.sqrt(0.09 / 400), 0.34 * np.sqrt(1 / (2 * 84)))  # as above
+    assert abs(inside - 0.9) < 2 * np.sqrt(0.09 * (1 / 400 + 1 / 84))  # of new rows, and of those that calibrate
     capsys.readouterr()
     assert fit(written(houses(), path), tmp_path / "mode", *QUICK) == 0
     assert re.search(

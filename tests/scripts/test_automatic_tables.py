@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scripts.automatic_tables import of_automatic, of_defaults, of_gaps, of_targets
+from scripts.automatic_tables import of_automatic, of_defaults, of_gaps, of_targets, of_two_commands
 from scripts.recording import Record
 
 
@@ -50,6 +50,25 @@ def test_defaults_stand_beside_the_lines_of_the_same_splits() -> None:
     before = {("boston", "variational"): [line("boston", 0, rmse=4.0), line("boston", 5, rmse=400.0)]}
     (row,) = of_defaults([line("boston", 0, method="variational")], before)[2:3]
     assert row == "| boston | `variational` | 1 | 2.00 | -2.00 | 0.90 | 30 | 4.00 | -2.00 |"
+
+
+def test_what_two_commands_hold_is_of_the_rows_of_all_splits() -> None:
+    lines = [
+        line(
+            "yacht",
+            split,
+            held_out=rows,
+            inside=inside,
+            width=2.0,
+            as_fitted={"inside": 0, **line("yacht", 0), "width": 1},
+        )
+        for split, rows, inside in ((0, 300, 282), (1, 100, 90))
+    ]
+    # .93 of 400, whose standard error is .015.
+    (found,) = of_two_commands(lines)[2:3]
+    assert (
+        found == "| yacht | 2 | 400 | 0.930 | +2.0 | 2.00 ± 0.00 | -2.00 ± 0.00 | 0.000 | 1.00 ± 0.00 | -2.00 ± 0.00 |"
+    )
 
 
 def test_targets_stand_beside_each_other() -> None:
