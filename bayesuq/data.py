@@ -47,6 +47,7 @@ FILE_KIND = "standardizer"
 SMALLEST_SPREAD = 1e-150  # of a target: the square of a smaller one is no float
 MOST_DISTINCT = 0.5  # of the targets, where they are taken as rounded
 FAR = 10  # standard deviations, of which normal features reach five in a million rows
+MOST_SKEWED = 1.0
 PredictiveT = TypeVar("PredictiveT", bound=PredictiveDistribution)
 
 
@@ -306,13 +307,18 @@ class Standardizer:
 
     Features are columns, or channels of images. A constant feature is only centred. Labels have no unit.
 
+    A feature that is read by its logarithm goes on straight below the least value m that was fitted, with the slope
+    there: log m + x / m - 1. Any new value has its place so, 0 and negative ones too.
+
     Attributes:
-        x_loc: Feature means, shaped to broadcast over x.
+        x_loc: Feature means, of logarithms where these are read, shaped to broadcast over x.
         x_scale: Feature standard deviations, likewise.
         y_loc: Target means, (D,), of images by channel; None for labels.
         y_scale: Target standard deviations, likewise; None for labels.
         clip: Standard deviations from its mean that a feature is held within; None holds none.
         columns: Names of the features, where they came as a data frame's; data frames are then read by name.
+        x_least: Least fitted values of features that are read by their logarithms, and 0 of others, shaped as `x_loc`;
+            None where none is.
 
     Example:
         >>> data = Dataset([[30_000.0], [50_000.0], [70_000.0]], [10.0, 20.0, 30.0])
@@ -327,9 +333,17 @@ class Standardizer:
     y_scale: Tensor | None = None
     clip: float | None = None
     columns: tuple[str, ...] | None = None
+    x_least: Tensor | None = None
 
     @classmethod
-    def fit(cls, dataset: Dataset, *, clip: float | None = None, flags: ArrayLike | None = None) -> Self:
+    def fit(
+        cls,
+        dataset: Dataset,
+        *,
+        clip: float | None = None,
+        flags: ArrayLike | None = None,
+        logarithms: bool = False,
+    ) -> Self:
         """Means and standard deviations (ddof 0) of the rows given; fit on training rows only.
 
         Targets of weight 0, which may be missing, are left out.
@@ -341,6 +355,8 @@ class Standardizer:
                 decide every mean error.
             flags: Which features are only centred, (D,), boolean: those that are 0 or 1, of which a rare one would be
                 far from its mean in its own standard deviations.
+            logarithms: Whether features that are positive throughout, and whose skewness is above 1 and nearer to 0 of
+                their logarithms, are read by these: ages, counts, amounts.
 
         Raises:
             TypeError: Not a Dataset.
@@ -353,13 +369,16 @@ class Standardizer:
         _check_dataset(dataset)
         if clip is not None:
             check_positive(clip, "clip")
-        x_loc, x_scale = _moments(without_scale(dataset.x))
+        x = without_scale(dataset.x)
+        x_least = _least_of_skewed(x) if logarithms else None
+        x = x if x_least is None else _with_logarithms(x, x_least)
+        x_loc, x_scale = _moments(x)
         if flags is not None:
             x_scale = torch.where(to_tensor(flags, "flags").reshape(x_scale.shape).to(x_scale.device), 1.0, x_scale)
         if clip is None:
-            _warn_of_far_features(without_scale(dataset.x), x_loc, x_scale, dataset.columns)
+            _warn_of_far_features(x, x_loc, x_scale, dataset.columns)
         if dataset.is_labelled:
-            return cls(x_loc, x_scale, clip=clip, columns=dataset.columns)
+            return cls(x_loc, x_scale, clip=clip, columns=dataset.columns, x_least=x_least)
         y_loc, y_scale = _moments(dataset.y, dataset.weight)
         others = [dim for dim in range(dataset.y.ndim) if dim != 1]
         spread = dataset.y.double().amax(dim=others) - dataset.y.double().amin(dim=others)
@@ -367,7 +386,7 @@ class Standardizer:
             raise ValueError(
                 "The spread of a target is too small for its square in float64. Give it in a smaller unit."
             )
-        return cls(x_loc, x_scale, y_loc.flatten(), y_scale.flatten(), clip, dataset.columns)
+        return cls(x_loc, x_scale, y_loc.flatten(), y_scale.flatten(), clip, dataset.columns, x_least)
 
     def transform(self, dataset: Dataset) -> Dataset:
         """The data in standard units, scales of the noise included.
@@ -415,6 +434,7 @@ class Standardizer:
                 f"got {tuple(x.shape)}."
             )
         x = x if x.is_floating_point() else x.double()  # whole numbers of any size
+        x = x if self.x_least is None else _with_logarithms(x, self.x_least.to(x))
         x = (x - self.x_loc.to(x)) / self.x_scale.to(x)
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
 
@@ -479,7 +499,7 @@ class Standardizer:
             ValueError: A broken file, or one of another kind.
         """
         header, tensors = read(path)
-        known = {"x_loc", "x_scale", "y_loc", "y_scale"}
+        known = {"x_loc", "x_scale", "y_loc", "y_scale", "x_least"}
         if header.get("kind") != FILE_KIND or not {"x_loc", "x_scale"} <= tensors.keys() <= known:
             raise ValueError(f"{fspath(path)} holds no standardizer.")
         columns = header.get("columns")
@@ -612,7 +632,7 @@ def _warn_of_far_features(x: Tensor, loc: Tensor, scale: Tensor, names: tuple[st
             f"{far} of {len(reach)} features reach further than {FAR} standard deviations from their mean, feature "
             f"{place if names is None else repr(names[place])} as far as {float(reach.max()):.3g}. A network's outputs "
             "grow with them, so that a few rows can decide every mean error. Pass `clip=5`, as in "
-            "`Standardizer.fit(data, clip=5)`, or take their logarithm.",
+            "`Standardizer.fit(data, clip=5)`, or `logarithms=True`.",
             UserWarning,
             stacklevel=3,
         )
@@ -635,6 +655,35 @@ def _moments(values: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tens
     # Rounding leaves a constant feature of size m a spread of about 1e-16 m: dividing by that would blow up noise.
     constant = scale <= 1e-12 * loc.abs().clamp(min=1e-300)
     return loc, torch.where(constant | (scale == 0), 1.0, scale)
+
+
+def _least_of_skewed(x: Tensor) -> Tensor | None:
+    """Least values of positive features whose logarithms are nearer to symmetry, shaped as means; 0 of others.
+
+    None where there is no such feature.
+    """
+    others = [dim for dim in range(x.ndim) if dim != 1]
+    exact = x.double()
+    least = exact.amin(dim=others, keepdim=True)
+    positive = torch.where(least > 0, exact, 1.0)
+    skew, skew_of_logarithms = _skewness(positive), _skewness(positive.log())
+    chosen = (least > 0) & (skew > MOST_SKEWED) & (skew_of_logarithms.abs() < skew)
+    return torch.where(chosen, least, 0.0) if bool(chosen.any()) else None
+
+
+def _skewness(values: Tensor) -> Tensor:
+    """Third moment of each feature in standard units; 0 of a constant one."""
+    others = [dim for dim in range(values.ndim) if dim != 1]
+    loc, scale = _moments(values)
+    return ((values - loc) / scale).pow(3).mean(dim=others, keepdim=True)
+
+
+def _with_logarithms(x: Tensor, least: Tensor) -> Tensor:
+    """Features with a positive least value by their logarithms, which go on straight below it."""
+    chosen = least > 0
+    least = torch.where(chosen, least, 1.0)
+    above = x.maximum(least)
+    return torch.where(chosen, above.log() + (x - above) / least, x)
 
 
 def rounding_scale(y: Tensor) -> float:

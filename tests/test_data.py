@@ -3,6 +3,7 @@
 import copy
 import math
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,6 +16,7 @@ from bayesuq.estimators import BayesianClassifier, BayesianRegressor
 from bayesuq.evaluation.scores import crps
 from bayesuq.inference import laplace, map_estimate
 from bayesuq.inference.automatic import classify, regress
+from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -645,3 +647,44 @@ def test_new_inputs_alone_are_standardised_as_data_are() -> None:
     assert torch.equal(standardizer.inputs(data.x[1:].long()), standardizer.inputs(data.x[1:].double()))
     with pytest.raises(ValueError, match=r"2 features in 2 dimensions as the fitted data had; got \(3, 1\)"):
         standardizer.inputs(data.x[:, :1])
+
+
+def skewed(unit: float = 1.0) -> Dataset:
+    """A feature of powers of two, a symmetric one, one with a 0, one that is skewed to the left, and a constant one."""
+    powers = 2.0 ** torch.arange(11.0).double()
+    features = [powers * unit, torch.arange(1.0, 12.0), powers - 1, 1025 - powers, torch.full((11,), 5.0)]
+    return Dataset(torch.stack([each.double() for each in features], dim=1), torch.arange(11.0))
+
+
+def test_positive_skewed_features_are_read_by_their_logarithms_in_any_unit() -> None:
+    data = skewed()
+    units, plain = Standardizer.fit(data, logarithms=True), Standardizer.fit(data, clip=9.0)
+    assert units.x_least is not None
+    assert units.x_least.flatten().tolist() == [1.0, 0.0, 0.0, 0.0, 0.0]
+    assert plain.x_least is None
+    standard = units.transform(data).x
+    torch.testing.assert_close(standard[:, 0], (torch.arange(11.0).double() - 5) / 10**0.5)
+    assert torch.equal(standard[:, 1:], plain.transform(data).x[:, 1:])
+    other = Standardizer.fit(skewed(1e-9), logarithms=True)
+    torch.testing.assert_close(other.transform(skewed(1e-9)).x, standard, rtol=1e-9, atol=1e-9)
+
+
+def test_logarithms_go_on_straight_below_the_least_fitted_value() -> None:
+    units = Standardizer.fit(skewed(2.0), logarithms=True)
+    x = skewed(2.0).x[:4].clone().requires_grad_()
+    with torch.no_grad():
+        x[:, 0] = torch.tensor([2.0, 1.0, 0.0, -4.0])
+    with differentiated(x, differentiable=True):
+        standard = units.inputs(x)[:, 0] * units.x_scale.flatten()[0] + units.x_loc.flatten()[0]
+    torch.testing.assert_close(standard.detach(), math.log(2) + torch.tensor([0.0, -0.5, -1.0, -3.0]).double())
+    (slope,) = torch.autograd.grad(standard.sum(), x)
+    assert slope.isfinite().all()
+    torch.testing.assert_close(slope[1:, 0], torch.full((3,), 0.5).double())
+
+
+def test_a_standardizer_with_logarithms_is_read_as_it_was_saved(tmp_path: Path) -> None:
+    units = Standardizer.fit(skewed(), clip=2.0, logarithms=True)
+    units.save(tmp_path / "units.safetensors")
+    found = Standardizer.load(tmp_path / "units.safetensors")
+    assert torch.equal(found.inputs(skewed().x), units.inputs(skewed().x))
+    assert Standardizer.fit(Dataset([[-1.0], [1.0]], [0.0, 1.0]), logarithms=True).x_least is None

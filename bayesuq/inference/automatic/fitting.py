@@ -207,7 +207,7 @@ def _fitted(
             f"`x` must have at least {FEWEST_ROWS} rows; got {len(data)}. Take `bq.inference.gp` or `hmc`."
         )
     fitting, judging, calibrating = divided(len(data), derive_seed(key, DIVIDE))
-    standardizer = Standardizer.fit(data.rows(torch.cat([fitting, judging])), clip=CLIP)
+    standardizer = Standardizer.fit(data.rows(torch.cat([fitting, judging])), clip=CLIP, logarithms=True)
     rows = standard_rows(standardizer, data)
     first, judged = rows.rows(fitting), rows.rows(judging)
     trials = trials_for(first)
