@@ -39,6 +39,8 @@ def class_masks(
     labels, valid = labelled(predictive, y, ignore_index=ignore_index)
     if regions:
         check_regions(predictive, background=background)
+        if as_labels(y).shape != labels.shape:
+            raise ValueError(f"One region is no axis: leave `regions` out where `y` is {tuple(as_labels(y).shape)}.")
         return (predictive.mean.max(dim=1).indices == 1) & valid, (labels == 1) & valid
     said, num_classes = predictive.mean.max(dim=1).indices, predictive.mean.shape[1]
     classes = range(0 if background else 1, num_classes)

@@ -208,6 +208,9 @@ def test_regions_are_asked_for_where_they_are_some() -> None:
     predictive, y = CategoricalPredictive.from_probs(probs, kind="bernoulli"), torch.ones(2, 3, 4, 4).long()
     with pytest.raises(ValueError, match="Of K regions pass `regions=True`"):
         surface_distances(predictive, y, spacing=(1.0, 2.0))
+    one = CategoricalPredictive.from_probs(probs[:, :, :1], kind="bernoulli")
+    with pytest.raises(ValueError, match="One region is no axis"):
+        lesion_counts(one, y[:, :1], regions=True)
     with pytest.raises(ValueError, match="`background` is a class"):
         lesion_counts(predictive, y, regions=True, background=True)
     with pytest.raises(ValueError, match="K > 0 labels a pixel"):
