@@ -520,7 +520,7 @@ def _sums_of_two_maps(block: Tensor) -> tuple[ProbabilitySum, Tensor, Tensor]:
 
 def _add_two_classes(logits: Tensor, probs: Tensor, entropy: Tensor, votes: Tensor) -> None:
     """Add what one draw says, logits (N, 2, M), to sums of both classes, of entropies, and to the votes of class 1."""
-    gap = logits[:, 1].double().sub_(logits[:, 0])
+    gap = logits[:, 1].double() - logits[:, 0]  # not in place: float64 logits are the draws themselves
     away = gap.abs()
     one = gap.sigmoid()
     none = gap.neg_().sigmoid_()

@@ -49,3 +49,11 @@ def test_two_maps_that_a_class_is_ruled_out_of(far: float) -> None:
     assert predictive.log_probability_sum[0, 0, 0].item() == pytest.approx(far + math.log(2), abs=1e-12)
     assert predictive.entropy_sum[0].tolist() == pytest.approx([0, 2 * math.log(2), 2 * math.log(2)], abs=1e-14)
     assert predictive.votes[0, :, 0].tolist() == [0, 2]
+
+
+def test_logits_of_two_maps_are_not_written_into() -> None:
+    logits = torch.randn(2, 1, 2, 3, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    given = logits.clone()
+    predictive = categorical.CategoricalPredictive.from_logits(logits)
+    assert logits.equal(given)
+    torch.testing.assert_close(predictive.samples, given.softmax(dim=2))
