@@ -19,7 +19,7 @@ Reference:
 
 import itertools
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, Self, TypedDict, get_args
 
 import numpy as np
@@ -136,7 +136,8 @@ class Windows:
                 f"`margin` = {self.margin} leaves pixels out of every window {self.sides} at an overlap of "
                 f"{self.overlap}. Take an overlap of at least 2 margin / window, or a smaller margin."
             )
-        return _rebuilt(kind, [total / norm.to(total.device) for total in totals], keep_samples=keep_samples)
+        blended = [total / norm.to(total.device) for total in totals]
+        return _rebuilt(kind, blended, len(size), keep_samples=keep_samples)
 
     def _check(self, rows: Any) -> torch.Size:
         """The size of images, or the errors that `first` lists."""
@@ -214,10 +215,11 @@ def _blendable(part: PredictiveDistribution, size: Sequence[int]) -> list[Tensor
     return found
 
 
-def _rebuilt(kind: type[Any], values: Sequence[Tensor], *, keep_samples: bool) -> PredictiveDistribution:
-    """The predictive of whole images."""
+def _rebuilt(kind: type[Any], values: Sequence[Tensor], rank: int, *, keep_samples: bool) -> PredictiveDistribution:
+    """The predictive of whole images of so many axes."""
     if kind is CategoricalPredictive:
-        return CategoricalPredictive.from_probs(values[0], keep_samples=keep_samples)
+        made = CategoricalPredictive.from_probs(values[0], keep_samples=keep_samples)
+        return replace(made, is_multilabel=values[0].ndim > 3 + rank)
     mean, noise, function = map(at_pixels, values)
     laws = GaussianPredictive(mean=mean, noise_variance=noise, function_variance=function)
     return RealMaps(laws, values[0].shape[3:])

@@ -279,7 +279,8 @@ def repeated(predictive: PredictiveDistribution, number: int) -> PredictiveDistr
     if isinstance(predictive, CategoricalPredictive):
         if predictive.draws is None:
             raise TypeError("Draws of class probabilities must be kept to be mixed by weight.")
-        return CategoricalPredictive.from_logits(predictive.draws[chosen.to(predictive.draws.device)])
+        made = CategoricalPredictive.from_logits(predictive.draws[chosen.to(predictive.draws.device)])
+        return replace(made, is_multilabel=predictive.is_multilabel)
     if isinstance(predictive, GaussianPredictive) and number > have:
         return predictive.repeated(chosen.bincount().tolist())
     real = cast(RealPredictive, predictive)

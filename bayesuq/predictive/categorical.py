@@ -55,6 +55,8 @@ class CategoricalPredictive(PredictiveDistribution):
         small_log_sum: The log of `probability_sum`, (N, C, ...), where an entry of it is too small for a float64 and
             not 0, else None; `log_probability_sum` is there always.
         names: Of the classes, C, by which tables tell them and labels may be given; None where they have numbers.
+        is_multilabel: Whether each point has K labels of two classes that do not exclude each other, (N, 2, K, ...), as
+            `likelihoods.Bernoulli` and `from_probs` of kind "bernoulli" give them: K is then no axis of an image.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[1.0, 0.0]], [[0.0, 1.0]]]))
@@ -69,6 +71,7 @@ class CategoricalPredictive(PredictiveDistribution):
     draws: Tensor | None = None
     small_log_sum: Tensor | None = None
     names: tuple[str, ...] | None = None
+    is_multilabel: bool = False
 
     @classmethod
     def from_logits(cls, logits: ArrayLike, *, keep_samples: bool = True) -> Self:
@@ -120,6 +123,7 @@ class CategoricalPredictive(PredictiveDistribution):
         tolerance = max(PROBABILITY_SUM_TOLERANCE, _rounding_of(probs))
         probs = to_floating(probs, "probs")
         check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")
+        num_labels = probs.shape[2]
         probs = _of_two_classes(probs) if kind == "bernoulli" else probs
         _check_classes(probs, "probs", dim=2)
         check_finite(probs, "probs")
@@ -136,6 +140,7 @@ class CategoricalPredictive(PredictiveDistribution):
             votes=votes,
             num_draws=len(probs),
             draws=probs.log() if keep_samples else None,
+            is_multilabel=kind == "bernoulli" and num_labels > 1,
         )
 
     @classmethod
@@ -367,6 +372,7 @@ class CategoricalPredictive(PredictiveDistribution):
             draws=None if self.draws is None else self.draws.to(device),
             small_log_sum=None if self.small_log_sum is None else self.small_log_sum.to(device),
             names=self.names,
+            is_multilabel=self.is_multilabel,
         )
 
     @classmethod
@@ -381,7 +387,8 @@ class CategoricalPredictive(PredictiveDistribution):
             raise ValueError("A mixture must have at least one part; got none.")
         running = ProbabilitySum(first.probability_sum.clone(), first.small_log_sum)
         entropy_sum, votes = first.entropy_sum.clone(), first.votes.clone()
-        num_draws, draws, names = first.num_draws, [first.draws], first.names
+        num_draws, draws = first.num_draws, [first.draws]
+        kept_facts: dict[str, Any] = {"names": first.names, "is_multilabel": first.is_multilabel}
         del first  # so that no part is held while another is made
         for part in remaining:
             check_mergeable(running.value.shape, part.probability_sum.shape)
@@ -398,7 +405,7 @@ class CategoricalPredictive(PredictiveDistribution):
             votes=votes,
             num_draws=num_draws,
             draws=torch.cat(kept) if len(kept) == len(draws) else None,
-            names=names,
+            **kept_facts,
         )
 
     @classmethod
@@ -413,6 +420,7 @@ class CategoricalPredictive(PredictiveDistribution):
             num_draws=parts[0].num_draws,
             draws=torch.cat([part._kept_draws() for part in parts], dim=1) if all_kept else None,
             names=parts[0].names,
+            is_multilabel=parts[0].is_multilabel,
         )
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:  # noqa: ARG002 - labels have no unit

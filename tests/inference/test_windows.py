@@ -102,6 +102,7 @@ def test_windows_of_any_rank_and_of_regions(rank: int, kind: str) -> None:
     found = posterior.predict(data.x, num_samples=3, seed=1, keep_samples=True, window=6, overlap=0.7, margin=REACH)
     assert_same(found, expected)
     torch.testing.assert_close(found.samples, expected.samples, rtol=1e-9, atol=1e-12)
+    assert found.is_multilabel == expected.is_multilabel == (kind == "regions")
 
 
 @pytest.mark.parametrize("blend", ["gaussian", "constant"])

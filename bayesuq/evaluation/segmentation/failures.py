@@ -26,7 +26,7 @@ from bayesuq.arrays import ArrayLike, check_fraction
 from bayesuq.evaluation import detection
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
-from bayesuq.evaluation.segmentation.masks import borders
+from bayesuq.evaluation.segmentation.masks import borders, region_by_region
 from bayesuq.evaluation.segmentation.measures import rank_correlation
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.segmentation.reporting import Batches, as_measure, pairs
@@ -131,9 +131,10 @@ def image_uncertainties(predictive: CategoricalPredictive) -> dict[str, Tensor]:
     """An uncertainty of each image in each of the ways above, (N,), float64; `disagreement` of draws that were kept."""
     entropy, said = predictive.total, predictive.mean.max(dim=1).indices
     largest = entropy.flatten(1).amax(dim=1)
+    edge = borders(region_by_region(predictive, said)).view(said.shape)
     found = {
         "mean": entropy.flatten(1).mean(dim=1),
-        "boundary": _mean_where(entropy, borders(said), entropy.flatten(1).mean(dim=1)),
+        "boundary": _mean_where(entropy, edge, entropy.flatten(1).mean(dim=1)),
         "foreground": _mean_where(entropy, said > 0, largest),
     }
     if predictive.draws is not None and predictive.num_samples > 1:

@@ -34,9 +34,14 @@ def class_masks(
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
         ValueError: `y` of another shape, or a label outside the classes; regions of one label a pixel, or with a
-            background.
+            background; a predictive that knows to be of regions, without `regions`.
     """
     labels, valid = labelled(predictive, y, ignore_index=ignore_index)
+    if predictive.is_multilabel and not regions:
+        raise ValueError(
+            f"`predictive` is of K = {labels.shape[1]} labels a pixel, and K would be taken for an axis of space. Pass "
+            "`regions=True` for a value of each; `segmentation.region(predictive, k)` is one of them."
+        )
     if regions:
         check_regions(predictive, background=background)
         if as_labels(y).shape != labels.shape:
@@ -129,6 +134,14 @@ def dilated(mask: Tensor, radius: int) -> Tensor:
     """Pixels within so many of some that are set, along every axis, of (N, ...)."""
     pool = _POOL[mask.ndim - 1]
     return pool(mask.unsqueeze(1).float(), 2 * radius + 1, stride=1, padding=radius)[:, 0] > 0.5
+
+
+def region_by_region(predictive: CategoricalPredictive, maps: Tensor) -> Tensor:
+    """Maps (N, K, ...) of K regions as those of N K images, so that nothing goes over from one to the next.
+
+    Those of a predictive of one label a pixel, (N, ...), stay as they are.
+    """
+    return maps.flatten(0, 1) if predictive.is_multilabel else maps
 
 
 def borders(labels: Tensor) -> Tensor:

@@ -21,6 +21,8 @@ from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction,
 from bayesuq.evaluation.segmentation.image_counts import ImageCounts
 from bayesuq.evaluation.segmentation.overlap import PUBLISHED_THRESHOLDS, check_thresholds
 
+_COUNTS = ("accurate_certain", "accurate_uncertain", "inaccurate_certain", "inaccurate_uncertain")
+
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class PatchCounts(ImageCounts):
@@ -40,8 +42,11 @@ class PatchCounts(ImageCounts):
 
     def weighted(self, weights: Tensor) -> Self:
         """Of all images together, each as often as its weight says, (R, N); counts are then (R, T), float64."""
-        names = ("accurate_certain", "accurate_uncertain", "inaccurate_certain", "inaccurate_uncertain")
-        return replace(self, **{name: weights @ getattr(self, name).double() for name in names})
+        return replace(self, **{name: weights @ getattr(self, name).double() for name in _COUNTS})
+
+    def of_images(self, number: int) -> Self:
+        """Of so many images, each of which has as many rows as the others here, such as one for each region."""
+        return replace(self, **{name: getattr(self, name).unflatten(0, (number, -1)).sum(dim=1) for name in _COUNTS})
 
     @property
     def pooled(self) -> Self:

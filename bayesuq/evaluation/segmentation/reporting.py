@@ -18,7 +18,7 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, as_labels, check_count, to_tensor
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
-from bayesuq.evaluation.segmentation.masks import near_foreground
+from bayesuq.evaluation.segmentation.masks import near_foreground, region_by_region
 from bayesuq.evaluation.segmentation.measures import rank_correlation
 from bayesuq.evaluation.segmentation.overlap import SCORES, THRESHOLDS, OverlapCounts, fractions, overlap_sweep
 from bayesuq.evaluation.segmentation.patches import PatchCounts, patch_sweep
@@ -238,14 +238,17 @@ def evaluate_segmentation(
         pixels.append(PixelCounts.of(predictive, truth, ignore_index=ignore_index, num_bins=num_bins))  # type: ignore[arg-type]
         labels, mask = labelled(predictive, truth, ignore_index=ignore_index)  # type: ignore[arg-type]
         if foreground_radius is not None:
-            near = near_foreground(labels.masked_fill(~mask, VOID), foreground_radius, ignore_index=VOID)
+            known = region_by_region(predictive, labels.masked_fill(~mask, VOID))  # type: ignore[arg-type]
+            near = near_foreground(known, foreground_radius, ignore_index=VOID).view(labels.shape)
             close.append(PixelCounts.of(predictive, near, ignore_index=VOID, num_bins=num_bins))  # type: ignore[arg-type]
         errors = predictive.mean.max(dim=1).indices != labels
         for score in SCORES:
             values = fractions(predictive, score)  # type: ignore[arg-type]
             overlaps[score].append(overlap_sweep(values, errors, thresholds=thresholds, labelled=mask))
             if score == SCORES[0]:
-                patches.append(patch_sweep(values, errors, size=patch_size, thresholds=thresholds, labelled=mask))
+                shown, wrong, known = (region_by_region(predictive, each) for each in (values, errors, mask))  # type: ignore[arg-type]
+                counts = patch_sweep(shown, wrong, size=patch_size, thresholds=thresholds, labelled=known)
+                patches.append(counts.of_images(len(mask)))
         num_samples = predictive.num_samples
         counted: tuple[list[Any], ...] = (pixels, patches, close, *overlaps.values())
         for parts in counted:

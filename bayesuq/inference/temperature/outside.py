@@ -7,7 +7,7 @@ Log probabilities of a draw are logits of it, so that what is known of a predict
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -63,7 +63,8 @@ class TemperatureScaling:
         sizes = {len(part) for part in (self.slopes, self.biases, self.mixing, self.pulls) if part}
         if sizes - {1, logits.shape[2]}:
             raise ValueError(f"The scaling is of {max(sizes)} classes; `predictive` has {logits.shape[2]}.")
-        return CategoricalPredictive.from_logits(rescaled(logits, 2, self).clamp(min=LOWEST))
+        made = CategoricalPredictive.from_logits(rescaled(logits, 2, self).clamp(min=LOWEST))
+        return replace(made, is_multilabel=predictive.is_multilabel)
 
 
 def one_temperature(slopes: tuple[float, ...], biases: tuple[float, ...]) -> float:

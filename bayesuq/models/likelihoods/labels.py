@@ -4,7 +4,7 @@ Letters: see `bayesuq.models.likelihoods.base`.
 """
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyro.distributions as dist
@@ -262,8 +262,11 @@ class Bernoulli(Likelihood):
         """The mixture of S pairs (P(y = 0), P(y = 1)), (N, 2, ...), or (N, 2, K, ...) of K labels."""
         _check_has_outputs(f, dim=2)
         f = within_floats(f)
-        f = f if f.shape[2] == 1 else f.unsqueeze(2)
-        return CategoricalPredictive.from_logits(torch.cat([torch.zeros_like(f), f], dim=2), keep_samples=keep_samples)
+        num_labels = f.shape[2]
+        f = f if num_labels == 1 else f.unsqueeze(2)
+        both = torch.cat([torch.zeros_like(f), f], dim=2)
+        made = CategoricalPredictive.from_logits(both, keep_samples=keep_samples)
+        return replace(made, is_multilabel=True) if num_labels > 1 else made
 
     def num_outputs(self, y: Tensor) -> int:
         """One for each label of a row."""

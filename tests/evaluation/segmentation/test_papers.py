@@ -24,8 +24,10 @@ from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.segmentation.raters import region
 from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation
 from bayesuq.evaluation.segmentation.surfaces import surface_distances
+from bayesuq.inference import temperature
+from bayesuq.models import likelihoods
 from bayesuq.predictive.categorical import CategoricalPredictive
-from tests.evaluation.segmented import VOID, segmented
+from tests.evaluation.segmented import VOID, part, segmented
 
 SIZES = {1: (14,), 2: (7, 8), 3: (4, 5, 4)}
 
@@ -203,11 +205,23 @@ def test_regions_that_overlap_are_each_on_their_own(rank: int) -> None:
     )
 
 
-def test_regions_are_asked_for_where_they_are_some() -> None:
-    probs = torch.full((1, 2, 3, 4, 4), 0.6)
-    predictive, y = CategoricalPredictive.from_probs(probs, kind="bernoulli"), torch.ones(2, 3, 4, 4).long()
+def test_an_axis_of_regions_is_taken_for_none_of_space() -> None:
+    """A predictive knows that it is of regions, whichever way it went; of one that does not, spacings tell."""
+    probs = torch.rand(2, 3, 4, 5, 6, generator=torch.Generator().manual_seed(0))
+    predictive, y = CategoricalPredictive.from_probs(probs, kind="bernoulli"), torch.ones(3, 4, 5, 6).long()
+    ways = (
+        predictive,
+        predictive.to("cpu"),
+        CategoricalPredictive.mixture([predictive, predictive]),
+        CategoricalPredictive.concatenate([predictive]),
+        likelihoods.Bernoulli().predictive(probs.logit(), keep_samples=False),
+        temperature.fit(predictive, y).scaled(predictive),
+    )
+    for given, measure in itertools.product(ways, (surface_distances, lesion_counts, class_dice)):
+        with pytest.raises(ValueError, match="K = 4 labels a pixel"):
+            measure(given, y)
     with pytest.raises(ValueError, match="Of K regions pass `regions=True`"):
-        surface_distances(predictive, y, spacing=(1.0, 2.0))
+        surface_distances(part(predictive, slice(0, 3)), y, spacing=(1.0, 2.0))
     one = CategoricalPredictive.from_probs(probs[:, :, :1], kind="bernoulli")
     with pytest.raises(ValueError, match="One region is no axis"):
         lesion_counts(one, y[:, :1], regions=True)
@@ -215,6 +229,24 @@ def test_regions_are_asked_for_where_they_are_some() -> None:
         lesion_counts(predictive, y, regions=True, background=True)
     with pytest.raises(ValueError, match="K > 0 labels a pixel"):
         class_dice(sure(y[:, 0], 3), y[:, 0], regions=True)
+
+
+def test_no_patch_border_or_neighbourhood_goes_from_one_region_to_the_next() -> None:
+    noise = torch.Generator().manual_seed(1)
+    predictive = CategoricalPredictive.from_probs(torch.rand(2, 2, 3, 6, 7, generator=noise), kind="bernoulli")
+    y = (torch.rand(2, 3, 6, 7, generator=noise) < 0.2).long()
+    options: dict[str, Any] = {"patch_size": 2, "foreground_radius": 1}
+    whole = evaluate_segmentation(predictive, y, **options)
+    alone = [evaluate_segmentation(region(predictive, k), y[:, k], **options) for k in range(3)]
+    for name in ("accurate_certain", "accurate_uncertain", "inaccurate_certain", "inaccurate_uncertain"):
+        of_regions = torch.stack([getattr(each.patches, name) for each in alone])
+        assert getattr(whole.patches, name).equal(of_regions.sum(dim=0))
+    near = [each.close.num_pixels for each in [whole, *alone] if each.close is not None]
+    assert near[0].equal(torch.stack(near[1:]).sum(dim=0))
+    said = predictive.mean.argmax(dim=1)
+    edges = torch.stack([borders(said[:, k]) for k in range(3)], dim=1)
+    expected = [float(entropy[edge].mean()) for entropy, edge in zip(predictive.total, edges, strict=True)]
+    assert image_uncertainties(predictive)["boundary"].tolist() == pytest.approx(expected)
 
 
 def failing(seed: int = 0, num_images: int = 12) -> tuple[CategoricalPredictive, Tensor]:
