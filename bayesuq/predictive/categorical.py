@@ -492,7 +492,15 @@ def _rounding_of(values: ArrayLike) -> float:
 
 
 def _sums_of_logits(block: Tensor) -> tuple[ProbabilitySum, Tensor, Tensor]:
-    """Of (S, N, C, ...) the sums over draws of p and of H[p], and the votes."""
+    """Of (S, N, C, ...) the sums over draws of p and of H[p], and the votes, by rows that a cache holds."""
+    parts = [_sums_of_rows(rows) for rows in block.split(block_size(CACHE_NUMBERS, block[:, :1]), dim=1)]
+    if len(parts) == 1:
+        return parts[0]
+    sums, entropies, votes = zip(*parts, strict=True)
+    return ProbabilitySum.concatenate(sums), torch.cat(entropies), torch.cat(votes)
+
+
+def _sums_of_rows(block: Tensor) -> tuple[ProbabilitySum, Tensor, Tensor]:
     log_probs = _log_softmax(block)
     probs = log_probs.exp()
     entropy = 0.0 - (probs * log_probs.clamp(min=LOG_OF_ZERO)).sum(dim=(0, 2))

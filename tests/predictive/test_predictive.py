@@ -455,11 +455,14 @@ class TestProbabilitiesAndQuantilesInBlocks:
         expected = CategoricalPredictive.from_logits(logits)
         for numbers in (1, 100, 2**16):
             monkeypatch.setattr("bayesuq.predictive.categorical.CACHE_NUMBERS", numbers)
-            found = CategoricalPredictive.from_probs(logits.softmax(dim=2))
-            torch.testing.assert_close(found.probability_sum, expected.probability_sum)
-            torch.testing.assert_close(found.entropy_sum, expected.entropy_sum)
-            torch.testing.assert_close(found.total, expected.total)
-            assert torch.equal(found.votes, expected.votes)
+            for found in (
+                CategoricalPredictive.from_probs(logits.softmax(dim=2)),
+                CategoricalPredictive.from_logits(logits),
+            ):
+                torch.testing.assert_close(found.probability_sum, expected.probability_sum)
+                torch.testing.assert_close(found.entropy_sum, expected.entropy_sum)
+                torch.testing.assert_close(found.total, expected.total)
+                assert torch.equal(found.votes, expected.votes)
 
     @pytest.mark.parametrize("kind", [CategoricalPredictive.from_logits, CategoricalPredictive.from_probs])
     def test_the_first_of_equal_classes_is_voted_for_at_every_pixel(self, kind: Callable) -> None:

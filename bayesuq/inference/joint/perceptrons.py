@@ -62,7 +62,9 @@ def widest(net: nn.Module) -> int:
     return max(one + other for one, other in pairwise(widths))
 
 
-def forward_together(net: nn.Module, theta: Mapping[str, Tensor], x: Tensor, num_chains: int) -> Tensor:
+def forward_together(
+    net: nn.Module, theta: Mapping[str, Tensor], x: Tensor, num_chains: int, memory: dict[str, Tensor] | None = None
+) -> Tensor:
     """f of each chain, (C, N, K), by a network that `is_perceptron`, in evaluation mode.
 
     Without gradients a layer's outputs are written over: new memory takes longer to come than a number to be clamped.
@@ -72,14 +74,20 @@ def forward_together(net: nn.Module, theta: Mapping[str, Tensor], x: Tensor, num
         theta: Parameters by name, (C, *shape), or of all chains, (*shape).
         x: Inputs, (N, D), or more dimensions where the network flattens them.
         num_chains: C.
+        memory: What linear layers have given, by name, which the next call without gradients writes over; that has as
+            many rows and no more chains. f may stand in it. None keeps nothing.
     """
     inputs = x.flatten(1)
     hidden = inputs.expand(num_chains, *inputs.shape)
     can_overwrite = False
+    memory = None if torch.is_grad_enabled() else memory
     for name, layer in _layers(net).items():
         if isinstance(layer, nn.Linear):
             bias = theta.get(f"{name}.bias", layer.bias)
-            hidden = _linear(hidden, theta.get(f"{name}.weight", layer.weight), bias)
+            place = None if memory is None or name not in memory else memory[name][:num_chains]
+            hidden = _linear(hidden, theta.get(f"{name}.weight", layer.weight), bias, place)
+            if memory is not None:
+                memory.setdefault(name, hidden)
             can_overwrite = not torch.is_grad_enabled()
         elif not isinstance(layer, nn.Flatten):
             run = IN_PLACE.get(type(layer), layer) if can_overwrite else layer
@@ -154,10 +162,10 @@ def _layers(net: nn.Module) -> dict[str, nn.Module]:
     return {name: layer for name, layer in net._modules.items() if layer is not None}
 
 
-def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    """(C, N, in) to (C, N, out)."""
+def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | None = None) -> Tensor:
+    """(C, N, in) to (C, N, out), which `out` may have the place for."""
     if weight.ndim == 3 and bias is not None and bias.ndim == 2:
-        return torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT)
+        return torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT, out=out)
     product = hidden @ weight.mT
     return product if bias is None else product + bias.unsqueeze(-2)
 

@@ -274,9 +274,12 @@ def _by_layers(tree: nn.Module, theta: Mapping[str, Tensor], rows: Tensor) -> Te
     """f (S, N, C) of draws of all sites, by a perceptron, as many draws at a time as its layers' outputs fit."""
     num_draws = len(next(iter(theta.values())))
     together = max(1, LAYER_BUDGET // (len(rows) * widest(tree)))
-    parts = [
-        forward_together(tree, {name: value[first : first + together] for name, value in theta.items()}, rows, number)
-        for first in range(0, num_draws, together)
-        for number in [min(together, num_draws - first)]
-    ]
-    return parts[0] if len(parts) == 1 else torch.cat(parts)
+    if together >= num_draws:
+        return forward_together(tree, theta, rows, num_draws)
+    memory: dict[str, Tensor] = {}  # fetched once: to come from the system anew takes as long as a product
+    parts = []
+    for first in range(0, num_draws, together):
+        some = {name: value[first : first + together] for name, value in theta.items()}
+        f = forward_together(tree, some, rows, min(together, num_draws - first), memory)
+        parts.append(f if f.requires_grad else f.clone())
+    return torch.cat(parts)

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import bayesuq as bq
 from bayesuq.inference import dropout, ensemble, gp, hmc, laplace, map_estimate, swag, temperature, variational
 from bayesuq.inference.adoption import adopt
+from bayesuq.inference.posteriors import weights
 from bayesuq.inference.posteriors.weights import FixedDraws
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -129,3 +130,25 @@ def test_one_network_is_its_own_draw() -> None:
 def test_draws_that_are_no_weights_are_refused(fit: Callable[[], Posterior], says: str) -> None:
     with pytest.raises(ValueError, match=says):
         fit().fixed_draws(5)
+
+
+@pytest.mark.parametrize("last", [nn.Identity, nn.Softplus])
+def test_groups_of_draws_that_share_the_memory_of_layers_keep_their_own_outputs(
+    last: type[nn.Module], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net = built(lambda: nn.Sequential(nn.Linear(3, 6), nn.ReLU(), nn.Linear(6, 2), last()))
+    drawn = {
+        name: noise(number, 7, *value.shape).float() for number, (name, value) in enumerate(net.named_parameters())
+    }
+    with torch.no_grad():
+        expected = torch.stack(
+            [torch.func.functional_call(net, {name: value[s] for name, value in drawn.items()}, (X,)) for s in range(7)]
+        )
+        for together in (1, 3, 7):  # groups of which the last one is smaller
+            monkeypatch.setattr(weights, "LAYER_BUDGET", together * len(X) * 9)
+            torch.testing.assert_close(weights._by_layers(net, drawn, X), expected)
+    monkeypatch.setattr(weights, "LAYER_BUDGET", 3 * len(X) * 9)
+    f = weights._by_layers(net, {name: value.requires_grad_() for name, value in drawn.items()}, X)
+    torch.testing.assert_close(f, expected)
+    f.sum().backward()
+    assert all(bool(value.grad.abs().sum(dim=tuple(range(1, value.ndim))).all()) for value in drawn.values())
