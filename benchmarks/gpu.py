@@ -5,8 +5,8 @@
 Each method fits on the device, predicts there, and is measured there. Where no noise is drawn, what comes out is held
 against the same on the CPU; else it must be finite, there, and as good in log score within one nat, but for chains,
 which are too short for that. Then steps, predictions of 100 draws and measures are timed beside plain torch's on the
-same device, alternately, as medians. A line of JSON for each; the exit code is 1 where a check fails. What the minutes
-do not suffice for is named at the end.
+same device, alternately, as medians, and steps as a captured graph beside the same one by one. A line of JSON for each;
+the exit code is 1 where a check fails. What the minutes do not suffice for is named at the end.
 """
 
 import argparse
@@ -185,6 +185,34 @@ def timed_steps(device: torch.device, name: str, widths: tuple[int, ...], quick:
     return {"microseconds": 1e6 * ours / (a_pass * (many - few)), "ratio": ours / plain, "widths": list(widths)}
 
 
+def captured_steps(device: torch.device, name: str, widths: tuple[int, ...], quick: bool) -> dict[str, Any]:
+    """Steps as a captured graph beside steps one by one: the same fit, whether it was one, and how long each takes."""
+    few, many = (1, 3) if quick else (5, 55)
+    data, own = rows(device), model(widths, 0.1 if name == "dropout" else 0.0)
+    fit = partial(METHODS[name], own, data, batch_size=128, seed=0, progress=False, device=device)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        fits = [fit(num_epochs=many, captured=captured) for captured in (True, False)]
+    means = [posterior.predict(data.x, num_samples=10, seed=0).mean for posterior in fits]
+    apart = float((means[0] - means[1]).abs().max())
+    why = [str(warning.message) for warning in told if "not as a captured graph" in str(warning.message)]
+    steps = {
+        f"{captured} {number}": partial(fit, num_epochs=number, captured=captured)
+        for captured in (True, False)
+        for number in (few, many)
+    }
+    found = alternately(device, 1 if quick else 5, steps)
+    seconds = {captured: found[f"{captured} {many}"] - found[f"{captured} {few}"] for captured in (True, False)}
+    return {
+        "ok": apart <= CLOSE and (not why or device.type != "cuda"),
+        "largest_difference": apart,
+        "not_captured": why,
+        "microseconds": 1e6 * seconds[True] / (NUM_ROWS // 128 * (many - few)),
+        "ratio_to_one_by_one": seconds[True] / seconds[False],
+        "widths": list(widths),
+    }
+
+
 def timed_prediction(device: torch.device, num_rows: int, quick: bool) -> dict[str, Any]:
     """100 draws by mean field beside 100 passes."""
     number = 5 if quick else 100
@@ -229,6 +257,7 @@ def jobs(device: torch.device, quick: bool) -> Iterator[tuple[str, Callable[[], 
     for widths in ((32, 32), (400, 400)):
         for name in STEPS:
             yield f"step {name} {widths}", partial(timed_steps, device, name, widths, quick)
+            yield f"captured {name} {widths}", partial(captured_steps, device, name, widths, quick)
     for num_rows in (100, 1_000, 10_000):
         yield f"predict {num_rows}", partial(timed_prediction, device, num_rows, quick)
     yield "measures", partial(timed_measures, device, quick)

@@ -142,6 +142,7 @@ class ModeObjective:
             model=self.model,
             from_network=("weights",),
             row_losses=self.row_losses if self.adversarial_step is None else None,
+            varies=lambda: None,
             shared=lambda batch: self.network.statistics(batch.x),
         )
 

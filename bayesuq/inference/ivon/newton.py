@@ -117,6 +117,7 @@ class NewtonObjective:
             from_network=("loc", "weights"),
             options={"rule": repr(self.rule)},
             optimizer=lambda _, rate: Newton(self, rate),
+            varies=lambda: None,
             shared=self._shared,
         )
 

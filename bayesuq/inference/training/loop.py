@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.bars import bar
+from bayesuq.inference.training.captured import CapturedStep, captured_step
 from bayesuq.inference.training.checkpoint import (
     Checkpoint,
     State,
@@ -84,6 +85,8 @@ class Objective:
         log_constant: As `log_predictive`, of the constant that fits the rows best, in the network's place; None where
             there is no such thing, and nothing is compared with it.
         comes_to_rest: Whether the loss is meant to stop falling; where not, nothing is said of its trend.
+        varies: Tells why the steps from now on are not all the same operators and numbers, on other rows, noise and
+            leaves; None where they are, so that a device can repeat one.
         shared: Gives, of a minibatch, what its rows or its noise have changed beside the gradients: processes that fit
             together average it as they do gradients.
         row_losses: The loss as the rows of a minibatch have it, (B,), per data point, in nats, where masks are drawn
@@ -112,6 +115,7 @@ class Objective:
     log_constant: Callable[[Batch], Tensor] | None = None
     comes_to_rest: bool = True
     row_losses: RowLosses | None = None
+    varies: Callable[[], str | None] = lambda: "the steps of this method are none that can be repeated"
     shared: Callable[[Batch], Sequence[Tensor]] = lambda _: ()
 
 
@@ -145,6 +149,7 @@ class _Run:
         started: Random states that this epoch began from, which a DataLoader draws its order from.
         seconds: That earlier runs of this fit took.
         looks: At the loss under the same masks, where there are any.
+        captured: The objective's step as a graph, where that is asked for and can be.
         together: What the processes tell each other at each step, where there are several.
     """
 
@@ -166,6 +171,7 @@ class _Run:
         self.started: dict[str, Tensor] = {}
         self.seconds, self.began = 0.0, perf_counter()
         self.looks = self._looks()
+        self.captured: CapturedStep | None = captured_step(objective, data) if training.captured else None
         self.together = _Together(self) if self.workers.are_together else None
         self.log = _Log(self)
 
@@ -177,6 +183,8 @@ class _Run:
             self.log.resumable.write(self.epoch, self.batch)
         if self.validation is not None:
             self.best.restore()
+        if self.captured is not None:
+            self.captured.tell()
         return History(
             tuple(self.losses), tuple(self.watched), self.best.epoch if self.watched else len(self.losses) - 1
         )
@@ -267,7 +275,7 @@ class _Run:
     def loss(self, number: int, batch: Batch) -> Tensor:
         """The loss of the minibatch of a step; its gradients are left in the leaves."""
         try:
-            loss = self.objective.loss_and_grads(batch, self.noise)
+            loss = (self.captured or self.objective.loss_and_grads)(batch, self.noise)
         except ValueError as error:
             if _all_finite(self.objective.leaves.values()):
                 raise

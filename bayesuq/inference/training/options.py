@@ -76,6 +76,10 @@ class TrainingOptions(TypedDict, total=False):
         callbacks: Called with a `Progress` after each epoch.
         checkpoint: A path, or a `Checkpoint` of one, that the fit writes to as it goes; the same fit called again goes
             on from there and ends with the same bits. Where the file is there and `seed` is None, its seed is taken.
+        captured: Whether a CUDA device makes the steps as a graph, which is captured once and launched as a whole: for
+            networks whose kernels take less time than Python. Smaller minibatches are filled up with rows of weight
+            zero, so that masks and other noise of single rows are other numbers then. A warning says why where it
+            cannot be. It has not been run on a GPU.
     """
 
     num_epochs: int | None
@@ -90,6 +94,7 @@ class TrainingOptions(TypedDict, total=False):
     progress: bool | None
     callbacks: Sequence[Callback]
     checkpoint: Checkpoint | str | PathLike[str] | None
+    captured: bool
 
 
 def training_options(**defaults: Unpack[TrainingOptions]) -> Callable[[Callable[P, R]], Callable[P, R]]:
@@ -118,6 +123,7 @@ class Training:
     progress: bool | None = None
     callbacks: Sequence[Callback] = ()
     checkpoint: Checkpoint | str | PathLike[str] | None = None
+    captured: bool = False
     data_parallel: bool | Group = False
 
     @classmethod

@@ -79,6 +79,7 @@ class CorrelatedObjective:
             from_network=("loc", "weights"),
             options={"num_draws": self.num_draws, "kl_weight": self.tempering.course},
             fixed_length=self.tempering.fixed_length,
+            varies=self.tempering.varies,
             shared=lambda batch: self.network.statistics(batch.x),
         )
 

@@ -87,6 +87,7 @@ class EvidenceObjective:
             from_network=("loc", "weights"),
             options={"num_draws": self.num_draws, "estimator": self.estimator, "kl_weight": self.tempering.course},
             fixed_length=self.tempering.fixed_length,
+            varies=self.tempering.varies,
             shared=lambda batch: self.network.statistics(batch.x),
             forgetting=FORGETTING,
         )

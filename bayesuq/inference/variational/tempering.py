@@ -13,6 +13,7 @@ Reference:
 
 import math
 from collections.abc import Callable
+from functools import cached_property
 
 import torch
 
@@ -59,11 +60,24 @@ class Tempering:
         """Why a fit cannot be made longer afterwards; None where it can."""
         return "`kl_weight` changes with the share of the steps made" if len(set(self.course())) > 1 else None
 
+    def varies(self) -> str | None:
+        """Why the steps from now on have other weights; None where they have one, as far as that is looked at."""
+        return None if self._share() >= self._settled else "`kl_weight` changes with the share of the steps made"
+
     def advance(self) -> float:
         """The weight of this step."""
-        share = min(int(self.step) / max(self.num_steps - 1, 1), 1.0)
+        share = self._share()
         self.step += 1
         return self._at(share)
+
+    def _share(self) -> float:
+        return min(int(self.step) / max(self.num_steps - 1, 1), 1.0)
+
+    @cached_property
+    def _settled(self) -> float:
+        """The share of the steps from which on the weight moves no more."""
+        moving = [number + 1 for number, weight in enumerate(self.course()) if weight != self.final]
+        return max(moving, default=0) / (NUM_LOOKS - 1)
 
     def _at(self, share: float) -> float:
         return float(self._weight(share))
