@@ -23,17 +23,6 @@ MOVES = {  # by the names of their derivatives: what only moves numbers or copie
 }
 JOINS = {"Cat", "Stack"}
 SHIFTS = {"Add", "Sub"}  # of a constant, as where a floor is added
-ENDS = {  # the least and the largest that they give, and what undoes them
-    "Sigmoid": ("a sigmoid", 0.0, 1.0, "torch.logit"),
-    "Hardsigmoid": ("a sigmoid", 0.0, 1.0),
-    "Softmax": ("a softmax", 0.0, 1.0),
-    "Tanh": ("a tanh", -1.0, 1.0),
-    "Relu": ("a ReLU", 0.0, math.inf),
-    "Softplus": ("a softplus", 0.0, math.inf),
-    "Exp": ("an exponential", 0.0, math.inf, "torch.log"),
-    "Abs": ("absolute values", 0.0, math.inf),
-    "LogSigmoid": ("a log sigmoid", -math.inf, 0.0),
-}
 PROBABLE = 1e-4  # of a sum of probabilities
 TOLD = 0.01  # of the first targets: fewer are noise around a mean at its bound
 
@@ -62,6 +51,19 @@ class End(NamedTuple):
     def holds(self, values: Tensor) -> bool:
         """Whether values are between them."""
         return bool((values >= self.low).all() and (values <= self.high).all())
+
+
+ENDS: dict[str, End] = {  # the least and the largest that they give, and what undoes them
+    "Sigmoid": End("a sigmoid", 0.0, 1.0, "torch.logit"),
+    "Hardsigmoid": End("a sigmoid", 0.0, 1.0),
+    "Softmax": End("a softmax", 0.0, 1.0),
+    "Tanh": End("a tanh", -1.0, 1.0),
+    "Relu": End("a ReLU", 0.0, math.inf),
+    "Softplus": End("a softplus", 0.0, math.inf),
+    "Exp": End("an exponential", 0.0, math.inf, "torch.log"),
+    "Abs": End("absolute values", 0.0, math.inf),
+    "LogSigmoid": End("a log sigmoid", -math.inf, 0.0),
+}
 
 
 def warn_of_bounded_outputs(model: BayesianNetwork, x: Inputs) -> None:
@@ -136,7 +138,7 @@ def _ends(model: BayesianNetwork, f: Tensor) -> Iterator[tuple[str, End]]:
         return
     for place, (kind, columns) in enumerate(zip(kinds, f.detach().chunk(len(kinds), 1), strict=True)):
         names = {_name(part) for part in parts[place * each : (place + 1) * each]}
-        end = End(*ENDS[names.pop()]) if len(names) == 1 and names <= ENDS.keys() else None
+        end = ENDS.get(names.pop()) if len(names) == 1 else None
         if end is not None and end.holds(columns):
             yield kind, end
 
