@@ -343,7 +343,7 @@ def test_frozen_parameters_must_be_frozen_again(path):
 
 @pytest.mark.parametrize(
     "change",
-    [lambda net: net.append(nn.Tanh()), lambda net: net.__setitem__(2, nn.Tanh())],
+    [lambda net: net.append(nn.ELU()), lambda net: net.__setitem__(2, nn.Tanh())],
     ids=["appended", "replaced"],
 )
 def test_a_network_changed_after_it_was_built_is_the_users_own(change, path):
