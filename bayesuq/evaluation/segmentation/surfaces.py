@@ -84,9 +84,8 @@ def surface_distances(
     rank = said.ndim - 2
     distances = [spacing] * rank if isinstance(spacing, int | float) else list(spacing)
     if len(distances) != rank:
-        of_regions = (
-            " Of K regions pass `regions=True`: K is no axis." if len(distances) == rank - 1 and rank > 1 else ""
-        )
+        may_be_regions = not regions and len(distances) == rank - 1 and rank > 1
+        of_regions = " Of K regions pass `regions=True`: K is no axis." if may_be_regions else ""
         raise ValueError(f"`spacing` must have {rank} numbers, one for each axis; got {len(distances)}.{of_regions}")
     sampling = [check_positive(distance, "spacing") for distance in distances]
     found = torch.full((3, *said.shape[:2]), torch.nan, dtype=torch.float64)

@@ -222,6 +222,8 @@ def test_an_axis_of_regions_is_taken_for_none_of_space() -> None:
             measure(given, y)
     with pytest.raises(ValueError, match="Of K regions pass `regions=True`"):
         surface_distances(part(predictive, slice(0, 3)), y, spacing=(1.0, 2.0))
+    with pytest.raises(ValueError, match=r"`spacing` must have 2 numbers, one for each axis; got 1\.$"):
+        surface_distances(predictive, y, regions=True, spacing=(1.0,))
     one = CategoricalPredictive.from_probs(probs[:, :, :1], kind="bernoulli")
     with pytest.raises(ValueError, match="One region is no axis"):
         lesion_counts(one, y[:, :1], regions=True)
