@@ -233,7 +233,7 @@ def learn(
     label: Callable[[Tensor], ArrayLike],
     evaluate: Callable[[Posterior], float],
     *,
-    start: int | Tensor,
+    start: int | ArrayLike,
     num_labels: int,
     at_a_time: int = 1,
     score: Score = "bald",
@@ -278,7 +278,7 @@ def learn(
             f"`num_labels` must be from the {len(labelled)} of the start to the {len(pool)} rows of the pool; got "
             f"{num_labels}."
         )
-    y = torch.as_tensor(label(labelled))
+    y = _labels_of(label, labelled)
     counts, values = [], []
     while True:
         posterior = fit(Dataset(pool[labelled], y))
@@ -295,13 +295,37 @@ def learn(
         number = min(at_a_time, num_labels - len(labelled), len(others))
         found = select(posterior, pool[others], number, score=score, num_samples=num_samples, seed=place)
         labelled = torch.cat([labelled, others[found]])
-        y = torch.cat([y, torch.as_tensor(label(others[found])).to(y)])
+        y = torch.cat([y, _labels_of(label, others[found])])
 
 
-def _first(start: int | Tensor, num_rows: int, seed: int) -> Tensor:
-    """Numbers of the rows that are labelled first."""
-    if isinstance(start, Tensor):
-        return start
+def _are_different_rows(rows: list[int], num_rows: int) -> bool:
+    return bool(rows) and len(set(rows)) == len(rows) and 0 <= min(rows) <= max(rows) < num_rows
+
+
+def _labels_of(label: Callable[[Tensor], ArrayLike], rows: Tensor) -> Tensor:
+    """What the function says of these rows.
+
+    Raises:
+        ValueError: It does not say as many labels as it was asked for.
+    """
+    labels = to_tensor(label(rows), "label(rows)")
+    if labels.shape[:1] != rows.shape:
+        raise ValueError(f"`label` must return {len(rows)} labels, one for each row; got shape {tuple(labels.shape)}.")
+    return labels
+
+
+def _first(start: int | ArrayLike, num_rows: int, seed: int) -> Tensor:
+    """Numbers of the rows that are labelled first.
+
+    Raises:
+        TypeError: No numbers.
+        ValueError: More rows than the pool has, none, a row twice, or one that the pool does not have.
+    """
+    if not isinstance(start, int):
+        rows = to_tensor(start, "start")
+        if rows.ndim != 1 or rows.dtype.is_floating_point or not _are_different_rows(rows.tolist(), num_rows):
+            raise ValueError(f"`start` must be a number, or different rows of the pool's {num_rows}; got {start}.")
+        return rows.long()
     if check_count(start, "start") > num_rows:
         raise ValueError(f"`start` must be at most the {num_rows} rows of the pool; got {start}.")
     return torch.randperm(num_rows, generator=generator(seed))[:start]

@@ -1,7 +1,10 @@
 """Which rows are labelled next: against information that is summed by hand, and a loop that beats chance."""
 
 import itertools
+from collections.abc import Callable
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -151,6 +154,39 @@ def test_the_loop_asks_for_each_label_once_and_starts_alike_whatever_the_score()
         assert curve.labels_for(0.0) == 4
         assert curve.labels_for(0.5) is None
     assert starts[0] == starts[1]
+
+
+def ask(label: Callable[[Tensor], Any], start: Any = 4) -> Dataset:
+    """The rows that the last fit of a loop saw."""
+    seen = []
+
+    def fit(data: Dataset) -> Posterior:
+        seen.append(data)
+        return gp.fit(GaussianProcess(Scale(RBF())), data, seed=0, num_restarts=1, max_iterations=1)
+
+    learn(fit, X, label, lambda _: 0.0, start=start, num_labels=6, score="random", seed=3)
+    return seen[-1]
+
+
+def test_fractions_after_whole_numbers_stay_fractions() -> None:
+    answers = iter([torch.arange(4), torch.full((1,), 0.5), torch.full((1,), 0.25)])
+    assert ask(lambda _: next(answers)).y.flatten().tolist() == [0.0, 1.0, 2.0, 3.0, 0.5, 0.25]
+
+
+@pytest.mark.parametrize("start", [[3, 1, 0, 7], np.array([3, 1, 0, 7])])
+def test_rows_to_start_with_may_be_named(start: Any) -> None:
+    assert torch.equal(ask(lambda rows: X[rows, 0], start).x[:4], X[[3, 1, 0, 7]])
+
+
+@pytest.mark.parametrize("start", [[1, 1], [-1, 2], [0, 400], [], [[0, 1]], [0.5]])
+def test_rows_that_are_not_there_or_twice_are_refused(start: Any) -> None:
+    with pytest.raises(ValueError, match="`start` must be a number, or different rows"):
+        ask(lambda rows: X[rows, 0], start)
+
+
+def test_another_number_of_labels_is_refused() -> None:
+    with pytest.raises(ValueError, match="`label` must return 4 labels"):
+        ask(lambda _: X[:, 0])
 
 
 def test_informative_rows_beat_random_ones_where_few_rows_matter() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_positive, warn_of_other_order
+from bayesuq.arrays import ArrayLike, check_positive, to_tensor, warn_of_other_order
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
@@ -84,8 +84,7 @@ def regress(
         >>> print(found.explanation)                                        # doctest: +SKIP
     """
     warn_of_other_order(x, y)
-    targets = torch.as_tensor(np.asarray(y)) if not isinstance(y, Tensor) else y
-    data = Dataset(_table(x), targets.double())
+    data = Dataset(_table(x), to_tensor(y, "y").double())
     return _fitted(data, trials_for_numbers, (), budget, resolve_seed(seed), clock)
 
 
@@ -114,8 +113,9 @@ def classify(
         A posterior over the numbers of the classes, 0 to C - 1.
 
     Raises:
-        TypeError: Text, dates and the like among the inputs: make numbers of them first. Real targets.
-        ValueError: Labels of a single class; else see `regress`.
+        TypeError: Text, dates and the like among the inputs: make numbers of them first. Real targets, or labels of
+            several kinds that have no order.
+        ValueError: Labels of a single class, missing ones, one-hot rows; else see `regress`.
 
     Example:
         >>> x = torch.linspace(-2.0, 2.0, 60).unsqueeze(1)
@@ -124,15 +124,10 @@ def classify(
         ('above', 'below')
     """
     warn_of_other_order(x, y)
-    labels, numbers = np.unique(y.cpu().numpy() if isinstance(y, Tensor) else np.asarray(y), return_inverse=True)
-    if labels.dtype.kind == "f" and bool((labels != np.round(labels)).any()):
-        raise TypeError(
-            f"`y` must be labels; got {len(labels)} different numbers that are not whole, such as {labels[0]:.4g}. "
-            "Of real targets take `bayesuq.regress(x, y)`."
-        )
+    labels, numbers = _numbered(y)
     if len(labels) < 2:
         raise ValueError(f"`y` must have at least two classes; got {labels.tolist()}.")
-    data = Dataset(_table(x), torch.as_tensor(numbers.reshape(-1)))
+    data = Dataset(_table(x), numbers)
     return _fitted(
         data,
         lambda rows: trials_for_labels(rows, len(labels)),
@@ -392,6 +387,44 @@ def _quietly(fit: Callable[..., Posterior], *arguments: Any) -> Posterior:
 
 def _table(x: Any) -> Any:
     """Inputs as Dataset takes them, real numbers in float64; a data frame keeps its names."""
-    if isinstance(x, Tensor):
-        return x.double()
-    return x if hasattr(x, "columns") else np.asarray(x, dtype=np.float64)
+    if hasattr(x, "columns"):
+        return x
+    rows = to_tensor(x, "x")
+    if rows.ndim > 2:
+        raise ValueError(
+            f"`x` must be a table, (N, F); got {tuple(rows.shape)}. Of images and series, fit a network of your own: "
+            "bayesuq.inference.ensemble."
+        )
+    return rows.double()
+
+
+def _numbered(y: Any) -> tuple["np.ndarray[Any, Any]", Tensor]:
+    """The different labels in order, and the place among them of each row's, (N,)."""
+    given = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
+    if given.size != len(given):
+        raise ValueError(
+            f"`y` must have one label a row, (N,); got shape {given.shape}. Of one-hot rows pass `y.argmax(1)`."
+        )
+    given = given.reshape(-1)
+    missing = np.asarray(y.isna()).reshape(-1) if hasattr(y, "isna") else np.array([_is_missing(one) for one in given])
+    if missing.any():
+        raise ValueError(
+            f"`y` must have a label in each row; {int(missing.sum())} of {len(given)} are missing, the first is row "
+            f"{int(missing.argmax())}. Leave these rows out."
+        )
+    try:
+        labels, numbers = np.unique(given, return_inverse=True)
+    except TypeError as error:
+        kinds = sorted({type(one).__name__ for one in given})
+        raise TypeError(f"`y` must hold labels of one kind; got {', '.join(kinds)}. Make text of all.") from error
+    if labels.dtype.kind == "f" and (fractions := labels[labels != np.round(labels)]).size:
+        raise TypeError(
+            f"`y` must be labels; got {len(labels)} different numbers that are not whole, such as {fractions[0]:.4g}. "
+            "Of real targets take `bayesuq.regress(x, y)`."
+        )
+    return labels, torch.from_numpy(numbers.reshape(-1))
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether it is None or NaN."""
+    return label is None or label != label

@@ -1,6 +1,7 @@
 """One call for a table: its budget by a clock of the test's own, its units, its weights, and its files."""
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import scipy.sparse
 import torch
 
 import bayesuq as bq
@@ -324,6 +326,38 @@ def test_what_cannot_be_fitted_is_refused(
     x, y = table(rows)
     with pytest.raises(error, match=says):
         bq.regress(x, y, **options)
+
+
+X, Y = table()
+NAMED = np.array([None, *["a", "b"] * 20][: len(X)], dtype=object)
+
+
+@pytest.mark.parametrize(
+    ("call", "x", "y", "error", "says"),
+    [
+        ("regress", scipy.sparse.csr_matrix(X), Y, TypeError, r"`x` must be dense; .* `\.toarray\(\)`"),
+        ("regress", X, scipy.sparse.csr_matrix(Y.reshape(-1, 1)), TypeError, "`y` must be dense"),
+        ("regress", X, np.ma.masked_array(Y, Y > 0), TypeError, "`y` must not be a masked array"),
+        ("regress", X.reshape(-1, 1, 1, 3), Y, ValueError, r"`x` must be a table, \(N, F\); got \(40, 1, 1, 3\)"),
+        ("classify", X, np.eye(2)[np.arange(len(X)) % 2], ValueError, r"got shape \(40, 2\).*argmax"),
+        ("classify", X, np.where(np.arange(len(X)) == 4, np.nan, Y > 0), ValueError, "1 of 40 are missing.* row 4"),
+        ("classify", X, NAMED, ValueError, "1 of 40 are missing.* row 0"),
+        ("classify", X, pd.Series(NAMED, dtype="string"), ValueError, "1 of 40 are missing.* row 0"),
+        ("classify", X, np.where(Y > 0, 1, NAMED), TypeError, "of one kind; got int, str"),
+    ],
+)
+def test_what_is_no_table_and_what_are_no_labels_is_told(
+    call: str, x: Any, y: Any, error: type[Exception], says: str
+) -> None:
+    with pytest.raises(error, match=says):
+        getattr(bq, call)(x, y, seed=0)
+
+
+def test_a_series_of_pandas_is_taken_without_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, timed(Clock(), "only", 0.0, 1.0, 0.01, []))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bq.regress(pd.DataFrame(X), pd.Series(Y), seed=0, clock=Clock())
 
 
 def test_a_row_unlike_the_others_is_expected_once_in_as_many_as_were_fitted(monkeypatch: pytest.MonkeyPatch) -> None:
