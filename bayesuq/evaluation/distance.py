@@ -148,7 +148,7 @@ def _check_real(one: PredictiveDistribution, other: PredictiveDistribution) -> t
                 f"{what} have a cdf with steps, which no rule of integration follows. Compare the predictives by a "
                 "score, with `report.compare_predictives`."
             )
-        if isinstance(predictive, GaussianPredictive) and (predictive.component_variances == 0).any():
+        if isinstance(predictive, GaussianPredictive) and (predictive.laws.component_variances == 0).any():
             raise ValueError(
                 "A component has zero variance, and so no density. Give the likelihood a noise scale above 0."
             )

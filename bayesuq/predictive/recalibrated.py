@@ -52,9 +52,9 @@ class RecalibratedPredictive(RealPredictive):
     def __post_init__(self) -> None:
         if not isinstance(self.base, GaussianPredictive):
             raise TypeError(f"`base` must be a GaussianPredictive; got {type(self.base).__name__}.")
-        if self.base.component_means.shape[2] != 1:
+        if self.shape[2] != 1:
             raise ValueError(
-                f"`base` must have one target column; got {self.base.component_means.shape[2]}. A map of each column's "
+                f"`base` must have one target column; got {self.shape[2]}. A map of each column's "
                 "levels does not say how columns go together: fit and calibrate them one by one."
             )
         for name in ("knots", "levels"):
@@ -135,7 +135,7 @@ class RecalibratedPredictive(RealPredictive):
     def component_sample(self, *, seed: int | None = None) -> Tensor:
         """Targets, one from each component's calibrated law, (S, N, 1), float64, by inverting its cdf."""
         noise = generator(resolve_seed(seed), device=self._masses.device)
-        shape = self.base.component_means.shape
+        shape = self.shape
         masses, edges = self.base.by_draw(self._masses), self.base.by_draw(self._standard_edges)
         uniform = torch.rand(shape, generator=noise, dtype=torch.float64, device=self._masses.device)
         # Pieces first, by their masses; then a normal that is cut to its piece.
@@ -184,7 +184,7 @@ class RecalibratedPredictive(RealPredictive):
         return type(self)(base, self.knots, self.levels)
 
     def _tensor(self, values: Sequence[float]) -> Tensor:
-        return torch.tensor(values, dtype=torch.float64, device=self.base.component_means.device)
+        return torch.tensor(values, dtype=torch.float64, device=self.device)
 
     def _mapped(self, values: Tensor, source: tuple[float, ...], target: tuple[float, ...]) -> Tensor:
         """The broken line from `source` to `target`."""

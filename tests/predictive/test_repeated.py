@@ -3,7 +3,8 @@
 The truth is the same mixture written out, draw by draw.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from bayesuq.inference.automatic.outliers import widened
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.predictive.thinned import ThinnedPredictive
+from tests.zoo.computed_numbers import ComputedNumbers
 
 COUNTS = (3, 1, 6, 2)
 POINTS, LEVELS = 5, (0.05, 0.5, 0.9)
@@ -50,27 +52,27 @@ MAKES: dict[str, Callable[[GaussianPredictive], Any]] = {
     ).at(slice(0, POINTS)),
     "with outliers": lambda one: widened(one, 0.3, 4.0),
     "recalibrated": lambda one: RecalibratedPredictive(one.at(slice(None)), (0.0, 0.2, 0.7, 1.0), (0.0, 0.3, 0.6, 1.0)),
+    "recalibrated and rescaled": lambda one: MAKES["rescaled"](MAKES["recalibrated"](one)),
     "thinned": lambda one: ThinnedPredictive.of(one, 6),
 }
 
 
-def answers(one: Any) -> dict[str, Any]:
+def answers(one: Any, without: Collection[str] = ()) -> dict[str, Any]:
     """What a predictive is asked."""
     y = Y.unsqueeze(-1).expand(one.shape[1:])
-    moments = {name: getattr(one, name) for name in ("mean", "aleatoric", "epistemic", "total")}
-    components = {name: getattr(one, name) for name in ("component_means", "component_variances")}
-    return {
-        **moments,
-        **components,
-        "shape": torch.tensor(one.shape),
-        "density": one.log_prob(y),
-        "of components": one.component_log_prob(y),
-        "cdf": one.cdf(y),
-        "quantiles": torch.stack(list(one.quantiles_at(LEVELS))),
-        "a draw of each": one.component_sample(seed=3),
-        "sample": one.sample(20, seed=4),
-        "crps": pointwise_crps(one, y),
+    questions: dict[str, Callable[[], Any]] = {
+        **{name: partial(getattr, one, name) for name in ("mean", "aleatoric", "epistemic", "total")},
+        **{name: partial(getattr, one, name) for name in ("component_means", "component_variances")},
+        "shape": lambda: torch.tensor(one.shape),
+        "density": lambda: one.log_prob(y),
+        "of components": lambda: one.component_log_prob(y),
+        "cdf": lambda: one.cdf(y),
+        "quantiles": lambda: torch.stack(list(one.quantiles_at(LEVELS))),
+        "a draw of each": lambda: one.component_sample(seed=3),
+        "sample": lambda: one.sample(20, seed=4),
+        "crps": lambda: pointwise_crps(one, y),
     }
+    return {name: ask() for name, ask in questions.items() if name not in without}
 
 
 @pytest.mark.parametrize("make", MAKES.values(), ids=MAKES.keys())
@@ -106,6 +108,20 @@ def test_what_is_repeated_is_held_once() -> None:
     assert one.components_at(torch.arange(400, 900)).laws.num_samples == 1
     assert one.repeated([2] * 1000).num_samples == 2000
     assert widened(one, 0.01, 1.0).laws.num_samples == 2
+
+
+OF_DRAWS = ("component_means", "component_variances", "of components", "a draw of each")
+OF_FEW_DRAWS = ("mixed", "recalibrated and rescaled")
+
+
+@pytest.mark.parametrize("make", OF_FEW_DRAWS)
+def test_what_is_asked_of_a_mixture_costs_as_many_numbers_however_often_its_laws_stand(make: str) -> None:
+    counted = []
+    for times in (1, 10_000):
+        with ComputedNumbers() as computed:
+            answers(MAKES[make](held(1).repeated([2 * times] * len(COUNTS))), without=OF_DRAWS)
+        counted.append(computed.count)
+    assert counted[1] < 1.5 * counted[0]  # Newton's steps may be one more
 
 
 @pytest.mark.parametrize("counts", [(1, 2, 3), (1, 1, 1, 0)])
