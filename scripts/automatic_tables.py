@@ -45,6 +45,25 @@ def of_automatic(records: Iterable[Record]) -> list[str]:
     return [*found, ""]
 
 
+def of_bde(records: Iterable[Record], ours: Iterable[Record]) -> list[str]:
+    """bde's chains beside `regress` on the splits that both have: a row for each set, differences by split."""
+    titles = ["set", "splits", "log-likelihood of `regress`", "of bde", "difference", "RMSE of `regress`", "of bde"]
+    found = [row([*titles, "CPU seconds of `regress`", "of bde"]), "|---" * (len(titles) + 2) + "|"]
+    fitted = {
+        (line["data"], line["split"]): line for line in ours if (line["part"], line["setting"]) == ("test", "default")
+    }
+    for data, own in by_set(list(records)):
+        pairs = [(fitted[key], line) for line in own if (key := (data, line["split"])) in fitted]
+        if not pairs:
+            continue
+        both = [list(side) for side in zip(*pairs, strict=True)]
+        more = Mean.of([one["log_likelihood"] - other["log_likelihood"] for one, other in pairs]).rounded(3)
+        cells = [*(_mean(side, "log_likelihood", 3) for side in both), more, *(_mean(side, "rmse", 2) for side in both)]
+        cells += [f"{fmean(line['cpu_seconds'] for line in side):.0f}" for side in both]
+        found.append(row([data, str(len(pairs)), *cells]))
+    return [*found, ""]
+
+
 def of_gaps(records: Iterable[Record]) -> list[str]:
     """Splits that leave out the middle of an input: mean, median and coverage, which is to be .80 to .97."""
     titles = ["set", "method", "splits", "log-likelihood: mean", "median", "best published mean", "coverage of 90 %"]

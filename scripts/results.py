@@ -15,7 +15,7 @@ from typing import Any
 
 from bayesuq.writing import write_text
 from scripts import mnist_methods as images
-from scripts.automatic_tables import of_automatic, of_defaults, of_gaps, of_targets, of_two_commands
+from scripts.automatic_tables import of_automatic, of_bde, of_defaults, of_gaps, of_targets, of_two_commands
 from scripts.choosing_tables import of_labels, of_regrets
 from scripts.further_tables import of_distances, of_failures, of_maps, of_other_inputs, of_processes, of_words
 from scripts.recording import Record, Records, digest
@@ -231,6 +231,9 @@ def main(folder: Path, page: Path) -> None:
     defaults = Records(folder / "uci-defaults.jsonl").read()
     if defaults:
         text = replace(text, "uci-defaults", of_defaults(defaults, tests))
+    peer = Records(folder / "uci-bde.jsonl").read()
+    if peer:
+        text = replace(text, "uci-bde", of_bde(peer, Records(folder / "uci-automatic.jsonl").read()))
     for name, make in FURTHER.items():
         lines = Records(folder / f"{name}.jsonl").read()
         if lines:

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from scripts.automatic_tables import of_automatic, of_defaults, of_gaps, of_targets, of_two_commands
+from scripts.automatic_tables import of_automatic, of_bde, of_defaults, of_gaps, of_targets, of_two_commands
 from scripts.recording import Record
 
 
@@ -30,6 +30,21 @@ def test_regress_has_a_row_a_set_with_test_lines_alone() -> None:
         "| 0.38 | 0.12 | 30 |"
     )
     assert len(rows) == 6
+
+
+def test_bde_stands_beside_the_same_splits_with_differences_split_by_split() -> None:
+    ours = [
+        line("boston", 0, log_likelihood=-2.0),
+        line("boston", 1, log_likelihood=-3.0),
+        line("boston", 1, part="val", log_likelihood=100.0),
+        line("boston", 0, setting="before", log_likelihood=100.0),
+        line("boston", 2, log_likelihood=100.0),  # which bde does not have
+    ]
+    theirs = [line("boston", split, log_likelihood=-2.5 - split, rmse=3.0, cpu_seconds=60.0) for split in range(2)]
+    rows = of_bde([*theirs, line("yacht", 0)], ours)[2:-1]
+    assert rows == [
+        "| boston | 2 | -2.500 ± 0.500 | -3.000 ± 0.500 | 0.500 ± 0.000 | 2.00 ± 0.00 | 3.00 ± 0.00 | 30 | 60 |"
+    ]
 
 
 def test_gaps_have_mean_median_and_a_verdict_on_coverage() -> None:
