@@ -129,9 +129,26 @@ def test_no_step_waits_and_an_epoch_twice(name: str) -> None:
     assert counts[1] - counts[0] <= 2
 
 
-def reads_of(fit: Callable[..., Any], **options: Any) -> int:
+OF_NOISE = likelihoods.Normal(scale=priors.LogNormal())
+
+
+@pytest.mark.parametrize(
+    ("name", "prior", "likelihood"),
+    [
+        *((name, priors.StudentT(), OF_NOISE) for name in ("map", "mean field", "low rank", "ensemble")),
+        ("mean field", priors.Laplace(), likelihoods.Normal(scale=0.3)),  # whose divergence is in closed form
+    ],
+)
+def test_no_law_looks_at_the_values_of_a_step(name: str, prior: priors.Prior, likelihood: likelihoods.Normal) -> None:
+    """Neither of a noise with a prior, nor of weights."""
+    own = BayesianNetwork(built(lambda: networks.mlp(3, (4,), 1)), prior, likelihood)
+    few, many = (reads_of(STEPS[name], own, num_epochs=1, batch_size=size, **THERE) for size in (24, 6))
+    assert many - few < 6  # steps; what is once a fit varies by a few
+
+
+def reads_of(fit: Callable[..., Any], own: BayesianNetwork | None = None, **options: Any) -> int:
     with second_device() as transfers:
-        fit(model(), measured(), **options)
+        fit(model() if own is None else own, measured(), **options)
     return transfers.total
 
 

@@ -20,7 +20,6 @@ from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import FlatPrior
 from bayesuq.inference.joint.perceptrons import ForwardPass, forward_together, is_perceptron
 from bayesuq.inference.joint.program_joint import running
-from bayesuq.inference.joint.programs import unchecked
 from bayesuq.inference.joint.tape import Played, recorded
 from bayesuq.inference.posteriors.prediction import kept_activations_per_row
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
@@ -76,7 +75,6 @@ class NetworkPotential:
         self._tree = with_exact_norms(share_tensors(model.net))  # for many chains at once
         self._is_perceptron = isinstance(rows.x, Tensor) and is_perceptron(self._tree, rows.x)
         self._width = kept_activations_per_row(model, rows.x, share_tensors(model.net))
-        self._laws = {name: unchecked(law) for name, law in self._prior.others.items()}  # their values were looked at
         self._played: dict[int, Played | None] = {}  # by number of chains
         self._is_plain = False
         weights = {name for name, _ in model.net.named_parameters()}
@@ -96,11 +94,13 @@ class NetworkPotential:
         vector = self._vector
         vector.values.copy_(position)
         vector.grad.zero_()
+        if self._prior.others and not self._in_support(position):
+            return torch.inf, vector.grad.clone()
         value = -self._energy_prior.log_normaliser
         try:
             for number, part in enumerate(self._chunks(1)):
                 value += self._joint.descend(part, 1.0, with_prior=number == 0).item()
-        except ValueError:
+        except ValueError:  # of the likelihood
             if self._in_support(position):
                 raise
             return torch.inf, vector.grad.clone()
@@ -124,7 +124,7 @@ class NetworkPotential:
         if self._is_by_hand and not self._is_plain:
             return self._written_by_hand(positions)
         outside = None
-        if self._prior.others:  # laws refuse values outside of their support: look at the other rows alone
+        if self._prior.others:  # outside of their support there is no density: look at the other rows alone
             outside = ~self._rows_in_support(positions)
             positions = positions.masked_fill(outside.unsqueeze(1), 0.0)
         values, gradients = self._normal_energies(positions)
@@ -261,7 +261,7 @@ class NetworkPotential:
         """log p of the sites whose priors are not normal, and log |d theta / d u|, of each chain, (C,), in float64."""
         num_chains = len(next(iter(parts.values())))
         total = self._vector.values.new_zeros(num_chains, dtype=torch.float64)
-        for name, law in self._laws.items():
+        for name, law in self._prior.others.items():
             total = total + law.log_prob(theta[name])
         for name, transform in self.layout.transforms.items():
             terms = transform.log_abs_det_jacobian(parts[name], theta[name])

@@ -32,6 +32,7 @@ from bayesuq.inference.gp.sampling import Sampling, fit_sampled
 from bayesuq.inference.gp.search import Search
 from bayesuq.inference.gp.sparse import NUM_INDUCING, fit_sparse
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
+from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import ADDRESS
 from bayesuq.inference.training.minibatches import Data, all_rows, count_batches
@@ -281,6 +282,8 @@ def _observations(
         raise ValueError("`validation` is for sparse fits; exact inference makes no steps over minibatches.")
     if training.callbacks:
         raise ValueError("`callbacks` are for sparse fits; exact inference makes no steps over minibatches.")
+    if training.captured:
+        warn_of_no_capture("exact inference makes no steps over minibatches")
     reader = ProcessReader(model, torch.device("cpu" if training.device is None else training.device))
     with sources(reader, data, training) as (source, _):
         rows = all_rows(source)

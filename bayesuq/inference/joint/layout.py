@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import biject_to
 
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.predictive.laws import unchecked
 
 
 @dataclass(frozen=True)
@@ -97,7 +98,7 @@ class FlatPrior:
         loc: Prior means of the normal entries; a number where they are all the same.
         precision: Their inverse variances, 0 at all other entries; a number where they are all the same.
         log_normaliser: Sum of log N(loc; loc, scale^2) over the normal entries, in nats.
-        others: The laws of the sites that are not normal.
+        others: The laws of the sites that are not normal, which take any values.
     """
 
     loc: Tensor | float
@@ -120,7 +121,7 @@ class FlatPrior:
                 precision[where] = base.scale.reshape(-1) ** -2
                 log_normaliser += float(base.log_prob(base.loc).double().sum())
             elif law is not None:
-                others[name] = law
+                others[name] = unchecked(law)
         return cls(_scalar_if_constant(loc), _scalar_if_constant(precision), log_normaliser, others)
 
     def normal_energy(self, flat: Tensor, scale: Tensor | None = None) -> Tensor:

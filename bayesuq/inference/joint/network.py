@@ -18,6 +18,7 @@ from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.copies import deep_copy
 from bayesuq.models.precision import raised
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
+from bayesuq.predictive.laws import unchecked
 from bayesuq.randomness import OwnGenerators
 
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
@@ -233,8 +234,8 @@ class TrainingNetwork:
         """Sites whose values or log prior densities are not finite, then `y`."""
         laws = self.model.laws
 
-        def fails(name: str, value: Tensor) -> bool:  # a law refuses NaN, so it comes second
-            return not value.isfinite().all() or (name in laws and not laws[name].log_prob(value).isfinite())
+        def fails(name: str, value: Tensor) -> bool:
+            return not value.isfinite().all() or (name in laws and not unchecked(laws[name]).log_prob(value).isfinite())
 
         with torch.no_grad():
             names = [name for name, value in theta.items() if fails(name, value)]

@@ -22,7 +22,8 @@ from torch.distributions import Distribution, biject_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall, few_rows
-from bayesuq.inference.joint.programs import is_data, is_subsample, private_store, unchecked
+from bayesuq.inference.joint.programs import is_data, is_subsample, private_store
+from bayesuq.predictive.laws import unchecked
 
 PASS_NUMBERS = 2**22  # of the data and the vector, times the products that one pass takes
 UNSUPPORTED = (torch.linalg.LinAlgError, ValueError)  # what laws say of parameters that are none

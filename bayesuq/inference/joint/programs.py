@@ -5,7 +5,6 @@ put in place while they run and taken away again, so that fits and posteriors ne
 generators are global too, so one pair runs at a time, whatever the threads.
 """
 
-import copy
 import inspect
 import math
 from collections.abc import Callable, Iterator
@@ -109,17 +108,6 @@ def check_program(model: Any) -> None:
             "`model` must be a bayesuq.models.BayesianNetwork, or a Pyro program with an observed site; got "
             f"{type(model).__name__}."
         )
-
-
-def unchecked(law: Any) -> Any:
-    """The same law, which takes whatever values it is given; laws made before checks were turned off do not."""
-    if not getattr(law, "_validate_args", False):
-        return law
-    law = copy.copy(law)
-    law._validate_args = False
-    if hasattr(law, "base_dist"):
-        law.base_dist = unchecked(law.base_dist)
-    return law
 
 
 def build_guide(program: Program, build: GuideBuilder) -> Program:

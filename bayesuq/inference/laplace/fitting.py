@@ -38,6 +38,7 @@ from bayesuq.inference.laplace.program_structures import LARGEST_FULL, ProgramSt
 from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.laplace.structures import STRUCTURES
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
+from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.minibatches import Data, Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
@@ -129,6 +130,8 @@ def fit(
         mode = fit_mode(cast(BayesianNetwork, model), data, training)
     elif not isinstance(mode, MapPosterior):
         raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")
+    elif training.captured:
+        warn_of_no_capture("the mode was there, and nothing is trained")
     network = cast(BayesianNetwork, model)  # `session` looks
     with session(network, data, replace(training, validation=None, patience=None)) as (model, source, _):
         posterior = _around(model, mode.to(model.device), source, structure, _names(model, subset))

@@ -35,6 +35,7 @@ from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains
 from bayesuq.inference.posteriors.weights import WeightPosterior
+from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
@@ -145,6 +146,8 @@ def fit(
         rows = all_rows(Source(NetworkReader(model), data, batch_size=1))
     warn_of_scales(model.likelihood, rows)
     _warn_of_repeats(model, rows)
+    if training.captured and start is not None:
+        warn_of_no_capture("chains begin at a posterior that was there, and nothing is trained")
     given: Any = (
         start
         if start is not None

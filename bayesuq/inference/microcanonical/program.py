@@ -19,6 +19,7 @@ from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.microcanonical.run import Plan, Run
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
+from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import Data, Source, all_rows
@@ -66,6 +67,8 @@ class ProgramRun:
                 "Chains of a program begin without training: leave `validation` and `callbacks` out. To begin at a "
                 "mode, pass `start=map_estimate.fit(program, data, ...)`."
             )
+        if training.captured:
+            warn_of_no_capture("chains of a program begin without training")
         file = Checkpoint.of(training.checkpoint)
         workers = Workers.of(training.data_parallel)
         key = claimed_seed(workers, file, training.seed)

@@ -104,7 +104,7 @@ def captured_step(objective: Capturable, source: Source) -> "CapturedStep | None
     """
     why = _refusal(objective, source)
     if why is not None:
-        _tell(why)
+        warn_of_no_capture(why)
         return None
     return CapturedStep(objective, source, RECORDERS[source.device.type])
 
@@ -126,7 +126,12 @@ def _has_hooks(net: nn.Module) -> bool:
     return any(getattr(module, name) for module in net.modules() for name in HOOKS)
 
 
-def _tell(why: str) -> None:
+def warn_of_no_capture(why: str) -> None:
+    """Say that `captured=True` comes to nothing.
+
+    Args:
+        why: In words that end a sentence.
+    """
     warn_of_fit(f"Steps are made one by one, not as a captured graph: {why}.", UserWarning)
 
 
@@ -181,7 +186,7 @@ class CapturedStep:
     def tell(self) -> None:
         """Warn where the steps have varied for most of the fit."""
         if self.num_varying > self.num_repeated and not self.is_given_up:
-            _tell(self.why)
+            warn_of_no_capture(self.why)
 
     def _places(self, batch: Batch) -> Batch:
         """Where the rows of every minibatch go: B rows like those of this one, weighted where any may be fewer."""
@@ -229,7 +234,7 @@ class CapturedStep:
         self.num_unchecked -= 1
         if why is not None:
             self.is_given_up, self._repetition, self.rows = True, None, None
-            _tell(why)
+            warn_of_no_capture(why)
         else:
             self._fill(batch)
 
@@ -300,7 +305,9 @@ class CapturedStep:
     def _tell_of_odd(self, batch: Batch) -> None:
         if not self._has_told:
             self._has_told = True
-            _tell(f"a minibatch of {len(batch.y)} rows has more than the first one's {self.size}, or rows unlike its")
+            warn_of_no_capture(
+                f"a minibatch of {len(batch.y)} rows has more than the first one's {self.size}, or rows unlike its"
+            )
 
 
 def _leaves(batch: Batch) -> Sequence[Tensor]:

@@ -147,6 +147,8 @@ class Training:
             raise TypeError(f"`callbacks` must be a list of functions of a Progress; got {self.callbacks!r}.")
         if self.schedule not in ("cosine", "constant"):
             raise ValueError(f"`schedule` must be 'cosine' or 'constant'; got {self.schedule!r}.")
+        if not isinstance(self.captured, bool):
+            raise TypeError(f"`captured` must be True or False; got {self.captured!r}.")
         if self.max_grad_norm is not None:
             check_positive(self.max_grad_norm, "max_grad_norm")
         if self.patience is not None:

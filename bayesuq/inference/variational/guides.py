@@ -51,13 +51,17 @@ class MeanFieldGuide(PyroModule):
         self.loc = nn.Parameter(loc)
         self.log_scale = nn.Parameter(log_scale)
 
-    def laws(self) -> dict[str, Any]:
-        """The law of each site, by name, on its own support."""
+    def laws(self, *, validate_args: bool | None = None) -> dict[str, Any]:
+        """The law of each site, by name, on its own support.
+
+        Args:
+            validate_args: Whether torch looks at means and scales, which an accelerator waits for; None is its default.
+        """
         locs = self.loc.split(self.layout.sizes)
         scales = self.log_scale.exp().split(self.layout.sizes)
         laws = {}
         for (name, shape), loc, scale in zip(self.layout.shapes.items(), locs, scales, strict=True):
-            law = dist.Normal(loc.view(shape), scale.view(shape))
+            law = dist.Normal(loc.view(shape), scale.view(shape), validate_args=validate_args)
             if name in self.layout.transforms:
                 law = dist.TransformedDistribution(law, self.layout.transforms[name])
             laws[name] = law.to_event(len(shape))

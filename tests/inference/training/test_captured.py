@@ -1,17 +1,33 @@
 """A captured step is the step itself; a tape of operators stands in the place of a CUDA graph (`tests.zoo.tape`)."""
 
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import partial
+from importlib import import_module
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference import dropout, ensemble, ivon, map_estimate, swag, variational
+from bayesuq.inference import (
+    confidence,
+    dropout,
+    ensemble,
+    ivon,
+    laplace,
+    map_estimate,
+    microcanonical,
+    swag,
+    variational,
+)
+from bayesuq.inference.catalogue import METHODS
+from bayesuq.inference.gp import fit as gp_fit
 from bayesuq.inference.ivon.newton import NewtonObjective, Rule
 from bayesuq.inference.map_estimate import ModeObjective, adversarial_step
 from bayesuq.inference.training import captured
@@ -22,7 +38,7 @@ from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.inference.variational.correlated import CorrelatedObjective
 from bayesuq.inference.variational.factorised import EvidenceObjective
 from bayesuq.inference.variational.guides import low_rank, mean_field
-from bayesuq.models import likelihoods, networks, priors
+from bayesuq.models import gp, likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.randomness import generator
@@ -211,6 +227,66 @@ def test_a_device_that_captures_nothing_is_told_of() -> None:
     assert told(model()) == "that takes a CUDA device, and this fit is on cpu."
 
 
+def mode_of(own: BayesianNetwork, data: Dataset) -> map_estimate.MapPosterior:
+    return map_estimate.fit(own, data, num_epochs=1, seed=0)
+
+
+def plane(x: Tensor, y: Tensor | None = None) -> Tensor:
+    """A program."""
+    slopes = pyro.sample("slopes", dist.Normal(torch.zeros(3), 1.0).to_event(1))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.Normal(x @ slopes, 0.3), obs=y)
+
+
+LABELS = Dataset(measured(20).x, torch.arange(20) % 2)
+PROCESS = gp.GaussianProcess()
+SMALL: dict[str, Any] = {"num_members": 2, "num_samples": 2, "num_warmup": 1}
+OTHERS: dict[str, tuple[str, Callable[..., object]]] = {  # with the method, and a fit that cannot be captured
+    "map": ("map_estimate", lambda **on: map_estimate.fit(model(), measured(20), **on)),
+    "mode of a program": ("map_estimate", lambda **on: map_estimate.fit(plane, measured(20), **on)),
+    "mean field": ("variational", lambda **on: variational.fit(model(), measured(20), **on)),
+    "guide of a program": ("variational", lambda **on: variational.fit(plane, measured(20), **on)),
+    "dropout": ("dropout", lambda **on: dropout.fit(model(0.2), measured(20), **on)),
+    "ivon": ("ivon", lambda **on: ivon.fit(model(), measured(20), **on)),
+    "swag": ("swag", lambda **on: swag.fit(model(), measured(20), rank=2, collect_every=1, batch_size=5, **on)),
+    "ensemble": ("ensemble", lambda **on: ensemble.fit(model(), measured(20), num_members=2, **on)),
+    "laplace": ("laplace", lambda **on: laplace.fit(model(), measured(20), **on)),
+    "around a mode": (
+        "laplace",
+        lambda **on: laplace.fit(model(), measured(20), mode=mode_of(model(), measured(20)), **on),
+    ),
+    "confidence": (
+        "confidence",
+        lambda **on: confidence.fit(
+            mode_of(model(likelihood=likelihoods.Categorical(), num_outputs=2), LABELS), LABELS, **on
+        ),
+    ),
+    "sparse process": ("gp", lambda **on: gp_fit(PROCESS, measured(20), approximation="sparse", num_inducing=3, **on)),
+    "exact process": ("gp", lambda **on: gp_fit(PROCESS, measured(20), max_iterations=1, num_restarts=1, **on)),
+    "chains": ("microcanonical", lambda **on: microcanonical.fit(model(), measured(20), **SMALL, **on)),
+    "chains from a mode": (
+        "microcanonical",
+        lambda **on: microcanonical.fit(model(), measured(20), start=mode_of(model(), measured(20)), **SMALL, **on),
+    ),
+    "chains of a program": (
+        "microcanonical",
+        lambda **on: microcanonical.fit(plane, measured(20), **SMALL, **on),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_every_method_that_takes_the_option_says_why_it_comes_to_nothing(name: str) -> None:
+    with pytest.warns(UserWarning, match=ONE_BY_ONE):
+        OTHERS[name][1](captured=True, num_epochs=1, seed=0, progress=False)
+
+
+def test_every_method_that_takes_the_option_was_asked() -> None:
+    fits = {method.name: import_module(f"bayesuq.inference.{method.name}").fit for method in METHODS}
+    taking = {name for name, fit in fits.items() if "captured" in inspect.signature(fit).parameters}
+    assert taking == {method for method, _ in OTHERS.values()}
+
+
 def test_a_network_with_hooks_is_told_of(tape: Tape) -> None:
     own = model()
     next(own.net.children()).register_forward_hook(lambda *_: None)
@@ -248,10 +324,13 @@ def test_rows_that_depend_on_each_other_are_captured_in_one_size_alone(tape: Tap
     assert tape.num_recorded == 2
 
 
-@pytest.mark.usefixtures("tape")
-def test_a_noise_with_a_prior_asks_for_a_value() -> None:
-    """torch's law looks at each value that it is given; so such a step waits for its device."""
-    assert "asked for a value" in told(model(likelihood=likelihoods.Normal(scale=priors.HalfNormal(0.7))))
+@pytest.mark.parametrize("name", ["map", "mean field", "low rank"])
+def test_a_noise_with_a_prior_is_captured(name: str, tape: Tape) -> None:
+    """A law that looked at each value it is given would have to wait for its device."""
+    own = model(likelihood=likelihoods.Normal(scale=priors.LogNormal()))
+    found, known = (FITS[name](own, measured(20), captured=on, **OPTIONS) for on in (True, False))
+    assert_same(found, known)
+    assert tape.num_recorded == 1
 
 
 @pytest.mark.usefixtures("tape")
