@@ -55,6 +55,8 @@ class Trial:
         going_on: From more rows, of which the first are those of the first fit, a size, a seed and that fit to a
             posterior that begins where it ended; None of a method that is fitted anew.
         wanted_onwards: The size by which it goes on that has time enough; None is the one that is wanted first.
+        most_anew: Rows up to which it is rather fitted anew than that it goes on, where it has all the weight, so that
+            no other waits for the time.
     """
 
     name: str
@@ -64,6 +66,7 @@ class Trial:
     share: float = 1.0
     going_on: Continue | None = None
     wanted_onwards: int | None = None
+    most_anew: int = 0
 
     @property
     def pilots(self) -> tuple[int, int]:
@@ -145,7 +148,8 @@ def _process() -> Trial:
     """An exact one, whose hyperparameters are learned from some rows of a table that has many.
 
     Going on, it keeps them, and is conditioned on as many rows as the time of so many iterations allows, which grows by
-    their cube.
+    their cube. What it has not learned from, the rows that judged, may be those that tell of the noise: alone in the
+    mixture it learns anew.
     """
 
     def of_process(data: Dataset, size: int, seed: int) -> Posterior:
@@ -160,7 +164,7 @@ def _process() -> Trial:
         further = data.rows(torch.arange(len(before.x), max(most, len(before.x) + 1)))
         return before.condition(further.x, further.y)
 
-    return Trial("gp", of_process, 100, 10, going_on=of_more_rows, wanted_onwards=5000)
+    return Trial("gp", of_process, 100, 10, going_on=of_more_rows, wanted_onwards=5000, most_anew=LEARNING_ROWS)
 
 
 def noise_floor(rows: Dataset) -> float:

@@ -311,19 +311,20 @@ def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, k
     chosen = [number for number, fit in enumerate(fits) if fit.weight > 0]
     for number in sorted(chosen, key=lambda one: fits[one].trial.going_on is not None):
         try:
-            found[number] = _fitted_again(fits[number], rows, timer.left(1.0, budget), key)
+            found[number] = _fitted_again(fits[number], rows, timer.left(1.0, budget), key, is_alone=len(chosen) == 1)
         except (FloatingPointError, RuntimeError):
             warn_of_fit(f"{fits[number].trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
 
-def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int) -> Fitted:
+def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int, *, is_alone: bool) -> Fitted:
     """The fit to more rows within these seconds, or as it is where they are too few."""
     trial, seconds = fit.trial, fit.seconds / (1 - JUDGED_SHARE)
-    if trial.going_on is None and left <= seconds:
-        return fit
-    if trial.going_on is None:
+    is_anew = trial.going_on is None or (is_alone and len(rows) <= trial.most_anew)
+    if is_anew and left > seconds:
         return replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), is_again=True)
+    if trial.going_on is None:
+        return fit
     wanted = trial.wanted_onwards or trial.wanted
     size = min(wanted, int(SAFETY * left / seconds * fit.size)) if seconds > 0 else wanted
     if size < trial.least:

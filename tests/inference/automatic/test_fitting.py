@@ -136,6 +136,32 @@ def test_what_goes_on_begins_at_its_first_fit_and_has_the_time_that_is_left(monk
     assert found.candidates[0].remark == f"size {firsts[-1] + again}, fitted again to the judging rows too"
 
 
+@pytest.mark.parametrize(
+    ("other", "most_anew", "budget", "is_anew"),
+    [(40.0, 40, 60.0, True), (40.0, 39, 60.0, False), (0.0, 40, 60.0, False), (40.0, 40, 1e-9, False)],
+    ids=["alone", "more rows than it learns from", "beside another one", "without time"],
+)
+def test_what_it_keeps_when_it_goes_on_is_learned_anew_where_nothing_else_waits(
+    other: float, most_anew: int, budget: float, *, is_anew: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, calls = Clock(), []
+    begun: list[int] = []
+    process = timed(clock, "process", 0.0, 1.0, 0.1, calls)
+
+    def onwards(rows: bq.Dataset, size: int, key: int, before: Any) -> Any:  # noqa: ARG001 - what a trial is given
+        begun.append(size)
+        return before
+
+    use(
+        monkeypatch,
+        replace(process, wanted=50, going_on=onwards, most_anew=most_anew),
+        timed(clock, "other", other, 1.0, 0.01, calls),
+    )
+    fitting.regress(*table(), budget=budget, seed=0, clock=clock)
+    assert [(size, rows) for name, size, rows in calls if (name, rows) == ("process", 40)] == [(50, 40)] * is_anew
+    assert (not begun) == (is_anew or budget < 1)
+
+
 def test_chains_go_on_from_their_last_draws(monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
     monkeypatch.setattr(candidates, "microcanonical", SimpleNamespace(fit=lambda *_, **options: given.append(options)))
