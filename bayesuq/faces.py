@@ -9,7 +9,7 @@ editors show these names, without constants and without what it imports.
 
 import ast
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from importlib import import_module
 from typing import Any
 
@@ -19,11 +19,14 @@ from bayesuq.moved import INTERNAL, install, is_import_statement, warn_of_intern
 install()  # here, because every import of bayesuq comes this way
 
 
-def lazy(face: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
+def lazy(
+    face: str, *, returned: Collection[str] = ()
+) -> tuple[Callable[[str], Any], Callable[[], list[str]], list[str]]:
     """The `__getattr__`, `__dir__` and `__all__` of a face.
 
     Args:
         face: The dotted name of the package, which is being imported.
+        returned: Types that its functions return. They are here for annotations, and not among the names to call.
 
     Raises:
         ImportError: The package comes without its source, in which the names stand.
@@ -43,10 +46,8 @@ def lazy(face: str) -> tuple[Callable[[str], Any], Callable[[], list[str]], list
         home = homes[name]
         return import_module(f"{face}.{name}") if home == face else getattr(import_module(home), name)
 
-    def names() -> list[str]:
-        return [*homes]
-
-    return get, names, sorted(homes)
+    names = sorted(homes.keys() - set(returned))
+    return get, names.copy, names
 
 
 def _homes(face: str) -> dict[str, str]:

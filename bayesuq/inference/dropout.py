@@ -42,7 +42,7 @@ from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions, Windows
 
-__all__ = ["DropoutPosterior", "around", "fit"]
+__all__ = ["around", "fit"]
 __dir__ = __all__.copy
 
 

@@ -66,7 +66,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated
 
-__all__ = ["HmcPosterior", "extend", "fit"]
+__all__ = ["extend", "fit"]
 __dir__ = __all__.copy
 
 KernelName = Literal["nuts", "hmc"]

@@ -42,7 +42,7 @@ from bayesuq.randomness import derive_seed, generator, isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions
 
-__all__ = ["LocalTemperaturePosterior", "fit"]
+__all__ = ["fit"]
 __dir__ = __all__.copy
 
 DRAWS_BUDGET = 2**25  # numbers in the draws held at a time: 128 MiB in float32

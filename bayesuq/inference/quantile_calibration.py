@@ -37,7 +37,7 @@ from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.randomness import resolve_seed
 from bayesuq.windows import WindowOptions
 
-__all__ = ["QuantileCalibratedPosterior", "fit"]
+__all__ = ["fit"]
 __dir__ = __all__.copy
 
 NUM_LEVELS = 199  # of a predictive that is told by its quantiles

@@ -37,7 +37,7 @@ from bayesuq.randomness import derive_seed, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions
 
-__all__ = ["StackedPosterior", "fit"]
+__all__ = ["fit"]
 __dir__ = __all__.copy
 
 NUM_DRAWS = 400  # of the mixture

@@ -9,4 +9,4 @@ if TYPE_CHECKING:
     from bayesuq.inference.gp.fitting import fit as fit
     from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior as SparseGpPosterior
 
-__getattr__, __dir__, __all__ = lazy(__name__)
+__getattr__, __dir__, __all__ = lazy(__name__, returned=["ExactGpPosterior", "SparseGpPosterior"])

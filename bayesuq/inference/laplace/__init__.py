@@ -8,4 +8,4 @@ if TYPE_CHECKING:
     from bayesuq.inference.laplace.fitting import fit as fit
     from bayesuq.inference.laplace.posterior import LaplacePosterior as LaplacePosterior
 
-__getattr__, __dir__, __all__ = lazy(__name__)
+__getattr__, __dir__, __all__ = lazy(__name__, returned=["LaplacePosterior"])

@@ -9,4 +9,4 @@ if TYPE_CHECKING:
     from bayesuq.inference.microcanonical.fitting import fit as fit
     from bayesuq.inference.microcanonical.sampling import sample as sample
 
-__getattr__, __dir__, __all__ = lazy(__name__)
+__getattr__, __dir__, __all__ = lazy(__name__, returned=["MicrocanonicalPosterior"])

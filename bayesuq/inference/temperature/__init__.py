@@ -8,4 +8,4 @@ if TYPE_CHECKING:
     from bayesuq.inference.temperature.fitting import TemperaturePosterior as TemperaturePosterior
     from bayesuq.inference.temperature.fitting import fit as fit
 
-__getattr__, __dir__, __all__ = lazy(__name__)
+__getattr__, __dir__, __all__ = lazy(__name__, returned=["TemperaturePosterior"])

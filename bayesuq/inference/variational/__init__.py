@@ -13,4 +13,4 @@ if TYPE_CHECKING:
     from bayesuq.inference.variational.guides import mean_field as mean_field
     from bayesuq.inference.variational.tempering import annealed as annealed
 
-__getattr__, __dir__, __all__ = lazy(__name__)
+__getattr__, __dir__, __all__ = lazy(__name__, returned=["VariationalPosterior"])
