@@ -34,11 +34,11 @@ from bayesuq.randomness import derive_seed
 __all__ = ["fit"]
 __dir__ = __all__.copy
 
-LEARNING_RATE = 0.2
+LARGEST_RATE, RATE_OF_AN_EPOCH = 0.2, 2.0  # shares of a Newton step: of one step, and of all that an epoch makes
 LONGEST_MEMORY = 0.5  # of the steps
 
 
-@training_options(learning_rate=LEARNING_RATE)
+@training_options(learning_rate=None)
 @on_features()
 def fit(
     model: BayesianNetwork,
@@ -62,7 +62,9 @@ def fit(
             b2 = 0.99999 remembers 100,000; in a fit that is not much longer the widths stay where they began.
         data_parallel: Whether the processes that `torchrun` has started, or those of a `torch.distributed` group, fit
             one posterior together: each reads its part of `data`, or rows of its own, in minibatches of `batch_size`.
-        learning_rate: Share of a Newton step that the means make at the start, lr (h_0 + delta) in the paper.
+        learning_rate: Share of a Newton step that the means make at the start, lr (h_0 + delta) in the paper. Where a
+            minibatch is one of N / B, its noise moves them about by learning_rate * N / (2 B) posterior variances; so
+            None is 2 B / N, and 0.2 at most.
         max_grad_norm: Clips the norm of the gradient of the loss per data point, and the curvature's sample with it.
             None does not.
         validation: Rows whose predictive log density is watched, by the same eight draws each epoch: means and widths
@@ -92,10 +94,13 @@ def fit(
     check_count(num_draws, "num_draws")
     if memory is not None and check_positive(memory, "memory") < 1:
         raise ValueError(f"`memory` must be at least 1 step; got {memory}.")
-    training = Training.of(options, data_parallel=data_parallel)
+    given = options["learning_rate"]
+    training = Training.of(options, data_parallel=data_parallel, learning_rate=LARGEST_RATE if given is None else given)
     rule = Rule(num_draws, memory, training.max_grad_norm)
     training = replace(training, max_grad_norm=None)  # the curvature is to be clipped, too
     with session(model, data, training) as (model, source, validation_source):
+        if given is None:
+            training = replace(training, learning_rate=min(LARGEST_RATE, RATE_OF_AN_EPOCH / source.num_batches))
         newton = NewtonObjective(model, source.num_data, rule, source.workers)
         newton.measure(source, derive_seed(training.key(NOISE), 1))
         _warn_of_memory(memory, training.epochs(source.num_batches) * source.num_batches)
