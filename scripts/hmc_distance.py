@@ -81,7 +81,7 @@ def run(data: str, split: int, options: argparse.Namespace) -> None:
         records.append({**key, "method": REFERENCE, **own, **told, "seconds": perf_counter() - begin, **CHAINS})
         print(data, split, REFERENCE, own, told, flush=True)
     for name, fit in METHODS.items():
-        if records.has(method=name, **key) or name in LEFT_OUT.get(data, ()):
+        if records.has(method=name, **key) or name in LEFT_OUT.get(data, ()) or name not in options.methods:
             continue
         begin = perf_counter()
         predictive = task.predict(fit(task.model, task.train, seed=1))
@@ -104,6 +104,7 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", default=",".join(SETS), help="comma-separated: UCI sets, digits")
     parser.add_argument("--count", type=int, default=1, help="so many splits of each")
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), metavar="NAME", help="such as 'mean field'")
     parser.add_argument("--out", type=Path, default=OUT, help="file of JSON lines")
     parser.add_argument("--work", type=Path, default=Path("runs/hmc-distance"), help="folder for chains")
     arguments = parser.parse_args()

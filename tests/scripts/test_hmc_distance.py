@@ -23,7 +23,10 @@ def test_every_method_is_held_against_the_chains(folder: Path, monkeypatch: pyte
     methods = {"MAP": partial(map_estimate.fit, num_epochs=20), "NUTS again": again}
     monkeypatch.setattr(hmc_distance, "CHAINS", {**short, "chain_method": "sequential"})
     monkeypatch.setattr(hmc_distance, "METHODS", methods)
-    options = argparse.Namespace(count=1, out=folder / "lines.jsonl", work=folder / "chains")
+    options = argparse.Namespace(count=1, methods=["MAP"], out=folder / "lines.jsonl", work=folder / "chains")
+    main(["curve"], options)
+    assert [line["method"] for line in Records(options.out).read()] == [REFERENCE, "MAP"]
+    options.methods = list(methods)
     main(["curve"], options)
     lines = {line["method"]: line for line in Records(options.out).read()}
     assert list(lines) == [REFERENCE, *methods]
@@ -48,7 +51,7 @@ def test_digits_are_held_against_the_chains(tmp_path: Path, monkeypatch: pytest.
     again = partial(hmc.fit, chain_method="sequential", **short)
     monkeypatch.setattr(hmc_distance, "CHAINS", {**short, "chain_method": "sequential"})
     monkeypatch.setattr(hmc_distance, "METHODS", {"MAP": partial(map_estimate.fit, num_epochs=2), "NUTS again": again})
-    options = argparse.Namespace(count=1, out=tmp_path / "lines.jsonl", work=tmp_path)
+    options = argparse.Namespace(count=1, methods=["NUTS again", "MAP"], out=tmp_path / "lines.jsonl", work=tmp_path)
     main(["digits"], options)
     lines = {line["method"]: line for line in Records(options.out).read()}
     assert lines[REFERENCE]["accuracy"] > 0.5
