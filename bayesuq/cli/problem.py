@@ -228,7 +228,7 @@ class Problem:
         """
         rows = self.split.test.rows(torch.arange(min(2, len(self.split.test))))
         try:
-            f = probe(self.adopted().model, rows.x)
+            f = probe(self.adopted().model, rows.x).f
         except (ValueError, TypeError) as error:
             raise UsageError(f"{self.options.network} does not go with {self.name}: {error}") from error
         expected, shape = self.num_outputs, tuple(f.shape)

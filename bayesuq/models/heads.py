@@ -5,7 +5,7 @@ A network that ends in a sigmoid before a likelihood of logits trains and predic
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any, NamedTuple
 
 import torch
@@ -66,14 +66,51 @@ ENDS: dict[str, End] = {  # the least and the largest that they give, and what u
 }
 
 
-def warn_of_bounded_outputs(model: BayesianNetwork, x: Inputs) -> None:
+class Traced(NamedTuple):
+    """What a network gives for some rows, with the graph of its derivatives by all of its sites.
+
+    Attributes:
+        f: Outputs, (N, C, ...).
+        theta: The sites that they were computed from, by name.
+    """
+
+    f: Tensor
+    theta: dict[str, Tensor]
+
+    def moves_with(self, names: Collection[str]) -> bool:
+        """Whether any of the sites acts on the outputs, by a path that derivatives take."""
+        wanted = {id(self.theta[name]) for name in names}
+        waiting = [] if self.f.grad_fn is None else [self.f.grad_fn]
+        seen = set(waiting)
+        while waiting:
+            node: Any = waiting.pop()
+            if id(getattr(node, "variable", None)) in wanted:
+                return True
+            fresh = [one for one in _nodes(node) if one not in seen]
+            seen.update(fresh)
+            waiting.extend(fresh)
+        return False
+
+
+def traced(model: BayesianNetwork, x: Inputs) -> Traced:
+    """Run the network where it starts, with the graph of its derivatives.
+
+    Args:
+        model: The joint density.
+        x: A row or two.
+    """
+    theta = {name: _differentiable(value) for name, value in model.initial().items()}
+    with torch.enable_grad():
+        return Traced(model.forward(theta, x), theta)
+
+
+def warn_of_bounded_outputs(model: BayesianNetwork, f: Tensor) -> None:
     """Tell of a network whose outputs are bounded where its likelihood takes them for logits, log rates or log scales.
 
     Args:
         model: Its likelihood says what outputs are: see `Likelihood.output_kinds`.
-        x: A row or two.
+        f: Its outputs at a row or two, with their graph.
     """
-    f = _outputs(model, x)
     if type(model.likelihood) is Categorical and f.shape[1] > 1 and _are_probabilities(f):
         warn_of_fit(
             "The outputs of the network are probabilities, each row sums to 1, and likelihoods.Categorical() takes the "
@@ -87,27 +124,20 @@ def warn_of_bounded_outputs(model: BayesianNetwork, x: Inputs) -> None:
             _warn(model, kind, end)
 
 
-def warn_of_targets_out_of_reach(model: BayesianNetwork, x: Inputs, y: Tensor) -> None:
+def warn_of_targets_out_of_reach(model: BayesianNetwork, f: Tensor, y: Tensor) -> None:
     """Tell of a network that ends in an operation which never gives means like the targets.
 
     Args:
         model: As in `warn_of_bounded_outputs`.
-        x: A row or two.
+        f: As in `warn_of_bounded_outputs`.
         y: Some targets, as the likelihood has them.
     """
     if MEANS not in model.likelihood.output_kinds:
         return
-    for kind, end in _ends(model, _outputs(model, x)):
+    for kind, end in _ends(model, f):
         outside = float(((y < end.low) | (y > end.high)).float().mean())
         if kind == MEANS and outside > TOLD:
             _warn(model, kind, end, f", while {outside:.0%} of the first targets are not")
-
-
-def _outputs(model: BayesianNetwork, x: Inputs) -> Tensor:
-    """With the graph of their derivatives."""
-    theta = {name: _differentiable(value) for name, value in model.initial().items()}
-    with torch.enable_grad():
-        return model.forward(theta, x)
 
 
 def _differentiable(value: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inputs import Inputs, apply, check_call, named_leaves, row_kind
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.copies import deep_copy
-from bayesuq.models.heads import warn_of_bounded_outputs
+from bayesuq.models.heads import Traced, traced, warn_of_bounded_outputs
 from bayesuq.options import shortened
 from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
 
@@ -110,26 +110,46 @@ def training_mode(model: BayesianNetwork, x: Inputs) -> TrainingMode:
 
 
 def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
-    """Refuse a network that draws in evaluation mode too, by two passes over two rows, once for rows of a shape.
+    """Refuse a network that draws in evaluation mode too, by passes over a few rows, once for rows of a shape.
 
     Raises:
         ValueError: It draws.
     """
+    once_of(model, ("evaluation", row_kind(x)), lambda: _check_repeatable(with_own_buffers(model.net), x))
+
+
+def check_ends(model: BayesianNetwork, x: Inputs, seen: Traced | None = None) -> None:
+    """Tell of outputs that are bounded where they may not be, once for rows of a shape.
+
+    Args:
+        model: The joint density.
+        x: A row or two.
+        seen: What the network gives for them, where that is there.
+    """
 
     def check() -> None:
-        _check_repeatable(with_own_buffers(model.net), x)
-        warn_of_bounded_outputs(model, some_rows(x, FEW))
+        warn_of_bounded_outputs(model, (traced(model, x) if seen is None else seen).f)
 
-    once_of(model, ("evaluation", row_kind(x)), check)
+    once_of(model, ("ends", row_kind(x)), check)
 
 
-def check_reached(model: BayesianNetwork, x: Inputs) -> None:
-    """Refuse a network whose outputs at some rows have no derivative by any random weight, once for rows of a shape.
+def check_reached(model: BayesianNetwork, seen: Traced) -> None:
+    """Refuse a network whose outputs at some rows have no derivative by any random weight.
+
+    Args:
+        model: The joint density.
+        seen: What the network gives for them.
 
     Raises:
         ValueError: No pass runs the layers that are to be random, or `forward` runs without gradients.
     """
-    once_of(model, ("reached", row_kind(x)), lambda: _check_reached(model, x))
+    random = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
+    if random and not seen.moves_with(random):
+        raise ValueError(
+            f"The outputs do not move with the weights that are to be random, {shortened(random)}: no pass runs their "
+            "layer, or `forward` runs under torch.no_grad() or detaches what it gives. Say by `random` which weights "
+            "of the layers that run are random, or let gradients through."
+        )
 
 
 def observe(tree: nn.Module, x: Inputs) -> TrainingMode:
@@ -264,21 +284,6 @@ def _call(key: Key, one: tuple[Any, tuple[int, ...]], other: tuple[Any, tuple[in
     raise ValueError(
         f"Rows must have draws of their own; {_named(key[0])} draws {few} numbers for {FEW} rows and {more} for {MORE}."
     )
-
-
-def _check_reached(model: BayesianNetwork, x: Inputs) -> None:
-    theta = model.initial()
-    random = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
-    for name in random:
-        theta[name].requires_grad_()
-    with torch.enable_grad():
-        f = model.forward(theta, x)
-    if random and not f.requires_grad:
-        raise ValueError(
-            f"The outputs do not move with the weights that are to be random, {shortened(random)}: no pass runs their "
-            "layer, or `forward` runs under torch.no_grad() or detaches what it gives. Say by `random` which weights "
-            "of the layers that run are random, or let gradients through."
-        )
 
 
 def _warn_of_mixed_rows(tree: nn.Module, x: Inputs, plain: Tensor) -> None:

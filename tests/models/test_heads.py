@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.nn.functional import softplus
 
 import bayesuq as bq
+from bayesuq.data import Dataset
 from bayesuq.inference import map_estimate
+from bayesuq.inference.training.minibatches import NetworkReader
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 
 X = torch.linspace(-1, 1, 24).reshape(8, 3)
@@ -106,3 +108,49 @@ def test_an_adopted_network_is_told_of_where_it_predicts() -> None:
         warnings.simplefilter("error")
         expected = bq.adopt(net, likelihoods.Bernoulli(), output=torch.logit).predict(X).mean[:, 1]
     torch.testing.assert_close(expected, net(X)[:, 0].detach().double())
+
+
+class Watched(nn.Module):
+    """Notes of each pass whether derivatives are asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 1)
+        self.passes: list[bool] = []
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Watched":
+        return self
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes.append(torch.is_grad_enabled())
+        return self.linear(x)
+
+
+def test_one_pass_with_derivatives_tells_what_rows_what_ends_and_what_is_reached() -> None:
+    net = Watched()
+    reader = NetworkReader(BayesianNetwork(net, priors.Normal(), likelihoods.Normal()))
+    for count in (1, 2):
+        reader.open(Dataset(X, Y))
+        assert net.passes.count(True) == count
+    assert net.passes[-1]  # of other rows of the same kind there is no other pass
+
+
+class Aside(nn.Module):
+    """A layer whose outputs are thrown away, and one whose are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.aside = nn.Linear(3, 1), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.used(x) + self.aside(x).detach()
+
+
+@pytest.mark.parametrize("random", ["used.*", "aside.*"])
+def test_a_path_of_derivatives_leads_to_random_weights_or_is_missed(random: str) -> None:
+    model = BayesianNetwork(Aside(), {random: priors.Normal()}, likelihoods.Normal(), random=random)
+    if random == "used.*":
+        NetworkReader(model).open(Dataset(X, Y))
+        return
+    with pytest.raises(ValueError, match=r"do not move with the weights that are to be random, aside\.weight"):
+        NetworkReader(model).open(Dataset(X, Y))

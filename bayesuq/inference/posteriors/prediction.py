@@ -19,7 +19,7 @@ from bayesuq.loaders import Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.far_rows import counted_far_rows
 from bayesuq.models.network_inputs import cast_inputs, refusal
-from bayesuq.models.training_mode import check_repeatable, once_of
+from bayesuq.models.training_mode import check_ends, check_repeatable, once_of
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.maps import RealMaps
 from bayesuq.waiting import Notes
@@ -228,6 +228,7 @@ def _layers(model: BayesianNetwork, x: Inputs, tree: nn.Module) -> list[_Layer]:
     """Every module's, in the order in which they end; first the row's own."""
     try:
         check_repeatable(model, x[:2])
+        check_ends(model, x[:2])
     except (RuntimeError, IndexError, AssertionError) as error:
         raise refusal(x, error) from error
     found = [_Layer(0, x[:1].numel(), is_single=True)]

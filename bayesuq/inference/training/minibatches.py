@@ -17,9 +17,9 @@ from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves, with_unit_scale
 from bayesuq.loaders import Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.heads import warn_of_targets_out_of_reach
+from bayesuq.models.heads import Traced, traced, warn_of_targets_out_of_reach
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
-from bayesuq.models.training_mode import check_reached, check_repeatable
+from bayesuq.models.training_mode import check_ends, check_reached, check_repeatable
 from bayesuq.randomness import derive_seed, generator, isolated, seed_globally
 
 Data = Dataset | DataLoader[Any] | Loader
@@ -69,12 +69,13 @@ class NetworkReader:
         """Run the network on one row or two, and hold its outputs against the targets."""
         self.whole = takes_whole_numbers(self.model, as_rows(first.x))
         x = cast_inputs(self.model, as_rows(first.x), whole=self.whole)
-        f = probe(self.model, x)
-        check_reached(self.model, x[:2])
+        seen = probe(self.model, x)
+        check_reached(self.model, seen)
+        f = seen.f.detach()
         self.num_outputs = f.shape[1]
         rows = self._with_targets(first, x)
         self.model.likelihood.check_size(rows.y)
-        warn_of_targets_out_of_reach(self.model, x[:2], rows.y)
+        warn_of_targets_out_of_reach(self.model, seen.f, rows.y)
         self.model.likelihood.align(f[:1].expand(len(first), *f.shape[1:]), rows.y)  # shapes only: no row is copied
         return rows
 
@@ -316,8 +317,8 @@ def only_targets(data: Any) -> Any:
     return data
 
 
-def probe(model: BayesianNetwork, x: Any) -> Tensor:
-    """The outputs at the first rows, (B, C, ...), at most two.
+def probe(model: BayesianNetwork, x: Any) -> Traced:
+    """What the network gives for the first rows, f (B, C, ...), at most two.
 
     Raises:
         ValueError: The network does not take rows of this shape, or gives something else than outputs for each row.
@@ -326,11 +327,12 @@ def probe(model: BayesianNetwork, x: Any) -> Tensor:
     few = cast_inputs(model, x[:2])
     try:
         check_repeatable(model, few)
-        with torch.no_grad():
-            f = model.forward(model.initial(), few)
+        seen = traced(model, few)
+        check_ends(model, few, seen)
     except (RuntimeError, IndexError, AssertionError) as error:
         raise refusal(x, error) from error
+    f = seen.f
     if not isinstance(f, Tensor) or f.ndim < 2 or len(f) != len(few):
         shape = tuple(f.shape) if isinstance(f, Tensor) else type(f).__name__
         raise ValueError(f"The network must map x (N, ...) to f (N, C, ...); for {len(few)} rows it gave {shape}.")
-    return f
+    return seen
