@@ -15,10 +15,6 @@ from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.posterior import Posterior
 from tests.inference.examples import SHORT_FIT
 
-pytest.importorskip("onnx", reason="needs the extra `onnx`")
-pytest.importorskip("onnxscript", reason="needs the extra `onnx`")
-onnxruntime = pytest.importorskip("onnxruntime", reason="needs onnxruntime, which runs the graph")
-
 pytestmark = [
     pytest.mark.filterwarnings(*SHORT_FIT),
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),  # torch's exporter of itself
@@ -28,7 +24,15 @@ IMAGE = (1, 4, 4)
 
 
 @pytest.fixture(autouse=True, scope="module")
-def _operators_are_read_once() -> Iterator[None]:
+def _exporter() -> None:
+    """Loaded by the process that runs these tests, and not by each that collects them."""
+    for name in ("onnx", "onnxscript"):
+        pytest.importorskip(name, reason="needs the extra `onnx`")
+    pytest.importorskip("onnxruntime", reason="needs onnxruntime, which runs the graph")
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _operators_are_read_once(_exporter: None) -> Iterator[None]:
     """Torch's exporter parses the source of each of its 500 operators anew for every graph, which takes longest."""
     registry = import_module("torch.onnx._internal.exporter._registration").ONNXRegistry
     with pytest.MonkeyPatch.context() as patch:
@@ -81,7 +85,7 @@ def test_the_graph_answers_as_predict_does(make: Any, tmp_path: Path) -> None:
     shape = IMAGE if make is of_images_at_a_temperature else (3,)
     x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(1)) * (50 if make is in_units else 1)
     bq.bridges.to_onnx(posterior, tmp_path / "graph.onnx", x[:1], num_samples=4, seed=3)
-    graph = onnxruntime.InferenceSession(tmp_path / "graph.onnx")
+    graph = import_module("onnxruntime").InferenceSession(tmp_path / "graph.onnx")
     assert [output.name for output in graph.get_outputs()] == ["mean", "total", "epistemic"]
     predictive = posterior.predict(x, num_samples=4, seed=3)
     for rows in (x, x[:1]):

@@ -27,8 +27,8 @@ SHORTER: dict[str, dict[str, Any]] = {
     "ensemble": {"num_epochs": 40, "num_members": 2},
     "confidence": {"num_epochs": 3},
     "local_temperature": {"num_epochs": 1, "batch_size": 64},
-    "microcanonical": {"num_samples": 5, "num_warmup": 30, "num_members": 2, "num_epochs": 20},
-    "sgmcmc": {"num_samples": 20, "num_warmup": 50, "num_chains": 2},
+    "microcanonical": {"num_samples": 3, "num_warmup": 12, "num_members": 2, "num_epochs": 10},
+    "sgmcmc": {"num_samples": 8, "num_warmup": 20, "num_chains": 2},
 }
 MENDED: dict[str, dict[str, Any]] = {
     "dropout": {"num_epochs": 40},
