@@ -29,7 +29,7 @@ def network(width, depth):
 
 
 all_of(network(3, 1), 3, sys.argv[1])  # what is loaded once
-net = network(512, 40)  # ten million weights
+net = network(512, 80)  # 21 million weights
 size = sum(parameter.numel() * 4 for parameter in net.parameters()) / 2**10
 resident = int(Path("/proc/self/statm").read_text().split()[1]) * 4
 all_of(net, 512, sys.argv[1])
