@@ -29,6 +29,8 @@ MOST_BEFORE = 20  # lines before the names
 PARQUET = (".parquet", ".pq")
 TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat", ".psv")
 GZIPPED = b"\x1f\x8b"
+BEYOND = "\0"  # the name of what stands behind the last named column
+TOO_LONG = re.compile(r"Expected \d+ fields in line (\d+), saw (\d+)")  # in pandas' words
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}  # that a file may begin with
 
 
@@ -54,7 +56,7 @@ class Form:
         encoding: Of its text.
         decimal: The decimal point, or comma, of most columns.
         otherwise: Columns of the other one.
-        skipped: Lines before the names.
+        skipped: Rows before the names, of which one may take several lines, in quotes.
     """
 
     path: str
@@ -113,8 +115,8 @@ def look_at(path: str | PathLike[str], *, delimiter: str | None = None, encoding
         between = _delimiter_of(lines) if delimiter is None else WORDS.get(delimiter, delimiter)
         if len(between) != 1:
             raise ValueError(f"`delimiter` must be one character, or tab; got {delimiter!r}.")
-        skipped = _lines_before_names(lines, between, path)
-        header, *rows = csv.reader(lines[skipped:], delimiter=between, skipinitialspace=True)
+        skipped, lines_skipped = _before_names(lines, between, path)
+        header, *rows = csv.reader(lines[lines_skipped:], delimiter=between, skipinitialspace=True)
     except csv.Error as error:
         raise ValueError(f"{fspath(path)!r} is no table: {error}.") from error
     names = _distinct(header, path)
@@ -146,11 +148,11 @@ def frames(
         "encoding": form.encoding,
         "decimal": form.decimal,
         "skipinitialspace": True,
-        "header": 0,
-        "names": list(form.columns),
+        "header": None,
+        "names": [*form.columns, BEYOND],  # pandas before 3.1 cuts a line that begins a piece without a word
         "index_col": False,
-        "dtype": {name: "str" for name in (*as_text, *form.otherwise) if name in form.columns},
-        "skiprows": form.skipped,
+        "dtype": {BEYOND: "str", **{name: "str" for name in (*as_text, *form.otherwise) if name in form.columns}},
+        "skiprows": form.skipped + 1,
         "low_memory": False,
         "compression": "gzip" if _is_gzipped(Path(form.path)) else None,
         "on_bad_lines": "error",
@@ -160,16 +162,32 @@ def frames(
         with warnings.catch_warnings():
             warnings.simplefilter("error", pandas.errors.ParserWarning)  # of lines that it would cut
             wanted = list(form.columns if columns is None else columns)  # not `usecols`, by which longer lines are cut
-            if rows is None:
-                yield _with_points(pandas.read_csv(form.path, **options)[wanted], form, as_text)
-            else:
-                with pandas.read_csv(form.path, chunksize=rows, **options) as reader:
-                    yield from (_with_points(frame[wanted], form, as_text) for frame in reader)
+            with pandas.read_csv(form.path, iterator=True, chunksize=rows, **options) as reader:
+                for frame in [reader.read()] if rows is None else reader:
+                    _check_nothing_beyond(frame, form)
+                    yield _with_points(frame[wanted], form, as_text)
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, UnicodeError) as error:
         told = str(error).removeprefix("Error tokenizing data. C error: ").strip()
-        raise ValueError(
-            f"{form.path!r} is no table with {form}: {told}. Give its `delimiter` and `encoding`, or mend that line."
-        ) from error
+        many = f"line \\1 has \\2 cells, and there are {len(form.columns)} names of columns"
+        raise _no_table(form, TOO_LONG.sub(many, told)) from error
+
+
+def _no_table(form: Form, told: str) -> ValueError:
+    return ValueError(
+        f"{form.path!r} is no table with {form}: {told}. Give its `delimiter` and `encoding`, or mend that line."
+    )
+
+
+def _check_nothing_beyond(frame: Any, form: Form) -> None:
+    """Refuse rows with cells behind the last named column.
+
+    Raises:
+        ValueError: With the first of them.
+    """
+    beyond = frame[BEYOND].notna()
+    if beyond.any():
+        row = int(beyond.idxmax()) + 1
+        raise _no_table(form, f"row {row} has more cells than the {len(form.columns)} names of columns")
 
 
 def _with_points(frame: Any, form: Form, as_text: Sequence[str]) -> Any:
@@ -257,15 +275,15 @@ def _delimiter_of(lines: Sequence[str]) -> str:
     return best if scores[best][1] > 1 else ","
 
 
-def _lines_before_names(lines: Sequence[str], delimiter: str, path: str | PathLike[str]) -> int:
-    """Lines before the names of the columns: empty ones, what tells the delimiter, remarks and titles.
+def _before_names(lines: Sequence[str], delimiter: str, path: str | PathLike[str]) -> tuple[int, int]:
+    """Rows before the names of the columns, and their lines: empty ones, what tells the delimiter, remarks and titles.
 
     Warns:
         UserWarning: With the first of them that says something.
     """
     reader = csv.reader(lines, delimiter=delimiter)
     starts, rows = [0], list[list[str]]()
-    for row in reader:  # of which one may take several lines, in quotes
+    for row in reader:
         rows.append(row)
         starts.append(reader.line_num)
     (usual, _), *_ = Counter(len(row) for row in rows if row).most_common(1)
@@ -275,8 +293,8 @@ def _lines_before_names(lines: Sequence[str], delimiter: str, path: str | PathLi
         is_title = filled == 1 and usual > 1 and (usual > 2 or len(row) != usual)
         return filled == 0 or is_title or EXCELS.fullmatch(line.strip()) is not None
 
-    before = zip(starts[:MOST_BEFORE], rows, strict=False)
-    number = next((start for start, row in before if not is_before(lines[start], row)), 0)
+    before = enumerate(zip(starts[:MOST_BEFORE], rows, strict=False))
+    skipped, number = next(((place, at) for place, (at, row) in before if not is_before(lines[at], row)), (0, 0))
     told = [line.strip() for line in lines[:number] if line.strip() and not EXCELS.fullmatch(line.strip())]
     if told:
         warnings.warn(
@@ -285,7 +303,7 @@ def _lines_before_names(lines: Sequence[str], delimiter: str, path: str | PathLi
             UserWarning,
             stacklevel=4,
         )
-    return number
+    return skipped, number
 
 
 def _distinct(names: Sequence[str], path: str | PathLike[str]) -> tuple[str, ...]:

@@ -129,6 +129,7 @@ def test_a_column_that_counts_the_rows_is_left_out(name: str, tmp_path: Path) ->
         ("sep=,\n", None),
         ("# made by hand\n\n", "begins with 2 lines before.*made by hand"),
         ("House prices,,\n,,\n", "House prices"),
+        ('"House prices\nof a town"\n', "begins with 2 lines before.*House prices"),
     ],
 )
 def test_lines_before_the_names_are_skipped_and_told(before: str, told: str | None, tmp_path: Path) -> None:
@@ -150,10 +151,15 @@ def test_new_rows_that_are_too_long_or_not_there_are_told(tmp_path: Path) -> Non
         (tmp_path / "new.csv").write_text("size,price\n" + cells, encoding="utf-8")
         with pytest.raises(ValueError, match=message):
             columns.encode(*new_rows(tmp_path / "new.csv", columns, rows=10))
-    late = "size,price\n" + "1,2\n" * 300 + "1,5,9\n"
-    (tmp_path / "new.csv").write_text(late, encoding="utf-8")
-    with pytest.raises(ValueError, match="no table with commas"):
-        list(new_rows(tmp_path / "new.csv", columns, rows=100))
+    for late, together, message in (
+        ("1,5,9\n", 100, "no table with commas.* row 301 has more cells than the 2 names"),
+        ("1,5,9,9\n", 250, "no table with commas.* line 302 has 4 cells, and there are 2 names|row 301 has more"),
+    ):
+        (tmp_path / "new.csv").write_text("size,price\n" + "1,2\n" * 300 + late, encoding="utf-8")
+        with pytest.raises(ValueError, match=message):
+            list(new_rows(tmp_path / "new.csv", columns, rows=together))
+    (tmp_path / "new.csv").write_text("size,price\n" + "1,2,\n" * 300, encoding="utf-8")  # nothing beyond
+    assert sum(len(rows) for rows in new_rows(tmp_path / "new.csv", columns, rows=100)) == 300
 
 
 def test_what_is_no_table_is_told(tmp_path: Path) -> None:
