@@ -1,8 +1,4 @@
-"""Skpro's adapter around the regressor: its laws and scores are those of the predictive.
-
-skpro 2.16.0 asks for pandas below 3.1, and is no test dependency. Installed without its dependencies it passes with
-scikit-base 1.2.0, scikit-learn 1.9.1, pandas 3.1.1 and NumPy 2.4.6 in Python 3.11.
-"""
+"""Skpro's adapter around the regressor: its laws and scores are those of the predictive."""
 
 import numpy as np
 import pandas as pd
@@ -10,7 +6,7 @@ import pytest
 
 from bayesuq.estimators import BayesianRegressor
 
-adapters = pytest.importorskip("skpro.regression.adapters.sklearn", reason="needs skpro, which takes no pandas 3.1 yet")
+adapters = pytest.importorskip("skpro.regression.adapters.sklearn")
 metrics = pytest.importorskip("skpro.metrics")
 
 
