@@ -22,6 +22,7 @@ from bayesuq.tables.kinds import (
     Array,
     Category,
     Column,
+    Date,
     LeftOut,
     Number,
     has_too_large,
@@ -98,7 +99,7 @@ class Target:
             labels: Whether they are labels; None lets the cells say.
 
         Raises:
-            ValueError: One value only; numbers among which stand words; words that are hardly ever the same.
+            ValueError: One value only; dates; numbers among which stand words; words that are hardly ever the same.
         """
         if cells.nunique() < 2:
             raise ValueError(
@@ -111,6 +112,12 @@ class Target:
                 f"The target {name!r} holds whole numbers beyond 2^53, which floats do not tell apart. Divide them, or "
                 "take them for labels."
             )
+        kind = infer(name, cells)
+        if isinstance(kind, Date) and labels is not True:
+            raise ValueError(
+                f"The target {name!r} is {kind.said}, and dates are not predicted. Write what is meant as a number, "
+                "such as the days since one of them, or take it for labels."
+            )
         unit = unit_of(cells)
         words = strays(cells, unit)
         is_numeric = len(words) < len(cells) / 2 and cells.dtype.kind != "b"
@@ -119,16 +126,19 @@ class Target:
         if labels:
             classes = sorted(set(words_of(cells)), key=_by_number)
             if len(classes) > max(2, len(cells) // 2):
+                few, are = len(cells) - len(words), "words" if words else "numbers"
+                beside = f", and numbers in {few} of them" if words and few else ""
                 raise ValueError(
-                    f"The target {name!r} has {len(classes)} different words in {len(cells)} rows, which are no "
-                    "labels. Name another column."
+                    f"The target {name!r} has {len(classes)} different {are} in {len(cells)} rows{beside}, "
+                    f"which are no labels. Name another column, or mend this one."
                 )
             return cls(name, tuple(classes))
         if words:
             row, word = next(iter(words.items()))
+            mixed = f"numbers, but for {len(words)} of {len(cells)} rows that hold words"
             raise ValueError(
-                f"The target {name!r} holds numbers, but for {len(words)} of {len(cells)} rows that hold words, the "
-                f"first row {int(cells.index[row]) + 1}: {word!r}. Mend or empty them, or take it for labels."
+                f"The target {name!r} holds {mixed if len(words) < len(cells) else 'words and no numbers'}, the first "
+                f"row {int(cells.index[row]) + 1}: {word!r}. Mend or empty them, or take it for labels."
             )
         return cls(name, unit=unit)
 

@@ -58,7 +58,7 @@ def read_table(
         FileNotFoundError: No such file.
         ImportError: No pandas; or Parquet without pyarrow.
         ValueError: No such column, two of one name, fewer than 10 rows, lines of another width, a target that is words
-            among numbers or the same in every row, no column to predict from.
+            among numbers, dates, the same in every row, left out or among `categories`, no column to predict from.
 
     Warns:
         UserWarning: Rows without a target, cells that are not what their column holds, text that is not UTF-8.
@@ -77,12 +77,16 @@ def read_table(
     """
     form = look_at(path, delimiter=delimiter, encoding=encoding)
     _check_columns(form, {"target": [target], "categories": categories, "leave_out": leave_out})
+    _check_only_target(target, categories=categories, leave_out=leave_out)
     (frame,) = frames(form, as_text=categories)
     known = frame[target].notna()
     _warn_of_rows_without_target(~known, target)
     rows = np.flatnonzero(known)
     if len(rows) < FEWEST:
-        raise ValueError(f"{fspath(path)!r} has {len(rows)} rows with a target; at least {FEWEST} are needed.")
+        raise ValueError(
+            f"{fspath(path)!r} has {len(rows)} rows with a target, {target!r}, of {len(known)}; at least {FEWEST} are "
+            "needed."
+        )
     frame = frame.iloc[rows]
     meant = Target.learn(target, frame[target], labels=labels)
     _warn_of_labels(meant)
@@ -139,7 +143,11 @@ class Table:
         targets = torch.tensor(self.target.values(self.frame))
         _check_labels(self.target, targets, 1 + (val_fraction > 0) + (test_fraction > 0))
         places = Dataset(torch.arange(len(self)).unsqueeze(1), targets)
-        divided = split_dataset(places, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+        try:
+            divided = split_dataset(places, val_fraction=val_fraction, test_fraction=test_fraction, seed=seed)
+        except ValueError as error:
+            labels = f"{len(self.target.classes)} labels. " if self.target.classes else "numbers. "
+            raise ValueError(f"The target {self.target.name!r} has {labels}{error}") from error
         fitted = self.frame.iloc[divided.train.x[:, 0].numpy()]
         columns = Columns.learn(self.kinds, self.target, fitted)
         notes = Notes()
@@ -176,6 +184,20 @@ def _check_columns(form: Form, named: Mapping[str, Sequence[str]]) -> None:
                 raise ValueError(
                     f"{form.path!r} has no column {name!r} (`{option}`); {nearest(name, list(form.columns))}.{hint}"
                 )
+
+
+def _check_only_target(target: str, *, categories: Sequence[str], leave_out: Sequence[str]) -> None:
+    """Refuse a target that is told to be something else, too.
+
+    Raises:
+        ValueError: A category, or left out.
+    """
+    if target in leave_out:
+        raise ValueError(f"Column {target!r} is the target, and cannot be left out (`leave_out`). Name one of them.")
+    if target in categories:
+        raise ValueError(
+            f"Column {target!r} is the target, which `categories` says nothing of. Take it for labels, if it is that."
+        )
 
 
 def _check_labels(target: Target, labels: torch.Tensor, parts: int) -> None:

@@ -197,8 +197,12 @@ def test_another_encoding_is_read_as_windows_and_told(tmp_path: Path) -> None:
 BAD = {
     "a delimiter that is none": (lambda text: text, {"delimiter": "#"}, "has no column 'price'.*Is its `delimiter`"),
     "two columns of one name": (lambda text: text.replace("rooms", "size", 1), {}, "two columns of the name 'size'"),
-    "one row": (lambda text: "\n".join(text.splitlines()[:2]), {}, "has 1 rows with a target; at least 10"),
-    "no row": (lambda text: text.splitlines()[0], {}, "has 0 rows with a target"),
+    "one row": (
+        lambda text: "\n".join(text.splitlines()[:2]),
+        {},
+        "has 1 rows with a target, 'price', of 1; at least 10",
+    ),
+    "no row": (lambda text: text.splitlines()[0], {}, "has 0 rows with a target, 'price', of 0"),
     "nothing": (lambda _text: "", {}, "is empty: it has no names"),
     "no names": (lambda _text: "1.5,2\n" * 20, {}, "has numbers in its first line"),
     "a misspelt target": (lambda text: text, {"target": "prize"}, r"no column 'prize'.*did you mean 'price'"),
@@ -239,6 +243,38 @@ def test_targets_that_cannot_be_learned_are_refused(tmp_path: Path) -> None:
     gone = frame.assign(price=frame["price"].where(frame.index > 4))
     with pytest.warns(UserWarning, match="5 of 40 rows have no target 'price' and are left out, the first is row 1"):
         assert len(read(written(gone, tmp_path / "gone.csv"))) == 35
+
+
+NUMBERED = list(range(40))
+DAYS = pd.date_range("2020-01-01", periods=40)
+BAD_TARGETS = {
+    "dates": (DAYS.strftime("%d.%m.%Y"), {}, r"target 'it' is dates \(%d.%m.%Y\), and dates are not predicted"),
+    "dates as one number": (DAYS.strftime("%Y%m%d").astype(int), {}, r"target 'it' is dates \(%Y%m%d\)"),
+    "a few months": (["2020-01", "2020-02"] * 20, {}, "target 'it' is dates.*or take it for labels"),
+    "nothing": ([None] * 40, {}, "0 rows with a target, 'it', of 40"),
+    "infinite": ([math.inf, *NUMBERED[1:]], {}, "target 'it' is 'inf' in row 1, which is no finite number"),
+    "half of them words": (["no", 1.5, "ask", 2.5] * 5 + NUMBERED[:20], {}, "'it' holds numbers, but for 10 of 40"),
+    "words, most of them": ([f"id {n}" for n in range(30)] + NUMBERED[:10], {}, "'it' .*, and numbers in 10 of them"),
+    "words for numbers": (["yes", "no"] * 20, {"labels": False}, "'it' holds words and no numbers.*row 1: 'yes'"),
+    "numbers for labels": (NUMBERED, {"labels": True}, "'it' has 40 different numbers in 40 rows, which are no labels"),
+    "left out, too": (NUMBERED, {"leave_out": ["it"]}, "'it' is the target, and cannot be left out"),
+    "a category, too": (NUMBERED, {"categories": ["it"]}, "'it' is the target, which `categories` says nothing of"),
+    "too many labels": (list("abcdefghij") * 4, {}, "target 'it' has 10 labels. The 40 rows cannot be divided"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_TARGETS)
+@pytest.mark.filterwarnings("ignore:.* rows have no target")
+def test_what_is_wrong_with_a_target_is_told_with_its_name(name: str, tmp_path: Path) -> None:
+    cells, options, message = BAD_TARGETS[name]
+    path = written(pd.DataFrame({"size": NUMBERED, "it": cells}), tmp_path / "it.csv")
+    with pytest.raises(ValueError, match=message):
+        read(path, target="it", **options).split()
+
+
+def test_dates_are_labels_where_they_are_said_to_be(tmp_path: Path) -> None:
+    path = written(pd.DataFrame({"size": NUMBERED, "it": ["2020-01", "2020-02"] * 20}), tmp_path / "it.csv")
+    assert read(path, target="it", labels=True).target.classes == ("2020-01", "2020-02")
 
 
 def test_words_yes_and_no_and_0_and_1_are_labels(tmp_path: Path) -> None:
