@@ -22,7 +22,7 @@ from bayesuq.predictive.base import (
     over_columns,
 )
 from bayesuq.predictive.covariances import check_covariance, correlated, normal_log_prob
-from bayesuq.predictive.quantiles import continuous_quantile
+from bayesuq.predictive.quantiles import continuous_quantile, moving_root, normal_mixture_quantiles
 from bayesuq.randomness import generator, resolve_seed
 from bayesuq.waiting import check
 
@@ -289,37 +289,45 @@ class GaussianPredictive(RealPredictive):
     def quantile(self, level: float) -> Tensor:
         """The value below which y* falls with probability `level`, column by column, (N, D).
 
-        By Newton's steps within a bracket, to the resolution of the cdf in float64: some ten evaluations of the cdf.
+        To the resolution of the cdf in float64, by two or three evaluations of it: see
+        `bayesuq.predictive.quantiles.normal_mixture_quantiles`.
 
         Raises:
             ValueError: `level` outside (0, 1), or a component of zero variance.
         """
-        level = check_fraction(level, "level")
-        standard = torch.special.ndtri(torch.tensor(level, dtype=torch.float64)).item()
-
-        def of(part: Self) -> Tensor:
-            components = part._means.double() + part._density_variances().sqrt() * standard
-            # A mixture's quantile lies among its components'.
-            return continuous_quantile(components.amin(dim=0), components.amax(dim=0), part._cdf_and_density, level)
-
-        return self._by_rows(of)
+        return self.quantiles_at((level,))[0]
 
     def quantiles_at(self, levels: Sequence[float]) -> Sequence[Tensor]:
         """See `RealPredictive.quantiles_at`; those of an accelerator are sought together, and it is waited for once."""
-        if self._means.device.type == "cpu":
-            return super().quantiles_at(levels)
-        chosen = torch.tensor([check_fraction(level, "level") for level in levels], dtype=torch.float64)
+        checked = [check_fraction(level, "level") for level in levels]
+        if not checked:
+            return []
+        of = type(self)._quantiles if self._means.device.type == "cpu" else type(self)._quantiles_together
+        return torch.cat([of(part, checked) for part, _ in self._parts()], dim=1).unbind()
+
+    def _quantiles(self, levels: Sequence[float]) -> Tensor:
+        """At each level, (L, N, D)."""
+        scales, shape = self._density_variances().sqrt(), self._means.shape
+        if scales[0].numel() > 1:
+            scales = scales.expand(len(scales), *shape[1:])
+        laws = (self._means.detach().double().flatten(1), scales.detach().flatten(1), self.weights)
+        points = [point.view(shape[1:]) for point in normal_mixture_quantiles(*laws, levels)]
+        if scales.requires_grad or (self._means.requires_grad and torch.is_grad_enabled()):
+            pairs = zip(points, levels, strict=True)
+            points = [moving_root(point, self._cdf_and_density, level) for point, level in pairs]
+        return torch.stack(points)
+
+    def _quantiles_together(self, levels: Sequence[float]) -> Tensor:
+        """At each level, (L, N, D), without a look at which are done."""
+        chosen = torch.tensor(levels, dtype=torch.float64)
         standard, chosen = (
             each.to(self._means.device)[:, None, None] for each in (torch.special.ndtri(chosen), chosen)
         )
-
-        def of(part: Self) -> Tensor:
-            scales = part._density_variances().sqrt()
-            ends = [(part._means.double() + scales * each).aminmax(dim=0) for each in standard]
-            lower, upper = (torch.stack(each) for each in zip(*ends, strict=True))
-            return continuous_quantile(lower, upper, part._of_each, chosen)
-
-        return torch.cat([of(part) for part, _ in self._parts()], dim=1).unbind()
+        scales = self._density_variances().sqrt()
+        # A mixture's quantile lies among its components'.
+        ends = [(self._means.double() + scales * each).aminmax(dim=0) for each in standard]
+        lower, upper = (torch.stack(each) for each in zip(*ends, strict=True))
+        return continuous_quantile(lower, upper, self._of_each, chosen)
 
     def _of_each(self, points: Tensor) -> tuple[Tensor, Tensor]:
         """The cdf and the density at several points of each target, (L, N, D)."""

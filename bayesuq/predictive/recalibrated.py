@@ -224,7 +224,7 @@ class RecalibratedPredictive(RealPredictive):
     def _standard_edges(self) -> Tensor:
         """The mixture's quantiles at the knots in each held Gaussian's own standard units, (held, N, 1, K + 1)."""
         means = self.base.laws.component_means
-        inner = [(self.base.quantile(knot) - means) / self._scales for knot in self.knots[1:-1]]
+        inner = [(quantile - means) / self._scales for quantile in self.base.quantiles_at(self.knots[1:-1])]
         infinite = torch.full_like(means, math.inf)
         return torch.stack([-infinite, *inner, infinite], dim=-1)
 
@@ -237,14 +237,22 @@ class RecalibratedPredictive(RealPredictive):
     @cached_property
     @torch.enable_grad()  # for whoever asks next
     def _moments(self) -> tuple[Tensor, Tensor, Tensor]:
-        """E[y 1_s], E[(y - m_s)^2 1_s] and P_s, each (held, N, 1): of the share that each held Gaussian has."""
-        edges = self._standard_edges
-        density = torch.exp(-edges.square() / 2) / math.sqrt(math.tau)
-        finite = torch.where(edges.isinf(), 0.0, edges)
-        first = (-density.diff(dim=-1) * self._weights).sum(dim=-1)  # of the standard normal
-        mass = self._masses.sum(dim=-1)
-        second = mass + (-(finite * density).diff(dim=-1) * self._weights).sum(dim=-1)
-        means, scales, weights = self.base.laws.component_means, self._scales, self.base.weights[:, None, None]
+        """E[y 1_s], E[(y - m_s)^2 1_s] and P_s, each (held, N, 1): of the share that each held Gaussian has.
+
+        Sums over pieces of w_j times the difference of Phi, phi or z phi between both ends are gathered by ends, where
+        w falls by w_j - w_(j+1).
+        """
+        means, scales, slopes = self.base.laws.component_means, self._scales, self._weights
+        mass = torch.full_like(means, float(slopes[-1]))
+        first, second = torch.zeros_like(means), torch.zeros_like(means)  # of the standard normal, times sqrt(2 pi)
+        for quantile, fall in zip(self.base.quantiles_at(self.knots[1:-1]), (-slopes.diff()).tolist(), strict=True):
+            edge = (quantile - means) / scales
+            bell = torch.exp(edge.square() / -2)
+            mass.add_(torch.erfc(-math.sqrt(0.5) * edge), alpha=fall / 2)
+            first.sub_(bell, alpha=fall)
+            second.addcmul_(edge, bell, value=-fall)
+        first, second = first / math.sqrt(math.tau), mass + second / math.sqrt(math.tau)
+        weights = self.base.weights[:, None, None]
         return (means * mass + scales * first) * weights, scales.square() * second * weights, mass * weights
 
     @property
@@ -258,7 +266,7 @@ class RecalibratedPredictive(RealPredictive):
     def _summary(self) -> tuple[Tensor, Tensor, Tensor]:
         """The mean and both parts of the variance, (N, 1) each, of some points at a time."""
         one = self.base.laws.at(slice(0, 1)).component_means
-        together = block_size(BLOCK_NUMBERS // len(self.knots), one)
+        together = block_size(BLOCK_NUMBERS, one)
         starts = range(0, self.shape[1], together)
         parts = [self.at(slice(start, start + together))._summary_at_once() for start in starts]
         mean, aleatoric, epistemic = (torch.cat(each) for each in zip(*parts, strict=True))
