@@ -43,7 +43,6 @@ MOST_FORWARD_ROWS = 5_000_000  # a matter of seconds; on larger data the reach i
 
 MOST_OF_PROCESS = 1000  # rows of a process that nobody asked for; twice as many take eight times as long
 FEWEST_PIECES, MOST_PIECES, ROWS_A_PIECE = 4, 20, 10  # of the map of levels: ends of 90 % intervals are knots of 20
-AS_FITTED: dict[str, Any] = {"knots": (0.0, 1.0), "levels": (0.0, 1.0)}
 MOST_LEFT_OUT = 10_000  # rows of the fit: their levels are known to half a percent
 
 NETWORKS, CHAINS = commands("network"), commands("chains")
@@ -275,16 +274,16 @@ def _with_calibrated_quantiles(
     if is_drawn and len(rows) > MOST_LEFT_OUT:
         rows = rows.rows(torch.linspace(0, len(rows) - 1, MOST_LEFT_OUT).long())
     pieces = min(MOST_PIECES, len(rows) // ROWS_A_PIECE)
-    if pieces < FEWEST_PIECES:
-        warn_of_fit(f"Quantiles are as they were fitted: {len(rows)} rows are too few to calibrate them by.")
-        return QuantileCalibratedPosterior(posterior=posterior, **AS_FITTED)
-    try:
-        return quantile_calibration.fit(
-            posterior, rows, num_pieces=pieces, leave_one_out=leaves_out, num_samples=number, seed=seed
-        )
-    except quantile_calibration.CoincidingLevelsError as error:
-        warn_of_fit(f"Quantiles are as they were fitted. {error}")
-        return QuantileCalibratedPosterior(posterior=posterior, **AS_FITTED)
+    reason = f"{len(rows)} rows are too few to calibrate them by."
+    if pieces >= FEWEST_PIECES:
+        try:
+            return quantile_calibration.fit(
+                posterior, rows, num_pieces=pieces, leave_one_out=leaves_out, num_samples=number, seed=seed
+            )
+        except quantile_calibration.CoincidingLevelsError as error:
+            reason = str(error)
+    warn_of_fit(f"Quantiles are as they were fitted. {reason}")
+    return QuantileCalibratedPosterior(posterior=posterior, knots=(0.0, 1.0), levels=(0.0, 1.0))
 
 
 def _fit_alone(method: Method, problem: Problem, options: FitOptions) -> Posterior:

@@ -483,7 +483,7 @@ def _mixture_crps(target: Tensor, mixture: GaussianPredictive) -> Tensor:
     to_target = mixture.average(_mean_absolute_value(target - means, variances))
     if len(means) <= number:
         return to_target - _half_spread_of_pairs(means, variances, mixture.weights[:, None, None])
-    return to_target - _half_spread_at_nodes(mixture, lower, (upper - lower) / number, number)
+    return to_target - _half_spread_at_nodes(mixture, scales, lower, (upper - lower) / number, number)
 
 
 def _half_spread_of_pairs(means: Tensor, variances: Tensor, weights: Tensor) -> Tensor:
@@ -498,12 +498,14 @@ def _half_spread_of_pairs(means: Tensor, variances: Tensor, weights: Tensor) -> 
     return between / 2
 
 
-def _half_spread_at_nodes(mixture: GaussianPredictive, lower: Tensor, step: Tensor, number: int) -> Tensor:
+def _half_spread_at_nodes(
+    mixture: GaussianPredictive, scales: Tensor, lower: Tensor, step: Tensor, number: int
+) -> Tensor:
     """E|X - X'| / 2 as the integral of F (1 - F), by the trapezoidal rule at evenly spread places.
 
     Its error falls as exp(-(pi scale / step)^2), with the scale of the narrowest component.
     """
-    slopes = math.sqrt(0.5) / mixture.laws.component_variances.sqrt()
+    slopes = math.sqrt(0.5) / scales
     shifts = (lower - mixture.laws.component_means) * slopes
     total = torch.zeros_like(lower)
     for node in range(1, number):  # F is 0 or 1 at both ends
