@@ -14,14 +14,20 @@ from bayesuq.arrays import check_count, check_positive, check_probability
 from bayesuq.evaluation.calibration import expected_calibration_error
 from bayesuq.evaluation.detection import auroc
 from bayesuq.evaluation.scores import accuracy, negative_log_likelihood
-from bayesuq.inference import dropout, ensemble, map_estimate, variational
+from bayesuq.inference import dropout, ensemble, ivon, map_estimate, variational
 from bayesuq.inference.training.options import Callback
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, isolated
 
 Part = Literal["val", "test"]
 PIXEL_SCALE = 255 / 126  # images are in [0, 1] here; the paper divides bytes by 126
-METHODS = {"map": map_estimate.fit, "dropout": dropout.fit, "ensemble": ensemble.fit, "variational": variational.fit}
+METHODS = {
+    "map": map_estimate.fit,
+    "dropout": dropout.fit,
+    "ensemble": ensemble.fit,
+    "variational": variational.fit,
+    "ivon": ivon.fit,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,17 +38,19 @@ class Setting:
         method: One of `METHODS`.
         prior_scales: Of the prior of every weight: one is a normal, several an equal mixture of centred normals.
         num_epochs: Passes over the images.
-        learning_rate: Of Adam at the start; it falls to 0 along a cosine.
+        learning_rate: Of Adam at the start, or of `ivon`'s steps; it falls to 0 along a cosine.
         batch_size: Images in a minibatch.
         hidden: Widths of the hidden layers.
         dropout: Probability of dropping a hidden unit.
         num_members: Of an ensemble.
         initial_scale: Of a mean-field posterior, as a share of the prior's.
         scale_rate: Rate at which its log scales learn, over that of the means.
+        memory: Steps that the curvature of `ivon` remembers; None is its default.
+        num_draws: Draws of a step of `ivon`.
         num_samples: Draws of a prediction, where there is no end of them.
     """
 
-    method: Literal["map", "dropout", "ensemble", "variational"]
+    method: Literal["map", "dropout", "ensemble", "variational", "ivon"]
     prior_scales: Sequence[float]
     num_epochs: int
     learning_rate: float
@@ -52,12 +60,14 @@ class Setting:
     num_members: int = 5
     initial_scale: float = 0.05
     scale_rate: float = 1.0
+    memory: float | None = None
+    num_draws: int = 1
     num_samples: int = 100
 
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {self.method!r}.")
-        for name in ("num_epochs", "batch_size", "num_members", "num_samples"):
+        for name in ("num_epochs", "batch_size", "num_members", "num_draws", "num_samples"):
             check_count(getattr(self, name), name)
         for name in ("learning_rate", "initial_scale", "scale_rate"):
             check_positive(getattr(self, name), name)
@@ -122,6 +132,8 @@ def fit(setting: Setting, images: Images, seed: int, checkpoint: Path, callbacks
         options["scale_rate"] = setting.scale_rate
     if setting.method == "ensemble":
         options["num_members"] = setting.num_members
+    if setting.method == "ivon":
+        options |= {"memory": setting.memory, "num_draws": setting.num_draws}
     return METHODS[setting.method](
         setting.model(derive_seed(seed, 0)),
         images.train,
@@ -139,7 +151,7 @@ def fit(setting: Setting, images: Images, seed: int, checkpoint: Path, callbacks
 
 def measures(setting: Setting, posterior: bq.Posterior, images: Images, seed: int) -> dict[str, Any]:
     """Of the images to judge by; how well others are told from them; and what the fit itself tells."""
-    draws = setting.num_samples if setting.method in ("dropout", "variational") else None
+    draws = setting.num_samples if setting.method in ("dropout", "variational", "ivon") else None
     predictive = posterior.predict(images.judged.x, num_samples=draws, seed=derive_seed(seed, 2))
     found = {
         "error": 1 - float(accuracy(predictive, images.judged.y)),
