@@ -232,6 +232,13 @@ def test_hostile_names_are_shown_not_run() -> None:
     assert "49" not in reader.text
 
 
+def test_names_break_between_their_words_on_a_phone() -> None:
+    name = "quantile_calibration:variational"
+    text = page.render(labels_content(name, remark="", warning="", data="digits"))
+    labels = {attributes.get("data-method") for attributes in check_self_contained(text).all("td")} - {None}
+    assert labels == {"quantile_\u200bcalibration:\u200bvariational"}
+
+
 def test_a_measure_that_the_glossary_lacks_is_shown_under_its_name() -> None:
     text = page.render(labels_content())
     assert "Further measures" in text
