@@ -58,7 +58,6 @@ HUB_LEVELS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.98)
 CRPS_DRAWS = 1000  # of y, where the score has no closed form
 CRPS_QUANTILES = 200  # likewise, where levels were recalibrated
 DRAWN_NUMBERS = 2**22  # float64 at a time: 32 megabytes
-MOST_NODES = 512  # that a mixture of more components is integrated at, for the CRPS
 NODE_STEP = 0.6  # scales of the narrowest component, for an error of 1e-12
 FURTHEST_NODE = 7.5  # scales: beyond lies less than 1e-13
 BLOCK_NUMBERS = 2**15  # of float64 at a time: a quarter of a megabyte, which stays in a processor's cache
@@ -216,14 +215,14 @@ def pointwise_squared_error(predictive: RealPredictive, y: ArrayLike) -> Tensor:
 def crps(predictive: RealPredictive, y: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """Continuous ranked probability score of the mixture: the integral over t of (F(t) - 1[t >= y])^2, F its cdf.
 
-    A point forecast's is its absolute error. Of Gaussians it is exact, by Grimit et al. (2006), eq. (5), up to 512
-    components or fewer where quadrature is as good; of more, the integral over pairs of components is taken at 512
-    places or fewer, so that time grows as S N D. Its error is then 1e-9 of the value as long as the components' means
-    are no further apart than 290 times the smallest scale, and below 1e-3 of their range always. Memory beyond the
-    predictive's own is O(N D). Other families have no closed form: theirs is `sample_crps` of 1,000 draws with a fixed
-    seed, unbiased, with an error of some 3 % of a point's value that falls as 1 / sqrt(N). Of recalibrated quantiles it
-    is that of 200 evenly spread ones, off by less than .1 %. Of draws of y* it is the fair score, of quantiles that of
-    the law between them: see `bayesuq.predictive.empirical`.
+    A point forecast's is its absolute error. Of Gaussians it is exact, by Grimit et al. (2006), eq. (5), or within 1e-9
+    of it, where an integral takes the place of the sum over pairs of components: at a few places for each scale of the
+    narrowest component between the lowest and the highest, where these are fewer than the S components, so that time
+    grows as S N D; else as S^2 N D. Memory beyond the predictive's own is O(N D). Other families have no closed form:
+    theirs is `sample_crps` of 1,000 draws with a fixed seed, unbiased, with an error of some 3 % of a point's value
+    that falls as 1 / sqrt(N). Of recalibrated quantiles it is that of 200 evenly spread ones, off by less than .1 %,
+    or by 1 % where a few components are far wider than the others. Of draws of y* it is the fair score, of
+    quantiles that of the law between them: see `bayesuq.predictive.empirical`.
 
     Args:
         predictive: Of real targets, at N points.
@@ -476,13 +475,12 @@ def _mixture_crps(target: Tensor, mixture: GaussianPredictive) -> Tensor:
     means, variances = mixture.laws.component_means, mixture.laws.component_variances
     scales = variances.sqrt()
     lower, upper = (means - FURTHEST_NODE * scales).amin(dim=0), (means + FURTHEST_NODE * scales).amax(dim=0)
-    number = MOST_NODES
-    if not are_noted(target):  # how many suffice is not waited for
-        needed = float(((upper - lower) / (NODE_STEP * scales.amin(dim=0))).amax())
-        number = MOST_NODES if needed > MOST_NODES else max(2, math.ceil(needed))
     to_target = mixture.average(_mean_absolute_value(target - means, variances))
-    if len(means) <= number:
+    # How many nodes suffice is not waited for: of an accelerator it is the sum.
+    needed = math.inf if are_noted(target) else float(((upper - lower) / (NODE_STEP * scales.amin(dim=0))).amax())
+    if not needed < len(means):
         return to_target - _half_spread_of_pairs(means, variances, mixture.weights[:, None, None])
+    number = max(2, math.ceil(needed))
     return to_target - _half_spread_at_nodes(mixture, scales, lower, (upper - lower) / number, number)
 
 

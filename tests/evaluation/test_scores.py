@@ -195,27 +195,43 @@ def explicit_crps(predictive: GaussianPredictive, y: Tensor) -> Tensor:
     return spread(y - means, variances).mean(dim=0) - pairs.mean(dim=(0, 1)) / 2
 
 
+MANY = 600
+
+
 class TestCRPSOfManyComponents:
     @staticmethod
-    def both(monkeypatch: pytest.MonkeyPatch, spread: float, least: float) -> tuple[Tensor, Tensor, float]:
-        """By quadrature and over all pairs, each (N, D), and the range of the means."""
-        scales = least + noise(1, 600, 1, 1).abs()
-        predictive = GaussianPredictive(mean=spread * noise(0, 600, 4, 2), noise_variance=scales.square())
-        y = noise(2, 4, 2)
+    def both(predictive: GaussianPredictive, monkeypatch: pytest.MonkeyPatch) -> tuple[Tensor, Tensor]:
+        """As it is computed, and over all pairs, each (N, D)."""
+        y = noise(2, *predictive.shape[1:])
         found = pointwise_crps(predictive, y)
-        monkeypatch.setattr("bayesuq.evaluation.scores.MOST_NODES", 10**9)
         monkeypatch.setattr("bayesuq.evaluation.scores.NODE_STEP", 1e-9)
-        means = predictive.component_means
-        return found, pointwise_crps(predictive, y), float((means.amax(dim=0) - means.amin(dim=0)).amax())
+        return found, pointwise_crps(predictive, y)
 
     def test_is_the_double_sum_at_far_fewer_places(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        found, exact, _ = self.both(monkeypatch, 2.0, 0.2)
+        scales = 0.2 + noise(1, MANY, 1, 1).abs()
+        predictive = GaussianPredictive(mean=2.0 * noise(0, MANY, 4, 2), noise_variance=scales.square())
+        found, exact = self.both(predictive, monkeypatch)
         assert not torch.equal(found, exact)
         torch.testing.assert_close(found, exact, rtol=1e-9, atol=0)
 
-    def test_has_the_error_that_it_states_where_components_are_narrow(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        found, exact, width = self.both(monkeypatch, 100.0, 1e-4)
-        assert ((found - exact).abs() < 1e-3 * width).all()
+    @pytest.mark.parametrize(
+        ("spread", "narrow", "wide", "number_wide"),
+        [
+            (100.0, 1e-4, 1e-4, 0),  # far apart
+            (0.02, 0.05, 15.0, 4),  # some that allow for outliers
+            (0.02, 0.05, 1e20, 1),  # one that exploded
+            (0.0, 1e-3, 1.0, MANY // 2),
+        ],
+    )
+    def test_is_the_double_sum_where_components_are_narrow(
+        self, spread: float, narrow: float, wide: float, number_wide: int
+    ) -> None:
+        scales = torch.where(torch.arange(MANY) < number_wide, wide, narrow)[:, None, None]
+        predictive = GaussianPredictive(mean=spread * noise(0, MANY, 2, 1), noise_variance=scales.double().square())
+        y = 0.1 * noise(2, 2, 1)
+        found = pointwise_crps(predictive, y)
+        torch.testing.assert_close(found, explicit_crps(predictive, y), rtol=1e-9, atol=1e-12)
+        assert (found > 0).all()
 
 
 def numbers_of_crps(num_draws: int, num_rows: int) -> int:
