@@ -21,6 +21,7 @@ def test_regress_has_a_row_a_set_with_test_lines_alone() -> None:
         line("boston", 0, part="val", log_likelihood=100.0),
         line("boston", 1, setting="before", log_likelihood=-5.0),
         line("boston", 7, setting="before", log_likelihood=-500.0),  # a split that is not beside it
+        line("boston", 1, setting="a pilot", log_likelihood=-500.0),
     ]
     rows = of_automatic(lines)
     assert rows[2].startswith("| yacht | `regress` | 1 | -2.000 | 0.59 (bde) |")
