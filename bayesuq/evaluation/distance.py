@@ -180,19 +180,22 @@ def _places(predictive: RealPredictive, num_nodes: int) -> Tensor:
 
     Of Gaussians some components' are taken: cheaper than the mixture's own, which are roots. Components are those at
     even ranks of their means, both ends included; the levels of each lie between those of the one before, so that
-    components that coincide share the work.
+    components that coincide share the work. Half as many places more are the widest component's, which may be rare and
+    hold all of the tails.
     """
     if not isinstance(predictive, GaussianPredictive):
         return _places_of_laws(predictive, num_nodes)
     means, order = predictive.component_means.sort(dim=0)
     scales = predictive.component_variances.gather(0, order).sqrt()
+    widest, number = scales.max(dim=0, keepdim=True)
+    in_tails = torch.special.ndtri(_levels(num_nodes // 2).to(means.device))[:, None, None]
     num_components = min(len(means), NUM_COMPONENTS)
     chosen = torch.linspace(0, len(means) - 1, num_components).round().long().to(means.device)
     per_component = -(-num_nodes // num_components)
     levels = _levels(num_components * per_component).to(means.device)
     standardised = torch.special.ndtri(levels).view(per_component, num_components)
     places = means[chosen] + scales[chosen] * standardised[:, :, None, None]
-    return places.flatten(0, 1)
+    return torch.cat([places.flatten(0, 1), means.gather(0, number) + widest * in_tails])
 
 
 def _places_of_laws(predictive: RealPredictive, num_nodes: int) -> Tensor:
@@ -202,8 +205,10 @@ def _places_of_laws(predictive: RealPredictive, num_nodes: int) -> Tensor:
     ranks = torch.linspace(0, predictive.num_samples - 1, num_components).round().long().to(order.device)
     per_component = max(FEWEST_PLACES, -(-num_nodes // num_components))
     levels = _levels(num_components * per_component).view(per_component, num_components)
-    ones = [predictive.components_at(order[rank : rank + 1]) for rank in ranks]
-    return torch.stack([one.quantile(float(p)) for one, own in zip(ones, levels.T, strict=True) for p in own])
+    widest = predictive.component_variances.mean(dim=(1, 2)).argmax()
+    chosen, each = [*order[ranks], widest], [*levels.T, _levels(num_nodes // 2)]
+    ones = [predictive.components_at(number.reshape(1)) for number in chosen]
+    return torch.stack([one.quantile(float(p)) for one, own in zip(ones, each, strict=True) for p in own])
 
 
 def _levels(number: int) -> Tensor:

@@ -83,6 +83,24 @@ def test_a_change_of_unit_changes_the_wasserstein_distance_alone() -> None:
     torch.testing.assert_close(wasserstein(*rescaled), 4 * wasserstein(one, other), rtol=1e-9, atol=0)
 
 
+@pytest.mark.parametrize("is_gaussian", [True, False])
+def test_a_rare_component_that_is_wide_counts_as_much_as_it_weighs(is_gaussian: bool) -> None:
+    """The distance of (1 - r) N(0, s^2) + r N(0, w^2) from N(0, s^2) is r times that of the two normals."""
+    narrow, wide, number, place = 0.05, 15.0, 200, 70
+    scales = torch.where(torch.arange(number) == place, wide, narrow).double()[:, None, None]
+    means = 1e-9 * torch.linspace(-1, 1, number, dtype=torch.float64)[:, None, None]  # the wide one's in no way extreme
+    other = normal(0.0, narrow)
+    one = (
+        GaussianPredictive(mean=means.expand(-1, *other.shape[1:]), noise_variance=scales**2)
+        if is_gaussian
+        else MixturePredictive(distributions.Normal(means.expand(-1, *other.shape[1:]), scales))
+    )
+    crossing = math.sqrt(2 * math.log(wide / narrow) / (1 - (narrow / wide) ** 2))
+    apart = 2 * (phi(crossing) - phi(crossing * narrow / wide))
+    assert float(total_variation(one, other)) == pytest.approx(apart / number, rel=0.02)
+    assert float(wasserstein(one, other)) == pytest.approx((wide - narrow) * math.sqrt(2 / math.pi) / number, rel=0.02)
+
+
 def test_labels_differ_by_half_the_sum() -> None:
     one = CategoricalPredictive.from_probs(torch.tensor([[[0.5, 0.3, 0.2], [1.0, 0.0, 0.0]]]))
     other = CategoricalPredictive.from_probs(torch.tensor([[[0.2, 0.3, 0.5], [0.0, 0.0, 1.0]]]))
