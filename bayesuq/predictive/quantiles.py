@@ -14,6 +14,7 @@ from bayesuq.waiting import numbers
 MOST_DOUBLINGS = 1000  # of a width, from the smallest number to the largest
 QUANTILE_STEPS = 240  # at most: 60 halvings reach float64 resolution, and Newton's steps between them halve too
 SURE_STEP = 4e-6  # of the narrowest law's scale: what a step of third order leaves is the cube of it, below rounding
+MOST_BENT = 100.0  # times Newton's step that Halley's is shorter; beyond, neither is to be trusted
 BETWEEN_LOOKS = 16  # steps, on an accelerator, at whether all are done: it would be waited for
 
 
@@ -108,12 +109,12 @@ def _lower_quantile(
         newton = (standard - probit) / probit_slope
         halley = newton / (1 + newton * (slope / density + probit * probit_slope) / 2)
         # Between two modes the density is nearly 0: a step leads far out, or creeps. Then halve the bracket.
-        following = point + halley
-        usable = (following >= lower) & (following <= upper) & (halley.abs() <= move / 2)
+        following, creeps = point + halley, ~(halley.abs() >= newton.abs() / MOST_BENT)
+        usable = (following >= lower) & (following <= upper) & (halley.abs() <= move / 2) & ~creeps
         following = torch.where(usable, following, (lower + upper) / 2)
         move = (following - point).abs()
         exact = (cdf - level).abs() <= rounding
-        done = exact | (usable & (move <= near)) | (move <= 1e-15 * point.abs())
+        done = exact | (usable & (newton.abs() <= near)) | (move <= 1e-15 * point.abs())
         quantile[rows] = point = torch.where(exact, point, following)
         left = (~done).nonzero().squeeze(-1)
         if not len(left):

@@ -36,12 +36,13 @@ def laws(name: str) -> tuple[Tensor, Tensor, Tensor]:
         "tiny": (1e-140 * means, 1e-140 * scales, equal),
         "large": (1e140 * means, 1e140 * scales, equal),
         "far from zero": (1e6 + means, scales, equal),
+        "islands": (means, torch.full((1, 1), 1e-3, dtype=torch.float64), torch.arange(1, 31).double() / 465),
         "of float32": (means.float().double(), scales.float().double(), equal),
     }[name]
 
 
 ZOO = ("one", "equal draws", "scattered", "one noise", "a noise a draw", "a noise a row", "two far modes", "weights")
-ODD = ("heavy tails", "narrow beside wide", "tiny", "large", "far from zero", "of float32")
+ODD = ("heavy tails", "narrow beside wide", "tiny", "large", "far from zero", "islands", "of float32")
 
 
 def tail(means: Tensor, scales: Tensor, weights: Tensor, point: Tensor, *, upper: bool) -> Tensor:
