@@ -15,6 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -298,10 +299,6 @@ def learn(
         y = torch.cat([y, _labels_of(label, others[found])])
 
 
-def _are_different_rows(rows: list[int], num_rows: int) -> bool:
-    return bool(rows) and len(set(rows)) == len(rows) and 0 <= min(rows) <= max(rows) < num_rows
-
-
 def _labels_of(label: Callable[[Tensor], ArrayLike], rows: Tensor) -> Tensor:
     """What the function says of these rows.
 
@@ -321,11 +318,16 @@ def _first(start: int | ArrayLike, num_rows: int, seed: int) -> Tensor:
         TypeError: No numbers.
         ValueError: More rows than the pool has, none, a row twice, or one that the pool does not have.
     """
-    if not isinstance(start, int):
-        rows = to_tensor(start, "start")
+    given = start.item() if isinstance(start, np.integer) else start
+    if not isinstance(given, int):
+        rows = to_tensor(given, "start")
         if rows.ndim != 1 or rows.dtype.is_floating_point or not _are_different_rows(rows.tolist(), num_rows):
             raise ValueError(f"`start` must be a number, or different rows of the pool's {num_rows}; got {start}.")
         return rows.long()
-    if check_count(start, "start") > num_rows:
+    if check_count(given, "start") > num_rows:
         raise ValueError(f"`start` must be at most the {num_rows} rows of the pool; got {start}.")
-    return torch.randperm(num_rows, generator=generator(seed))[:start]
+    return torch.randperm(num_rows, generator=generator(seed))[:given]
+
+
+def _are_different_rows(rows: list[int], num_rows: int) -> bool:
+    return bool(rows) and len(set(rows)) == len(rows) and 0 <= min(rows) <= max(rows) < num_rows

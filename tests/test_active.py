@@ -178,6 +178,10 @@ def test_rows_to_start_with_may_be_named(start: Any) -> None:
     assert torch.equal(ask(lambda rows: X[rows, 0], start).x[:4], X[[3, 1, 0, 7]])
 
 
+def test_the_number_to_start_with_may_be_numpys() -> None:
+    assert torch.equal(ask(lambda rows: X[rows, 0], np.int64(4)).x, ask(lambda rows: X[rows, 0], 4).x)
+
+
 @pytest.mark.parametrize("start", [[1, 1], [-1, 2], [0, 400], [], [[0, 1]], [0.5]])
 def test_rows_that_are_not_there_or_twice_are_refused(start: Any) -> None:
     with pytest.raises(ValueError, match="`start` must be a number, or different rows"):

@@ -402,7 +402,7 @@ def _table(x: Any) -> Any:
 def _numbered(y: Any) -> tuple["np.ndarray[Any, Any]", Tensor]:
     """The different labels in order, and the place among them of each row's, (N,)."""
     given = y.detach().cpu().numpy() if isinstance(y, Tensor) else np.asarray(y)
-    if given.size != len(given):
+    if given.ndim == 0 or given.size != len(given):
         raise ValueError(
             f"`y` must have one label a row, (N,); got shape {given.shape}. Of one-hot rows pass `y.argmax(1)`."
         )

@@ -366,6 +366,7 @@ NAMED = np.array([None, *["a", "b"] * 20][: len(X)], dtype=object)
         ("regress", X, np.ma.masked_array(Y, Y > 0), TypeError, "`y` must not be a masked array"),
         ("regress", X.reshape(-1, 1, 1, 3), Y, ValueError, r"`x` must be a table, \(N, F\); got \(40, 1, 1, 3\)"),
         ("classify", X, np.eye(2)[np.arange(len(X)) % 2], ValueError, r"got shape \(40, 2\).*argmax"),
+        ("classify", X, 1, ValueError, r"one label a row, \(N,\); got shape \(\)"),
         ("classify", X, np.where(np.arange(len(X)) == 4, np.nan, Y > 0), ValueError, "1 of 40 are missing.* row 4"),
         ("classify", X, NAMED, ValueError, "1 of 40 are missing.* row 0"),
         ("classify", X, pd.Series(NAMED, dtype="string"), ValueError, "1 of 40 are missing.* row 0"),
