@@ -54,6 +54,9 @@ class Setting:
         num_members: Of an ensemble.
         adversarial: See `bayesuq.inference.map_estimate.fit`.
         initial_scale: Of a mean-field posterior, as a share of the prior's.
+        anneals: Whether a mean-field fit begins as `bayesuq.inference.variational.fit` does by default where a noise is
+            learned, annealed and by local reparameterisation; else with the whole divergence and by drawn weights, as
+            all fits did before.
         num_samples: Draws of a prediction, where there is no end of them.
     """
 
@@ -70,6 +73,7 @@ class Setting:
     adversarial: bool = False
     fan_in: bool = False
     initial_scale: float = 0.05
+    anneals: bool = False
     num_samples: int = 1000
 
     def __post_init__(self) -> None:
@@ -202,7 +206,8 @@ def fit(setting: Setting, problems: Sequence[Problem], file: Path | None = None)
     fitted: Sequence[bq.Posterior]
     if setting.method == "variational":
         guide = partial(mean_field, initial_scale=setting.initial_scale)
-        fitted = fit_mean_fields(models, data, trainings, guide=guide)
+        start: dict[str, Any] = {} if setting.anneals else {"kl_weight": 1.0, "estimator": "weights"}
+        fitted = fit_mean_fields(models, data, trainings, guide=guide, **start)
     else:
         fitted = fit_modes(models, data, trainings, adversarial=setting.adversarial)
     if setting.method == "dropout":

@@ -95,6 +95,42 @@ def forward_together(
     return hidden
 
 
+def forward_with_noise(
+    net: nn.Module,
+    theta: Mapping[str, Tensor],
+    variances: Mapping[str, Tensor],
+    x: Tensor,
+    fill: Callable[[Tensor], Tensor],
+) -> Tensor:
+    """f of each chain at inputs of its own, (C, N, K), where layers' weights are normal and every row draws outputs.
+
+    A linear layer gives m x + sqrt(s^2 x^2) eps: the local reparameterisation (Kingma, Salimans and Welling 2015, eq.
+    6), by a network that `is_perceptron`, in evaluation mode.
+
+    Args:
+        net: Its layers, and the parameters that `theta` does not name.
+        theta: Means of the parameters by name, (C, *shape).
+        variances: Of those that have some, (C, *shape).
+        x: Inputs, (C, N, D), or more dimensions where the network flattens them.
+        fill: Puts standard normal numbers into a tensor (C, N, width), layer by layer, and returns it.
+    """
+    hidden = x.flatten(2)
+    for name, layer in _layers(net).items():
+        if isinstance(layer, PASSING):
+            continue
+        if not isinstance(layer, nn.Linear):
+            hidden = layer(hidden)
+            continue
+        weight, bias = (f"{name}.{part}" for part in ("weight", "bias"))
+        before, hidden = hidden, _linear(hidden, theta.get(weight, layer.weight), theta.get(bias, layer.bias))
+        if weight in variances or bias in variances:
+            variance = _variance(before, variances.get(weight), variances.get(bias))
+            # A row of zeros has no variance: the root's slope is infinite there, and what it belongs to is not.
+            deviation = variance.clamp_min(torch.finfo(hidden.dtype).tiny).sqrt()
+            hidden = torch.addcmul(hidden, deviation, fill(torch.empty_like(hidden)))
+    return hidden
+
+
 @dataclass(frozen=True, eq=False)
 class ForwardPass:
     """A pass of C perceptrons that can be gone through backwards; rows are the last dimension.
@@ -168,6 +204,15 @@ def _linear(hidden: Tensor, weight: Tensor, bias: Tensor | None, out: Tensor | N
         return torch.baddbmm(bias.unsqueeze(1), hidden, weight.mT, out=out)
     product = hidden @ weight.mT
     return product if bias is None else product + bias.unsqueeze(-2)
+
+
+def _variance(hidden: Tensor, of_weight: Tensor | None, of_bias: Tensor | None) -> Tensor:
+    """Of a linear layer's outputs, (C, N, out), or of all rows alike, (C, 1, out)."""
+    if of_weight is not None:
+        return _linear(hidden.square(), of_weight, of_bias)
+    if of_bias is None:
+        raise ValueError("a layer without variances draws nothing")
+    return of_bias.unsqueeze(-2)
 
 
 def _linear_of_columns(hidden: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:

@@ -1,11 +1,12 @@
 """Several mean-field posteriors fitted at once: as `bayesuq.inference.ensemble.together` does it for modes.
 
-Each one sees the minibatches and the noise that it would see alone, so the numbers are those of `variational.fit` with
-`kl_weight=1` and `estimator="weights"` one after another, to rounding. The losses are summed, never averaged: each
-posterior's gradient is its own.
+Each one sees the minibatches and the noise that it would see alone, so the numbers are those of `variational.fit` one
+after another, to rounding, from the same start. The losses are summed, never averaged: each posterior's gradient is its
+own.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -14,15 +15,20 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
+from bayesuq.inference.joint.perceptrons import forward_with_noise, is_perceptron
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.inference.training.options import NOISE, Training, session
 from bayesuq.inference.training.stacking import StackedSource, Streams, check_stackable
+from bayesuq.inference.variational.defaults import default_estimator, default_weight
 from bayesuq.inference.variational.elbo import Divergence
 from bayesuq.inference.variational.factorised import FORGETTING, VariationalPosterior
 from bayesuq.inference.variational.guides import MeanFieldGuide, mean_field
-from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.inference.variational.tempering import Tempering, Weight
+from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+
+StackedEstimator = Literal["weights", "local"]
 
 
 def fit_mean_fields(
@@ -31,8 +37,10 @@ def fit_mean_fields(
     trainings: Sequence[Training],
     *,
     guide: Callable[[BayesianNetwork], MeanFieldGuide] = mean_field,
+    kl_weight: Weight | None = None,
+    estimator: StackedEstimator | None = None,
 ) -> list[VariationalPosterior]:
-    """A mean-field posterior for each model, on data sets of one size, by one draw of the weights a step.
+    """A mean-field posterior for each model, on data sets of one size, by one draw a step.
 
     Nothing is said of scales that were not learned; each posterior tells its `scale_movement`.
 
@@ -41,9 +49,12 @@ def fit_mean_fields(
         data: M data sets.
         trainings: M of them, alike but for their seeds; the first one's checkpoint holds all.
         guide: See `variational.fit`.
+        kl_weight: See `variational.fit`.
+        estimator: See `variational.fit`: "weights", or "local" for perceptrons.
 
     Raises:
-        ValueError: Data sets of several sizes; networks with buffers; priors other than normal ones.
+        ValueError: Data sets of several sizes; networks with buffers; priors other than normal ones; an estimator that
+            the networks do not allow.
         FloatingPointError: The sum of the losses stopped being finite.
     """
     check_stackable(models[0], data)
@@ -51,8 +62,11 @@ def fit_mean_fields(
     with session(models[0], data[0], first) as (model, source, _):
         models = [model, *(other.to(model.device) for other in models[1:])]
         sources = [source, *(Source(NetworkReader(model), rows, first.batch_size) for rows in data[1:])]
-        num_steps = first.epochs(source.num_batches) * source.num_batches
-        evidence = StackedEvidence(models, [guide(one) for one in models], source.num_data, trainings, num_steps)
+        if kl_weight is None:
+            kl_weight = default_weight(model, first)
+        tempering = Tempering(kl_weight, first.epochs(source.num_batches) * source.num_batches)
+        chosen = estimator or ("local" if default_estimator(model, source) == "local" else "weights")
+        evidence = StackedEvidence(models, [guide(one) for one in models], source, trainings, tempering, chosen)
         minimise(evidence.objective(), StackedSource(sources, trainings), None, first)  # type: ignore[arg-type]
         return evidence.posteriors(source.num_batches)
 
@@ -67,11 +81,13 @@ class StackedEvidence:
         self,
         models: Sequence[BayesianNetwork],
         guides: Sequence[MeanFieldGuide],
-        num_data: int,
+        source: Source,
         trainings: Sequence[Training],
-        num_steps: int,
+        tempering: Tempering,
+        estimator: StackedEstimator,
     ) -> None:
-        self.model, self.num_data = models[0], num_data
+        self.model, self.num_data = models[0], source.num_data
+        self.tempering, self.estimator = tempering, estimator
         self.layout, self.divergence = guides[0].layout, Divergence.of(models[0], guides[0])
         if self.divergence.prior.others:
             raise ValueError(
@@ -88,22 +104,27 @@ class StackedEvidence:
         for leaf in self.points.values():
             leaf.requires_grad_()
         self.noise = torch.empty_like(self.loc)
+        self.variances = torch.empty_like(self.loc).requires_grad_()
         self.streams = Streams([training.key(NOISE) for training in trainings], self.loc.device)
         layouts = {"random": self.layout, **self.layouts}
         self.joint = JointFunction(self.model, layouts, share_tensors(self.model.net))
-        self.losses = self.loc.new_zeros(num_steps, len(models))
-        self.step = torch.zeros((), dtype=torch.int64)
+        self.losses = self.loc.new_zeros(tempering.num_steps, len(models))
+        _check_estimator(estimator, self.model, source)
 
     def objective(self) -> Objective:
         """What the loop needs."""
         return Objective(
             leaves={"loc": self.loc, "log_scale": self.log_scale, **self.points},
             rates={},
-            buffers={"losses": self.losses, "step": self.step, "streams": self.streams.states},
+            buffers={"losses": self.losses, "step": self.tempering.step, "streams": self.streams.states},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self._not_watched,
             culprits=self.culprits,
-            identity=f"{len(self.loc)} mean fields of {self.model}",
+            identity=f"{len(self.loc)} mean fields of {self.model}, KL weight {self.tempering.final}, "
+            f"estimator {self.estimator}",
+            options={"estimator": self.estimator, "kl_weight": self.tempering.course},
+            fixed_length=self.tempering.fixed_length,
+            varies=self.tempering.varies,
             num_fits=len(self.loc),
             model=self.model,
             per_step=("losses",),
@@ -113,27 +134,22 @@ class StackedEvidence:
 
     def loss_and_grads(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """The sum of minus the ELBOs, each estimated from a minibatch and one draw, in nats."""
-        scale = self.log_scale.exp()
-        self._draw(scale)
-        for leaf in (self.weights, *self.points.values()):
+        scale, weight = self.log_scale.exp(), self.tempering.advance()
+        for leaf in (self.weights, self.variances, *self.points.values()):
             leaf.grad = None
-        rest = (batch.y,) if batch.weight is None else (batch.y, batch.weight)
-        fit = torch.func.vmap(self.joint.log_likelihood)({"random": self.weights, **self.points}, batch.x, *rest)
-        losses = fit * (-self.num_data / batch.x.shape[1])
+        estimate = self._at_a_draw if self.estimator == "weights" else self._locally
+        losses = estimate(batch, scale) * (-self.num_data / batch.x.shape[1])
         losses.sum().backward()
-        gradient = self.weights.grad
-        if gradient is None:
-            raise RuntimeError("the likelihood does not depend on the weights")
-        self.loc.grad, self.log_scale.grad = gradient.clone(), gradient.mul_(self.noise).mul_(scale)
-        self.divergence.add_gradient(self.loc, scale, self.loc.grad, self.log_scale.grad)
-        losses = losses.detach() + torch.func.vmap(self.divergence.value)(self.loc, self.log_scale, scale)
-        self.losses[int(self.step)] = losses
-        self.step += 1
+        self.loc.grad, self.log_scale.grad = self._gradients(scale)
+        self.divergence.add_gradient(self.loc, scale, self.loc.grad, self.log_scale.grad, weight)
+        divergences = torch.func.vmap(self.divergence.value)(self.loc, self.log_scale, scale)
+        losses = losses.detach() + weight * divergences
+        self.losses[int(self.tempering.step) - 1] = losses
         return losses.sum()
 
     def culprits(self, _batch: Batch, _noise: torch.Generator) -> list[str]:
         """The posteriors whose loss is not finite."""
-        wrong = ~self.losses[int(self.step) - 1].isfinite()
+        wrong = ~self.losses[int(self.tempering.step) - 1].isfinite()
         return [f"posterior {number}" for number in wrong.nonzero().flatten().tolist()]
 
     def posteriors(self, num_batches: int) -> list[VariationalPosterior]:
@@ -154,19 +170,65 @@ class StackedEvidence:
                     buffers={},
                     history=History(tuple(losses[:, number].tolist()), (), len(losses) - 1),
                     scale_movement=float(movement[number]),
-                    kl_weight=1.0,
+                    kl_weight=self.tempering.final,
                 )
             )
         return found
 
-    def _draw(self, scale: Tensor) -> None:
-        """Move the weights to loc + scale * eps, with fresh eps from each posterior's own stream."""
+    def _at_a_draw(self, batch: Batch, scale: Tensor) -> Tensor:
+        """Log-likelihoods (M,) of a minibatch at loc + scale * eps, with fresh eps from each posterior's own stream."""
         self.streams.begin()
-        for noise, stream in zip(self.noise, self.streams.members, strict=True):
-            noise.normal_(generator=stream)
+        _fill(self.noise, self.streams)
         self.streams.keep()
         with torch.no_grad():
             torch.addcmul(self.loc, scale, self.noise, out=self.weights)
+        rest = (batch.y,) if batch.weight is None else (batch.y, batch.weight)
+        return torch.func.vmap(self.joint.log_likelihood)({"random": self.weights, **self.points}, batch.x, *rest)
+
+    def _locally(self, batch: Batch, scale: Tensor) -> Tensor:
+        """Log-likelihoods (M,) of a minibatch at outputs of linear layers that are drawn for each row."""
+        with torch.no_grad():
+            self.weights.copy_(self.loc)
+            torch.mul(scale, scale, out=self.variances)
+        theta = self.joint.theta({"random": self.weights, **self.points})
+        self.streams.begin()
+        f = forward_with_noise(
+            self.model.net, theta, self.layout.split(self.variances), batch.x, lambda noise: _fill(noise, self.streams)
+        )
+        self.streams.keep()
+        unknowns = {name: value for name, value in theta.items() if name.startswith(LIKELIHOOD)}
+
+        def log_likelihood(own: dict[str, Tensor], *rows: Tensor) -> Tensor:
+            return self.model.likelihood_given(own).total_log_prob(*rows)
+
+        rest = (batch.y,) if batch.weight is None else (batch.y, batch.weight)
+        return torch.func.vmap(log_likelihood)(unknowns, f, *rest)
+
+    def _gradients(self, scale: Tensor) -> tuple[Tensor, Tensor]:
+        """Those of the likelihood along the means and along the log scales, (M, R) each."""
+        gradient, of_variances = self.weights.grad, self.variances.grad
+        if gradient is None:
+            raise RuntimeError("the likelihood does not depend on the weights")
+        if of_variances is None:
+            return gradient.clone(), gradient.mul_(self.noise).mul_(scale)
+        return gradient.clone(), of_variances.mul_(scale).mul_(scale).mul_(2.0)
 
     def _not_watched(self, _batch: Batch, _noise: torch.Generator) -> Tensor:
         raise RuntimeError("posteriors with validation rows are fitted one after another")
+
+
+def _fill(noise: Tensor, streams: Streams) -> Tensor:
+    """Standard normal numbers for each posterior, (M, ...), from its own stream, in place."""
+    for own, stream in zip(noise, streams.members, strict=True):
+        own.normal_(generator=stream)
+    return noise
+
+
+def _check_estimator(estimator: str, model: BayesianNetwork, source: Source) -> None:
+    if estimator not in ("weights", "local"):
+        raise ValueError(
+            f"`estimator` must be 'weights' or 'local' for posteriors that train together; got {estimator!r}."
+        )
+    x = source.rows.x
+    if estimator == "local" and not (isinstance(x, Tensor) and is_perceptron(share_tensors(model.net), x)):
+        raise ValueError("estimator='local' is for plain sequences of linear layers. Use estimator='weights'.")
