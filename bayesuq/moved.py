@@ -109,6 +109,8 @@ INTERNAL = {
     "evaluation.segmentation.image_uncertainties": "evaluation.segmentation.failures:image_uncertainties",
     "evaluation.segmentation.overlap_sweep": "evaluation.segmentation.overlap:overlap_sweep",
     "evaluation.segmentation.patch_sweep": "evaluation.segmentation.patches:patch_sweep",
+    "evaluation.segmentation.pixel_accuracy": "evaluation.segmentation.measures:pixel_accuracy",
+    "evaluation.segmentation.rater_entropy": "evaluation.segmentation.raters:rater_entropy",
     "evaluation.standard_errors.closed_form": "evaluation.standard_errors.closed_form",
     "evaluation.standard_errors.weighted": "evaluation.standard_errors.weighted",
     "evaluation.streaming.ranking": "evaluation.streaming.ranking",

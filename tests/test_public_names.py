@@ -45,6 +45,7 @@ RESULTS = {
     "inference.hmc": ("HmcPosterior",),
     "inference.laplace": ("LaplacePosterior",),
     "inference.local_temperature": ("LocalTemperaturePosterior",),
+    "inference.map_estimate": ("MapPosterior",),
     "inference.microcanonical": ("MicrocanonicalPosterior",),
     "inference.quantile_calibration": ("QuantileCalibratedPosterior",),
     "inference.sgmcmc": ("SgmcmcPosterior",),
@@ -96,8 +97,8 @@ def test_what_the_reference_tells_in_full_says_what_is_to_be_called(documented):
 
 def test_a_user_meets_no_more_names_than_these():
     """Functions to call, classes to make, and the types that annotations name; each counted once."""
-    values = {id(getattr(import_module(name), one)) for name in PUBLIC for one in import_module(name).__all__}
-    assert len(values) - len(PUBLIC) <= 250
+    values = [getattr(import_module(name), one) for name in PUBLIC for one in import_module(name).__all__]
+    assert len({id(value) for value in values if not isinstance(value, ModuleType)}) <= 232
 
 
 def test_types_of_results_are_no_names_to_call_and_are_told_where_they_are_returned(pages):

@@ -42,7 +42,6 @@ __all__ = [
     "interval_coverage",
     "interval_width",
     "maximum_calibration_error",
-    "pointwise_coverage",
     "probability_integral_transform",
     "regression_calibration_error",
     "reliability",

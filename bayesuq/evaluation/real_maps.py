@@ -23,7 +23,7 @@ from bayesuq.evaluation.report.reporting import Report
 from bayesuq.evaluation.standard_errors import closed_form
 from bayesuq.predictive.maps import RealMaps
 
-__all__ = ["evaluate_maps", "kept_errors"]
+__all__ = ["evaluate_maps"]
 __dir__ = __all__.copy
 
 

@@ -1,7 +1,8 @@
 """Scores of a predictive at known targets: the log score, Brier score and CRPS are proper, so honesty is best.
 
-Each score is the mean over points of its `pointwise_` function. Larger is worse, but for accuracy. All are of the
-mixture that the draws form, never of a summary of it. Rows or single targets may be weighted, or missing (weight 0).
+Each score is a mean over points, and `pointwise` gives what it is the mean of. Larger is worse, but for accuracy. All
+are of the mixture that the draws form, never of a summary of it. Rows or single targets may be weighted, or missing
+(weight 0).
 
 References:
     Gneiting and Raftery, "Strictly proper scoring rules, prediction, and estimation", JASA 2007.
@@ -12,7 +13,7 @@ References:
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -35,15 +36,7 @@ __all__ = [
     "interval_score",
     "negative_log_likelihood",
     "pinball_loss",
-    "pointwise_accuracy",
-    "pointwise_brier_score",
-    "pointwise_crps",
-    "pointwise_interval_score",
-    "pointwise_negative_log_likelihood",
-    "pointwise_pinball_loss",
-    "pointwise_sample_crps",
-    "pointwise_squared_error",
-    "pointwise_weighted_interval_score",
+    "pointwise",
     "root_mean_squared_error",
     "sample_crps",
     "weighted_interval_score",
@@ -61,6 +54,30 @@ DRAWN_NUMBERS = 2**22  # float64 at a time: 32 megabytes
 NODE_STEP = 0.6  # scales of the narrowest component, for an error of 1e-12
 FURTHEST_NODE = 7.5  # scales: beyond lies less than 1e-13
 BLOCK_NUMBERS = 2**15  # of float64 at a time: a quarter of a megabyte, which stays in a processor's cache
+
+
+def pointwise(score: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """What a score is the mean of, as a function of the same arguments but for `weight`.
+
+    Args:
+        score: One of the others of this module. Of `root_mean_squared_error` it is the squares under the root.
+
+    Returns:
+        Predictive and truth -> float64, in the unit of the score: (N, ...) of labels; of real targets (N, D), each
+        column by itself, but (N,) of `negative_log_likelihood`, whose density is of all columns together.
+
+    Raises:
+        ValueError: Another function.
+
+    Example:
+        >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25], [0.5, 0.5]]]))
+        >>> pointwise(brier_score)(predictive, [0, 1])
+        tensor([0.1250, 0.5000], dtype=torch.float64)
+    """
+    if score not in POINTWISE:
+        known = ", ".join(one.__name__ for one in POINTWISE)
+        raise ValueError(f"`score` must be one of {known}; got {getattr(score, '__name__', repr(score))}.")
+    return POINTWISE[score]
 
 
 @in_one_read()
@@ -516,3 +533,16 @@ def _mean_absolute_value(mean: Tensor, variance: Tensor) -> Tensor:
     # A(mu, v) = E|X| for X ~ N(mu, v) = 2 sqrt(v) phi(mu / sqrt v) + mu (2 Phi(mu / sqrt v) - 1)
     twice = 2 * variance
     return (twice / math.pi).sqrt() * torch.exp(-mean.square() / twice) + mean * torch.erf(mean / twice.sqrt())
+
+
+POINTWISE: dict[Callable[..., Tensor], Callable[..., Tensor]] = {
+    accuracy: pointwise_accuracy,
+    brier_score: pointwise_brier_score,
+    crps: pointwise_crps,
+    interval_score: pointwise_interval_score,
+    negative_log_likelihood: pointwise_negative_log_likelihood,
+    pinball_loss: pointwise_pinball_loss,
+    root_mean_squared_error: pointwise_squared_error,
+    sample_crps: pointwise_sample_crps,
+    weighted_interval_score: pointwise_weighted_interval_score,
+}

@@ -29,7 +29,7 @@ from bayesuq.inference.training.options import Training, TrainingOptions, sessio
 from bayesuq.inference.training.workers import Group, check_alone
 from bayesuq.models.bnn import BayesianNetwork
 
-__all__ = ["MapPosterior", "fit"]
+__all__ = ["fit"]
 __dir__ = __all__.copy
 
 LEARNING_RATE = 3e-3

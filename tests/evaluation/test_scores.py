@@ -431,3 +431,20 @@ class TestTopLabel:
         predictive = CategoricalPredictive.from_logits(noise(0, 2, 3, 4, 5, 6).round())
         y = torch.arange(90).reshape(3, 5, 6) % 4
         assert torch.equal(top_label(predictive, y)[1], predictive.probability_sum.argmax(dim=1) == y)
+
+
+def test_each_score_is_the_mean_of_its_points_and_other_functions_have_none() -> None:
+    labels, real = labelled(0), measured(0)
+    drawn, options = (
+        (real[0].sample(5, seed=0), real[1]),
+        {"interval_score": {"level": 0.9}, "pinball_loss": {"level": 0.9}},
+    )
+    of_labels = ("accuracy", "brier_score", "negative_log_likelihood")
+    for name in set(scores.__all__) - {"pointwise"}:
+        example = labels if name in of_labels else drawn if name == "sample_crps" else real
+        score, given = getattr(scores, name), options.get(name, {})
+        mean = scores.pointwise(score)(*example, **given).mean()
+        root = mean.sqrt() if name == "root_mean_squared_error" else mean
+        torch.testing.assert_close(score(*example, **given), root, rtol=1e-12, atol=0)
+    with pytest.raises(ValueError, match=r"one of accuracy, .*; got mean"):
+        scores.pointwise(torch.mean)

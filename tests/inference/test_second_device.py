@@ -265,7 +265,12 @@ def test_the_command_for_a_first_gpu_finds_the_hosts_numbers(name: str) -> None:
     assert found["largest_difference"] <= 1e-6
 
 
-ONE_READ = (*scores.__all__, *calibration.__all__, *uncertainty.__all__, *detection.__all__)
+ONE_READ = {
+    name: getattr(module, name)
+    for module in (scores, calibration, uncertainty, detection)
+    for name in module.__all__
+    if name != "pointwise"
+} | {one.__name__: one for one in (calibration.pointwise_coverage, *scores.POINTWISE.values())}
 OF_ERRORS = ("augrc", "aurc", "auroc", "average_precision", "false_positive_rate_at", "risk_coverage", "excess_aurc")
 OTHERWISE_CALLED = {
     "interval_coverage": (0.9,),
@@ -282,8 +287,7 @@ WITHOUT_TARGETS = (*uncertainty.__all__, "calibration_error_floor", "interval_wi
 @pytest.mark.parametrize("name", sorted(ONE_READ))
 def test_a_measure_waits_once(name: str) -> None:
     """Of labels and of real targets, whichever it is of, by whole rows and by weighted ones."""
-    modules = (scores, calibration, uncertainty, detection)
-    measure = next(getattr(module, name) for module in modules if name in module.__all__)
+    measure = ONE_READ[name]
     logits, labels = labelled_there()
     weight = torch.arange(len(labels)) % 3
     asked = 0

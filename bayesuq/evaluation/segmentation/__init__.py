@@ -11,13 +11,11 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.masks import near_foreground as near_foreground
     from bayesuq.evaluation.segmentation.measures import dice as dice
     from bayesuq.evaluation.segmentation.measures import intersection_over_union as intersection_over_union
-    from bayesuq.evaluation.segmentation.measures import pixel_accuracy as pixel_accuracy
     from bayesuq.evaluation.segmentation.measures import pointwise_dice as pointwise_dice
     from bayesuq.evaluation.segmentation.measures import rank_correlation as rank_correlation
     from bayesuq.evaluation.segmentation.measures import uncertainty_error_overlap as uncertainty_error_overlap
     from bayesuq.evaluation.segmentation.pixel_counts import pixel_state as pixel_state
     from bayesuq.evaluation.segmentation.raters import rater_agreement as rater_agreement
-    from bayesuq.evaluation.segmentation.raters import rater_entropy as rater_entropy
     from bayesuq.evaluation.segmentation.raters import rater_shares as rater_shares
     from bayesuq.evaluation.segmentation.raters import region as region
     from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation as evaluate_segmentation

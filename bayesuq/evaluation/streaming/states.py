@@ -1,6 +1,6 @@
 """Measures over batches: a state takes one batch after another, and states of several machines are merged.
 
-    state = states.mean_of(scores.pointwise_brier_score)
+    state = states.of(scores.brier_score)
     for x, y in loader:
         state = state.update(posterior.predict(x), y)
     state.result
@@ -12,6 +12,7 @@ up to a limit, and beyond it a histogram; see `ranking`.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Generic, Protocol, Self, TypeVar
 
 import torch
@@ -29,14 +30,10 @@ from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 
 __all__ = [
-    "brier_bins",
-    "classwise_reliability",
-    "interval_coverage",
     "mean_of",
     "mean_of_defined",
     "misclassification",
-    "root_mean_of",
-    "top_label_reliability",
+    "of",
 ]
 __dir__ = __all__.copy
 
@@ -109,8 +106,34 @@ class State(Generic[T]):
         return replace(self, summary=_moved(self.summary, device))
 
 
+def of(measure: Callable[..., Any], **options: Any) -> State[Any]:
+    """The state of a measure, whose result is the measure of all points at once.
+
+    Args:
+        measure: Of `scores` (`state.summary.standard_error` is then its error, but for a root's);
+            `calibration.interval_coverage`; `calibration.expected_calibration_error`, whose summary is the
+            `Reliability`; `calibration.classwise_calibration_error`, likewise; or `decomposition.brier_decomposition`,
+            which is `state.summary.decomposition`, while the result is its reliability.
+        **options: Those of the measure, by name; `num_classes` too where it is classwise or a decomposition.
+
+    Raises:
+        ValueError: A measure without a state of fixed size. Ranks of errors have `misclassification`.
+
+    Example:
+        >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25]]]))
+        >>> of(scores.brier_score).update(predictive, [0]).update(predictive, [1]).result
+        tensor(0.6250, dtype=torch.float64)
+    """
+    if measure in STATES:
+        return STATES[measure](**options)
+    if measure in scores.POINTWISE:
+        return mean_of(scores.pointwise(measure), **options)
+    known = ", ".join(one.__name__ for one in [*scores.POINTWISE, *STATES])
+    raise ValueError(f"`measure` must be one of {known}; got {_name_of(measure)}. Take `mean_of` for one of your own.")
+
+
 def mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
-    """The mean of a pointwise measure, such as `scores.pointwise_crps`; `state.summary.standard_error` is its error.
+    """The mean of a pointwise measure, such as one of your own; `state.summary.standard_error` is its error.
 
     Args:
         pointwise: Predictive and truth of N rows -> (N, ...).
@@ -118,8 +141,8 @@ def mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25]]]))
-        >>> mean_of(scores.pointwise_brier_score).update(predictive, [0]).update(predictive, [1]).result
-        tensor(0.6250, dtype=torch.float64)
+        >>> mean_of(lambda predictive, y: predictive.total).update(predictive, [0]).result  # the entropy of the mean
+        tensor(0.5623, dtype=torch.float64)
     """
     return _of_sums(pointwise, lambda sums: sums.mean, options)
 
@@ -206,6 +229,15 @@ def misclassification(
         summarise=summarise,
         read=lambda summary: summary.auroc().value,
     )
+
+
+STATES: dict[Callable[..., Any], Callable[..., State[Any]]] = {
+    scores.root_mean_squared_error: partial(root_mean_of, scores.pointwise_squared_error),
+    calibration.interval_coverage: interval_coverage,
+    calibration.expected_calibration_error: top_label_reliability,
+    calibration.classwise_calibration_error: classwise_reliability,
+    decomposition.brier_decomposition: brier_bins,
+}
 
 
 def _of_sums(

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from bayesuq.evaluation import segmentation
 from bayesuq.evaluation.segmentation import overlap
+from bayesuq.evaluation.segmentation.measures import pixel_accuracy
 from bayesuq.evaluation.segmentation.overlap import PUBLISHED_THRESHOLDS, OverlapCounts, overlap_sweep
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.streaming import states
@@ -137,7 +138,7 @@ def test_an_image_without_a_labelled_pixel_changes_no_mean_of_images() -> None:
     y[4:] = VOID
     known = [0, 1, 2, 3]
     few = CategoricalPredictive.from_probs(predictive.mean[known][None])
-    for function in (segmentation.dice, segmentation.intersection_over_union, segmentation.pixel_accuracy):
+    for function in (segmentation.dice, segmentation.intersection_over_union, pixel_accuracy):
         all_images = function(predictive, y, ignore_index=VOID)
         torch.testing.assert_close(all_images, function(few, y[known], ignore_index=VOID))
     single = segmentation.pointwise_dice(predictive, y, ignore_index=VOID)
@@ -191,7 +192,7 @@ def test_regions_are_those_of_the_counts() -> None:
         (segmentation.intersection_over_union, counts.pooled.intersection_over_union),
         (segmentation.dice, counts.pooled.class_dice[1:].mean()),
         (partial(segmentation.dice, background=True), counts.pooled.dice),
-        (segmentation.pixel_accuracy, counts.pooled.accuracy),
+        (pixel_accuracy, counts.pooled.accuracy),
         (segmentation.pointwise_dice, counts.class_dice[:, 1:].nanmean(dim=1)),
         (partial(segmentation.pointwise_dice, background=True), counts.dice),
     ):

@@ -33,17 +33,18 @@ def wrong_of(predictive: CategoricalPredictive, y: Tensor) -> Tensor:
 def of_labels() -> list[tuple[State, object]]:
     """Each state, and the one-shot measure that it is to equal."""
     return [
-        (states.mean_of(scores.pointwise_accuracy), scores.accuracy),
-        (states.mean_of(scores.pointwise_negative_log_likelihood), scores.negative_log_likelihood),
-        (states.mean_of(scores.pointwise_brier_score), scores.brier_score),
-        (states.top_label_reliability(), calibration.expected_calibration_error),
-        (states.top_label_reliability(7), lambda p, y: calibration.expected_calibration_error(p, y, 7)),
-        (states.classwise_reliability(5), calibration.classwise_calibration_error),
+        *((states.of(score), score) for score in (scores.accuracy, scores.negative_log_likelihood, scores.brier_score)),
+        (states.of(calibration.expected_calibration_error), calibration.expected_calibration_error),
         (
-            states.classwise_reliability(5, threshold=0.1),
+            states.of(calibration.expected_calibration_error, num_bins=7),
+            lambda p, y: calibration.expected_calibration_error(p, y, 7),
+        ),
+        (states.of(calibration.classwise_calibration_error, num_classes=5), calibration.classwise_calibration_error),
+        (
+            states.of(calibration.classwise_calibration_error, num_classes=5, threshold=0.1),
             lambda p, y: calibration.classwise_calibration_error(p, y, threshold=0.1),
         ),
-        (states.brier_bins(5), lambda p, y: brier_decomposition(p, y).reliability),
+        (states.of(brier_decomposition, num_classes=5), lambda p, y: brier_decomposition(p, y).reliability),
         (states.misclassification(), lambda p, y: detection.auroc(p.total, wrong_of(p, y))),
         (
             states.misclassification(uncertainty.maximum_probability),
@@ -54,11 +55,10 @@ def of_labels() -> list[tuple[State, object]]:
 
 def of_real_targets() -> list[tuple[State, object]]:
     return [
-        (states.mean_of(scores.pointwise_negative_log_likelihood), scores.negative_log_likelihood),
-        (states.mean_of(scores.pointwise_crps), scores.crps),
-        (states.root_mean_of(scores.pointwise_squared_error), scores.root_mean_squared_error),
-        (states.interval_coverage(0.9), lambda p, y: calibration.interval_coverage(p, y, 0.9)),
-        (states.mean_of(scores.pointwise_interval_score, level=0.9), lambda p, y: scores.interval_score(p, y, 0.9)),
+        *((states.of(score), score) for score in (scores.negative_log_likelihood, scores.crps)),
+        (states.of(scores.root_mean_squared_error), scores.root_mean_squared_error),
+        (states.of(calibration.interval_coverage, level=0.9), lambda p, y: calibration.interval_coverage(p, y, 0.9)),
+        (states.of(scores.interval_score, level=0.9), lambda p, y: scores.interval_score(p, y, 0.9)),
     ]
 
 
@@ -111,6 +111,11 @@ def test_states_of_no_point_are_undefined_and_add_nothing() -> None:
     for state, measure in of_labels():
         torch.testing.assert_close(state.update(*LABELS).merge(state).result, measure(*LABELS))
     assert states.top_label_reliability().result.isnan()
+
+
+def test_a_measure_without_a_state_is_refused_with_those_that_have_one() -> None:
+    with pytest.raises(ValueError, match=r"crps, .* brier_decomposition; got auroc. Take `mean_of`"):
+        states.of(detection.auroc)
 
 
 def test_states_of_other_measures_do_not_merge() -> None:
