@@ -34,7 +34,7 @@ ALLOWED: dict[str, set[str]] = {
     "inference": {
         *("tables", "inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
         *("arrays", "fit_warnings", "functions", "gradients", "inputs", "locks", "once", "options", "pareto"),
-        *("randomness", "storage", "waiting", "windows", "writing"),
+        *("randomness", "storage", "subnormals", "waiting", "windows", "writing"),
     },
     "bridges": {"bridges", "functions", "posterior", "predictive", "arrays", "randomness"},
     "evaluation": {

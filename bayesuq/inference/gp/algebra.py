@@ -20,6 +20,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from bayesuq.subnormals import flushed
+
 LOG_TWO_PI = math.log(2 * math.pi)
 JITTERS = (0.0, 1e-10, 1e-8, 1e-6, 1e-4)  # over the mean of the diagonal, in turn
 LOG = logging.getLogger(__name__)
@@ -71,6 +73,7 @@ class NotPositiveDefiniteError(FloatingPointError):
     """A covariance that no jitter makes positive definite."""
 
 
+@flushed()
 def stable_cholesky(matrix: Tensor) -> Tensor:
     """The lower factor of a covariance (..., N, N), with the least jitter on its diagonal that lets it have one.
 
@@ -134,6 +137,7 @@ class _LogMarginal(torch.autograd.Function):
         return -0.5 * ((alpha * residual).sum() + repeats * log_det + residual.numel() * LOG_TWO_PI)
 
     @staticmethod
+    @flushed()
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor]:
         factor, alpha = ctx.saved_tensors
         inverse = torch.cholesky_inverse(factor)
@@ -155,6 +159,7 @@ def log_marginal(covariance: Tensor, residual: Tensor) -> Tensor:
     return value
 
 
+@flushed()
 def solve(factor: Tensor, residual: Tensor) -> Tensor:
     """S^-1 r, (C, N), from the factor of S, (C or 1, N, N)."""
     if len(factor) == len(residual):

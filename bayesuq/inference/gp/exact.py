@@ -38,6 +38,7 @@ from bayesuq.models.gp.combined import CoregionalisedKernel
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.predictive.covariances import positive_part
 from bayesuq.predictive.gaussian import GaussianPredictive
+from bayesuq.subnormals import flushed
 
 
 def fit_exact(model: GaussianProcess, data: Observations, search: Search, *, kind: str) -> "ExactGpPosterior":
@@ -263,6 +264,7 @@ class ExactGpPosterior(GpPosterior):
             mean, left, right = self._halves(features)
             return mean, self.prior.covariance(features) - left.mT @ right
 
+    @flushed()
     def _halves(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior means (C, N*), and two parts (C or 1, N, N*) whose product is k*^T S^-1 k*."""
         own, root, alpha = self._solved

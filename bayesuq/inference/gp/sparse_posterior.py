@@ -24,6 +24,7 @@ from bayesuq.models.gp.combined import Deep
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.models.gp.units import channel_moments
 from bayesuq.models.likelihoods.real import Normal
+from bayesuq.subnormals import flushed
 
 TIE = 1e-6  # relative difference of distances that counts as none
 JITTER = 1e-8  # of the prior variance at an inducing point: clusters may lie close together
@@ -106,6 +107,7 @@ class SparseProcess:
         size = covariance.diagonal(dim1=1, dim2=2).detach()
         return stable_cholesky(covariance + torch.diag_embed(JITTER * size))
 
+    @flushed()
     def project(self, features: Tensor) -> Tensor:
         """a = L^-1 k(Z, x), (C or 1, M, N)."""
         places = self.places()
@@ -246,6 +248,7 @@ class SparseGpPosterior(GpPosterior):
             a, mean, spread = self._parts(features)
             return mean, self.prior.covariance(features) - a.mT @ a + spread.mT @ spread
 
+    @flushed()
     def _parts(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """a (C or 1, M, N), the means (C, N), and S^(T/2) a, (C, M, N)."""
         cross = self.prior.covariance(self.inducing_points, features)

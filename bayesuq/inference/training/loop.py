@@ -41,6 +41,7 @@ from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, globally_isolated
+from bayesuq.subnormals import flushed
 
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
 BETWEEN_MARKS = 50  # steps of an accelerator, until it hears of what went wrong in another process
@@ -179,7 +180,8 @@ class _Run:
         """Make the steps that are left."""
         with self.log.resumable.alone():
             self.log.resume()
-            self._run_epochs()
+            with flushed():
+                self._run_epochs()
             self.log.resumable.write(self.epoch, self.batch)
         if self.validation is not None:
             self.best.restore()

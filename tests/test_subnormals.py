@@ -1,0 +1,46 @@
+"""Numbers too small to be normal are zero while a fit trains, and what they were afterwards."""
+
+import pytest
+import torch
+
+from bayesuq.data import Dataset
+from bayesuq.inference import dropout, ivon, map_estimate, swag, variational
+from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+from bayesuq.subnormals import are_flushed, flushed
+from tests.inference.examples import built
+
+FITS = (map_estimate, variational, dropout, ivon, swag)
+
+
+def rows() -> Dataset:
+    x = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    return Dataset(x, x.sum(1))
+
+
+def model() -> BayesianNetwork:
+    net = built(lambda: networks.mlp(2, (3,), 1, dropout=0.1))
+    return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.5))
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_it_is_as_before_afterwards(before):
+    torch.set_flush_denormal(before)
+    try:
+        with flushed():
+            assert are_flushed()
+            assert float(torch.tensor(1e-40) * 1.0) == 0.0
+        assert are_flushed() == before
+        with pytest.raises(KeyError), flushed():
+            raise KeyError
+        assert are_flushed() == before
+    finally:
+        torch.set_flush_denormal(False)
+
+
+@pytest.mark.parametrize("method", FITS, ids=lambda method: method.__name__.rsplit(".")[-1])
+def test_every_method_trains_so(method):
+    seen = []
+    method.fit(model(), rows(), num_epochs=8, seed=0, callbacks=[lambda _: seen.append(are_flushed())])
+    assert seen
+    assert all(seen)
+    assert not are_flushed()
