@@ -47,26 +47,14 @@ Array = np.ndarray[Any, Any]
 class _BayesianEstimator(BaseEstimator):
     """What both kinds share: the parameters, the table that is fitted, and the predictive."""
 
-    def __init__(
-        self,
-        method: str = "ensemble",
-        *,
-        hidden: Sequence[int] = (50,),
-        activation: Activation = "relu",
-        prior_scale: float = 1.0,
-        clip: float | None = None,
-        num_samples: int | None = None,
-        options: Mapping[str, Any] | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.method = method
-        self.hidden = hidden
-        self.activation = activation
-        self.prior_scale = prior_scale
-        self.clip = clip
-        self.num_samples = num_samples
-        self.options = options
-        self.random_state = random_state
+    method: str
+    hidden: Sequence[int]
+    activation: Activation
+    prior_scale: float
+    clip: float | None
+    num_samples: int | None
+    options: Mapping[str, Any] | None
+    random_state: Any
 
     @abstractmethod
     def _likelihood(self, rows: Dataset, *, of_network: bool) -> Likelihood:
@@ -187,16 +175,14 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         options: Mapping[str, Any] | None = None,
         random_state: Any = None,
     ) -> None:
-        super().__init__(
-            method,
-            hidden=hidden,
-            activation=activation,
-            prior_scale=prior_scale,
-            clip=clip,
-            num_samples=num_samples,
-            options=options,
-            random_state=random_state,
-        )
+        self.method = method
+        self.hidden = hidden
+        self.activation = activation
+        self.prior_scale = prior_scale
+        self.clip = clip
+        self.num_samples = num_samples
+        self.options = options
+        self.random_state = random_state
         self.heteroscedastic = heteroscedastic
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
@@ -291,16 +277,14 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
         options: Mapping[str, Any] | None = None,
         random_state: Any = None,
     ) -> None:
-        super().__init__(
-            method,
-            hidden=hidden,
-            activation=activation,
-            prior_scale=prior_scale,
-            clip=clip,
-            num_samples=num_samples,
-            options=options,
-            random_state=random_state,
-        )
+        self.method = method
+        self.hidden = hidden
+        self.activation = activation
+        self.prior_scale = prior_scale
+        self.clip = clip
+        self.num_samples = num_samples
+        self.options = options
+        self.random_state = random_state
         self.class_weight = class_weight
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
