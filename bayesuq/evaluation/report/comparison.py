@@ -7,7 +7,7 @@ points that is nearly always too wide: points that are hard for one are hard for
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
@@ -69,11 +69,7 @@ class Comparison:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON: undefined and infinite values are None."""
-        plain = asdict(self)
-        plain["differences"] = [
-            {**each, "value": each["value"] if math.isfinite(each["value"]) else None} for each in plain["differences"]
-        ]
-        return plain
+        return {**vars(self), "differences": [each.plain for each in self.differences]}
 
 
 def compare_measures(one: Sequence[Measure], other: Sequence[Measure], num_points: int) -> Comparison:

@@ -1,7 +1,8 @@
 """One number of a report, or of the comparison of two: its value, how sure it is, and its unit."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bayesuq.evaluation.report.tables import interval_cells, value_cells
 
@@ -54,6 +55,15 @@ class Measure:
         sides = [self.value - self.interval[0], self.interval[1] - self.value]
         nothing = ROUNDING * max(abs(self.value), half)
         return any(side > 1.5 * half + nothing or side < 0.5 * half - nothing for side in sides)
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """Plain data for strict JSON: an undefined or infinite value is None, its remark says why."""
+        return {
+            **asdict(self),
+            "value": self.value if math.isfinite(self.value) else None,
+            "interval": None if self.interval is None else list(self.interval),
+        }
 
     @property
     def num_errors(self) -> float:

@@ -5,7 +5,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -106,16 +106,7 @@ class Report:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON: undefined and infinite values are None, their remark says why."""
-        plain = {"schema": SCHEMA, **asdict(self)}
-        plain["measures"] = [
-            {
-                **measure,
-                "value": measure["value"] if math.isfinite(measure["value"]) else None,
-                "interval": None if measure["interval"] is None else list(measure["interval"]),
-            }
-            for measure in plain["measures"]
-        ]
-        return plain
+        return {"schema": SCHEMA, **vars(self), "measures": [measure.plain for measure in self.measures]}
 
     @classmethod
     def from_dict(cls, plain: Mapping[str, Any]) -> Self:

@@ -1,8 +1,7 @@
 """Which score finds what it should? Several side by side, each with its standard errors."""
 
-import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -59,11 +58,8 @@ class ScoreTable:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain data for strict JSON; undefined values are None."""
-        plain = {
-            name: [{**asdict(m), "value": m.value if math.isfinite(m.value) else None} for m in measures]
-            for name, measures in self.measures.items()
-        }
-        return {"measures": plain, "num_points": self.num_points, "positives": self.positives}
+        measures = {name: [measure.plain for measure in found] for name, found in self.measures.items()}
+        return {**vars(self), "measures": measures}
 
 
 def score_table(
