@@ -58,6 +58,11 @@ class Batch(NamedTuple):
     y: Tensor
     weight: Tensor | None = None
 
+    def at(self, rows: Tensor | slice) -> "Batch":
+        """Some of the rows, by their places."""
+        weight = None if self.weight is None else self.weight[rows]
+        return Batch(as_rows(self.x)[rows], self.y[rows], weight)
+
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
 class Dataset:

@@ -231,10 +231,8 @@ class NetworkPotential:
 
     def _chunks(self, num_chains: int) -> Iterator[Batch]:
         size = max(1, ACTIVATION_BUDGET // (self._width * num_chains))
-        x, y, weight = self.rows
-        for first in range(0, len(x), size):
-            chosen = slice(first, first + size)
-            yield Batch(x[chosen], y[chosen], None if weight is None else weight[chosen])
+        for first in range(0, len(self.rows.x), size):
+            yield self.rows.at(slice(first, first + size))
 
     def _log_likelihoods(self, theta: Mapping[str, Tensor], part: Batch, num_chains: int) -> Tensor:
         """sum_n w_n log p(y_n | f) of each chain, (C,); `theta` is (C, *shape)."""

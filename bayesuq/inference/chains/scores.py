@@ -47,7 +47,7 @@ def warn_unless_scored(
     if count < 2:
         return
     some = torch.linspace(0, len(rows.y) - 1, count).round().long().to(rows.y.device)
-    few = Batch(rows.x[some], rows.y[some], None if rows.weight is None else rows.weight[some])
+    few = rows.at(some)
     model, buffers = posterior.model, posterior.buffers
     chains = torch.stack([_scores(model, _thinned(chain), buffers, few) for chain in posterior.draws])
     best = chains[chains.mean(dim=1).argmax()]

@@ -18,7 +18,7 @@ def some_rows(source: Source, seed: int) -> Batch:
         if len(rows.x) <= LOOKED_AT:
             return rows
         chosen = torch.randperm(len(rows.x), generator=generator(seed))[:LOOKED_AT].to(rows.x.device)
-        return Batch(rows.x[chosen], rows.y[chosen], None if rows.weight is None else rows.weight[chosen])
+        return rows.at(chosen)
     seen, batches = 0, []
     for batch in source.epoch(None):
         batches.append(batch)

@@ -24,7 +24,7 @@ from torch.distributions import biject_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.programs import OPTIONS, Program, is_data, is_subsample, private_store
-from bayesuq.inputs import as_rows, structure
+from bayesuq.inputs import structure
 from bayesuq.predictive.laws import unwrapped
 
 USUAL = ("y", "obs")
@@ -198,9 +198,8 @@ class ProgramCall:
         """Latents in a plate of rows, or whose shape goes with their number; whether there must be so many."""
         fewer: Any = None
         if len(rows.y) > 1:
-            one = Batch(rows.x[:1], rows.y[:1], None if rows.weight is None else rows.weight[:1])
             try:
-                fewer = self.trace(one).nodes
+                fewer = self.trace(rows.at(slice(1))).nodes
             except (ValueError, RuntimeError, IndexError):
                 fewer = None
 
@@ -381,9 +380,3 @@ def _parameters_of(law: Any) -> list[Tensor]:
     inner = getattr(law, "base_dist", None)
     own = [value for name in law.arg_constraints if isinstance(value := law.__dict__.get(name), Tensor)]
     return own + (_parameters_of(inner) if inner is not None else [])
-
-
-def few_rows(rows: Batch, number: int) -> Batch:
-    """The first rows."""
-    x = as_rows(rows.x)[:number]
-    return Batch(x, rows.y[:number], None if rows.weight is None else rows.weight[:number])

@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.distributions import Distribution, biject_to
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.program_call import ProgramCall, few_rows
+from bayesuq.inference.joint.program_call import ProgramCall
 from bayesuq.inference.joint.programs import is_data, is_subsample, private_store
 from bayesuq.predictive.laws import unchecked
 
@@ -269,7 +269,7 @@ class ProgramJoint:
     def needed(self, rows: Batch) -> Batch:
         """The rows that a run of the program at a draw of its latents needs: one, or all."""
         layout = self.layout
-        return rows if layout.local or layout.is_bound else few_rows(rows, 1)
+        return rows if layout.local or layout.is_bound else rows.at(slice(1))
 
     def thetas(self, flats: Tensor, rows: Batch) -> dict[str, Tensor]:
         """The latents on their own support at many vectors (..., P), each (..., *shape)."""

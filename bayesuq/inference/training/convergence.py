@@ -266,7 +266,7 @@ def _some_rows(source: Source, seed: int) -> Batch | None:
     if count < FEWEST_ROWS or bool((rows.y == rows.y[:1]).all()):
         return None
     chosen = torch.randperm(len(rows.y), generator=generator(seed, 3))[:count].to(rows.y.device)
-    return Batch(rows.x[chosen], rows.y[chosen], None if rows.weight is None else rows.weight[chosen])
+    return rows.at(chosen)
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ class Looks:
             return
         noise = generator(self.seed, 1, device=self.device)
         with torch.no_grad(), _held(self._buffers):
-            parts = [self._losses(self._batch(part), noise) for part in self._parts]
+            parts = [self._losses(self._rows.at(part), noise) for part in self._parts]
         found = [part for part in parts if part is not None]
         if len(found) < len(parts):
             self.steps, self.seen = [], []
@@ -103,10 +103,6 @@ class Looks:
         if len(seen) != due or (due and state["steps"].tolist() != self.steps):
             self.steps, seen = [], []
         self.seen = seen
-
-    def _batch(self, chosen: Tensor) -> Batch:
-        rows = self._rows
-        return Batch(rows.x[chosen], rows.y[chosen], None if rows.weight is None else rows.weight[chosen])
 
 
 def steps_of_looks(num_steps: int) -> list[int]:

@@ -248,8 +248,7 @@ class Source:
 
     def first(self, count: int) -> Batch:
         """The first rows, so many at most, of a DataLoader those of its first minibatch; no order is drawn."""
-        x, y, weight = self.rows
-        return Batch(on_leaves(lambda leaf: leaf[:count], x), y[:count], None if weight is None else weight[:count])
+        return self.rows.at(slice(count))
 
     def input_range(self) -> Tensor:
         """Largest minus smallest value of each input over all rows, of the shape of one row."""

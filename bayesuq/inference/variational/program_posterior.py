@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from bayesuq.arrays import as_labels, as_targets, check_count, check_device
 from bayesuq.data import Batch, Dataset
 from bayesuq.gradients import unless_kept
-from bayesuq.inference.joint.program_call import Observed, ProgramCall, check_laws, few_rows
+from bayesuq.inference.joint.program_call import Observed, ProgramCall, check_laws
 from bayesuq.inference.joint.programs import (
     OBSERVED,
     GuideBuilder,
@@ -208,7 +208,7 @@ class ProgramReader:
 
     def needed(self, rows: Batch) -> Batch:
         """The rows that a run of the program needs."""
-        return few_rows(rows, 1)
+        return rows.at(slice(1))
 
     def samples_usual(self, data: Dataset) -> bool:
         """Whether the program draws a site `y` from one of `FAMILIES` when it is run on a row without targets."""
