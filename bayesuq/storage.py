@@ -115,6 +115,16 @@ def read(path: str | PathLike[str]) -> tuple[dict[str, Any], dict[str, Tensor]]:
     return header, tensors
 
 
+def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Those whose names begin with the prefix, without it."""
+    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+
+
+def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The reverse."""
+    return {prefix + name: tensor for name, tensor in tensors.items()}
+
+
 def _parsed(text: str) -> dict[str, Any]:
     """The header, of a size that a file of ours can have.
 

@@ -15,7 +15,7 @@ from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.tables import TablePosterior
 from bayesuq.inference.units import UnitsPosterior
 from bayesuq.posterior import Posterior
-from bayesuq.storage import read
+from bayesuq.storage import below, read
 
 NOISE = "likelihood.scale"
 
@@ -76,8 +76,7 @@ def read_posterior(path: Path, data: str, split: Split, network: str | None) -> 
         raise UsageError(f"{path} was not fitted around a network of your own; leave --network out.")
     _, tensors = read(path)
     net = built(network, seed=0)
-    state = {name.removeprefix("model."): value for name, value in tensors.items() if name.startswith("model.")}
-    put_into(net, state, str(path))
+    put_into(net, below("model.", tensors), str(path))
     known = {item.name for item in fields(ModelOptions)} - {"weights"}
     options: dict[str, Any] = {name: value for name, value in settings.items() if name in known}
     return load_fitted(path, Problem.around(net, data, split, ModelOptions(**options)))

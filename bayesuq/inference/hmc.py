@@ -31,7 +31,7 @@ from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.mass import LARGEST_DENSE, MassName
 from bayesuq.inference.chains.nuts import Nuts
-from bayesuq.inference.chains.onwards import check_same_density, ends_of, fixed_of, kernel_of, longer, seed_of
+from bayesuq.inference.chains.onwards import FIXED, check_same_density, ends_of, kernel_of, longer, seed_of
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.processes import (
     ChainMethod,
@@ -65,6 +65,7 @@ from bayesuq.inputs import named_leaves
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated
+from bayesuq.storage import below
 
 __all__ = ["extend", "fit"]
 __dir__ = __all__.copy
@@ -356,7 +357,7 @@ def _fit_program(reader: ProgramRows, data: Data, start: Any, run: _Run) -> Prog
 
 def _extend_network(posterior: "HmcPosterior", data: Data, run: _Run) -> "HmcPosterior":
     model = posterior.model
-    constants = Constants(fixed_of(posterior.ends), posterior.buffers)
+    constants = Constants(below(FIXED, posterior.ends), posterior.buffers)
     rows = run.rows(NetworkReader(model), data)
     potential = NetworkPotential(model, rows, fixed=constants.fixed, buffers=constants.buffers)
     chains = run.further(posterior, run.job(model, rows, constants), potential)

@@ -13,6 +13,7 @@ from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.potential import Potential
 from bayesuq.inference.chains.run import Chains, Plan
+from bayesuq.storage import named
 
 FIXED = "fixed."  # before the names of sites that do not move
 WORD = 2**32
@@ -30,8 +31,7 @@ def ends_of(chains: Chains, kernel: Kernel, plan: Plan, seed: int, fixed: Mappin
         fixed: Values on their own support of sites that do not move.
     """
     own = {"seed": torch.tensor(divmod(seed, WORD)), "thinning": torch.tensor(plan.thinning)}
-    own |= {FIXED + name: value for name, value in fixed.items()}
-    return {**chains.ends, **own, **_numbers(kernel)}
+    return {**chains.ends, **own, **named(FIXED, fixed), **_numbers(kernel)}
 
 
 def kernel_of(ends: Mapping[str, Tensor]) -> Kernel:
@@ -46,11 +46,6 @@ def seed_of(ends: Mapping[str, Tensor]) -> int:
     """The fit's seed."""
     high, low = ends["seed"].tolist()
     return high * WORD + low
-
-
-def fixed_of(ends: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Values of the sites that do not move."""
-    return {name.removeprefix(FIXED): value for name, value in ends.items() if name.startswith(FIXED)}
 
 
 def longer(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -17,10 +17,11 @@ from bayesuq.inference.chains.mass import Diagonal, Mass, MassName, mass_of
 from bayesuq.inference.chains.potential import NetworkPotential, Potential
 from bayesuq.inference.chains.warmup import Moments, StepSize, window_ends, window_start
 from bayesuq.inference.training.bars import bar, is_shown
-from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, put_back
+from bayesuq.inference.training.checkpoint import Checkpoint, State, put_back
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.randomness import generator
+from bayesuq.storage import below, named
 
 FIRST_GUESS = 0.1
 

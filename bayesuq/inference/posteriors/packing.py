@@ -27,7 +27,7 @@ from bayesuq.models.parts import check_layers, check_told, layers_of, told_of
 from bayesuq.models.records import NoRecordError, build_model, check_same, laws_record, model_around, model_record
 from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
-from bayesuq.storage import write
+from bayesuq.storage import below, write
 from bayesuq.tables.encoding import Columns
 
 FORMAT = 1
@@ -220,14 +220,14 @@ def unpack(
         elif entry["kind"] == "process":
             values[name] = given["process"]
         elif entry["kind"] == "own model":
-            own = {f"model.{inner}": tensor for inner, tensor in _below(tensors, f"{name}.").items()}
+            own = {f"model.{inner}": tensor for inner, tensor in below(f"{name}.", tensors).items()}
             values[name] = restore_model(entry, own, None if entry["model"] else given["model"])
         elif entry["kind"] == "tensor":
             values[name] = tensors[name]
         elif entry["kind"] == "tensors":
             values[name] = {inner: tensors[f"{name}.{inner}"] for inner in entry["names"]}
         elif entry["kind"] == "standardizer":
-            own = _below(tensors, f"{name}.")
+            own = below(f"{name}.", tensors)
             values[name] = Standardizer(**own, clip=entry["clip"], columns=_tuples(entry["columns"]))
         elif entry["kind"] == "columns":
             values[name] = Columns.from_record(entry["record"])
@@ -235,9 +235,9 @@ def unpack(
             value = entry["value"]
             values[name] = History(tuple(value["loss"]), tuple(value["validation_loss"]), int(value["best_epoch"]))
         elif entry["kind"] == "posterior":
-            values[name] = unpack(entry["posterior"], _below(tensors, f"{name}."), given, classes)
+            values[name] = unpack(entry["posterior"], below(f"{name}.", tensors), given, classes)
         elif entry["kind"] == "members":
-            parts = _by_number(_below(tensors, f"{name}."))
+            parts = _by_number(below(f"{name}.", tensors))
             values[name] = tuple(
                 unpack(member, parts.get(str(m), {}), given, classes) for m, member in enumerate(entry["members"])
             )
@@ -271,7 +271,7 @@ def restore_model(
         raise ValueError("The file's model has parts of your own. Pass it: `bayesuq.load(path, model=model)`.")
     if model is not None and not isinstance(model, BayesianNetwork):
         return copy.deepcopy(model) if isinstance(model, nn.Module) else model
-    state = _below(tensors, "model.")
+    state = below("model.", tensors)
     if model is None:
         built = build_model(header["model"], state)
         net = built.net
@@ -320,10 +320,6 @@ def _difference(own: list[list[Any]], given: list[list[Any]]) -> str:
 def _tuples(value: Any) -> Any:
     """JSON's lists as the tuples that they were."""
     return tuple(_tuples(item) for item in value) if isinstance(value, list) else value
-
-
-def _below(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {name.removeprefix(prefix): value for name, value in tensors.items() if name.startswith(prefix)}
 
 
 def _by_number(tensors: Mapping[str, Tensor]) -> dict[str, dict[str, Tensor]]:

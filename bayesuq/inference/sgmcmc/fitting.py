@@ -50,6 +50,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed
+from bayesuq.storage import below
 
 Sampler = Literal["sgld", "sghmc"]
 StepSchedule = Literal["constant", "cyclical"]
@@ -247,8 +248,8 @@ def _fit_program(
 
 def _statistics(run: Run) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """What chains told of their draws, and of the warm-up."""
-    before = {name.removeprefix("warmup "): value for name, value in run.told.items() if name.startswith("warmup ")}
-    return {name: value for name, value in run.told.items() if not name.startswith("warmup ")}, before
+    during = {name: value for name, value in run.told.items() if not name.startswith("warmup ")}
+    return during, below("warmup ", run.told)
 
 
 def _check_start(start: object) -> None:
@@ -374,10 +375,9 @@ def _is_vectorised(potential: MinibatchPotential, source: Source, num_chains: in
         ValueError: It was asked for where it is not possible.
     """
     first, size = source.rows, -(-source.num_data // source.num_batches)
-    few = type(first)(first.x[:2], first.y[:2], None if first.weight is None else first.weight[:2])
     if asked is False or (asked is None and num_chains == 1):
         return False
-    if not potential.can_vectorise(few):
+    if not potential.can_vectorise(first.at(slice(2))):
         if asked:
             raise ValueError("The network branches on its values, so that chains cannot move together.")
         return False

@@ -17,11 +17,12 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.sgmcmc.langevin import Chains, Kernel
 from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMinibatchPotential
-from bayesuq.inference.training.checkpoint import State, below, named, put_back, random_states, set_random_states
+from bayesuq.inference.training.checkpoint import State, put_back, random_states, set_random_states
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.stability import largest_curvature, largest_curvatures
 from bayesuq.inference.training.stepping import Stepped
 from bayesuq.randomness import generator
+from bayesuq.storage import below, named
 
 STABLE_SHARE = 0.25  # of the largest stable step: SGLD's variances are then 7 % too large at most
 HEAT = 0.5  # of minibatches beside the step's own, were they independent

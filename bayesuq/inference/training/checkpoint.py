@@ -213,13 +213,3 @@ def put_back(target: Tensor, part: Tensor, name: str, *, must_be_finite: bool = 
         raise ValueError(f"its {name} is not finite")
     with torch.no_grad():
         target.copy_(part)
-
-
-def below(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Those whose names begin with the prefix, without it."""
-    return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-
-
-def named(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The reverse."""
-    return {prefix + name: tensor for name, tensor in tensors.items()}

@@ -14,9 +14,10 @@ import torch
 from torch import Tensor
 
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.training.checkpoint import Checkpoint, State, below, named, put_back
+from bayesuq.inference.training.checkpoint import Checkpoint, State, put_back
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.resumable import Resumable
+from bayesuq.storage import below, named
 
 Evaluation = tuple[Tensor, Tensor]  # a value, 0-d, and its gradient, (P,)
 Recall = Callable[[Tensor, Callable[[], Evaluation]], Evaluation]

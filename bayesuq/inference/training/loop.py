@@ -23,8 +23,6 @@ from bayesuq.inference.training.captured import CapturedStep, captured_step
 from bayesuq.inference.training.checkpoint import (
     Checkpoint,
     State,
-    below,
-    named,
     put_back,
     random_states,
     set_random_states,
@@ -41,6 +39,7 @@ from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, globally_isolated
+from bayesuq.storage import below, named
 from bayesuq.subnormals import flushed
 
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
