@@ -1,15 +1,14 @@
 """`bayesuq diagnose`: how far the draws of a run's posteriors can be trusted; a page, and the draws for ArviZ."""
 
 import json
-import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from bayesuq.cli.diagnosis import Diagnosis, diagnose
-from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, file_name, read_settings, tell, tell_warnings
+from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, delete, file_name, read_settings, tell, tell_warnings
 from bayesuq.cli.page import fill
-from bayesuq.cli.problem import data_options, load_split, use_computer
+from bayesuq.cli.problem import data_options, load_data, use_computer
 from bayesuq.cli.reading import read_fitted
 from bayesuq.cli.settings import DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
 from bayesuq.data import Dataset
@@ -74,7 +73,7 @@ def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
     use_computer(PredictionOptions(num_threads=options.num_threads))
     found = Run.read(options.run)
     _make_room(found, overwrite=options.overwrite)
-    split = load_split(data_options(found.settings))
+    split = load_data(data_options(found.settings)).split
     fitted = {
         name: read_fitted(path, str(found.settings["data"]), split, own.network)
         for name, path in found.posteriors.items()
@@ -138,7 +137,7 @@ def _make_room(found: Run, *, overwrite: bool) -> None:
     if there and not overwrite:
         raise UsageError(f"{there[0]} is there already; pass --overwrite to replace the diagnostics of that run.")
     for place in there:
-        shutil.rmtree(place) if place.is_dir() and not place.is_symlink() else place.unlink()
+        delete(place)
 
 
 def _write(data: Any, path: Path) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, by_name, read_settings, tell
-from bayesuq.cli.problem import load_split, use_computer
+from bayesuq.cli.problem import load_data, use_computer
 from bayesuq.cli.reading import posterior_file, read_fitted
 from bayesuq.cli.settings import (
     DataOptions,
@@ -40,7 +40,7 @@ def run(
             f"{path} lies in {output.out}, which would be overwritten; name another folder for the results."
         )
     _check_split(path, data)
-    split = load_split(data)
+    split = load_data(data).split
     loaded, standardizer = read_fitted(path, data.data, split, own.network)
     if prediction.device is not None:
         loaded = loaded.to(prediction.device)

@@ -19,6 +19,13 @@ from bayesuq.cli.parser import build, check_named_here, files_first, settings
 from bayesuq.cli.settings import UsageError
 
 FAILED, MISUSED, INTERRUPTED, UNREAD, TERMINATED = 1, 2, 130, 141, 143
+MODULES = {
+    "compare": "comparing",
+    "fit": "fitting",
+    "evaluate": "evaluating",
+    "predict": "predicting",
+    "diagnose": "diagnosing",
+}
 
 
 class TerminatedError(SystemExit):
@@ -82,16 +89,8 @@ def _quietly(quiet: bool | None) -> AbstractContextManager[Any]:
 
 
 def _run(command: str, parsed: Any) -> None:
-    if command == "compare":
-        commands.comparing.run(*settings(command, parsed))
-    elif command == "fit":
-        commands.fitting.run(*settings(command, parsed))
-    elif command == "evaluate":
-        commands.evaluating.run(*settings(command, parsed))
-    elif command == "predict":
-        commands.predicting.run(*settings(command, parsed))
-    elif command == "diagnose":
-        commands.diagnosing.run(*settings(command, parsed))
+    if command in MODULES:
+        getattr(commands, MODULES[command]).run(*settings(command, parsed))
     elif parsed.action == "list":
         commands.data_sets.show()
     else:

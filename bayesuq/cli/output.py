@@ -76,7 +76,7 @@ class Output:
                 raise UsageError(_occupied(folder, was_stopped=was_stopped))
             for name in OURS:  # by name: what a user has put there stays
                 if not (goes_on and name == STATE):
-                    _delete(folder / name)
+                    delete(folder / name)
         folder.mkdir(parents=True, exist_ok=True)
         text = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True)
         write_text(folder / SETTINGS, FIRST_LINE + text)
@@ -97,7 +97,7 @@ class Output:
 
     def end(self) -> None:
         """Delete the run's own checkpoints: all is written."""
-        _delete(self.folder / STATE)
+        delete(self.folder / STATE)
 
     def write_run(self, settings: dict[str, Any], circumstances: dict[str, str], fits: dict[str, Any]) -> None:
         """Write what was asked for, where it was done, and how each fit went, as strict JSON."""
@@ -131,7 +131,8 @@ def _occupied(folder: Path, *, was_stopped: bool) -> str:
     return f"{folder} holds earlier results; pass --overwrite to replace them."
 
 
-def _delete(path: Path) -> None:
+def delete(path: Path) -> None:
+    """A file or a folder, if it is there; of a link, the link alone."""
     shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink(missing_ok=True)
 
 

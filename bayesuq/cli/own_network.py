@@ -19,7 +19,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from bayesuq.cli.settings import UsageError
-from bayesuq.options import nearest
+from bayesuq.options import nearest, shortened
 from bayesuq.randomness import isolated
 
 OPTION = "--network"
@@ -115,8 +115,7 @@ def _is_shared(value: Tensor, own: Mapping[str, Tensor], state: Mapping[str, Ten
 
 
 def _told(what: str, names: Sequence[str]) -> str:
-    more = f" and {len(names) - MOST_TOLD} more" if len(names) > MOST_TOLD else ""
-    return f"{what} {', '.join(names[:MOST_TOLD])}{more}. " if names else ""
+    return f"{what} {shortened(names, MOST_TOLD)}. " if names else ""
 
 
 def _hint(unknown: Sequence[str], own: Mapping[str, Tensor]) -> str:

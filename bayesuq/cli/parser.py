@@ -109,16 +109,18 @@ def _add(parser: Parser, group: type) -> None:
     section = parser.add_argument_group(str(group.__doc__).rstrip("."))
     hints = get_type_hints(group, include_extras=True)
     for option in dataclasses.fields(group):
-        name, (about,) = f"--{option.name}", hints[option.name].__metadata__
+        name, annotated = f"--{option.name}", hints[option.name]
+        (about,) = annotated.__metadata__
+        kind = about.kind or annotated.__origin__
         if about.is_place:
-            section.add_argument(option.name, metavar=option.name.upper(), type=about.kind, help=about.text)
-        elif about.kind is bool:
+            section.add_argument(option.name, metavar=option.name.upper(), type=kind, help=about.text)
+        elif kind is bool:
             section.add_argument(name, action="store_true", help=about.text)
         elif option.default is dataclasses.MISSING:
-            section.add_argument(name, type=about.kind, required=True, help=f"{about.text} Required.")
+            section.add_argument(name, type=kind, required=True, help=f"{about.text} Required.")
         else:
             shown = "" if option.default is None else f" [{option.default}]"
-            section.add_argument(name, type=about.kind, default=option.default, help=about.text + shown)
+            section.add_argument(name, type=kind, default=option.default, help=about.text + shown)
 
 
 def _places(groups: Sequence[type]) -> str:

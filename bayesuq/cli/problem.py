@@ -15,7 +15,14 @@ from torch import nn
 
 from bayesuq.arrays import check_device
 from bayesuq.cli.own_network import built, give_weights
-from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, UsageError, is_import_path
+from bayesuq.cli.settings import (
+    DataOptions,
+    LikelihoodKind,
+    ModelOptions,
+    PredictionOptions,
+    UsageError,
+    is_import_path,
+)
 from bayesuq.data import Dataset, Split, Standardizer, split_dataset
 from bayesuq.datasets import named as datasets
 from bayesuq.datasets.nifti import NiftiFolder, is_nifti_folder
@@ -119,11 +126,6 @@ def _load_table(options: DataOptions) -> Loaded:
     return Loaded(split, columns_of, tuple(repr(table).splitlines()), told)
 
 
-def load_split(options: DataOptions) -> Split:
-    """The parts of the named data or the table: see `load_data`."""
-    return load_data(options).split
-
-
 def data_options(settings: Mapping[str, Any]) -> DataOptions:
     """Which data a run was made of, by the settings that it wrote."""
     return DataOptions(**{item.name: settings[item.name] for item in fields(DataOptions) if item.name in settings})
@@ -193,17 +195,13 @@ class Problem:
             raise UsageError(f"The likelihood {options.likelihood} does not go with {name}, which has {kind}.")
         if options.network == "convnet" and train.x.ndim != 4:
             raise UsageError(f"A convnet takes images; {name} has inputs of shape {tuple(train.x.shape)}.")
+        likelihood: LikelihoodKind = "categorical" if train.is_labelled else "normal"
         widths = LABEL_WIDTHS if train.is_labelled else NUMBER_WIDTHS
-        choice = ModelOptions(
-            network="unet" if is_map else "convnet" if train.x.ndim == 4 else "mlp",
-            likelihood="categorical" if train.is_labelled else "normal",
-        )
-        if own is not None:
-            choice = replace(choice, network=options.network)
+        network = "unet" if is_map else "convnet" if train.x.ndim == 4 else "mlp"
         resolved = replace(
             options,
-            network=choice.network if options.network == "auto" else options.network,
-            likelihood=choice.likelihood if options.likelihood == "auto" else options.likelihood,
+            network=network if options.network == "auto" else options.network,
+            likelihood=likelihood if options.likelihood == "auto" else options.likelihood,
             hidden=widths if options.hidden is None else options.hidden,
         )
         if columns is not None:

@@ -31,10 +31,10 @@ class UsageError(ValueError):
 
 
 class About(NamedTuple):
-    """An option's line of help, and the type by which the parser checks it."""
+    """An option's line of help, and the type by which the parser checks it where that is narrower than its own."""
 
     text: str
-    kind: Any
+    kind: Any = None
     is_place: bool = False  # given by its place, without a name
 
 
@@ -86,35 +86,32 @@ class DataOptions:
         str,
         About(
             "A table (.csv, .tsv, .parquet, .gz), a folder of NIfTI volumes, or a set of `bayesuq data list`.",
-            str,
         ),
     ]
     split: Annotated[
         int | None, About("Which published split of a uci/ set, from 0; none is the first.", NonNegativeInt | None)
     ] = None
-    target: Annotated[str | None, About("Column of a table that is predicted.", str | None)] = None
-    target_kind: Annotated[
-        TargetKind, About("auto: words, yes and no, and 0 and 1 are labels, else numbers.", TargetKind)
-    ] = "auto"
+    target: Annotated[str | None, About("Column of a table that is predicted.")] = None
+    target_kind: Annotated[TargetKind, About("auto: words, yes and no, and 0 and 1 are labels, else numbers.")] = "auto"
     categories: Annotated[
         list[str] | None, About("Columns of numbers that are categories, such as codes, comma-separated.", COLUMNS)
     ] = None
     leave_out: Annotated[list[str] | None, About("Columns that are not read, comma-separated.", COLUMNS)] = None
-    delimiter: Annotated[str | None, About("Between the cells of a table; none finds it out.", str | None)] = None
-    encoding: Annotated[str | None, About("Of a table's text; none finds it out.", str | None)] = None
+    delimiter: Annotated[str | None, About("Between the cells of a table; none finds it out.")] = None
+    encoding: Annotated[str | None, About("Of a table's text; none finds it out.")] = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class NewRowsOptions:
     """Which posterior predicts, which rows, and where to."""
 
-    posterior: Annotated[Path, About("Folder that `bayesuq fit` wrote of a table, or the posterior in it.", Path)]
-    data: Annotated[Path, About("Table with the columns that were fitted.", Path)]
-    out: Annotated[Path, About("CSV file that is written, a row for each row; with .gz it is compressed.", Path)]
+    posterior: Annotated[Path, About("Folder that `bayesuq fit` wrote of a table, or the posterior in it.")]
+    data: Annotated[Path, About("Table with the columns that were fitted.")]
+    out: Annotated[Path, About("CSV file that is written, a row for each row; with .gz it is compressed.")]
     level: Annotated[float, About("Probability of the intervals of numbers.", OpenUnitInterval)] = 0.9
-    delimiter: Annotated[str | None, About("Between the cells of the table; none finds it out.", str | None)] = None
-    encoding: Annotated[str | None, About("Of the table's text; none finds it out.", str | None)] = None
-    overwrite: Annotated[bool, About("Replace a file that is there.", bool)] = False
+    delimiter: Annotated[str | None, About("Between the cells of the table; none finds it out.")] = None
+    encoding: Annotated[str | None, About("Of the table's text; none finds it out.")] = None
+    overwrite: Annotated[bool, About("Replace a file that is there.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,7 +138,6 @@ class MethodOption:
         About(
             f"One of {', '.join(METHODS)}; the last three also as KIND:METHOD. auto: for real targets "
             "quantile_calibration, of gp for up to 1,000 rows of numbers, else of variational; for labels variational.",
-            str,
         ),
     ] = AUTO
 
@@ -161,19 +157,17 @@ class ModelOptions:
     ] = "auto"
     weights: Annotated[
         Path | None,
-        About("Of a network of your own: a safetensors file of its state_dict. Its body is not trained.", Path | None),
+        About("Of a network of your own: a safetensors file of its state_dict. Its body is not trained."),
     ] = None
-    random: Annotated[
-        RandomKind, About("Which weights of a network of your own methods are unsure about.", RandomKind)
-    ] = "last_layer"
-    centred: Annotated[
-        bool, About("Put the prior around the weights of a network of your own, instead of 0.", bool)
-    ] = False
+    random: Annotated[RandomKind, About("Which weights of a network of your own methods are unsure about.")] = (
+        "last_layer"
+    )
+    centred: Annotated[bool, About("Put the prior around the weights of a network of your own, instead of 0.")] = False
     hidden: Annotated[
         list[int] | None,
         About("Widths of an mlp's hidden layers, as 100,100. Default: 100,100 for labels, 50 for numbers.", WIDTHS),
     ] = None
-    activation: Annotated[ActivationKind, About("Of an mlp's hidden layers.", ActivationKind)] = "relu"
+    activation: Annotated[ActivationKind, About("Of an mlp's hidden layers.")] = "relu"
     dropout: Annotated[
         float,
         About("Probability of dropping a unit; only the method dropout has dropout layers.", OpenUnitInterval),
@@ -193,7 +187,6 @@ class ModelOptions:
         About(
             "auto: categorical for labels; for numbers normal, whose one noise scale is learned. heteroscedastic: the "
             "noise depends on the input; of labels, the noise of their logits.",
-            LikelihoodKind,
         ),
     ] = "auto"
 
@@ -222,7 +215,6 @@ class CheckpointOption:
         About(
             "Folder that fits are written to as they go, instead of one in --out that is gone at the end. After a "
             "stop, the same command goes on from there and ends with the same bits.",
-            Path | None,
         ),
     ] = None
 
@@ -242,7 +234,7 @@ class PredictionOptions:
 
     num_samples: Annotated[int, About("Draws from the posterior in each prediction.", PositiveInt)] = 100
     seed: Annotated[int, About("Of initial weights, fits and predictions.", NonNegativeInt)] = 0
-    device: Annotated[str | None, About("Where to compute, such as cuda; none is the CPU.", str | None)] = None
+    device: Annotated[str | None, About("Where to compute, such as cuda; none is the CPU.")] = None
     num_threads: Annotated[int, About("Of the CPU. More than one slows small networks down.", PositiveInt)] = 1
 
 
@@ -250,16 +242,16 @@ class PredictionOptions:
 class OutputOptions:
     """Where results go."""
 
-    out: Annotated[Path, About("Folder for the results; it is made.", Path)]
-    overwrite: Annotated[bool, About("Replace the results of an earlier run in that folder.", bool)] = False
+    out: Annotated[Path, About("Folder for the results; it is made.")]
+    overwrite: Annotated[bool, About("Replace the results of an earlier run in that folder.")] = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class PosteriorOption:
     """Which posterior is evaluated, and on what."""
 
-    posterior: Annotated[Path, About("File that `posterior.save` wrote, or a folder that `bayesuq fit` did.", Path)]
-    part: Annotated[Part, About("Part of the data set to evaluate on.", Part)] = "test"
+    posterior: Annotated[Path, About("File that `posterior.save` wrote, or a folder that `bayesuq fit` did.")]
+    part: Annotated[Part, About("Part of the data set to evaluate on.")] = "test"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,14 +267,14 @@ class OwnNetworkOption:
 class DiagnoseOptions:
     """What is diagnosed, and from how many draws and rows."""
 
-    run: Annotated[Path, About("Folder that `bayesuq fit` or `bayesuq compare` wrote.", Path, is_place=True)]
+    run: Annotated[Path, About("Folder that `bayesuq fit` or `bayesuq compare` wrote.", is_place=True)]
     num_samples: Annotated[
         int | None,
         About("Draws; none takes all of a posterior that stores them, 400 of others.", PositiveInt | None),
     ] = None
     num_rows: Annotated[int, About("Training rows, and as many test rows, that are looked at.", PositiveInt)] = 500
     num_threads: Annotated[int, About("Of the CPU. More than one slows small networks down.", PositiveInt)] = 1
-    overwrite: Annotated[bool, About("Replace earlier diagnostics of that run.", bool)] = False
+    overwrite: Annotated[bool, About("Replace earlier diagnostics of that run.")] = False
 
 
 GROUPS: dict[str, tuple[type, ...]] = {

@@ -6,7 +6,7 @@ import torch
 
 from bayesuq import datasets
 from bayesuq.cli import problem as problems
-from bayesuq.cli.problem import Problem, load_split, read_standardizer, write_standardizer
+from bayesuq.cli.problem import Problem, load_data, read_standardizer, write_standardizer
 from bayesuq.cli.settings import DataOptions, ModelOptions, PredictionOptions, UsageError
 from bayesuq.data import Dataset, Split, Standardizer
 from bayesuq.models import likelihoods
@@ -107,15 +107,15 @@ def test_options_of_the_model_reach_it() -> None:
 def test_an_unknown_set_or_split_is_wrong_usage_and_tells_how_to_fetch(monkeypatch, tmp_path) -> None:
     monkeypatch.setenv("BAYESUQ_DATA", str(tmp_path))
     with pytest.raises(UsageError, match="Did you mean 'digits'"):
-        load_split(DataOptions(data="digis"))
+        load_data(DataOptions(data="digis"))
     with pytest.raises(UsageError, match="Fetch it by `bayesuq data get uci/yacht`"):
-        load_split(DataOptions(data="uci/yacht"))
+        load_data(DataOptions(data="uci/yacht"))
     with pytest.raises(UsageError, match="one division only"):
-        load_split(DataOptions(data="digits", split=1))
+        load_data(DataOptions(data="digits", split=1))
     (tmp_path / "uci").mkdir()
     (tmp_path / "uci" / "broken.npz").write_bytes(b"PK")
     with pytest.raises(ValueError, match=r"broken\.npz") as raised:
-        load_split(DataOptions(data="uci/broken"))
+        load_data(DataOptions(data="uci/broken"))
     assert not isinstance(raised.value, UsageError)  # the work failed: nothing is wrong with how it was asked for
 
 

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.bridges.nnunet import SavedFolds
-from bayesuq.cli.problem import load_split
+from bayesuq.cli.problem import load_data
 from bayesuq.cli.settings import DataOptions, UsageError
 from bayesuq.data import Batch
 from bayesuq.datasets.nifti import NiftiFolder
@@ -72,7 +72,7 @@ def test_channels_of_nnunet_are_stacked_in_order(tmp_path: Path) -> None:
 
 
 def test_the_command_line_divides_a_folder_as_it_does_rows(tmp_path: Path) -> None:
-    split = load_split(DataOptions(data=str(written(tmp_path, volumes(10)))))
+    split = load_data(DataOptions(data=str(written(tmp_path, volumes(10))))).split
     assert (len(split.train), len(split.val), len(split.test)) == (7, 1, 2)
     assert split.train.y.ndim == 4
 
@@ -96,7 +96,7 @@ def test_folders_that_do_not_fit_are_refused(tmp_path: Path, arrays: dict[str, n
     if "images" in message or "size" in message:
         return
     with pytest.raises(UsageError, match=message):
-        load_split(DataOptions(data=str(tmp_path)))
+        load_data(DataOptions(data=str(tmp_path)))
 
 
 @pytest.mark.parametrize(("name", "dtype"), [("probabilities", np.float32), ("softmax", np.float16)])
