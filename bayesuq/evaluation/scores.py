@@ -23,7 +23,7 @@ from bayesuq.evaluation.kinds import check_categorical, check_real
 from bayesuq.evaluation.observed import Observed, as_weight, observe, weighted_mean
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive, block_size, central_levels
 from bayesuq.predictive.categorical import CategoricalPredictive
-from bayesuq.predictive.empirical import EmpiricalPredictive
+from bayesuq.predictive.empirical import EmpiricalPredictive, crps_of_draws
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.recalibrated import RecalibratedPredictive
 from bayesuq.predictive.thinned import held_of
@@ -328,15 +328,10 @@ def pointwise_sample_crps(samples: ArrayLike, y: ArrayLike, *, fair: bool = True
             f"`samples` must have shape (S, N, D) with `y`'s (N, D), {tuple(target.shape)}; got {tuple(draws.shape)}."
         )
     check_finite(draws, "samples")
-    S = len(draws)
     fewest = 2 if fair else 1
-    if fewest > S:
-        raise ValueError(f"`samples` must hold at least {fewest} draws; got {S}.")
-    distance = (draws - target.to(draws.device)).abs().mean(dim=0)
-    # sum_(s < t) |x_s - x_t| = sum_i (2 i - S - 1) x_(i) over the draws in rising order
-    factors = torch.arange(1 - S, S, 2, dtype=torch.float64, device=draws.device)
-    spread = torch.tensordot(factors, draws.sort(dim=0).values, dims=1)
-    return distance - spread / (S * max(S - 1, 1) if fair else S**2)
+    if len(draws) < fewest:
+        raise ValueError(f"`samples` must hold at least {fewest} draws; got {len(draws)}.")
+    return crps_of_draws(draws.sort(dim=0).values, target.to(draws.device), fair=fair)
 
 
 @in_one_read()

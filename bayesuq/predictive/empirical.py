@@ -221,11 +221,7 @@ class DrawnPredictive(EmpiricalPredictive):
         Reference:
             Ferro 2014, eq. (6).
         """
-        number = len(self.draws)
-        distance = (self.draws - self.targets(y)).abs().mean(dim=0)
-        # sum_(s < t) |x_s - x_t| = sum_i (2 i - S - 1) x_(i) over the draws in rising order
-        factors = torch.arange(1 - number, number, 2, dtype=torch.float64, device=self.device)
-        return distance - torch.tensordot(factors, self._sorted, dims=1) / (number * (number - 1))
+        return crps_of_draws(self._sorted, self.targets(y))
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """None.
@@ -538,6 +534,21 @@ class QuantilePredictive(EmpiricalPredictive):
         if self.without_split:
             raise NotImplementedError(_sentence(self.without_split))
         return part
+
+
+def crps_of_draws(ranked: Tensor, y: Tensor, *, fair: bool = True) -> Tensor:
+    """mean_s |x_s - y| - sum_st |x_s - x_t| / (2 S (S - 1)) of each target, (N, D), or with S^2 where it is not fair.
+
+    Args:
+        ranked: The draws x of each target in rising order, (S, N, D), float64; at least two of a fair score.
+        y: Targets, (N, D).
+        fair: Whether to correct for the number of draws.
+    """
+    number = len(ranked)
+    # sum_(s < t) |x_s - x_t| = sum_i (2 i - S - 1) x_(i)
+    factors = torch.arange(1 - number, number, 2, dtype=torch.float64, device=ranked.device)
+    spread = torch.tensordot(factors, ranked, dims=1)
+    return (ranked - y).abs().mean(dim=0) - spread / (number * (number - 1) if fair else number**2)
 
 
 def _sentence(words: str) -> str:
