@@ -188,7 +188,7 @@ def _not_finite(tensor: Tensor, name: str, remedy: str) -> ValueError:
     )
 
 
-def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
+def check_inputs(value: ArrayLike) -> Tensor:
     """Network inputs: finite, (N, ...) with at least one row and at least two dimensions.
 
     Whole numbers become int64 and stay whole, since no float holds all of them: a network may take them for places in a
@@ -198,25 +198,25 @@ def check_inputs(value: ArrayLike, name: str = "x") -> Tensor:
         TypeError: See `to_tensor`.
         ValueError: One-dimensional, empty or not finite.
     """
-    x = to_tensor(value, name)
-    x = to_floating(x, name) if x.is_floating_point() or x.dtype in (torch.bool, torch.uint8) else x.long()
+    x = to_tensor(value, "x")
+    x = to_floating(x, "x") if x.is_floating_point() or x.dtype in (torch.bool, torch.uint8) else x.long()
     if x.ndim < 2:
         raise ValueError(
-            f"`{name}` must have shape (N, D) or (N, channels, ...); got {tuple(x.shape)}. "
-            f"Use `{name}.reshape(-1, 1)` for N inputs of one feature, `{name}.reshape(1, -1)` for one input."
+            f"`x` must have shape (N, D) or (N, channels, ...); got {tuple(x.shape)}. Use `x.reshape(-1, 1)` for N "
+            "inputs of one feature, `x.reshape(1, -1)` for one input."
         )
     if len(x) == 0 or x.numel() == 0:
-        raise ValueError(f"`{name}` must not be empty; got shape {tuple(x.shape)}.")
-    check_finite(x, name if x.ndim > 2 else _first_missing(x, value, name))
+        raise ValueError(f"`x` must not be empty; got shape {tuple(x.shape)}.")
+    check_finite(x, "x" if x.ndim > 2 else _first_missing(x, value))
     return x
 
 
-def _first_missing(x: Tensor, value: Any, name: str) -> str:
-    """The name of inputs that are not finite with their first such column, where columns have names; else the name."""
+def _first_missing(x: Tensor, value: Any) -> str:
+    """What inputs are called that are not finite: with their first such column, where columns have names."""
     names = column_names(value)
     if names is None or not x.is_floating_point() or x.isfinite().all():
-        return name
-    return f"{name}[{names[int((~x.isfinite()).any(dim=0).nonzero()[0])]!r}]"
+        return "x"
+    return f"x[{names[int((~x.isfinite()).any(dim=0).nonzero()[0])]!r}]"
 
 
 def as_real(x: Tensor, device: torch.device, dtype: torch.dtype, name: str = "x") -> Tensor:

@@ -90,18 +90,17 @@ class GuidedProgram:
             else:
                 yield
 
-    def traces(self, batch: Batch, num_data: int | None = None, *, program: Program | None = None) -> tuple[Any, Any]:
+    def traces(self, batch: Batch, *, program: Program | None = None) -> tuple[Any, Any]:
         """Traces of the guide at a draw, and of the program at the same draw; within `active`.
 
         Args:
             batch: Rows, as the program takes them.
-            num_data: Size of the whole data set; None is that of the batch.
             program: Another form of the program, such as one whose BatchNorm learns.
 
         Raises:
             ValueError: Sites that come or go from draw to draw.
         """
-        guide, model, options = self._called(program, batch, num_data)
+        guide, model, options = self._called(program, batch, None)
         guide_trace = poutine.trace(guide).get_trace(batch.x, batch.y, **options)
         model_trace = poutine.trace(poutine.replay(model, trace=guide_trace)).get_trace(batch.x, batch.y, **options)
         changed = set(latent_sites(model_trace)) ^ set(self.latents)
