@@ -463,6 +463,21 @@ class Standardizer:
             )
         return x[[column for name in self.columns for column in x.columns if str(column) == name]]
 
+    def feature(self, column: int, value: float) -> float:
+        """A standard value of one feature of rows (N, D) in its own unit.
+
+        Example:
+            >>> units = Standardizer.fit(Dataset([[30_000.0], [50_000.0], [70_000.0]], [10.0, 20.0, 30.0]))
+            >>> units.feature(0, 0.0)
+            50000.0
+        """
+        read = float(self.x_loc.flatten()[column] + self.x_scale.flatten()[column] * value)
+        least = 0.0 if self.x_least is None else float(self.x_least.flatten()[column])
+        if least <= 0:
+            return read
+        below = read - math.log(least)
+        return math.exp(read) if below >= 0 else least * (1 + below)
+
     def _noise(self, scale: Tensor) -> Tensor:
         """Scales of the noise in standard units, (N, D); of targets without units as they are."""
         if self.y_scale is None:

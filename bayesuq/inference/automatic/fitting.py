@@ -23,6 +23,7 @@ from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
+from bayesuq.inference.automatic.gaps import widest_gaps
 from bayesuq.inference.automatic.log_odds import log_odds_factor, log_odds_levels
 from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
@@ -220,6 +221,8 @@ def _fitted(
         labels=labels,
         candidates=tuple(sorted(told, key=lambda candidate: names.index(candidate.name))),
         remarks=(f"{len(fitting)} rows for fits, {len(judging)} to judge and mix them by.", remark),
+        gaps=widest_gaps(standardizer.inputs(data.x)),
+        num_rows=len(data),
     )
 
 

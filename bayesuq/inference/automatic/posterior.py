@@ -1,13 +1,25 @@
 """What `regress` and `classify` return: a posterior in the table's own units, with the story of how it was chosen."""
 
+import math
 from dataclasses import dataclass
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar, NamedTuple, Unpack
 
 import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
 
+from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset, Standardizer
+from bayesuq.fit_warnings import warn_of_fit
+from bayesuq.inference.automatic.gaps import Crowd, crowds
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.units import UnitsPosterior
+from bayesuq.inputs import Given
+from bayesuq.loaders import Loader
+from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.windows import WindowOptions
+
+MOST_TOLD = 3  # columns
 
 
 class Candidate(NamedTuple):
@@ -40,12 +52,17 @@ class AutomaticPosterior(WrappingPosterior):
         labels: Of the classes, in the predictive's order; empty for real targets.
         candidates: What was tried.
         remarks: How rows were used, and what was recalibrated.
+        gaps: The widest intervals of each column without a fitted row, in standard units, (F, K, 2); None in a file of
+            before.
+        num_rows: That were fitted.
     """
 
     posterior: UnitsPosterior
     labels: tuple[Any, ...]
     candidates: tuple[Candidate, ...]
     remarks: tuple[str, ...]
+    gaps: Tensor | None = None
+    num_rows: int = 0
     changes_functions: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -60,9 +77,60 @@ class AutomaticPosterior(WrappingPosterior):
             lines.append(f"  {one.name}: {score}, {one.weight:.0%}, {one.seconds:.1f} s. {one.remark}".rstrip(". "))
         return "\n".join([*lines, *self.remarks])
 
+    def predict(
+        self,
+        x: "ArrayLike | DataLoader[Any]",
+        *,
+        num_samples: int | None = None,
+        seed: int | None = None,
+        keep_samples: bool = False,
+        differentiable: bool = False,
+        **windows: Unpack[WindowOptions],
+    ) -> PredictiveDistribution:
+        """The predictive distribution p(y* | x, D) at raw inputs, in units of y: see `Posterior.predict`.
+
+        Warns:
+            UserWarning: Rows, not of a loader, crowd where no fitted row was, as new rows of the same kind never would.
+        """
+        self._tell_of_crowds(x)
+        return super().predict(
+            x,
+            num_samples=num_samples,
+            seed=seed,
+            keep_samples=keep_samples,
+            differentiable=differentiable,
+            **windows,
+        )
+
+    def _tell_of_crowds(self, x: Any) -> None:
+        if self.gaps is None or isinstance(x, Dataset) or Loader.of(x) is not None:
+            return
+        standardizer = self.posterior.standardizer
+        rows = standardizer.inputs(x.x if isinstance(x, Given) else x).detach()
+        found = crowds(self.gaps, self.num_rows, rows)
+        if found:
+            told = "; ".join(_told(crowd, len(rows), standardizer) for crowd in found[:MOST_TOLD])
+            warn_of_fit(
+                f"Predicted rows lie where none of the {self.num_rows} fitted rows does: {told}. Nothing has judged "
+                "predictions there, and their intervals may be far too narrow.",
+                UserWarning,
+            )
+
     def facts(self) -> dict[str, str]:
         """What a notebook shows of it, by name."""
         return {one.name: f"{one.weight:.0%}" for one in self.candidates} | {"device": str(self.device)}
+
+
+def _told(crowd: Crowd, number: int, standardizer: Standardizer) -> str:
+    """Where so many of the rows are, in the column's own unit."""
+    names = standardizer.columns
+    name = f"column {crowd.column}" if names is None else repr(names[crowd.column])
+    low, high = (f"{standardizer.feature(crowd.column, end):.4g}" for end in (crowd.low, crowd.high))
+    if math.isinf(crowd.low):
+        return f"{crowd.number} of {number} below {high} in {name}"
+    if math.isinf(crowd.high):
+        return f"{crowd.number} of {number} above {low} in {name}"
+    return f"{crowd.number} of {number} between {low} and {high} in {name}"
 
 
 def standard_rows(standardizer: Standardizer, data: Dataset) -> Dataset:
