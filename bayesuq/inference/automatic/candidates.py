@@ -27,6 +27,8 @@ from bayesuq.randomness import derive_seed
 
 WIDE, DEEP = (50,), (16, 16)
 BATCH = 64
+MANY_ROWS, LARGE, LARGE_BATCH = 10_000, (100, 100, 100), 512  # from so many rows on, units and minibatches are more
+LARGE_EPOCHS = 100
 LEAST_NOISE, MOST_FLOOR = 0.001, 0.5  # standard deviations of y
 DROPOUT, DROPOUT_PRIOR = 0.05, 3.0
 MEMBERS, CHAINS = 5, 8
@@ -57,6 +59,8 @@ class Trial:
         wanted_onwards: The size by which it goes on that has time enough; None is the one that is wanted first.
         most_anew: Rows up to which it is rather fitted anew than that it goes on, where it has all the weight, so that
             no other waits for the time.
+        most_read: Rows that any fit reads at most; None is all.
+        grows: Whether the fit to more rows is also a larger one, where its part of the time allows.
     """
 
     name: str
@@ -67,6 +71,8 @@ class Trial:
     going_on: Continue | None = None
     wanted_onwards: int | None = None
     most_anew: int = 0
+    most_read: int | None = None
+    grows: bool = False
 
     @property
     def pilots(self) -> tuple[int, int]:
@@ -96,25 +102,27 @@ def network_trials(
     rows: Dataset, own_noise: Likelihood, one_noise: Likelihood, own_outputs: int, one_outputs: int
 ) -> list[Trial]:
     """The methods over networks, with a noise of its own at each row, or with one for all; chains come last."""
+    is_large = len(rows) >= MANY_ROWS
+    wide, batch = (LARGE, LARGE_BATCH) if is_large else (WIDE, BATCH)
 
     def model(hidden: tuple[int, ...], likelihood: Likelihood, outputs: int, seed: int, **options: Any) -> Any:
         scale = options.pop("prior_scale", 1.0)
         net = mlp(rows.x.shape[1], hidden, outputs, seed=derive_seed(seed, 0), **options)
         return BayesianNetwork(net, NormalPrior(scale=scale), likelihood)
 
-    shared: dict[str, Any] = {"batch_size": BATCH, "learning_rate": 0.01, "progress": False}
+    shared: dict[str, Any] = {"batch_size": batch, "learning_rate": 0.01, "progress": False}
 
     def of_ensemble(data: Dataset, size: int, seed: int) -> Posterior:
-        wide = model(WIDE, own_noise, own_outputs, seed)
-        return ensemble.fit(wide, data, num_members=MEMBERS, num_epochs=size, seed=seed, **shared)
+        net = model(wide, own_noise, own_outputs, seed)
+        return ensemble.fit(net, data, num_members=MEMBERS, num_epochs=size, seed=seed, **shared)
 
     def of_dropout(data: Dataset, size: int, seed: int) -> Posterior:
-        dropping = model(WIDE, one_noise, one_outputs, seed, dropout=DROPOUT, prior_scale=DROPOUT_PRIOR)
+        dropping = model(wide, one_noise, one_outputs, seed, dropout=DROPOUT, prior_scale=DROPOUT_PRIOR)
         return dropout.fit(dropping, data, num_epochs=size, seed=seed, **shared)
 
     def of_laplace(data: Dataset, size: int, seed: int) -> Posterior:
-        wide = model(WIDE, one_noise, one_outputs, seed)
-        return laplace.fit(wide, data, structure="kronecker", num_epochs=size, seed=seed, **shared)
+        net = model(wide, one_noise, one_outputs, seed)
+        return laplace.fit(net, data, structure="kronecker", num_epochs=size, seed=seed, **shared)
 
     def of_chains(data: Dataset, size: int, seed: int, start: Any = None) -> Posterior:
         warm = max(1, round((WARM_SHARE if start is None else WARM_SHARE_ONWARDS) * size))
@@ -135,11 +143,12 @@ def network_trials(
     def of_chains_onwards(data: Dataset, size: int, seed: int, before: Any) -> Posterior:
         return of_chains(data, size, derive_seed(seed, 1), replace(before, draws=before.draws[:, -1:]))
 
-    steps = math.ceil(len(rows) / BATCH)  # an epoch
+    steps = math.ceil(len(rows) / batch)  # an epoch
+    least = LARGE_EPOCHS if is_large else 40
     return [
-        Trial("ensemble", of_ensemble, max(40, 1000 // steps), 5),
-        Trial("laplace", of_laplace, max(40, 2000 // steps), 10),
-        Trial("dropout", of_dropout, max(100, 4000 // steps), 20),
+        Trial("ensemble", of_ensemble, max(least, 1000 // steps), 5, 2.0 if is_large else 1.0, grows=is_large),
+        Trial("laplace", of_laplace, max(least, 2000 // steps), 10, grows=is_large),
+        Trial("dropout", of_dropout, max(100, 4000 // steps), 20, grows=is_large),
         Trial("microcanonical", of_chains, MOST_STEPS, FEWEST_STEPS, CHAINS_SHARE, of_chains_onwards),
     ]
 
@@ -164,7 +173,13 @@ def _process() -> Trial:
         further = data.rows(torch.arange(len(before.x), max(most, len(before.x) + 1)))
         return before.condition(further.x, further.y)
 
-    return Trial("gp", of_process, 100, 10, going_on=of_more_rows, wanted_onwards=5000, most_anew=LEARNING_ROWS)
+    return Trial(
+        *("gp", of_process, 100, 10),
+        going_on=of_more_rows,
+        wanted_onwards=5000,
+        most_anew=LEARNING_ROWS,
+        most_read=LEARNING_ROWS,
+    )
 
 
 def noise_floor(rows: Dataset) -> float:

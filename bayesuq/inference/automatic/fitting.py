@@ -22,7 +22,7 @@ from bayesuq.arrays import ArrayLike, check_positive, to_tensor, warn_of_other_o
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
-from bayesuq.inference.automatic.candidates import Trial, trials_for_labels, trials_for_numbers
+from bayesuq.inference.automatic.candidates import MANY_ROWS, Trial, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.gaps import widest_gaps
 from bayesuq.inference.automatic.log_odds import log_odds_factor, log_odds_levels
 from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share
@@ -44,7 +44,8 @@ JUDGED_SHARE, MOST_JUDGED = 0.15, 5000
 CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
 FIRST_FITS = 0.45  # of the time; the rest is for fitting again, by which chains go on to where they predict best
 SAFETY = 0.9  # the share of the time that pilots are trusted for
-NUM_PIECES = 10  # of the map of levels
+PILOT_ROWS = 2000  # that pilots read of very many
+FEWEST_PIECES, ROWS_A_PIECE = 10, 100  # of the map of levels
 NUM_DRAWS = 1000  # of the mixture: a row unlike the others has its density by few of them
 OUTLIER_SCALE = 1.0  # standard deviations of y
 DIVIDE, FITS, CALIBRATE = range(3)  # what the seed is split into
@@ -279,15 +280,17 @@ def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float
     if seconds <= 0:
         return 0
     small, large = trial.pilots
+    some = rows if len(rows) < MANY_ROWS else rows.rows(torch.arange(PILOT_ROWS))
     times = [clock()]
     for size in (1, small, large):
         if len(times) > 2 and times[2] - times[1] > seconds / 2:  # the larger one alone would take the rest
             return 0
-        _quietly(trial.fit, rows, size, key)
+        _quietly(trial.fit, some, size, key)
         times.append(clock())
     first, second = times[2] - times[1], times[3] - times[2]
     pace = (second - first) / (large - small) if second > first else second / large  # which is too slow, if anything
     left = SAFETY * seconds - (times[3] - times[1]) - max(first - small * pace, 0.0)
+    pace *= min(len(rows), trial.most_read or len(rows)) / min(len(some), trial.most_read or len(some))
     if pace == 0:
         return trial.wanted if left > 0 else 0
     return min(trial.wanted, int(max(left, 0.0) / pace))
@@ -313,19 +316,26 @@ def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, k
     found = list(fits)
     chosen = [number for number, fit in enumerate(fits) if fit.weight > 0]
     for number in sorted(chosen, key=lambda one: fits[one].trial.going_on is not None):
+        left = timer.left(1.0, budget)
+        part = left * fits[number].weight / sum(found[one].weight for one in chosen if not found[one].is_again)
         try:
-            found[number] = _fitted_again(fits[number], rows, timer.left(1.0, budget), key, is_alone=len(chosen) == 1)
+            found[number] = _fitted_again(fits[number], rows, left, part, key, is_alone=len(chosen) == 1)
         except (FloatingPointError, RuntimeError):
             warn_of_fit(f"{fits[number].trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
 
-def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int, *, is_alone: bool) -> Fitted:
-    """The fit to more rows within these seconds, or as it is where they are too few."""
+def _fitted_again(fit: Fitted, rows: Dataset, left: float, part: float, key: int, *, is_alone: bool) -> Fitted:
+    """The fit to more rows within the seconds that are left, or as it is where they are too few.
+
+    It may be a larger one, in its own part of them.
+    """
     trial, seconds = fit.trial, fit.seconds / (1 - JUDGED_SHARE)
     is_anew = trial.going_on is None or (is_alone and len(rows) <= trial.most_anew)
     if is_anew and left > seconds:
-        return replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), is_again=True)
+        size = min(trial.wanted, int(SAFETY * part / seconds * fit.size)) if trial.grows else 0
+        size = max(size, fit.size)
+        return replace(fit, posterior=_quietly(trial.fit, rows, size, key), size=size, is_again=True)
     if trial.going_on is None:
         return fit
     wanted = trial.wanted_onwards or trial.wanted
@@ -367,7 +377,8 @@ def _recalibrated(
         scaled = temperature.fit(mixture, data, seed=seed)
         return scaled, f"Temperature {scaled.temperature:.3g}, by {len(data)} further rows."
     try:
-        mapped = quantile_calibration.fit(mixture, data, num_pieces=NUM_PIECES, seed=seed)
+        pieces = max(FEWEST_PIECES, len(data) // ROWS_A_PIECE)
+        mapped = quantile_calibration.fit(mixture, data, num_pieces=pieces, seed=seed)
     except ValueError as error:
         return mixture, f"Not recalibrated: {error}"
     return mapped, f"Levels recalibrated by {len(data)} further rows."

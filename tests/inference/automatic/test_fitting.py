@@ -114,6 +114,42 @@ def test_the_chosen_is_fitted_again_to_the_rows_that_judged_it(monkeypatch: pyte
     assert [name for name, _, rows in calls if rows == 40] == ["good"]
 
 
+def test_pilots_of_very_many_rows_read_a_few_and_tell_the_pace_of_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fitting, "MANY_ROWS", 30)
+    monkeypatch.setattr(fitting, "PILOT_ROWS", 10)
+    clock, calls = Clock(), []
+
+    def fit(rows: bq.Dataset, size: int, _: int) -> Any:
+        clock.now += 1.0 + 0.01 * size * len(rows)
+        calls.append((size, len(rows)))
+        return constant(0.0)
+
+    use(monkeypatch, Trial("network", fit, 10_000, 10))
+    fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    assert [rows for _, rows in calls] == [10, 10, 10, 34, 40]
+    assert 45 < calls[3][0] < 80  # 27 seconds, less the pilots and a tenth, at .34 a step
+    monkeypatch.setattr(fitting, "MANY_ROWS", 35)
+    calls.clear()
+    fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    assert [rows for _, rows in calls] == [34, 34, 34, 34, 40]
+
+
+@pytest.mark.parametrize("grows", [False, True])
+def test_what_grows_has_its_part_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch, *, grows: bool) -> None:
+    clock, calls = Clock(), []
+    first, second = (timed(clock, name, 0.0, 0.0, 0.1, calls) for name in ("first", "second"))
+    use(monkeypatch, replace(first, share=0.5, grows=grows), second)
+    monkeypatch.setattr(fitting, "stacking_weights", lambda _: torch.tensor([0.75, 0.25]))
+    monkeypatch.setattr(fitting, "FIRST_FITS", 0.2)
+    monkeypatch.setattr(fitting, "FIRST_FITS", 0.2)
+    fitting.regress(*table(), budget=100.0, seed=0, clock=clock)
+    assert clock.now - 100.0 <= 100.0
+    (before,) = [size for name, size, rows in calls[3:4]]
+    (after,) = [size for name, size, rows in calls if (name, rows) == ("first", 40)]
+    assert (after > 1.5 * before) if grows else (after == before)
+    assert calls[-1][::2] == ("second", 40)  # which has time still
+
+
 def test_what_goes_on_begins_at_its_first_fit_and_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = Clock(), []
     long = timed(clock, "long", 0.0, 1.0, 0.1, calls)
@@ -274,7 +310,7 @@ def test_all_methods_mix_are_recalibrated_and_come_back_from_a_file(
     y = 50 + 10 * x[:, 0].sin() + 5 * torch.randn(110, generator=noise, dtype=torch.float64)
     monkeypatch.setattr(fitting, "trials_for_numbers", small(trials_for_numbers))
     monkeypatch.setattr(fitting, "RECALIBRATED_FROM", 100)
-    monkeypatch.setattr(fitting, "NUM_PIECES", 3)
+    monkeypatch.setattr(fitting, "FEWEST_PIECES", 3)
     found = bq.regress(x, y, seed=0, clock=Clock())
     assert {one.name for one in found.candidates} == set(SIZES)
     assert sum(one.weight for one in found.candidates) == pytest.approx(1.0)
