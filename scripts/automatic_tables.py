@@ -81,18 +81,18 @@ def of_gaps(records: Iterable[Record]) -> list[str]:
     return [*found, ""]
 
 
-def of_defaults(records: Iterable[Record], before: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
+def of_defaults(records: Iterable[Record], above: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
     """Methods by their defaults, beside the lines of the tables above on the same splits."""
     titles = ["set", "method", "splits", "RMSE", "log-likelihood", "coverage of 90 %", "CPU seconds"]
-    found = [row([*titles, "RMSE before", "log-likelihood before"]), "|---" * (len(titles) + 2) + "|"]
+    found = [row([*titles, "RMSE above", "log-likelihood above"]), "|---" * (len(titles) + 2) + "|"]
     for data, own in by_set(list(records)):
         for method in dict.fromkeys(line["method"] for line in own):
             lines = [line for line in own if line["method"] == method]
             splits = {line["split"] for line in lines}
-            old = [line for line in before.get((data, method), []) if line["split"] in splits]
+            beside = [line for line in above.get((data, method), []) if line["split"] in splits]
             cells = [_mean(lines, name, 2) for name in ("rmse", "log_likelihood", "coverage")]
             cells.append(f"{fmean(line['cpu_seconds'] for line in lines):.0f}")
-            cells += [_mean(old, name, 2) if old else "" for name in ("rmse", "log_likelihood")]
+            cells += [_mean(beside, name, 2) if beside else "" for name in ("rmse", "log_likelihood")]
             found.append(row([data, f"`{method}`", str(len(lines)), *cells]))
     return [*found, ""]
 

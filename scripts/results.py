@@ -125,6 +125,38 @@ def difference(ones: Sequence[Record], others: Sequence[Record]) -> Mean:
     return Mean.of([one["log_likelihood"] - second[one["split"]] for one in ones if one["split"] in second])
 
 
+def reruns(records: Iterable[Record], found: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
+    """Lines beside those of before on the splits that both have, whose setting is named `METHOD, what was so`."""
+    of_before: dict[tuple[str, str, str], dict[int, Record]] = {}
+    for record in records:
+        _, comma, what = record["setting"].partition(", ")
+        if comma and record["part"] == "test":
+            of_before.setdefault((record["data"], record["method"], what), {})[record["split"]] = record
+    titles = [
+        "set",
+        "method",
+        "before",
+        "splits",
+        *(cell for title, _ in MEASURES.values() for cell in (title, "then")),
+    ]
+    lines = [row([*titles, "less RMSE", "more log-likelihood", "worse by two s.e. in"]), "|---" * 11 + "|"]
+    for (data, method, what), then in sorted(of_before.items(), key=lambda one: (SETS.index(one[0][0]), one[0][1:])):
+        now = [record for record in found.get((data, method), []) if record["split"] in then]
+        if now:
+            cells = [str(mean(side, name)) for name in MEASURES for side in (now, [then[one["split"]] for one in now])]
+            gains = {name: gain(now, then, name) for name in MEASURES}
+            verdict = ", ".join(MEASURES[name][0] for name, one in gains.items() if one.value < -2 * one.error)
+            told = [one.rounded(3) for one in gains.values()]
+            lines.append(row([data, f"`{method}`", what, str(len(now)), *cells, *told, verdict or "nothing"]))
+    return [*lines, ""]
+
+
+def gain(now: Sequence[Record], then: Mapping[int, Record], name: str) -> Mean:
+    """By how much a measure is better than then, split by split."""
+    _, worse = MEASURES[name]
+    return Mean.of([worse * (then[one["split"]][name] - one[name]) for one in now])
+
+
 def further(found: Mapping[tuple[str, str], Sequence[Record]]) -> list[str]:
     """What the papers do not tell: coverage, CRPS, and what a fit costs."""
     lines = [row(["set", "method", "coverage of 90 %", "CRPS", "seconds a split"]), "|---" * 5 + "|"]
@@ -210,13 +242,16 @@ def main(folder: Path, page: Path) -> None:
     settings = read_settings(HERE / "settings" / "uci.toml")
     tried = read_settings(HERE / "settings" / "uci-candidates.toml")
     sources = tomllib.loads((HERE / "settings" / "published.toml").read_text(encoding="utf-8"))["source"]
-    tests = select(Records(folder / "uci.jsonl").read(), settings, "test")
+    before = read_settings(HERE / "settings" / "uci-before.toml")
+    lines = Records(folder / "uci.jsonl").read()
+    tests = {**select(lines, before, "test"), **select(lines, settings, "test")}
     choices = select(Records(folder / "uci-val.jsonl").read(), tried, "val")
     shown = [record for records in tests.values() for record in records]
     tables = [line for source in sources for line in beside_published(source, tests)]
     text = replace(
         page.read_text(encoding="utf-8"), "uci", [*tables, *ablation(tests), *further(tests), footnote(shown), ""]
     )
+    text = replace(text, "uci-reruns", reruns(lines, tests))
     text = replace(text, "uci-val", candidates(choices, tried))
     digits = Records(folder / "mnist.jsonl").read()
     if digits:
@@ -235,9 +270,9 @@ def main(folder: Path, page: Path) -> None:
     if peer:
         text = replace(text, "uci-bde", of_bde(peer, Records(folder / "uci-automatic.jsonl").read()))
     for name, make in FURTHER.items():
-        lines = Records(folder / f"{name}.jsonl").read()
-        if lines:
-            text = replace(text, name, make(lines))
+        records = Records(folder / f"{name}.jsonl").read()
+        if records:
+            text = replace(text, name, make(records))
     write_text(page, text)
 
 

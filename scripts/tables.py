@@ -29,7 +29,7 @@ class Mean:
 
     def rounded(self, digits: int) -> str:
         """With so many digits behind the point; beyond a million two digits and a power of ten."""
-        shown = f".{digits}f" if abs(self.value) < LARGE else ".1e"
+        shown = f"z.{digits}f" if abs(self.value) < LARGE else ".1e"
         value = f"{self.value:{shown}}"
         return value if isnan(self.error) else f"{value} ± {self.error:{shown}}"
 

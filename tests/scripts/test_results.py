@@ -113,6 +113,20 @@ def test_an_ablation_is_paired_by_split() -> None:
     assert results.ablation({}) == []
 
 
+def test_lines_of_before_stand_beside_those_of_their_splits_with_differences_split_by_split() -> None:
+    then = [line(split, setting="dropout, longer", rmse=4.0 + split, log_likelihood=-2.0) for split in (0, 1, 2)]
+    now = [line(0, rmse=3.0, log_likelihood=-2.4), line(1, rmse=3.0, log_likelihood=-2.2), line(5, rmse=900.0)]
+    found = {("boston", "dropout"): now}
+    (told,) = results.reruns([*then, *now, {**then[0], "part": "val", "rmse": 900.0}], found)[2:-1]
+    assert told.startswith(
+        "| boston | `dropout` | longer | 2 | 3.00 ± 0.00 | 4.50 ± 0.50 | -2.30 ± 0.10 | -2.00 ± 0.00 |"
+    )
+    assert told.endswith("| 1.500 ± 0.500 | -0.300 ± 0.100 | log-likelihood |")
+    assert len(results.reruns(now, found)) == 3
+    level = {("boston", "dropout"): [line(0, rmse=4.0), line(1, rmse=5.1, log_likelihood=-1.0)]}
+    assert results.reruns(then, level)[2].endswith("| -0.050 ± 0.050 | 0.250 ± 0.750 | nothing |")
+
+
 def test_every_published_value_is_of_a_set_and_a_method_of_the_tables() -> None:
     sources = tomllib.loads((results.HERE / "settings" / "published.toml").read_text(encoding="utf-8"))["source"]
     for source in sources:
