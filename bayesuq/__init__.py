@@ -32,8 +32,8 @@ if TYPE_CHECKING:
     from bayesuq.inference.automatic.fitting import regress as regress
     from bayesuq.inference.from_samples import from_samples as from_samples
     from bayesuq.inference.posteriors.saved import load as load
-    from bayesuq.inference.tables import of_table as of_table
-    from bayesuq.inference.units import in_units as in_units
+    from bayesuq.inference.posteriors.tables import of_table as of_table
+    from bayesuq.inference.posteriors.units import in_units as in_units
     from bayesuq.inputs import Given as Given
     from bayesuq.loaders import Loader as Loader
     from bayesuq.posterior import Posterior as Posterior

@@ -26,7 +26,7 @@ FOLDERS = {
     "inference.gp": "conjugate_gradients dirichlet expectations inducing marginal_likelihood",
     "inference.joint": "constant masks perceptrons programs",
     "inference.laplace": "curvature evidence",
-    "inference.posteriors": "importance packing prediction saved wrapping",
+    "inference.posteriors": "importance packing prediction saved tables units wrapping",
     "inference.sgmcmc": "langevin",
     "inference.swag": "iterates",
     "inference.temperature": "scaling",

@@ -49,7 +49,7 @@ ALSO_ALLOWED = {
     "bayesuq.evaluation.simulation": {"posterior"},
     "bayesuq.estimators": {"models", "inference"},
     "bayesuq.bridges.onnx": {"data", "models", "inference", "optional"},  # which writes out networks and likelihoods
-    "bayesuq.inference.tables": {"optional"},  # whose answers are data frames
+    "bayesuq.inference.posteriors.tables": {"optional"},  # whose answers are data frames
 }
 # The floors of inference, from below: what the files of each may import from the others. What stands on no floor is a
 # method, and may import all floors, and the methods that its theory stands on.
@@ -62,8 +62,8 @@ FLOORS: dict[str, set[str]] = {
 }
 STANDS_ON = {
     "automatic": {  # what is tried on a table
-        *("dropout", "ensemble", "gp", "laplace", "microcanonical", "quantile_calibration", "stacking", "temperature"),
-        "units",
+        *("dropout", "ensemble", "gp", "laplace"),
+        *("microcanonical", "quantile_calibration", "stacking", "temperature"),
     },
     "adoption": {"map_estimate", "ensemble", "gp"},  # what a trained network, or a committee of them, already is
     "from_samples": {"hmc"},  # whose posteriors chains from elsewhere are
@@ -77,7 +77,6 @@ STANDS_ON = {
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
     "sequential": {"variational", "laplace"},
-    "tables": {"units"},  # a row is read, and answered, in its own units
 }
 # Who may load a module by name, and in which function.
 LOADERS = {

@@ -10,7 +10,7 @@ from bayesuq.data import Dataset, Standardizer
 from bayesuq.functions import Functions
 from bayesuq.inference import dropout, ensemble, gp, laplace, map_estimate
 from bayesuq.inference.automatic.posterior import AutomaticPosterior
-from bayesuq.inference.units import in_units
+from bayesuq.inference.posteriors.units import in_units
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp import RBF, GaussianProcess, Scale

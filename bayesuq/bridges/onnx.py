@@ -18,9 +18,9 @@ from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.data import Standardizer
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.posteriors.prediction import draw_indices
+from bayesuq.inference.posteriors.units import UnitsPosterior
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.temperature.fitting import TemperaturePosterior
-from bayesuq.inference.units import UnitsPosterior
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical

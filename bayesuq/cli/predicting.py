@@ -10,7 +10,7 @@ from bayesuq.cli.problem import use_computer
 from bayesuq.cli.reading import posterior_file
 from bayesuq.cli.settings import NewRowsOptions, PredictionOptions, UsageError
 from bayesuq.inference.posteriors.saved import load
-from bayesuq.inference.tables import TablePosterior
+from bayesuq.inference.posteriors.tables import TablePosterior
 from bayesuq.tables.encoding import Notes
 from bayesuq.tables.table import new_rows
 from bayesuq.writing import replacing

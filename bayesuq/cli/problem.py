@@ -30,9 +30,9 @@ from bayesuq.datasets.sources import SOURCES
 from bayesuq.inference.adoption import adopt
 from bayesuq.inference.dropout import draws_in_training
 from bayesuq.inference.map_estimate import MapPosterior
-from bayesuq.inference.tables import of_table
+from bayesuq.inference.posteriors.tables import of_table
+from bayesuq.inference.posteriors.units import in_units
 from bayesuq.inference.training.minibatches import probe
-from bayesuq.inference.units import in_units
 from bayesuq.models import gp, likelihoods, networks, priors
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork

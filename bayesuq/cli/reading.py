@@ -12,8 +12,8 @@ from bayesuq.cli.settings import ModelOptions, UsageError, is_import_path
 from bayesuq.data import Split, Standardizer
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.posteriors.saved import load
-from bayesuq.inference.tables import TablePosterior
-from bayesuq.inference.units import UnitsPosterior
+from bayesuq.inference.posteriors.tables import TablePosterior
+from bayesuq.inference.posteriors.units import UnitsPosterior
 from bayesuq.posterior import Posterior
 from bayesuq.storage import below, read
 

@@ -152,8 +152,8 @@ METHODS = (
     ),
 )
 AROUND = {
-    "UnitsPosterior": "units",
-    "TablePosterior": "tables",
+    "UnitsPosterior": "posteriors.units",
+    "TablePosterior": "posteriors.tables",
     "StackedPosterior": "stacking",
     "AutomaticPosterior": "automatic.posterior",
     "OutlierPosterior": "automatic.outliers",

@@ -51,8 +51,9 @@ def _rank(name: str) -> int:
 # What each page lists: modules, and after a colon the names of one that are meant, where not all are.
 LISTS = {
     "core": (
-        *("bayesuq.posterior", "bayesuq.functions", "bayesuq.summary", "bayesuq.predictive", "bayesuq.inference.units"),
-        *("bayesuq.inference.tables", "bayesuq.conformal", "bayesuq.estimators", "bayesuq.active"),
+        *("bayesuq.posterior", "bayesuq.functions", "bayesuq.summary", "bayesuq.predictive"),
+        *("bayesuq.inference.posteriors.units", "bayesuq.inference.posteriors.tables"),
+        *("bayesuq.conformal", "bayesuq.estimators", "bayesuq.active"),
         *("bayesuq.bridges.botorch", "bayesuq.bridges.onnx:to_onnx", "bayesuq.notebook", "bayesuq.to_arviz.container"),
         *("bayesuq.inference.posteriors.saved:load", "bayesuq.inference.from_samples"),
     ),

@@ -36,8 +36,8 @@ from bayesuq.inference import (
     variational,
 )
 from bayesuq.inference.automatic import outliers
-from bayesuq.inference.tables import of_table
-from bayesuq.inference.units import in_units
+from bayesuq.inference.posteriors.tables import of_table
+from bayesuq.inference.posteriors.units import in_units
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork

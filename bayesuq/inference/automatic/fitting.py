@@ -27,9 +27,9 @@ from bayesuq.inference.automatic.gaps import widest_gaps
 from bayesuq.inference.automatic.log_odds import log_odds_factor, log_odds_levels
 from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
+from bayesuq.inference.posteriors.units import in_units
 from bayesuq.inference.quantile_calibration import QuantileCalibratedPosterior
 from bayesuq.inference.stacking import stacked, stacking_weights
-from bayesuq.inference.units import in_units
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator, resolve_seed

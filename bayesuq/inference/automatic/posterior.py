@@ -12,8 +12,8 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.automatic.gaps import Crowd, crowds
+from bayesuq.inference.posteriors.units import UnitsPosterior
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
-from bayesuq.inference.units import UnitsPosterior
 from bayesuq.inputs import Given
 from bayesuq.loaders import Loader
 from bayesuq.predictive.base import PredictiveDistribution

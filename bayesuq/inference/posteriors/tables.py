@@ -20,8 +20,8 @@ from torch.utils.data import DataLoader
 from bayesuq import optional
 from bayesuq.arrays import ArrayLike, check_fraction, column_names
 from bayesuq.data import Dataset
+from bayesuq.inference.posteriors.units import UnitsPosterior
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
-from bayesuq.inference.units import UnitsPosterior
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
