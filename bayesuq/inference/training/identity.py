@@ -12,6 +12,7 @@ import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, is_dataclass
+from functools import cache
 from importlib.metadata import version
 from typing import Any
 
@@ -67,7 +68,7 @@ class Identity:
             "numbers": {name: list(values) for name, values in self.numbers.items()},
             "text": ADDRESS.sub("", self.text),
             "start": self.start,
-            "versions": versions(),
+            "versions": dict(versions()),
         }
 
     def difference(self, there: Mapping[str, Any]) -> str | None:
@@ -153,8 +154,9 @@ def is_elaboration(old: str, new: str) -> bool:
     return wanted is None
 
 
-def versions() -> dict[str, str]:
-    """Of what computes a fit."""
+@cache
+def versions() -> Mapping[str, str]:
+    """Of what computes a fit, read once a process: it takes as long as writing a small checkpoint does."""
     return {"bayesuq": version("bayesuq"), "torch": str(torch.__version__)}
 
 

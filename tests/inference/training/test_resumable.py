@@ -43,13 +43,13 @@ def of(fit: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 
 
 DELAYS = (2e-5, 3e-4, 1e-3, 4e-3)  # seconds
-CHAINS = {"num_warmup": 30, "num_chains": 1}
+CHAINS = {"num_warmup": 20, "num_chains": 1}
 FITS = {
-    "map": of(map_estimate.fit, num_epochs=60, batch_size=16, schedule="constant"),
-    "variational": of(variational.fit, num_epochs=60, batch_size=16),
-    "ensemble": of(ensemble.fit, num_epochs=40, batch_size=16, num_members=2, vectorised=False),
-    "sgmcmc": of(sgmcmc.fit, num_samples=40, batch_size=16, **CHAINS),
-    "hmc": of(hmc.fit, num_samples=60, kernel="hmc", num_steps=5, chain_method="sequential", **CHAINS),
+    "map": of(map_estimate.fit, num_epochs=30, batch_size=16, schedule="constant"),
+    "variational": of(variational.fit, num_epochs=30, batch_size=16),
+    "ensemble": of(ensemble.fit, num_epochs=20, batch_size=16, num_members=2, vectorised=False),
+    "sgmcmc": of(sgmcmc.fit, num_samples=20, batch_size=16, **CHAINS),
+    "hmc": of(hmc.fit, num_samples=30, kernel="hmc", num_steps=5, chain_method="sequential", **CHAINS),
     "process": partial(
         gp.fit,
         processes.GaussianProcess(processes.Scale(processes.RBF())),
@@ -182,7 +182,7 @@ def test_a_callback_that_ends_the_fit_loses_no_epoch(error: type[BaseException],
 
     def stop(progress: Any) -> None:
         epochs.append(progress.epoch)
-        if progress.epoch == 40:
+        if progress.epoch == 20:
             raise error
 
     checkpoint = Checkpoint(tmp_path / "state", every_seconds=3600.0)
@@ -190,7 +190,7 @@ def test_a_callback_that_ends_the_fit_loses_no_epoch(error: type[BaseException],
     with pytest.raises(error):
         FITS["map"](checkpoint=checkpoint, callbacks=[stop])
     found = FITS["map"](checkpoint=checkpoint, callbacks=[stop])
-    assert epochs == [*range(60)]
+    assert epochs == [*range(30)]
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(found), tensors_of(whole), strict=True))
 
 
@@ -202,7 +202,7 @@ def test_a_full_disk_is_told_and_the_fit_goes_on(tmp_path: Path, monkeypatch: py
             raise OSError(28, "No space left on device")
         sync(descriptor)
 
-    checkpoint = Checkpoint(tmp_path / "state", every_steps=5)
+    checkpoint = Checkpoint(tmp_path / "state", every_steps=2)
     with monkeypatch.context() as patch:
         patch.setattr("os.fsync", full)
         with pytest.warns(UserWarning, match=r"state' could not be written .*No space left.* The fit goes on") as told:
