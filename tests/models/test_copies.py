@@ -54,3 +54,35 @@ def test_what_has_a_copy_keeps_it() -> None:
     assert own.bias is not net.bias
     assert own._forward_hooks is hooks
     assert own._forward_pre_hooks is not net._forward_pre_hooks
+
+
+class Counting(nn.Module):
+    """It counts its weights when its state is set, which takes children that have theirs; it knows itself, too."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2))
+        self.count, self.options = 0, {"sizes": [1, 2]}
+        object.__setattr__(self, "itself", [self])
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)
+        self.count = len(list(self.parameters()))
+
+
+def test_every_module_has_the_attributes_that_a_plain_copy_gives_it() -> None:
+    net: Any = nn.Sequential(Counting(), nn.LSTM(2, 3), nn.MultiheadAttention(4, 2), Held())
+    net[0].register_forward_pre_hook(lambda *_: None)
+    one, other = deep_copy(net), copy.deepcopy(net)
+    assert one[0].count == 4
+    assert one[0].itself[0] is one[0]
+    for own, expected, given in zip(one.modules(), other.modules(), net.modules(), strict=True):
+        assert type(own) is type(expected)
+        assert vars(own).keys() == vars(expected).keys()
+        for name, value in vars(own).items():
+            assert type(value) is type(vars(expected)[name])
+            assert value is not vars(given).get(name) or not isinstance(value, dict | list | set | torch.Tensor)
+    assert one[0].options == net[0].options
+    assert one[0].options["sizes"] is not net[0].options["sizes"]
+    x = torch.ones(2, 2)
+    torch.testing.assert_close(one[1](x), net[1](x), rtol=0, atol=0)
