@@ -16,7 +16,7 @@ SCRIPT = Path(__file__).parents[2] / "scripts" / "compare_digits.py"
 def test_the_demo_prints_a_column_for_each_method_and_draws_pictures_with_something_in_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--out", str(tmp_path / "new"), "--epochs", "6"])
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--out", str(tmp_path / "new"), "--epochs", "4"])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     printed = capsys.readouterr().out
     assert all(name in printed for name in ("MAP", "variational", "MC dropout", "ensemble"))

@@ -18,7 +18,7 @@ __all__ = ["folder"]  # a fixture
 
 @pytest.mark.filterwarnings("ignore::UserWarning")
 def test_every_method_is_held_against_the_chains(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    short: dict[str, Any] = {"num_chains": 2, "num_warmup": 20, "num_samples": 20, "max_tree_depth": 4}
+    short: dict[str, Any] = {"num_chains": 2, "num_warmup": 12, "num_samples": 15, "max_tree_depth": 4}
     again = partial(hmc.fit, chain_method="sequential", **short)
     methods = {"MAP": partial(map_estimate.fit, num_epochs=20), "NUTS again": again}
     monkeypatch.setattr(hmc_distance, "CHAINS", {**short, "chain_method": "sequential"})

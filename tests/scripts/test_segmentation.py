@@ -51,7 +51,7 @@ learning_rate = 0.01
 
 def tiny() -> bq.Split:
     train, val, test = (shapes.draw(number, seed=number) for number in (4, 3, 3))
-    crop = slice(16, 32)
+    crop = slice(16, 28)
     return bq.Split(*(bq.Dataset(s.x[..., crop, crop], s.y[:, crop, crop]) for s in (train, val, test)))
 
 

@@ -33,9 +33,9 @@ def _many(x: torch.Tensor, y: torch.Tensor) -> list[dict[str, torch.Tensor]]:
 def test_every_method_is_judged_and_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "WARMUP", 10)
+    monkeypatch.setattr(script, "WARMUP", 5)
     monkeypatch.setattr(script, "THINNING", 1)
-    monkeypatch.setattr(script, "NUM_EPOCHS", 10)
+    monkeypatch.setattr(script, "NUM_EPOCHS", 3)
     main(2, tmp_path / "new" / "ranks.png")
     printed = capsys.readouterr().out
     for name in ("exact", "NUTS", "full rank", "mean field", "a third narrower"):

@@ -19,7 +19,7 @@ METHODS = ("MAP", "variational", "dropout", "ensemble", "Laplace", "SWAG", "Gaus
 def test_the_toy_measures_every_method_and_hmc_inside_and_outside_the_data_and_draws_them(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--out", str(tmp_path / "new"), "--epochs", "40", "--draws", "4"])
+    monkeypatch.setattr(sys, "argv", [str(SCRIPT), "--out", str(tmp_path / "new"), "--epochs", "25", "--draws", "4"])
     runpy.run_path(str(SCRIPT), run_name="__main__")
     printed = capsys.readouterr().out
     inside, outside = printed.partition("in the gap")[::2]

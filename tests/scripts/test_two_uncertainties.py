@@ -23,7 +23,7 @@ def test_the_noise_that_it_tells_is_that_of_the_laws() -> None:
 def test_every_size_has_a_line_and_all_are_drawn(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(script, "NUM_STEPS", 20)
+    monkeypatch.setattr(script, "NUM_STEPS", 5)
     monkeypatch.setattr(script, "NUM_MEMBERS", 2)
     script.main([40, 80], 2, tmp_path / "new" / "parts.png")
     printed = capsys.readouterr().out

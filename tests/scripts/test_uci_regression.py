@@ -29,7 +29,7 @@ def test_uci_measures_are_in_the_targets_own_units(
     (tmp_path / "uci").mkdir()
     np.savez(tmp_path / "uci/line.npz", x=x, y=y, train_index=[rows[:300]], test_index=[rows[300:]])
     monkeypatch.setenv("BAYESUQ_DATA", str(tmp_path))
-    run(monkeypatch, "uci/line", "--out", str(tmp_path / "out"), "--epochs", "40")
+    run(monkeypatch, "uci/line", "--out", str(tmp_path / "out"), "--epochs", "25")
     printed = capsys.readouterr().out
     # The law itself has RMSE 30 and a log loss of log(30) + (1 + log 2 pi) / 2 = 4.82 nats. Over 100 test points its
     # RMSE has a standard error of 30 / sqrt 200 = 2.1 and its log loss one of sqrt(1/2) / sqrt 100 = 0.07; in
