@@ -182,14 +182,7 @@ def overlap_sweep(
         >>> counts.mean, counts.floor  # all four pixels are above .05
         (tensor([0.6667, 0.5000], dtype=torch.float64), tensor([0.6667], dtype=torch.float64))
     """
-    values, wrong = to_floating(uncertainty, "uncertainty").double(), to_tensor(errors, "errors").bool()
-    mask = torch.ones_like(wrong) if labelled is None else to_tensor(labelled, "labelled").bool()
-    if not values.shape == wrong.shape == mask.shape or values.ndim < 1:
-        raise ValueError(
-            f"`uncertainty`, `errors` and `labelled` must have one shape (N, ...); got {tuple(values.shape)}, "
-            f"{tuple(wrong.shape)} and {tuple(mask.shape)}."
-        )
-    check_finite(values, "uncertainty")
+    values, wrong, mask = checked_maps(uncertainty, errors, labelled)
     edges = check_thresholds(thresholds).to(values.device)
     num_images, num_levels = len(values), len(edges) + 1
     counted = CountedPixels(mask)
@@ -205,6 +198,26 @@ def overlap_sweep(
         errors=above[:, 0, 1],
         pixels=above[:, 0].sum(dim=1),
     )
+
+
+def checked_maps(
+    uncertainty: ArrayLike, errors: ArrayLike, labelled: ArrayLike | None, *, fewest_dimensions: int = 1
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Uncertainties, float64, which of them are of errors, and which count, booleans, of one shape (N, ...).
+
+    Raises:
+        TypeError: Not numbers.
+        ValueError: Shapes that differ or have fewer dimensions, values that are not finite.
+    """
+    values, wrong = to_floating(uncertainty, "uncertainty").double(), to_tensor(errors, "errors").bool()
+    mask = torch.ones_like(wrong) if labelled is None else to_tensor(labelled, "labelled").bool()
+    if not values.shape == wrong.shape == mask.shape or values.ndim < fewest_dimensions:
+        raise ValueError(
+            f"`uncertainty`, `errors` and `labelled` must have one shape (N, ...), such as (N, H, W); got "
+            f"{tuple(values.shape)}, {tuple(wrong.shape)} and {tuple(mask.shape)}."
+        )
+    check_finite(values, "uncertainty")
+    return values, wrong, mask
 
 
 def rescaled(uncertainty: ArrayLike) -> Tensor:

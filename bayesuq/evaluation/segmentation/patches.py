@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction, to_floating, to_tensor
+from bayesuq.arrays import ArrayLike, check_count, check_fraction
 from bayesuq.evaluation.segmentation.image_counts import ImageCounts
-from bayesuq.evaluation.segmentation.overlap import PUBLISHED_THRESHOLDS, check_thresholds
+from bayesuq.evaluation.segmentation.overlap import PUBLISHED_THRESHOLDS, check_thresholds, checked_maps
 
 _COUNTS = ("accurate_certain", "accurate_uncertain", "inaccurate_certain", "inaccurate_uncertain")
 
@@ -99,14 +99,7 @@ def patch_sweep(
         >>> counts.accuracy_against_uncertainty  # unsure where wrong, sure where right
         tensor([[1.]], dtype=torch.float64)
     """
-    values, wrong = to_floating(uncertainty, "uncertainty").double(), to_tensor(errors, "errors").bool()
-    mask = torch.ones_like(wrong) if labelled is None else to_tensor(labelled, "labelled").bool()
-    if not values.shape == wrong.shape == mask.shape or values.ndim < 2:
-        raise ValueError(
-            f"`uncertainty`, `errors` and `labelled` must have one shape (N, ...), such as (N, H, W); got "
-            f"{tuple(values.shape)}, {tuple(wrong.shape)} and {tuple(mask.shape)}."
-        )
-    check_finite(values, "uncertainty")
+    values, wrong, mask = checked_maps(uncertainty, errors, labelled, fewest_dimensions=2)
     share, edges = check_fraction(accuracy_threshold, "accuracy_threshold"), check_thresholds(thresholds)
     edges = edges.to(values.device)
     check_count(size, "size")
