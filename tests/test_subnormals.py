@@ -3,8 +3,9 @@
 import pytest
 import torch
 
+import bayesuq as bq
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ivon, map_estimate, swag, variational
+from bayesuq.inference import dropout, ivon, laplace, map_estimate, sgmcmc, swag, variational
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.subnormals import are_flushed, flushed
 from tests.inference.examples import built
@@ -35,6 +36,33 @@ def test_it_is_as_before_afterwards(before):
         assert are_flushed() == before
     finally:
         torch.set_flush_denormal(False)
+
+
+SEEN = []
+
+
+class Asking(torch.nn.Linear):
+    """A layer that notes how it was computed."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        SEEN.append(are_flushed())
+        return super().forward(x)
+
+
+ASKED = {
+    "predict": lambda mode: mode.predict(rows().x, seed=0),
+    "laplace": lambda mode: laplace.fit(mode, rows(), structure="diagonal", seed=0),
+    "sgmcmc": lambda mode: sgmcmc.fit(mode.model, rows(), num_chains=1, num_warmup=2, num_samples=2, seed=0),
+}
+
+
+@pytest.mark.parametrize("ask", ASKED.values(), ids=ASKED)
+def test_predictions_curvatures_and_chains_are_made_so(ask):
+    mode = bq.adopt(Asking(2, 1), likelihoods.Normal(scale=0.5))
+    SEEN.clear()
+    ask(mode)
+    assert any(SEEN)
+    assert not are_flushed()
 
 
 @pytest.mark.parametrize("method", FITS, ids=lambda method: method.__name__.rsplit(".")[-1])

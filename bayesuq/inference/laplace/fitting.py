@@ -46,6 +46,7 @@ from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision
 from bayesuq.models.rules import LAST_LAYER, matching_names
 from bayesuq.options import shortened
+from bayesuq.subnormals import flushed
 
 Structure = Literal["diagonal", "kronecker", "full"]
 Subset = Literal["all", "last_layer"]
@@ -215,6 +216,7 @@ def _around(
     return posterior
 
 
+@flushed()
 def _summed(
     linear: Linearisation, source: Source, structure: str, left: list[str]
 ) -> tuple[float, dict[str, Tensor], dict[str, Tensor]]:

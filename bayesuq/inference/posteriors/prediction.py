@@ -22,6 +22,7 @@ from bayesuq.models.network_inputs import cast_inputs, refusal
 from bayesuq.models.training_mode import check_ends, check_repeatable, once_of
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.maps import RealMaps
+from bayesuq.subnormals import flushed
 from bayesuq.waiting import Notes
 from bayesuq.windows import Windows
 
@@ -125,7 +126,7 @@ def predict_batches(
         ValueError: A loader that shuffles, or gives no batch.
     """
     done = Rows(keep_samples=keep_samples)
-    with unless_kept():
+    with unless_kept(), flushed():
         for inputs in batches_of(x):
             for part in predict(inputs):
                 done.add(part)

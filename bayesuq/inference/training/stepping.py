@@ -17,6 +17,7 @@ from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.interruptions import Interruptions
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.workers import ALONE, Workers
+from bayesuq.subnormals import flushed
 
 NUM_TIMED = 5  # steps; the first ones are slower, where something is made ready
 
@@ -68,7 +69,7 @@ class Stepped(ABC):
         self.interruptions = resumable.interruptions
         with resumable.alone():
             self._resume(resumable)
-            with bar(progress, total=total, done=self.done, unit="step") as shown:
+            with flushed(), bar(progress, total=total, done=self.done, unit="step") as shown:
 
                 def advance() -> None:
                     self._step()
