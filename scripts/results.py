@@ -132,13 +132,8 @@ def reruns(records: Iterable[Record], found: Mapping[tuple[str, str], Sequence[R
         _, comma, what = record["setting"].partition(", ")
         if comma and record["part"] == "test":
             of_before.setdefault((record["data"], record["method"], what), {})[record["split"]] = record
-    titles = [
-        "set",
-        "method",
-        "before",
-        "splits",
-        *(cell for title, _ in MEASURES.values() for cell in (title, "then")),
-    ]
+    sides = [f"{title} {when}" for title, _ in MEASURES.values() for when in ("now", "then")]
+    titles = ["set", "method", "before", "splits", *sides]
     lines = [row([*titles, "less RMSE", "more log-likelihood", "worse by two s.e. in"]), "|---" * 11 + "|"]
     for (data, method, what), then in sorted(of_before.items(), key=lambda one: (SETS.index(one[0][0]), one[0][1:])):
         now = [record for record in found.get((data, method), []) if record["split"] in then]
