@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from bayesuq.data import Dataset
-from bayesuq.inference import dropout, ensemble, hmc, map_estimate, sgmcmc, variational
+from bayesuq.inference import dropout, ensemble, hmc, ivon, map_estimate, sgmcmc, variational
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 torch.set_num_threads(1)
@@ -29,9 +29,15 @@ TARGET = 0.15  # CPU seconds of a turn, at least
 Work = Callable[[], object]
 
 
-def model_and_data(*, rate: float = 0.0, likelihood: Any = None) -> tuple[BayesianNetwork, Dataset]:
-    """A small network, where overhead shows, and 1,024 rows."""
+def model_and_data(
+    *, rate: float = 0.0, likelihood: Any = None, large: bool = False
+) -> tuple[BayesianNetwork, Dataset]:
+    """A small network, where overhead shows, and 1,024 rows; or one of images' size, where memory does, and 256."""
     torch.manual_seed(0)
+    if large:
+        net = networks.mlp(784, (400, 400), 10)
+        data = Dataset(torch.rand(256, 784), torch.randint(10, (256,)))
+        return BayesianNetwork(net, priors.Normal(), likelihoods.Categorical()), data
     likelihood = likelihoods.Categorical() if likelihood is None else likelihood
     labels = isinstance(likelihood, likelihoods.Categorical)
     net = networks.mlp(16, (64, 64), 5 if labels else 1, dropout=rate)
@@ -44,18 +50,20 @@ def case(name: str) -> tuple[Work, Work | None]:
     """What to time, and what to take off it."""
     if name.startswith("predict"):
         return prediction(name), None
-    model, data = model_and_data(rate=0.1 if name == "dropout" else 0.0)
+    model, data = model_and_data(rate=0.1 if name == "dropout" else 0.0, large=name.startswith("large, "))
     if name in ("sgmcmc", "leapfrog"):
         return chains(name, model, data)
     steps: dict[str, Callable[..., Any]] = {
         "map": map_estimate.fit,
         "dropout": dropout.fit,
         "mean field": variational.fit,
+        "local": partial(variational.fit, estimator="local"),
+        "ivon": ivon.fit,
         "low rank": partial(variational.fit, guide=variational.low_rank(8)),
         "ensemble": ensemble.fit,
         "ensemble, one by one": partial(ensemble.fit, num_members=2, vectorised=False),
     }
-    run = partial(steps[name], model, data, seed=0, progress=False, batch_size=128)
+    run = partial(steps[name.removeprefix("large, ")], model, data, seed=0, progress=False, batch_size=128)
     return partial(run, num_epochs=LONG), partial(run, num_epochs=SHORT)
 
 
@@ -100,6 +108,11 @@ CASES = (
     "map",
     "dropout",
     "mean field",
+    "ivon",
+    "large, map",
+    "large, mean field",
+    "large, local",
+    "large, ivon",
     "low rank",
     "ensemble",
     "ensemble, one by one",

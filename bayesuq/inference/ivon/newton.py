@@ -17,6 +17,10 @@ draw at -z, from that of its opposite: neither changes the expectation, and both
 most a tenth, and a mean moves by at most a hundredth of its prior's scale in a step. gamma falls as the steps
 go on, so that c is a mean over the last third of them and no longer knows where it began.
 
+A step passes over vectors of all weights some twenty times, and what it costs beside the network is the memory that
+these go through. So s is not kept, but z s is, of which G z / s = G (z s) (c + p) is made; and the passes go over one
+stretch of the vectors after the other.
+
 Reference:
     Shen et al. 2024, Variational Learning is Effective for Large Deep Networks, algorithm 1; Lin et al. 2020, Handling
     the Positive-Definite Constraint in the Bayesian Learning Rule.
@@ -24,7 +28,9 @@ Reference:
 
 import math
 from dataclasses import dataclass
+from functools import reduce
 from itertools import islice
+from operator import add
 from typing import Any
 
 import torch
@@ -32,8 +38,9 @@ from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.energy import FlatJoint
-from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import FlatVector, point_vectors
+from bayesuq.inference.joint.stretches import stretches
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
@@ -74,15 +81,77 @@ class Rule:
         return 1 / (FIRST_MEMORY + step / GROWTH if self.memory is None else self.memory)
 
 
+@dataclass(frozen=True, eq=False)
+class Stretch:
+    """Views of one part, (L,), of all vectors that a step passes over; they are `NewtonObjective`'s, part by part.
+
+    Attributes:
+        prior: Of its entries, where it is normal.
+        prior_precision: p, (L,) or 0-d.
+        minus_one: -1, 0-d.
+        weights: What the network runs on: theta, after a draw.
+        summed: The products, where they are sums; None where a step has one draw, of which they are made.
+        bounds: Of what the means move by in a step: two numbers, or two of (L,).
+    """
+
+    prior: FlatPrior
+    prior_precision: Tensor
+    minus_one: Tensor
+    loc: Tensor
+    precision: Tensor
+    offset: Tensor
+    mean_offset: Tensor
+    weights: Tensor
+    gradient: Tensor
+    summed: Tensor | None
+    bounds: tuple[Any, Any]
+
+    def scale(self) -> Tensor:
+        """s, in the place of the weights, which a draw overwrites."""
+        return torch.rsqrt(self.precision, out=self.weights)
+
+    def divergence(self, scale: Tensor) -> Tensor:
+        """The normal priors' part of E_q[-log p] - H[q], in nats, up to constants; it takes the offset's place."""
+        return self.prior.normal_energy(self.loc, scale) + 0.5 * torch.log(self.precision, out=self.offset).sum()
+
+    def draw(self, scale: Tensor, noise: torch.Generator) -> None:
+        """Move the network to m + s z, with fresh z."""
+        torch.add(self.loc, self.offset.normal_(generator=noise).mul_(scale), out=self.weights)
+
+    def products_less_one(self, out: Tensor) -> Tensor:
+        """Mean over the step's draws of G s z, less 1."""
+        if self.summed is not None:
+            return torch.add(self.summed, self.minus_one, out=out)
+        return torch.addcmul(self.minus_one, self.gradient, self.offset, out=out)
+
+    def learn_precision(self, change: Tensor, share: float) -> None:
+        """By r = gamma (G s z + p s^2 - 1).
+
+        Args:
+            change: G s z - 1, (L,), which is overwritten.
+            share: gamma.
+        """
+        change.addcdiv_(self.prior_precision, self.precision)
+        change.clamp_(-MOST_CHANGE / share, MOST_CHANGE / share)
+        change.addcmul_(change, change, value=0.5 * share)
+        self.precision.addcmul_(self.precision, change, value=share)
+
+    def move(self, momentum: Tensor, rate: float, weight: float, out: Tensor) -> None:
+        """Take rate (momentum / weight + p (m - m_0)) / (c + p) from the means, within bounds."""
+        self.prior.add_normal_gradient(self.loc, momentum, weight, out=out)
+        least, most = (bound * (weight / rate) for bound in self.bounds)
+        self.loc.sub_(torch.clamp(out.div_(self.precision), least, most, out=out), alpha=rate / weight)
+
+
 class NewtonObjective:
     """Minus the ELBO of q, and all that a step of `Newton` needs.
 
     Attributes:
         loc: Means, (R,).
         precision: c + p, (R,).
-        scale: Its inverse root, (R,), as of the last draw.
-        products: Mean over the step's draws of G z, (R,).
-        mean_noise: Mean over the step's draws of z, (R,).
+        offset: s z of the last draw, (R,).
+        mean_offset: Its mean over the step's draws, (R,).
+        stretches: Parts of these and of others, one after the other.
     """
 
     def __init__(self, model: BayesianNetwork, num_data: int, rule: Rule, workers: Workers = ALONE) -> None:
@@ -94,11 +163,35 @@ class NewtonObjective:
         self.joint = FlatJoint(model, {"random": self.weights, **self.points}, with_volume=True)
         self.network, self.prior = self.joint.network, self.joint.priors["random"]
         self.precision, self.first_precision = self.start_scale**-2, self.start_scale**-2
-        self.scale, self.noise, self.products = (torch.zeros_like(self.loc) for _ in range(3))
+        self.offset = torch.zeros_like(self.loc)
         alone = rule.num_draws == 1  # then sums over draws are the draw's own
-        self.mean_noise = self.noise if alone else torch.zeros_like(self.loc)
+        self.mean_offset = self.offset if alone else torch.zeros_like(self.loc)
         self.gradient = self.weights.grad if alone else torch.zeros_like(self.loc)
+        self.summed = None if alone and not workers.are_together else torch.zeros_like(self.loc)
         self.loc.grad = self.gradient
+        self.stretches = [self._stretch(where) for where in stretches(len(self.loc), self.loc.device)]
+
+    def _stretch(self, where: slice) -> Stretch:
+        prior, most_move = self.prior.part(where), self.start_scale[where] * (MOST_MOVE / INITIAL_SCALE)
+        least, most = most_move.aminmax()
+        return Stretch(
+            prior=prior,
+            prior_precision=torch.as_tensor(prior.precision, dtype=self.loc.dtype, device=self.loc.device),
+            minus_one=self.loc.new_full((), -1.0),
+            loc=self.loc[where],
+            precision=self.precision[where],
+            offset=self.offset[where],
+            mean_offset=self.mean_offset[where],
+            weights=self.weights.values[where],
+            gradient=self.gradient[where],
+            summed=None if self.summed is None else self.summed[where],
+            bounds=(-float(most), float(most)) if least == most else (-most_move, most_move),
+        )
+
+    @property
+    def products(self) -> Tensor:
+        """Mean over the step's draws of G s z, (R,)."""
+        return self.gradient * self.offset if self.summed is None else self.summed
 
     def objective(self) -> Objective:
         """What the loop needs."""
@@ -122,7 +215,7 @@ class NewtonObjective:
         )
 
     def _shared(self, batch: Batch) -> list[Tensor]:
-        return [self.products, self.mean_noise, *self.network.statistics(batch.x)]
+        return [self.products, self.mean_offset, *self.network.statistics(batch.x)]
 
     def measure(self, source: Source, seed: int) -> None:
         """Start the curvature at what it is around the network's own weights, one number for each site.
@@ -134,9 +227,9 @@ class NewtonObjective:
         batches = islice((batch for _ in range(NUM_PROBES) for batch in source.epoch(shuffle)), NUM_PROBES)
         total = torch.zeros_like(self.loc, dtype=torch.float64)
         for batch in batches:
-            self.noise.normal_(generator=noise)
-            ahead, behind = (self._gradient_at(batch, sign * self.start_scale * self.noise) for sign in (1, -1))
-            total += ((ahead - behind) * self.noise / (2 * NUM_PROBES * self.start_scale)).double()
+            draw = self.offset.normal_(generator=noise)
+            ahead, behind = (self._gradient_at(batch, sign * self.start_scale * draw) for sign in (1, -1))
+            total += ((ahead - behind) * draw / (2 * NUM_PROBES * self.start_scale)).double()
         for name, buffer in buffers.items():
             self.network.buffers[name].copy_(buffer)
         self.workers.mean([total], len(source.rows.y))
@@ -150,12 +243,10 @@ class NewtonObjective:
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the ELBO, estimated from a minibatch and the step's draws, in nats."""
-        torch.rsqrt(self.precision, out=self.scale)
         for vector in self.points.values():
             vector.grad.zero_()
-        value = self._divergence() + (self._at_one(batch, noise) if self.rule.num_draws == 1 else 0.0)
-        if self.rule.num_draws > 1:
-            value = value + self._at_several(batch, noise)
+        value = self._first_draw(noise)
+        value = value + (self._at_one(batch) if self.rule.num_draws == 1 else self._at_several(batch, noise))
         if not self.workers.are_together:
             self.clip()
         return value
@@ -163,11 +254,10 @@ class NewtonObjective:
     def slope(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Mean over weights of the gradient along the log scales, at a fresh draw, in nats a weight and nat."""
         self.loss_and_grads(batch, noise)
-        return (self.products * self.scale + self.prior.precision * self.scale.square()).double().mean() - 1
+        return (self.products + self.prior.precision / self.precision).double().mean() - 1
 
     def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """log of the mean over draws of p(y | x, theta), row by row."""
-        torch.rsqrt(self.precision, out=self.scale)
 
         def at_a_draw() -> Tensor:
             self._draw(noise)
@@ -177,7 +267,6 @@ class NewtonObjective:
 
     def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
         """Sites whose draw or log prior density is not finite, then `y`."""
-        torch.rsqrt(self.precision, out=self.scale)
         self._draw(noise)
         return self.network.culprits(self.network.theta(), *batch)
 
@@ -195,47 +284,53 @@ class NewtonObjective:
             kl_weight=1.0,
         )
 
-    def _at_one(self, batch: Batch, noise: torch.Generator) -> Tensor:
-        """The likelihood's part of the loss at one draw, with its gradient and product."""
-        self.weights.grad.zero_()
-        self._draw(noise)
-        value = self.joint.descend(batch, self.num_data / len(batch.x))
-        torch.mul(self.gradient, self.noise, out=self.products)
+    def _at_one(self, batch: Batch) -> Tensor:
+        """The likelihood's part of the loss at the first draw, with its gradient and product."""
+        value = self._descend(batch)
+        if self.summed is not None:
+            torch.mul(self.gradient, self.offset, out=self.summed)
         return value
 
     def _at_several(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """The mean of that over draws in opposite pairs: what their gradients have in common cancels in products."""
         number, value = self.rule.num_draws, self.loc.new_zeros(())
-        for tensor in (self.gradient, self.products, self.mean_noise):
+        for tensor in (self.gradient, self.products, self.mean_offset):
             tensor.zero_()
         for draw in range(number):
             if draw % 2:
-                torch.addcmul(self.loc, self.scale, self.noise.neg_(), out=self.weights.values)
-            else:
+                torch.add(self.loc, self.offset.neg_(), out=self.weights.values)
+            elif draw:
                 self._draw(noise)
-            self.weights.grad.zero_()
-            value = value + self.joint.descend(batch, self.num_data / len(batch.x)) / number
+            value = value + self._descend(batch) / number
             self.gradient.add_(self.weights.grad, alpha=1 / number)
-            self.products.addcmul_(self.weights.grad, self.noise, value=1 / number)
-            self.mean_noise.add_(self.noise, alpha=1 / number)
+            self.products.addcmul_(self.weights.grad, self.offset, value=1 / number)
+            self.mean_offset.add_(self.offset, alpha=1 / number)
         for vector in self.points.values():
             vector.grad.div_(number)
         return value
 
     def _draw(self, noise: torch.Generator) -> None:
         """Move the network to m + s z, with fresh z."""
-        torch.addcmul(self.loc, self.scale, self.noise.normal_(generator=noise), out=self.weights.values)
+        for part in self.stretches:
+            part.draw(part.scale(), noise)
 
-    def _divergence(self) -> Tensor:
-        """The normal priors' part of E_q[-log p] - H[q], in nats."""
-        constant = self.prior.log_normaliser + 0.5 * len(self.loc) * (LOG_TWO_PI + 1)
-        return self.prior.normal_energy(self.loc, self.scale) + 0.5 * self.precision.log().sum() - constant
+    def _first_draw(self, noise: torch.Generator) -> Tensor:
+        """As `_draw`; the normal priors' part of E_q[-log p] - H[q], in nats."""
+        divergences = []
+        for part in self.stretches:
+            scale = part.scale()
+            divergences.append(part.divergence(scale))
+            part.draw(scale, noise)
+        return reduce(add, divergences) - self.prior.log_normaliser - 0.5 * len(self.loc) * (LOG_TWO_PI + 1)
+
+    def _descend(self, batch: Batch) -> Tensor:
+        """The likelihood's part of the loss where the weights stand, with its gradient."""
+        return self.joint.descend(batch, self.num_data / len(batch.x), written=[self.weights])
 
     def _gradient_at(self, batch: Batch, offset: Tensor) -> Tensor:
         """Of minus the log likelihood of all rows, at the means and an offset, (R,)."""
         torch.add(self.loc, offset, out=self.weights.values)
-        self.weights.grad.zero_()
-        self.joint.descend(batch, self.num_data / len(batch.x))
+        self._descend(batch)
         return self.weights.grad.clone()
 
     def clip(self) -> None:
@@ -248,7 +343,7 @@ class NewtonObjective:
         gradients = [self.gradient, *(vector.grad for vector in self.points.values())]
         norm = torch.stack([gradient.norm() for gradient in gradients]).norm()
         factor = (self.rule.max_grad_norm * self.num_data / norm).clamp(max=1.0)
-        for gradient in (*gradients, self.products):
+        for gradient in gradients if self.summed is None else (*gradients, self.summed):
             gradient.mul_(factor)
 
 
@@ -257,10 +352,7 @@ class Newton:
 
     def __init__(self, newton: NewtonObjective, rate: float) -> None:
         self.newton = newton
-        most_move = newton.start_scale * (MOST_MOVE / INITIAL_SCALE)
-        least, most = float(most_move.min()), float(most_move.max())
-        self.bounds = (-most, most) if least == most else (-most_move, most_move)
-        self.minus_one = newton.loc.new_full((), -1.0)
+        self.change = torch.empty_like(newton.stretches[-1].loc)  # the longest one
         groups: list[dict[str, Any]] = [{"params": [newton.loc], "lr": rate}]
         groups += [{"params": [vector.values], "lr": POINT_RATE} for vector in newton.points.values()]
         self.param_groups = groups
@@ -280,29 +372,17 @@ class Newton:
     def _step_means(self, rate: float) -> None:
         newton = self.newton
         state = self._state_of(newton.loc, ("momentum",))
-        number, momentum = int(state["step"]), state["momentum"]
-        if number:
-            newton.products.addcmul_(momentum, newton.mean_noise, value=-1 / (1 - MOMENTUM**number))
-        self._learn_precision(newton.rule.share(number))
-        momentum.lerp_(newton.gradient, 1 - MOMENTUM)
-        move = torch.mul(momentum, rate / (1 - MOMENTUM ** (number + 1)), out=newton.products)
-        newton.prior.add_normal_gradient(newton.loc, move, rate)
-        torch.clamp(move.div_(newton.precision), *self.bounds, out=move)
-        newton.loc.sub_(move)
+        number = int(state["step"])
+        share, past, now = newton.rule.share(number), 1 - MOMENTUM**number, 1 - MOMENTUM ** (number + 1)
+        momenta = state["momentum"].split([len(part.loc) for part in newton.stretches])
+        for part, momentum in zip(newton.stretches, momenta, strict=True):
+            change = part.products_less_one(out=self.change[: len(momentum)])
+            if number:
+                change.addcmul_(momentum, part.mean_offset, value=-1 / past)
+            part.learn_precision(change, share)
+            momentum.lerp_(part.gradient, 1 - MOMENTUM)
+            part.move(momentum, rate, now, out=change)
         state["step"] += 1
-
-    def _learn_precision(self, share: float) -> None:
-        """By r = gamma (G z s + p s^2 - 1)."""
-        newton = self.newton
-        prior, change = newton.prior.precision, newton.products
-        if isinstance(prior, float):
-            change.add_(newton.scale, alpha=prior)
-        else:
-            change.addcmul_(newton.scale, prior)
-        torch.addcmul(self.minus_one * share, change, newton.scale, value=share, out=change)
-        change.clamp_(-MOST_CHANGE, MOST_CHANGE)
-        change.addcmul_(change, change, value=0.5)
-        newton.precision.addcmul_(newton.precision, change)
 
     def _step_point(self, leaf: Tensor, gradient: Tensor | None, rate: float) -> None:
         if gradient is None:

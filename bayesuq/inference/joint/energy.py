@@ -11,7 +11,7 @@ Both ask of a model what it says of its sites (`laws`, `points`, `initial`, `sup
 likelihood; what is a network in them is `joint.network` alone.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, reduce
 from operator import add
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import FlatPrior, Layout
-from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
+from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, write_gradients
 from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.precision import raised
@@ -116,7 +116,13 @@ class FlatJoint:
         return value
 
     def descend(
-        self, batch: Batch, scale: float, noise: torch.Generator | None = None, *, with_prior: bool = True
+        self,
+        batch: Batch,
+        scale: float,
+        noise: torch.Generator | None = None,
+        *,
+        with_prior: bool = True,
+        written: Sequence[FlatVector] = (),
     ) -> Tensor:
         """All of U but the normal priors, whose gradient is added to the vectors'.
 
@@ -125,6 +131,7 @@ class FlatJoint:
             scale: See `value_and_grad`.
             noise: See `value_and_grad`.
             with_prior: Whether priors that are not normal, and volumes, count: once for rows that come in chunks.
+            written: Vectors whose gradient becomes that of this alone, whatever it was.
         """
         theta = self._theta()
         if self._unknowns:
@@ -132,12 +139,12 @@ class FlatJoint:
         log_likelihood = self._log_likelihood(theta, batch, noise)
         terms = list(self.irregular(theta)) if with_prior else []
         if not terms:  # the factor is where the gradient begins: an operator less, forwards and backwards
-            torch.autograd.backward(log_likelihood, self._beginning(log_likelihood, -scale))
+            write_gradients(log_likelihood, written, self._beginning(log_likelihood, -scale))
             return log_likelihood.detach() * -scale
         loss = log_likelihood * -scale
         for term in terms:
             loss = loss - term
-        loss.backward()
+        write_gradients(loss, written)
         return loss.detach()
 
     def by_rows(self, batch: Batch, num_data: int, noise: torch.Generator | None = None) -> Tensor:

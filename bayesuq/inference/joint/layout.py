@@ -124,6 +124,14 @@ class FlatPrior:
                 others[name] = unchecked(law)
         return cls(_scalar_if_constant(loc), _scalar_if_constant(precision), log_normaliser, others)
 
+    def part(self, where: slice) -> "FlatPrior":
+        """Of the normal entries in a stretch of the vector; the constant, and all other sites, stay with the whole."""
+
+        def cut(values: Tensor | float) -> Tensor | float:
+            return values if isinstance(values, float) else values[where]
+
+        return FlatPrior(cut(self.loc), cut(self.precision), 0.0, {})
+
     def normal_energy(self, flat: Tensor, scale: Tensor | None = None) -> Tensor:
         """sum precision ((flat - loc)^2 + scale^2) / 2 over the normal entries, in nats.
 
@@ -138,12 +146,15 @@ class FlatPrior:
         squares = centred.square() if scale is None else centred.square() + scale.square()
         return 0.5 * self.precision.dot(squares)
 
-    def add_normal_gradient(self, flat: Tensor, gradient: Tensor, weight: float = 1.0) -> None:
-        """Add `weight` times the gradient of `normal_energy`, precision (flat - loc), in place."""
+    def add_normal_gradient(
+        self, flat: Tensor, gradient: Tensor, weight: float = 1.0, out: Tensor | None = None
+    ) -> None:
+        """Add `weight` times the gradient of `normal_energy`, precision (flat - loc), in place or put into `out`."""
+        out = gradient if out is None else out
         if isinstance(self.precision, float):
-            gradient.add_(self._centred(flat), alpha=weight * self.precision)
+            torch.add(gradient, self._centred(flat), alpha=weight * self.precision, out=out)
         else:
-            gradient.addcmul_(self._centred(flat), self.precision, value=weight)
+            torch.addcmul(gradient, self._centred(flat), self.precision, value=weight, out=out)
 
     def _centred(self, flat: Tensor) -> Tensor:
         return flat if isinstance(self.loc, float) and self.loc == 0 else flat - self.loc

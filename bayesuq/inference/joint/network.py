@@ -21,6 +21,7 @@ from bayesuq.models.training_mode import TrainingMode, observe, training_mode, w
 from bayesuq.predictive.laws import unchecked
 from bayesuq.randomness import OwnGenerators
 
+SHORT = 2**16  # numbers of vectors whose gradients are set to zero and added to, not written
 NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
@@ -55,21 +56,33 @@ class FlatVector:
         return {name: transforms[name](leaf) if name in transforms else leaf for name, leaf in self.leaves.items()}
 
 
-def write_gradients(loss: Tensor, written: Sequence[FlatVector], added: Sequence[Tensor] = ()) -> None:
-    """Put the gradient of a loss into that of some flat vectors, and add it to that of other leaves.
+def write_gradients(loss: Tensor, written: Sequence[FlatVector], beginning: Tensor | None = None) -> None:
+    """Put the gradient of a loss into that of some flat vectors, and add it to that of all other leaves.
 
     A backward pass adds: a gradient that is to be new must be set to zero first, and both go through memory once more.
+    It costs less than to write where the vectors are so short that a cache holds them.
 
     Args:
         loss: A 0-d tensor.
         written: Vectors whose gradient becomes that of the loss, whatever it was.
-        added: Leaves to whose gradient that of the loss is added.
+        beginning: Factor of the loss, 0-d; None is one.
     """
-    fresh = [leaf for vector in written for leaf in vector.leaves.values()]
-    found = torch.autograd.grad(loss, [*fresh, *added], allow_unused=True, materialize_grads=True)
-    torch._foreach_copy_([cast(Tensor, leaf.grad) for leaf in fresh], found[: len(fresh)])
-    for leaf, gradient in zip(added, found[len(fresh) :], strict=True):
-        cast(Tensor, leaf.grad).add_(gradient)
+    if sum(len(vector.values) for vector in written) < SHORT:
+        for vector in written:
+            vector.grad.zero_()
+        torch.autograd.backward(loss, beginning)
+        return
+    leaves = [leaf for vector in written for leaf in vector.leaves.values()]
+    places = [cast(Tensor, leaf.grad) for leaf in leaves]
+    for leaf in leaves:
+        leaf.grad = None  # so that the pass leaves what it has found, where it would have added
+    try:
+        torch.autograd.backward(loss, beginning)
+        found = [torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves]
+        torch._foreach_copy_(places, found)
+    finally:
+        for leaf, place in zip(leaves, places, strict=True):
+            leaf.grad = place
 
 
 def point_vectors(model: BayesianNetwork, names: list[str]) -> dict[str, FlatVector]:

@@ -67,8 +67,6 @@ class EvidenceObjective:
         self.grad_loc = self.weights.grad if alone else torch.zeros_like(self.loc)
         self.grad_log_scale = torch.zeros_like(self.loc)
         guide.loc.grad, guide.log_scale.grad = self.grad_loc, self.grad_log_scale
-        self.added: list[Tensor] = [leaf for vector in self.points.values() for leaf in vector.leaves.values()]
-        self.added += [guide.loc, guide.log_scale] if self.divergence.has_graph else []
 
     def objective(self) -> Objective:
         """What the loop needs."""
@@ -133,7 +131,7 @@ class EvidenceObjective:
             self.activations.draw(batch.x, self.loc, self.scale, self.noise, noise)
         loss = self._loss_at_draw(batch, weight)
         twins = [] if self.activations is None else [self.activations.twin]
-        write_gradients(loss, [self.weights, *twins], self.added)
+        write_gradients(loss, [self.weights, *twins])
         gradient = self.weights.grad
         mixtures = self.divergence.add_mixtures(self.noise, self.weights.values, gradient, weight / self.num_draws)
         if self.activations is None:

@@ -10,7 +10,8 @@ from torch import Tensor
 from bayesuq.data import Batch, Dataset
 from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import ensemble, ivon
-from bayesuq.inference.ivon.newton import NewtonObjective, Rule
+from bayesuq.inference.ivon.newton import Newton, NewtonObjective, Rule
+from bayesuq.inference.joint import stretches
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.models import likelihoods, networks, priors
@@ -111,6 +112,30 @@ def test_clipping_bounds_the_curvature_too() -> None:
     (free, whole), (norm, products) = steps
     torch.testing.assert_close(norm, torch.tensor(1e-3 * len(data)).double())
     torch.testing.assert_close(products, whole * (norm / free))
+
+
+@pytest.mark.parametrize("prior", [priors.Normal(), priors.FanIn(priors.Normal(loc=0.1))])
+@pytest.mark.parametrize("num_draws", [1, 2])
+def test_a_step_goes_over_stretches_as_over_the_whole(
+    monkeypatch: pytest.MonkeyPatch, prior: priors.Prior, num_draws: int
+) -> None:
+    """Loss, curvature and means of three steps; the noise is the same to the last bit, sums differ by rounding."""
+    data = measured()
+    net = built(lambda: networks.mlp(3, (40,), 1)).double()
+    batch = Batch(data.x.double(), data.y.double(), None)
+    results = []
+    for length in (10**6, 16):
+        monkeypatch.setattr(stretches, "LENGTH", length)
+        model = BayesianNetwork(net, prior, likelihoods.Normal(NOISE))
+        newton = NewtonObjective(model, len(data), Rule(num_draws, None, 1.0))
+        assert (len(newton.stretches) > 1) == (length == 16)
+        optimizer, noise = Newton(newton, 0.1), torch.Generator().manual_seed(0)
+        losses = []
+        for _ in range(3):
+            losses.append(newton.loss_and_grads(batch, noise))
+            optimizer.step()
+        results.append([*losses, newton.precision, newton.loc])
+    torch.testing.assert_close(results[0], results[1], rtol=1e-10, atol=1e-12)
 
 
 @quietly
