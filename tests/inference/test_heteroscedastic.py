@@ -45,7 +45,7 @@ def model_of(share: float = 0.1, **options: Any) -> BayesianNetwork:
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_gives_labels_with_both_uncertainties(name: str, tmp_path: Path) -> None:
     data, new = flipped(400, 0), flipped(600, 1)
-    posterior = METHODS[name](model_of(), data, num_epochs=60, learning_rate=1e-2, seed=0)
+    posterior = METHODS[name](model_of(), data, num_epochs=30, learning_rate=2e-2, seed=0)
     predictive = posterior.predict(new.x, num_samples=10, seed=1)
     assert isinstance(predictive, CategoricalPredictive)
     assert predictive.mean.shape == (600, 2)
@@ -70,7 +70,7 @@ def test_every_method_gives_targets_with_both_uncertainties(name: str) -> None:
     y = x[:, 0] + scale * torch.randn(400, generator=noise)
     net = built(lambda: networks.mlp(2, (16,), 2, dropout=0.1))
     model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticNormal())
-    posterior = METHODS[name](model, Dataset(x, y), num_epochs=60, learning_rate=1e-2, seed=0)
+    posterior = METHODS[name](model, Dataset(x, y), num_epochs=40, learning_rate=2e-2, seed=0)
     inside = torch.tensor([[0.0, 1.0], [0.0, -1.0]])
     predictive = posterior.predict(torch.cat([inside, 10 * inside]), num_samples=10, seed=1)
     assert isinstance(predictive, GaussianPredictive)

@@ -14,8 +14,8 @@ from tests.inference.examples import NO_MODE, built, labelled
 
 pytestmark = pytest.mark.filterwarnings(NO_MODE)
 MIXED = torch.bfloat16
-OPTIONS = {"num_epochs": 25, "batch_size": 32, "learning_rate": 0.02, "seed": 0}
-CHAINS = {"num_chains": 2, "num_samples": 10, "num_warmup": 120, "thinning": 2, "start": "network", "seed": 0}
+OPTIONS = {"num_epochs": 15, "batch_size": 32, "learning_rate": 0.04, "seed": 0}
+CHAINS = {"num_chains": 2, "num_samples": 10, "num_warmup": 80, "thinning": 2, "start": "network", "seed": 0}
 FITS = {
     "map": partial(map_estimate.fit, **OPTIONS),
     "adversarial": partial(map_estimate.fit, adversarial=True, **OPTIONS),
@@ -26,7 +26,7 @@ FITS = {
     "variational, local": partial(variational.fit, estimator="local", **OPTIONS),
     "variational, flipout": partial(variational.fit, estimator="flipout", num_draws=2, **OPTIONS),
     "variational, low rank": partial(variational.fit, guide=variational.low_rank(2), **OPTIONS),
-    "ivon": partial(ivon.fit, **{**OPTIONS, "num_epochs": 120, "learning_rate": 0.3}),
+    "ivon": partial(ivon.fit, **{**OPTIONS, "num_epochs": 70, "learning_rate": 0.3}),
     "laplace": partial(laplace.fit, **OPTIONS),
     "swag": partial(swag.fit, rank=4, **OPTIONS),
     "sgmcmc, one by one": partial(sgmcmc.fit, batch_size=32, vectorised=False, **CHAINS),

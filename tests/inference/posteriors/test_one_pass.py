@@ -1,6 +1,7 @@
 """What all draws share of a network is run once, and no number is another for it."""
 
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import pytest
@@ -59,17 +60,22 @@ def plain(monkeypatch: pytest.MonkeyPatch, predict: Callable[[], Any]) -> Any:
         return predict()
 
 
+@cache
+def fitted(name: str) -> variational.VariationalPosterior:
+    kind = KINDS[name]
+    net, x = kind.net().eval(), kind.x(7)
+    adopted = adopt(net, likelihoods.Normal(scale=1.0))
+    return variational.fit(adopted.model, Dataset(x, adopted.predict(x).mean), num_epochs=1, seed=0)
+
+
 @pytest.mark.filterwarnings(*SHORT_FIT, "ignore:`torch.nn.utils.weight_norm` is deprecated:FutureWarning")
 @pytest.mark.parametrize("name", KINDS)
 @pytest.mark.parametrize("budget", [0, weights.VECTORISED_BUDGET])
 def test_draws_of_a_last_layer_are_those_of_whole_passes(
     name: str, budget: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kind = KINDS[name]
-    net, x = kind.net().eval(), kind.x(7)
+    posterior, x = fitted(name), KINDS[name].x(7)
     monkeypatch.setattr(weights, "VECTORISED_BUDGET", budget)  # 0: one draw after another
-    adopted = adopt(net, likelihoods.Normal(scale=1.0))
-    posterior = variational.fit(adopted.model, Dataset(x, adopted.predict(x).mean), num_epochs=1, seed=0)
 
     def predict() -> Tensor:
         return posterior.predict(x, num_samples=5, seed=0, keep_samples=True).component_means
