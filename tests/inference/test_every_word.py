@@ -20,15 +20,15 @@ KINDS = {method.name: method.kind for method in METHODS}
 # Fewer steps than by default, where what is claimed survives it: less training can only add warnings.
 SHORTER: dict[str, dict[str, Any]] = {
     "map_estimate": {"num_epochs": 40},
-    "variational": {"num_epochs": 40},
-    "ivon": {"num_epochs": 40},
+    "variational": {"num_epochs": 10},
+    "ivon": {"num_epochs": 10},
     "laplace": {"num_epochs": 40},
     "swag": {"num_epochs": 40},
     "ensemble": {"num_epochs": 40, "num_members": 2},
-    "confidence": {"num_epochs": 3},
+    "confidence": {"num_epochs": 1},
     "local_temperature": {"num_epochs": 1, "batch_size": 64},
-    "microcanonical": {"num_samples": 3, "num_warmup": 12, "num_members": 2, "num_epochs": 10},
-    "sgmcmc": {"num_samples": 8, "num_warmup": 20, "num_chains": 2},
+    "microcanonical": {"num_samples": 3, "num_warmup": 6, "thinning": 2, "num_members": 2, "num_epochs": 5},
+    "sgmcmc": {"num_samples": 4, "num_warmup": 8, "num_chains": 2},
 }
 MENDED: dict[str, dict[str, Any]] = {
     "dropout": {"num_epochs": 40},

@@ -105,7 +105,7 @@ def test_loss_and_gradient_over_all_draws_are_those_of_the_exact_elbo(prior, sca
 @pytest.mark.parametrize(("prior", "scale"), [PAIRS[0], *PAIRS[-3:]], ids=str)
 def test_loss_and_gradient_of_minibatches_and_several_draws_are_those_of_the_exact_elbo_on_average(prior, scale):
     model, data, loc, log_scale, exact, expected_gradients = where_the_elbo_is_known(prior, scale)
-    options = {"num_epochs": 50, "batch_size": 5, "num_draws": 3, "learning_rate": 1e-13, "seed": 0}
+    options = {"num_epochs": 35, "batch_size": 5, "num_draws": 3, "learning_rate": 1e-13, "seed": 0}
     with recorded_steps() as steps:
         posterior = variational.fit(model, data, guide=lambda _: MeanFieldGuide(model, loc, log_scale), **options)
 
@@ -229,7 +229,7 @@ def long_fit(**options) -> tuple[Conjugate, VariationalPosterior]:
 
 @pytest.fixture(scope="module")
 def fitted_for_long() -> tuple[Conjugate, VariationalPosterior]:
-    return long_fit(num_epochs=1200)
+    return long_fit(num_epochs=800)
 
 
 def assert_exact(exact: Conjugate, posterior: VariationalPosterior) -> None:
@@ -242,7 +242,7 @@ def test_a_long_fit_finds_the_exact_mean_field_posterior(fitted_for_long):
 
 
 def test_four_draws_a_step_find_it_in_a_quarter_of_the_steps():
-    assert_exact(*long_fit(num_epochs=300, num_draws=4))
+    assert_exact(*long_fit(num_epochs=200, num_draws=4))
 
 
 def test_its_predictive_is_the_exact_one_of_the_mean_field_posterior(fitted_for_long):
@@ -263,7 +263,7 @@ def test_an_inferred_noise_scale_ends_at_the_best_elbo():
     scale = priors.HalfNormal(0.7)
     model, data = one_weight_model(priors.StudentT(), scale), measured(40, num_features=1)
     best = torch.zeros(2, dtype=torch.float64, requires_grad=True), torch.full((2,), -2.0).double().requires_grad_()
-    optimizer = torch.optim.LBFGS(best, max_iter=100, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(best, max_iter=30, line_search_fn="strong_wolfe")
 
     def closure() -> Tensor:
         optimizer.zero_grad()
@@ -273,7 +273,7 @@ def test_an_inferred_noise_scale_ends_at_the_best_elbo():
 
     optimizer.step(closure)
     posterior = variational.fit(
-        model, data, num_epochs=300, batch_size=40, num_draws=4, learning_rate=0.06, scale_rate=1.0, seed=0
+        model, data, num_epochs=200, batch_size=40, num_draws=4, learning_rate=0.06, scale_rate=1.0, seed=0
     )
     loc, log_scale = (leaf.detach() for leaf in best)
     assert ((posterior.loc - loc) / log_scale.exp()).abs().max() < 0.3
@@ -286,7 +286,7 @@ def test_without_evidence_the_posterior_is_the_prior():
     model = BayesianNetwork(net, priors.Normal(loc=0.3, scale=0.4), likelihoods.Normal(scale=0.1))
     silent = Dataset(noise(0, 10, 2), noise(1, 10), weight=torch.zeros(10))
     posterior = variational.fit(
-        model, silent, num_epochs=600, batch_size=10, learning_rate=0.05, scale_rate=1.0, seed=0
+        model, silent, num_epochs=400, batch_size=10, learning_rate=0.05, scale_rate=1.0, seed=0
     )
     torch.testing.assert_close(posterior.loc, torch.full((13,), 0.3).double(), rtol=0, atol=1e-3)
     torch.testing.assert_close(posterior.scale, torch.full((13,), 0.4).double(), rtol=1e-3, atol=0)

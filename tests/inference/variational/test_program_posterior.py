@@ -213,7 +213,7 @@ def scaled(x, y=None):
 def test_parameters_of_the_program_are_learned_and_the_users_stay_as_they_are(program):
     x = noise(0, 400, 3).float()
     data = Dataset(x, x.sum(dim=1) + 0.3 * noise(1, 400).float())
-    posterior = variational.fit(program, data, num_epochs=250, seed=0)
+    posterior = variational.fit(program, data, num_epochs=125, seed=0)
     learned = float(posterior.predict(x[:2], num_samples=1).aleatoric[0]) ** 0.5
     assert learned == pytest.approx(0.3, rel=3 / math.sqrt(2 * 400) + 0.03)  # and 3 % for the last steps' noise
     assert list(pyro.get_param_store()) == []
