@@ -86,6 +86,7 @@ class Stretch:
     """Views of one part, (L,), of all vectors that a step passes over; they are `NewtonObjective`'s, part by part.
 
     Attributes:
+        where: The part.
         prior: Of its entries, where it is normal.
         prior_precision: p, (L,) or 0-d.
         minus_one: -1, 0-d.
@@ -94,6 +95,7 @@ class Stretch:
         bounds: Of what the means move by in a step: two numbers, or two of (L,).
     """
 
+    where: slice
     prior: FlatPrior
     prior_precision: Tensor
     minus_one: Tensor
@@ -118,11 +120,12 @@ class Stretch:
         """Move the network to m + s z, with fresh z."""
         torch.add(self.loc, self.offset.normal_(generator=noise).mul_(scale), out=self.weights)
 
-    def products_less_one(self, out: Tensor) -> Tensor:
-        """Mean over the step's draws of G s z, less 1."""
-        if self.summed is not None:
-            return torch.add(self.summed, self.minus_one, out=out)
-        return torch.addcmul(self.minus_one, self.gradient, self.offset, out=out)
+    def products_less_one(self, out: Tensor) -> None:
+        """Mean over the step's draws of G s z, less 1, put into `out`."""
+        if self.summed is None:
+            torch.addcmul(self.minus_one, self.gradient, self.offset, out=out)
+        else:
+            torch.add(self.summed, self.minus_one, out=out)
 
     def learn_precision(self, change: Tensor, share: float) -> None:
         """By r = gamma (G s z + p s^2 - 1).
@@ -139,8 +142,9 @@ class Stretch:
     def move(self, momentum: Tensor, rate: float, weight: float, out: Tensor) -> None:
         """Take rate (momentum / weight + p (m - m_0)) / (c + p) from the means, within bounds."""
         self.prior.add_normal_gradient(self.loc, momentum, weight, out=out)
-        least, most = (bound * (weight / rate) for bound in self.bounds)
-        self.loc.sub_(torch.clamp(out.div_(self.precision), least, most, out=out), alpha=rate / weight)
+        least, most = self.bounds
+        torch.clamp(out.div_(self.precision), least * (weight / rate), most * (weight / rate), out=out)
+        self.loc.sub_(out, alpha=rate / weight)
 
 
 class NewtonObjective:
@@ -175,6 +179,7 @@ class NewtonObjective:
         prior, most_move = self.prior.part(where), self.start_scale[where] * (MOST_MOVE / INITIAL_SCALE)
         least, most = most_move.aminmax()
         return Stretch(
+            where=where,
             prior=prior,
             prior_precision=torch.as_tensor(prior.precision, dtype=self.loc.dtype, device=self.loc.device),
             minus_one=self.loc.new_full((), -1.0),
@@ -352,7 +357,8 @@ class Newton:
 
     def __init__(self, newton: NewtonObjective, rate: float) -> None:
         self.newton = newton
-        self.change = torch.empty_like(newton.stretches[-1].loc)  # the longest one
+        change = torch.empty_like(newton.stretches[-1].loc)  # the longest one
+        self.changes = [(part, change[: len(part.loc)]) for part in newton.stretches]
         groups: list[dict[str, Any]] = [{"params": [newton.loc], "lr": rate}]
         groups += [{"params": [vector.values], "lr": POINT_RATE} for vector in newton.points.values()]
         self.param_groups = groups
@@ -374,9 +380,9 @@ class Newton:
         state = self._state_of(newton.loc, ("momentum",))
         number = int(state["step"])
         share, past, now = newton.rule.share(number), 1 - MOMENTUM**number, 1 - MOMENTUM ** (number + 1)
-        momenta = state["momentum"].split([len(part.loc) for part in newton.stretches])
-        for part, momentum in zip(newton.stretches, momenta, strict=True):
-            change = part.products_less_one(out=self.change[: len(momentum)])
+        for part, change in self.changes:
+            momentum = state["momentum"][part.where]
+            part.products_less_one(out=change)
             if number:
                 change.addcmul_(momentum, part.mean_offset, value=-1 / past)
             part.learn_precision(change, share)
