@@ -44,6 +44,7 @@ JUDGED_SHARE, MOST_JUDGED = 0.15, 5000
 CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
 FIRST_FITS = 0.45  # of the time; the rest is for fitting again, by which chains go on to where they predict best
 SAFETY = 0.9  # the share of the time that pilots are trusted for
+SPARED = 0.8  # the share of what other fits leave, on which none has to rely
 PILOT_ROWS = 2000  # that pilots read of very many
 FEWEST_PIECES, ROWS_A_PIECE = 10, 100  # of the map of levels
 NUM_DRAWS = 1000  # of the mixture: a row unlike the others has its density by few of them
@@ -183,6 +184,21 @@ class Fitted:
     weight: float = 0.0
     is_again: bool = False
 
+    @property
+    def seconds_again(self) -> float:
+        """What the same fit to the judging rows too takes."""
+        return self.seconds / (1 - JUDGED_SHARE)
+
+    def goes_on(self, number: int) -> bool:
+        """Whether the fit to so many rows begins where this one ended, and takes what time there is."""
+        return self.trial.going_on is not None and number > self.trial.most_anew
+
+    def size_onwards(self, left: float) -> int:
+        """How much further it goes within these seconds."""
+        wanted = self.trial.wanted_onwards or self.trial.wanted
+        seconds = self.seconds_again
+        return min(wanted, int(SAFETY * max(left, 0.0) / seconds * self.size)) if seconds > 0 else wanted
+
     def told(self, unit: float) -> Candidate:
         """What is said of it, y's unit being so many nats."""
         remark = f"size {self.size}" + (", fitted again to the judging rows too" if self.is_again else "")
@@ -250,7 +266,7 @@ def _first_fits(
         waiting = sum(later.share for later in trials[number:])
         part = timer.left(FIRST_FITS, budget) * trial.share / max(trial.share, waiting / 2)
         try:
-            size = _size(trial, first, part, timer.clock, key)
+            size = _size(trial, first, part, _spare(trial, first, fits, timer, budget), timer.clock, key)
             if number == 0:
                 size = max(size, trial.least)
             if size < trial.least:
@@ -272,28 +288,41 @@ def _first_fits(
     return fits, told
 
 
-def _size(trial: Trial, rows: Dataset, seconds: float, clock: Callable[[], float], key: int) -> int:
+def _spare(trial: Trial, rows: Dataset, fits: Sequence[Fitted], timer: Timer, budget: float) -> float:
+    """Seconds that second fits leave to one that needs none, for it goes on from its first one."""
+    if not fits or trial.going_on is None or any(fit.goes_on(len(rows)) for fit in fits):
+        return 0.0
+    return SPARED * (timer.left(1.0, budget) - sum(fit.seconds_again for fit in fits))
+
+
+def _size(trial: Trial, rows: Dataset, seconds: float, spare: float, clock: Callable[[], float], key: int) -> int:
     """Of a fit that takes these seconds, as two pilots tell: their difference leaves out what any fit takes.
 
-    A fit of size 1 goes before them: what is loaded once in a process is no part of the pace, nor of these seconds.
+    Where that is less than what is worth its time, it may take the spare seconds. A fit of size 1 goes before the
+    pilots: what is loaded once in a process is no part of the pace, nor of these seconds.
     """
-    if seconds <= 0:
+    longest = max(seconds, spare)
+    if longest <= 0:
         return 0
     small, large = trial.pilots
     some = rows if len(rows) < MANY_ROWS else rows.rows(torch.arange(PILOT_ROWS))
     times = [clock()]
     for size in (1, small, large):
-        if len(times) > 2 and times[2] - times[1] > seconds / 2:  # the larger one alone would take the rest
+        if len(times) > 2 and times[2] - times[1] > longest / 2:  # the larger one alone would take the rest
             return 0
         _quietly(trial.fit, some, size, key)
         times.append(clock())
     first, second = times[2] - times[1], times[3] - times[2]
     pace = (second - first) / (large - small) if second > first else second / large  # which is too slow, if anything
-    left = SAFETY * seconds - (times[3] - times[1]) - max(first - small * pace, 0.0)
+    taken = times[3] - times[1] + max(first - small * pace, 0.0)
     pace *= min(len(rows), trial.most_read or len(rows)) / min(len(some), trial.most_read or len(some))
-    if pace == 0:
-        return trial.wanted if left > 0 else 0
-    return min(trial.wanted, int(max(left, 0.0) / pace))
+
+    def within(seconds: float) -> int:
+        left = max(SAFETY * seconds - taken, 0.0)
+        return min(trial.wanted, int(left / pace)) if pace > 0 else trial.wanted * (left > 0)
+
+    size = within(seconds)
+    return size if size >= trial.least else within(longest)
 
 
 def _mixed(
@@ -315,31 +344,33 @@ def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, k
     """
     found = list(fits)
     chosen = [number for number, fit in enumerate(fits) if fit.weight > 0]
-    for number in sorted(chosen, key=lambda one: fits[one].trial.going_on is not None):
-        left = timer.left(1.0, budget)
-        part = left * fits[number].weight / sum(found[one].weight for one in chosen if not found[one].is_again)
+    waiting = sorted(chosen, key=lambda one: fits[one].trial.going_on is not None)
+    while waiting:
+        number, *waiting = waiting
+        fit, left = fits[number], timer.left(1.0, budget)
+        part = left * fit.weight / (fit.weight + sum(fits[one].weight for one in waiting))
+        waits = any(fits[one].size_onwards(left) >= fits[one].trial.least for one in waiting)
         try:
-            found[number] = _fitted_again(fits[number], rows, left, part, key, is_alone=len(chosen) == 1)
+            found[number] = _fitted_again(fit, rows, left, part, key, nothing_waits=not waits)
         except (FloatingPointError, RuntimeError):
             warn_of_fit(f"{fits[number].trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
 
-def _fitted_again(fit: Fitted, rows: Dataset, left: float, part: float, key: int, *, is_alone: bool) -> Fitted:
+def _fitted_again(fit: Fitted, rows: Dataset, left: float, part: float, key: int, *, nothing_waits: bool) -> Fitted:
     """The fit to more rows within the seconds that are left, or as it is where they are too few.
 
     It may be a larger one, in its own part of them.
     """
-    trial, seconds = fit.trial, fit.seconds / (1 - JUDGED_SHARE)
-    is_anew = trial.going_on is None or (is_alone and len(rows) <= trial.most_anew)
-    if is_anew and left > seconds:
-        size = min(trial.wanted, int(SAFETY * part / seconds * fit.size)) if trial.grows else 0
+    trial = fit.trial
+    is_anew = trial.going_on is None or (nothing_waits and not fit.goes_on(len(rows)))
+    if is_anew and left > fit.seconds_again:
+        size = min(trial.wanted, int(SAFETY * part / fit.seconds_again * fit.size)) if trial.grows else 0
         size = max(size, fit.size)
         return replace(fit, posterior=_quietly(trial.fit, rows, size, key), size=size, is_again=True)
     if trial.going_on is None:
         return fit
-    wanted = trial.wanted_onwards or trial.wanted
-    size = min(wanted, int(SAFETY * left / seconds * fit.size)) if seconds > 0 else wanted
+    size = fit.size_onwards(left)
     if size < trial.least:
         return fit
     posterior = _quietly(trial.going_on, rows, size, key, fit.posterior)

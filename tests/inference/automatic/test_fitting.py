@@ -173,12 +173,18 @@ def test_what_goes_on_begins_at_its_first_fit_and_has_the_time_that_is_left(monk
 
 
 @pytest.mark.parametrize(
-    ("other", "most_anew", "budget", "is_anew"),
-    [(40.0, 40, 60.0, True), (40.0, 39, 60.0, False), (0.0, 40, 60.0, False), (40.0, 40, 1e-9, False)],
-    ids=["alone", "more rows than it learns from", "beside another one", "without time"],
+    ("other", "waits", "most_anew", "budget", "is_anew"),
+    [
+        (40.0, True, 40, 60.0, True),
+        (40.0, True, 39, 60.0, False),
+        (0.0, True, 40, 60.0, False),
+        (0.0, False, 40, 60.0, True),
+        (40.0, True, 40, 1e-9, False),
+    ],
+    ids=["alone", "more rows than it learns from", "beside what goes on", "beside what is fitted anew", "without time"],
 )
 def test_what_it_keeps_when_it_goes_on_is_learned_anew_where_nothing_else_waits(
-    other: float, most_anew: int, budget: float, *, is_anew: bool, monkeypatch: pytest.MonkeyPatch
+    other: float, waits: bool, most_anew: int, budget: float, *, is_anew: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock, calls = Clock(), []
     begun: list[int] = []
@@ -191,11 +197,24 @@ def test_what_it_keeps_when_it_goes_on_is_learned_anew_where_nothing_else_waits(
     use(
         monkeypatch,
         replace(process, wanted=50, going_on=onwards, most_anew=most_anew),
-        timed(clock, "other", other, 1.0, 0.01, calls),
+        replace(timed(clock, "other", other, 1.0, 0.01, calls), going_on=onwards if waits else None),
     )
     fitting.regress(*table(), budget=budget, seed=0, clock=clock)
     assert [(size, rows) for name, size, rows in calls if (name, rows) == ("process", 40)] == [(50, 40)] * is_anew
     assert (not begun) == (is_anew or budget < 1)
+
+
+@pytest.mark.parametrize("goes_on", [False, True])
+def test_what_needs_no_second_fit_has_the_time_that_others_leave(
+    monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
+) -> None:
+    clock, calls = Clock(), []
+    process = replace(timed(clock, "process", 0.0, 1.0, 0.01, calls), going_on=lambda *given: given[-1], most_anew=40)
+    chains = timed(clock, "chains", 0.0, 0.0, 0.02, calls)
+    use(monkeypatch, process, replace(chains, least=500, going_on=(lambda *given: given[-1]) if goes_on else None))
+    found = fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    assert clock.now - 100.0 <= 60.0
+    assert [one.name for one in found.candidates if one.score is not None] == ["process", "chains"][: 1 + goes_on]
 
 
 def test_chains_go_on_from_their_last_draws(monkeypatch: pytest.MonkeyPatch) -> None:
