@@ -20,7 +20,7 @@ from bayesuq.estimators import BayesianClassifier, BayesianRegressor
 
 QUICK = {"num_epochs": 60, "batch_size": 1000, "learning_rate": 0.03}
 SHORT = {**QUICK, "num_epochs": 15}
-CHAINS = {"num_samples": 5, "num_warmup": 5, "num_chains": 1, "progress": False}
+CHAINS = {"num_samples": 5, "num_warmup": 5, "thinning": 1, "num_chains": 1, "progress": False}
 FEW = {
     "map": SHORT,
     "variational": SHORT,

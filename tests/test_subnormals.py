@@ -52,7 +52,9 @@ class Asking(torch.nn.Linear):
 ASKED = {
     "predict": lambda mode: mode.predict(rows().x, seed=0),
     "laplace": lambda mode: laplace.fit(mode, rows(), structure="diagonal", seed=0),
-    "sgmcmc": lambda mode: sgmcmc.fit(mode.model, rows(), num_chains=1, num_warmup=2, num_samples=2, seed=0),
+    "sgmcmc": lambda mode: sgmcmc.fit(
+        mode.model, rows(), num_chains=1, num_warmup=2, num_samples=2, thinning=1, seed=0
+    ),
 }
 
 

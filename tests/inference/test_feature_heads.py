@@ -58,7 +58,9 @@ FITS: dict[str, Callable[[Any, Any], Any]] = {
         mode.model, data, guide=variational.low_rank(2), num_epochs=2, seed=0
     ),
     "hmc": lambda mode, data: hmc.fit(mode.model, data, num_samples=5, num_warmup=5, num_chains=1, seed=0),
-    "sgmcmc": lambda mode, data: sgmcmc.fit(mode.model, data, num_samples=4, num_warmup=4, num_chains=1, seed=0),
+    "sgmcmc": lambda mode, data: sgmcmc.fit(
+        mode.model, data, num_samples=4, num_warmup=4, num_chains=1, thinning=1, seed=0
+    ),
     "swag": lambda mode, data: swag.fit(mode.model, data, mode=mode, num_epochs=16, rank=2, seed=0),
     "map": lambda mode, data: map_estimate.fit(mode.model, data, num_epochs=2, seed=0),
     "ensemble": lambda mode, data: ensemble.fit(mode.model, data, num_members=2, num_epochs=1, seed=0),

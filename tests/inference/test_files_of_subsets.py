@@ -31,7 +31,7 @@ pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 BODY, LAYER = 3 * 400 + 400 + 400 * 400 + 400 + 400 * 10 + 10, 10 * 3 + 3  # numbers
 HEADER = 20_000  # bytes
 SHORT: dict[str, Any] = {"num_epochs": 2, "seed": 0}
-CHAINS: dict[str, Any] = {"num_samples": 3, "num_warmup": 2, "num_chains": 2, "seed": 0}
+CHAINS: dict[str, Any] = {"num_samples": 3, "num_warmup": 2, "num_chains": 2, "thinning": 1, "seed": 0}
 # How to fit, and for how many copies of the last layer's numbers, in float32, there may be room in the file.
 FITS: dict[str, tuple[Callable[[MapPosterior, Any], Posterior], int]] = {
     "adopted": (lambda mode, _: mode, 2),

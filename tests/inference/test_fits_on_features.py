@@ -23,7 +23,7 @@ from tests.inference.test_feature_heads import Net, Rows
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 NUM_ROWS, PROBES = 64, 30
 SHORT = {"num_epochs": 3, "batch_size": 16, "seed": 0}
-CHAINS = {"num_samples": 3, "num_warmup": 4, "num_chains": 2, "seed": 0}
+CHAINS = {"num_samples": 3, "num_warmup": 4, "num_chains": 2, "thinning": 1, "seed": 0}
 Fit = Callable[..., Posterior]
 FITS: dict[str, Fit] = {
     "variational": lambda mode, data, **o: variational.fit(mode.model, data, **SHORT, **o),

@@ -17,7 +17,7 @@ from bayesuq.models.bnn import BayesianNetwork
 GIVEN = likelihoods.Normal(scale="given")
 ONE = likelihoods.Normal(scale=1.0)
 SHORT: dict[str, Any] = {"num_epochs": 2, "batch_size": 6, "seed": 0}
-CHAIN: dict[str, Any] = {"num_samples": 4, "num_warmup": 6, "seed": 0, "progress": False}
+CHAIN: dict[str, Any] = {"num_samples": 4, "num_warmup": 6, "thinning": 1, "seed": 0, "progress": False}
 METHODS = {
     "map_estimate": partial(map_estimate.fit, **SHORT),
     "dropout": partial(dropout.fit, **SHORT),

@@ -87,7 +87,7 @@ def test_chains_draw_under_it() -> None:
     data = flipped(60, 0)
     chains = hmc.fit(model_of(), data, num_samples=3, num_warmup=20, num_chains=1, max_tree_depth=4, seed=0)
     assert float(chains.predict(data.x).log_prob(data.y).mean()) > -1.5
-    langevin = sgmcmc.fit(model_of(), data, num_warmup=20, num_samples=3, num_chains=1, seed=0)
+    langevin = sgmcmc.fit(model_of(), data, num_warmup=20, num_samples=3, thinning=1, num_chains=1, seed=0)
     assert chains.predict(data.x).mean.shape == langevin.predict(data.x).mean.shape == (60, 2)
 
 

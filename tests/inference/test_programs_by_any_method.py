@@ -20,7 +20,7 @@ FITS = {
     "hmc": lambda **o: hmc.fit(line, DATA, num_samples=20, num_warmup=30, num_chains=2, **o),
     "map_estimate": lambda **o: map_estimate.fit(line, DATA, num_epochs=50, **o),
     "laplace": lambda **o: laplace.fit(line, DATA, num_epochs=50, **o),
-    "sgmcmc": lambda **o: sgmcmc.fit(line, DATA, num_samples=30, num_warmup=50, num_chains=2, **o),
+    "sgmcmc": lambda **o: sgmcmc.fit(line, DATA, num_samples=30, num_warmup=50, thinning=3, num_chains=2, **o),
     "microcanonical": lambda **o: microcanonical.fit(line, DATA, num_members=2, num_samples=20, num_warmup=200, **o),
     "ensemble": lambda **o: ensemble.fit(line, DATA, num_members=2, num_epochs=20, bootstrap=True, **o),
 }

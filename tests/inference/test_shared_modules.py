@@ -22,7 +22,7 @@ from tests.inference.examples import SHORT_FIT, weights_of
 from tests.zoo.modules import SHARED, Kind, UsedTwice, in_two_places
 
 OPTIONS = {"num_epochs": 2, "batch_size": 16, "seed": 0}
-CHAINS: dict[str, Any] = {"num_samples": 4, "num_warmup": 4, "num_chains": 2, "seed": 0}
+CHAINS: dict[str, Any] = {"num_samples": 4, "num_warmup": 4, "num_chains": 2, "thinning": 1, "seed": 0}
 FITS: dict[str, Callable[..., Any]] = {
     "map": partial(map_estimate.fit, **OPTIONS),
     "variational": partial(variational.fit, **OPTIONS),

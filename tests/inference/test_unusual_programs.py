@@ -29,7 +29,7 @@ WORDS = {
     "an autoguide": lambda program: variational.fit(program, ROWS, guide=AutoNormal, num_epochs=2, seed=0),
     "hmc": lambda program: hmc.fit(program, ROWS, num_samples=5, num_warmup=5, num_chains=1, seed=0),
     "map_estimate": lambda program: map_estimate.fit(program, ROWS, num_epochs=2, seed=0),
-    "sgmcmc": lambda program: sgmcmc.fit(program, ROWS, num_samples=5, num_warmup=5, num_chains=1, seed=0),
+    "sgmcmc": lambda program: sgmcmc.fit(program, ROWS, num_samples=5, num_warmup=5, thinning=2, num_chains=1, seed=0),
 }
 
 

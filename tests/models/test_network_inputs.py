@@ -62,7 +62,9 @@ METHODS = {
     "laplace": lambda model, data: laplace.fit(model, data, subset="last_layer", num_epochs=2, seed=0),
     "swag": lambda model, data: swag.fit(model, data, num_epochs=16, batch_size=4, seed=0),
     "hmc": lambda model, data: hmc.fit(model, data, **CHAINS, seed=0),
-    "sgmcmc": lambda model, data: sgmcmc.fit(model, data, num_samples=3, num_warmup=5, batch_size=4, seed=0),
+    "sgmcmc": lambda model, data: sgmcmc.fit(
+        model, data, num_samples=3, num_warmup=5, thinning=1, batch_size=4, seed=0
+    ),
 }
 
 

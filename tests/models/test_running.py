@@ -138,7 +138,11 @@ IN_LOW = "its precision is 'bfloat16', this one's 'float32'"
 def test_a_stopped_fit_goes_on_in_the_precision_that_it_began_in(
     name: str, before: str, after: str, told: str | None, tmp_path: Path
 ) -> None:
-    fits = {**FITS, "ivon": ivon.fit, "sgmcmc": partial(sgmcmc.fit, num_samples=2, num_warmup=2, num_chains=1)}
+    fits = {
+        **FITS,
+        "ivon": ivon.fit,
+        "sgmcmc": partial(sgmcmc.fit, num_samples=2, num_warmup=2, thinning=1, num_chains=1),
+    }
     options = {"seed": 0, "checkpoint": Checkpoint(tmp_path / "file", every_steps=1)}
     options |= {} if name == "sgmcmc" else {"num_epochs": 4, "batch_size": 16}
 

@@ -204,7 +204,9 @@ def test_spectral_norms_hold_after_a_fit(name: str, method: Any) -> None:
 DRAWS: dict[str, Any] = {
     "variational": lambda *args: variational.fit(*args, num_epochs=20, batch_size=12, seed=0),
     "swag": lambda *args: swag.fit(*args, num_epochs=8, batch_size=12, rank=2, swa_learning_rate=1e-3, seed=0),
-    "sgmcmc": lambda *args: sgmcmc.fit(*args, num_samples=3, num_warmup=30, num_chains=2, step_size=1e-2, seed=0),
+    "sgmcmc": lambda *args: sgmcmc.fit(
+        *args, num_samples=3, num_warmup=30, thinning=2, num_chains=2, step_size=1e-2, seed=0
+    ),
     "hmc": lambda *args: hmc.fit(*args, num_samples=3, num_warmup=10, num_chains=2, seed=0),
 }
 
@@ -259,7 +261,9 @@ FITS: dict[str, Any] = {
     "ensemble": lambda *args: ensemble.fit(*args, num_members=2, num_epochs=1, seed=0),
     "laplace": lambda *args: laplace.fit(*args, num_epochs=1, seed=0),
     "swag": lambda *args: swag.fit(*args, num_epochs=4, batch_size=8, rank=2, swa_learning_rate=1e-3, seed=0),
-    "sgmcmc": lambda *args: sgmcmc.fit(*args, num_samples=2, num_warmup=2, num_chains=1, step_size=1e-3, seed=0),
+    "sgmcmc": lambda *args: sgmcmc.fit(
+        *args, num_samples=2, num_warmup=2, thinning=1, num_chains=1, step_size=1e-3, seed=0
+    ),
     "hmc": lambda *args: hmc.fit(*args, num_samples=2, num_warmup=2, num_chains=1, seed=0),
 }
 

@@ -158,7 +158,7 @@ def iterates(**options: Any) -> Callable[..., Any]:
 
 
 def langevin(net: BayesianNetwork | None = None, **options: Any) -> Callable[..., Any]:
-    return partial(sgmcmc.fit, net or model(), measured(), **{**CHAINS, "batch_size": 24, **options})
+    return partial(sgmcmc.fit, net or model(), measured(), **{**CHAINS, "thinning": 1, "batch_size": 24, **options})
 
 
 def hamiltonian(net: BayesianNetwork | None = None, **options: Any) -> Callable[..., Any]:
@@ -167,7 +167,7 @@ def hamiltonian(net: BayesianNetwork | None = None, **options: Any) -> Callable[
 
 
 def energies(net: Any, **options: Any) -> Callable[..., Any]:
-    steps = {"num_members": 2, "num_samples": 2, "num_warmup": 4, "seed": 1}
+    steps = {"num_members": 2, "num_samples": 2, "num_warmup": 4, "thinning": 1, "seed": 1}
     return partial(microcanonical.fit, net, measured(), **{**steps, **options})
 
 

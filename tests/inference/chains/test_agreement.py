@@ -68,7 +68,7 @@ def test_chains_that_permute_hidden_units_agree():
     model = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
     data = labelled(40)
     with recorded_warnings():
-        posterior = sgmcmc.fit(model, data, num_samples=20, num_warmup=20, num_chains=1, seed=0)
+        posterior = sgmcmc.fit(model, data, num_samples=20, num_warmup=20, thinning=2, num_chains=1, seed=0)
     first = posterior.draws[0, -1]
     parts = first.split([12, 4, 12, 3])
     order = torch.tensor([2, 0, 3, 1])

@@ -240,7 +240,7 @@ def plane(x: Tensor, y: Tensor | None = None) -> Tensor:
 
 LABELS = Dataset(measured(20).x, torch.arange(20) % 2)
 PROCESS = gp.GaussianProcess()
-SMALL: dict[str, Any] = {"num_members": 2, "num_samples": 2, "num_warmup": 1}
+SMALL: dict[str, Any] = {"num_members": 2, "num_samples": 2, "num_warmup": 1, "thinning": 1}
 OTHERS: dict[str, tuple[str, Callable[..., object]]] = {  # with the method, and a fit that cannot be captured
     "map": ("map_estimate", lambda **on: map_estimate.fit(model(), measured(20), **on)),
     "mode of a program": ("map_estimate", lambda **on: map_estimate.fit(plane, measured(20), **on)),

@@ -98,7 +98,7 @@ def model(likelihood: Any = None, net: nn.Module | None = None) -> BayesianNetwo
 X = torch.cat([normal(), 1e5 * normal()], dim=1)
 LARGE = Dataset(X, 1e6 * normal())
 SHORT: dict[str, Any] = {"num_epochs": 1, "seed": 0}
-CHAINS: dict[str, Any] = {"num_samples": 2, "num_warmup": 2, "num_chains": 2, "seed": 0}
+CHAINS: dict[str, Any] = {"num_samples": 2, "num_warmup": 2, "num_chains": 2, "thinning": 1, "seed": 0}
 METHODS = {
     "map_estimate": lambda m, data: map_estimate.fit(m, data, **SHORT),
     "a loader": lambda m, data: map_estimate.fit(m, DataLoader(TensorDataset(data.x, data.y), 200), **SHORT),

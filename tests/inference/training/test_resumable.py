@@ -48,7 +48,7 @@ FITS = {
     "map": of(map_estimate.fit, num_epochs=30, batch_size=16, schedule="constant"),
     "variational": of(variational.fit, num_epochs=30, batch_size=16),
     "ensemble": of(ensemble.fit, num_epochs=20, batch_size=16, num_members=2, vectorised=False),
-    "sgmcmc": of(sgmcmc.fit, num_samples=20, batch_size=16, **CHAINS),
+    "sgmcmc": of(sgmcmc.fit, num_samples=40, thinning=2, batch_size=16, **CHAINS),
     "hmc": of(hmc.fit, num_samples=30, kernel="hmc", num_steps=5, chain_method="sequential", **CHAINS),
     "process": partial(
         gp.fit,
