@@ -78,7 +78,7 @@ def test_a_saved_posterior_is_evaluated_as_it_was_when_fitted(tmp_path: Path, me
 
 @pytest.mark.parametrize("arguments", [["--clip", "2.5"], ["--split", "1", "--likelihood", "heteroscedastic"]])
 def test_real_targets_are_evaluated_in_their_own_units(tmp_path: Path, uci: str, arguments: list[str]) -> None:
-    more = ["--num_epochs", "300", "--batch_size", "30", "--learning_rate", "0.03"]
+    more = ["--num_epochs", "150", "--batch_size", "30", "--learning_rate", "0.05"]
     assert fit(tmp_path / "fit", *arguments, *more, data=uci, method="ensemble") == 0
     assert "standardizer.safetensors" in names(tmp_path / "fit")
     split_of = arguments[:2] if "--split" in arguments else []

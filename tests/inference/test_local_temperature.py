@@ -39,7 +39,7 @@ def images(right: float, *, left: float = 1.0, seed: int = 0, num: int = 8) -> D
 def test_temperatures_are_found_where_they_are_known() -> None:
     """Right halves are three times too sure, which one temperature cannot mend; most of the gain is found."""
     data, fresh = images(3.0, num=48), images(3.0, seed=1, num=16)
-    scaled = local_temperature.fit(given_logits(), data, num_epochs=30, seed=0)
+    scaled = local_temperature.fit(given_logits(), data, num_epochs=20, seed=0)
     found = scaled.temperatures(fresh.x)
     assert found[..., 2:6].log().mean().exp().item() == pytest.approx(1.0, rel=0.3)
     assert found[..., 10:14].log().mean().exp().item() == pytest.approx(3.0, rel=0.3)

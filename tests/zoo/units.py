@@ -83,8 +83,8 @@ KERNEL = gp.Scale(gp.RBF())
 MEANS: dict[str, gp.Mean] = {"zero": gp.ZeroMean(), "constant": gp.ConstantMean(), "linear": gp.LinearMean()}
 SHORT = {"num_inducing": 6, "num_epochs": 6, "batch_size": 8, "learning_rate": 0.05, "progress": False}
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
-    "exact": {"num_restarts": 2},
-    "collapsed": {"approximation": "collapsed", "num_inducing": 6, "num_restarts": 1, "max_iterations": 30},
+    "exact": {"num_restarts": 2, "max_iterations": 15},
+    "collapsed": {"approximation": "collapsed", "num_inducing": 6, "num_restarts": 1, "max_iterations": 15},
     "sparse": {"approximation": "sparse", **SHORT},
     "sampled": {"hyperparameters": "sample", "num_samples": 3, "num_warmup": 3, "num_chains": 1, "progress": False},
 }
@@ -117,7 +117,7 @@ PROCESSES |= {
         _of_real(lambda: gp.Deep(_network(), KERNEL), gp.LinearMean()), APPROXIMATIONS["sparse"]
     ),
     "coregionalised": ProcessCase(
-        _of(kernel=gp.Coregionalised(gp.RBF())), {"num_restarts": 2, "max_iterations": 30}, columns=2
+        _of(kernel=gp.Coregionalised(gp.RBF())), {"num_restarts": 2, "max_iterations": 15}, columns=2
     ),
     "coregionalised, sampled": ProcessCase(
         _of(kernel=gp.Coregionalised(gp.Matern())), APPROXIMATIONS["sampled"], columns=2

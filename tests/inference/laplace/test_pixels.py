@@ -289,7 +289,7 @@ def test_its_work_grows_as_the_pixels_do_and_not_as_their_square(
 ) -> None:
     monkeypatch.setattr(curvature_layers, "EXACT_OUTPUTS", 100)  # small maps take the way of large ones
     model, counts = model_of("three classes"), []
-    for side in (8, 16):
+    for side in (6, 12):
         data = images("three classes", num=1, size=(side, side))
         mode = map_estimate.fit(model, data, num_epochs=1, seed=0)
         with ComputedNumbers() as numbers:
