@@ -131,10 +131,8 @@ class _LogMarginal(torch.autograd.Function):
     def forward(ctx: Any, covariance: Tensor, residual: Tensor) -> Tensor:
         factor = stable_cholesky(covariance)
         alpha = solve(factor, residual)
-        log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum()
-        repeats = len(residual) // len(factor)  # outputs that share one covariance
         ctx.save_for_backward(factor, alpha)
-        return -0.5 * ((alpha * residual).sum() + repeats * log_det + residual.numel() * LOG_TWO_PI)
+        return log_density(factor, alpha, residual)
 
     @staticmethod
     @flushed()
@@ -157,6 +155,13 @@ def log_marginal(covariance: Tensor, residual: Tensor) -> Tensor:
     """
     value: Tensor = _LogMarginal.apply(covariance, residual)
     return value
+
+
+def log_density(factor: Tensor, alpha: Tensor, residual: Tensor) -> Tensor:
+    """sum_c log N(r_c; 0, S_c), 0-d, in nats, from the factor of S, (C or 1, N, N), and alpha = S^-1 r, (C, N)."""
+    log_det = 2 * factor.diagonal(dim1=1, dim2=2).log().sum()
+    repeats = len(residual) // len(factor)  # outputs that share one covariance
+    return -0.5 * ((alpha * residual).sum() + repeats * log_det + residual.numel() * LOG_TWO_PI)
 
 
 @flushed()

@@ -10,16 +10,18 @@ Reference:
     Rasmussen & Williams 2006, Gaussian Processes for Machine Learning, section 2.2 and chapter 5; eq. (5.12).
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.gradients import unless_kept
-from bayesuq.inference.gp.algebra import solve, stable_cholesky
+from bayesuq.inference.gp.algebra import log_density, solve, stable_cholesky
 from bayesuq.inference.gp.conjugate_gradients import iterated_solve
 from bayesuq.inference.gp.convergence import warn_of_nothing_left, warn_of_strangers
 from bayesuq.inference.gp.marginal_likelihood import (
@@ -93,6 +95,22 @@ def condition(
     )
 
 
+class _Solved(NamedTuple):
+    """The linear algebra of a posterior.
+
+    Attributes:
+        features: Of its rows, (N, K).
+        root: The factor of S, (C or 1, N, N); by conjugate gradients S itself.
+        alpha: S^-1 (y - m), (C, N).
+        log_evidence: log p(y | x), in nats; NaN by conjugate gradients.
+    """
+
+    features: Tensor
+    root: Tensor
+    alpha: Tensor
+    log_evidence: float
+
+
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ExactGpPosterior(GpPosterior):
     """The exact posterior over functions, at point values of the hyperparameters.
@@ -130,7 +148,7 @@ class ExactGpPosterior(GpPosterior):
         return built.requires_grad_(False)
 
     def condition(self, x: ArrayLike, y: ArrayLike, *, noise_scale: ArrayLike | None = None) -> "ExactGpPosterior":
-        """The posterior given further rows too, at the same hyperparameters; O(N^3) time at its first prediction.
+        """The posterior given further rows too, at the same hyperparameters; O(N^3) time, and none again to predict.
 
         Args:
             x: Inputs of the further rows, (N, ...).
@@ -150,8 +168,15 @@ class ExactGpPosterior(GpPosterior):
         targets, noise = further_targets(self.model, self.prior, rows, y, noise_scale, len(self.y))
         x_all, y_all = torch.cat([self.x, rows]), torch.cat([self.y, targets], dim=1)
         noises = torch.cat([self.noise, noise], dim=1)
-        value = log_evidence(self.model, self.prior, x_all, y_all, noises)
-        return replace(self, x=x_all, y=y_all, noise=noises, log_marginal_likelihood=value)
+        longer = replace(self, x=x_all, y=y_all, noise=noises)
+        object.__setattr__(longer, "log_marginal_likelihood", longer._log_evidence())
+        return longer
+
+    def _log_evidence(self) -> float:
+        """log p(y | x) at the hyperparameters, in nats; where there is a factor, predictions then have it."""
+        if not uses_cholesky(self._column):
+            return log_evidence(self.model, self.prior, self.x, self.y, self.noise)
+        return self._solved.log_evidence
 
     def leave_one_out(self) -> GaussianPredictive:
         """Each fitted number as all the others predict it, at the same hyperparameters, by eq. (5.12); O(N^3) time.
@@ -176,7 +201,7 @@ class ExactGpPosterior(GpPosterior):
             raise NotImplementedError("One number is left out of independent outputs with normal noise only.")
         if self._present is not None:
             raise ValueError("`leave_one_out` is of rows that have all targets; fit without those that lack one.")
-        _, factor, alpha = self._solved
+        _, factor, alpha, _ = self._solved
         if not uses_cholesky(alpha):
             raise NotImplementedError(f"Of {len(self.x)} rows there is no Cholesky factor; hold some out instead.")
         precision = torch.cholesky_inverse(factor).diagonal(dim1=1, dim2=2)  # of y_i given the others, (C or 1, N)
@@ -209,8 +234,8 @@ class ExactGpPosterior(GpPosterior):
         return self.y.reshape(1, -1) if isinstance(self.prior.kernel, CoregionalisedKernel) else self.y
 
     @cached_property
-    def _solved(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Features (N, K), the factor of S (by conjugate gradients: S itself), and S^-1 (y - m)."""
+    def _solved(self) -> "_Solved":
+        """What all predictions need, at O(N^3) time."""
         with torch.no_grad():
             features = self.prior.features(self.x)
             covariance, residual = self.prior.covariance(features), self.y - self.prior.mean_at(features)
@@ -218,11 +243,15 @@ class ExactGpPosterior(GpPosterior):
             if len(covariance) == 1 and bool((noise == noise[:1]).all()):
                 noise = noise[:1]  # one factor serves all outputs
             present = self._present
-            covariance, residual, _ = without_missing(covariance, residual, noise, present)
+            covariance, residual, added = without_missing(covariance, residual, noise, present)
             if not uses_cholesky(residual):
-                return features, covariance, iterated_solve(covariance, residual.unsqueeze(-1)).squeeze(-1)
+                alpha = iterated_solve(covariance, residual.unsqueeze(-1)).squeeze(-1)
+                return _Solved(features, covariance, alpha, math.nan)
             factor = stable_cholesky(covariance)
-            return features, factor, solve(factor, residual)
+            alpha = solve(factor, residual)
+            # What stands for missing numbers is of each factor, and is as often in the density as outputs share one.
+            repeats = len(residual) // len(factor)
+            return _Solved(features, factor, alpha, float(log_density(factor, alpha, residual) + repeats * added))
 
     @cached_property
     def _present(self) -> Tensor | None:
@@ -267,7 +296,7 @@ class ExactGpPosterior(GpPosterior):
     @flushed()
     def _halves(self, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Posterior means (C, N*), and two parts (C or 1, N, N*) whose product is k*^T S^-1 k*."""
-        own, root, alpha = self._solved
+        own, root, alpha, _ = self._solved
         cross = self.prior.covariance(own, features)
         if self._present is not None:
             cross = cross * self._present.unsqueeze(2)
