@@ -11,6 +11,7 @@ How long a fit takes is learned from two small ones of it. A method for which th
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import pairwise
 from time import perf_counter
 from typing import Any
 
@@ -312,8 +313,9 @@ def _size(trial: Trial, rows: Dataset, seconds: float, spare: float, clock: Call
             return 0
         _quietly(trial.fit, some, size, key)
         times.append(clock())
-    first, second = times[2] - times[1], times[3] - times[2]
-    pace = (second - first) / (large - small) if second > first else second / large  # which is too slow, if anything
+    once, first, second = (after - before for before, after in pairwise(times))
+    paces = (second - first) / (large - small), (second - once) / (large - 1)  # of which a busy machine may spoil one
+    pace = max(paces) if second > first else second / large  # which is too slow, if anything
     taken = times[3] - times[1] + max(first - small * pace, 0.0)
     pace *= min(len(rows), trial.most_read or len(rows)) / min(len(some), trial.most_read or len(some))
 
