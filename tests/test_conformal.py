@@ -12,7 +12,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
 
-NUM_TRIALS = 200
+NUM_TRIALS = 120
 
 
 def noise(seed: int, *shape: int) -> Tensor:

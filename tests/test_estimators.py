@@ -28,7 +28,14 @@ FEW = {
     "laplace": SHORT,
     "ensemble": {**SHORT, "num_members": 2},
     "swag": {**QUICK, "num_epochs": 20},
-    "sgmcmc": {"num_samples": 5, "num_warmup": 50, "num_chains": 1, "start": "network", "step_size": 0.003},
+    "sgmcmc": {
+        "num_samples": 5,
+        "num_warmup": 50,
+        "thinning": 2,
+        "num_chains": 1,
+        "start": "network",
+        "step_size": 0.003,
+    },
     "hmc": CHAINS,
     "gp": {"approximation": "collapsed", "num_inducing": 5, "max_iterations": 3},
 }

@@ -160,7 +160,7 @@ def test_dropout_layers_regularise_the_fit_and_are_the_identity_afterwards():
     for p in (0.0, 0.5):
         net = built(lambda p=p: nn.Sequential(nn.Dropout(p), nn.Linear(3, 1, dtype=torch.float64)))
         model = BayesianNetwork(net, priors.Normal(scale=1e3), likelihoods.Normal(0.5))
-        ends.append(fit(model, data, num_epochs=1000, learning_rate=0.05).sample_weights()["1.weight"][0, 0])
+        ends.append(fit(model, data, num_epochs=600, learning_rate=0.05).sample_weights()["1.weight"][0, 0])
     # Dropout at rate p on the inputs is ridge regression with the penalty p / (1 - p) diag(X^T X) (Wager 2013, eq. 5),
     # here up to the noise of the masks.
     x = data.x

@@ -49,7 +49,7 @@ def skewed(num_rows: int, seed: int) -> Dataset:
 
 
 def test_quantiles_at_the_knots_cover_new_rows_exactly() -> None:
-    num_rows, num_new, num_trials = 19, 50, 150
+    num_rows, num_new, num_trials = 19, 50, 100
     share = torch.zeros(3, dtype=torch.float64)
     for trial in range(num_trials):
         data = skewed(num_rows + num_new, trial)

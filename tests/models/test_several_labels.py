@@ -53,7 +53,7 @@ def test_the_pyro_program_is_the_log_joint() -> None:
 
 def test_fits_laplace_and_temperature_scaling_take_them() -> None:
     data = Dataset(X, FLIPPED)
-    mode = map_estimate.fit(model_of(), data, num_epochs=200, learning_rate=0.03, seed=0)
+    mode = map_estimate.fit(model_of(), data, num_epochs=100, learning_rate=0.05, seed=0)
     predictive = mode.predict(X)
     assert predictive.mean.shape == (60, 2, K)
     assert scores.accuracy(predictive, Y) > 0.85
@@ -63,13 +63,13 @@ def test_fits_laplace_and_temperature_scaling_take_them() -> None:
     )
     net = nn.Linear(2, K, dtype=torch.float64)
     linear = BayesianNetwork(net, priors.Normal(), likelihoods.Bernoulli())
-    at_mode = map_estimate.fit(linear, data, num_epochs=500, batch_size=60, learning_rate=0.05, seed=0)
+    at_mode = map_estimate.fit(linear, data, num_epochs=300, batch_size=60, learning_rate=0.05, seed=0)
     together = laplace.fit(linear, data, mode=at_mode, structure="full", seed=0).predict(
         X, num_samples=400, seed=0, keep_samples=True
     )
     one = BayesianNetwork(nn.Linear(2, 1, dtype=torch.float64), priors.Normal(), likelihoods.Bernoulli())
     first = Dataset(X, FLIPPED[:, 0])
-    at_mode = map_estimate.fit(one, first, num_epochs=500, batch_size=60, learning_rate=0.05, seed=0)
+    at_mode = map_estimate.fit(one, first, num_epochs=300, batch_size=60, learning_rate=0.05, seed=0)
     alone = laplace.fit(one, first, mode=at_mode, structure="full", seed=0).predict(X, num_samples=400, seed=1)
     # Independent labels of a linear network: the same law, by other draws: 5 standard errors of two means of 400.
     spread = together.samples[:, :, 1, 0].std(dim=0)

@@ -256,15 +256,15 @@ def test_an_approximate_model_is_trained_by_its_own_bound() -> None:
     before = {name: value.clone() for name, value in model.state_dict().items()}
     data = bq.Dataset(X, Y)
     untrained = bq.adopt(model, likelihood)
-    posterior = gp.fit(untrained, data, num_epochs=60, learning_rate=0.1, seed=0)
+    posterior = gp.fit(untrained, data, num_epochs=40, learning_rate=0.1, seed=0)
     assert posterior.reading.noise.item() < 0.9 * untrained.reading.noise.item()  # the likelihood's is learned too
     assert posterior.predict(X).log_prob(Y).mean() > untrained.predict(X).log_prob(Y).mean() + 0.3
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
-    again = gp.fit(untrained, data, num_epochs=60, learning_rate=0.1, seed=0)
+    again = gp.fit(untrained, data, num_epochs=40, learning_rate=0.1, seed=0)
     assert torch.equal(again.predict(NEW).mean, posterior.predict(NEW).mean)
     labels = bq.Dataset(X, (Y > 0).long())
     signs = bq.adopt(Sparse().double(), gpytorch.likelihoods.BernoulliLikelihood())
-    of_labels = gp.fit(signs, labels, num_epochs=40, learning_rate=0.1, seed=0)
+    of_labels = gp.fit(signs, labels, num_epochs=30, learning_rate=0.1, seed=0)
     assert bq.evaluation.scores.accuracy(of_labels.predict(X), labels.y) > 0.8
     with pytest.raises(ValueError, match="inducing points and a likelihood of its own"):
         gp.fit(untrained, data, num_inducing=4)

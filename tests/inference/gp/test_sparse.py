@@ -144,7 +144,7 @@ def test_a_row_of_weight_two_is_two_rows() -> None:
     for likelihood, y in ((likelihoods.Normal(scale=0.2), Y), (likelihoods.Bernoulli(), (Y > 0).long())):
         weight = torch.ones(30)
         weight[:5] = 2
-        model, options = known(likelihood), {"approximation": "sparse", "num_epochs": 40, "natural_rate": 0.5, **STILL}
+        model, options = known(likelihood), {"approximation": "sparse", "num_epochs": 15, "natural_rate": 0.5, **STILL}
         one = fit(model, Dataset(X, y, weight), **options)
         repeated = Dataset(torch.cat([X, X[:5]]), torch.cat([y, y[:5]]))
         other = fit(model, repeated, **options)
@@ -276,7 +276,7 @@ def test_a_noise_that_changes_is_found_by_a_second_function() -> None:
     scale = torch.exp(0.5 * x - 1)
     data = Dataset(x, torch.sin(2 * x) + scale * torch.randn(400, 1, generator=generator, dtype=torch.float64))
     model = gp.GaussianProcess(gp.Scale(gp.RBF()), likelihood=likelihoods.HeteroscedasticNormal())
-    posterior = fit(model, data, num_inducing=20, num_epochs=200, seed=0)
+    posterior = fit(model, data, num_inducing=20, num_epochs=140, seed=0)
     at = torch.tensor([[-1.5], [0.0], [1.5]], dtype=torch.float64)
     found = posterior.predict(at, seed=0, num_samples=1000).aleatoric.sqrt()
     # 100 rows within a lengthscale tell a scale to 1 / sqrt(200) = 7 %, three of those with room for smoothing.
@@ -310,7 +310,7 @@ def test_a_deep_kernel_takes_images_and_a_loader() -> None:
     net = built(lambda: networks.mlp(36, (16,), 2, activation="tanh"))
     model = gp.GaussianProcess(gp.Deep(net, gp.Scale(gp.RBF())), likelihood=likelihoods.Categorical())
     loader = DataLoader(TensorDataset(images, labels), batch_size=20)
-    posterior = fit(model, loader, num_inducing=10, num_epochs=60, seed=0)
+    posterior = fit(model, loader, num_inducing=10, num_epochs=40, seed=0)
     assert (
         posterior.predict(images, seed=0).mean.argmax(dim=1) == labels
     ).double().mean() > 0.8  # chance gives half, with an error of .06

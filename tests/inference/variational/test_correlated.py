@@ -162,7 +162,7 @@ def test_it_is_a_pyro_guide_with_a_site_for_each(kind):
 @pytest.mark.parametrize("guide", [low_rank(3), full_rank], ids=["low rank", "full rank"])
 def test_the_fit_finds_a_correlated_posterior(guide):
     conjugate = Conjugate(60, 2, 0.5)
-    posterior = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=600, num_draws=2, seed=0)
+    posterior = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=400, num_draws=2, seed=0)
     assert isinstance(posterior, CorrelatedPosterior)
     exact = conjugate.precision.inverse()
     law = posterior.guide().law()
@@ -182,7 +182,7 @@ def test_correlations_raise_the_elbo():
     assert -0.5 * correlation.logdet() > 0.01
     gaps = []
     for guide in (variational.mean_field, full_rank):
-        fit = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=300, num_draws=2, seed=0)
+        fit = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=200, num_draws=2, seed=0)
         gaps.append(float(conjugate.log_evidence - fit.log_importance_ratios(conjugate.data, seed=0).mean()))
     assert gaps[1] < gaps[0]
 
