@@ -443,10 +443,10 @@ def test_each_bootstrap_member_gets_rows_of_its_own_drawn_with_replacement():
         seen.append(data.x.flatten().long())
         return map_estimate.fit(model, data, **{**options, "num_epochs": 1})
 
-    for _ in range(2):
-        ensemble.fit(bias_model(), data, num_members=30, bootstrap=True, member_fit=member_fit, **OPTIONS)
+    for num_members in (30, 4):
+        ensemble.fit(bias_model(), data, num_members=num_members, bootstrap=True, member_fit=member_fit, **OPTIONS)
     first, again = seen[:30], seen[30:]
-    assert all(torch.equal(one, other) for one, other in zip(first, again, strict=True))
+    assert all(torch.equal(one, other) for one, other in zip(first[:4], again, strict=True))
     assert all(len(rows) == 40 for rows in first)
     assert len({tuple(rows.tolist()) for rows in first}) == 30
     missing = sum(40 - len(rows.unique()) for rows in first) / (30 * 40)

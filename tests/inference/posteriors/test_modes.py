@@ -46,7 +46,7 @@ def test_laplace_stands_at_the_mode_with_most_mass_wherever_its_search_began(see
 @pytest.mark.parametrize("guide", [variational.mean_field, variational.full_rank])
 def test_normal_guides_begin_there_and_tell_of_the_others(guide):
     program = two_modes(0.2)
-    draws, told = words(lambda: variational.fit(program, ROWS, guide=guide, num_epochs=500, seed=0, progress=False))
+    draws, told = words(lambda: variational.fit(program, ROWS, guide=guide, num_epochs=300, seed=0, progress=False))
     assert float(draws.mean()) == pytest.approx(1.5, abs=0.1)
     assert "several modes" in told
 

@@ -130,7 +130,7 @@ def test_a_file_without_looks_ends_them():
 @pytest.mark.parametrize("schedule", ["constant", "cosine"])
 def test_a_fall_is_told_whatever_the_number_of_steps_and_rest_is_not(schedule):
     rows = 0.1 * noise(5, 1, 2, 30).numpy()
-    for num_steps in range(50, 300, 3):
+    for num_steps in range(50, 300, 7):
         steps = looks.steps_of_looks(num_steps)
         times = np.array(steps) / num_steps
         left = 1 - times if schedule == "constant" else 1 - (times + np.sin(np.pi * times) / np.pi)

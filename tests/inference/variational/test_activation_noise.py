@@ -204,7 +204,7 @@ def test_flipout_is_a_network_of_its_own_for_every_row(build) -> None:
 @pytest.mark.parametrize("estimator", NEW)
 def test_a_fit_finds_the_exact_mean_field_scales(estimator: str) -> None:
     example = Conjugate(num_points=60, num_features=4, noise_scale=0.3)
-    posterior = variational.fit(example.model, example.data, estimator=estimator, num_epochs=400, seed=0)
+    posterior = variational.fit(example.model, example.data, estimator=estimator, num_epochs=300, seed=0)
     design = torch.cat([example.data.x, torch.ones(60, 1)], dim=1).double()
     precision = (design.square().sum(dim=0) / 0.09 + 1.0).float()
     torch.testing.assert_close(posterior.scale, precision.rsqrt(), rtol=0.2, atol=0)

@@ -46,7 +46,7 @@ def test_a_tempered_fit_finds_the_tempered_posterior(weight):
     design = tempered._design(data.x)
     precision = design.T @ design / tempered.noise_scale**2 + torch.eye(3, dtype=torch.float64)
     model = Conjugate(60, 2, 0.5).model
-    posterior = variational.fit(model, data, kl_weight=weight, num_epochs=500, num_draws=2, seed=0)
+    posterior = variational.fit(model, data, kl_weight=weight, num_epochs=350, num_draws=2, seed=0)
     torch.testing.assert_close(posterior.scale.double(), precision.diag() ** -0.5, rtol=0.1, atol=0)
     assert posterior.kl_weight == weight
 
