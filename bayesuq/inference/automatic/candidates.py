@@ -57,6 +57,7 @@ class Trial:
         going_on: From more rows, of which the first are those of the first fit, a size, a seed and that fit to a
             posterior that begins where it ended; None of a method that is fitted anew.
         wanted_onwards: The size by which it goes on that has time enough; None is the one that is wanted first.
+        least_onwards: The smallest one that is worth its time; None is that of a first fit.
         most_anew: Rows up to which it is rather fitted anew than that it goes on, where it has all the weight, so that
             no other waits for the time.
         most_read: Rows that any fit reads at most; None is all.
@@ -70,6 +71,7 @@ class Trial:
     share: float = 1.0
     going_on: Continue | None = None
     wanted_onwards: int | None = None
+    least_onwards: int | None = None
     most_anew: int = 0
     most_read: int | None = None
     grows: bool = False
@@ -177,6 +179,7 @@ def _process() -> Trial:
         *("gp", of_process, 100, 10),
         going_on=of_more_rows,
         wanted_onwards=5000,
+        least_onwards=1,
         most_anew=LEARNING_ROWS,
         most_read=LEARNING_ROWS,
     )

@@ -195,10 +195,10 @@ class Fitted:
         return self.trial.going_on is not None and number > self.trial.most_anew
 
     def size_onwards(self, left: float) -> int:
-        """How much further it goes within these seconds."""
-        wanted = self.trial.wanted_onwards or self.trial.wanted
-        seconds = self.seconds_again
-        return min(wanted, int(SAFETY * max(left, 0.0) / seconds * self.size)) if seconds > 0 else wanted
+        """How much further it goes within these seconds; 0 where that is not worth it."""
+        wanted, seconds = self.trial.wanted_onwards or self.trial.wanted, self.seconds_again
+        size = min(wanted, int(SAFETY * max(left, 0.0) / seconds * self.size)) if seconds > 0 else wanted
+        return size if size >= (self.trial.least_onwards or self.trial.least) else 0
 
     def told(self, unit: float) -> Candidate:
         """What is said of it, y's unit being so many nats."""
@@ -290,10 +290,11 @@ def _first_fits(
 
 
 def _spare(trial: Trial, rows: Dataset, fits: Sequence[Fitted], timer: Timer, budget: float) -> float:
-    """Seconds that second fits leave to one that needs none, for it goes on from its first one."""
+    """Seconds that second fits leave to one that needs none, for it goes on from its first one; 0 of less than half."""
     if not fits or trial.going_on is None or any(fit.goes_on(len(rows)) for fit in fits):
         return 0.0
-    return SPARED * (timer.left(1.0, budget) - sum(fit.seconds_again for fit in fits))
+    left, taken = timer.left(1.0, budget), sum(fit.seconds_again for fit in fits)
+    return SPARED * (left - taken) if taken < left / 2 else 0.0  # pilots take some before they say that it is little
 
 
 def _size(trial: Trial, rows: Dataset, seconds: float, spare: float, clock: Callable[[], float], key: int) -> int:
@@ -351,7 +352,7 @@ def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, k
         number, *waiting = waiting
         fit, left = fits[number], timer.left(1.0, budget)
         part = left * fit.weight / (fit.weight + sum(fits[one].weight for one in waiting))
-        waits = any(fits[one].size_onwards(left) >= fits[one].trial.least for one in waiting)
+        waits = any(fits[one].size_onwards(left) for one in waiting)
         try:
             found[number] = _fitted_again(fit, rows, left, part, key, nothing_waits=not waits)
         except (FloatingPointError, RuntimeError):
@@ -373,7 +374,7 @@ def _fitted_again(fit: Fitted, rows: Dataset, left: float, part: float, key: int
     if trial.going_on is None:
         return fit
     size = fit.size_onwards(left)
-    if size < trial.least:
+    if size == 0:
         return fit
     posterior = _quietly(trial.going_on, rows, size, key, fit.posterior)
     return replace(fit, posterior=posterior, size=fit.size + size, is_again=True)

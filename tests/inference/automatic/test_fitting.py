@@ -204,6 +204,23 @@ def test_what_it_keeps_when_it_goes_on_is_learned_anew_where_nothing_else_waits(
     assert (not begun) == (is_anew or budget < 1)
 
 
+@pytest.mark.parametrize(("least_onwards", "goes_on"), [(None, False), (1, True)])
+def test_a_process_goes_on_to_the_judging_rows_in_less_time_than_a_fit_takes(
+    monkeypatch: pytest.MonkeyPatch, *, least_onwards: int | None, goes_on: bool
+) -> None:
+    clock, begun = Clock(), []
+    process = timed(clock, "process", 0.0, 1.0, 0.1, [])
+
+    def onwards(rows: bq.Dataset, size: int, key: int, before: Any) -> Any:  # noqa: ARG001 - what a trial is given
+        begun.append(size)
+        return before
+
+    use(monkeypatch, replace(process, going_on=onwards, most_anew=40, least_onwards=least_onwards))
+    fitting.regress(*table(), budget=8.0, seed=0, clock=clock)
+    assert begun == [size for size in begun if 0 < size < process.least]
+    assert bool(begun) == goes_on
+
+
 @pytest.mark.parametrize("goes_on", [False, True])
 def test_what_needs_no_second_fit_has_the_time_that_others_leave(
     monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
