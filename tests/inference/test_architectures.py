@@ -14,7 +14,10 @@ from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import NO_MODE, SHORT_FIT
 from tests.zoo.architectures import ARCHITECTURES
 
-pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", NO_MODE, *SHORT_FIT)
+pytestmark = [
+    pytest.mark.usefixtures("few_looks"),
+    pytest.mark.filterwarnings("ignore::UserWarning", NO_MODE, *SHORT_FIT),
+]
 SHORT = {"num_epochs": 1, "batch_size": 8, "seed": 0}
 CHAINS = {"num_chains": 2, "num_samples": 2, "seed": 0}
 METHODS = {

@@ -46,7 +46,10 @@ from tests.predictive import test_predictive as predictive_suites
 from tests.predictive.contract import NUM_DRAWS, NUM_POINTS, Components
 from tests.zoo.second_device import SECOND, second_device
 
-pytestmark = pytest.mark.filterwarnings(*SHORT_FIT, "ignore::UserWarning")  # fits and chains that are short on purpose
+pytestmark = [
+    pytest.mark.usefixtures("few_looks"),
+    pytest.mark.filterwarnings(*SHORT_FIT, "ignore::UserWarning"),  # fits and chains that are short on purpose
+]
 THERE: dict[str, Any] = {"device": SECOND, "seed": 0, "progress": False}
 CHAINS: dict[str, Any] = {"num_samples": 3, "num_warmup": 3, "num_chains": 2, **THERE}
 

@@ -21,14 +21,17 @@ from tests.inference.examples import SHORT_FIT, measured
 from tests.posterior_contract import tensors_of
 from tests.zoo.other_fits import PAIRS, Read, mode, read
 
-pytestmark = pytest.mark.filterwarnings(
-    "ignore:The hyperparameters had not converged",
-    "ignore:.*diverged",
-    "ignore:The held-out labels do not say",
-    "ignore:SGD has left",
-    "ignore:.*greatest length",
-    *SHORT_FIT,
-)
+pytestmark = [
+    pytest.mark.usefixtures("few_looks"),
+    pytest.mark.filterwarnings(
+        "ignore:The hyperparameters had not converged",
+        "ignore:.*diverged",
+        "ignore:The held-out labels do not say",
+        "ignore:SGD has left",
+        "ignore:.*greatest length",
+        *SHORT_FIT,
+    ),
+]
 
 
 @pytest.fixture(autouse=True)

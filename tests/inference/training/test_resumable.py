@@ -28,9 +28,12 @@ from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, built, measured
 from tests.posterior_contract import tensors_of
 
-pytestmark = pytest.mark.filterwarnings(
-    *SHORT_FIT, "ignore:.*diverged", "ignore:.*greatest length", "ignore:The hyperparameters had not converged"
-)
+pytestmark = [
+    pytest.mark.usefixtures("few_looks"),
+    pytest.mark.filterwarnings(
+        *SHORT_FIT, "ignore:.*diverged", "ignore:.*greatest length", "ignore:The hyperparameters had not converged"
+    ),
+]
 
 
 def regression(scale: Any = 0.2) -> BayesianNetwork:
