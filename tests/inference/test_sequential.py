@@ -50,7 +50,7 @@ def test_laplace_on_two_halves_in_turn_is_exact():
 
 def test_mean_field_on_two_halves_in_turn_is_exact():
     first, second = halves()
-    options = {"num_epochs": 400, "num_draws": 4, "batch_size": 12, "seed": 0}
+    options = {"num_epochs": 700, "num_draws": 4, "batch_size": 12, "seed": 0}
     monday = variational.fit(regression(), first, **options)
     posterior = variational.fit(updated_model(monday), second, guide=CONTINUE, **options)
     mean, scale = exact(first, second)
