@@ -6,10 +6,11 @@ hundred cycles and more. So do products of the covariances of a process between 
 Nothing else depends on numbers that small.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
+from torch import Tensor
 
 SUBNORMAL = 1e-310  # of float64
 
@@ -17,6 +18,8 @@ SUBNORMAL = 1e-310  # of float64
 @contextmanager
 def flushed() -> Iterator[None]:
     """Subnormal numbers are zero within, to a CPU that can do so, in this thread; as before afterwards.
+
+    Threads that torch has for itself are not asked.
 
     Example:
         >>> with flushed():
@@ -31,6 +34,21 @@ def flushed() -> Iterator[None]:
         yield
     finally:
         torch.set_flush_denormal(before)
+
+
+def without_subnormals(tensors: Iterable[Tensor]) -> None:
+    """Put zeros in the place of subnormal numbers, in tensors on a CPU: other threads of it may have made some.
+
+    Example:
+        >>> weights = torch.tensor([1.0, 1e-40])
+        >>> without_subnormals([weights])
+        >>> weights
+        tensor([1., 0.])
+    """
+    with torch.no_grad():
+        for tensor in tensors:
+            if tensor.device.type == "cpu":
+                tensor.masked_fill_(tensor.abs() < torch.finfo(tensor.dtype).tiny, 0.0)
 
 
 def are_flushed() -> bool:

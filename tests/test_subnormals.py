@@ -1,11 +1,14 @@
 """Numbers too small to be normal are zero while a fit trains, and what they were afterwards."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
 import bayesuq as bq
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ivon, laplace, map_estimate, sgmcmc, swag, variational
+from bayesuq.inference.training import loop
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.subnormals import are_flushed, flushed
 from tests.inference.examples import built
@@ -74,3 +77,13 @@ def test_every_method_trains_so(method):
     assert seen
     assert all(seen)
     assert not are_flushed()
+
+
+def test_weights_that_other_threads_made_subnormal_are_zero_after_an_epoch(monkeypatch):
+    monkeypatch.setattr(loop, "flushed", nullcontext)  # as to a thread of torch's own
+    net = torch.nn.Linear(2, 1, bias=False)
+    torch.nn.init.constant_(net.weight, 1e-40)
+    fitted = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.5))
+    nothing = Dataset(torch.zeros(20, 2), torch.zeros(20))
+    posterior = map_estimate.fit(fitted, nothing, num_epochs=1, batch_size=20, learning_rate=1e-9, seed=0)
+    assert not posterior.sample_weights(1, seed=0)["weight"].any()

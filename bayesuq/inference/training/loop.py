@@ -40,7 +40,7 @@ from bayesuq.inference.training.trend import USUAL_POINTS, trend
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, globally_isolated
 from bayesuq.storage import below, named
-from bayesuq.subnormals import flushed
+from bayesuq.subnormals import flushed, without_subnormals
 
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
 BETWEEN_MARKS = 50  # steps of an accelerator, until it hears of what went wrong in another process
@@ -314,6 +314,7 @@ class _Run:
         parts = min(data.num_batches, -(-USUAL_POINTS // self.num_epochs))
         means = [float(part.mean()) / data.num_data for part in steps.tensor_split(parts)] if parts > 1 else []
         self.course += means or [self.losses[-1]]
+        without_subnormals(self.objective.leaves.values())
         if self.validation is not None:
             self.watched.append(_validation_loss(self.objective, self.validation, training))
             self.best.offer(self.watched[-1], self.epoch)
