@@ -234,9 +234,9 @@ class LatentPosterior(StoredPosterior):
         names = [name for name, site in sites if name not in self.observed and not site["is_observed"]]
         return {name: torch.stack([trace.nodes[name]["value"] for trace in traces]) for name in names}
 
-    def _prior_predict(self, x: Any, number: int, seed: int) -> PredictiveDistribution:
-        """The predictive of these draws."""
-        rows, name = self._inputs(x), self._site(None)
+    def _prior_predict(self, x: Any, number: int, seed: int, site: str | None = None) -> PredictiveDistribution:
+        """The predictive of these draws, at one of several observed sites."""
+        rows, name = self._inputs(x), self._site(site)
         laws = (self._law(self._run(rows, derive_seed(seed, index)), name, len(rows)) for index in range(number))
         return mixed(predictive_of(law, keep_samples=True, site=name) for law in laws)
 
