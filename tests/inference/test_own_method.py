@@ -21,8 +21,8 @@ exec(compile(CODE, str(PAGE), "exec"), METHOD)
 
 class TestSnapshots(PosteriorContract):
     fit = METHOD["fit_snapshots"]
-    options: ClassVar = PosteriorContract.options | {"num_cycles": 3}
-    num_members = default_num_samples = 3
+    options: ClassVar = PosteriorContract.options | {"num_cycles": 2}
+    num_members = default_num_samples = 2
     load_options: ClassVar = {"posteriors": [METHOD["SnapshotPosterior"]]}
 
     def test_a_class_that_loading_is_not_told_of_is_named(self, tmp_path: Path) -> None:
