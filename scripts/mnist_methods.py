@@ -14,7 +14,7 @@ from bayesuq.arrays import check_count, check_positive, check_probability
 from bayesuq.evaluation.calibration import expected_calibration_error
 from bayesuq.evaluation.detection import auroc
 from bayesuq.evaluation.scores import accuracy, negative_log_likelihood
-from bayesuq.inference import dropout, ensemble, ivon, map_estimate, variational
+from bayesuq.inference import dropout, ensemble, ivon, map_estimate, microcanonical, variational
 from bayesuq.inference.training.options import Callback
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, isolated
@@ -27,6 +27,7 @@ METHODS = {
     "ensemble": ensemble.fit,
     "variational": variational.fit,
     "ivon": ivon.fit,
+    "microcanonical": microcanonical.fit,
 }
 
 
@@ -42,7 +43,10 @@ class Setting:
         batch_size: Images in a minibatch.
         hidden: Widths of the hidden layers.
         dropout: Probability of dropping a hidden unit.
-        num_members: Of an ensemble.
+        num_members: Of an ensemble, or chains, which begin at its members.
+        num_warmup: Steps of chains in which they are tuned; `num_kept` draws follow.
+        num_kept: Draws of each chain that are kept.
+        thinning: Steps of a chain for each of these.
         initial_scale: Of a mean-field posterior, as a share of the prior's.
         scale_rate: Rate at which its log scales learn, over that of the means.
         memory: Steps that the curvature of `ivon` remembers; None is its default.
@@ -50,7 +54,7 @@ class Setting:
         num_samples: Draws of a prediction, where there is no end of them.
     """
 
-    method: Literal["map", "dropout", "ensemble", "variational", "ivon"]
+    method: Literal["map", "dropout", "ensemble", "variational", "ivon", "microcanonical"]
     prior_scales: Sequence[float]
     num_epochs: int
     learning_rate: float
@@ -58,6 +62,9 @@ class Setting:
     hidden: Sequence[int] = (400, 400)
     dropout: float = 0.0
     num_members: int = 5
+    num_warmup: int = 3000
+    num_kept: int = 200
+    thinning: int = 10
     initial_scale: float = 0.05
     scale_rate: float = 1.0
     memory: float | None = None
@@ -67,7 +74,7 @@ class Setting:
     def __post_init__(self) -> None:
         if self.method not in METHODS:
             raise ValueError(f"`method` must be one of {', '.join(METHODS)}; got {self.method!r}.")
-        for name in ("num_epochs", "batch_size", "num_members", "num_draws", "num_samples"):
+        for name in ("num_epochs", "batch_size", "num_members", "num_draws", "num_samples", "num_warmup", "num_kept"):
             check_count(getattr(self, name), name)
         for name in ("learning_rate", "initial_scale", "scale_rate"):
             check_positive(getattr(self, name), name)
@@ -130,8 +137,10 @@ def fit(setting: Setting, images: Images, seed: int, checkpoint: Path, callbacks
     if setting.method == "variational":
         options["guide"] = partial(variational.mean_field, initial_scale=setting.initial_scale)
         options["scale_rate"] = setting.scale_rate
-    if setting.method == "ensemble":
+    if setting.method in ("ensemble", "microcanonical"):
         options["num_members"] = setting.num_members
+    if setting.method == "microcanonical":
+        options |= {"num_warmup": setting.num_warmup, "num_samples": setting.num_kept, "thinning": setting.thinning}
     if setting.method == "ivon":
         options |= {"memory": setting.memory, "num_draws": setting.num_draws}
     return METHODS[setting.method](
@@ -167,7 +176,8 @@ def measures(setting: Setting, posterior: bq.Posterior, images: Images, seed: in
         for name in ("total", "epistemic"):
             scores = torch.cat([getattr(predictive, name), getattr(others, name)])
             found[f"auroc_{name}"] = float(auroc(scores, is_other))
-    return {**found, "curve": [_losses(one) for one in getattr(posterior, "members", (posterior,))]}
+    fits = [] if isinstance(posterior, microcanonical.MicrocanonicalPosterior) else [posterior]
+    return {**found, "curve": [_losses(one) for one in getattr(posterior, "members", fits)]}
 
 
 def _losses(posterior: Any) -> dict[str, list[float]]:

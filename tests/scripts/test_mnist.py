@@ -30,6 +30,7 @@ METHODS = {
     "variational": SHORT,
     "variational-mixture": SHORT.replace("[1.0]", "[1.0, 0.01]"),
     "ivon": SHORT + "num_draws = 2\n",
+    "microcanonical": SHORT + "num_members = 2\nnum_warmup = 4\nnum_kept = 2\nthinning = 1\n",
 }
 
 
@@ -96,7 +97,7 @@ def test_every_method_has_a_line_for_each_seed_and_a_second_call_adds_none(folde
         assert 0 <= line["expected_calibration_error"] <= 1
         assert 0 <= line["auroc_total"] <= 1
         assert (line["median_scale"] is None) == (not line["method"].startswith(("variational", "ivon")))
-        assert len(line["curve"]) == (2 if line["method"] == "ensemble" else 1)
+        assert len(line["curve"]) == {"ensemble": 2, "microcanonical": 0}.get(line["method"], 1)
         assert all(len(member["loss"]) == 2 and member["validation_loss"] == [] for member in line["curve"])
     assert {line["auroc_epistemic"] for line in lines if line["method"] == "map"} == {0.5}  # one network has none
     assert len({line["error"] + line["negative_log_likelihood"] for line in lines}) == len(lines)
