@@ -53,4 +53,4 @@ def without_subnormals(tensors: Iterable[Tensor]) -> None:
 
 def are_flushed() -> bool:
     """Whether they are zero now."""
-    return float(torch.full((1,), SUBNORMAL, dtype=torch.float64) * 1.0) == 0.0
+    return float(torch.full((1,), SUBNORMAL, dtype=torch.float64, device="cpu") * 1.0) == 0.0

@@ -70,6 +70,11 @@ def test_predictions_curvatures_and_chains_are_made_so(ask):
     assert not are_flushed()
 
 
+def test_a_default_device_is_not_asked():
+    with torch.device("meta"), flushed():
+        assert are_flushed()
+
+
 @pytest.mark.parametrize("method", FITS, ids=lambda method: method.__name__.rsplit(".")[-1])
 def test_every_method_trains_so(method):
     seen = []
