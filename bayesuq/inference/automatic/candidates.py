@@ -41,6 +41,7 @@ CHEAP_FOR_CHAINS = 2000  # rows
 PILOT_SHARE = 16  # of the least size worth its time: a pilot that tells what a step takes beside what any fit takes
 CHAINS_SHARE = 2.0  # of the time, where another method has 1: what they gain by more of it is largest
 Fit = Callable[[Dataset, int, int], Posterior]
+Watched = Callable[[Dataset, Dataset, int, int], Posterior]
 Continue = Callable[[Dataset, int, int, Posterior], Posterior]
 
 
@@ -61,7 +62,9 @@ class Trial:
         most_anew: Rows up to which it is rather fitted anew than that it goes on, where it has all the weight, so that
             no other waits for the time.
         most_read: Rows that any fit reads at most; None is all.
-        grows: Whether the fit to more rows is also a larger one, where its part of the time allows.
+        watched: Of tables so long that the judging rows are of more use to watch than to fit: from fitted rows, those,
+            a size and a seed to the posterior of the epoch at which these are the most probable. It takes the place of
+            a fit to all, and is as large as its part of the time allows.
     """
 
     name: str
@@ -74,7 +77,7 @@ class Trial:
     least_onwards: int | None = None
     most_anew: int = 0
     most_read: int | None = None
-    grows: bool = False
+    watched: Watched | None = None
 
     @property
     def pilots(self) -> tuple[int, int]:
@@ -114,17 +117,22 @@ def network_trials(
 
     shared: dict[str, Any] = {"batch_size": batch, "learning_rate": 0.01, "progress": False}
 
-    def of_ensemble(data: Dataset, size: int, seed: int) -> Posterior:
+    def of_ensemble(data: Dataset, size: int, seed: int, **watched: Any) -> Posterior:
         net = model(wide, own_noise, own_outputs, seed)
-        return ensemble.fit(net, data, num_members=MEMBERS, num_epochs=size, seed=seed, **shared)
+        return ensemble.fit(net, data, num_members=MEMBERS, num_epochs=size, seed=seed, **shared, **watched)
 
-    def of_dropout(data: Dataset, size: int, seed: int) -> Posterior:
+    def of_dropout(data: Dataset, size: int, seed: int, **watched: Any) -> Posterior:
         dropping = model(wide, one_noise, one_outputs, seed, dropout=DROPOUT, prior_scale=DROPOUT_PRIOR)
-        return dropout.fit(dropping, data, num_epochs=size, seed=seed, **shared)
+        return dropout.fit(dropping, data, num_epochs=size, seed=seed, **shared, **watched)
 
-    def of_laplace(data: Dataset, size: int, seed: int) -> Posterior:
+    def of_laplace(data: Dataset, size: int, seed: int, **watched: Any) -> Posterior:
         net = model(wide, one_noise, one_outputs, seed)
-        return laplace.fit(net, data, structure="kronecker", num_epochs=size, seed=seed, **shared)
+        return laplace.fit(net, data, structure="kronecker", num_epochs=size, seed=seed, **shared, **watched)
+
+    def watching(fit: Callable[..., Posterior]) -> Watched | None:
+        if not is_large:
+            return None
+        return lambda data, judged, size, seed: fit(data, size, seed, validation=judged)
 
     def of_chains(data: Dataset, size: int, seed: int, start: Any = None) -> Posterior:
         warm = max(1, round((WARM_SHARE if start is None else WARM_SHARE_ONWARDS) * size))
@@ -146,11 +154,11 @@ def network_trials(
         return of_chains(data, size, derive_seed(seed, 1), replace(before, draws=before.draws[:, -1:]))
 
     steps = math.ceil(len(rows) / batch)  # an epoch
-    least = LARGE_EPOCHS if is_large else 40
+    least, share = (LARGE_EPOCHS, CHAINS_SHARE) if is_large else (40, 1.0)
     return [
-        Trial("ensemble", of_ensemble, max(least, 1000 // steps), 5, 2.0 if is_large else 1.0, grows=is_large),
-        Trial("laplace", of_laplace, max(least, 2000 // steps), 10, grows=is_large),
-        Trial("dropout", of_dropout, max(100, 4000 // steps), 20, grows=is_large),
+        Trial("ensemble", of_ensemble, max(least, 1000 // steps), 5, share, watched=watching(of_ensemble)),
+        Trial("laplace", of_laplace, max(least, 2000 // steps), 10, watched=watching(of_laplace)),
+        Trial("dropout", of_dropout, max(100, 4000 // steps), 20, watched=watching(of_dropout)),
         Trial("microcanonical", of_chains, MOST_STEPS, FEWEST_STEPS, CHAINS_SHARE, of_chains_onwards),
     ]
 

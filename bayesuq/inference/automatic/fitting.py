@@ -23,7 +23,7 @@ from bayesuq.arrays import ArrayLike, check_positive, to_tensor, warn_of_other_o
 from bayesuq.data import Dataset, Standardizer
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
-from bayesuq.inference.automatic.candidates import MANY_ROWS, Trial, trials_for_labels, trials_for_numbers
+from bayesuq.inference.automatic.candidates import MANY_ROWS, Trial, Watched, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.gaps import widest_gaps
 from bayesuq.inference.automatic.log_odds import log_odds_factor, log_odds_levels
 from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share
@@ -173,6 +173,7 @@ class Fitted:
         variance: That it predicts for them, their mean, in units of y squared; 0 of labels.
         weight: In the mixture.
         is_again: Whether it is the fit to more rows.
+        is_watched: Whether it is a fit that the judging rows have watched.
     """
 
     trial: Trial
@@ -184,6 +185,7 @@ class Fitted:
     variance: float
     weight: float = 0.0
     is_again: bool = False
+    is_watched: bool = False
 
     @property
     def seconds_again(self) -> float:
@@ -203,6 +205,7 @@ class Fitted:
     def told(self, unit: float) -> Candidate:
         """What is said of it, y's unit being so many nats."""
         remark = f"size {self.size}" + (", fitted again to the judging rows too" if self.is_again else "")
+        remark += ", fitted again, watched by the judging rows" if self.is_watched else ""
         return Candidate(self.trial.name, float(self.log_probs.mean()) - unit, self.weight, self.spent, remark)
 
 
@@ -227,7 +230,7 @@ def _fitted(
     trials = trials_for(first)
     fits, told = _first_fits(trials, first, judged, timer, budget, derive_seed(key, FITS))
     both = rows.rows(torch.cat([fitting, judging]))
-    before, mixture, fits = _mixed(fits, both, timer, budget, derive_seed(key, FITS))
+    before, mixture, fits = _mixed(fits, both, len(first), timer, budget, derive_seed(key, FITS))
     if not rows.is_labelled:
         before, mixture = (expecting_outliers(one, len(both), fits) for one in (before, mixture))
     posterior, remark = _recalibrated(mixture, rows, calibrating, before, judged, derive_seed(key, CALIBRATE))
@@ -315,7 +318,9 @@ def _size(trial: Trial, rows: Dataset, seconds: float, spare: float, clock: Call
         _quietly(trial.fit, some, size, key)
         times.append(clock())
     once, first, second = (after - before for before, after in pairwise(times))
-    paces = (second - first) / (large - small), (second - once) / (large - 1)  # of which a busy machine may spoil one
+    paces = [(second - first) / (large - small)]
+    if some is rows:  # a busy machine may spoil one of two; of a few rows all is short, and to be left out costs more
+        paces.append((second - once) / (large - 1))
     pace = max(paces) if second > first else second / large  # which is too slow, if anything
     taken = times[3] - times[1] + max(first - small * pace, 0.0)
     pace *= min(len(rows), trial.most_read or len(rows)) / min(len(some), trial.most_read or len(some))
@@ -329,21 +334,21 @@ def _size(trial: Trial, rows: Dataset, seconds: float, spare: float, clock: Call
 
 
 def _mixed(
-    fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int
+    fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, budget: float, key: int
 ) -> tuple[Posterior, Posterior, list[Fitted]]:
     """The mixture by the weights that the judging rows ask for, the same of fits to more rows, and all fits."""
     log_probs = torch.stack([fit.log_probs for fit in fits])
     mixture = stacked([fit.posterior for fit in fits], stacking_weights(log_probs), NUM_DRAWS)
     weights = {id(member): weight for member, weight in zip(mixture.members, mixture.weights, strict=True)}
     weighed = [replace(fit, weight=weights.get(id(fit.posterior), 0.0)) for fit in fits]
-    again = _again(weighed, rows, timer, budget, key)
+    again = _again(weighed, rows, fitted, timer, budget, key)
     return mixture, replace(mixture, members=tuple(fit.posterior for fit in again if fit.weight > 0)), again
 
 
-def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, key: int) -> list[Fitted]:
+def _again(fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, budget: float, key: int) -> list[Fitted]:
     """Those with a weight, fitted to more rows where there is time, which grows with these.
 
-    What goes on from its first fit comes last, and goes as far as there is time.
+    What goes on from its first fit comes last, and goes as far as there is time. The first rows, so many, were fitted.
     """
     found = list(fits)
     chosen = [number for number, fit in enumerate(fits) if fit.weight > 0]
@@ -354,23 +359,28 @@ def _again(fits: Sequence[Fitted], rows: Dataset, timer: Timer, budget: float, k
         part = left * fit.weight / (fit.weight + sum(fits[one].weight for one in waiting))
         waits = any(fits[one].size_onwards(left) for one in waiting)
         try:
-            found[number] = _fitted_again(fit, rows, left, part, key, nothing_waits=not waits)
+            if fit.trial.watched is not None and part > fit.seconds:
+                found[number] = _fitted_longer(fit, fit.trial.watched, rows, fitted, part, key)
+            else:
+                found[number] = _fitted_again(fit, rows, left, key, nothing_waits=not waits)
         except (FloatingPointError, RuntimeError):
             warn_of_fit(f"{fits[number].trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
 
-def _fitted_again(fit: Fitted, rows: Dataset, left: float, part: float, key: int, *, nothing_waits: bool) -> Fitted:
-    """The fit to more rows within the seconds that are left, or as it is where they are too few.
+def _fitted_longer(fit: Fitted, watched: Watched, rows: Dataset, fitted: int, part: float, key: int) -> Fitted:
+    """A fit to the same rows that the judging ones watch, as large as these seconds allow."""
+    first, judging = (rows.rows(torch.arange(*ends)) for ends in ((0, fitted), (fitted, len(rows))))
+    size = max(fit.size, min(fit.trial.wanted, int(SAFETY * part / fit.seconds * fit.size)))
+    return replace(fit, posterior=_quietly(watched, first, judging, size, key), size=size, is_watched=True)
 
-    It may be a larger one, in its own part of them.
-    """
+
+def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int, *, nothing_waits: bool) -> Fitted:
+    """The fit to more rows within the seconds that are left, or as it is where they are too few."""
     trial = fit.trial
     is_anew = trial.going_on is None or (nothing_waits and not fit.goes_on(len(rows)))
     if is_anew and left > fit.seconds_again:
-        size = min(trial.wanted, int(SAFETY * part / fit.seconds_again * fit.size)) if trial.grows else 0
-        size = max(size, fit.size)
-        return replace(fit, posterior=_quietly(trial.fit, rows, size, key), size=size, is_again=True)
+        return replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), is_again=True)
     if trial.going_on is None:
         return fit
     size = fit.size_onwards(left)

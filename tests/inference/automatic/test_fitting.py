@@ -134,20 +134,39 @@ def test_pilots_of_very_many_rows_read_a_few_and_tell_the_pace_of_all(monkeypatc
     assert [rows for _, rows in calls] == [34, 34, 34, 34, 40]
 
 
-@pytest.mark.parametrize("grows", [False, True])
-def test_what_grows_has_its_part_of_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch, *, grows: bool) -> None:
+@pytest.mark.parametrize("watches", [False, True])
+def test_what_is_watched_has_its_part_of_the_time_that_is_left(
+    monkeypatch: pytest.MonkeyPatch, *, watches: bool
+) -> None:
     clock, calls = Clock(), []
     first, second = (timed(clock, name, 0.0, 0.0, 0.1, calls) for name in ("first", "second"))
-    use(monkeypatch, replace(first, share=0.5, grows=grows), second)
+
+    def watched(rows: bq.Dataset, judging: bq.Dataset, size: int, key: int) -> Any:
+        assert len(judging) == 6
+        return first.fit(rows, size, key)
+
+    use(monkeypatch, replace(first, share=0.5, watched=watched if watches else None), second)
     monkeypatch.setattr(fitting, "stacking_weights", lambda _: torch.tensor([0.75, 0.25]))
     monkeypatch.setattr(fitting, "FIRST_FITS", 0.2)
-    monkeypatch.setattr(fitting, "FIRST_FITS", 0.2)
-    fitting.regress(*table(), budget=100.0, seed=0, clock=clock)
+    found = fitting.regress(*table(), budget=100.0, seed=0, clock=clock)
     assert clock.now - 100.0 <= 100.0
-    (before,) = [size for name, size, rows in calls[3:4]]
-    (after,) = [size for name, size, rows in calls if (name, rows) == ("first", 40)]
-    assert (after > 1.5 * before) if grows else (after == before)
+    sizes = [size for name, size, rows in calls if name == "first" and rows == (34 if watches else 40)]
+    before = [size for name, size, rows in calls if (name, rows) == ("first", 34)][3]
+    assert (sizes[-1] > 1.5 * before) if watches else (sizes == [before])
     assert calls[-1][::2] == ("second", 40)  # which has time still
+    assert ("watched by the judging rows" in found.explanation) == watches
+
+
+def test_long_tables_keep_the_epoch_at_which_the_judging_rows_are_most_probable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(candidates, "MANY_ROWS", 30)
+    monkeypatch.setattr(candidates, "LARGE", (4,))
+    data = measured()
+    watched = {trial.name: trial.watched for trial in trials_for_numbers(data) if trial.watched is not None}
+    assert watched.keys() == {"ensemble", "laplace", "dropout"}
+    posterior: Any = watched["dropout"](data, data.rows(torch.arange(6)), 3, 0)
+    assert len(posterior.history.validation_loss) == 3
 
 
 def test_what_goes_on_begins_at_its_first_fit_and_has_the_time_that_is_left(monkeypatch: pytest.MonkeyPatch) -> None:
