@@ -28,6 +28,7 @@ SHOWN = (
     "in five seconds",
     "in five seconds, before spare time",
     "in five seconds, before levels",
+    "unwatched",
     "before large networks",
     "before levels",
     "one kernel",
