@@ -28,7 +28,7 @@ from bayesuq.randomness import derive_seed
 WIDE, DEEP = (50,), (16, 16)
 BATCH = 64
 MANY_ROWS, LARGE, LARGE_BATCH = 10_000, (100, 100, 100), 512  # from so many rows on, units and minibatches are more
-LARGE_EPOCHS = 100
+LARGE_EPOCHS = 100  # of the ensemble and Laplace there
 LEAST_NOISE, MOST_FLOOR = 0.001, 0.5  # standard deviations of y
 DROPOUT, DROPOUT_PRIOR = 0.05, 3.0
 MEMBERS, CHAINS = 5, 8
@@ -59,8 +59,7 @@ class Trial:
             posterior that begins where it ended; None of a method that is fitted anew.
         wanted_onwards: The size by which it goes on that has time enough; None is the one that is wanted first.
         least_onwards: The smallest one that is worth its time; None is that of a first fit.
-        most_anew: Rows up to which it is rather fitted anew than that it goes on, where it has all the weight, so that
-            no other waits for the time.
+        most_anew: Rows up to which it is rather fitted anew than that it goes on, where no other waits for the time.
         most_read: Rows that any fit reads at most; None is all.
         watched: Of tables so long that the judging rows are of more use to watch than to fit: from fitted rows, those,
             a size and a seed to the posterior of the epoch at which these are the most probable. It takes the place of
@@ -167,8 +166,8 @@ def _process() -> Trial:
     """An exact one, whose hyperparameters are learned from some rows of a table that has many.
 
     Going on, it keeps them, and is conditioned on as many rows as the time of so many iterations allows, which grows by
-    their cube. What it has not learned from, the rows that judged, may be those that tell of the noise: alone in the
-    mixture it learns anew.
+    their cube. What it has not learned from, the rows that judged, may be those that tell of the noise: where
+    nothing waits for the time it learns anew.
     """
 
     def of_process(data: Dataset, size: int, seed: int) -> Posterior:

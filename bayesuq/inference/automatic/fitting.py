@@ -2,8 +2,8 @@
 
 The rows are divided once: some for fits, some by which they are judged and mixed, and, of tables of 1,000 rows and
 more, some by which the mixture alone is recalibrated. The weights of the mixture are those of stacking: no method is
-picked that another one complements. What has a weight is then fitted again to all rows but the last kind, where there
-is time.
+picked that another one complements. What has a weight is then fitted again to all rows but the last kind, or, of very
+long tables, longer to the first kind while the second one watches, where there is time.
 
 How long a fit takes is learned from two small ones of it. A method for which there is no time is left out, and said.
 """
@@ -50,6 +50,7 @@ PILOT_ROWS = 2000  # that pilots read of very many
 FEWEST_PIECES, ROWS_A_PIECE = 10, 100  # of the map of levels
 NUM_DRAWS = 1000  # of the mixture: a row unlike the others has its density by few of them
 OUTLIER_SCALE = 1.0  # standard deviations of y
+TO_MORE_ROWS, WATCHED = " to the judging rows too", ", watched by the judging rows"
 DIVIDE, FITS, CALIBRATE = range(3)  # what the seed is split into
 
 
@@ -172,8 +173,7 @@ class Fitted:
         log_probs: Of the rows to judge by, (N,), in nats.
         variance: That it predicts for them, their mean, in units of y squared; 0 of labels.
         weight: In the mixture.
-        is_again: Whether it is the fit to more rows.
-        is_watched: Whether it is a fit that the judging rows have watched.
+        again: What the second fit was, in words; none of a first one.
     """
 
     trial: Trial
@@ -184,8 +184,7 @@ class Fitted:
     log_probs: Tensor
     variance: float
     weight: float = 0.0
-    is_again: bool = False
-    is_watched: bool = False
+    again: str = ""
 
     @property
     def seconds_again(self) -> float:
@@ -204,8 +203,7 @@ class Fitted:
 
     def told(self, unit: float) -> Candidate:
         """What is said of it, y's unit being so many nats."""
-        remark = f"size {self.size}" + (", fitted again to the judging rows too" if self.is_again else "")
-        remark += ", fitted again, watched by the judging rows" if self.is_watched else ""
+        remark = f"size {self.size}" + (f", fitted again{self.again}" if self.again else "")
         return Candidate(self.trial.name, float(self.log_probs.mean()) - unit, self.weight, self.spent, remark)
 
 
@@ -372,7 +370,7 @@ def _fitted_longer(fit: Fitted, watched: Watched, rows: Dataset, fitted: int, pa
     """A fit to the same rows that the judging ones watch, as large as these seconds allow."""
     first, judging = (rows.rows(torch.arange(*ends)) for ends in ((0, fitted), (fitted, len(rows))))
     size = max(fit.size, min(fit.trial.wanted, int(SAFETY * part / fit.seconds * fit.size)))
-    return replace(fit, posterior=_quietly(watched, first, judging, size, key), size=size, is_watched=True)
+    return replace(fit, posterior=_quietly(watched, first, judging, size, key), size=size, again=WATCHED)
 
 
 def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int, *, nothing_waits: bool) -> Fitted:
@@ -380,14 +378,14 @@ def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int, *, nothing_
     trial = fit.trial
     is_anew = trial.going_on is None or (nothing_waits and not fit.goes_on(len(rows)))
     if is_anew and left > fit.seconds_again:
-        return replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), is_again=True)
+        return replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), again=TO_MORE_ROWS)
     if trial.going_on is None:
         return fit
     size = fit.size_onwards(left)
     if size == 0:
         return fit
     posterior = _quietly(trial.going_on, rows, size, key, fit.posterior)
-    return replace(fit, posterior=posterior, size=fit.size + size, is_again=True)
+    return replace(fit, posterior=posterior, size=fit.size + size, again=TO_MORE_ROWS)
 
 
 def expecting_outliers(mixture: Posterior, number: int, fits: Sequence[Fitted]) -> OutlierPosterior:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor
 
 MOST_GAPS = 64  # of a column, the widest
-WIDE = 0.25  # standard deviations: what lies nearer to a fitted value than this is much like it
+NEAR = 0.125  # standard deviations: what lies nearer to a fitted value than this is much like it
 RARE = 1e-6  # probability that is next to nothing
 
 
@@ -63,7 +63,7 @@ def widest_gaps(x: Tensor) -> Tensor:
 
 
 def crowds(gaps: Tensor, num_rows: int, x: Tensor) -> list[Crowd]:
-    """Wide gaps that hold more new rows than rows of the same kind would ever put there, the fullest first.
+    """Gaps that hold more new rows, none of them near an end, than rows of the same kind ever would; the fullest first.
 
     Args:
         gaps: Of `widest_gaps`, (F, K, 2).
@@ -74,7 +74,7 @@ def crowds(gaps: Tensor, num_rows: int, x: Tensor) -> list[Crowd]:
     for column, (ends, values) in enumerate(zip(gaps, x.to(gaps).mT.contiguous(), strict=True)):
         low, high = ends.unbind(dim=1)
         place = (torch.searchsorted(low.contiguous(), values) - 1).clamp(min=0)
-        is_far = torch.minimum(values - low[place], high[place] - values) > WIDE / 2
+        is_far = torch.minimum(values - low[place], high[place] - values) > NEAR
         counts = torch.bincount(place[is_far], minlength=len(ends))
         fullest = int(counts.argmax())
         count = int(counts[fullest])
