@@ -168,15 +168,7 @@ class ExactGpPosterior(GpPosterior):
         targets, noise = further_targets(self.model, self.prior, rows, y, noise_scale, len(self.y))
         x_all, y_all = torch.cat([self.x, rows]), torch.cat([self.y, targets], dim=1)
         noises = torch.cat([self.noise, noise], dim=1)
-        longer = replace(self, x=x_all, y=y_all, noise=noises)
-        object.__setattr__(longer, "log_marginal_likelihood", longer._log_evidence())
-        return longer
-
-    def _log_evidence(self) -> float:
-        """log p(y | x) at the hyperparameters, in nats; where there is a factor, predictions then have it."""
-        if not uses_cholesky(self._column):
-            return log_evidence(self.model, self.prior, self.x, self.y, self.noise)
-        return self._solved.log_evidence
+        return evaluated(replace(self, x=x_all, y=y_all, noise=noises))
 
     def leave_one_out(self) -> GaussianPredictive:
         """Each fitted number as all the others predict it, at the same hyperparameters, by eq. (5.12); O(N^3) time.
@@ -307,3 +299,13 @@ class ExactGpPosterior(GpPosterior):
             return mean, cross, iterated_solve(root, cross)
         half = torch.linalg.solve_triangular(root, cross, upper=False)
         return mean, half, half
+
+
+def evaluated(posterior: ExactGpPosterior) -> ExactGpPosterior:
+    """One that was just made, with its log p(y | x) put in; where there is a factor, predictions then have it."""
+    if uses_cholesky(posterior._column):
+        value = posterior._solved.log_evidence
+    else:
+        value = log_evidence(posterior.model, posterior.prior, posterior.x, posterior.y, posterior.noise)
+    object.__setattr__(posterior, "log_marginal_likelihood", value)
+    return posterior

@@ -10,6 +10,7 @@ GPyTorch predicts, and the predictive is made of that.
 """
 
 import copy
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import chain
@@ -25,7 +26,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike, as_real, check_count, check_device, check_inputs
 from bayesuq.functions import Functions
 from bayesuq.gradients import unless_kept
-from bayesuq.inference.gp.exact import ExactGpPosterior, log_evidence
+from bayesuq.inference.gp.exact import ExactGpPosterior, evaluated
 from bayesuq.inference.gp.posterior import by_rows, draw_jointly, no_sites
 from bayesuq.inference.gp.sparse_posterior import updated_law
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
@@ -78,15 +79,16 @@ def adopt_process(model: Any, likelihood: Any = None) -> "ExactGpPosterior | Gpy
     prior.load(prior.state() | _log_scale(own, prior))
     noise = own.noise.detach().double().reshape(-1, 1) if _is_learned(own) else _known_noise(own)
     noise = noise.expand_as(y).clone()
-    return ExactGpPosterior(
+    posterior = ExactGpPosterior(
         model=process,
         hyperparameters=prior.state(),
         x=x,
         y=y,
         noise=noise,
-        log_marginal_likelihood=log_evidence(process, prior, x, y, noise),
+        log_marginal_likelihood=math.nan,
         history=UNTRAINED,
     )
+    return evaluated(posterior)
 
 
 def process_of(model: Any) -> GaussianProcess:
