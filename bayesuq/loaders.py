@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import islice
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -38,6 +38,7 @@ from torch.utils.data import (
 
 from bayesuq.arrays import ArrayLike, SupportsArray
 from bayesuq.data import Batch, Dataset, Split
+from bayesuq.randomness import isolated
 
 __all__ = ["Loader"]
 __dir__ = __all__.copy
@@ -235,6 +236,9 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     return own
 
 
+Data = Dataset | DataLoader[Any] | Loader  # what a fit takes
+
+
 def check_data(data: Any) -> None:
     """Raise a TypeError unless `data` are a Dataset or a loader; it says how to make one of what came."""
     if isinstance(data, Dataset | DataLoader | Loader):
@@ -252,6 +256,38 @@ def check_data(data: Any) -> None:
     elif isinstance(data, SupportsArray | list | tuple):
         remedy = " Inputs alone cannot be fitted: pass bayesuq.Dataset(x, y), with their targets."
     raise TypeError(f"`data` must be a bayesuq.Dataset or a DataLoader; got {type(data).__name__}.{remedy}")
+
+
+def in_memory(data: Data, seed: int) -> Dataset:
+    """All rows of a Dataset or a loader, in its order; what a loader draws depends on the seed alone.
+
+    Raises:
+        TypeError: Neither of them.
+        ValueError: An empty loader.
+    """
+    check_data(data)
+    batches = Loader.of(data)
+    if batches is None:
+        return cast(Dataset, data)
+    with isolated(seed):
+        parts = list(batches.complete())
+    if not parts:
+        raise ValueError("`data` must not be empty; the loader gave no batch.")
+    return parts[0].concatenate(*parts[1:])
+
+
+def only_targets(data: Any) -> Any:
+    """What a user passes beside a predictive, which brings no inputs.
+
+    Raises:
+        TypeError: Data with inputs.
+    """
+    if isinstance(data, Dataset | DataLoader | Loader):
+        raise TypeError(
+            f"Of a predictive only the targets at its points are needed, labels or numbers; got {type(data).__name__}. "
+            "Pass `data.y`."
+        )
+    return data
 
 
 def _named(item: Any) -> Mapping[str, Any] | None:

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler
 import bayesuq as bq
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import confidence, hmc, laplace, map_estimate, temperature, variational
-from bayesuq.inference.training.minibatches import NetworkReader, Source, all_rows, in_memory
-from bayesuq.loaders import Loader
+from bayesuq.inference.training.minibatches import NetworkReader, Source, all_rows
+from bayesuq.loaders import Loader, in_memory
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import NO_MODE

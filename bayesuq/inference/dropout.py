@@ -29,10 +29,10 @@ from bayesuq.inference.posteriors.prediction import differentiated, draw_indices
 from bayesuq.inference.posteriors.prior import prior_of
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.inference.training.workers import Group
 from bayesuq.inputs import named_leaves, row_kind
+from bayesuq.loaders import Data
 from bayesuq.models import networks
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors

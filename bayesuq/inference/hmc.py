@@ -57,11 +57,12 @@ from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
-from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, Source, all_rows
+from bayesuq.inference.training.minibatches import NetworkReader, Reader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import ALONE, Group, Workers
 from bayesuq.inputs import named_leaves
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated

@@ -24,9 +24,10 @@ from bayesuq.inference.posteriors.program_mode import ProgramMode, fit_program_m
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.inference.training.workers import Group, check_alone
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 
 __all__ = ["fit"]

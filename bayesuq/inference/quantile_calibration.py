@@ -27,7 +27,7 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.inference.posteriors.leave_one_out import left_out_levels, one_column
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
-from bayesuq.inference.training.minibatches import Data, in_memory, only_targets
+from bayesuq.loaders import Data, in_memory, only_targets
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive

@@ -27,7 +27,7 @@ from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import save
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import check_fitted
-from bayesuq.inference.training.minibatches import Data, in_memory
+from bayesuq.loaders import Data, in_memory
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive

@@ -30,10 +30,9 @@ from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import TOPIC
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
 from bayesuq.inputs import OneArgument, apply, device_of
-from bayesuq.loaders import Loader
+from bayesuq.loaders import Data, Loader, in_memory
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.once import is_first

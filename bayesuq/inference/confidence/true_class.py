@@ -23,8 +23,8 @@ from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.network import over_network
 from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
 from bayesuq.inference.posteriors.weights import WeightPosterior
-from bayesuq.inference.training.minibatches import Data, in_memory
 from bayesuq.inputs import Inputs, apply, as_rows, checked
+from bayesuq.loaders import Data, in_memory
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.posterior import Posterior

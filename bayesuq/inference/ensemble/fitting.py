@@ -31,11 +31,11 @@ from bayesuq.inference.posteriors.prediction import differentiated, draw_indices
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import Identity
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.model_contents import running_in
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import Group, Workers, check_alone
+from bayesuq.loaders import Data
 from bayesuq.models.agreement import differ_in_start_only
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh

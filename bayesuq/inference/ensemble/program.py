@@ -9,7 +9,7 @@ from torch import Tensor
 from bayesuq.inference.joint.program_call import Observed
 from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.posteriors.program import LatentPosterior
-from bayesuq.inference.training.minibatches import Data
+from bayesuq.loaders import Data
 from bayesuq.randomness import derive_seed
 
 

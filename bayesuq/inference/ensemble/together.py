@@ -17,11 +17,12 @@ from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior, adversarial_step, check_moves
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
-from bayesuq.inference.training.minibatches import Data, NetworkReader, Source
+from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.inference.training.options import NOISE, Training, session
 from bayesuq.inference.training.stacked_dropout import StackedDropout, with_stacked_dropout
 from bayesuq.inference.training.stacking import StackedSource, Streams, check_stackable
 from bayesuq.inputs import as_rows
+from bayesuq.loaders import Data
 from bayesuq.models.attention import has_attention
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.network_inputs import cast_inputs

@@ -24,7 +24,7 @@ from bayesuq.inference.features.neighbours import NearestNeighbours
 from bayesuq.inference.features.subspace import VirtualLogit
 from bayesuq.inference.features.taken import Features, FeatureScore
 from bayesuq.inference.features.taking import MEMORY, take
-from bayesuq.inference.training.minibatches import Data
+from bayesuq.loaders import Data
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read, write
 

@@ -19,9 +19,8 @@ from bayesuq.inference.features.taking import MEMORY, FeatureNetwork
 from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.heads import grown, head_of
 from bayesuq.inference.posteriors.row_store import RowStore
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inputs import checked
-from bayesuq.loaders import Loader, check_data
+from bayesuq.loaders import Data, Loader, check_data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.models.training_mode import training_mode

@@ -17,9 +17,8 @@ from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inputs import Inputs, checked
-from bayesuq.loaders import Loader
+from bayesuq.loaders import Data, Loader
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.posterior import Posterior

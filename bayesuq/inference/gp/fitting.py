@@ -35,7 +35,7 @@ from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import ADDRESS
-from bayesuq.inference.training.minibatches import Data, all_rows, count_batches
+from bayesuq.inference.training.minibatches import all_rows, count_batches
 from bayesuq.inference.training.options import (
     QUALITY,
     Training,
@@ -46,6 +46,7 @@ from bayesuq.inference.training.options import (
 )
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import ALONE, Workers
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.counts import Poisson

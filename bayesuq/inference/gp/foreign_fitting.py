@@ -17,9 +17,10 @@ from bayesuq.arrays import as_targets
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.gp.foreign import GpytorchPosterior, copied
 from bayesuq.inference.training.loop import Objective, minimise
-from bayesuq.inference.training.minibatches import Data, cast_rows
+from bayesuq.inference.training.minibatches import cast_rows
 from bayesuq.inference.training.options import Training, sources
 from bayesuq.inputs import require_tensor
+from bayesuq.loaders import Data
 from bayesuq.randomness import lent
 
 

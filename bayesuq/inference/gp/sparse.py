@@ -33,10 +33,11 @@ from bayesuq.inference.training.cost import warn_if_long
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS
 from bayesuq.inference.training.loop import Objective, adam, minimise
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.optimizers import Adam
 from bayesuq.inference.training.options import QUALITY, Training, sources
 from bayesuq.inference.training.workers import Workers
+from bayesuq.loaders import Data
 from bayesuq.models.gp.combined import Coregionalised
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.likelihoods.base import Likelihood

@@ -24,10 +24,10 @@ from bayesuq.inference.training.convergence import (
     warn_unless_reaching,
 )
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import NOISE, QUALITY, Training, TrainingOptions, session, training_options
 from bayesuq.inference.training.workers import Group
 from bayesuq.inference.variational.factorised import VariationalPosterior
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed
 

@@ -39,8 +39,9 @@ from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, ra
 from bayesuq.inference.laplace.structures import STRUCTURES
 from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
 from bayesuq.inference.training.captured import warn_of_no_capture
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision

@@ -31,8 +31,8 @@ from bayesuq.inference.posteriors.program_mode import ProgramSession, find_mode,
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.convergence import warn_if_wide, warn_unless_reaching
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import QUALITY, STARTS, Training
+from bayesuq.loaders import Data
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 
 NUM_RATIOS = 500

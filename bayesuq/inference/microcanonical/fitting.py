@@ -39,12 +39,13 @@ from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
-from bayesuq.inference.training.minibatches import Data, NetworkReader, Source, all_rows
+from bayesuq.inference.training.minibatches import NetworkReader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import Group, Workers
 from bayesuq.inputs import named_leaves
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal
 from bayesuq.randomness import derive_seed, isolated

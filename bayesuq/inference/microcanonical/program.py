@@ -22,12 +22,13 @@ from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
-from bayesuq.inference.training.minibatches import Data, Source, all_rows
+from bayesuq.inference.training.minibatches import Source, all_rows
 from bayesuq.inference.training.model_contents import probed_energy
 from bayesuq.inference.training.options import Training
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inputs import named_leaves
+from bayesuq.loaders import Data
 from bayesuq.randomness import derive_seed, isolated
 
 DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.training.minibatches import Data, NetworkReader, Source
+from bayesuq.inference.training.minibatches import NetworkReader, Source
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.spectral import with_exact_norms
 

@@ -20,8 +20,9 @@ from bayesuq.inference.posteriors.program import LatentPosterior, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import NOISE, Training, sources
+from bayesuq.loaders import Data
 from bayesuq.randomness import derive_seed, generator
 
 NUM_DATA = (

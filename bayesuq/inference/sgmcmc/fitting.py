@@ -42,10 +42,11 @@ from bayesuq.inference.sgmcmc.potential import MinibatchPotential, ProgramMiniba
 from bayesuq.inference.sgmcmc.run import Plan, Run
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, running_in, sites_of
 from bayesuq.inference.training.options import Training, session
 from bayesuq.inference.training.workers import Group, check_alone
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh
 from bayesuq.options import suggests_names

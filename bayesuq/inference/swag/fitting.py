@@ -29,7 +29,7 @@ from bayesuq.inference.swag.iterates import LOST, SgdIterates
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import (
     Callback,
     Progress,
@@ -39,6 +39,7 @@ from bayesuq.inference.training.options import (
     training_options,
 )
 from bayesuq.inference.training.workers import Group
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 

@@ -39,7 +39,7 @@ from bayesuq.inference.temperature.scaling import (
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.lbfgs import Evaluations
-from bayesuq.inference.training.minibatches import Data, in_memory, only_targets
+from bayesuq.loaders import Data, in_memory, only_targets
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.scaled_logits import ScaledLogits
 from bayesuq.options import suggests_names

@@ -6,7 +6,6 @@ from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
 
 from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
@@ -15,14 +14,12 @@ from bayesuq.inference.training.identity import digest, fill
 from bayesuq.inference.training.shares import Share
 from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inputs import Inputs, as_rows, joined, named_leaves, on_leaves, with_unit_scale
-from bayesuq.loaders import Loader, check_data
+from bayesuq.loaders import Data, Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.heads import Traced, traced, warn_of_targets_out_of_reach
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
 from bayesuq.models.training_mode import check_ends, check_reached, check_repeatable
-from bayesuq.randomness import derive_seed, generator, isolated, seed_globally
-
-Data = Dataset | DataLoader[Any] | Loader
+from bayesuq.randomness import derive_seed, generator, seed_globally
 
 MOST_PROBED = 128  # rows that tell fits of several processes apart
 GATHERED_BATCHES = 32  # batches copied out of the data at once: one large gather costs less than many small ones
@@ -282,38 +279,6 @@ def count_batches(data: Data, batch_size: int) -> int:
     check_data(data)
     loader = Loader.of(data)
     return math.ceil(len(data) / batch_size) if loader is None else len(loader)
-
-
-def in_memory(data: Data, seed: int) -> Dataset:
-    """All rows of a Dataset or a loader, in its order; what a loader draws depends on the seed alone.
-
-    Raises:
-        TypeError: Neither of them.
-        ValueError: An empty loader.
-    """
-    check_data(data)
-    batches = Loader.of(data)
-    if batches is None:
-        return cast(Dataset, data)
-    with isolated(seed):
-        parts = list(batches.complete())
-    if not parts:
-        raise ValueError("`data` must not be empty; the loader gave no batch.")
-    return parts[0].concatenate(*parts[1:])
-
-
-def only_targets(data: Any) -> Any:
-    """What a user passes beside a predictive, which brings no inputs.
-
-    Raises:
-        TypeError: Data with inputs.
-    """
-    if isinstance(data, Dataset | DataLoader | Loader):
-        raise TypeError(
-            f"Of a predictive only the targets at its points are needed, labels or numbers; got {type(data).__name__}. "
-            "Pass `data.y`."
-        )
-    return data
 
 
 def probe(model: BayesianNetwork, x: Any) -> Traced:

@@ -13,9 +13,9 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
-from bayesuq.inference.training.minibatches import Data, NetworkReader, Reader, Source
+from bayesuq.inference.training.minibatches import NetworkReader, Reader, Source
 from bayesuq.inference.training.workers import SEED_BITS, Group, Workers
-from bayesuq.loaders import Loader
+from bayesuq.loaders import Data, Loader
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import fresh_casts
 from bayesuq.options import spells_out

@@ -5,9 +5,10 @@ from collections.abc import Iterator, Sequence
 import torch
 
 from bayesuq.data import Batch
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import SHUFFLE, Training
 from bayesuq.inference.training.workers import ALONE
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
 

@@ -29,11 +29,11 @@ from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inference.variational.factorised import FORGETTING
 from bayesuq.inference.variational.guides import CorrelatedGuide, FullRankGuide, LowRankGuide
 from bayesuq.inference.variational.tempering import Tempering
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 

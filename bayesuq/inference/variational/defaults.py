@@ -12,11 +12,12 @@ from torch import Tensor
 from bayesuq.arrays import check_count
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.perceptrons import is_perceptron
-from bayesuq.inference.training.minibatches import Data, Source, count_batches
+from bayesuq.inference.training.minibatches import Source, count_batches
 from bayesuq.inference.training.options import Training, default_epochs
 from bayesuq.inference.training.workers import Group, Workers
 from bayesuq.inference.variational.activation_noise import Estimator
 from bayesuq.inference.variational.tempering import Weight, annealed
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 
 LARGEST_RATE, STEPS_AT_LARGEST = 0.05, 500

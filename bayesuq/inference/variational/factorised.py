@@ -20,12 +20,12 @@ from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inference.variational.activation_noise import ActivationNoise, Estimator, activation_noise
 from bayesuq.inference.variational.elbo import Divergence
 from bayesuq.inference.variational.guides import MeanFieldGuide
 from bayesuq.inference.variational.tempering import Tempering
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import generator, resolve_seed
 

@@ -29,7 +29,6 @@ from bayesuq.inference.training.convergence import (
     warn_unless_reaching,
 )
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data
 from bayesuq.inference.training.options import (
     BATCH_SIZE,
     QUALITY,
@@ -60,6 +59,7 @@ from bayesuq.inference.variational.guides import (
 from bayesuq.inference.variational.program_posterior import ProgramPosterior, fit_program, takes_num_data
 from bayesuq.inference.variational.pruning import warn_if_pruned
 from bayesuq.inference.variational.tempering import Tempering, Weight, annealed
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 
 __all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]

@@ -18,10 +18,11 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.convergence import ScaleSlope, warn_unless_learned
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data, Source
+from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import GLOBAL, QUALITY, Training, session
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inputs import require_tensor
+from bayesuq.loaders import Data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.randomness import derive_seed, resolve_seed
 

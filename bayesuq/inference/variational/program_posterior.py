@@ -47,11 +47,12 @@ from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.convergence import num_ratios, warn_if_wide, warn_unless_reaching
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import minimise
-from bayesuq.inference.training.minibatches import Data, cast_rows
+from bayesuq.inference.training.minibatches import cast_rows
 from bayesuq.inference.training.options import GLOBAL, QUALITY, STARTS, Training, sources
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.variational.normal_program import normal_objective
 from bayesuq.inputs import require_tensor
+from bayesuq.loaders import Data
 from bayesuq.models.likelihoods.counts import check_counts
 from bayesuq.predictive.laws import unwrapped
 from bayesuq.randomness import derive_seed, resolve_seed
