@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from bayesuq.inference.adoption import adopt_members as adopt_members
     from bayesuq.inference.automatic.fitting import classify as classify
     from bayesuq.inference.automatic.fitting import regress as regress
-    from bayesuq.inference.from_samples import from_samples as from_samples
+    from bayesuq.inference.hmc.from_samples import from_samples as from_samples
     from bayesuq.inference.posteriors.saved import load as load
     from bayesuq.inference.posteriors.tables import of_table as of_table
     from bayesuq.inference.posteriors.units import in_units as in_units

@@ -59,6 +59,7 @@ HOMES = {
     "inference.data_parallel": "inference.training.workers",
     "inference.evaluations": "inference.training.lbfgs",
     "inference.exact_gp": "inference.gp.exact",
+    "inference.from_samples": "inference.hmc.from_samples",
     "inference.gp_algebra": "inference.gp.algebra",
     "inference.gp_convergence": "inference.gp.convergence",
     "inference.gp_data": "inference.gp.data",

@@ -66,7 +66,6 @@ STANDS_ON = {
         *("microcanonical", "quantile_calibration", "stacking", "temperature"),
     },
     "adoption": {"map_estimate", "ensemble", "gp"},  # what a trained network, or a committee of them, already is
-    "from_samples": {"hmc"},  # whose posteriors chains from elsewhere are
     "laplace": {"map_estimate"},
     "ensemble": {"map_estimate"},
     "features": {"map_estimate"},  # of one network, which an adopted one is

@@ -93,7 +93,7 @@ METHODS = (
     Method(
         "hmc",
         "chains",
-        {"HmcPosterior": "hmc", "ProgramChains": "posteriors.program"},
+        {"HmcPosterior": "hmc.posterior", "ProgramChains": "posteriors.program"},
         "Chains of weights by NUTS, over all rows: draws from the posterior itself where the chains agree.",
         "hmc",
     ),

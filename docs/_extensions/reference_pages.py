@@ -55,7 +55,7 @@ LISTS = {
         *("bayesuq.inference.posteriors.units", "bayesuq.inference.posteriors.tables"),
         *("bayesuq.conformal", "bayesuq.estimators", "bayesuq.active"),
         *("bayesuq.bridges.botorch", "bayesuq.bridges.onnx:to_onnx", "bayesuq.notebook", "bayesuq.to_arviz.container"),
-        *("bayesuq.inference.posteriors.saved:load", "bayesuq.inference.from_samples"),
+        *("bayesuq.inference.posteriors.saved:load", "bayesuq.inference.hmc.from_samples"),
     ),
     "data": ("bayesuq.data", "bayesuq.inputs", "bayesuq.loaders", "bayesuq.tables", "bayesuq.datasets"),
     "models": ("bayesuq.models.bnn", "bayesuq.models.rules", *public_modules("bayesuq.models")),

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation, predictions
-from bayesuq.inference.from_samples import from_samples
+from bayesuq.inference.hmc.from_samples import from_samples
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.posterior import Posterior
 

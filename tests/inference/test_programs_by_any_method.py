@@ -13,7 +13,7 @@ from bayesuq.inference import ensemble, hmc, ivon, laplace, map_estimate, microc
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.training.checkpoint import Checkpoint
 from tests.inference.examples import noise
-from tests.inference.test_hmc_of_programs import DATA, NOISE, SCHOOLS, X, eight_schools, exact, line
+from tests.inference.hmc.test_programs import DATA, NOISE, SCHOOLS, X, eight_schools, exact, line
 
 FITS = {
     "variational": lambda **o: variational.fit(line, DATA, num_epochs=100, guide=variational.full_rank, **o),

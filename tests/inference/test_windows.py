@@ -21,7 +21,7 @@ from bayesuq.inference import (
     temperature,
     variational,
 )
-from bayesuq.inference.from_samples import from_samples
+from bayesuq.inference.hmc.from_samples import from_samples
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from bayesuq.models.gp import GaussianProcess
 from bayesuq.posterior import Posterior

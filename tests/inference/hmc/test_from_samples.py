@@ -13,7 +13,7 @@ from torch import Tensor
 
 import bayesuq as bq
 from bayesuq.inference import hmc
-from bayesuq.inference.from_samples import from_samples
+from bayesuq.inference.hmc.from_samples import from_samples
 
 C, D = 2, 30
 

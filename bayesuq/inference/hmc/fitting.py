@@ -11,8 +11,7 @@ Reference:
 """
 
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from os import PathLike
 from typing import Any, Literal, TypeVar
 
@@ -46,11 +45,11 @@ from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.run import Chains, Plan
 from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
+from bayesuq.inference.hmc.posterior import HmcPosterior
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import Program, check_program
-from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
@@ -72,7 +71,7 @@ __all__ = ["extend", "fit"]
 __dir__ = __all__.copy
 
 KernelName = Literal["nuts", "hmc"]
-ChainsT = TypeVar("ChainsT", bound="HmcPosterior | ProgramChains")
+ChainsT = TypeVar("ChainsT", bound=HmcPosterior | ProgramChains)
 NUM_STEPS = 32
 OFTEN = 0.05  # of all draws at the bound on the tree's depth
 DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
@@ -104,7 +103,7 @@ def fit(
     seed: int | None = None,
     progress: bool | None = None,
     checkpoint: Checkpoint | str | PathLike[str] | None = None,
-) -> "HmcPosterior | ProgramChains":
+) -> HmcPosterior | ProgramChains:
     """Draw from the posterior by chains of Hamiltonian Monte Carlo.
 
     Args:
@@ -196,13 +195,13 @@ def fit(
 
 @suggests_names
 def extend(
-    posterior: "ChainsT",
+    posterior: ChainsT,
     data: Data,
     *,
     num_samples: int = 1000,
     chain_method: ChainMethod | None = None,
     progress: bool | None = None,
-) -> "ChainsT":
+) -> ChainsT:
     """Draw more from chains that were fitted: they go on where they ended, with the same scales and step sizes.
 
     The draws are those of one longer fit, bit for bit, whatever chains were saved and loaded in between.
@@ -272,7 +271,7 @@ class _Run:
     checkpoint: Checkpoint | None
     progress: bool
     max_tree_depth: int
-    ended: "HmcPosterior | ProgramChains | None" = None
+    ended: HmcPosterior | ProgramChains | None = None
     workers: Workers = ALONE
 
     def rows(self, reader: Reader, data: Data) -> Batch:
@@ -313,7 +312,7 @@ class _Run:
             )
 
     def further(
-        self, ended: "HmcPosterior | ProgramChains", job: Job, potential: NetworkPotential | ProgramPotential
+        self, ended: HmcPosterior | ProgramChains, job: Job, potential: NetworkPotential | ProgramPotential
     ) -> Chains:
         """The draws behind those that there are."""
         positions = ended.ends["positions"]
@@ -321,7 +320,7 @@ class _Run:
         return self.chains(job, potential, positions)
 
 
-def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> "HmcPosterior":
+def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> HmcPosterior:
     model.likelihood.check_density()
     constants = Constants.of(model, start)
     rows = run.rows(NetworkReader(model), data)
@@ -356,7 +355,7 @@ def _fit_program(reader: ProgramRows, data: Data, start: Any, run: _Run) -> Prog
     )
 
 
-def _extend_network(posterior: "HmcPosterior", data: Data, run: _Run) -> "HmcPosterior":
+def _extend_network(posterior: HmcPosterior, data: Data, run: _Run) -> HmcPosterior:
     model = posterior.model
     constants = Constants(below(FIXED, posterior.ends), posterior.buffers)
     rows = run.rows(NetworkReader(model), data)
@@ -381,32 +380,6 @@ def _extend_program(posterior: ProgramChains, data: Data, run: _Run) -> ProgramC
     draws = longer(posterior.draws, joint.thetas(chains.draws, rows))
     warn_unless_draws_agree(draws)
     return replace(posterior, draws=draws, statistics=longer(posterior.statistics, chains.statistics), ends=chains.ends)
-
-
-@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
-class HmcPosterior(ChainPosterior):
-    """Chains of Hamiltonian Monte Carlo.
-
-    Attributes:
-        model: As in `ChainPosterior`, like the following.
-        draws: The flat vectors of every site, (C, D, P); sites learned as point values repeat.
-        buffers: The network's buffers, the same for all draws.
-        statistics: Of each draw, (C, D): `lp`, `energy`, `acceptance_rate`, `n_steps`, `step_size`, `diverging`; of
-            NUTS also `tree_depth`. With thinning, steps are summed, acceptances averaged, and a draw is `diverging`
-            where any of its transitions was; the rest is that of the last.
-        warmup_statistics: The same of each transition of the warm-up, (C, W); empty where it was not kept.
-        inverse_mass: Variances of the unconstrained random sites as adapted, (C, R); covariances, (C, R, R), by dense
-            masses.
-        ends: What `extend` goes on from; empty in files of before.
-    """
-
-    inverse_mass: Tensor
-    ends: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @property
-    def num_divergences(self) -> int:
-        """Draws whose trajectories diverged."""
-        return int(self.statistics["diverging"].sum()) if "diverging" in self.statistics else 0
 
 
 def _num_gradients(posterior: HmcPosterior) -> float:

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from bayesuq.arrays import check_finite
 from bayesuq.data import Dataset
-from bayesuq.inference.hmc import HmcPosterior
+from bayesuq.inference.hmc.posterior import HmcPosterior
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.program_call import USUAL, Observed
 from bayesuq.inference.joint.programs import Program, check_program
