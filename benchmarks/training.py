@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bayesuq.data import Dataset
-from bayesuq.inference import map_estimate, variational
+from bayesuq.inference import variational
 from bayesuq.inference.ivon.newton import Newton, NewtonObjective, Rule
+from bayesuq.inference.posteriors.network_mode import ModeObjective
 from bayesuq.inference.training.loop import adam
 from bayesuq.inference.training.minibatches import Batch
 from bayesuq.inference.variational.activation_noise import Estimator
@@ -63,7 +64,7 @@ def mean_field_step(
 
 def mode_step(model: BayesianNetwork, x: Tensor, y: Tensor) -> Callable[[], object]:
     """A step of `map_estimate.fit`."""
-    mode = map_estimate.ModeObjective(model, NUM_DATA)
+    mode = ModeObjective(model, NUM_DATA)
     optimizer = adam(mode.objective(), learning_rate=1e-3)
     noise, batch = torch.Generator().manual_seed(0), Batch(x, y, None)
 

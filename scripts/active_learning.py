@@ -25,7 +25,7 @@ from torch import Tensor, nn
 import bayesuq as bq
 from bayesuq.evaluation.scores import accuracy
 from bayesuq.inference.dropout import DropoutPosterior
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from bayesuq.randomness import generator, isolated
 from scripts.recording import Records, versions

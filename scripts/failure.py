@@ -18,7 +18,7 @@ import bayesuq as bq
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
 from bayesuq.evaluation.uncertainty import maximum_probability
 from bayesuq.inference import confidence, dropout
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, isolated
 from scripts.further_tables import of_failures

@@ -13,7 +13,7 @@ import torch
 
 import bayesuq as bq
 from bayesuq.inference import laplace
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 
 CROPS = ((1, 32), (1, 128), (4, 128), (4, 256))  # training images, and pixels a side of each
 SIDE = 128  # pixels of the test image

@@ -16,7 +16,7 @@ import torch
 import bayesuq as bq
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.inference import swag
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.swag import SwagPosterior
 from scripts.segmentation import SETTINGS
 from scripts.segmentation_methods import HELD_OUT_DRAWS, Setting, lowered, model, read_settings, training_data

@@ -65,14 +65,8 @@ STANDS_ON = {
         *("dropout", "ensemble", "gp", "laplace"),
         *("microcanonical", "quantile_calibration", "stacking", "temperature"),
     },
-    "adoption": {"map_estimate", "ensemble", "gp"},  # what a trained network, or a committee of them, already is
-    "laplace": {"map_estimate"},
-    "ensemble": {"map_estimate"},
-    "features": {"map_estimate"},  # of one network, which an adopted one is
-    "dropout": {"map_estimate"},
-    "swag": {"map_estimate"},
-    "variational": {"map_estimate"},  # the network at its means
-    "confidence": {"map_estimate"},  # the auxiliary network is a mode
+    "adoption": {"ensemble", "gp"},  # what a trained network, or a committee of them, already is
+    "ensemble": {"map_estimate"},  # of which it takes several
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
     "sequential": {"variational", "laplace"},

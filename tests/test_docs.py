@@ -15,7 +15,7 @@ import pytest
 from bayesuq.cli.main import main
 from bayesuq.inference import map_estimate
 from bayesuq.inference.gp import ExactGpPosterior
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.predictive import GaussianPredictive
 

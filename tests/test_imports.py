@@ -156,8 +156,8 @@ def test_the_rule_of_direction_can_fail(module: str, source: str, allowed: bool)
 @pytest.mark.parametrize(
     ("module", "source", "allowed"),
     [
-        ("laplace.fitting", "from bayesuq.inference import map_estimate", True),
-        ("laplace.fitting", "import bayesuq.inference.map_estimate as map_estimate", True),
+        ("ensemble.fitting", "from bayesuq.inference import map_estimate", True),
+        ("ensemble.fitting", "import bayesuq.inference.map_estimate as map_estimate", True),
         ("laplace.fitting", "from bayesuq.inference.variational.fitting import fit", False),
         ("laplace.posterior", "from bayesuq.inference.laplace.curvature import hessian", True),
         ("laplace.posterior", "from bayesuq.inference.posteriors.weights import WeightPosterior", True),

@@ -9,6 +9,7 @@ import pytest
 
 from bayesuq.inference import dropout, ensemble, map_estimate, variational
 from bayesuq.inference.catalogue import METHODS
+from bayesuq.inference.posteriors.network_mode import LEARNING_RATE
 from bayesuq.inference.training import Training, TrainingOptions
 from bayesuq.options import nearest, spells_out, suggests_names
 
@@ -172,7 +173,7 @@ def test_defaults_of_a_method_are_those_of_its_signature():
     def default(method, name):
         return inspect.signature(import_module(f"bayesuq.inference.{method}").fit).parameters[name].default
 
-    assert default("map_estimate", "learning_rate") == map_estimate.LEARNING_RATE
+    assert default("map_estimate", "learning_rate") == LEARNING_RATE
     assert [default("gp", name) for name in ("batch_size", "learning_rate", "schedule")] == [1024, None, "cosine"]
     assert [default("confidence", name) for name in ("learning_rate", "schedule")] == [1e-4, "constant"]
     assert [default("variational", name) for name in ("batch_size", "num_epochs", "callbacks")] == [None, None, ()]

@@ -17,9 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
-from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.map_estimate import MapPosterior
-from bayesuq.inference.training.history import History
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models.bnn import BayesianNetwork, check_network, computed_by_hooks, copied_beside
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import Normal, Prior, centred
@@ -36,7 +34,6 @@ __all__ = ["adopt", "adopt_members"]
 __dir__ = __all__.copy
 
 PROCESS = "gpytorch.models.gp.GP"  # the class of all of GPyTorch's models
-UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
 
 
 @overload
@@ -116,13 +113,7 @@ def adopt(
     if output is not None:
         tree.register_forward_hook(_Picked(output))
     own = _prior(tree, prior, is_centred=is_centred)
-    model = BayesianNetwork(tree, own, likelihood, random=random, autocast=autocast, compile=compile)
-    return MapPosterior(
-        model=model,
-        values=Layout.of(model).join(model.initial()),
-        buffers={name: buffer.clone() for name, buffer in model.net.named_buffers()},
-        history=UNTRAINED,
-    )
+    return MapPosterior.of(BayesianNetwork(tree, own, likelihood, random=random, autocast=autocast, compile=compile))
 
 
 def adopt_members(nets: Sequence[nn.Module], likelihood: Likelihood, **options: Any) -> EnsemblePosterior:

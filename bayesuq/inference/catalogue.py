@@ -35,7 +35,7 @@ METHODS = (
     Method(
         "map_estimate",
         "network",
-        {"MapPosterior": "map_estimate", "ProgramMode": "posteriors.program_mode"},
+        {"MapPosterior": "posteriors.network_mode", "ProgramMode": "posteriors.program_mode"},
         "The one most probable network: the baseline, without any uncertainty about its weights.",
         "map",
     ),

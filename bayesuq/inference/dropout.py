@@ -22,8 +22,8 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.functions import Functions
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
-from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective
 from bayesuq.inference.posteriors.network import NetworkPosterior
+from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, ModeObjective
 from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_in_chunks
 from bayesuq.inference.posteriors.prior import prior_of

@@ -17,9 +17,9 @@ from bayesuq.inference.gp.exact import ExactGpPosterior
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.hmc import HmcPosterior
 from bayesuq.inference.laplace.posterior import LaplacePosterior
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.microcanonical.fitting import MicrocanonicalPosterior
 from bayesuq.inference.posteriors.leave_one_out import left_out_levels
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.quantile_calibration import level_map
 from bayesuq.inference.sgmcmc.fitting import SgmcmcPosterior
 from bayesuq.inference.swag.fitting import SwagPosterior

@@ -22,7 +22,7 @@ from bayesuq.inference import (
     variational,
 )
 from bayesuq.inference.adoption import adopt
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models.likelihoods import Categorical
 from bayesuq.posterior import Posterior
 from tests.inference.examples import built, labelled

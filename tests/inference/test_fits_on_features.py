@@ -12,8 +12,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesuq.data import Dataset
 from bayesuq.inference import ensemble, hmc, ivon, map_estimate, microcanonical, sgmcmc, swag, variational
 from bayesuq.inference.adoption import adopt
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors import heads
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior

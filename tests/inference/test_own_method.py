@@ -7,7 +7,7 @@ from typing import Any, ClassVar
 import pytest
 import torch
 
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import load
 from tests.inference.examples import measured
 from tests.posterior_contract import PosteriorContract

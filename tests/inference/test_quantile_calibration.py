@@ -10,8 +10,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesuq.data import Dataset
 from bayesuq.evaluation.calibration import interval_coverage, regression_calibration_error
 from bayesuq.inference import ensemble, gp, map_estimate, quantile_calibration
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.leave_one_out import reweighted_levels
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.quantile_calibration import level_map
 from bayesuq.inference.training.history import History

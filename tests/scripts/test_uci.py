@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from bayesuq.inference import variational
-from bayesuq.inference.map_estimate import fit_mode
+from bayesuq.inference.posteriors.network_mode import fit_mode
 from bayesuq.inference.training import loop as optimize
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed

@@ -25,7 +25,7 @@ from bayesuq.arrays import ArrayLike, check_count, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.confidence.true_class import features_of, in_chunks, masked_loader, network_of, with_targets
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.map_estimate import fit_mode
+from bayesuq.inference.posteriors.network_mode import fit_mode
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import TOPIC

@@ -19,8 +19,8 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import DROPOUT, is_dropout
 from bayesuq.inference.joint.network import NORMALISATION
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.network import over_network
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inputs import Inputs, apply, as_rows, checked

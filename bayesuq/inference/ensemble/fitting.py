@@ -27,6 +27,7 @@ from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.exchange import shared_out
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior, model_facts
+from bayesuq.inference.posteriors.network_mode import LEARNING_RATE
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
@@ -46,7 +47,7 @@ from bayesuq.randomness import derive_seed, generator, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions
 
-LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": map_estimate.LEARNING_RATE}
+LEFT_TO_MEMBERS: dict[str, Any] = {"num_epochs": None, "learning_rate": LEARNING_RATE}
 
 
 @training_options(learning_rate=None)

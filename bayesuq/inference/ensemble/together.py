@@ -14,7 +14,7 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
-from bayesuq.inference.map_estimate import SCALE_RATE, MapPosterior, adversarial_step, check_moves
+from bayesuq.inference.posteriors.network_mode import SCALE_RATE, MapPosterior, adversarial_step, check_moves
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
 from bayesuq.inference.training.minibatches import NetworkReader, Source
@@ -119,7 +119,7 @@ class StackedModes:
     """Minus the log joints of M members as a function of their weights and unknowns, (M, P) and (M, U).
 
     With adversarial steps, (M, ...) as a row of x for each member, half of a likelihood is that of moved inputs, as in
-    `map_estimate.ModeObjective`.
+    `ModeObjective`.
     """
 
     def __init__(

@@ -16,8 +16,8 @@ from bayesuq.arrays import check_count
 from bayesuq.data import Dataset
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.features.taking import MEMORY, FeatureNetwork
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.heads import grown, head_of
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inputs import checked
 from bayesuq.loaders import Data, Loader, check_data

@@ -30,7 +30,7 @@ from bayesuq.inference.gp.exact import ExactGpPosterior, evaluated
 from bayesuq.inference.gp.posterior import by_rows, draw_jointly, no_sites
 from bayesuq.inference.gp.sparse_posterior import updated_law
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
-from bayesuq.inference.training.history import History
+from bayesuq.inference.training.history import UNTRAINED
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.models.likelihoods.real import Normal
 from bayesuq.posterior import Posterior
@@ -42,7 +42,6 @@ from bayesuq.randomness import generator, isolated, resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions, refuse_windows
 
-UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours
 NO_NOISE = 1e-6  # a scale, where the noise of each row is known and new rows have none
 CACHE = "_memoize_cache"  # where GPyTorch's modules keep what they computed
 PROBES = 5  # rows at which `forward` is held against mean and kernel

@@ -37,7 +37,7 @@ from bayesuq.inference.laplace.program import ProgramLaplace, fit_program
 from bayesuq.inference.laplace.program_structures import LARGEST_FULL, ProgramStructure
 from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.laplace.structures import STRUCTURES
-from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, fit_mode
+from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, fit_mode
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options

@@ -22,8 +22,8 @@ from torch import Tensor
 from bayesuq.arrays import check_count, check_fraction, check_positive, check_probability
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.map_estimate import LEARNING_RATE, MapPosterior, ModeObjective, fit_mode
 from bayesuq.inference.posteriors.heads import on_features
+from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, ModeObjective, fit_mode
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.swag.iterates import LOST, SgdIterates
 from bayesuq.inference.training.checkpoint import Checkpoint

@@ -16,7 +16,7 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import NORMALISATION
-from bayesuq.inference.map_estimate import ModeObjective
+from bayesuq.inference.posteriors.network_mode import ModeObjective
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.optimizers import SGD

@@ -16,3 +16,6 @@ class History:
     loss: tuple[float, ...]
     validation_loss: tuple[float, ...]
     best_epoch: int
+
+
+UNTRAINED = History(loss=(), validation_loss=(), best_epoch=0)  # no epoch of ours

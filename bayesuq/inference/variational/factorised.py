@@ -15,8 +15,8 @@ from bayesuq.arrays import check_count
 from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, point_vectors, write_gradients
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.importance import log_joints
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective

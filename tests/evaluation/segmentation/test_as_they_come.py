@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from bayesuq.data import Dataset
 from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation
 from bayesuq.inference import map_estimate
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, priors
 from tests.inference.examples import NO_MODE, built, noise
 

@@ -16,7 +16,7 @@ from bayesuq.inference import confidence, dropout, ensemble, laplace, map_estima
 from bayesuq.inference.confidence.fitting import ConfidencePosterior
 from bayesuq.inference.confidence.true_class import features_of, masked_loader, network_of, with_targets
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.options import Progress

@@ -12,7 +12,7 @@ from bayesuq.inference import dropout, ensemble
 from bayesuq.inference.ensemble import fitting as ensemble_fitting
 from bayesuq.inference.ensemble import together as vectorised
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
-from bayesuq.inference.map_estimate import fit_mode
+from bayesuq.inference.posteriors.network_mode import fit_mode
 from bayesuq.inference.training import loop as optimize
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.options import Training

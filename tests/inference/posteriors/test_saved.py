@@ -28,8 +28,8 @@ from bayesuq.inference import (
 )
 from bayesuq.inference.gp.foreign import GpytorchPosterior
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.map_estimate import MapPosterior
 from bayesuq.inference.posteriors.chains import ChainPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import CLASSES, HOMES, load
 from bayesuq.inference.training.history import History
 from bayesuq.models import likelihoods, networks, priors

@@ -13,7 +13,7 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.evaluation.scores import accuracy
 from bayesuq.inference import ensemble, map_estimate, swag
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.map_estimate import ModeObjective
+from bayesuq.inference.posteriors.network_mode import ModeObjective
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.swag import iterates
 from bayesuq.inference.swag.iterates import SgdIterates

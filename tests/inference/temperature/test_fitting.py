@@ -16,7 +16,7 @@ from bayesuq.inference import dropout, ensemble, map_estimate, temperature, vari
 from bayesuq.inference.adoption import adopt, adopt_members
 from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.map_estimate import MapPosterior
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.temperature import evidence, fitting
 from bayesuq.inference.temperature.evidence import MOST_CLASSES

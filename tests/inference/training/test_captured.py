@@ -29,7 +29,7 @@ from bayesuq.inference import (
 from bayesuq.inference.catalogue import METHODS
 from bayesuq.inference.gp import fit as gp_fit
 from bayesuq.inference.ivon.newton import NewtonObjective, Rule
-from bayesuq.inference.map_estimate import ModeObjective, adversarial_step
+from bayesuq.inference.posteriors.network_mode import ModeObjective, adversarial_step
 from bayesuq.inference.training import captured
 from bayesuq.inference.training.captured import CapturedStep
 from bayesuq.inference.training.checkpoint import Checkpoint

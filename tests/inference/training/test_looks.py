@@ -7,7 +7,7 @@ from torch import nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, map_estimate
-from bayesuq.inference.map_estimate import ModeObjective
+from bayesuq.inference.posteriors.network_mode import ModeObjective
 from bayesuq.inference.training import looks
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.inference.training.trend import paired_trend
