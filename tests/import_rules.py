@@ -69,7 +69,6 @@ STANDS_ON = {
     "ensemble": {"map_estimate"},  # of which it takes several
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},
-    "sequential": {"variational", "laplace"},
 }
 # Who may load a module by name, and in which function.
 LOADERS = {

@@ -14,12 +14,9 @@ from collections.abc import Mapping
 from dataclasses import fields, replace
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.laplace.posterior import LaplacePosterior
-from bayesuq.inference.variational.factorised import VariationalPosterior
+from bayesuq.inference.posteriors.network import NetworkPosterior, NormalMarginals
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.priors import EntrywiseNormal, LogNormal, Prior
@@ -29,7 +26,7 @@ __all__ = ["updated_model"]
 __dir__ = __all__.copy
 
 
-def updated_model(posterior: VariationalPosterior | LaplacePosterior) -> BayesianNetwork:
+def updated_model(posterior: NetworkPosterior) -> BayesianNetwork:
     """The model whose prior is a fitted posterior, for the next data; its network starts at the posterior's means.
 
     What the likelihood infers (a noise scale) gets a log-normal prior, what it or the network learns as point values
@@ -38,7 +35,7 @@ def updated_model(posterior: VariationalPosterior | LaplacePosterior) -> Bayesia
 
     Args:
         posterior: From `variational.fit` with the mean-field guide, or from `laplace.fit(structure="diagonal")` of all
-            random weights.
+            random weights; or one of your own whose `marginals` are such a law.
 
     Raises:
         TypeError: A posterior that is no factorised normal law.
@@ -53,41 +50,23 @@ def updated_model(posterior: VariationalPosterior | LaplacePosterior) -> Bayesia
         >>> bool((tuesday.scale < monday.scale).all())
         True
     """
-    loc, scale, layout, values = _moments(posterior)
+    law = posterior.marginals() if isinstance(posterior, NetworkPosterior) else None
+    if law is None:
+        raise TypeError(
+            "`posterior` must be a factorised normal law of all random sites, from `variational.fit` with the "
+            f"mean-field guide or `laplace.fit(structure='diagonal')`; got {type(posterior).__name__}."
+        )
     model = posterior.model
-    theta = layout.split(values)
     prior: dict[Rule, Prior] = {
-        name: EntrywiseNormal(*(part[where].view(layout.shapes[name]).clone() for part in (loc, scale)))
-        for name, where in layout.slices().items()
-        if name in model.laws and not name.startswith(LIKELIHOOD)
+        name: EntrywiseNormal(loc.clone(), law.scale[name].clone())
+        for name, loc in law.loc.items()
+        if not name.startswith(LIKELIHOOD)
     }
-    likelihood = _continued(model.likelihood, theta, {name: (loc[s], scale[s]) for name, s in layout.slices().items()})
-    return BayesianNetwork(_at(model, theta, posterior.buffers), prior, likelihood, random=model.random)
+    net = _at(model, law.theta, posterior.buffers)
+    return BayesianNetwork(net, prior, _continued(model.likelihood, law), random=model.random)
 
 
-def _moments(posterior: Any) -> tuple[Tensor, Tensor, Layout, Tensor]:
-    """Means and scales on the unconstrained scale, (P,), 0 for point values; their layout; where all sites stand."""
-    if isinstance(posterior, VariationalPosterior):
-        values = torch.cat([posterior.loc, posterior.points])
-        scale = torch.cat([posterior.scale, torch.zeros_like(posterior.points)])
-        return values, scale, Layout.of(posterior.model), values
-    if isinstance(posterior, LaplacePosterior) and posterior.structure == "diagonal":
-        layout, scale = Layout.of(posterior.model), torch.zeros_like(posterior.values)
-        precisions = {name: posterior.curvature[name] + prior for name, prior in posterior.prior_precision().items()}
-        if precisions.keys() == posterior.model.laws.keys():
-            for name, where in layout.slices().items():
-                if name in precisions:
-                    scale[where] = precisions[name].rsqrt().reshape(-1).to(scale)
-            return posterior.values, scale, layout, posterior.values
-    raise TypeError(
-        "`posterior` must be a factorised normal law of all random sites, from `variational.fit` with the mean-field "
-        f"guide or `laplace.fit(structure='diagonal')`; got {type(posterior).__name__}."
-    )
-
-
-def _continued(
-    likelihood: Likelihood, theta: Mapping[str, Tensor], moments: Mapping[str, tuple[Tensor, Tensor]]
-) -> Likelihood:
+def _continued(likelihood: Likelihood, law: NormalMarginals) -> Likelihood:
     """The likelihood with log-normal priors for what it infers, starting where it ended."""
     options = {field.name for field in fields(likelihood)}  # type: ignore[arg-type]
     changes: dict[str, Any] = {}
@@ -98,9 +77,9 @@ def _continued(
                 "prior is one. Use scale='learned', or one scale for all columns."
             )
         if f"initial_{name}" in options:
-            changes[f"initial_{name}"] = _plain(theta[LIKELIHOOD + name])
+            changes[f"initial_{name}"] = _plain(law.theta[LIKELIHOOD + name])
         if unknown.prior is not None:  # its unconstrained value is its logarithm
-            changes[name] = LogNormal(*(float(moment) for moment in moments[LIKELIHOOD + name]))
+            changes[name] = LogNormal(float(law.loc[LIKELIHOOD + name]), float(law.scale[LIKELIHOOD + name]))
     return replace(likelihood, **changes) if changes else likelihood  # type: ignore[type-var]
 
 

@@ -8,6 +8,8 @@ from torch import nn
 
 from bayesuq.data import Dataset
 from bayesuq.inference import laplace, map_estimate, variational
+from bayesuq.inference.posteriors.network import NormalMarginals
+from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.sequential import updated_model
 from bayesuq.inference.variational.elbo import Divergence
 from bayesuq.inference.variational.guides import mean_field
@@ -113,3 +115,17 @@ def test_what_is_no_factorised_law_is_refused():
     ):
         with pytest.raises(TypeError, match=r"factorised normal law .* got (MapPosterior|LaplacePosterior)"):
             updated_model(posterior)
+
+
+class Narrow(MapPosterior):
+    """A law of somebody's own around a mode."""
+
+    def marginals(self):
+        return NormalMarginals.of(self.model, self.values, torch.full_like(self.values, 0.1))
+
+
+def test_a_law_of_ones_own_is_the_next_prior_where_it_says_that_it_factorises():
+    own = Narrow.of(regression())
+    prior = updated_model(own).laws["weight"]
+    assert torch.equal(prior.base_dist.loc, own.values.view(1, 3))
+    assert (prior.base_dist.scale == 0.1).all()

@@ -16,10 +16,9 @@ from torch.utils.data import Dataset as Rows
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import DROPOUT, is_dropout
 from bayesuq.inference.joint.network import NORMALISATION
-from bayesuq.inference.posteriors.network import over_network
+from bayesuq.inference.posteriors.network import at_values, over_network
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
 from bayesuq.inference.posteriors.weights import WeightPosterior
@@ -44,12 +43,10 @@ def network_of(posterior: Posterior, seed: int) -> nn.Module:
         TypeError: A posterior without weights.
     """
     inner = over_network(posterior)
-    values = getattr(inner, "values", None)
-    if inner is not None and isinstance(values, Tensor):
-        theta = Layout.of(inner.model).split(values)
-    elif isinstance(inner, WeightPosterior):
+    theta = at_values(inner)
+    if theta is None and isinstance(inner, WeightPosterior):
         theta = {name: value[0] for name, value in inner.sample_weights(1, seed=seed).items()}
-    else:
+    if inner is None or theta is None:
         raise TypeError(
             f"A confidence needs a posterior over a network's weights; got {type(posterior).__name__}. Fit one "
             "first, such as `map_estimate.fit(model, data)`."

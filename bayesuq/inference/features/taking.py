@@ -12,8 +12,7 @@ from torch import Tensor, nn
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.inference.features.taken import Features
-from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.posteriors.network import NetworkPosterior
+from bayesuq.inference.posteriors.network import NetworkPosterior, at_values
 from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
@@ -98,14 +97,13 @@ class FeatureNetwork:
         inner = posterior
         while isinstance(inner, WrappingPosterior):
             inner = inner.posterior
-        values = getattr(inner, "values", None)
-        if not isinstance(inner, NetworkPosterior) or not isinstance(values, Tensor):
+        theta = at_values(inner) if isinstance(inner, NetworkPosterior) else None
+        if not isinstance(inner, NetworkPosterior) or theta is None:
             raise TypeError(
                 "Features are of one network, such as `bayesuq.adopt` and `map_estimate.fit` give; got "
                 f"{type(posterior).__name__}. Of an ensemble take one member, `posterior.members[0]`, and of a method "
                 "that started from a network that network."
             )
-        theta = Layout.of(inner.model).split(values)
         return cls(inner.model, theta, inner.buffers, last_layer(inner.model.net) if layer is None else layer)
 
     def chunks(self, x: Any) -> Iterator[Inputs]:

@@ -27,7 +27,7 @@ from bayesuq.inference.laplace.evidence import best_factors, log_evidence
 from bayesuq.inference.laplace.factors import Derivatives
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, as_outputs
 from bayesuq.inference.laplace.structures import STRUCTURES, NormalWeights
-from bayesuq.inference.posteriors.network import NetworkPosterior
+from bayesuq.inference.posteriors.network import NetworkPosterior, NormalMarginals
 from bayesuq.inference.posteriors.prediction import (
     differentiated,
     draw_indices,
@@ -153,6 +153,14 @@ class LaplacePosterior(NetworkPosterior):
         """Precisions of the prior by parameter, (*shape), float64, in units of weights to the power -2."""
         prior = _precisions(self.model, self.names)
         return {name: factor * value for (name, value), factor in zip(prior.items(), self.prior_factors, strict=True)}
+
+    def marginals(self) -> NormalMarginals | None:
+        """The law itself where it is diagonal and of all random sites; else None."""
+        prior = self.prior_precision()
+        if self.structure != "diagonal" or prior.keys() != self.model.laws.keys():
+            return None
+        scales = [(self.curvature[name] + prior[name]).rsqrt().reshape(-1) for name in self.model.laws]
+        return NormalMarginals.of(self.model, self.values, torch.cat(scales).to(self.values))
 
     def slope(self, log_likelihood: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of the log joint at the mode, (*shape) by parameter, from that of the log-likelihood."""

@@ -1,12 +1,14 @@
 """What posteriors share that are frozen dataclasses of a model, tensors and plain values: they move, and are saved."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from os import PathLike
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.packing import move, save, within
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
@@ -28,6 +30,31 @@ class StoredPosterior(Posterior):
     def save_around(self, outer: Posterior, path: "str | PathLike[str]") -> None:
         """Write a posterior that stands on this one, with the model of this one."""
         save(outer, path)
+
+
+@dataclass(frozen=True, eq=False)
+class NormalMarginals:
+    """A factorised normal law of all random sites.
+
+    Attributes:
+        theta: Every site at the law's mean, by name, on its own support.
+        loc: Means of each random site, by name, on the unconstrained scale.
+        scale: Standard deviations, likewise.
+    """
+
+    theta: Mapping[str, Tensor]
+    loc: Mapping[str, Tensor]
+    scale: Mapping[str, Tensor]
+
+    @classmethod
+    def of(cls, model: BayesianNetwork, values: Tensor, scale: Tensor) -> "NormalMarginals":
+        """From flat vectors: the means of every site, (P,), and deviations of the random ones, (R,)."""
+        layout = Layout.of(model)
+        places = {name: where for name, where in layout.slices().items() if name in model.laws}
+        loc, scales = (
+            {name: flat[where].view(layout.shapes[name]) for name, where in places.items()} for flat in (values, scale)
+        )
+        return cls(layout.split(values), loc, scales)
 
 
 class NetworkPosterior(StoredPosterior):
@@ -54,6 +81,16 @@ class NetworkPosterior(StoredPosterior):
     def likelihood(self) -> Likelihood:
         """That of the model, which may have unknowns that each draw gives a value."""
         return self.model.likelihood
+
+    def marginals(self) -> NormalMarginals | None:
+        """The law itself where it is a factorised normal one, as a next model's prior can be; by default None."""
+        return None
+
+
+def at_values(posterior: NetworkPosterior | None) -> dict[str, Tensor] | None:
+    """Every site, by name, of a posterior with one flat vector of `values`; None of any other."""
+    values = getattr(posterior, "values", None)
+    return Layout.of(posterior.model).split(values) if posterior is not None and isinstance(values, Tensor) else None
 
 
 def model_facts(model: BayesianNetwork) -> dict[str, str]:

@@ -16,6 +16,7 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, point_vectors, write_gradients
 from bayesuq.inference.posteriors.importance import log_joints
+from bayesuq.inference.posteriors.network import NormalMarginals
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
@@ -217,6 +218,10 @@ class VariationalPosterior(WeightPosterior):
         """The one network at the means, without epistemic uncertainty."""
         values = torch.cat([self.loc, self.points]) if len(self.points) else self.loc
         return MapPosterior(model=self.model, values=values, buffers=self.buffers, history=self.history)
+
+    def marginals(self) -> NormalMarginals:
+        """The law itself."""
+        return NormalMarginals.of(self.model, self.at_mean.values, self.scale)
 
     def guide(self) -> MeanFieldGuide:
         """The posterior as a Pyro guide."""
