@@ -237,9 +237,8 @@ def main(folder: Path, page: Path) -> None:
     settings = read_settings(HERE / "settings" / "uci.toml")
     tried = read_settings(HERE / "settings" / "uci-candidates.toml")
     sources = tomllib.loads((HERE / "settings" / "published.toml").read_text(encoding="utf-8"))["source"]
-    before = read_settings(HERE / "settings" / "uci-before.toml")
     lines = Records(folder / "uci.jsonl").read()
-    tests = {**select(lines, before, "test"), **select(lines, settings, "test")}
+    tests = select(lines, settings, "test")
     choices = select(Records(folder / "uci-val.jsonl").read(), tried, "val")
     shown = [record for records in tests.values() for record in records]
     tables = [line for source in sources for line in beside_published(source, tests)]
