@@ -25,15 +25,16 @@ def of_distances(records: Iterable[Record]) -> list[str]:
     """The chains first, and whether they have converged; then each method beside them."""
     lines = list(records)
     order = list(dict.fromkeys(line["data"] for line in lines))
-    chains = [line for line in lines if line["method"] == REFERENCE]
-    chains.sort(key=lambda line: (order.index(line["data"]), line["split"]))
-    found = [row(["set", "split", "share below 1.01", "largest R-hat", "least ESS", "steps", "minutes", "converged"])]
-    found += ["|---" * 8 + "|"]
+    chains = [line for line in lines if line["method"] == _reference(line)]
+    chains.sort(key=lambda line: (order.index(line["data"]), line["method"] != REFERENCE, line["split"]))
+    titles = ["share below 1.01", "largest R-hat", "least ESS", "between halves", "steps", "minutes", "converged"]
+    found = [row(["set", "split", "chains", *titles]), "|---" * 10 + "|"]
     for line in chains:
         told = [f"{line['share_converged']:.2f}", f"{line['worst_r_hat']:.3f}", f"{line['least_ess']:.0f}"]
+        halves = f"{line['total_variation_between_halves']:.3f}" if "total_variation_between_halves" in line else ""
         cost = [f"{line['num_steps']:.0f}", f"{line['seconds'] / 60:.0f}"]
-        found.append(row([line["data"], str(line["split"]), *told, *cost, "yes" if converged(line) else "**no**"]))
-    others = [line for line in lines if line["method"] != REFERENCE]
+        name = [line["data"], str(line["split"]), line["method"]]
+        found.append(row([*name, *told, halves, *cost, "yes" if converged(line) else "**no**"]))
     columns = {
         "total variation": (field("total_variation"), 3),
         "Wasserstein-1, sd of y": (field("wasserstein"), 3),
@@ -41,11 +42,18 @@ def of_distances(records: Iterable[Record]) -> list[str]:
         "log score lost, nats": (field("log_score_lost"), 3),
         "seconds": (field("seconds"), 0),
     }
-    for data in dict.fromkeys(line["data"] for line in chains):
-        own = [line for line in others if line["data"] == data]
+    for data, reference in dict.fromkeys((line["data"], line["method"]) for line in chains):
+        own = [line for line in lines if (line["data"], _reference(line)) == (data, reference)]
+        own = [line for line in own if line["method"] != reference]
         shown = {t: c for t, c in columns.items() if any(c[0](line) is not None for line in own)}
-        found += ["", f"{data}:", "", *table(own, ["method"], shown)[:-1]]
+        beside = data if reference == REFERENCE else f"{data}, beside {reference}"
+        found += ["", f"{beside}:", "", *table(own, ["method"], shown)[:-1]]
     return [*found, ""]
+
+
+def _reference(line: Record) -> str:
+    """The chains that a line of `scripts/hmc_distance.py` holds true."""
+    return line.get("reference") or REFERENCE
 
 
 def of_words(records: Iterable[Record]) -> list[str]:

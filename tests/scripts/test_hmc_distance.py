@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from bayesuq.inference import hmc, map_estimate
-from scripts import hmc_distance
-from scripts.hmc_distance import REFERENCE, main
+from scripts import hmc_collapsed, hmc_distance
+from scripts.hmc_distance import COLLAPSED, NUTS, main
 from scripts.recording import Records
 from tests.scripts.test_uci import folder
 
@@ -23,23 +23,49 @@ def test_every_method_is_held_against_the_chains(folder: Path, monkeypatch: pyte
     methods = {"MAP": partial(map_estimate.fit, num_epochs=20), "NUTS again": again}
     monkeypatch.setattr(hmc_distance, "CHAINS", {**short, "chain_method": "sequential"})
     monkeypatch.setattr(hmc_distance, "METHODS", methods)
-    options = argparse.Namespace(count=1, methods=["MAP"], out=folder / "lines.jsonl", work=folder / "chains")
+    options = argparse.Namespace(
+        count=1, reference=NUTS, methods=["MAP"], out=folder / "lines.jsonl", work=folder / "chains"
+    )
     main(["curve"], options)
-    assert [line["method"] for line in Records(options.out).read()] == [REFERENCE, "MAP"]
+    assert [line["method"] for line in Records(options.out).read()] == [NUTS, "MAP"]
     options.methods = list(methods)
     main(["curve"], options)
     lines = {line["method"]: line for line in Records(options.out).read()}
-    assert list(lines) == [REFERENCE, *methods]
-    assert lines[REFERENCE]["worst_r_hat"] > 0.9
-    assert lines[REFERENCE]["least_ess"] > 0
+    assert list(lines) == [NUTS, *methods]
+    assert lines[NUTS]["worst_r_hat"] > 0.9
+    assert lines[NUTS]["least_ess"] > 0
     for name in methods:
         line = lines[name]
         assert 0 < line["total_variation"] <= 1
         assert line["wasserstein"] > 0
-        lost = line["negative_log_likelihood"] - lines[REFERENCE]["negative_log_likelihood"]
+        lost = line["negative_log_likelihood"] - lines[NUTS]["negative_log_likelihood"]
         assert line["log_score_lost"] == pytest.approx(lost)
     # Other chains of the same kind are nearer than one network without any uncertainty.
     assert lines["NUTS again"]["total_variation"] < lines["MAP"]["total_variation"]
+    content = options.out.read_bytes()
+    main(["curve"], options)
+    assert options.out.read_bytes() == content
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_chains_without_the_last_layer_are_a_reference_of_their_own(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    short: dict[str, Any] = {"num_chains": 4, "num_warmup": 20, "num_samples": 20}
+    again = partial(hmc_collapsed.fit, **short)
+    monkeypatch.setattr(hmc_collapsed, "MOST_STEPS", 16)
+    monkeypatch.setattr(hmc_distance, "COLLAPSED_CHAINS", short)
+    monkeypatch.setattr(hmc_distance, "METHODS", {"MAP": partial(map_estimate.fit, num_epochs=20), "again": again})
+    options = argparse.Namespace(count=1, methods=["MAP", "again"], out=folder / "lines.jsonl", work=folder / "chains")
+    Records(options.out).append({"data": "curve", "split": 0, "method": "MAP"})  # beside the chains of NUTS
+    options.reference = COLLAPSED
+    main(["curve"], options)
+    lines = {line["method"]: line for line in Records(options.out).read()[1:]}
+    assert list(lines) == [COLLAPSED, "MAP", "again"]
+    assert {line["reference"] for line in lines.values()} == {COLLAPSED}
+    for name in ("halves", "times"):
+        assert 0 < lines[COLLAPSED][f"total_variation_between_{name}"] < lines["MAP"]["total_variation"]
+    assert lines["again"]["total_variation"] < lines["MAP"]["total_variation"]
     content = options.out.read_bytes()
     main(["curve"], options)
     assert options.out.read_bytes() == content
@@ -51,9 +77,11 @@ def test_digits_are_held_against_the_chains(tmp_path: Path, monkeypatch: pytest.
     again = partial(hmc.fit, chain_method="sequential", **short)
     monkeypatch.setattr(hmc_distance, "CHAINS", {**short, "chain_method": "sequential"})
     monkeypatch.setattr(hmc_distance, "METHODS", {"MAP": partial(map_estimate.fit, num_epochs=2), "NUTS again": again})
-    options = argparse.Namespace(count=1, methods=["NUTS again", "MAP"], out=tmp_path / "lines.jsonl", work=tmp_path)
+    options = argparse.Namespace(
+        count=1, reference=NUTS, methods=["NUTS again", "MAP"], out=tmp_path / "lines.jsonl", work=tmp_path
+    )
     main(["digits"], options)
     lines = {line["method"]: line for line in Records(options.out).read()}
-    assert lines[REFERENCE]["accuracy"] > 0.5
+    assert lines[NUTS]["accuracy"] > 0.5
     assert lines["NUTS again"]["total_variation"] < lines["MAP"]["total_variation"]
     assert lines["NUTS again"]["agreement"] > lines["MAP"]["agreement"]

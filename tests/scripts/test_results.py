@@ -213,6 +213,24 @@ def test_chains_that_do_not_agree_are_shown_as_failed() -> None:
     assert [line.rsplit("|", 2)[1].strip() for line in of_distances(lines)[2:5]] == ["yes", "**no**", "**no**"]
 
 
+def test_methods_beside_other_chains_have_a_table_of_their_own() -> None:
+    told = {"data": "a", "split": 0, "least_ess": 100.0, "num_steps": 10.0, "seconds": 60.0}
+    right = {"share_converged": 0.96, "worst_r_hat": 1.04, **told}
+    lines: list[Record] = [
+        {**right, "method": "NUTS"},
+        {**told, "method": "MAP", "total_variation": 0.5},
+        {**right, "method": "other", "reference": "other", "total_variation_between_halves": 0.0123},
+        {**told, "method": "MAP", "reference": "other", "total_variation": 0.25},
+    ]
+    shown = of_distances(lines)
+    assert shown[2:4] == [
+        "| a | 0 | NUTS | 0.96 | 1.040 | 100 |  | 10 | 1 | yes |",
+        "| a | 0 | other | 0.96 | 1.040 | 100 | 0.012 | 10 | 1 | yes |",
+    ]
+    assert [line.split("|")[2].strip() for line in shown if line.startswith("| MAP")] == ["0.500", "0.250"]
+    assert "a, beside other:" in shown
+
+
 def test_maps_have_a_table_a_set_and_no_mutual_information_of_one_draw() -> None:
     names = (
         "dice",
