@@ -79,8 +79,8 @@ def test_laplace_counts_each_row_as_often_as_its_loader_does(name: str) -> None:
     case, model = zoo.cases()[name], line()
     mode = map_estimate.fit(model, Dataset(X, Y), num_epochs=1, seed=0)
     with told(case):
-        found = laplace.fit(model, case.loader, mode=mode, structure="full", seed=0)
-    expected = laplace.fit(model, Dataset(X, Y, case.counts), mode=mode, structure="full", seed=0)
+        found = laplace.fit(model, case.loader, subset="all", mode=mode, structure="full", seed=0)
+    expected = laplace.fit(model, Dataset(X, Y, case.counts), subset="all", mode=mode, structure="full", seed=0)
     assert found.log_likelihood == pytest.approx(expected.log_likelihood, rel=1e-12)
     for part, value in expected.curvature.items():
         torch.testing.assert_close(found.curvature[part], value, rtol=1e-12, atol=1e-12)

@@ -313,7 +313,7 @@ def _fit_alone(method: Method, problem: Problem, options: FitOptions) -> Posteri
 
 def _laplace_around(problem: Problem, data: Dataset, options: FitOptions) -> Posterior:
     where: training_options.TrainingOptions = {"device": options.prediction.device, "seed": options.prediction.seed}
-    return laplace.fit(problem.adopted(), data, subset="last_layer" if problem.is_map else "all", **where)
+    return laplace.fit(problem.adopted(), data, subset="last_layer" if problem.is_map else None, **where)
 
 
 AROUND: dict[str, Callable[[Problem, Dataset, FitOptions], Posterior]] = {  # a network of the user's own, not training

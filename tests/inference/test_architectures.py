@@ -26,9 +26,9 @@ METHODS = {
     "variational": partial(variational.fit, **SHORT),
     "local": partial(variational.fit, estimator="local", **SHORT),
     "flipout": partial(variational.fit, estimator="flipout", **SHORT),
-    "diagonal": partial(laplace.fit, structure="diagonal", **SHORT),
-    "kronecker": partial(laplace.fit, **SHORT),
-    "full": partial(laplace.fit, structure="full", **SHORT),
+    "diagonal": partial(laplace.fit, structure="diagonal", subset="all", **SHORT),
+    "kronecker": partial(laplace.fit, subset="all", **SHORT),
+    "full": partial(laplace.fit, structure="full", subset="all", **SHORT),
     "last layer": partial(laplace.fit, subset="last_layer", **SHORT),
     "swag": partial(swag.fit, rank=2, **SHORT),
     "sgmcmc": partial(sgmcmc.fit, num_warmup=2, thinning=1, batch_size=8, **CHAINS),
@@ -78,7 +78,7 @@ def test_a_method_works_or_names_what_does(method, name):
 def test_the_derivatives_of_every_architecture_are_those_of_autograd(name):
     model, data = case(name)
     mode = map_estimate.fit(model, data, **SHORT)
-    posterior = laplace.fit(model, data, mode=mode, structure="full")
+    posterior = laplace.fit(model, data, mode=mode, structure="full", subset="all")
     layout = Layout.of(model)
     linear = Linearisation(model, layout.split(mode.values), mode.buffers, posterior.names, posterior.layers)
 

@@ -137,15 +137,15 @@ class LinearisedContract(EndlessPosteriorContract):
 
 
 class TestLaplaceDiagonal(LinearisedContract, doors_of="TestLaplaceKronecker"):
-    fit = partial(laplace.fit, structure="diagonal")
+    fit = partial(laplace.fit, structure="diagonal", subset="all")
 
 
 class TestLaplaceKronecker(LinearisedContract):
-    fit = laplace.fit
+    fit = partial(laplace.fit, subset="all")
 
 
 class TestLaplaceFull(LinearisedContract, doors_of="TestLaplaceKronecker"):
-    fit = partial(laplace.fit, structure="full")
+    fit = partial(laplace.fit, structure="full", subset="all")
 
 
 class TestLaplaceOfTheLastLayer(LinearisedContract, doors_of="TestLaplaceKronecker"):
@@ -153,7 +153,7 @@ class TestLaplaceOfTheLastLayer(LinearisedContract, doors_of="TestLaplaceKroneck
 
 
 def sampled_laplace(model: Any, data: Any, **options: Any) -> Posterior:
-    return laplace.fit(model, data, **options).sampled
+    return laplace.fit(model, data, subset="all", **options).sampled
 
 
 @pytest.mark.filterwarnings(NO_MODE)
@@ -364,7 +364,7 @@ class TestMapOfNoisyLabels(NoisyLabelsContract, doors_of="TestMapEstimate"):
 
 @pytest.mark.filterwarnings(NO_MODE)
 class TestLaplaceOfNoisyLabels(NoisyLabelsContract, LinearisedContract, doors_of="TestLaplaceKronecker"):
-    fit = laplace.fit
+    fit = partial(laplace.fit, subset="all")
 
 
 def confident(model: Any, data: Any, **options: Any) -> Posterior:

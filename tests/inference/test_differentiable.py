@@ -135,10 +135,10 @@ CASES = {
     "hmc": Case(lambda: hmc.fit(real(), REAL, num_samples=4, num_warmup=4, num_chains=1, progress=False, seed=0), REAL),
     "laplace": Case(lambda: laplace.fit(real(), REAL, structure="full", **SHORT), REAL),
     "laplace, last layer": Case(lambda: laplace.fit(real(), REAL, subset="last_layer", **SHORT), REAL),
-    "laplace, labels": of_labels(laplace.fit, structure="kronecker", **SHORT),
+    "laplace, labels": of_labels(laplace.fit, structure="kronecker", subset="all", **SHORT),
     "laplace, last layer of labels": of_labels(laplace.fit, subset="last_layer", **SHORT),
-    "laplace, probit": Case(lambda: laplace.fit(labels(), LABELS, **SHORT).probit, LABELS),
-    "laplace, sampled": Case(lambda: laplace.fit(labels(), LABELS, **SHORT).sampled, LABELS),
+    "laplace, probit": Case(lambda: laplace.fit(labels(), LABELS, subset="all", **SHORT).probit, LABELS),
+    "laplace, sampled": Case(lambda: laplace.fit(labels(), LABELS, subset="all", **SHORT).sampled, LABELS),
     "adopted": Case(lambda: adopt(network(3), likelihoods.Categorical()), LABELS),
     "adopted, laplace": Case(lambda: laplace.fit(adopt(network(3), likelihoods.Categorical()), LABELS), LABELS),
     # which computes in float32
@@ -175,7 +175,8 @@ CASES = {
     ),
     "temperature": Case(lambda: temperature.fit(mean_field(), LABELS, num_samples=4, seed=0), LABELS),
     "temperature of laplace": Case(
-        lambda: temperature.fit(laplace.fit(labels(), LABELS, **SHORT), LABELS, num_samples=4, seed=0), LABELS
+        lambda: temperature.fit(laplace.fit(labels(), LABELS, subset="all", **SHORT), LABELS, num_samples=4, seed=0),
+        LABELS,
     ),
     "local temperature": Case(
         lambda: local_temperature.fit(mean_field(), LABELS, num_epochs=2, num_samples=4, seed=0), LABELS, 2e-2, 1e-2

@@ -65,11 +65,11 @@ def test_hmc_and_the_linearised_network_are_computed_in_full_precision():
     data, options = labelled(20), {"num_samples": 5, "num_warmup": 5, "num_chains": 1, "seed": 0}
     model = model_of()
     chains, mode = hmc.fit(model, data, **options), map_estimate.fit(model, data, num_epochs=3, seed=0)
-    around = laplace.fit(model, data, mode=mode)
+    around = laplace.fit(model, data, subset="all", mode=mode)
     expected = around.predict(data.x, num_samples=5, seed=0).mean
     with torch.autocast("cpu", MIXED):
         assert torch.equal(hmc.fit(model, data, **options).draws, chains.draws)
-        again = laplace.fit(model, data, mode=mode)
+        again = laplace.fit(model, data, subset="all", mode=mode)
         assert torch.equal(again.predict(data.x, num_samples=5, seed=0).mean, expected)
         assert torch.equal(again.draw(3, 0), around.draw(3, 0))
 
@@ -99,12 +99,12 @@ LOW_PRECISION = {
 def test_layers_keep_their_factors_in_low_precision(name):
     build, layers = LOW_PRECISION[name]
     model = BayesianNetwork(built(build), priors.Normal(), likelihoods.Categorical())
-    posterior = laplace.fit(model, labelled(), num_epochs=1, seed=0)
+    posterior = laplace.fit(model, labelled(), subset="all", num_epochs=1, seed=0)
     assert posterior.layers == layers
     exact = BayesianNetwork(built(build).float(), priors.Normal(), likelihoods.Categorical())
     mode = map_estimate.fit(exact, labelled(), num_epochs=1, learning_rate=1e-12, seed=0)
     mode = map_estimate.MapPosterior(model=exact, values=posterior.values.float(), buffers={}, history=mode.history)
-    expected = laplace.fit(exact, labelled(), mode=mode)
+    expected = laplace.fit(exact, labelled(), subset="all", mode=mode)
     for name, value in expected.curvature.items():  # sums over 48 rows, each to 2^-8 or so
         torch.testing.assert_close(posterior.curvature[name], value, rtol=0.1, atol=0.05 * float(value.abs().max()))
 
@@ -123,7 +123,7 @@ class Elsewhere(nn.Module):
 def test_layers_that_a_kronecker_structure_leaves_out_are_named():
     model = BayesianNetwork(built(Elsewhere), priors.Normal(), likelihoods.Categorical())
     with pytest.warns(UserWarning, match="the gradients of twice do not factor: .* They get a diagonal") as record:
-        posterior = laplace.fit(model, labelled(), num_epochs=1, seed=0)
+        posterior = laplace.fit(model, labelled(), subset="all", num_epochs=1, seed=0)
     assert posterior.layers == ("once",)
     assert record[0].filename == __file__
     last = BayesianNetwork(built(Elsewhere), priors.Normal(), likelihoods.Categorical(), random="twice.*")

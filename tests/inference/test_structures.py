@@ -41,8 +41,8 @@ METHODS = {
     "map_estimate": lambda model, data: map_estimate.fit(model, data, validation=data, **SHORT),
     "variational": lambda model, data: variational.fit(model, data, **SHORT),
     "ensemble": lambda model, data: ensemble.fit(model, data, num_members=2, vectorised=False, **SHORT),
-    "laplace, kronecker": lambda model, data: laplace.fit(model, data, **SHORT),
-    "laplace, full": lambda model, data: laplace.fit(model, data, structure="full", **SHORT),
+    "laplace, kronecker": lambda model, data: laplace.fit(model, data, subset="all", **SHORT),
+    "laplace, full": lambda model, data: laplace.fit(model, data, structure="full", subset="all", **SHORT),
     "laplace, last layer": lambda model, data: laplace.fit(model, data, subset="last_layer", **SHORT),
     "swag": lambda model, data: swag.fit(model, data, num_epochs=16, batch_size=5, seed=0),
     "hmc": lambda model, data: hmc.fit(model, data, num_samples=3, num_warmup=3, num_chains=2, progress=False, seed=0),
@@ -98,7 +98,7 @@ def test_every_structure_goes_through_fit_predict_and_files(name: str, tmp_path:
     assert torch.equal(
         bq.load(tmp_path / "posterior", model=model).predict(data.rows([3]).x).mean, mode.predict(data.rows([3]).x).mean
     )
-    fitted = laplace.fit(model, data, mode=mode, structure="diagonal", seed=0)
+    fitted = laplace.fit(model, data, mode=mode, structure="diagonal", subset="all", seed=0)
     fitted.to_arviz(case.x, LABELS, num_samples=2, seed=0, num_prior_samples=2)
     scaled = temperature.fit(fitted, data, num_samples=3, seed=0)
     assert scaled.predict(case.x, num_samples=3, seed=0).mean.shape == (NUM_ROWS, 2)

@@ -259,7 +259,7 @@ FITS: dict[str, Any] = {
     "variational": lambda *args: variational.fit(*args, num_epochs=1, seed=0),
     "dropout": lambda *args: dropout.fit(*args, num_epochs=1, seed=0),
     "ensemble": lambda *args: ensemble.fit(*args, num_members=2, num_epochs=1, seed=0),
-    "laplace": lambda *args: laplace.fit(*args, num_epochs=1, seed=0),
+    "laplace": lambda *args: laplace.fit(*args, subset="all", num_epochs=1, seed=0),
     "swag": lambda *args: swag.fit(*args, num_epochs=4, batch_size=8, rank=2, swa_learning_rate=1e-3, seed=0),
     "sgmcmc": lambda *args: sgmcmc.fit(
         *args, num_samples=2, num_warmup=2, thinning=1, num_chains=1, step_size=1e-3, seed=0

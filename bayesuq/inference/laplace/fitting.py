@@ -45,7 +45,7 @@ from bayesuq.loaders import Data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision
-from bayesuq.models.rules import LAST_LAYER, matching_names
+from bayesuq.models.rules import ALL, LAST_LAYER, matching_names
 from bayesuq.options import shortened
 from bayesuq.subnormals import flushed
 
@@ -61,7 +61,7 @@ def fit(
     *,
     observed: Observed = None,
     structure: Structure | ProgramStructure | None = None,
-    subset: Subset = "all",
+    subset: Subset | None = None,
     prior_factors: PriorFactors | None = None,
     mode: MapPosterior | None = None,
     **options: Unpack[TrainingOptions],
@@ -81,7 +81,10 @@ def fit(
             less room: members of a plate are independent given the G numbers outside of it, so that n members of b
             numbers take O(G^2 + n b (b + G)) memory and G + b products with the Hessian.
         subset: Which random weights are approximated, "all" or those of the "last_layer". All else, the likelihood's
-            unknowns among it, stays at the mode.
+            unknowns among it, stays at the mode. None is the last layer where targets are labels and nothing
+            else was said: logits of labels hold the other weights so little that under N(0, 1) all of them together
+            predict worse than the mode. It is all random ones of real targets and counts, of a `random=` of the
+            model's own, and of an adopted network.
         prior_factors: Multiplies the prior's precisions by what the evidence asks for, at a fixed mode: "one" factor
             for all, or "each" parameter's own; None leaves the prior as it is.
         mode: A fitted mode of the same model, on the same data, instead of training one; the options of the training
@@ -120,32 +123,42 @@ def fit(
     check_unnamed(observed)
     structure = "kronecker" if structure is None else structure
     check_one_of(structure, "structure", Structure)
-    check_one_of(subset, "subset", Subset)
+    if subset is not None:
+        check_one_of(subset, "subset", Subset)
     if prior_factors is not None:
         check_one_of(prior_factors, "prior_factors", PriorFactors)
     if isinstance(model, MapPosterior):
         mode, model = model if mode is None else mode, model.model
+    if mode is not None and not isinstance(mode, MapPosterior):
+        raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")
+    names: list[str] = []
     if isinstance(model, BayesianNetwork):
+        names = _names(model, subset or _default_subset(model, mode))
         model.likelihood.check_density()
-        _check_model(model, _names(model, subset), structure)
+        _check_model(model, names, structure)
     if mode is None:
         mode = fit_mode(cast(BayesianNetwork, model), data, training)
-    elif not isinstance(mode, MapPosterior):
-        raise TypeError(f"`mode` must be a posterior of `map_estimate.fit`; got {type(mode).__name__}.")
     elif training.captured:
         warn_of_no_capture("the mode was there, and nothing is trained")
     network = cast(BayesianNetwork, model)  # `session` looks
     with session(network, data, replace(training, validation=None, patience=None)) as (model, source, _):
-        posterior = _around(model, mode.to(model.device), source, structure, _names(model, subset))
+        posterior = _around(model, mode.to(model.device), source, structure, names)
     return posterior if prior_factors is None else posterior.tuned(prior_factors)
 
 
-def _check_options_of_program(structure: str | None, subset: str, prior_factors: object, mode: object) -> None:
+def _check_options_of_program(structure: str | None, subset: str | None, prior_factors: object, mode: object) -> None:
     """Refuse what networks alone have."""
     if structure is not None:
         check_one_of(structure, "structure", ProgramStructure)
-    if subset != "all" or prior_factors is not None or mode is not None:
+    if subset not in (None, "all") or prior_factors is not None or mode is not None:
         raise ValueError("`subset`, `prior_factors` and `mode` are for networks; leave them out for a program.")
+
+
+def _default_subset(model: BayesianNetwork, mode: MapPosterior | None) -> Subset:
+    """The last layer where targets are labels, if nobody said which weights are random; see `fit`."""
+    has_labels = model.likelihood.has_labels or model.likelihood.takes_logits is not None
+    is_adopted = mode is not None and not mode.history.loss
+    return LAST_LAYER if has_labels and model.random == ALL and not is_adopted else ALL
 
 
 def _names(model: BayesianNetwork, subset: str) -> list[str]:

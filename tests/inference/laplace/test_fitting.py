@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import dropout, ensemble, laplace, map_estimate, temperature
+from bayesuq.inference.adoption import adopt
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.laplace import linearisation as curvature_layers
 from bayesuq.inference.laplace import posterior as laplace_posterior
@@ -39,9 +41,9 @@ def mode_of(model: BayesianNetwork, data: Dataset, num_epochs: int = 600) -> map
     return MODES[key]
 
 
-def fit(model: BayesianNetwork, data: Dataset, **options) -> LaplacePosterior:
+def fit(model: BayesianNetwork, data: Dataset, *, subset: Any = "all", **options) -> LaplacePosterior:
     mode = options.pop("mode", None) or mode_of(model, data)
-    return laplace.fit(model, data, mode=mode, seed=0, **options)
+    return laplace.fit(model, data, subset=subset, mode=mode, seed=0, **options)
 
 
 def covariance(posterior: LaplacePosterior) -> Tensor:
@@ -243,6 +245,35 @@ def test_the_order_of_the_classes_does_not_matter(structure):
 
 
 # Subsets
+
+
+CLASSES = torch.arange(6) % 3
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "width", "y", "is_whole"),
+    [
+        (likelihoods.Categorical(), 3, CLASSES, False),
+        (likelihoods.Categorical(ignore_index=1), 3, CLASSES, False),
+        (likelihoods.HeteroscedasticCategorical(), 6, CLASSES, False),
+        (likelihoods.SoftCategorical(), 3, nn.functional.one_hot(CLASSES, 3).double(), False),
+        (likelihoods.Bernoulli(), 1, CLASSES % 2, False),
+        (likelihoods.Poisson(), 1, CLASSES, True),
+        (likelihoods.Normal(), 1, CLASSES.double(), True),
+    ],
+    ids=repr,
+)
+def test_by_default_labels_have_the_last_layer_and_all_else_all_weights(likelihood, width, y, is_whole) -> None:
+    net = networks.mlp(2, (3,), width, seed=0).double()
+    data, brief = Dataset(noise(0, 6, 2), y), {"num_epochs": 1, "seed": 0}
+    mode = map_estimate.fit(BayesianNetwork(net, priors.Normal(), likelihood), data, **brief)
+    every = tuple(name for name, _ in net.named_parameters())
+    for fitted in (mode, mode.model):
+        assert laplace.fit(fitted, data, **brief).names == (every if is_whole else every[2:])
+    assert laplace.fit(mode, data, subset="all").names == every
+    assert laplace.fit(adopt(net, likelihood, random="all"), data).names == every  # said of the network itself
+    chosen = BayesianNetwork(net, priors.Normal(), likelihood, random="*.weight")
+    assert laplace.fit(chosen, data, **brief).names == every[::2]
 
 
 @pytest.mark.parametrize("structure", STRUCTURES)

@@ -37,7 +37,7 @@ def mode():
 @pytest.mark.filterwarnings("ignore:The held-out labels")  # of a network trained for one epoch
 def test_a_posterior_tells_the_network_that_it_stands_on(mode):
     members = ensemble.EnsemblePosterior.of([mode, replace(mode)])
-    linear = laplace.fit(mode.model, labelled(), mode=mode)
+    linear = laplace.fit(mode.model, labelled(), subset="all", mode=mode)
     around = temperature.fit(members, labelled(), num_samples=2, seed=0)
     trusted = confidence.fit(around, labelled(), hidden=(4,), num_fine_tuning_epochs=0, **SHORT)
     assert over_network(mode) is mode
