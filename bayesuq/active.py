@@ -28,7 +28,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 
-__all__ = ["batch_bald", "learn", "select"]
+__all__ = ["learn", "select"]
 __dir__ = __all__.copy
 
 Score = Literal["bald", "batch_bald", "entropy", "least_confidence", "variance", "random"]

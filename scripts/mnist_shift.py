@@ -15,8 +15,8 @@ from torch import Tensor
 from torch.nn import functional
 
 import bayesuq as bq
-from bayesuq.evaluation import plots
 from bayesuq.evaluation.calibration import expected_calibration_error
+from bayesuq.evaluation.plots.shift import shift_curves
 from bayesuq.evaluation.scores import accuracy, brier_score, negative_log_likelihood
 from bayesuq.randomness import derive_seed, generator
 from scripts.mnist import SETTINGS, key_of, posterior_file
@@ -83,7 +83,7 @@ def picture(records: list[dict[str, Any]], out: Path) -> None:
         for kind in AMOUNTS
     }
     out.parent.mkdir(parents=True, exist_ok=True)
-    plots.shift_curves(curves, AMOUNTS).savefig(out, dpi=110)
+    shift_curves(curves, AMOUNTS).savefig(out, dpi=110)
 
 
 def main(options: argparse.Namespace) -> None:

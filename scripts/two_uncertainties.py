@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 import bayesuq as bq
-from bayesuq.evaluation import plots
+from bayesuq.evaluation.plots.parts import uncertainty_by_size
 from bayesuq.inference import ensemble
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, generator, isolated
@@ -79,7 +79,7 @@ def main(sizes: list[int], num_seeds: int, out: Path) -> None:
         for size, (aleatoric, epistemic) in zip(sizes, values.mean(dim=1).tolist(), strict=True):
             print(f"{size:7d} rows: aleatoric {aleatoric:.4f}, epistemic {epistemic:.5f}", flush=True)
     out.parent.mkdir(parents=True, exist_ok=True)
-    plots.uncertainty_by_size(found, sizes, truth=truth).savefig(out, dpi=110)
+    uncertainty_by_size(found, sizes, truth=truth).savefig(out, dpi=110)
     print(f"Picture: {out.resolve()}")
 
 

@@ -13,7 +13,7 @@ from bayesuq.data import Dataset
 from bayesuq.evaluation.diagnostics.convergence import Convergence, convergence
 from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
 from bayesuq.evaluation.diagnostics.leave_one_out import LeaveOneOut, loo
-from bayesuq.evaluation.diagnostics.predictive_checks import PredictiveCheck, predictive_checks, table
+from bayesuq.evaluation.diagnostics.predictive_checks import PredictiveChecks, predictive_checks
 from bayesuq.evaluation.plots import draws, training
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.inference.posteriors.network import over_network
@@ -55,8 +55,8 @@ class Diagnosis:
     reach: tuple[Measure, ...]
     loo: LeaveOneOut | None
     why_no_loo: str
-    checks: tuple[PredictiveCheck, ...]
-    prior_checks: tuple[PredictiveCheck, ...]
+    checks: PredictiveChecks
+    prior_checks: PredictiveChecks
     pictures: list[Picture]
     has_weights: bool
     warnings: tuple[str, ...]
@@ -65,13 +65,13 @@ class Diagnosis:
     def problems(self) -> tuple[str, ...]:
         """Sentences, each telling one thing that is wrong."""
         wrong = () if self.loo is None else self.loo.problems
-        surprising = [each.name for each in self.checks if each.is_surprising]
+        surprising = [each.name for each in self.checks.surprising]
         told = f"The observed {', '.join(surprising)} lie outside 90 % of the replicates: see the predictive check."
         return (*self.convergence.problems, *wrong, *([told] if surprising else []))
 
     def __str__(self) -> str:
         leave_one_out = f"no LOO: {self.why_no_loo}" if self.loo is None else str(self.loo)
-        return "\n".join([str(self.convergence), *map(str, self.reach), leave_one_out, table(self.checks)])
+        return "\n".join([str(self.convergence), *map(str, self.reach), leave_one_out, str(self.checks)])
 
 
 def diagnose(
@@ -140,8 +140,10 @@ def _reach(posterior: Any, train: Dataset, losses: Sequence[Sequence[float]], se
     return evaluate_fit(losses=losses[0] if losses else None, log_ratios=ratios)
 
 
-def _prior_checks(data: Container) -> tuple[PredictiveCheck, ...]:
-    return predictive_checks(data, replicates="prior_predictive") if group(data, "prior_predictive") else ()
+def _prior_checks(data: Container) -> PredictiveChecks:
+    if not group(data, "prior_predictive"):
+        return PredictiveChecks()
+    return predictive_checks(data, replicates="prior_predictive")
 
 
 def _pictures(

@@ -5,7 +5,6 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.datasets.fetching import FetchError as FetchError
     from bayesuq.datasets.named import available as available
     from bayesuq.datasets.named import folder as folder
     from bayesuq.datasets.named import load as load

@@ -14,7 +14,8 @@ References:
     Gneiting, Balabdaoui and Raftery, "Probabilistic forecasts, calibration and sharpness", JRSS B 2007.
 """
 
-from typing import Literal
+import warnings
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -36,7 +37,6 @@ __all__ = [
     "adaptive_calibration_error",
     "calibration_error_floor",
     "classwise_calibration_error",
-    "classwise_reliability",
     "debiased_calibration_error",
     "expected_calibration_error",
     "interval_coverage",
@@ -55,7 +55,13 @@ FOR_REAL_TARGETS = "Of labels take `reliability` or `expected_calibration_error`
 
 @in_one_read()
 def reliability(
-    predictive: CategoricalPredictive, y: ArrayLike, num_bins: int = 15, *, weight: ArrayLike | None = None
+    predictive: CategoricalPredictive,
+    y: ArrayLike,
+    num_bins: int = 15,
+    *,
+    classwise: bool = False,
+    threshold: float = 0.0,
+    weight: ArrayLike | None = None,
 ) -> Reliability:
     """Top-label reliability: confidence is the mean's largest probability, right is that class being the label.
 
@@ -63,13 +69,16 @@ def reliability(
         predictive: Of labels, at N points.
         y: Labels, (N, ...).
         num_bins: B, bins of equal width, the last closed at 1.
+        classwise: Whether it is that of each class's own probability, (C, B) each: confidence is p_k, right is the
+            label being k.
+        threshold: Probabilities below it are left out: of many classes nearly all are near 0.
         weight: How much each row counts, (N,), or each target, of y's shape; what has weight 0 is left out, whatever
             stands in y there. None counts all alike.
 
     Raises:
         TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or outside the classes; fewer than one bin; weights of another shape,
-            negative, not finite, or all 0.
+        ValueError: `y` of another shape, or outside the classes; fewer than one bin; `threshold` outside [0, 1);
+            weights of another shape, negative, not finite, or all 0.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[1.0, 0.0], [0.625, 0.375], [0.625, 0.375]]]))
@@ -78,48 +87,28 @@ def reliability(
         (tensor([0, 3]), tensor([   nan, 0.7500], dtype=torch.float64), tensor([   nan, 0.6667], dtype=torch.float64))
     """
     check_count(num_bins, "num_bins")
-    check_categorical(predictive, FOR_LABELS)
-    seen = observe(predictive, y, weight)
-    confidence, right = top_label(predictive, seen.y)
-    return Reliability.tally(confidence.flatten(), right.flatten(), num_bins, weight=_flat(seen.weight))
-
-
-@in_one_read()
-def classwise_reliability(
-    predictive: CategoricalPredictive,
-    y: ArrayLike,
-    num_bins: int = 15,
-    *,
-    threshold: float = 0.0,
-    weight: ArrayLike | None = None,
-) -> Reliability:
-    """Reliability of each class's own probability: confidence is p_k, right is the label being k. (C, B) each.
-
-    Args:
-        predictive: Of labels, at N points.
-        y: Labels, (N, ...).
-        num_bins: B, bins of equal width, the last closed at 1.
-        threshold: Probabilities below it are left out, since of many classes nearly all are near 0.
-        weight: See `reliability`.
-
-    Raises:
-        TypeError: Not a CategoricalPredictive; labels that are not whole numbers.
-        ValueError: `y` of another shape, or outside the classes; fewer than one bin; `threshold` outside [0, 1).
-    """
-    check_count(num_bins, "num_bins")
     check_probability(threshold, "threshold")
     check_categorical(predictive, FOR_LABELS)
     seen = observe(predictive, y, weight)
-    labels, probs = predictive.labels(seen.y), predictive.mean.clamp(max=1.0)
 
-    def of_class(k: int, p: Tensor) -> Reliability:
-        stated, right, heavy = p.flatten(), (labels == k).flatten(), _flat(seen.weight)
+    def tallied(stated: Tensor, right: Tensor) -> Reliability:
+        heavy = _flat(seen.weight)
         if threshold > 0:
             kept = (stated >= threshold).double()
             heavy = kept if heavy is None else kept * heavy
         return Reliability.tally(stated, right, num_bins, weight=heavy)
 
-    return Reliability.stack([of_class(k, p) for k, p in enumerate(probs.unbind(dim=1))])
+    if not classwise:
+        confidence, right = top_label(predictive, seen.y)
+        return tallied(confidence.flatten(), right.flatten())
+    labels, probs = predictive.labels(seen.y), predictive.mean.clamp(max=1.0)
+    return Reliability.stack([tallied(p.flatten(), (labels == k).flatten()) for k, p in enumerate(probs.unbind(dim=1))])
+
+
+def classwise_reliability(*args: Any, **options: Any) -> Reliability:
+    """`reliability` with `classwise=True`, which is what to write: this name goes with version 0.3."""
+    warnings.warn("Write `reliability(..., classwise=True)`.", DeprecationWarning, stacklevel=2)
+    return reliability(*args, classwise=True, **options)
 
 
 @in_one_read()
@@ -256,12 +245,12 @@ def classwise_calibration_error(
     """Mean over classes of the ECE of p_k against y = k (static calibration error): Nixon et al. (2019).
 
     With many classes most p_k are near 0 and so is the value; a `threshold` of, say, 0.01 leaves those out, and with
-    them classes that never reach it. See `classwise_reliability` for the rest.
+    them classes that never reach it. See `reliability` for the rest.
 
     Returns:
         Fraction, 0-d float64.
     """
-    each = classwise_reliability(predictive, y, num_bins, threshold=threshold, weight=weight)
+    each = reliability(predictive, y, num_bins, classwise=True, threshold=threshold, weight=weight)
     return each.expected_calibration_error.nanmean()
 
 

@@ -57,14 +57,20 @@ LISTS = {
         *("bayesuq.bridges.botorch", "bayesuq.bridges.onnx:to_onnx", "bayesuq.notebook", "bayesuq.to_arviz.container"),
         *("bayesuq.inference.posteriors.saved:load", "bayesuq.inference.hmc.from_samples"),
     ),
-    "data": ("bayesuq.data", "bayesuq.inputs", "bayesuq.loaders", "bayesuq.tables", "bayesuq.datasets"),
+    "data": (
+        *("bayesuq.data", "bayesuq.inputs", "bayesuq.loaders", "bayesuq.tables", "bayesuq.datasets"),
+        "bayesuq.datasets.fetching:FetchError",
+    ),
     "models": ("bayesuq.models.bnn", "bayesuq.models.rules", *public_modules("bayesuq.models")),
     "inference": (*public_modules("bayesuq.inference"), "bayesuq.inference.training"),
     "evaluation": tuple(public_modules("bayesuq.evaluation")),
     "parts": (
         *("bayesuq.inference.catalogue:Method", "bayesuq.inference.joint.layout:Layout"),
         *("bayesuq.inference.posteriors.weights:WeightPosterior", "bayesuq.inference.variational.guides"),
-        "bayesuq.inference.variational.elbo:MeanFieldELBO, Divergence",
+        *(
+            "bayesuq.inference.variational.elbo:MeanFieldELBO, Divergence",
+            "bayesuq.evaluation.diagnostics.pareto:pareto_k",
+        ),
     ),
 }
 

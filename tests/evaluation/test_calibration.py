@@ -11,7 +11,6 @@ from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.calibration import (
     adaptive_calibration_error,
     classwise_calibration_error,
-    classwise_reliability,
     debiased_calibration_error,
     expected_calibration_error,
     interval_coverage,
@@ -364,7 +363,7 @@ class TestOtherCalibrationErrors:
             Reliability.from_confidences(predictive.mean[:, k], y == k).expected_calibration_error for k in range(5)
         ]
         torch.testing.assert_close(classwise_calibration_error(predictive, y), torch.stack(errors).mean())
-        result = classwise_reliability(predictive, y)
+        result = reliability(predictive, y, classwise=True)
         assert result.count.shape == (5, 15)
         assert result.count.sum(dim=1).tolist() == [200] * 5
         assert result.num_correct.sum(dim=1).tolist() == torch.bincount(y, minlength=5).tolist()
@@ -450,4 +449,4 @@ class TestOtherCalibrationErrors:
         with pytest.raises(ValueError, match="`num_bins`"):
             Reliability.empty(0)
         with pytest.raises(ValueError, match="15 and 5 x 15 bins"):
-            reliability(predictive, y).merge(classwise_reliability(predictive, y))
+            reliability(predictive, y).merge(reliability(predictive, y, classwise=True))

@@ -9,6 +9,5 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.diagnostics import fit_quality as fit_quality
     from bayesuq.evaluation.diagnostics import leave_one_out as leave_one_out
     from bayesuq.evaluation.diagnostics import predictive_checks as predictive_checks
-    from bayesuq.evaluation.diagnostics.pareto import pareto_k as pareto_k
 
 __getattr__, __dir__, __all__ = lazy(__name__)

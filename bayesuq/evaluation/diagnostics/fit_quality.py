@@ -44,11 +44,11 @@ def evaluate_fit(
         stopped rising; but a learning rate that falls to 0 makes any ELBO stop. It is called flat only where the
         scatter leaves room for less than 0.01 nats a data point.
         `scale_movement`: below about 1 nat, the posterior's scales are still those it started from.
-        `pareto_k`: see `diagnostics.pareto_k`.
+        `pareto_k`: see `pareto.pareto_k`.
         `kl_weight`: where it is not 1, so that nobody takes a tempered posterior for the Bayesian one.
 
     Raises:
-        ValueError: See `diagnostics.pareto_k`.
+        ValueError: see `pareto.pareto_k`.
 
     Example:
         >>> print(*evaluate_fit(losses=[1.0] * 20, scale_movement=0.1), sep="\n")

@@ -7,6 +7,7 @@ Reference:
     Gelman, Meng & Stern 1996, Posterior Predictive Assessment of Model Fitness via Realized Discrepancies.
 """
 
+import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -16,7 +17,7 @@ import numpy as np
 from bayesuq.evaluation.report.tables import aligned
 from bayesuq.to_arviz.container import Container, group, observed_variable
 
-__all__ = ["predictive_checks", "table"]
+__all__ = ["predictive_checks"]
 __dir__ = __all__.copy
 
 INTERVAL = (5.0, 95.0)  # percent
@@ -56,13 +57,36 @@ class PredictiveCheck:
         return self.num_replicates >= FEWEST_REPLICATES and not self.lower <= self.observed <= self.upper
 
 
+class PredictiveChecks(tuple[PredictiveCheck, ...]):
+    """Several checks of one model, in a row; printed, a line each."""
+
+    @property
+    def surprising(self) -> tuple[PredictiveCheck, ...]:
+        """Those that the model fails."""
+        return tuple(each for each in self if each.is_surprising)
+
+    def __str__(self) -> str:
+        head = ("statistic", "observed", "replicates", "90 % of them", "p")
+        rows = [
+            (
+                each.name,
+                f"{each.observed:.4g}",
+                f"{each.mean:.4g}",
+                f"{each.lower:.4g} to {each.upper:.4g}",
+                f"{each.p_value:.2f}",
+            )
+            for each in self
+        ]
+        return "\n".join(aligned([head, *rows], right=[1, 2, 3, 4]))
+
+
 def predictive_checks(
     data: Container,
     *,
     replicates: Replicates = "posterior_predictive",
     statistics: Mapping[str, Statistic] | None = None,
     site: str | None = None,
-) -> tuple[PredictiveCheck, ...]:
+) -> PredictiveChecks:
     """Checks of some statistics of all targets together.
 
     Args:
@@ -93,23 +117,13 @@ def predictive_checks(
     y, values = observed.values, drawn[observed.name].transpose("chain", "draw", ...).values
     samples = values.reshape(-1, *values.shape[2:])
     chosen = statistics or _usual(y)
-    return tuple(_check(name, statistic, y, samples) for name, statistic in chosen.items())
+    return PredictiveChecks(_check(name, statistic, y, samples) for name, statistic in chosen.items())
 
 
-def table(checks: tuple[PredictiveCheck, ...]) -> str:
-    """The checks as lines of text."""
-    head = ("statistic", "observed", "replicates", "90 % of them", "p")
-    rows = [
-        (
-            each.name,
-            f"{each.observed:.4g}",
-            f"{each.mean:.4g}",
-            f"{each.lower:.4g} to {each.upper:.4g}",
-            f"{each.p_value:.2f}",
-        )
-        for each in checks
-    ]
-    return "\n".join(aligned([head, *rows], right=[1, 2, 3, 4]))
+def table(checks: "tuple[PredictiveCheck, ...]") -> str:
+    """The checks as lines of text, which is what they print: this name goes with version 0.3."""
+    warnings.warn("Write `str(checks)`, or print them.", DeprecationWarning, stacklevel=2)
+    return str(PredictiveChecks(checks))
 
 
 def _check(name: str, statistic: Statistic, y: Array, samples: Array) -> PredictiveCheck:

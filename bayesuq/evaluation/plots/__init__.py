@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.draws import trace_plot as trace_plot
     from bayesuq.evaluation.plots.images import class_probabilities as class_probabilities
     from bayesuq.evaluation.plots.images import most_uncertain as most_uncertain
-    from bayesuq.evaluation.plots.parts import uncertainty_by_size as uncertainty_by_size
     from bayesuq.evaluation.plots.real_images import kept_error_curves as kept_error_curves
     from bayesuq.evaluation.plots.real_images import real_maps as real_maps
     from bayesuq.evaluation.plots.regression import interval_calibration as interval_calibration
@@ -34,7 +33,6 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.segmentation import quality_scatter as quality_scatter
     from bayesuq.evaluation.plots.segmentation import segmentation_maps as segmentation_maps
     from bayesuq.evaluation.plots.segmentation import segmentation_montage as segmentation_montage
-    from bayesuq.evaluation.plots.shift import shift_curves as shift_curves
     from bayesuq.evaluation.plots.simulation import rank_histograms as rank_histograms
     from bayesuq.evaluation.plots.slices import segmentation_slices as segmentation_slices
     from bayesuq.evaluation.plots.training import loss_curves as loss_curves

@@ -11,7 +11,6 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.masks import near_foreground as near_foreground
     from bayesuq.evaluation.segmentation.measures import dice as dice
     from bayesuq.evaluation.segmentation.measures import intersection_over_union as intersection_over_union
-    from bayesuq.evaluation.segmentation.measures import pointwise_dice as pointwise_dice
     from bayesuq.evaluation.segmentation.measures import rank_correlation as rank_correlation
     from bayesuq.evaluation.segmentation.measures import uncertainty_error_overlap as uncertainty_error_overlap
     from bayesuq.evaluation.segmentation.pixel_counts import pixel_state as pixel_state

@@ -64,7 +64,7 @@ def pointwise_dice(
     """Dice of each image, (N,), the mean over the classes that are in it; see `dice`.
 
     Where there is nothing to find and nothing was found it is 1; NaN where no pixel is labelled. Over batches
-    `states.mean_of_defined` leaves those images out.
+    `states.mean_of(pointwise_dice, skip_undefined=True)` leaves those images out.
     """
     return _dice(PixelCounts.of(predictive, y, ignore_index=ignore_index), background=background)
 

@@ -10,6 +10,7 @@ float64, so that its result is that of all points at once for any batches and an
 up to a limit, and beyond it a histogram; see `ranking`.
 """
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -31,7 +32,6 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 
 __all__ = [
     "mean_of",
-    "mean_of_defined",
     "misclassification",
     "of",
 ]
@@ -132,29 +132,26 @@ def of(measure: Callable[..., Any], **options: Any) -> State[Any]:
     raise ValueError(f"`measure` must be one of {known}; got {_name_of(measure)}. Take `mean_of` for one of your own.")
 
 
-def mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
+def mean_of(pointwise: Callable[..., Tensor], *, skip_undefined: bool = False, **options: Any) -> State[Sums]:
     """The mean of a pointwise measure, such as one of your own; `state.summary.standard_error` is its error.
 
     Args:
         pointwise: Predictive and truth of N rows -> (N, ...).
-        **options: Passed on to it, such as `level`.
+        skip_undefined: Whether NaN is left out, as of an image without a labelled pixel.
+        **options: Passed on to the measure, such as `level`.
 
     Example:
         >>> predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.75, 0.25]]]))
         >>> mean_of(lambda predictive, y: predictive.total).update(predictive, [0]).result  # the entropy of the mean
         tensor(0.5623, dtype=torch.float64)
     """
-    return _of_sums(pointwise, lambda sums: sums.mean, options)
+    return _of_sums(pointwise, lambda sums: sums.mean, options, skips_undefined=skip_undefined)
 
 
 def mean_of_defined(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
-    """The mean of a measure of images over those that have it: NaN, of an image without a labelled pixel, is left out.
-
-    Args:
-        pointwise: Predictive and truth of N images -> (N,), such as `segmentation.pointwise_dice`.
-        **options: Passed on to it, such as `ignore_index`.
-    """
-    return _of_sums(pointwise, lambda sums: sums.mean, options, skips_undefined=True)
+    """`mean_of` with `skip_undefined=True`, which is what to write: this name goes with version 0.3."""
+    warnings.warn("Write `mean_of(..., skip_undefined=True)`.", DeprecationWarning, stacklevel=2)
+    return mean_of(pointwise, skip_undefined=True, **options)
 
 
 def root_mean_of(pointwise: Callable[..., Tensor], **options: Any) -> State[Sums]:
@@ -178,13 +175,13 @@ def top_label_reliability(num_bins: int = 15) -> State[Reliability]:
 
 
 def classwise_reliability(num_classes: int, num_bins: int = 15, *, threshold: float = 0.0) -> State[Reliability]:
-    """As `calibration.classwise_reliability`, which `state.summary` is; the result is the classwise ECE."""
+    """As `calibration.reliability` of each class, which `state.summary` is; the result is the classwise ECE."""
     empty = _empty_bins(num_classes, num_bins)
     return State(
         name=f"classwise_calibration_error in {num_bins} bins, threshold {threshold}",
         summary=Reliability(count=empty, num_correct=empty, confidence_sum=empty.double()),
-        summarise=lambda predictive, y, weight: calibration.classwise_reliability(
-            predictive, y, num_bins, threshold=threshold, weight=weight
+        summarise=lambda predictive, y, weight: calibration.reliability(
+            predictive, y, num_bins, classwise=True, threshold=threshold, weight=weight
         ),
         read=lambda summary: summary.expected_calibration_error.nanmean(),
     )

@@ -13,7 +13,6 @@ from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
     from bayesuq.models.likelihoods.base import Likelihood as Likelihood
-    from bayesuq.models.likelihoods.base import Unknown as Unknown
     from bayesuq.models.likelihoods.counts import Poisson as Poisson
     from bayesuq.models.likelihoods.labels import Bernoulli as Bernoulli
     from bayesuq.models.likelihoods.labels import Categorical as Categorical

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesuq.evaluation import segmentation
 from bayesuq.evaluation.segmentation import overlap
-from bayesuq.evaluation.segmentation.measures import pixel_accuracy
+from bayesuq.evaluation.segmentation.measures import pixel_accuracy, pointwise_dice
 from bayesuq.evaluation.segmentation.overlap import PUBLISHED_THRESHOLDS, OverlapCounts, overlap_sweep
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.streaming import states
@@ -141,9 +141,9 @@ def test_an_image_without_a_labelled_pixel_changes_no_mean_of_images() -> None:
     for function in (segmentation.dice, segmentation.intersection_over_union, pixel_accuracy):
         all_images = function(predictive, y, ignore_index=VOID)
         torch.testing.assert_close(all_images, function(few, y[known], ignore_index=VOID))
-    single = segmentation.pointwise_dice(predictive, y, ignore_index=VOID)
+    single = pointwise_dice(predictive, y, ignore_index=VOID)
     assert single.isnan().tolist() == 4 * [False] + 12 * [True]
-    state = states.mean_of_defined(segmentation.pointwise_dice, ignore_index=VOID).update(predictive, y)
+    state = states.mean_of(pointwise_dice, skip_undefined=True, ignore_index=VOID).update(predictive, y)
     torch.testing.assert_close(state.result, single[known].mean())
     torch.testing.assert_close(state.summary.standard_error, single[known].std() / 2)
     uncertainty, errors = predictive.total / predictive.total.max(), predictive.mean.argmax(dim=1) != y
@@ -159,7 +159,7 @@ def test_pooled_and_pointwise_agree_on_an_absent_foreground() -> None:
     """1 where there was none to find and none was found, NaN where no pixel is labelled, 0 where it was missed."""
     predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1]]]).movedim(2, 2)[..., None])
     for label, expected in ((0, 1.0), (1, 0.0), (VOID, math.nan)):
-        for function in (segmentation.dice, segmentation.intersection_over_union, segmentation.pointwise_dice):
+        for function in (segmentation.dice, segmentation.intersection_over_union, pointwise_dice):
             found = float(function(predictive, [[label]], ignore_index=VOID))
             assert found == expected or (math.isnan(found) and math.isnan(expected))
 
@@ -193,15 +193,15 @@ def test_regions_are_those_of_the_counts() -> None:
         (segmentation.dice, counts.pooled.class_dice[1:].mean()),
         (partial(segmentation.dice, background=True), counts.pooled.dice),
         (pixel_accuracy, counts.pooled.accuracy),
-        (segmentation.pointwise_dice, counts.class_dice[:, 1:].nanmean(dim=1)),
-        (partial(segmentation.pointwise_dice, background=True), counts.dice),
+        (pointwise_dice, counts.class_dice[:, 1:].nanmean(dim=1)),
+        (partial(pointwise_dice, background=True), counts.dice),
     ):
         torch.testing.assert_close(function(predictive, y, ignore_index=VOID), expected)
 
 
 def test_nothing_to_find_and_nothing_found_is_right() -> None:
     predictive = CategoricalPredictive.from_probs(torch.tensor([[[0.9, 0.1]], [[0.9, 0.1]]]).movedim(0, 1)[..., None])
-    assert segmentation.pointwise_dice(predictive, [[0], [1]]).tolist() == [1.0, 0.0]
+    assert pointwise_dice(predictive, [[0], [1]]).tolist() == [1.0, 0.0]
 
 
 def test_rank_correlation_is_scipys_ties_included() -> None:
