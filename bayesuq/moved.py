@@ -31,8 +31,7 @@ FOLDERS = {
     "inference.swag": "iterates",
     "inference.temperature": "scaling",
     "inference.training": (
-        "checkpoint convergence first_batches history identity minibatches model_contents stability "
-        "stacked_dropout tensorboard trend"
+        "checkpoint convergence first_batches history identity minibatches model_contents stability trend"
     ),
     "inference.variational": (
         "activation_noise correlated elbo guide_posterior guided_program guides program_posterior tempering"
@@ -78,7 +77,9 @@ HOMES = {
     "inference.sgmcmc_run": "inference.sgmcmc.run",
     "inference.sparse_gp": "inference.gp.sparse",
     "inference.sparse_gp_posterior": "inference.gp.sparse_posterior",
+    "inference.stacked_dropout": "inference.ensemble.stacked_dropout",
     "inference.stacked_mean_field": "inference.variational.together",
+    "inference.tensorboard": "inference.callbacks.tensorboard",
     "inference.training_mode": "models.training_mode",
     "inference.training_network": "inference.joint.network",
     "inference.vectorised": "inference.training.stacking inference.ensemble.together",

@@ -19,12 +19,12 @@ from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.data import Dataset
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.functions import Functions
+from bayesuq.inference.ensemble.exchange import shared_out
 from bayesuq.inference.ensemble.program import ProgramEnsemble, fit_program
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.programs import Program, check_program
-from bayesuq.inference.posteriors.exchange import shared_out
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network import NetworkPosterior, StoredPosterior, model_facts
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Batch, Dataset
+from bayesuq.inference.ensemble.stacked_dropout import StackedDropout, with_stacked_dropout
 from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
@@ -19,7 +20,6 @@ from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.inference.training.options import NOISE, Training, session
-from bayesuq.inference.training.stacked_dropout import StackedDropout, with_stacked_dropout
 from bayesuq.inference.training.stacking import StackedSource, Streams, check_stackable
 from bayesuq.inputs import as_rows
 from bayesuq.loaders import Data

@@ -30,7 +30,6 @@ from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
 from bayesuq.inference.chains.mass import LARGEST_DENSE, MassName
 from bayesuq.inference.chains.nuts import Nuts
-from bayesuq.inference.chains.onwards import FIXED, check_same_density, ends_of, kernel_of, longer, seed_of
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.processes import (
     ChainMethod,
@@ -45,6 +44,7 @@ from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.run import Chains, Plan
 from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
+from bayesuq.inference.hmc.onwards import FIXED, check_same_density, ends_of, kernel_of, longer, seed_of
 from bayesuq.inference.hmc.posterior import HmcPosterior
 from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_joint import ProgramJoint

@@ -37,10 +37,10 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
+from bayesuq.inference.ivon.stretches import stretches
 from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import FlatVector, point_vectors
-from bayesuq.inference.joint.stretches import stretches
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source

@@ -11,8 +11,8 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.checkpoint import Checkpoint, State
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.interruptions import Interruptions
+from bayesuq.inference.training.locks import locked
 from bayesuq.inference.training.workers import ALONE, Workers
-from bayesuq.locks import locked
 
 Place = tuple[int, ...]
 

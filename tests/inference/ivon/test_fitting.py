@@ -10,8 +10,8 @@ from torch import Tensor
 from bayesuq.data import Batch, Dataset
 from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import ensemble, ivon
+from bayesuq.inference.ivon import stretches
 from bayesuq.inference.ivon.newton import Newton, NewtonObjective, Rule
-from bayesuq.inference.joint import stretches
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.models import likelihoods, networks, priors

@@ -20,8 +20,8 @@ from bayesuq.inference.chains import processes as chain_processes
 from bayesuq.inference.training import bars
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.interruptions import ASKED_TO_END, Interruptions
+from bayesuq.inference.training.locks import locked
 from bayesuq.inference.training.resumable import Resumable
-from bayesuq.locks import locked
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from bayesuq.inference.joint import stretches
+from bayesuq.inference.ivon import stretches
 
 
 @pytest.mark.parametrize("size", [1, 15, 16, 63, 64, 100, 127, 1000])

@@ -1,34 +1,13 @@
-"""What a fit can report to as it goes: functions of a `Progress`, called after each epoch.
-
-    posterior = bq.inference.variational.fit(model, data, callbacks=[CSVLogger("history.csv")])
-
-`TensorBoardLogger(folder)` writes what TensorBoard shows, and needs the extra `tensorboard`; `MLflowLogger` and
-`WandbLogger` write into a run of these trackers that you have begun. A method that fits several
-networks, as an ensemble does, calls its callbacks for each in turn: the loggers count these fits from 0.
-"""
+"""The course of a fit in a CSV file."""
 
 import csv
-from importlib import import_module
 from os import PathLike
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bayesuq.inference.training.options import Progress
-from bayesuq.inference.training.trackers import MLflowLogger, WandbLogger
-
-if TYPE_CHECKING:
-    from bayesuq.inference.training.tensorboard import TensorBoardLogger
-
-__all__ = ["CSVLogger", "MLflowLogger", "TensorBoardLogger", "WandbLogger"]
-__dir__ = __all__.copy
 
 COLUMNS = ("fit", "epoch", "step", "loss", "validation_loss", "seconds")
-
-
-def __getattr__(name: str) -> Any:
-    if name == "TensorBoardLogger":  # at its first use: TensorBoard may be missing, and takes time to import
-        return import_module("bayesuq.inference.training.tensorboard").TensorBoardLogger
-    raise AttributeError(f"module 'bayesuq.inference.callbacks' has no attribute {name!r}")
 
 
 class CSVLogger:
