@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from fnmatch import fnmatchcase
-from typing import TypeAlias, TypeVar
+from typing import Final, TypeAlias, TypeVar
 
 from torch import nn
 
@@ -14,8 +14,8 @@ __dir__ = __all__.copy
 Rule: TypeAlias = str | type[nn.Module] | Callable[[str, nn.Parameter], bool]
 T = TypeVar("T")
 
-ALL = "all"
-LAST_LAYER = "last_layer"
+ALL: Final = "all"
+LAST_LAYER: Final = "last_layer"
 
 
 def trainable_parameters(net: nn.Module) -> dict[str, nn.Parameter]:
