@@ -18,6 +18,7 @@ import bayesuq as bq
 from bayesuq.evaluation.detection import auroc, average_precision, false_positive_rate_at
 from bayesuq.evaluation.uncertainty import maximum_probability
 from bayesuq.inference import confidence, dropout
+from bayesuq.inference.confidence.fitting import Loss
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.randomness import derive_seed, isolated
@@ -44,6 +45,7 @@ class Setting:
     confidence_rate: float
     fine_tuning_epochs: int
     fine_tuning_rate: float
+    confidence_loss: Loss = "squared"
 
     def model(self, seed: int) -> BayesianNetwork:
         """The network at initial weights that the seed decides."""
@@ -61,7 +63,7 @@ def load_images() -> bq.Split:
 
 def uncertainties(setting: Setting, split: bq.Split, seed: int, work: Path) -> dict[str, tuple[Tensor, Tensor]]:
     """Each score at the test images, and which of its predictions are wrong."""
-    file = work / f"failure-{digest(vars(setting))}-{seed}"
+    file = work / f"failure-{digest(setting)}-{seed}"
     options: dict[str, Any] = {"num_epochs": setting.num_epochs, "learning_rate": setting.learning_rate}
     masked = dropout.fit(
         setting.model(derive_seed(seed, 0)), split.train, seed=derive_seed(seed, 1), checkpoint=file, **options
@@ -72,6 +74,7 @@ def uncertainties(setting: Setting, split: bq.Split, seed: int, work: Path) -> d
         split.train,
         hidden=setting.confidence_hidden,
         num_epochs=setting.confidence_epochs,
+        loss=setting.confidence_loss,
         learning_rate=setting.confidence_rate,
         num_fine_tuning_epochs=setting.fine_tuning_epochs,
         fine_tuning_rate=setting.fine_tuning_rate,
@@ -105,7 +108,7 @@ def measured(scores: Tensor, wrong: Tensor) -> Record:
 def main(options: argparse.Namespace) -> None:
     """Every seed in turn, and the table."""
     setting = Setting(**tomllib.loads(options.settings.read_text(encoding="utf-8")))
-    records, name = Records(options.out), digest(vars(setting))
+    records, name = Records(options.out), digest(setting)
     options.work.mkdir(parents=True, exist_ok=True)
     split = load_images()
     for seed in range(options.num_seeds):

@@ -26,7 +26,7 @@ def _short_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a confidence's fine-tuning, which no option of the commands shortens, two passes are made."""
     tune = confidence._fine_tune
 
-    def short(net: nn.Sequential, data: Dataset, training: Any) -> History:
-        return tune(net, data, replace(training, num_epochs=2))
+    def short(net: nn.Sequential, data: Dataset, training: Any, criterion: Any) -> History:
+        return tune(net, data, replace(training, num_epochs=2), criterion)
 
     monkeypatch.setattr(confidence, "_fine_tune", short)

@@ -237,7 +237,8 @@ POSTERIORS = {
         _after(MODE, quantile_calibration.fit, measured(24, 2.0), num_pieces=3, seed=1), X
     ),
     "ConfidencePosterior": Case(
-        _after(CLASSIFIER, confidence.fit, labelled(), hidden=(3,), num_fine_tuning_epochs=1, **SHORT), X
+        _after(CLASSIFIER, confidence.fit, labelled(), hidden=(3,), loss="squared", num_fine_tuning_epochs=1, **SHORT),
+        X,
     ),
     "ExactGpPosterior": Case(_of(gp.fit, real_process, measured(), approximation="exact", **SEARCH), X),
     "SparseGpPosterior": Case(

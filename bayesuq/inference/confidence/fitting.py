@@ -1,11 +1,20 @@
 """ConfidNet: a second network that learns how probable a fitted classifier makes the true class.
 
 At an error the largest probability is still large; that of the true class (TCP) is small. It needs the label, so a
-network c(x) in (0, 1) learns it from inputs, by squared loss on rows whose labels are known:
+network c(x) in (0, 1) learns it from inputs, on rows whose labels are known. With p_n = p(y_n | x_n, D) the loss is the
+cross-entropy
 
-    loss = (1 / N) sum_n (c(x_n) - p(y_n | x_n, D))^2
+    loss = -(1 / N) sum_n (p_n log c(x_n) + (1 - p_n) log(1 - c(x_n)))
 
-in two stages: a head on the classifier's last features, under its dropout masks where it has some; then the head
+or, as in the paper, the mean square
+
+    loss = (1 / N) sum_n (c(x_n) - p_n)^2
+
+Both are least where c(x) is the mean of p_n over the rows at x. What differs is the way there: in the logit of c, the
+gradient of a square is 2 c (1 - c) (c - p_n), which vanishes where c is 1 although p_n is not; that of the cross-
+entropy is c - p_n.
+
+There are two stages: a head on the classifier's last features, under its dropout masks where it has some; then the head
 together with a copy of the layers below, without dropout and at a smaller step. The posterior itself never changes, nor
 does its predictive.
 
@@ -13,9 +22,11 @@ Reference:
     Corbiere et al. 2019, Addressing Failure Prediction by Learning Model Confidence, section 2.
 """
 
-from collections.abc import Mapping, Sequence
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Unpack
+from typing import Any, ClassVar, Literal, Unpack, get_args
 
 import torch
 from torch import Tensor, nn
@@ -23,7 +34,15 @@ from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, check_positive
 from bayesuq.data import Dataset
-from bayesuq.inference.confidence.true_class import features_of, in_chunks, masked_loader, network_of, with_targets
+from bayesuq.inference.confidence.true_class import (
+    as_it_is,
+    features_of,
+    in_chunks,
+    masked_loader,
+    network_of,
+    of_both,
+    with_targets,
+)
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network_mode import fit_mode
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
@@ -39,9 +58,44 @@ from bayesuq.once import is_first
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, isolated, resolve_seed
 
+Loss = Literal["cross-entropy", "squared"]
 HIDDEN = (400, 400, 400, 400)  # as in the paper's MNIST experiments
 # Squared loss is a normal log-likelihood of this scale; under so wide a prior only that counts.
 LOSS_SCALE, PRIOR_SCALE = 0.1, 10.0
+
+
+class _BothLogits(nn.Module):
+    """0 beside the logit of c, (N, 2), whose softmax is (1 - c, c)."""
+
+    def forward(self, f: Tensor) -> Tensor:
+        return torch.cat([torch.zeros_like(f), f], dim=1)
+
+
+@dataclass(frozen=True)
+class Criterion:
+    """A loss as the negative log-likelihood of a network.
+
+    Attributes:
+        last: Makes the layer that follows the logit of c.
+        likelihood: Of the outputs of that layer.
+        targets: From true class probabilities, (N, 1), to the likelihood's targets.
+        starts_at_mean: Whether the head first says the mean of all of them.
+    """
+
+    last: Callable[[], nn.Module]
+    likelihood: likelihoods.Likelihood
+    targets: Callable[[Tensor], Tensor]
+    starts_at_mean: bool
+
+    def rows(self, data: Dataset) -> Dataset:
+        """Rows with the likelihood's targets in place of true class probabilities."""
+        return Dataset(data.x, self.targets(data.y), data.weight)
+
+
+CRITERIA: Mapping[Loss, Criterion] = {
+    "cross-entropy": Criterion(_BothLogits, likelihoods.SoftCategorical(), of_both, True),
+    "squared": Criterion(nn.Sigmoid, likelihoods.Normal(scale=LOSS_SCALE), as_it_is, False),
+}
 
 
 @training_options(learning_rate=1e-4, schedule="constant")
@@ -50,6 +104,7 @@ def fit(
     data: Data,
     *,
     hidden: Sequence[int] = HIDDEN,
+    loss: Loss = "cross-entropy",
     num_fine_tuning_epochs: int = 20,
     fine_tuning_rate: float = 1e-5,
     num_samples: int | None = None,
@@ -65,6 +120,7 @@ def fit(
             its mode, its first member, or one draw.
         data: Rows with labels, or a DataLoader of them; the paper takes the rows that the classifier was trained on.
         hidden: Widths of the head.
+        loss: "cross-entropy", whose head starts at the mean of what it is to learn, or the paper's "squared".
         num_fine_tuning_epochs: Passes of the second stage; 0 leaves it out.
         fine_tuning_rate: Of the second.
         num_samples: Draws of the predictive whose true class probability is learned.
@@ -92,6 +148,8 @@ def fit(
         torch.Size([4])
     """
     is_first(TOPIC)  # what the networks below see are features, whose scale is no matter of the user's
+    if loss not in get_args(Loss):
+        raise ValueError(f"`loss` must be 'cross-entropy' or 'squared'; got {loss!r}.")
     check_positive(fine_tuning_rate, "fine_tuning_rate")
     check_count(num_fine_tuning_epochs, "num_fine_tuning_epochs", minimum=0)
     file = Checkpoint.of(options["checkpoint"])
@@ -111,9 +169,15 @@ def fit(
         checkpoint=None if file is None else file.of_part("head"),
     )
     features = features_of(net)
-    loader = masked_loader(posterior, net, train, rows.y, training.batch_size)
     model = posterior.model  # type: ignore[attr-defined]
-    head, history = _fit_head(model, features, train, loader, training, hidden, derive_seed(key, 3))
+    at = functools.partial(_at, model, features)
+    head = _new_head(at(train.rows([0])).x, hidden, derive_seed(key, 3))
+    criterion = CRITERIA[loss]
+    if criterion.starts_at_mean:
+        _start_at_mean(head, train.y)
+    loader = masked_loader(posterior, net, train, rows.y, training.batch_size, criterion.targets)
+    first = replace(training, validation=None if watched is None else at(watched))
+    history = _descend(nn.Sequential(head), loader or at(train), first, criterion)
     tuned = None
     if num_fine_tuning_epochs:
         second = replace(
@@ -124,7 +188,7 @@ def fit(
             checkpoint=None if file is None else file.of_part("fine-tuning"),
         )
         below = features if isinstance(train.x, Tensor) else OneArgument(features)
-        tuned = _fine_tune(nn.Sequential(below, head), train, second)
+        tuned = _fine_tune(nn.Sequential(below, head), train, second, criterion)
     return ConfidencePosterior(
         posterior=posterior,
         hidden=tuple(hidden),
@@ -144,7 +208,7 @@ class ConfidencePosterior(WrappingPosterior):
         hidden: Widths of the head.
         features: Weights and buffers of the layers below the head, fine-tuned.
         head: Weights of the head.
-        history: How the first stage went, in nats of a normal of scale 0.1.
+        history: How the first stage went, in nats: of the cross-entropy, or of a normal of scale 0.1 for the squares.
         fine_tuning_history: How the second went.
     """
 
@@ -188,41 +252,39 @@ class ConfidencePosterior(WrappingPosterior):
         return nn.Sequential(features, head, nn.Sigmoid()).eval()
 
 
-def _fit_head(
-    model: BayesianNetwork,
-    features: nn.Module,
-    data: Dataset,
-    loader: DataLoader[Any] | None,
-    training: Training,
-    hidden: Sequence[int],
-    seed: int,
-) -> tuple[nn.Module, History]:
-    """The first stage, on the minibatches of the loader; without one, on features that are computed once."""
+def _at(model: BayesianNetwork, features: nn.Module, rows: Dataset) -> Dataset:
+    """Rows whose inputs are features, (N, F)."""
+    with torch.no_grad():
+        found = [apply(features, part).flatten(1) for part in in_chunks(model, rows.x)]
+    return Dataset(torch.cat(found), rows.y.to(found[0].device), rows.weight)
 
-    def at(rows: Dataset) -> Dataset:
-        with torch.no_grad():
-            found = [apply(features, part).flatten(1) for part in in_chunks(model, rows.x)]
-        return Dataset(torch.cat(found), rows.y.to(found[0].device), rows.weight)
 
-    inner = at(data) if loader is None else at(data.rows([0]))
+def _new_head(x: Tensor, hidden: Sequence[int], seed: int) -> nn.Module:
+    """From features such as x, (N, F), to the logit of c, (N, 1)."""
     with isolated(seed):
-        head = networks.mlp(inner.x.shape[1], hidden, 1).to(inner.x)
-    watched = at(training.validation) if isinstance(training.validation, Dataset) else None
-    net = nn.Sequential(head, nn.Sigmoid())
-    return head, _fit_squares(net, loader or inner, replace(training, validation=watched))
+        return networks.mlp(x.shape[1], hidden, 1).to(x)
 
 
-def _fine_tune(net: nn.Sequential, data: Dataset, training: Training) -> History:
+def _start_at_mean(head: nn.Module, probs: Tensor) -> None:
+    """Put the last bias to the logit of the mean of probabilities, (N, 1), that are 1/2 on one row more."""
+    mean = (float(probs.double().sum()) + 0.5) / (len(probs) + 1)  # below 1 where all are 1
+    *_, bias = head.parameters()
+    nn.init.constant_(bias, math.log(mean / (1 - mean)))
+
+
+def _fine_tune(net: nn.Sequential, data: Dataset, training: Training, criterion: Criterion) -> History:
     """The second stage, of features and head together."""
-    return _fit_squares(nn.Sequential(*net, nn.Sigmoid()), data, training)
+    return _descend(net, data, training, criterion)
 
 
-def _fit_squares(net: nn.Sequential, data: Data, training: Training) -> History:
-    """Move a network's own weights to the least mean squared distance of its outputs from the targets."""
-    likelihood = likelihoods.Normal(scale=LOSS_SCALE)
-    model = BayesianNetwork(net, priors.Normal(scale=PRIOR_SCALE), likelihood)
-    fitted = fit_mode(model, data, training, fixed_start=True)
-    net.load_state_dict(Layout.of(fitted.model).split(fitted.values), strict=False)
+def _descend(net: nn.Sequential, data: Data, training: Training, criterion: Criterion) -> History:
+    """Move a network's own weights, whose output is the logit of c, to the least mean loss."""
+    whole = nn.Sequential(*net, criterion.last())
+    model = BayesianNetwork(whole, priors.Normal(scale=PRIOR_SCALE), criterion.likelihood)
+    if isinstance(training.validation, Dataset):
+        training = replace(training, validation=criterion.rows(training.validation))
+    fitted = fit_mode(model, criterion.rows(data) if isinstance(data, Dataset) else data, training, fixed_start=True)
+    whole.load_state_dict(Layout.of(fitted.model).split(fitted.values), strict=False)
     return fitted.history
 
 

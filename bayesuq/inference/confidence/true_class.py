@@ -6,7 +6,7 @@ et al. 2019, section 2.3, whose last phase alone is without).
 """
 
 import copy
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
@@ -113,8 +113,23 @@ def true_class_probs(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor
     return predictive.mean.gather(1, predictive.labels(y).unsqueeze(1))
 
 
+def as_it_is(value: Any) -> Any:
+    """The same."""
+    return value
+
+
+def of_both(probs: Tensor) -> Tensor:
+    """From what the true class has, (N, 1), what all others together and it have, (N, 2)."""
+    return torch.cat([1 - probs, probs], dim=1)
+
+
 def masked_loader(
-    posterior: Posterior, net: nn.Module, data: Dataset, labels: Tensor, batch_size: int
+    posterior: Posterior,
+    net: nn.Module,
+    data: Dataset,
+    labels: Tensor,
+    batch_size: int,
+    form: Callable[[Tensor], Tensor] = as_it_is,
 ) -> DataLoader[Any] | None:
     """Minibatches of features under random dropout masks, and of targets; None for a network without dropout.
 
@@ -125,18 +140,27 @@ def masked_loader(
         data: Rows with their true class probabilities.
         labels: The rows' true classes, (N,).
         batch_size: Rows of a minibatch.
+        form: From true class probabilities, (B, 1), to targets.
     """
     if not any(is_dropout(module) for module in net.modules()):
         return None
-    rows = _MaskedRows(posterior.model, net, data, labels if isinstance(posterior, MapPosterior) else None)  # type: ignore[attr-defined]
-    return DataLoader(rows, batch_size=batch_size, shuffle=True, collate_fn=_as_it_is)
+    known = labels if isinstance(posterior, MapPosterior) else None
+    rows = _MaskedRows(posterior.model, net, data, known, form)  # type: ignore[attr-defined]
+    return DataLoader(rows, batch_size=batch_size, shuffle=True, collate_fn=as_it_is)
 
 
 class _MaskedRows(Rows[Any]):
     """Rows that are read a minibatch at a time, each under masks of its own."""
 
-    def __init__(self, model: BayesianNetwork, net: nn.Module, data: Dataset, labels: Tensor | None) -> None:
-        self.model, self.data, self.labels = model, data, labels
+    def __init__(
+        self,
+        model: BayesianNetwork,
+        net: nn.Module,
+        data: Dataset,
+        labels: Tensor | None,
+        form: Callable[[Tensor], Tensor],
+    ) -> None:
+        self.model, self.data, self.labels, self.form = model, data, labels, form
         self.network, self.features = (copy.deepcopy(part).eval() for part in (net, without_last_layer(net)))
         for part in (self.network, self.features):
             for module in part.modules():
@@ -158,11 +182,7 @@ class _MaskedRows(Rows[Any]):
             with isolated(key):  # the same masks
                 outputs = apply(self.network, x)
             targets = true_class_probs(self.model.likelihood.predictive(outputs.unsqueeze(0)), self.labels[places])
-        return Batch(features, targets.to(features), chosen.weight)
-
-
-def _as_it_is(batch: Any) -> Any:
-    return batch
+        return Batch(features, self.form(targets.to(features)), chosen.weight)
 
 
 def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Inputs]:

@@ -103,16 +103,51 @@ def test_the_first_stage_leaves_the_features_and_the_second_moves_them(fitted: P
     assert first.history == both.history
 
 
+STILL: dict[str, Any] = {
+    "hidden": (16,),
+    "num_epochs": 1,
+    "num_fine_tuning_epochs": 0,
+    "learning_rate": 1e-9,
+    "batch_size": 300,
+    "seed": 0,
+}
+
+
 def test_the_loss_is_the_squared_distance_from_the_true_class_probability(fitted: Posterior) -> None:
     data = rings(300, 0)
-    found = confidence.fit(
-        fitted, data, hidden=(16,), num_epochs=1, num_fine_tuning_epochs=0, learning_rate=1e-9, batch_size=300, seed=0
-    )
+    found = confidence.fit(fitted, data, loss="squared", **STILL)
     squares = (found.confidence(data.x) - true_probs(fitted, data)).square().mean() / (2 * 0.1**2)
     weights = torch.cat([value.flatten() for value in found.head.values()])
     prior = formulas.normal(weights.double(), 0.0, 10.0).sum() / 300
     constant = math.log(0.1 * math.sqrt(math.tau))
     assert found.history.loss[0] == pytest.approx(float(squares + constant - prior), rel=1e-5)
+
+
+def test_the_other_loss_is_the_cross_entropy_and_begins_at_the_mean(fitted: Posterior) -> None:
+    data = rings(300, 0)
+    found = confidence.fit(fitted, data, **STILL)
+    c, p = found.confidence(data.x), true_probs(fitted, data)
+    entropy = -(p * c.log() + (1 - p) * (1 - c).log()).mean()
+    weights = torch.cat([value.flatten() for value in found.head.values()])
+    prior = formulas.normal(weights.double(), 0.0, 10.0).sum() / 300
+    assert found.history.loss[0] == pytest.approx(float(entropy - prior), rel=1e-5)
+    *_, bias = found.head.values()
+    assert float(bias.sigmoid()) == pytest.approx(float((p.sum() + 0.5) / 301), rel=1e-5)
+
+
+@pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
+def test_either_loss_is_least_at_the_mean_probability_of_the_true_class(loss: Any) -> None:
+    # At x = 1 the label is noise, at x = -1 it is clear but for one in ten: what a classifier gives to the true class
+    # has a mean there that the rows tell exactly.
+    y = torch.tensor([0, 1] * 10 + [1] * 18 + [0] * 2)
+    data = Dataset(torch.tensor([[1.0]] * 20 + [[-1.0]] * 20), y)
+    net = built(lambda: networks.mlp(1, (8,), 2))
+    model = BayesianNetwork(net, priors.Normal(scale=3.0), likelihoods.Categorical())
+    posterior = map_estimate.fit(model, data, num_epochs=50, learning_rate=1e-2, seed=0)
+    options = {"hidden": (16,), "num_epochs": 300, "learning_rate": 1e-2, "num_fine_tuning_epochs": 0, "seed": 0}
+    found = confidence.fit(posterior, data, loss=loss, **options).confidence(data.x)
+    truth = true_probs(posterior, data).view(2, 20).mean(dim=1)
+    assert found.view(2, 20)[:, 0].tolist() == pytest.approx(truth.tolist(), abs=0.02)
 
 
 def features_at(posterior: Posterior) -> dict[str, Tensor]:
@@ -279,6 +314,8 @@ def test_what_has_no_true_class_probability_is_refused(fitted: Posterior) -> Non
         confidence.fit(object(), rings(10, 0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`num_fine_tuning_epochs` must be at least 0"):
         confidence.fit(fitted, rings(10, 0), num_fine_tuning_epochs=-1)
+    with pytest.raises(ValueError, match="`loss` must be 'cross-entropy' or 'squared'; got 'mse'"):
+        confidence.fit(fitted, rings(10, 0), loss="mse")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`fine_tuning_rate`"):
         confidence.fit(fitted, rings(10, 0), fine_tuning_rate=0.0)
     with pytest.raises(TypeError, match="no option 'hiden'; did you mean 'hidden'"):
