@@ -17,7 +17,7 @@ from torch import nn
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
-from bayesuq.inference.joint.program_call import Observed, check_unnamed
+from bayesuq.inference.joint.program_call import Observed, ProgramCall, check_unnamed
 from bayesuq.inference.joint.programs import GuideBuilder, Program, correlated, factorised
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -56,7 +56,7 @@ from bayesuq.inference.variational.guides import (
     low_rank,
     mean_field,
 )
-from bayesuq.inference.variational.program_posterior import ProgramPosterior, fit_program, takes_num_data
+from bayesuq.inference.variational.program_posterior import ProgramPosterior, fit_program
 from bayesuq.inference.variational.pruning import warn_if_pruned
 from bayesuq.inference.variational.tempering import Tempering, Weight, annealed
 from bayesuq.loaders import Data
@@ -125,7 +125,7 @@ def fit(
     Raises:
         TypeError: Arguments of the wrong kind, unknown options.
         ValueError: Data that the network or the likelihood does not take; options out of range; a guide whose sites are
-            not the model's; a program without `y`, or with latents of single rows.
+            not the model's; a program that observes nothing, or has latents of single rows in minibatches.
         FloatingPointError: The loss stopped being finite.
 
     Warns:
@@ -148,9 +148,9 @@ def fit(
     is_program = _check_model_and_guide(model, guide)
     if estimator not in (None, "weights") and (is_program or not isinstance(guide(model), MeanFieldGuide)):
         raise ValueError(f"`estimator` {estimator!r} is for networks and the mean-field guide; leave it at 'weights'.")
-    batch_size = options["batch_size"]
+    batch_size, needs_all = options["batch_size"], is_program and not ProgramCall(model).takes_num_data
     if batch_size is None:
-        batch_size = len(data) if is_program and isinstance(data, Dataset) and not takes_num_data(model) else BATCH_SIZE
+        batch_size = len(data) if needs_all and isinstance(data, Dataset) else BATCH_SIZE
     if options["learning_rate"] is None:
         options["learning_rate"] = default_learning_rate(data, options["num_epochs"], batch_size, data_parallel)
     if options["max_grad_norm"] is None and is_program and not _goes_on_unclipped(options["checkpoint"]):
@@ -158,7 +158,7 @@ def fit(
     training = Training.of(options, batch_size=batch_size, data_parallel=data_parallel)
     if not isinstance(model, BayesianNetwork):
         _check_untempered(kl_weight)
-        if not takes_num_data(model):
+        if needs_all:
             check_alone(data_parallel, "a program that does not take `num_data`, whose every step is over all rows")
         build = OF_PROGRAMS.get(guide, guide)
         return fit_program(model, data, training, build, num_draws=num_draws, observed=observed)
