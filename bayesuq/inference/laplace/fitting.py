@@ -154,7 +154,7 @@ def _check_options_of_program(structure: str | None, subset: str | None, prior_f
         raise ValueError("`subset`, `prior_factors` and `mode` are for networks; leave them out for a program.")
 
 
-def _default_subset(model: BayesianNetwork, mode: MapPosterior | None) -> Subset:
+def _default_subset(model: BayesianNetwork, mode: MapPosterior | None) -> str:
     """The last layer where targets are labels, if nobody said which weights are random; see `fit`."""
     has_labels = model.likelihood.has_labels or model.likelihood.takes_logits is not None
     is_adopted = mode is not None and not mode.history.loss

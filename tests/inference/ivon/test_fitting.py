@@ -1,7 +1,10 @@
 """Variational online Newton: against the exact factorised posterior, and that widths, clipping and resuming act."""
 
+import math
+import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -75,6 +78,35 @@ def test_a_prior_without_closed_form_is_followed_as_well() -> None:
     data = rows(20)
     fitted = ivon.fit(linear(priors.StudentT(df=1000.0)), data, num_epochs=500, seed=1)
     torch.testing.assert_close(fitted.scale, exact(data)[1], rtol=0.14, atol=0)  # of a quarter as many steps
+
+
+@quietly
+def test_by_default_several_layers_remember_half_of_the_fit_and_one_layer_learns_its_widths() -> None:
+    net, data = built(lambda: networks.mlp(6, (4,), 1)).double(), rows(30)
+    options: dict[str, Any] = {"num_epochs": 20, "batch_size": 2, "seed": 1}  # 15 minibatches, 300 steps
+
+    def scale(random: str, **changed: Any) -> Tensor:
+        model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(NOISE), random=random)
+        return ivon.fit(model, data, **options, **changed).scale
+
+    assert torch.equal(scale("all"), scale("all", memory=150, learning_rate=0.2))
+    for random, changed in (("last_layer", {}), ("all", {"schedule": "constant"})):
+        learned = scale(random, **changed)
+        assert torch.equal(learned, scale(random, learning_rate=2 / 15, **changed))
+        assert not torch.equal(learned, scale(random, memory=150, learning_rate=2 / 15, **changed))
+    start = 0.5 * 0.05  # of the prior's scale: where data say nothing, a memory of half of the steps lets it grow to e
+    assert scale("all").median() < start * math.e < scale("all", schedule="constant").median()
+
+
+def test_too_few_steps_for_means_to_move_are_told() -> None:
+    net, data = built(lambda: networks.mlp(6, (4,), 1)).double(), rows(30)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(NOISE))
+    with pytest.warns(ConvergenceWarning, match="The fit has 299 steps, .* to 300 steps at least"):
+        ivon.fit(model, data, num_epochs=299, batch_size=30, seed=1)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("error", "The fit has")
+        ivon.fit(model, data, num_epochs=300, batch_size=30, seed=1)
+        ivon.fit(linear(), data, num_epochs=9, batch_size=30, seed=1)
 
 
 def test_a_memory_longer_than_half_of_the_fit_is_told() -> None:
