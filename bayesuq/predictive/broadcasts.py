@@ -16,10 +16,10 @@ from bayesuq.waiting import numbers
 SMALL = 2**16  # numbers
 
 
-def core(value: Tensor, num_dims: int) -> Tensor:
-    """The core of a tensor that broadcasts to `num_dims` dimensions."""
-    value = value.reshape(*[1] * (num_dims - value.ndim), *value.shape)
-    for dim, (size, stride) in enumerate(zip(value.shape, value.stride(), strict=True)):
+def core(value: Tensor, num_dims: int, num_event_dims: int = 0) -> Tensor:
+    """The core of a tensor that broadcasts to `num_dims` dimensions, followed by those of an event, which stay."""
+    value = value.reshape(*[1] * (num_dims + num_event_dims - value.ndim), *value.shape)
+    for dim, (size, stride) in enumerate(zip(value.shape[:num_dims], value.stride()[:num_dims], strict=True)):
         if stride == 0 and size > 1:
             value = value.narrow(dim, 0, 1)
     return value

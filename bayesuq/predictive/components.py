@@ -5,15 +5,18 @@ is not, they are those of draws.
 """
 
 from abc import abstractmethod
+from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
+from bayesuq.predictive import broadcasts
 from bayesuq.predictive.base import RealPredictive
 from bayesuq.predictive.empirical import EmpiricalPredictive
+from bayesuq.predictive.laws import Change, Law
 from bayesuq.randomness import isolated, resolve_seed
 
 DRAWS = 4000  # of y, where the family's distribution function is not known
@@ -29,15 +32,77 @@ class ComponentsPredictive(RealPredictive):
     """
 
     components: Any
+    _law: Law  # the same in parts
+
+    def _hold(self, law: Law) -> None:
+        object.__setattr__(self, "_law", law)
+        object.__setattr__(self, "components", law.build())
+
+    @classmethod
+    def _over(cls, law: Law) -> Self:
+        """Of a law in parts, which has been checked."""
+        made = cls.__new__(cls)
+        made._hold(law)
+        return made
+
+    def _changed(self, change: Change, shape: Sequence[int]) -> Self:
+        return self._over(self._law.changed(change, shape))
 
     @property
     @abstractmethod
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each component, (S, N, D) each."""
+    def _closed_moments(self) -> tuple[Tensor, Tensor] | None:
+        """Mean and variance of each component, (S, N, D) each, where the family's are known."""
 
     @abstractmethod
     def _sampled(self) -> Tensor:
         """Targets, one from each component, (S, N, D), float64, by the global generator."""
+
+    @property
+    def shape(self) -> torch.Size:
+        """(S, N, D): laws, points, and target columns or numbers of a vector."""
+        return torch.Size(self.components.batch_shape + self.components.event_shape)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its numbers are."""
+        return next(iter(self._law.named_tensors().values())).device
+
+    @property
+    def moments_basis(self) -> str:
+        """How the moments come about."""
+        return "" if self._closed_moments else f"from {MOMENT_DRAWS} draws of y from each component"
+
+    def at(self, points: slice) -> Self:
+        """The predictive at some of its points."""
+        draws, number, *rest = self._law.shape
+        shape = (draws, len(range(*points.indices(number))), *rest)
+        return self._changed(lambda _, value: value[:, points] if value.shape[1] > 1 else value, shape)
+
+    def components_at(self, chosen: Tensor) -> Self:
+        """The mixture of the components of these numbers."""
+        shape = (len(chosen), *self._law.shape[1:])
+        return self._changed(lambda _, value: value[chosen] if len(value) > 1 else value, shape)
+
+    def to(self, device: torch.device | str) -> Self:
+        """The same predictive on another device."""
+        return self._changed(lambda _, value: value.to(device), self._law.shape)
+
+    @classmethod
+    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
+        """See `RealPredictive.joined`; the parts must be of one family."""
+        each = [part._law.named_tensors() for part in parts]
+        if len({(part._law.family, str(part._law.fixed), *held) for part, held in zip(parts, each, strict=True)}) != 1:
+            met = ", ".join(sorted({part._law.family for part in parts}))
+            raise ValueError(f"Only predictives of one family join; got {met}.")
+        first, sizes = parts[0], [part.shape[dim] for part in parts]
+        shape = [*first._law.shape]
+        shape[dim] = sum(sizes)
+
+        def together(name: str, _: Tensor) -> Tensor:
+            """What is one number for all points, such as the degrees of freedom, stays one."""
+            return broadcasts.joined([one[name] for one in each], sizes, dim)
+
+        return first._changed(together, shape)
 
     @property
     def is_discrete(self) -> bool:
@@ -80,6 +145,11 @@ class ComponentsPredictive(RealPredictive):
         """Targets, one from each component, (S, N, D), float64."""
         with isolated(resolve_seed(seed)):
             return self._sampled()
+
+    @cached_property
+    def _moments(self) -> tuple[Tensor, Tensor]:
+        """Mean and variance of each component, (S, N, D) each."""
+        return self._closed_moments or self._moments_by_draws()
 
     def _moments_by_draws(self) -> tuple[Tensor, Tensor]:
         """The same noise in every call; sums of centred draws."""

@@ -1,8 +1,8 @@
 """Torch and Pyro distributions taken apart into their tensors, changed, and built again, whatever the family.
 
 A family is a tree: tensors by constructor argument, such as `rate`, and laws inside it, such as the components of a
-`MixtureSameFamily`. All tensors begin with the dimensions (S, N, D) of the outermost law, so that what is done to draws
-or points is done to all of them alike.
+`MixtureSameFamily`. All tensors begin with the batch dimensions of the outermost law, (S, N, D) of single numbers and
+(S, N) of vectors, so that what is done to draws or points is done to all of them alike.
 """
 
 import copy
@@ -25,7 +25,6 @@ from torch.distributions import (
 from bayesuq.gradients import detached
 from bayesuq.predictive import broadcasts
 
-OUTER = 3  # dimensions: draws, points, columns
 LABELS = (Categorical, OneHotCategorical)
 EITHER = ({"logits", "probs"}, {"gate", "gate_logits"}, {"lims"})  # one of these, or none, is an argument
 INNER = {  # laws inside a law, by constructor argument
@@ -91,7 +90,7 @@ class Law:
                 (one, {name: change(f"{prefix}transforms[{place}].{name}", value) for name, value in held.items()})
                 for place, (one, held) in enumerate(self.transforms)
             ),
-            shape=torch.Size((*shape, *self.shape[OUTER:])),
+            shape=torch.Size((*shape, *self.shape[len(shape) :])),
         )
 
     def build(self) -> Any:
@@ -100,13 +99,8 @@ class Law:
         if self.kind is TransformedDistribution:
             steps = [type(one)(**held) if held else one for one, held in self.transforms]
             return TransformedDistribution(inner["base_distribution"], steps, validate_args=False)
-        event_dims = _event_dims(self.kind)
-        expanded = {
-            name: value.expand(*self.shape, *value.shape[len(self.shape) :])
-            if name in event_dims
-            else value.expand(self.shape)
-            for name, value in self.tensors.items()
-        }
+        rank = len(self.shape)
+        expanded = {name: value.expand(*self.shape, *value.shape[rank:]) for name, value in self.tensors.items()}
         return self.kind(**inner, **expanded, **self.fixed, validate_args=False)
 
 
@@ -121,13 +115,13 @@ def take_apart(law: Distribution) -> Law:
         raise TypeError(
             f"A {type(law).__name__} is of labels: take `CategoricalPredictive.from_probs(law.probs.movedim(-1, 2))`."
         )
-    return _apart(law, law.batch_shape)
+    return parts(law, law.batch_shape)
 
 
 def single_column(law: Distribution) -> Any:
     """A distribution of single numbers, of batch shape (S, N), as one of (S, N, 1)."""
     law = unwrapped(law)
-    return _with_column(_apart(law, law.batch_shape)).build()
+    return _with_column(parts(law, law.batch_shape)).build()
 
 
 def _with_column(law: Law) -> Law:
@@ -165,8 +159,8 @@ def unchecked(law: Any) -> Any:
     return law
 
 
-def _apart(law: Any, shape: torch.Size) -> Law:
-    """In parts, whose tensors are cores of `shape` and what follows it."""
+def parts(law: Any, shape: torch.Size) -> Law:
+    """A law in parts, whose tensors are cores of `shape` and what follows it."""
     kind = type(law)
     if kind.__name__ == TransformedDistribution.__name__:  # Pyro's is a class of its own
         return _transformed(law, shape)
@@ -174,20 +168,18 @@ def _apart(law: Any, shape: torch.Size) -> Law:
     inner = {}
     for name in names:
         part = unwrapped(getattr(law, name))
-        inner[name] = _apart(part, torch.Size((*shape, *part.batch_shape[len(shape) :])))
+        inner[name] = parts(part, torch.Size((*shape, *part.batch_shape[len(shape) :])))
     found = arguments(law)
     if not isinstance(law, Distribution) or not (found or inner) or kind.__name__ in POINTS:
         raise TypeError(
             "`components` must be a torch distribution with parameters of its own and a density, such as StudentT; got "
             f"{kind.__name__}. Of draws of y* take `EmpiricalPredictive.from_draws`."
         )
-    tensors, fixed, dims = {}, {}, _event_dims(kind)
-    for name, value in found.items():
-        if isinstance(value, Tensor):
-            extra = value.ndim - len(law.batch_shape) if name in dims else 0
-            tensors[name] = _core(value, len(shape) + max(extra, 0))
-        else:
-            fixed[name] = value
+    dims = {name: each.event_dim for name, each in law.arg_constraints.items()}
+    tensors = {
+        name: _core(value, len(shape), dims.get(name, 0)) for name, value in found.items() if isinstance(value, Tensor)
+    }
+    fixed = {name: value for name, value in found.items() if name not in tensors}
     return Law(kind, tensors, inner, fixed, (), torch.Size(shape))
 
 
@@ -205,7 +197,7 @@ def _transformed(law: Any, shape: torch.Size) -> Law:
         if known:
             held = {name: torch.as_tensor(getattr(one, name)) for name in ("loc", "scale")}
         steps.append((one, {name: _core(value, len(shape)) for name, value in held.items()}))
-    base = _apart(unwrapped(law.base_dist), shape)
+    base = parts(unwrapped(law.base_dist), shape)
     return Law(TransformedDistribution, {}, {"base_distribution": base}, {}, tuple(steps), torch.Size(shape))
 
 
@@ -238,11 +230,6 @@ def _holds(law: Any, name: str) -> bool:
     return name in held and (param is None or held[name] is param)
 
 
-def _event_dims(kind: type[Any]) -> tuple[str, ...]:
-    """Arguments that have a dimension beyond the batch: the shares of a mixture."""
-    return ("probs", "logits") if issubclass(kind, Categorical) else ()
-
-
-def _core(value: Tensor, num_dims: int) -> Tensor:
-    core = broadcasts.core(detached(value), num_dims)
+def _core(value: Tensor, num_dims: int, num_event_dims: int = 0) -> Tensor:
+    core = broadcasts.core(detached(value), num_dims, num_event_dims)
     return core if core.dtype is torch.bool else core.double()

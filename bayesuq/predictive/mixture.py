@@ -9,7 +9,6 @@ Letters: S draws, N points, D target columns.
 """
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from inspect import getattr_static
@@ -20,13 +19,14 @@ from torch import Tensor
 from torch.distributions import AffineTransform, Distribution, TransformedDistribution, constraints
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction
-from bayesuq.predictive import broadcasts, families
+from bayesuq.predictive import families
 from bayesuq.predictive.base import over_columns
-from bayesuq.predictive.components import DRAWS, MOMENT_DRAWS, ComponentsPredictive
-from bayesuq.predictive.laws import OUTER, Law, take_apart, unwrapped
+from bayesuq.predictive.components import DRAWS, ComponentsPredictive
+from bayesuq.predictive.laws import take_apart, unwrapped
 from bayesuq.predictive.quantiles import bracket, continuous_quantile, count_quantile
 from bayesuq.randomness import isolated, resolve_seed
 
+OUTER = 3  # dimensions: draws, points, columns
 LOCATION_SCALE = ("Normal", "StudentT", "Laplace", "Cauchy", "Gumbel", "Logistic", "SoftLaplace", "AsymmetricLaplace")
 
 
@@ -49,7 +49,6 @@ class MixturePredictive(ComponentsPredictive):
     """
 
     components: Any
-    _law: Law
 
     def __init__(self, components: Distribution) -> None:
         """Check the components and take them in float64.
@@ -79,36 +78,10 @@ class MixturePredictive(ComponentsPredictive):
             check_finite(value, name)
         self._hold(law)
 
-    def _hold(self, law: Law) -> None:
-        object.__setattr__(self, "_law", law)
-        object.__setattr__(self, "components", law.build())
-
-    @classmethod
-    def _over(cls, law: Law) -> Self:
-        """Of a law in parts, which has been checked."""
-        made = cls.__new__(cls)
-        made._hold(law)
-        return made
-
-    @property
-    def shape(self) -> torch.Size:
-        """(S, N, D): laws, points and target columns."""
-        return torch.Size(self.components.batch_shape)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its numbers are."""
-        return next(iter(self._law.named_tensors().values())).device
-
     @property
     def without_density(self) -> str:
         """Why there is no log score: a few families can be drawn from, and no more."""
         return "" if self._has_density else f"{self._law.family} has no density that is known, so no log score"
-
-    @property
-    def moments_basis(self) -> str:
-        """How the moments come about."""
-        return "" if self._closed_moments else f"from {MOMENT_DRAWS} draws of y from each component"
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density or log probability of the mixture, jointly over columns, (N,), in nats.
@@ -212,7 +185,7 @@ class MixturePredictive(ComponentsPredictive):
                 place = rows.unsqueeze(-1) if value.shape[1] > 1 else rows[:1].unsqueeze(-1)
                 return value[chosen, place, columns if value.shape[2] > 1 else columns[:1]]
 
-            return type(self)._over(self._law.changed(pick, (num_samples, *self.shape[1:])))._sampled()
+            return self._changed(pick, (num_samples, *self.shape[1:]))._sampled()
 
     def _sampled(self) -> Tensor:
         try:
@@ -221,20 +194,6 @@ class MixturePredictive(ComponentsPredictive):
             raise NotImplementedError(
                 f"{self._law.family} cannot be drawn from, so it has neither draws nor a CRPS."
             ) from error
-
-    def at(self, points: slice) -> Self:
-        """The predictive at some of its points."""
-        shape = (self.shape[0], len(range(*points.indices(self.shape[1]))), self.shape[2])
-        return self._changed(lambda _, value: value[:, points] if value.shape[1] > 1 else value, shape)
-
-    def components_at(self, chosen: Tensor) -> Self:
-        """The mixture of the components of these numbers."""
-        shape = (len(chosen), *self.shape[1:])
-        return self._changed(lambda _, value: value[chosen] if len(value) > 1 else value, shape)
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same predictive on another device."""
-        return self._changed(lambda _, value: value.to(device), self.shape)
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
@@ -255,26 +214,6 @@ class MixturePredictive(ComponentsPredictive):
             return self._changed(lambda name, value: moved.get(name, value), self.shape)
         columns: Any = [each.expand(self.shape[2:]) for each in (loc, scale)]
         return type(self)(TransformedDistribution(self.components, [AffineTransform(*columns)], validate_args=False))
-
-    def _changed(self, change: Any, shape: Sequence[int]) -> Self:
-        return type(self)._over(self._law.changed(change, shape))
-
-    @classmethod
-    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
-        """See `RealPredictive.joined`; the parts must be of one family."""
-        each = [part._law.named_tensors() for part in parts]
-        families_met = {part._law.family for part in parts}
-        if len(families_met) != 1 or any(one.keys() != each[0].keys() for one in each):
-            raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(families_met))}.")
-        first, sizes = parts[0], [part.shape[dim] for part in parts]
-        shape = [*first.shape]
-        shape[dim] = sum(sizes)
-
-        def together(name: str, _: Tensor) -> Tensor:
-            """What is one number for all points, such as the degrees of freedom, stays one."""
-            return broadcasts.joined([one[name] for one in each], sizes, dim)
-
-        return first._changed(together, shape)
 
     @cached_property
     def _has_density(self) -> bool:
@@ -297,11 +236,6 @@ class MixturePredictive(ComponentsPredictive):
     @cached_property
     def _closed_moments(self) -> tuple[Tensor, Tensor] | None:
         return families.moments(self.components)
-
-    @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each component, (S, N, D) each."""
-        return self._moments_by_draws() if self._closed_moments is None else self._closed_moments
 
 
 def _has_support_of_its_own(law: Any) -> bool:

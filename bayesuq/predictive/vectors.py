@@ -8,9 +8,7 @@ Letters: S draws, N points, D numbers of a vector.
 """
 
 import math
-from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any, Self
 
 import torch
@@ -18,15 +16,12 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite
-from bayesuq.predictive import broadcasts
-from bayesuq.predictive.components import DRAWS, MOMENT_DRAWS, ComponentsPredictive
-from bayesuq.predictive.laws import arguments, unwrapped
+from bayesuq.predictive.components import DRAWS, ComponentsPredictive
+from bayesuq.predictive.laws import parts, unwrapped
 from bayesuq.randomness import isolated, resolve_seed
 
 OUTER = 2  # dimensions: draws, points
 WITH_MOMENTS = ("Dirichlet", "Multinomial", "DirichletMultinomial", "OneHotCategorical", "MultivariateStudentT")
-
-Change = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, eq=False, init=False, repr=False)
@@ -43,8 +38,6 @@ class VectorPredictive(ComponentsPredictive):
     """
 
     components: Any
-    _tensors: Mapping[str, Tensor]
-    _fixed: Mapping[str, Any]
 
     def __init__(self, components: Distribution) -> None:
         """Check the components and take them in float64.
@@ -65,59 +58,17 @@ class VectorPredictive(ComponentsPredictive):
                 f"event; got {tuple(law.batch_shape)} and {tuple(law.event_shape)} of {type(law).__name__}. Give one "
                 "draw a leading dimension of 1."
             )
-        given = {name: value for name, value in arguments(law).items() if isinstance(value, Tensor)}
-        tensors = {
-            name: broadcasts.core(value.detach(), OUTER + _event_dim(law, name)).double()
-            for name, value in given.items()
-        }
-        for name, value in tensors.items():
+        apart = parts(law, law.batch_shape)
+        for name, value in apart.named_tensors().items():
             check_finite(value, name)
-        fixed = {name: value for name, value in arguments(law).items() if name not in given}
-        self._hold(type(law), tensors, fixed, torch.Size(law.batch_shape))
-
-    def _hold(
-        self, kind: type[Any], tensors: Mapping[str, Tensor], fixed: Mapping[str, Any], shape: torch.Size
-    ) -> None:
-        whole = {name: value.expand(*shape, *value.shape[OUTER:]) for name, value in tensors.items()}
         try:
-            law = kind(**fixed, **whole, validate_args=False)
+            self._hold(apart)
         except TypeError as error:
             raise TypeError(
-                f"A {kind.__name__} is not made by the parameters that it names, {', '.join(tensors) or 'none'}, so "
-                f"that its draws cannot be put together: {error}. Take draws of the program by "
+                f"A {apart.family} is not made by the parameters that it names, {', '.join(apart.tensors) or 'none'}, "
+                f"so that its draws cannot be put together: {error}. Take draws of the program by "
                 "pyro.infer.Predictive, and `EmpiricalPredictive.from_draws`."
             ) from error
-        object.__setattr__(self, "_tensors", tensors)
-        object.__setattr__(self, "_fixed", fixed)
-        object.__setattr__(self, "components", law)
-
-    def _changed(self, change: Change, shape: Sequence[int]) -> Self:
-        tensors = {name: change(value) for name, value in self._tensors.items()}
-        return self._over(tensors, shape)
-
-    def _over(self, tensors: Mapping[str, Tensor], shape: Sequence[int]) -> Self:
-        made = type(self).__new__(type(self))
-        made._hold(type(self.components), tensors, self._fixed, torch.Size(shape))
-        return made
-
-    @property
-    def _family(self) -> str:
-        return type(self.components).__name__
-
-    @property
-    def shape(self) -> torch.Size:
-        """(S, N, D): laws, points and numbers of a vector."""
-        return torch.Size(self.components.batch_shape + self.components.event_shape)
-
-    @property
-    def device(self) -> torch.device:
-        """Where its numbers are."""
-        return next(iter(self._tensors.values())).device
-
-    @property
-    def moments_basis(self) -> str:
-        """How the moments come about."""
-        return "" if self._family in WITH_MOMENTS else f"from {MOMENT_DRAWS} draws of y from each component"
 
     def log_prob(self, y: ArrayLike, *, observed: Tensor | None = None) -> Tensor:
         """log density or log probability of the mixture, of whole vectors, (N,), in nats.
@@ -137,10 +88,10 @@ class VectorPredictive(ComponentsPredictive):
         target = self.targets(y)
         if observed is not None and not bool(observed.all()):
             raise ValueError(
-                f"A {self._family} has one density of all {self.shape[2]} numbers of a row; some are missing."
+                f"A {self._law.family} has one density of all {self.shape[2]} numbers of a row; some are missing."
             )
         if not bool(self.components.support.check(target).all()):
-            raise ValueError(f"`y` must lie in the support of {self._family}, {self.components.support}.")
+            raise ValueError(f"`y` must lie in the support of {self._law.family}, {self.components.support}.")
         found: Tensor = self.components.log_prob(target)
         return found
 
@@ -176,7 +127,7 @@ class VectorPredictive(ComponentsPredictive):
             chosen = torch.randint(self.num_samples, (num_samples, self.shape[1]), device=self.device)
             rows = torch.arange(self.shape[1], device=self.device)
 
-            def pick(value: Tensor) -> Tensor:
+            def pick(_: str, value: Tensor) -> Tensor:
                 return value if len(value) == 1 else value[chosen, rows if value.shape[1] > 1 else 0 * rows]
 
             return self._changed(pick, chosen.shape)._sampled()
@@ -185,60 +136,26 @@ class VectorPredictive(ComponentsPredictive):
         found: Tensor = self.components.sample()
         return found.double()
 
-    def at(self, points: slice) -> Self:
-        """The predictive at some of its points."""
-        shape = (self.num_samples, len(range(*points.indices(self.shape[1]))))
-        return self._changed(lambda value: value[:, points] if value.shape[1] > 1 else value, shape)
-
-    def components_at(self, chosen: Tensor) -> Self:
-        """The mixture of the components of these numbers."""
-        return self._changed(lambda value: value[chosen] if len(value) > 1 else value, (len(chosen), self.shape[1]))
-
-    def to(self, device: torch.device | str) -> Self:
-        """The same predictive on another device."""
-        return self._changed(lambda value: value.to(device), self.shape[:OUTER])
-
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y*; `loc` and `scale` are () or (D,), in the new unit.
 
         Raises:
             ValueError: Vectors without a unit, such as shares and counts; another number of columns.
         """
-        if not {"loc", "scale_tril"} <= self._tensors.keys():
+        held = self._law.tensors
+        if not {"loc", "scale_tril"} <= held.keys():
             raise ValueError(
-                f"Targets of {self._family} cannot be rescaled: they have no unit. Fit them as they are, and "
+                f"Targets of {self._law.family} cannot be rescaled: they have no unit. Fit them as they are, and "
                 "standardise the inputs alone."
             )
         self.check_columns(loc, scale)
         loc, scale = (each.to(self.device, torch.float64) for each in (loc, scale))
         moved = {
-            "loc": loc + scale * self._tensors["loc"],
-            "scale_tril": scale.expand(self.shape[2:]).unsqueeze(-1) * self._tensors["scale_tril"],
+            "loc": loc + scale * held["loc"],
+            "scale_tril": scale.expand(self.shape[2:]).unsqueeze(-1) * held["scale_tril"],
         }
-        return self._over({**self._tensors, **moved}, self.shape[:OUTER])
+        return self._changed(lambda name, value: moved.get(name, value), self._law.shape)
 
-    @classmethod
-    def joined(cls, parts: Sequence[Self], dim: int) -> Self:
-        """See `RealPredictive.joined`; the parts must be of one family."""
-        first, sizes = parts[0], [part.shape[dim] for part in parts]
-        met = {(part._family, str(part._fixed), *part._tensors) for part in parts}
-        if len(met) != 1:
-            raise ValueError(f"Only predictives of one family join; got {', '.join(sorted(one[0] for one in met))}.")
-        shape = [*first.shape[:OUTER]]
-        shape[dim] = sum(sizes)
-        joined = {
-            name: broadcasts.joined([part._tensors[name] for part in parts], sizes, dim) for name in first._tensors
-        }
-        return first._over(joined, shape)
-
-    @cached_property
-    def _moments(self) -> tuple[Tensor, Tensor]:
-        """Mean and variance of each component, (S, N, D) each."""
-        if self._family in WITH_MOMENTS:
-            return self.components.mean, self.components.variance
-        return self._moments_by_draws()
-
-
-def _event_dim(law: Any, name: str) -> int:
-    """Dimensions of a parameter beyond the batch."""
-    return int(law.arg_constraints[name].event_dim)
+    @property
+    def _closed_moments(self) -> tuple[Tensor, Tensor] | None:
+        return (self.components.mean, self.components.variance) if self._law.family in WITH_MOMENTS else None

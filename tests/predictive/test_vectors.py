@@ -126,3 +126,9 @@ def test_what_is_no_vector_of_the_family_is_refused() -> None:
         predictive.merge(VectorPredictive(dist.OneHotCategorical(torch.ones(2, 1, 3))))
     with pytest.raises(ValueError, match=r"\(S, N, D\)"):
         VectorPredictive(dist.Normal(torch.zeros(2, 1, 3), 1.0))
+
+
+def test_one_number_for_all_of_a_vector_keeps_its_length():
+    flat = VectorPredictive(torch.distributions.Dirichlet(torch.ones(()).expand(2, 4, 3)))  # of stride 0
+    assert flat.shape == (2, 4, 3)
+    torch.testing.assert_close(flat.log_prob(torch.full((4, 3), 1 / 3)), torch.full((4,), 2.0).double().log())
