@@ -34,6 +34,7 @@ from bayesuq.randomness import derive_seed, generator
 
 LENGTH, MOST_STEPS = 1.5, 256  # of trajectories, in prior deviations; of leapfrog steps
 ACCEPTANCE = 0.8  # mean over chains
+MOST_UNITS = 2**17  # of all rows at once
 STARTS, CHAINS, LAST_LAYERS = range(3)  # what a fit's seed is split into
 
 
@@ -142,7 +143,12 @@ class CollapsedPotential:
         return float(values[0]), gradients[0]
 
     def at_rows(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """As there."""
+        """As there; a few chains after another, whose units stay in a core's cache."""
+        together = max(1, MOST_UNITS // (len(self.y) * self.num_units))
+        parts = [self._together(part) for part in positions.split(together)]
+        return torch.cat([values for values, _ in parts]), torch.cat([gradients for _, gradients in parts])
+
+    def _together(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         last = self._last_layer(positions)
         inverse, variances = torch.cholesky_inverse(last.factor), last.variances
         spare = len(self.y) - self.num_units - 1
