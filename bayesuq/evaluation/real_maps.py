@@ -10,8 +10,7 @@ Reference:
     errors of the pixels that are kept as the least sure ones are refused.
 """
 
-import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -20,6 +19,7 @@ from bayesuq.arrays import ArrayLike, check_fraction, to_tensor
 from bayesuq.evaluation import detection
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
+from bayesuq.evaluation.segmentation.reporting import Batches, pairs
 from bayesuq.evaluation.standard_errors import closed_form
 from bayesuq.predictive.maps import RealMaps
 
@@ -28,7 +28,7 @@ __dir__ = __all__.copy
 
 
 def evaluate_maps(
-    batches: RealMaps | Iterable[tuple[object, ArrayLike]],
+    batches: RealMaps | Batches,
     y: ArrayLike | None = None,
     *,
     levels: Sequence[float] = (0.5, 0.9),
@@ -60,7 +60,7 @@ def evaluate_maps(
     shares = [check_fraction(level, "levels") for level in levels]
     rows: list[dict[str, Tensor]] = []
     num_samples = 0
-    for predictive, truth in _pairs(batches, y):
+    for predictive, truth in pairs(batches, y):
         if not isinstance(predictive, RealMaps):
             raise TypeError(
                 f"`batches` must give predictives of real-valued images; got {type(predictive).__name__}. Of labels of "
@@ -73,10 +73,10 @@ def evaluate_maps(
     joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
     squares = joined.pop("squares")
     root = squares.mean().sqrt()
-    measures = [_measure("root_mean_squared_error", root, closed_form.of_root_mean(squares), "units of y")]
+    measures = [Measure.of("root_mean_squared_error", root, closed_form.of_root_mean(squares), "units of y")]
     for name, values in joined.items():
         unit = next(unit for start, unit in UNITS.items() if name.startswith(start))
-        measures.append(_measure(name, values.mean(), closed_form.of_mean(values), unit))
+        measures.append(Measure.of(name, values.mean(), closed_form.of_mean(values), unit))
     return Report(tuple(measures), len(squares), num_samples)
 
 
@@ -137,17 +137,3 @@ def _of_images(
         "epistemic": laws.epistemic,
     }
     return {name: mean(each) for name, each in values.items()}
-
-
-def _pairs(batches: object, y: ArrayLike | None) -> Iterable[tuple[object, ArrayLike]]:
-    if isinstance(batches, RealMaps):
-        if y is None:
-            raise TypeError("Of one predictive `y` is needed, the truth of its pixels, (N, C, ...).")
-        return [(batches, y)]
-    if y is not None or not isinstance(batches, Iterable):
-        raise TypeError("Give one predictive of images and its `y`, or batches that bring their truth with them.")
-    return batches
-
-
-def _measure(name: str, value: Tensor, error: Tensor, unit: str) -> Measure:
-    return Measure(name, float(value), float(error) if math.isfinite(error) else None, unit)

@@ -2,9 +2,12 @@
 
 import math
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 from bayesuq.evaluation.report.tables import interval_cells, value_cells
+
+if TYPE_CHECKING:
+    from bayesuq.evaluation.standard_errors.intervals import Interval
 
 COLUMNS = ("measure", "value", "error", "unit")  # name and cells
 NORMAL_QUANTILE = 1.959963984540054  # of the standard normal at 0.975
@@ -35,6 +38,23 @@ class Measure:
     remark: str = ""
     interval: tuple[float, float] | None = None
     off: float | None = None
+
+    @classmethod
+    def of(
+        cls,
+        name: str,
+        value: SupportsFloat,
+        standard_error: SupportsFloat | None,
+        unit: str,
+        remark: str = "",
+        interval: "Interval | None" = None,
+    ) -> Self:
+        """Of tensors: error and interval are left out where they or the value are undefined, as over one row."""
+        number, error = float(value), math.nan if standard_error is None else float(standard_error)
+        if not (math.isfinite(number) and math.isfinite(error)):
+            return cls(name, number, None, unit, remark)
+        ends = None if interval is None else (float(interval.lower), float(interval.upper))
+        return cls(name, number, error, unit, remark, None if ends is None or any(map(math.isnan, ends)) else ends)
 
     def __str__(self) -> str:
         return f"{self.name} {' '.join(self.cells)}".rstrip()

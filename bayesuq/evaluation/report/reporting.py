@@ -17,7 +17,7 @@ from bayesuq.evaluation.ranks import check_scores, warn_undefined
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
 from bayesuq.evaluation.report.measure import COLUMNS, Measure
 from bayesuq.evaluation.report.tables import aligned, compared, counted, in_line
-from bayesuq.evaluation.report.tally import Tally, made
+from bayesuq.evaluation.report.tally import Tally
 from bayesuq.evaluation.standard_errors import bootstrap
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors.intervals import (
@@ -283,9 +283,9 @@ def evaluate_detection(
     rate_interval = _interval_of_false_positive_rate(ranks, rate) if is_single else None
     told = f"at {TRUE_POSITIVE_RATE:.0%} true positives".replace("%", " %")
     return (
-        made(f"{name}_auroc", area, area_error, "fraction", remark, area_interval),
-        made(f"{name}_average_precision", precision, precision_error, "fraction", remark, precision_interval),
-        made(f"{name}_false_positive_rate", rate, rate_error, "fraction", told, rate_interval),
+        Measure.of(f"{name}_auroc", area, area_error, "fraction", remark, area_interval),
+        Measure.of(f"{name}_average_precision", precision, precision_error, "fraction", remark, precision_interval),
+        Measure.of(f"{name}_false_positive_rate", rate, rate_error, "fraction", told, rate_interval),
     )
 
 

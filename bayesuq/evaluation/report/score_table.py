@@ -13,7 +13,6 @@ from bayesuq.evaluation.report.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import MOST_RESAMPLED, evaluate_detection
 from bayesuq.evaluation.report.tables import aligned, in_line
-from bayesuq.evaluation.report.tally import made
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.evaluation.standard_errors.closed_form import by_derivative
 from bayesuq.evaluation.standard_errors.weighted import Weighted
@@ -147,11 +146,11 @@ def _differences(
     for name, measure in SMOOTH.items():
         first, second = pair(measure)
         difference = first - second
-        found[name] = made(name, difference.value, by_derivative(difference), "fraction")
+        found[name] = Measure.of(name, difference.value, by_derivative(difference), "fraction")
     first, second = pair(weighted.false_positive_rate_at)
     difference = first - second
     error = bootstrap.standard_error(difference, seed=seed) if difference.num_values <= MOST_RESAMPLED else None
-    rate = made("false_positive_rate", difference.value, error, "fraction")
+    rate = Measure.of("false_positive_rate", difference.value, error, "fraction")
     return found["auroc"], found["average_precision"], rate, found["aurc"]
 
 
@@ -161,4 +160,4 @@ def _measures(scores: ArrayLike, positives: Tensor, weight: Tensor | None, seed:
     ranks = ErrorRanks(limit=None)
     ranks.add(Block.of(to_tensor(scores, "scores"), positives, weight))
     risk = ranks.aurc
-    return (*named, made("aurc", risk.bounded.value, risk.standard_error, "fraction", interval=risk.interval))
+    return (*named, Measure.of("aurc", risk.bounded.value, risk.standard_error, "fraction", interval=risk.interval))

@@ -75,17 +75,17 @@ class MeanOf:
             interval = self.sums.interval.sqrt()
             value, error = self.sums.mean.clamp(min=0.0).sqrt(), self.sums.root_standard_error
             error = error if self.sums.rows > 1 else self.sums.standard_error
-            return made(self.name, value, error, self.unit, joined(self.remark, self._in_doubt), interval)
+            return Measure.of(self.name, value, error, self.unit, joined(self.remark, self._in_doubt), interval)
         value, error = self.sums.mean, self.sums.standard_error
         if self.formula == "mean":
             told = impossible(num_impossible) if self.name == LOG_SCORE else ""
             remark = joined(self.remark, told, self._in_doubt)
             # Only a log score of densities may be below 0.
             least = -math.inf if self.name == LOG_SCORE else 0.0
-            return made(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, math.inf))
+            return Measure.of(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, math.inf))
         off = self._off
         side = "" if off is None else f"{'above' if off > 0 else 'below'} it by {abs(off):.1f} standard errors"
-        measure = made(self.name, value, error, self.unit, joined(self.remark, side), self._share_interval)
+        measure = Measure.of(self.name, value, error, self.unit, joined(self.remark, side), self._share_interval)
         return replace(measure, off=off)
 
     @property
@@ -206,7 +206,7 @@ class Tally:
         floor = f"{float(gaps.floor):.2g} if calibrated"
         bound = BOUND if gaps.is_bounded else ""
         remark = joined(f"{self._num_bins} equal bins", floor, bound)
-        return made(CALIBRATION_ERROR, gaps.expected_calibration_error, error, "fraction", remark)
+        return Measure.of(CALIBRATION_ERROR, gaps.expected_calibration_error, error, "fraction", remark)
 
 
 def on_host(kept: Sequence[Sums | Gaps]) -> Sequence[Sums | Gaps]:
@@ -219,26 +219,11 @@ def on_host(kept: Sequence[Sums | Gaps]) -> Sequence[Sums | Gaps]:
     return [type(one)(**{field.name: next(moved) for field in fields(one)}) for one in kept]
 
 
-def made(
-    name: str,
-    value: Tensor,
-    standard_error: Tensor | None,
-    unit: str,
-    remark: str = "",
-    interval: Interval | None = None,
-) -> Measure:
-    """A measure of tensors; an error or an interval that is undefined is none."""
-    error = None if standard_error is None or not bool(standard_error.isfinite()) else float(standard_error)
-    ends = None if interval is None or error is None else (float(interval.lower), float(interval.upper))
-    ends = ends if ends is not None and all(end == end for end in ends) else None
-    return Measure(name, float(value), error, unit, remark, ends)
-
-
 def _of_ranks(name: str, found: Ranked, remark: str) -> Measure:
     bounds = found.bounded
     doubt = float(bounds.upper - bounds.lower) / 2
     told = f"give or take {doubt:.1g}, from counts in bins" if doubt > 0 else ""
-    return made(name, bounds.value, found.standard_error, "fraction", joined(remark, told), found.interval)
+    return Measure.of(name, bounds.value, found.standard_error, "fraction", joined(remark, told), found.interval)
 
 
 def _has_weight(weight: ArrayLike) -> bool:

@@ -29,7 +29,7 @@ from bayesuq.evaluation.report.reporting import Report
 from bayesuq.evaluation.segmentation.masks import borders, region_by_region
 from bayesuq.evaluation.segmentation.measures import rank_correlation
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
-from bayesuq.evaluation.segmentation.reporting import Batches, as_measure, pairs
+from bayesuq.evaluation.segmentation.reporting import Batches, pairs
 from bayesuq.evaluation.standard_errors import closed_form
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -68,13 +68,13 @@ class ImageFailures:
             scores = values[known]
             area, excess = detection.aurc(scores, risk), detection.excess_aurc(scores, risk)
             error, remark = closed_form.of_aurc(scores, risk), "of images kept, mean over coverages"
-            measures.append(as_measure(f"{name}_aurc", area, error, "1 - Dice", remark))
-            measures.append(as_measure(f"{name}_excess_aurc", excess, None, "1 - Dice", "above that of the best order"))
+            measures.append(Measure.of(f"{name}_aurc", area, error, "1 - Dice", remark))
+            measures.append(Measure.of(f"{name}_excess_aurc", excess, None, "1 - Dice", "above that of the best order"))
             if bool(failed.any()) and not bool(failed.all()):
                 area, error = detection.auroc(scores, failed), closed_form.of_auroc(scores, failed)
-                measures.append(as_measure(f"{name}_auroc", area, error, "fraction", ""))
+                measures.append(Measure.of(f"{name}_auroc", area, error, "fraction", ""))
             correlation = rank_correlation(scores, self.dice[known])
-            measures.append(as_measure(f"{name}_rank_correlation", correlation, None, "", "with Dice; -1 is best"))
+            measures.append(Measure.of(f"{name}_rank_correlation", correlation, None, "", "with Dice; -1 is best"))
         return Report(tuple(measures), int(known.sum()), self.num_samples, num_missing=int((~known).sum()))
 
     @property

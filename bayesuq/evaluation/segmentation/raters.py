@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count
+from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
 from bayesuq.evaluation.segmentation.masks import check_regions
 from bayesuq.evaluation.segmentation.measures import rank_correlation
-from bayesuq.evaluation.segmentation.reporting import as_measure
 from bayesuq.evaluation.standard_errors import closed_form
 from bayesuq.predictive.categorical import CategoricalPredictive
 
@@ -93,7 +93,7 @@ def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike, *, igno
         if len(found):
             remark = "with the entropy of raters; 1 is their order"
             error = closed_form.of_mean(found)
-            measures.append(as_measure(f"{name}_rank_correlation", found.mean(), error, "", remark))
+            measures.append(Measure.of(f"{name}_rank_correlation", found.mean(), error, "", remark))
     return Report(tuple(measures), int(differ.sum()), predictive.num_samples)
 
 

@@ -133,14 +133,14 @@ class SegmentationResult:
     def report(self) -> Report:
         """All measures with their standard errors over images."""
         measures = [
-            as_measure(name, measure.value, bootstrap.standard_error(measure, seed=self.seed), unit, remark)
+            Measure.of(name, measure.value, bootstrap.standard_error(measure, seed=self.seed), unit, remark)
             for name, (measure, unit, remark) in self.measures.items()
         ]
         there = self.is_labelled
         for score, values in self.image_uncertainty.items():
             correlation = rank_correlation(values[there], self.image_dice[there])
             remark = "of an image's mean with its Dice; -1 is best"
-            measures.append(as_measure(f"{score}_rank_correlation", correlation, None, "", remark))
+            measures.append(Measure.of(f"{score}_rank_correlation", correlation, None, "", remark))
         known = int(there.sum())
         return Report(tuple(measures), known, self.num_samples, num_missing=len(there) - known)
 
@@ -159,7 +159,7 @@ class SegmentationResult:
         for k in range(num_classes):
             value = self._of_pixels(lambda counts, k=k: counts.class_dice[..., k])  # type: ignore[misc]
             error = bootstrap.standard_error(value, seed=self.seed)
-            measures.append(as_measure(f"dice_{k if names is None else names[k]}", value.value, error, "fraction", ""))
+            measures.append(Measure.of(f"dice_{k if names is None else names[k]}", value.value, error, "fraction", ""))
         return Report(tuple(measures), int(self.is_labelled.sum()), self.num_samples)
 
     @property
@@ -318,18 +318,12 @@ def pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Bat
     """Each predictive with its truth, of batches or of one predictive.
 
     Raises:
-        TypeError: One predictive without `y`, or `y` beside batches.
+        TypeError: One predictive without `y`, or `y` beside batches; neither of them.
     """
     if isinstance(batches, PredictiveDistribution):
         if y is None:
-            raise TypeError("Of one predictive `y` is needed, the labels of its pixels, such as (N, H, W).")
+            raise TypeError("Of one predictive `y` is needed, the truth of its pixels, (N, ...).")
         return [(batches, y)]
-    if y is not None:
-        raise TypeError("Batches bring their labels with them; `y` belongs to one predictive.")
+    if y is not None or not isinstance(batches, Iterable):
+        raise TypeError("Give one predictive of images and its `y`, or batches that bring their truth with them.")
     return batches
-
-
-def as_measure(name: str, value: Tensor, error: Tensor | None, unit: str, remark: str) -> Measure:
-    """A measure whose standard error is left out where there is none, as over one image."""
-    spread = None if error is None or not bool(error.isfinite() & value.isfinite()) else float(error)
-    return Measure(name, float(value), spread, unit, remark)

@@ -189,7 +189,11 @@ def test_memory_does_not_grow_with_the_draws() -> None:
     [
         (lambda: evaluate_segmentation([]), ValueError, "at least one batch"),
         (lambda: evaluate_segmentation(segmented(0)[0]), TypeError, "`y` is needed"),
-        (lambda: evaluate_segmentation([segmented(0)], segmented(0)[1]), TypeError, "`y` belongs to one predictive"),
+        (
+            lambda: evaluate_segmentation([segmented(0)], segmented(0)[1]),
+            TypeError,
+            "batches that bring their truth with them",
+        ),
         (lambda: result(validation=result(thresholds=(0.33,))).report, ValueError, "`threshold` must be one of"),
         (lambda: result().class_report(["a"]), ValueError, "`names` must be 3, one for each class; got 1"),
         (
