@@ -15,6 +15,7 @@ from bayesuq.inference.ensemble.stacked_dropout import StackedDropout, with_stac
 from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
+from bayesuq.inference.posteriors.memorised import warn_if_memorised
 from bayesuq.inference.posteriors.network_mode import SCALE_RATE, MapPosterior, adversarial_step, check_moves
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective, minimise
@@ -103,7 +104,10 @@ def fit_modes(
         streams = Streams([training.key(NOISE) for training in trainings], model.device)
         modes = StackedModes(models, source.num_data, streams, num_steps=num_steps, adversarial_steps=steps)
         minimise(modes.objective(), StackedSource(sources, trainings), None, first)  # type: ignore[arg-type]
-        return modes.posteriors(source.num_batches)
+        members = modes.posteriors(source.num_batches)
+        if not adversarial:
+            warn_if_memorised(members[0], source)
+        return members
 
 
 def _check_draws(model: BayesianNetwork, x: Tensor) -> None:

@@ -14,6 +14,7 @@ from bayesuq.data import Batch
 from bayesuq.inference.joint.energy import FlatJoint
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
+from bayesuq.inference.posteriors.memorised import warn_if_memorised
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import UNTRAINED, History
 from bayesuq.inference.training.loop import Objective, minimise
@@ -75,7 +76,10 @@ def fit_mode(
         step = adversarial_step(source) if adversarial else None
         mode = ModeObjective(model, source.num_data, adversarial_step=step)
         objective = replace(mode.objective(), from_network=()) if fixed_start else mode.objective()
-        return mode.posterior(minimise(objective, source, validation, training))
+        posterior = mode.posterior(minimise(objective, source, validation, training))
+        if validation is None and not adversarial and not source.workers.are_together:
+            warn_if_memorised(posterior, source)
+    return posterior
 
 
 def adversarial_step(source: Source) -> Tensor:

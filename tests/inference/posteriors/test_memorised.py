@@ -1,0 +1,84 @@
+"""Noise that a network memorised: the error of rows left out, against fits without them, and who is told."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+
+from bayesuq.data import Dataset
+from bayesuq.inference import ensemble, laplace, map_estimate, swag
+from bayesuq.inference.posteriors.memorised import left_out_error
+from bayesuq.inference.posteriors.network_mode import MapPosterior
+from bayesuq.inference.training.minibatches import NetworkReader, Source
+from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
+from tests.inference.examples import noise
+
+WIDTH = 12
+
+
+def model(hidden: tuple[int, ...] = (40, 40), prior: Any = None, likelihood: Any = None) -> BayesianNetwork:
+    net = networks.mlp(WIDTH, hidden, 1, seed=0).double()
+    return BayesianNetwork(net, prior or priors.Normal(), likelihood or likelihoods.Normal(scale="learned"))
+
+
+def rows(number: int) -> Dataset:
+    """y has a standard deviation of about one, of which noise has as much as the signal."""
+    x = noise(0, number, WIDTH)
+    return Dataset(x, 0.7 * x[:, 0] + 0.7 * noise(1, number))
+
+
+def error_of(fitted: Any, data: Dataset) -> float | None:
+    return left_out_error(fitted, Source(NetworkReader(fitted.model), data, len(data)))
+
+
+def test_of_a_linear_network_it_is_the_error_of_fits_without_each_row() -> None:
+    """Ridge regression in closed form, with each of the rows left out, under the noise that stands in the mode."""
+    data, scale = Dataset(noise(0, 10, WIDTH), noise(1, 10)), 0.1
+    mode = MapPosterior.of(model((), likelihood=likelihoods.Normal(scale="learned", initial_scale=scale)))
+    inputs, y = torch.cat([data.x, torch.ones(10, 1)], dim=1), data.y.reshape(-1)
+    errors = []
+    for out in range(10):
+        kept = torch.arange(10) != out
+        precision = inputs[kept].T @ inputs[kept] / scale**2 + torch.eye(WIDTH + 1)
+        weights = torch.linalg.solve(precision, inputs[kept].T @ y[kept] / scale**2)
+        errors.append((y[out] - inputs[out] @ weights) / scale)
+    assert error_of(mode, data) == pytest.approx(float(torch.stack(errors).square().mean().sqrt()), rel=1e-9)
+
+
+def test_rows_that_are_there_twice_are_no_error() -> None:
+    data = rows(6).rows([0, 1, 2, 3, 4, 5] * 2)
+    likelihood = likelihoods.Normal(scale="learned", initial_scale=1e-12)
+    assert error_of(MapPosterior.of(model(likelihood=likelihood)), data) is not None
+
+
+def told(fit: Callable[..., Any], built: BayesianNetwork, data: Dataset, **options: Any) -> bool:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(built, data, num_epochs=300, batch_size=60, learning_rate=1e-2, seed=0, progress=False, **options)
+    return any("could not memorise" in str(one.message) for one in caught)
+
+
+@pytest.mark.parametrize("fit", [map_estimate.fit, ensemble.fit, laplace.fit, swag.fit])
+def test_a_noise_that_was_memorised_is_told(fit: Callable[..., Any]) -> None:
+    options = {"num_members": 2} if fit is ensemble.fit else {}
+    assert told(fit, model(), rows(60), **options)
+
+
+def test_what_is_not_memorised_or_cannot_be_seen_is_not_told() -> None:
+    data = rows(60)
+    weighted = Dataset(data.x, data.y, torch.linspace(0.5, 1.5, 60))
+    assert not told(map_estimate.fit, model(()), data)
+    assert not told(map_estimate.fit, model(likelihood=likelihoods.Normal(scale=0.7)), data)
+    assert not told(map_estimate.fit, model(), data, validation=rows(61))
+    assert not told(map_estimate.fit, model(), weighted)
+    assert not told(map_estimate.fit, model(prior=priors.Normal(scale=0.05)), data)
+
+
+def test_held_out_rows_mend_what_is_told() -> None:
+    data, new = rows(60), rows(200).rows(range(60, 200))
+    options: dict[str, Any] = {"num_epochs": 300, "batch_size": 60, "learning_rate": 1e-2, "seed": 0, "progress": False}
+    alone = map_estimate.fit(model(), data, **options).predict(new.x).log_prob(new.y).mean()
+    watched = map_estimate.fit(model(), data, validation=new, **options).predict(new.x).log_prob(new.y).mean()
+    assert watched > alone + 10.0
