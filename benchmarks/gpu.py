@@ -57,9 +57,9 @@ METHODS: dict[str, Callable[..., Any]] = {
     "dropout": dropout.fit,
     "swag": partial(swag.fit, rank=5, swa_learning_rate=1e-3),
     "ensemble": partial(ensemble.fit, num_members=3),
-    "laplace, diagonal": partial(laplace.fit, structure="diagonal"),
-    "laplace, kronecker": partial(laplace.fit, structure="kronecker"),
-    "laplace, full": partial(laplace.fit, structure="full"),
+    "laplace, diagonal": partial(laplace.fit, structure="diagonal", subset="all"),
+    "laplace, kronecker": partial(laplace.fit, structure="kronecker", subset="all"),
+    "laplace, full": partial(laplace.fit, structure="full", subset="all"),
 }
 SAMPLERS: dict[str, Callable[..., Any]] = {
     "sgmcmc": partial(sgmcmc.fit, step_size=1e-4, batch_size=128, **CHAINS),

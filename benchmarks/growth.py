@@ -107,7 +107,13 @@ def whole() -> Iterator[tuple[str, str, int, Work, Work | None]]:
     for rows in (4_096, 8_192, 16_384, 32_768):
         model, data = problem(rows)
         mode = map_estimate.fit(model, data, num_epochs=1, seed=0, progress=False)
-        yield "laplace, Kronecker", "rows", rows, partial(laplace.fit, model, data, mode=mode, progress=False), None
+        yield (
+            "laplace, Kronecker",
+            "rows",
+            rows,
+            partial(laplace.fit, model, data, subset="all", mode=mode, progress=False),
+            None,
+        )
     for width in (64, 128, 256, 512):
         model, data = problem(512, width)
         mode = map_estimate.fit(model, data, num_epochs=1, seed=0, progress=False)
@@ -116,7 +122,7 @@ def whole() -> Iterator[tuple[str, str, int, Work, Work | None]]:
             "laplace, Kronecker",
             "weights",
             number,
-            partial(laplace.fit, model, data, mode=mode, progress=False),
+            partial(laplace.fit, model, data, subset="all", mode=mode, progress=False),
             None,
         )
     model, data = problem(512)

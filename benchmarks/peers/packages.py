@@ -40,7 +40,9 @@ def of_bayesuq() -> Iterator[Line]:
     yield steps(partial(fit, num_epochs=num_epochs, estimator="weights"))
     yield prediction(partial(fit(num_epochs=1).predict, new_rows(), num_samples=NUM_DRAWS, seed=0))
     mode = bq.inference.map_estimate.fit(model, data, num_epochs=1, seed=0, progress=False)
-    laplace = partial(bq.inference.laplace.fit, model, data, mode=mode, structure="kronecker", progress=False)
+    laplace = partial(
+        bq.inference.laplace.fit, model, data, mode=mode, subset="all", structure="kronecker", progress=False
+    )
     yield steps(laplace)._replace(what="Laplace, Kronecker, fit")
     inputs, targets = rows_of_process()
     process = bq.models.gp.GaussianProcess(bq.models.gp.RBF())
