@@ -33,6 +33,21 @@ def posteriors():
         return {name: fit(seed=0) for name, fit in FITS.items()}
 
 
+def classes(x, y=None):
+    weights = pyro.sample("weights", dist.Normal(torch.zeros(2, 3), 1.0).to_event(2))
+    with pyro.plate("rows", len(x)):
+        return pyro.sample("y", dist.Categorical(logits=x[:, :2] @ weights), obs=y)
+
+
+@pytest.mark.parametrize("method", [variational, hmc, map_estimate, laplace, sgmcmc, microcanonical, ensemble])
+def test_labels_that_are_none_of_a_programs_classes_are_refused(method):
+    labels = torch.arange(len(X)) % 3
+    with pytest.raises(ValueError, match="labels from 0 to 2; got 1 to 3"):
+        method.fit(classes, Dataset(X, labels + 1), seed=0)
+    with pytest.raises(TypeError, match="whole-number labels; got fractions"):
+        method.fit(classes, Dataset(X, labels + 0.5), seed=0)
+
+
 @pytest.mark.filterwarnings("ignore:A model of your own cannot be recorded:UserWarning")
 @pytest.mark.parametrize("name", FITS)
 def test_every_word_gives_a_posterior_that_predicts_is_saved_and_told(name, posteriors, tmp_path):

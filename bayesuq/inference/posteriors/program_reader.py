@@ -3,11 +3,12 @@
 import copy
 from typing import Any
 
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor, nn
 
-from bayesuq.arrays import as_real, check_device
+from bayesuq.arrays import as_labels, as_real, check_device
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.program_call import USUAL, AtOrigin, Observed, ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint, running
@@ -76,7 +77,7 @@ class ProgramRows:
             ValueError: See `ProgramJoint.of`; or targets that are no values of what the program observes.
         """
         x = self.inputs(first.x)
-        self._shape, self._is_label = self._kind(x, first)
+        self._shape, self._is_label, self._num_classes = self._kind(x, first)
         rows = self.read(first)
         self.joint = ProgramJoint.of(self.call, rows)
         self._check_values(rows)
@@ -89,9 +90,8 @@ class ProgramRows:
         if y.shape != shape and y.numel() != torch.Size(shape).numel():
             raise ValueError(f"`y` of shape {tuple(y.shape)} is no value of what the program observes, {shape}.")
         y = y.reshape(shape)
-        return cast_rows(
-            data, y.long() if self._is_label else y.to(self.dtype), self.device, self.dtype, x=self.inputs(data.x)
-        )
+        y = as_labels(y, num_classes=self._num_classes) if self._is_label else y.to(self.dtype)
+        return cast_rows(data, y, self.device, self.dtype, x=self.inputs(data.x))
 
     def inputs(self, x: Any) -> Any:
         """Inputs as the program takes them."""
@@ -100,18 +100,19 @@ class ProgramRows:
             return as_real(rows, self.device, self.dtype)
         return in_dtype(rows, self.device, self.dtype, whole=True)
 
-    def _kind(self, x: Any, first: Dataset) -> tuple[torch.Size, bool]:
-        """The shape of a row of the targets, and whether they are labels."""
+    def _kind(self, x: Any, first: Dataset) -> tuple[torch.Size, bool, int | None]:
+        """The shape of a row of the targets, whether they are labels, and of how many classes, where that is known."""
         several = self.call.names is not None and len(self.call.names) > 1
         squeezed = first.y.reshape(len(first.y), *first.y.shape[2:]) if first.y.shape[1:2] == (1,) else first.y
         usual = (first.y.shape[1:] if several else squeezed.shape[1:]), first.is_labelled
         site = self._site(x, Batch(x, squeezed, None))
         if several or site is None:
-            return torch.Size(usual[0]), False if several else usual[1]
-        law = site["fn"]
+            return torch.Size(usual[0]), False if several else usual[1], None
+        law, base = site["fn"], unwrapped(site["fn"])
         shape = law.batch_shape + law.event_shape
-        whole = isinstance(unwrapped(law), LABELS) and "Bernoulli" not in type(unwrapped(law)).__name__
-        return (shape[1:] if shape[:1] == (len(first.y),) else torch.Size(usual[0])), whole
+        whole = isinstance(base, LABELS) and "Bernoulli" not in type(base).__name__
+        num_classes = base.probs.shape[-1] if isinstance(base, dist.Categorical) else None
+        return (shape[1:] if shape[:1] == (len(first.y),) else torch.Size(usual[0])), whole, num_classes
 
     def _site(self, x: Any, rows: Batch) -> Any | None:
         """The observed site, as the program draws it without targets or, where it does not, takes them."""

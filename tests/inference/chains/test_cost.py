@@ -24,7 +24,7 @@ def test_a_gradient_is_timed_once_for_the_choice_and_the_warning(monkeypatch: py
         return run(job, positions, "sequential", potential, workers)
 
     run = processes.run_chains
-    monkeypatch.setattr(hmc, "run_chains", run_chains)
+    monkeypatch.setattr("bayesuq.inference.hmc.fitting.run_chains", run_chains)
     model = BayesianNetwork(networks.mlp(1, (), 1), priors.Normal(), likelihoods.Normal(scale=0.5))
     data = Dataset(torch.arange(3.0).unsqueeze(1), torch.arange(3.0))
     hmc.fit(model, data, num_samples=5, num_warmup=5, num_chains=2, seed=0, start="prior")

@@ -200,7 +200,7 @@ def test_the_method_follows_from_kernel_size_and_cores(monkeypatch):
         return original(job, positions, "sequential", potential, workers)
 
     original = chain_methods.run_chains
-    monkeypatch.setattr(hmc, "run_chains", note)
+    monkeypatch.setattr("bayesuq.inference.hmc.fitting.run_chains", note)
     branching = BayesianNetwork(Branching(), priors.Normal(), likelihoods.Normal(scale=0.2))
 
     def chosen(model=None, data=None, **options):
