@@ -164,7 +164,7 @@ def test_scales_name_the_prior() -> None:
 
 def test_the_committed_settings_have_the_papers_network_and_every_method() -> None:
     settings = read_settings(SETTINGS)
-    assert settings.keys() == {*METHODS, "variational-narrow"}
+    assert settings.keys() == {*METHODS, "variational-narrow", "variational-mixture-256"}
     for setting in settings.values():
         shapes = [tuple(parameter.shape) for parameter in setting.model(0).net.parameters() if parameter.ndim == 2]
         assert shapes == [(400, 784), (400, 400), (10, 400)]
