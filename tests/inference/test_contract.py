@@ -64,7 +64,7 @@ class TestIvon(EndlessPosteriorContract):
 
     fit = ivon.fit
     options: ClassVar = EndlessPosteriorContract.options | {"learning_rate": 0.2}
-    learning: ClassVar = {"num_epochs": 100, "batch_size": 16, "learning_rate": 0.2}
+    learning: ClassVar = {"num_epochs": 200, "batch_size": 16, "learning_rate": 0.2}
 
 
 @pytest.mark.filterwarnings(*SHORT_FIT)

@@ -26,7 +26,7 @@ FITS = {
     "variational, local": partial(variational.fit, estimator="local", **OPTIONS),
     "variational, flipout": partial(variational.fit, estimator="flipout", num_draws=2, **OPTIONS),
     "variational, low rank": partial(variational.fit, guide=variational.low_rank(2), **OPTIONS),
-    "ivon": partial(ivon.fit, **{**OPTIONS, "num_epochs": 70, "learning_rate": 0.3}),
+    "ivon": partial(ivon.fit, **{**OPTIONS, "num_epochs": 140, "learning_rate": 0.3}),
     "laplace": partial(laplace.fit, **OPTIONS),
     "swag": partial(swag.fit, rank=4, **OPTIONS),
     "sgmcmc, one by one": partial(sgmcmc.fit, batch_size=32, vectorised=False, **CHAINS),
