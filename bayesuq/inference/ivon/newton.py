@@ -14,8 +14,8 @@ is a share of a Newton step, and does not depend on the units of y. Shen et al. 
 
 Three things are beside the paper. In G z / s, G is taken from the mean gradient that the momentum has, or, of a second
 draw at -z, from that of its opposite: neither changes the expectation, and both take away most of the noise. |r| is at
-most a tenth, and a mean moves by at most a hundredth of its prior's scale in a step. gamma falls as the steps
-go on, so that c is a mean over the last third of them and no longer knows where it began.
+most a tenth, and a mean moves by at most a hundredth of its prior's scale in a step. Without a given memory gamma
+falls as the steps go on, so that c is a mean over the last third of them and no longer knows where it began.
 
 A step passes over vectors of all weights some twenty times, and what it costs beside the network is the memory that
 these go through. So s is not kept, but z s is, of which G z / s = G (z s) (c + p) is made; and the passes go over one
