@@ -175,12 +175,21 @@ def parts(law: Any, shape: torch.Size) -> Law:
             "`components` must be a torch distribution with parameters of its own and a density, such as StudentT; got "
             f"{kind.__name__}. Of draws of y* take `EmpiricalPredictive.from_draws`."
         )
-    dims = {name: each.event_dim for name, each in law.arg_constraints.items()}
     tensors = {
-        name: _core(value, len(shape), dims.get(name, 0)) for name, value in found.items() if isinstance(value, Tensor)
+        name: _core(value, len(shape), _num_event_dims(law, name))
+        for name, value in found.items()
+        if isinstance(value, Tensor)
     }
     fixed = {name: value for name, value in found.items() if name not in tensors}
     return Law(kind, tensors, inner, fixed, (), torch.Size(shape))
+
+
+def _num_event_dims(law: Any, name: str) -> int:
+    """Dimensions of an argument beyond the batch; 0 where its constraint, as `constraints.dependent`, tells none."""
+    try:
+        return int(law.arg_constraints[name].event_dim)
+    except (KeyError, NotImplementedError):
+        return 0
 
 
 def _transformed(law: Any, shape: torch.Size) -> Law:

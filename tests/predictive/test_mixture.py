@@ -219,3 +219,32 @@ def test_predictives_of_two_families_do_not_join() -> None:
 def test_what_is_no_mixture_of_single_numbers_is_refused(law: object, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         MixturePredictive(law)  # type: ignore[arg-type]
+
+
+class Ramp(torch.distributions.Distribution):
+    """A law of one's own on [0, top], whose argument's constraint says nothing of its dimensions."""
+
+    arg_constraints = {"top": torch.distributions.constraints.dependent}  # noqa: RUF012 - as torch's own are
+    support = torch.distributions.constraints.nonnegative
+
+    def __init__(self, top, validate_args=None):
+        self.top = top
+        super().__init__(top.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        return Ramp(self.top.expand(batch_shape))
+
+    def log_prob(self, value):
+        return (2 * value / self.top**2).log()
+
+    def sample(self, sample_shape=()):
+        return self.top * torch.rand(*sample_shape, *self.batch_shape, dtype=self.top.dtype).sqrt()
+
+
+def test_a_law_whose_constraints_tell_no_dimensions_is_taken():
+    top = torch.linspace(1.0, 3.0, 8).double().reshape(2, 4, 1)
+    predictive = MixturePredictive(Ramp(top))
+    y = torch.full((4, 1), 0.5).double()
+    expected = (1.0 / top**2).mean(dim=0).log()
+    torch.testing.assert_close(predictive.log_prob(y).reshape(4, 1), expected)
+    assert predictive.at(slice(1, 3)).shape == (2, 2, 1)
