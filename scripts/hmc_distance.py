@@ -30,6 +30,11 @@ TRAINED: dict[str, Any] = {"num_epochs": 1000, "batch_size": 128, "progress": Fa
 VARIATIONAL: dict[str, Any] = {**TRAINED, "num_epochs": 2000}
 CHAINS: dict[str, Any] = {"num_chains": 4, "num_warmup": 250, "num_samples": 250, "progress": False}  # the budget
 COLLAPSED_CHAINS: dict[str, Any] = {"num_chains": 8, "num_warmup": 200, "num_samples": 600}
+LENGTHS = {  # of those chains, where fewer warm up, or where so many draws make them agree
+    "boston": {"num_warmup": 120, "num_samples": 250},
+    "concrete": {"num_warmup": 120},
+    "energy": {"num_warmup": 120, "num_samples": 700},
+}
 Fit = Callable[..., bq.Posterior]
 REFERENCES: dict[str, Callable[..., hmc.HmcPosterior]] = {NUTS: hmc.fit, COLLAPSED: hmc_collapsed.fit}
 METHODS: dict[str, Fit] = {
@@ -73,21 +78,22 @@ def of_parts(task: Problem, chains: hmc.HmcPosterior) -> dict[str, float]:
     return found
 
 
-def reference(name: str, task: Problem, file: Path) -> hmc.HmcPosterior:
+def reference(name: str, task: Problem, data: str, file: Path) -> hmc.HmcPosterior:
     """The chains: from the file, or run, and then kept there."""
     if file.exists():
         found = bq.load(file)
     else:
-        found = REFERENCES[name](task.model, task.train, seed=0, checkpoint=file.with_suffix(".run"), **budget(name))
+        checkpoint = file.with_suffix(".run")
+        found = REFERENCES[name](task.model, task.train, seed=0, checkpoint=checkpoint, **budget(name, data))
         found.save(file)
     if not isinstance(found, hmc.HmcPosterior):
         raise TypeError(f"{file} holds no chains")
     return found
 
 
-def budget(name: str) -> dict[str, Any]:
-    """The options of the chains."""
-    return CHAINS if name == NUTS else COLLAPSED_CHAINS
+def budget(name: str, data: str) -> dict[str, Any]:
+    """The options of the chains on a set."""
+    return CHAINS if name == NUTS else COLLAPSED_CHAINS | LENGTHS.get(data, {})
 
 
 def run(data: str, split: int, options: argparse.Namespace) -> None:
@@ -96,13 +102,13 @@ def run(data: str, split: int, options: argparse.Namespace) -> None:
     key: dict[str, Any] = {"data": data, "split": split, "reference": None if name == NUTS else name}
     task, begin = problem(data, split), perf_counter()
     file = f"{data}-{split}.safetensors" if name == NUTS else f"{data}-{split}-collapsed.safetensors"
-    chains = reference(name, task, options.work / file)
+    chains = reference(name, task, data, options.work / file)
     target = task.predict(chains)
     own = task.scores(target)
     if not records.has(method=name, **key):
         seconds = perf_counter() - begin
         told = convergence_of(chains, task.x) | of_parts(task, chains)
-        records.append({**key, "method": name, **own, **told, "seconds": seconds, **budget(name)})
+        records.append({**key, "method": name, **own, **told, "seconds": seconds, **budget(name, data)})
         print(data, split, name, own, told, flush=True)
     for method, fit in METHODS.items():
         if records.has(method=method, **key) or method in LEFT_OUT.get(data, ()) or method not in options.methods:
