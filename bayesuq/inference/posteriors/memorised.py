@@ -27,7 +27,7 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 
-MOST_ROWS, MOST_DERIVATIVES = 1000, 20_000_000  # below which looking costs a few per cent of a fit
+MOST_ROWS, MOST_DERIVATIVES = 1000, 20_000_000  # of which looking takes some half of a second
 SMALL_NOISE = 0.3  # of y's standard deviation: above it, little was memorised
 LEVEL, LEAST_COVERAGE = 0.9, 0.6  # of intervals, and what they must hold of rows left out
 
