@@ -34,6 +34,7 @@ LENGTHS = {  # of those chains, where fewer warm up, or where so many draws make
     "boston": {"num_warmup": 120, "num_samples": 250},
     "concrete": {"num_warmup": 120},
     "energy": {"num_warmup": 120, "num_samples": 700},
+    "yacht": {"num_samples": 2000},
 }
 Fit = Callable[..., bq.Posterior]
 REFERENCES: dict[str, Callable[..., hmc.HmcPosterior]] = {NUTS: hmc.fit, COLLAPSED: hmc_collapsed.fit}
