@@ -48,7 +48,7 @@ def evaluate_fit(
         `kl_weight`: where it is not 1, so that nobody takes a tempered posterior for the Bayesian one.
 
     Raises:
-        ValueError: see `pareto.pareto_k`.
+        ValueError: See `pareto.pareto_k`.
 
     Example:
         >>> print(*evaluate_fit(losses=[1.0] * 20, scale_movement=0.1), sep="\n")

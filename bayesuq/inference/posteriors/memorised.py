@@ -15,7 +15,6 @@ Reference:
     Improving Predictions of Bayesian Neural Nets via Local Linearization.
 """
 
-import math
 from collections.abc import Mapping
 
 import torch
@@ -58,8 +57,10 @@ def left_out_coverage(posterior: WeightPosterior, source: Source) -> float | Non
     model = posterior.model
     names = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
     layout = Layout.of(model, names)
+    if not _is_asked(model, layout.size, source):
+        return None
     prior = FlatPrior.of(model, layout)
-    if prior.others or not _is_asked(model, layout.size, source):
+    if prior.others:
         return None
     batches = list(source.complete())
     x, y = torch.cat([batch.x for batch in batches]), torch.cat([batch.y for batch in batches])
@@ -77,7 +78,7 @@ def left_out_coverage(posterior: WeightPosterior, source: Source) -> float | Non
     covariance.diagonal().add_(scale**2)
     inverse = torch.linalg.inv_ex(covariance).inverse
     errors = inverse @ targets / inverse.diagonal()
-    within = math.sqrt(2) * scale * torch.erfinv(errors.new_tensor(LEVEL))
+    within = scale * torch.special.ndtri(errors.new_tensor((1 + LEVEL) / 2))
     return float((errors.abs() <= within).double().mean()) if errors.isfinite().all() else None
 
 
