@@ -26,13 +26,13 @@ import functools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, ClassVar, Literal, Unpack, get_args
+from typing import Any, ClassVar, Literal, Unpack
 
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, check_count, check_positive
+from bayesuq.arrays import ArrayLike, check_count, check_one_of, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.confidence.true_class import (
     as_it_is,
@@ -148,8 +148,7 @@ def fit(
         torch.Size([4])
     """
     is_first(TOPIC)  # what the networks below see are features, whose scale is no matter of the user's
-    if loss not in get_args(Loss):
-        raise ValueError(f"`loss` must be 'cross-entropy' or 'squared'; got {loss!r}.")
+    check_one_of(loss, "loss", Loss)
     check_positive(fine_tuning_rate, "fine_tuning_rate")
     check_count(num_fine_tuning_epochs, "num_fine_tuning_epochs", minimum=0)
     file = Checkpoint.of(options["checkpoint"])

@@ -314,7 +314,7 @@ def test_what_has_no_true_class_probability_is_refused(fitted: Posterior) -> Non
         confidence.fit(object(), rings(10, 0))  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`num_fine_tuning_epochs` must be at least 0"):
         confidence.fit(fitted, rings(10, 0), num_fine_tuning_epochs=-1)
-    with pytest.raises(ValueError, match="`loss` must be 'cross-entropy' or 'squared'; got 'mse'"):
+    with pytest.raises(ValueError, match="`loss` must be one of 'cross-entropy', 'squared'; got 'mse'"):
         confidence.fit(fitted, rings(10, 0), loss="mse")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="`fine_tuning_rate`"):
         confidence.fit(fitted, rings(10, 0), fine_tuning_rate=0.0)
