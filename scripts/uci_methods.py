@@ -20,8 +20,8 @@ from bayesuq.arrays import check_count, check_positive, check_probability
 from bayesuq.evaluation.calibration import interval_coverage
 from bayesuq.evaluation.scores import crps, root_mean_squared_error
 from bayesuq.inference.dropout import DropoutPosterior
-from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.ensemble.together import fit_modes
+from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.training.options import Training
 from bayesuq.inference.variational.guides import mean_field
 from bayesuq.inference.variational.together import fit_mean_fields

@@ -65,7 +65,7 @@ STANDS_ON = {
         *("dropout", "ensemble", "gp", "laplace"),
         *("microcanonical", "quantile_calibration", "stacking", "temperature"),
     },
-    "adoption": {"ensemble", "gp"},  # what a trained network, or a committee of them, already is
+    "adoption": {"gp"},  # what a trained model of GPyTorch's already is
     "ensemble": {"map_estimate"},  # of which it takes several
     "ivon": {"variational"},
     "microcanonical": {"ensemble"},

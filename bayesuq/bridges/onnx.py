@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from bayesuq import optional
 from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.data import Standardizer
-from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.prediction import draw_indices
 from bayesuq.inference.posteriors.units import UnitsPosterior
 from bayesuq.inference.posteriors.weights import WeightPosterior

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, overload
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.models.bnn import BayesianNetwork, check_network, computed_by_hooks, copied_beside
 from bayesuq.models.likelihoods.base import Likelihood

@@ -118,7 +118,7 @@ METHODS = (
     Method(
         "ensemble",
         "members",
-        {"EnsemblePosterior": "ensemble.fitting", "ProgramEnsemble": "ensemble.program"},
+        {"EnsemblePosterior": "posteriors.ensemble", "ProgramEnsemble": "ensemble.program"},
         "Networks trained from different starts; their disagreement is the uncertainty.",
         "ensemble",
     ),

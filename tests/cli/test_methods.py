@@ -12,12 +12,12 @@ from bayesuq.data import Dataset, Split
 from bayesuq.inference import confidence
 from bayesuq.inference.confidence.fitting import ConfidencePosterior
 from bayesuq.inference.dropout import DropoutPosterior
-from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.gp.exact import ExactGpPosterior
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior
 from bayesuq.inference.hmc import HmcPosterior
 from bayesuq.inference.laplace.posterior import LaplacePosterior
 from bayesuq.inference.microcanonical.fitting import MicrocanonicalPosterior
+from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.leave_one_out import left_out_levels
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.quantile_calibration import level_map

@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, map_estimate, swag, temperature, variational
-from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.models import likelihoods, networks, priors

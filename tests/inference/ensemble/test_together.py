@@ -11,7 +11,7 @@ from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble
 from bayesuq.inference.ensemble import fitting as ensemble_fitting
 from bayesuq.inference.ensemble import together as vectorised
-from bayesuq.inference.ensemble.fitting import EnsemblePosterior
+from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.network_mode import fit_mode
 from bayesuq.inference.training import loop as optimize
 from bayesuq.inference.training.checkpoint import Checkpoint

@@ -14,8 +14,8 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, map_estimate, temperature, variational
 from bayesuq.inference.adoption import adopt, adopt_members
-from bayesuq.inference.ensemble.fitting import EnsemblePosterior
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.temperature import evidence, fitting
