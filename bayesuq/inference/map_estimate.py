@@ -8,8 +8,6 @@ layers act while it trains, as a regulariser, and are the identity afterwards.
 
 from typing import Unpack, cast
 
-from bayesuq.inference.joint.program_call import Observed, check_unnamed
-from bayesuq.inference.joint.programs import Program, is_program
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, fit_mode
 from bayesuq.inference.posteriors.network_mode import MapPosterior as MapPosterior
@@ -18,6 +16,7 @@ from bayesuq.inference.training.options import Training, TrainingOptions, traini
 from bayesuq.inference.training.workers import Group, check_alone
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.program import Observed, Program, check_unnamed, is_program
 
 __all__ = ["fit"]
 __dir__ = __all__.copy

@@ -6,10 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from bayesuq.inference.joint.program_call import Observed
-from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.posteriors.program import LatentPosterior
 from bayesuq.loaders import Data
+from bayesuq.models.program import Observed, Program
 from bayesuq.randomness import derive_seed
 
 

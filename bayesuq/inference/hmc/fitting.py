@@ -46,10 +46,8 @@ from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.hmc.onwards import FIXED, check_same_density, ends_of, kernel_of, longer, seed_of
 from bayesuq.inference.hmc.posterior import HmcPosterior
-from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
-from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
@@ -63,6 +61,7 @@ from bayesuq.inference.training.workers import ALONE, Group, Workers
 from bayesuq.inputs import named_leaves
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.program import Observed, Program, check_program, check_unnamed
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed, isolated
 from bayesuq.storage import below

@@ -21,11 +21,11 @@ from bayesuq.arrays import check_finite
 from bayesuq.data import Dataset
 from bayesuq.inference.hmc.posterior import HmcPosterior
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.program_call import USUAL, Observed
-from bayesuq.inference.joint.programs import Program, check_program
+from bayesuq.inference.joint.program_call import USUAL
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.program import Observed, Program, check_program
 from bayesuq.options import shortened
 
 __all__ = ["from_samples"]

@@ -23,12 +23,12 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.programs import OPTIONS, Program, is_data, is_subsample, private_store
+from bayesuq.inference.joint.programs import OPTIONS, is_data, is_subsample, private_store
 from bayesuq.inputs import structure
+from bayesuq.models.program import Observed, Program
 from bayesuq.predictive.laws import unwrapped
 
 USUAL = ("y", "obs")
-Observed = str | Sequence[str] | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -326,16 +326,6 @@ class AtOrigin(Messenger):
         msg["value"] = transform(
             torch.zeros(transform.inverse_shape(shape), dtype=dtype_of(law), device=device_of(law))
         )
-
-
-def check_unnamed(observed: Observed) -> None:
-    """Refuse names of observed sites for a network.
-
-    Raises:
-        ValueError: There are some.
-    """
-    if observed is not None:
-        raise ValueError(f"`observed` names a site of a program; a network's is 'y'. Leave it out; got {observed!r}.")
 
 
 def check_laws(latents: Mapping[str, Any]) -> None:

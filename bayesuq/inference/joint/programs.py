@@ -10,7 +10,7 @@ import math
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from threading import RLock
-from typing import Any, TypeGuard
+from typing import Any
 
 import pyro
 import torch
@@ -19,11 +19,10 @@ from pyro.infer.autoguide import AutoLaplaceApproximation, AutoMultivariateNorma
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.program import Program
 from bayesuq.options import shortened
 from bayesuq.predictive.laws import unwrapped
 
-Program = Callable[..., Any]
 GuideBuilder = Callable[[Any], Program]
 
 LOCK = RLock()
@@ -88,26 +87,6 @@ def is_worked_out(site: Any) -> bool:
     """Whether an observed site is `pyro.factor`'s or `pyro.deterministic`'s, or what a reparametrisation left there."""
     law = unwrapped(site["fn"])
     return bool(site["infer"].get("_deterministic")) or isinstance(law, Delta) or type(law).__name__ == "Unit"
-
-
-def is_program(model: Any) -> TypeGuard[Program]:
-    """Whether something was passed to be run as a Pyro program: a function, or a module of Pyro's."""
-    if isinstance(model, BayesianNetwork):  # one too, but known better
-        return False
-    return callable(model) and (not isinstance(model, nn.Module) or isinstance(model, PyroModule))
-
-
-def check_program(model: Any) -> None:
-    """Refuse what is no Pyro program: a plain module is a network that someone forgot to wrap.
-
-    Raises:
-        TypeError: It is none.
-    """
-    if not is_program(model):
-        raise TypeError(
-            "`model` must be a bayesuq.models.BayesianNetwork, or a Pyro program with an observed site; got "
-            f"{type(model).__name__}."
-        )
 
 
 def build_guide(program: Program, build: GuideBuilder) -> Program:

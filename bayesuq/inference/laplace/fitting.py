@@ -27,8 +27,6 @@ from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout, normal_base
 from bayesuq.inference.joint.masks import is_dropout
-from bayesuq.inference.joint.program_call import Observed, check_unnamed
-from bayesuq.inference.joint.programs import Program, is_program
 from bayesuq.inference.laplace.curvature import output_weights
 from bayesuq.inference.laplace.factors import Derivatives, Factors
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, UnevenRowsError
@@ -45,6 +43,7 @@ from bayesuq.loaders import Data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision
+from bayesuq.models.program import Observed, Program, check_unnamed, is_program
 from bayesuq.models.rules import ALL, LAST_LAYER, matching_names
 from bayesuq.options import shortened
 from bayesuq.subnormals import flushed

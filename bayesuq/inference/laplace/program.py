@@ -19,10 +19,9 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.joint.program_call import Observed, ProgramCall
+from bayesuq.inference.joint.program_call import ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
-from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.laplace.program_structures import curvature_of
 from bayesuq.inference.posteriors.arrowhead import Root
 from bayesuq.inference.posteriors.modes import Mode, find_modes, log_mass, sharpened, warn_of_modes
@@ -33,6 +32,7 @@ from bayesuq.inference.training.convergence import warn_if_wide, warn_unless_rea
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.options import QUALITY, STARTS, Training
 from bayesuq.loaders import Data
+from bayesuq.models.program import Observed, Program
 from bayesuq.randomness import derive_seed, generator, resolve_seed
 
 NUM_RATIOS = 500

@@ -25,8 +25,6 @@ from bayesuq.inference.chains.program_starts import ProgramStart
 from bayesuq.inference.chains.starts import Constants, starting_points
 from bayesuq.inference.ensemble import fitting as ensemble
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.program_call import Observed, check_unnamed
-from bayesuq.inference.joint.programs import Program
 from bayesuq.inference.microcanonical.dynamics import Energies
 from bayesuq.inference.microcanonical.program import ProgramRun, fit_program
 from bayesuq.inference.microcanonical.run import Plan, Run
@@ -48,6 +46,7 @@ from bayesuq.inputs import named_leaves
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal
+from bayesuq.models.program import Observed, Program, check_unnamed
 from bayesuq.randomness import derive_seed, isolated
 
 __all__ = ["MicrocanonicalPosterior", "fit"]

@@ -12,10 +12,8 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.chains.agreement import warn_unless_latents_agree
 from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
-from bayesuq.inference.joint.program_call import Observed
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
-from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.microcanonical.run import Plan, Run
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
@@ -29,6 +27,7 @@ from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inputs import named_leaves
 from bayesuq.loaders import Data
+from bayesuq.models.program import Observed, Program, check_program
 from bayesuq.randomness import derive_seed, isolated
 
 DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into

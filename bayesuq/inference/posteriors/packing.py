@@ -18,12 +18,13 @@ from torch import Tensor, nn
 from bayesuq.arrays import check_device
 from bayesuq.data import Standardizer
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.joint.programs import Program, correlated, factorised
+from bayesuq.inference.joint.programs import correlated, factorised
 from bayesuq.inference.training.history import History
 from bayesuq.models.agreement import differ_in_start_only, have_same_laws
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.parts import check_layers, check_told, layers_of, told_of
+from bayesuq.models.program import Program
 from bayesuq.models.records import NoRecordError, build_model, check_same, laws_record, model_around, model_record
 from bayesuq.options import shortened
 from bayesuq.posterior import Posterior

@@ -19,11 +19,12 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.joint.program_call import ProgramCall
-from bayesuq.inference.joint.programs import Program, is_subsample, private_store
+from bayesuq.inference.joint.programs import is_subsample, private_store
 from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed, predict_batches
 from bayesuq.inference.posteriors.program_predictive import predictive_of
 from bayesuq.inputs import Inputs, Parts, as_rows, checked, in_dtype, named_leaves
+from bayesuq.models.program import Program
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.laws import unwrapped
 from bayesuq.randomness import derive_seed, globally_isolated, resolve_seed

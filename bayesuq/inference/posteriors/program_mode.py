@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.joint.program_call import Observed, ProgramCall
+from bayesuq.inference.joint.program_call import ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint, running
 from bayesuq.inference.joint.program_potential import ProgramPotential
-from bayesuq.inference.joint.programs import Program, check_program
 from bayesuq.inference.posteriors.modes import MOST_TRIES, RADIUS, polished
 from bayesuq.inference.posteriors.program import LatentPosterior, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
@@ -23,6 +22,7 @@ from bayesuq.inference.training.loop import Objective, minimise
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import NOISE, Training, sources
 from bayesuq.loaders import Data
+from bayesuq.models.program import Observed, Program, check_program
 from bayesuq.randomness import derive_seed, generator
 
 NUM_DATA = (

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from bayesuq.arrays import as_labels, as_real, check_device
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.joint.program_call import USUAL, AtOrigin, Observed, ProgramCall
+from bayesuq.inference.joint.program_call import USUAL, AtOrigin, ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint, running
-from bayesuq.inference.joint.programs import Program, is_data
+from bayesuq.inference.joint.programs import is_data
 from bayesuq.inference.training.minibatches import cast_rows
 from bayesuq.inputs import as_rows, checked, in_dtype
+from bayesuq.models.program import Observed, Program
 from bayesuq.predictive.laws import LABELS, unwrapped
 
 

@@ -9,10 +9,11 @@ from typing import Any
 from torch import nn
 
 from bayesuq.inference.catalogue import HOMES
-from bayesuq.inference.joint.programs import GuideBuilder, Program
+from bayesuq.inference.joint.programs import GuideBuilder
 from bayesuq.inference.posteriors.packing import FORMAT, restore_model, unpack, within
 from bayesuq.models import gp
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.program import Program
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read
 

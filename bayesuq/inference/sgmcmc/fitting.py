@@ -29,9 +29,7 @@ from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, starting_points
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.program_call import Observed, check_unnamed
 from bayesuq.inference.joint.program_potential import ProgramPotential
-from bayesuq.inference.joint.programs import Program, is_program
 from bayesuq.inference.posteriors.chains import ChainPosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.program import ProgramChains, parts_of
@@ -49,6 +47,7 @@ from bayesuq.inference.training.workers import Group, check_alone
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh
+from bayesuq.models.program import Observed, Program, check_unnamed, is_program
 from bayesuq.options import suggests_names
 from bayesuq.randomness import derive_seed
 from bayesuq.storage import below

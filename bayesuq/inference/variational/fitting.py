@@ -17,8 +17,8 @@ from torch import nn
 
 from bayesuq.arrays import check_count, check_positive
 from bayesuq.data import Dataset
-from bayesuq.inference.joint.program_call import Observed, ProgramCall, check_unnamed
-from bayesuq.inference.joint.programs import GuideBuilder, Program, correlated, factorised
+from bayesuq.inference.joint.program_call import ProgramCall
+from bayesuq.inference.joint.programs import GuideBuilder, correlated, factorised
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.convergence import (
@@ -61,6 +61,7 @@ from bayesuq.inference.variational.pruning import warn_if_pruned
 from bayesuq.inference.variational.tempering import Tempering, Weight, annealed
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.program import Observed, Program, check_unnamed
 
 __all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
 

@@ -18,7 +18,6 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.joint.programs import (
     GuideBuilder,
-    Program,
     build_guide,
     check_same_density,
     check_sites,
@@ -34,6 +33,7 @@ from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inputs import on_leaves
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.program import Program
 from bayesuq.randomness import derive_seed, globally_isolated, lent
 
 MODEL = "model."  # before the names of a program's own parameters: see `find_leaves`

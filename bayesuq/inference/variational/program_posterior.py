@@ -24,13 +24,8 @@ from torch import Tensor
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch, Dataset
 from bayesuq.gradients import unless_kept
-from bayesuq.inference.joint.program_call import Observed, ProgramCall
-from bayesuq.inference.joint.programs import (
-    OBSERVED,
-    GuideBuilder,
-    Program,
-    correlated,
-)
+from bayesuq.inference.joint.program_call import ProgramCall
+from bayesuq.inference.joint.programs import OBSERVED, GuideBuilder, correlated
 from bayesuq.inference.posteriors.modes import warn_of_modes
 from bayesuq.inference.posteriors.program import LatentPosterior, from_parts, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
@@ -42,6 +37,7 @@ from bayesuq.inference.training.options import GLOBAL, QUALITY, STARTS, Training
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inference.variational.normal_program import normal_objective
 from bayesuq.loaders import Data
+from bayesuq.models.program import Observed, Program
 from bayesuq.randomness import derive_seed, resolve_seed
 
 MOST_ROWS = 5_000_000  # over all draws, a matter of seconds: on larger data the reach is not looked at
