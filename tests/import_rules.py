@@ -202,6 +202,17 @@ def floors_and_methods(module: str, source: str, sources: Mapping[str, str]) -> 
     ]
 
 
+def arrows(sources: Mapping[str, str]) -> set[tuple[str, str]]:
+    """From which room of inference's floor to which others something is imported, types alone included."""
+    found = {
+        (own, _room(targets(imported, sources)))
+        for module, source in sources.items()
+        if (own := _room(module)) is not None
+        for imported in imports(source)
+    }
+    return {(own, room) for own, room in found if room is not None and room != own}
+
+
 def _room(module: str) -> str | None:
     """The folder or the file directly in inference that a module is, or is in; None outside of inference."""
     parts = module.split(".")

@@ -56,6 +56,15 @@ def test_a_method_stands_on_the_floors_below_and_on_the_methods_of_its_theory_on
     assert everywhere(rules.floors_and_methods, SOURCES) == []
 
 
+def test_the_floor_of_inference_has_no_more_rooms_and_arrows_than_these() -> None:
+    """A room is a file or folder directly in inference, an arrow one that imports another: see `docs/design.md`."""
+    arrows = rules.arrows(SOURCES)
+    rooms = {room for arrow in arrows for room in arrow}
+    assert {"joint", "gp", "map_estimate", "catalogue"} < rooms
+    assert len(rooms) <= 26
+    assert len(arrows) <= 65
+
+
 def test_names_are_imported_from_the_file_that_defines_them() -> None:
     assert everywhere(rules.names_from_elsewhere, SOURCES, PACKAGES) == []
 
@@ -188,6 +197,16 @@ def test_the_rule_of_direction_can_fail(module: str, source: str, allowed: bool)
 )
 def test_the_rule_of_floors_and_methods_can_fail(module: str, source: str, allowed: bool) -> None:
     assert (rules.floors_and_methods(f"bayesuq.inference.{module}", source, HOUSE) == []) == allowed
+
+
+def test_arrows_are_counted_between_rooms_once() -> None:
+    house = {
+        "bayesuq.inference.joint.layout": "",
+        "bayesuq.inference.gp.exact": "from bayesuq.inference.joint.layout import Layout\nimport bayesuq.arrays",
+        "bayesuq.inference.gp.sparse": "from bayesuq.inference.joint.layout import Layout",
+        "bayesuq.inference.hmc": "from bayesuq.inference.gp.exact import fit\nfrom bayesuq.models import bnn",
+    }
+    assert rules.arrows(house) == {("gp", "joint"), ("hmc", "gp")}
 
 
 @pytest.mark.parametrize(

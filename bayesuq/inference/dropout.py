@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.functions import Functions
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, is_dropout, only_layers, with_masks
+from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, only_layers, with_masks
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, ModeObjective
 from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
@@ -36,6 +36,7 @@ from bayesuq.loaders import Data
 from bayesuq.models import networks
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.layers import is_dropout
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed

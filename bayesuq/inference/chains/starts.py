@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors.network import check_same_sites
 from bayesuq.inference.posteriors.prediction import draw_indices
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
@@ -113,7 +114,6 @@ def _theta(model: BayesianNetwork, start: WeightPosterior, index: int, seed: int
     Raises:
         ValueError: A posterior of another model.
     """
-    layout = Layout.of(start.model)
-    if dict(layout.shapes) != dict(Layout.of(model).shapes):
-        raise ValueError("`start` must be of the same model: names or shapes of its sites differ. Fit it again.")
-    return {name: value.to(model.device, model.dtype) for name, value in layout.split(start.draw(index, seed)).items()}
+    check_same_sites(start, model, "start")
+    theta = Layout.of(start.model).split(start.draw(index, seed))
+    return {name: value.to(model.device, model.dtype) for name, value in theta.items()}

@@ -43,7 +43,6 @@ from bayesuq.inference.confidence.true_class import (
     of_both,
     with_targets,
 )
-from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network_mode import fit_mode
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -283,7 +282,7 @@ def _descend(net: nn.Sequential, data: Data, training: Training, criterion: Crit
     if isinstance(training.validation, Dataset):
         training = replace(training, validation=criterion.rows(training.validation))
     fitted = fit_mode(model, criterion.rows(data) if isinstance(data, Dataset) else data, training, fixed_start=True)
-    whole.load_state_dict(Layout.of(fitted.model).split(fitted.values), strict=False)
+    whole.load_state_dict({name: value[0] for name, value in fitted.sample_weights(seed=0).items()}, strict=False)
     return fitted.history
 
 

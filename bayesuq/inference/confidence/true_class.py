@@ -16,8 +16,6 @@ from torch.utils.data import Dataset as Rows
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.joint.masks import DROPOUT, is_dropout
-from bayesuq.inference.joint.network import NORMALISATION
 from bayesuq.inference.posteriors.network import at_values, over_network
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.prediction import activations_per_row, batches_of, rows_at_a_time
@@ -25,6 +23,7 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inputs import Inputs, apply, as_rows, checked
 from bayesuq.loaders import Data, in_memory
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.layers import DROPOUT, NORMALISATION, is_dropout
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution

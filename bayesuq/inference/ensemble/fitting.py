@@ -18,7 +18,6 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.ensemble.exchange import shared_out
 from bayesuq.inference.ensemble.program import ProgramEnsemble, fit_program
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
-from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE
@@ -33,6 +32,7 @@ from bayesuq.models.agreement import differ_in_start_only
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.freshness import not_fresh
 from bayesuq.models.initialisation import Initialise
+from bayesuq.models.layers import is_dropout
 from bayesuq.models.program import Observed, Program, check_program, check_unnamed
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bayesuq.models.layers import is_dropout
 from bayesuq.models.training_mode import RandomCall, Running, TrainingMode
 from bayesuq.randomness import RandomOperators, dropped, is_native_dropout, with_generator
 
 BLOCK = 64  # rows whose masks come from one generator
 ALPHA = -1.7580993408473766  # -scale * alpha of SELU (Klambauer et al. 2017): what AlphaDropout puts for a dropped unit
-DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 SHARED = 1  # in a key: draws of all rows, beside those of blocks of rows
 FILLS = ("bernoulli_", "normal_", "uniform_", "exponential_", "random_", "geometric_", "log_normal_", "cauchy_")
 OTHERS = ("randint", "randint_like", "bernoulli", "normal", "native_dropout")
@@ -28,11 +28,6 @@ REMEDIES = {
     "": "Draw by torch.nn.functional.dropout, torch.rand or torch.randn.",
 }
 FRESH = {"rand": "uniform_", "rand_like": "uniform_", "randn": "normal_", "randn_like": "normal_"}
-
-
-def is_dropout(module: nn.Module) -> bool:
-    """Whether a layer drops units at random."""
-    return isinstance(module, DROPOUT) and module.p > 0
 
 
 class Keep(Protocol):

@@ -16,13 +16,13 @@ from bayesuq.inference.joint.masks import Stream, check_streams, only_layers, wi
 from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.copies import deep_copy
+from bayesuq.models.layers import is_frozen
 from bayesuq.models.precision import raised
 from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
 from bayesuq.predictive.laws import unchecked
 from bayesuq.randomness import OwnGenerators
 
 SHORT = 2**16  # numbers of vectors whose gradients are set to zero and added to, not written
-NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
 
 
 class FlatVector:
@@ -253,21 +253,6 @@ class TrainingNetwork:
         with torch.no_grad():
             names = [name for name, value in theta.items() if fails(name, value)]
             return names if self.log_prob(theta, x, y, weight).isfinite().all() else [*names, "y"]
-
-
-def learns_statistics(module: nn.Module) -> bool:
-    """Whether a normalisation layer takes statistics of its batches; one whose parameters are all frozen does not."""
-    return isinstance(module, NORMALISATION) and not is_frozen(module, "")
-
-
-def is_frozen(net: nn.Module, path: str) -> bool:
-    """Whether all parameters of a module are frozen; of one that has none, those of the nearest module around it."""
-    parts = path.split(".") if path else []
-    for depth in range(len(parts), -1, -1):
-        parameters = list(net.get_submodule(".".join(parts[:depth])).parameters())
-        if parameters:
-            return not any(parameter.requires_grad for parameter in parameters)
-    return False
 
 
 def _install(net: nn.Module, leaves: Mapping[str, nn.Parameter]) -> None:

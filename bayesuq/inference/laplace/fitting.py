@@ -26,7 +26,6 @@ from bayesuq.arrays import check_one_of
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import Layout, normal_base
-from bayesuq.inference.joint.masks import is_dropout
 from bayesuq.inference.laplace.curvature import output_weights
 from bayesuq.inference.laplace.factors import Derivatives, Factors
 from bayesuq.inference.laplace.linearisation import BUDGET, Linearisation, UnevenRowsError
@@ -35,12 +34,14 @@ from bayesuq.inference.laplace.program import ProgramLaplace, fit_program
 from bayesuq.inference.laplace.program_structures import LARGEST_FULL, ProgramStructure
 from bayesuq.inference.laplace.sketches import TOGETHER, as_rows, num_groups, random_columns
 from bayesuq.inference.laplace.structures import STRUCTURES
+from bayesuq.inference.posteriors.network import check_same_sites
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, fit_mode
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.layers import is_dropout
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision
 from bayesuq.models.program import Observed, Program, check_unnamed, is_program
@@ -195,8 +196,7 @@ def _around(
     Raises:
         ValueError: A mode of another model.
     """
-    if Layout.of(mode.model).shapes != Layout.of(model).shapes:
-        raise ValueError("`mode` must be of the same model: names or shapes of its sites differ. Fit it again.")
+    check_same_sites(mode, model, "mode")
     theta = Layout.of(model).split(mode.values)
     linear = Linearisation(model, theta, mode.buffers, names)
     left: list[str] = []

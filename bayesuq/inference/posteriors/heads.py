@@ -14,13 +14,13 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.joint.network import is_frozen
 from bayesuq.inference.posteriors.prediction import activations_per_row, rows_at_a_time
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inputs import apply, as_rows, checked
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, copied, share_tensors
+from bayesuq.models.layers import is_frozen
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.models.precision import DEVICES
 from bayesuq.models.running import running_of

@@ -93,6 +93,21 @@ def at_values(posterior: NetworkPosterior | None) -> dict[str, Tensor] | None:
     return Layout.of(posterior.model).split(values) if posterior is not None and isinstance(values, Tensor) else None
 
 
+def check_same_sites(posterior: NetworkPosterior, model: BayesianNetwork, option: str) -> None:
+    """Refuse a posterior of another model, by the names and shapes of all sites.
+
+    Args:
+        posterior: What was passed.
+        model: That it must be one of.
+        option: How it was passed.
+
+    Raises:
+        ValueError: They differ.
+    """
+    if Layout.of(posterior.model).shapes != Layout.of(model).shapes:
+        raise ValueError(f"`{option}` must be of the same model: names or shapes of its sites differ. Fit it again.")
+
+
 def model_facts(model: BayesianNetwork) -> dict[str, str]:
     """What a notebook shows of a network with its prior and likelihood, by name."""
     weights = trainable_parameters(model.net)

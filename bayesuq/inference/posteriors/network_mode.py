@@ -105,6 +105,7 @@ class ModeObjective:
 
     def __init__(self, model: BayesianNetwork, num_data: int, *, adversarial_step: Tensor | None = None) -> None:
         self.model, self.num_data, self.adversarial_step = model, num_data, adversarial_step
+        self.layout = Layout.of(model)
         self.vectors = point_vectors(model, [*model.laws, *model.points])
         self.joint = FlatJoint(model, self.vectors, dropout=True, log_likelihood=self._log_likelihood)
         self.network = self.joint.network
@@ -131,10 +132,22 @@ class ModeObjective:
         """The fitted posterior, as it stands."""
         return MapPosterior(
             model=self.model,
-            values=Layout.of(self.model).join(self.network.theta()).detach(),
+            values=self.layout.join(self.network.theta()).detach(),
             buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
             history=history,
         )
+
+    def flat(self) -> Tensor:
+        """The unconstrained vector (P,) of all sites, as it stands."""
+        leaves = {name: leaf for vector in self.vectors.values() for name, leaf in vector.leaves.items()}
+        return torch.cat([leaves[name].detach().reshape(-1) for name in self.layout.shapes])
+
+    @torch.no_grad()
+    def move_to(self, flat: Tensor) -> None:
+        """Put such a vector, of any device, into the network."""
+        leaves = {name: leaf for vector in self.vectors.values() for name, leaf in vector.leaves.items()}
+        for name, where in self.layout.slices().items():
+            leaves[name].copy_(flat[where].view(self.layout.shapes[name]))
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
         """Minus the log joint, estimated from a minibatch, in nats."""

@@ -21,8 +21,8 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count, check_fraction, check_positive, check_probability
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.heads import on_features
+from bayesuq.inference.posteriors.network import check_same_sites
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, ModeObjective, fit_mode
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.swag.iterates import LOST, SgdIterates
@@ -218,10 +218,8 @@ def _objective_at(model: BayesianNetwork, mode: MapPosterior | None, source: Sou
     objective = ModeObjective(model, source.num_data)
     if mode is None:
         return objective
-    if dict(Layout.of(mode.model).shapes) != dict(Layout.of(model).shapes):
-        raise ValueError("`mode` must be of the same model: names or shapes of its sites differ. Fit it again.")
-    mode = mode.to(model.device)
-    SgdIterates(objective, every=1, rank=0, momentum=0.0).move_to(mode.values)
+    check_same_sites(mode, model, "mode")
+    objective.move_to(mode.values)
     for name, value in mode.buffers.items():
         objective.network.buffers[name].copy_(value)
     return objective
@@ -231,9 +229,10 @@ def _posterior(
     model: BayesianNetwork, sgd: SgdIterates, source: Source, scale: float, history: History
 ) -> "SwagPosterior":
     """The law of what was collected; sites learned as point values stay at their mean."""
-    moments, random = sgd.moments, Layout.of(model, model.laws).size
+    moments = sgd.moments
+    random = sum(sgd.mode.layout.shapes[name].numel() for name in model.laws)
     mean = moments.mean.to(model.dtype)
-    sgd.move_to(mean)
+    sgd.mode.move_to(mean)
     sgd.relearn_statistics(source)
     return SwagPosterior(
         model=model,

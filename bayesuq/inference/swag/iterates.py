@@ -14,13 +14,12 @@ import torch
 from torch import Tensor
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.network import NORMALISATION
 from bayesuq.inference.posteriors.network_mode import ModeObjective
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.optimizers import SGD
 from bayesuq.inference.training.stability import largest_curvature
+from bayesuq.models.layers import NORMALISATION
 from bayesuq.randomness import generator
 
 STABLE_SHARE = 0.1  # of the largest stable rate
@@ -76,13 +75,13 @@ class SgdIterates:
 
     Attributes:
         mode: Minus the log joint, where SGD is.
-        moments: Of the flat vectors of every site, in the order of `Layout.of(model)`.
+        moments: Of the flat vectors of every site, in the order of the mode's layout.
         steps: Steps made, a 0-d int64 tensor.
     """
 
     def __init__(self, mode: ModeObjective, *, every: int, rank: int, momentum: float) -> None:
         self.mode, self.every, self.momentum = mode, every, momentum
-        self.moments = Moments(self.flat(), rank)
+        self.moments = Moments(self.mode.flat(), rank)
         self.masks = generator(0, device=mode.model.device)  # of dropout layers, in passes that measure
         self.steps = torch.zeros((), dtype=torch.int64)
 
@@ -104,21 +103,6 @@ class SgdIterates:
             log_constant=None,
             comes_to_rest=False,
         )
-
-    def flat(self) -> Tensor:
-        """The unconstrained vector (P,) of all sites."""
-        leaves = {name: leaf for vector in self.mode.vectors.values() for name, leaf in vector.leaves.items()}
-        names = Layout.of(self.mode.model).shapes
-        return torch.cat([leaves[name].detach().reshape(-1) for name in names])
-
-    def move_to(self, flat: Tensor) -> None:
-        """Put such a vector into the network."""
-        layout = Layout.of(self.mode.model)
-        with torch.no_grad():
-            for name, where in layout.slices().items():
-                for vector in self.mode.vectors.values():
-                    if name in vector.leaves:
-                        vector.leaves[name].copy_(flat[where].view(layout.shapes[name]))
 
     def relearn_statistics(self, source: Source) -> None:
         """Set the running statistics of normalisation layers to those at the present weights.
@@ -174,14 +158,14 @@ class SgdIterates:
 
     def _stays(self, rate: float, source: Source, seed: int, at_mode: Sequence[float]) -> bool:
         """Whether SGD at this rate stays near the mode, by its loss on minibatches beside the mode's on the same."""
-        start, optimizer, lost = self.flat(), self._sgd(self.mode.objective(), rate), 0.0
+        start, optimizer, lost = self.mode.flat(), self._sgd(self.mode.objective(), rate), 0.0
         with self._statistics_kept():
             for batch, before in zip(_trial(source, seed, len(at_mode)), at_mode, strict=True):
                 lost += self._loss(batch, source) - before
                 if not lost <= LOST * len(at_mode):  # or is not a number
                     break
                 optimizer.step()
-        self.move_to(start)
+        self.mode.move_to(start)
         return lost <= LOST * len(at_mode)
 
     def _loss(self, batch: Batch, source: Source) -> float:
@@ -206,7 +190,7 @@ class SgdIterates:
 
     def _largest_curvature(self, source: Source, noise: torch.Generator) -> float:
         """Of the loss per data point, on one minibatch, in evaluation mode."""
-        model, layout = self.mode.model, Layout.of(self.mode.model)
+        model, layout = self.mode.model, self.mode.layout
         batch = next(source.shuffled_epoch(noise.initial_seed(), 0))
 
         def energy(flat: Tensor) -> Tensor:
@@ -217,7 +201,7 @@ class SgdIterates:
             return -log_likelihood - prior / source.num_data
 
         try:
-            return largest_curvature(energy, self.flat(), noise)
+            return largest_curvature(energy, self.mode.flat(), noise)
         except RuntimeError as error:
             raise ValueError(f"No rate of SGD can be measured ({error}). Pass `swa_learning_rate`.") from error
 
@@ -229,7 +213,7 @@ class SgdIterates:
     def _collect(self) -> None:
         self.steps += 1
         if int(self.steps) % self.every == 0:
-            self.moments.add(self.flat())
+            self.moments.add(self.mode.flat())
 
     @contextmanager
     def _statistics_kept(self) -> Iterator[None]:

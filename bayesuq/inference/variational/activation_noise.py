@@ -27,8 +27,9 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, learns_statistics
+from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
 from bayesuq.models.bnn import LIKELIHOOD
+from bayesuq.models.layers import learns_statistics
 
 Estimator = Literal["weights", "local", "flipout"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)

@@ -68,7 +68,7 @@ def test_the_iterates_have_the_stationary_variance_of_constant_sgd(momentum):
     replicas, batch_size, rate, num_steps = 200, 4, 0.2 * (1 - momentum), 1000
     model, data = shifts(curvatures.sqrt().repeat_interleave(replicas))
     sgd = SgdIterates(ModeObjective(model, len(data)), every=1, rank=0, momentum=momentum)
-    sgd.move_to(data.y.mean(dim=0) / model.net.scales)
+    sgd.mode.move_to(data.y.mean(dim=0) / model.net.scales)
     objective = sgd.objective()
     optimizer = objective.optimizer(objective, rate)
     rows = torch.randint(len(data), (num_steps, batch_size), generator=generator(0))
@@ -103,11 +103,11 @@ def test_the_default_rate_is_mandts_where_that_is_stable():
     model, data = shifts(torch.full((40,), 0.7, dtype=torch.float64), num_points=400)
     source = Source(NetworkReader(model), data, 10)
     sgd = SgdIterates(ModeObjective(model, len(data)), every=1, rank=0, momentum=0.9)
-    sgd.move_to(data.y.mean(dim=0) / 0.7)
+    sgd.mode.move_to(data.y.mean(dim=0) / 0.7)
     trace = 0.49 * float(data.y.var(dim=0).sum()) / 10  # of a minibatch's gradient
     found = [sgd.default_rate(source, seed) for seed in range(6)]
     assert np.mean(found) == pytest.approx((1 - 0.9) * 2 * 40 / (400 * trace), rel=0.05)  # 800 squares a rate: 5 %
-    assert torch.equal(sgd.flat(), (data.y.mean(dim=0) / 0.7))
+    assert torch.equal(sgd.mode.flat(), (data.y.mean(dim=0) / 0.7))
 
 
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
@@ -145,7 +145,7 @@ def test_the_trial_of_a_rate_counts_the_labels_of_images():
     mode = map_estimate.fit(model, images, num_epochs=40, learning_rate=0.02, **options)
     source = Source(NetworkReader(model), images, 4)
     sgd = SgdIterates(ModeObjective(model, len(images)), every=1, rank=0, momentum=0.9)
-    sgd.move_to(mode.values)
+    sgd.mode.move_to(mode.values)
     at_mode = [mode.history.loss[-1] / 256] * iterates.TRIAL_STEPS
     rate = next(rate for rate in 0.5 ** np.arange(20) if sgd._stays(rate, source, 0, at_mode))
     posterior = swag.fit(
@@ -165,10 +165,10 @@ def test_a_trial_leaves_the_weights_where_they_were(certain):
     _, options = certain
     model, data = options["model"], options["data"]
     sgd = SgdIterates(ModeObjective(model, len(data)), every=1, rank=0, momentum=0.9)
-    sgd.move_to(options["mode"].values)
-    before, source = sgd.flat().clone(), Source(NetworkReader(model), data, 32)
+    sgd.mode.move_to(options["mode"].values)
+    before, source = sgd.mode.flat().clone(), Source(NetworkReader(model), data, 32)
     rate = sgd.default_rate(source, 0)
-    assert torch.equal(sgd.flat(), before)
+    assert torch.equal(sgd.mode.flat(), before)
     assert sgd.default_rate(source, 0) == rate
 
 
@@ -204,7 +204,7 @@ def test_the_moments_are_those_of_the_recorded_iterates(rank, collect_every, mon
     original = SgdIterates._collect
 
     def record(self):
-        recorded.append(self.flat().double().numpy().copy())
+        recorded.append(self.mode.flat().double().numpy().copy())
         original(self)
 
     monkeypatch.setattr(SgdIterates, "_collect", record)

@@ -1,0 +1,26 @@
+"""Layers by their kind: which drop units, which normalise by statistics of a batch, and which are frozen."""
+
+from torch import nn
+
+DROPOUT = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
+NORMALISATION = (nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d, nn.SyncBatchNorm)
+
+
+def is_dropout(module: nn.Module) -> bool:
+    """Whether a layer drops units at random."""
+    return isinstance(module, DROPOUT) and module.p > 0
+
+
+def learns_statistics(module: nn.Module) -> bool:
+    """Whether a normalisation layer takes statistics of its batches; one whose parameters are all frozen does not."""
+    return isinstance(module, NORMALISATION) and not is_frozen(module, "")
+
+
+def is_frozen(net: nn.Module, path: str) -> bool:
+    """Whether all parameters of a module are frozen; of one that has none, those of the nearest module around it."""
+    parts = path.split(".") if path else []
+    for depth in range(len(parts), -1, -1):
+        parameters = list(net.get_submodule(".".join(parts[:depth])).parameters())
+        if parameters:
+            return not any(parameter.requires_grad for parameter in parameters)
+    return False
