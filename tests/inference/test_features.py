@@ -20,6 +20,8 @@ from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.inference import features, laplace, temperature
 from bayesuq.inference.adoption import adopt, adopt_members
+from bayesuq.inference.features.energy import Energy
+from bayesuq.inference.features.gaussians import ClassDensity, Mahalanobis
 from bayesuq.inference.posteriors.row_store import RowStore
 from bayesuq.models import likelihoods
 from tests.inference.examples import SHORT_FIT, built, labelled, noise
@@ -133,9 +135,9 @@ def test_gaussians_do_not_change_under_affine_maps(has_dead_and_doubled_units: b
 def test_a_class_of_fewer_rows_than_features_gets_a_ridge() -> None:
     train = made(5)
     few = train[torch.cat([torch.arange(0, 120, 3), torch.arange(1, 120, 3), torch.tensor([2, 5])])]
-    assert features.ClassDensity.of(few)(made(6, 40)).isfinite().all()
+    assert ClassDensity.of(few)(made(6, 40)).isfinite().all()
     with pytest.raises(ValueError, match="singular at ridge=0"):
-        features.ClassDensity.of(few, ridge=0.0)
+        ClassDensity.of(few, ridge=0.0)
 
 
 def network(seed: int = 0) -> nn.Module:
@@ -250,7 +252,7 @@ class Twice(nn.Module):
         (lambda: features.Features(np.ones(3)), r"shape \(N, D\)"),
         (lambda: features.Features(np.ones((3, 2)), labels=[0, 1]), r"`labels` must have shape \(3,\)"),
         (lambda: features.NearestNeighbours.of(made(0, 9)), "at most the 9 training rows"),
-        (lambda: features.Mahalanobis.of(features.Features(np.ones((4, 2)), labels=[0, 1, 0, 1])), "must vary"),
+        (lambda: Mahalanobis.of(features.Features(np.ones((4, 2)), labels=[0, 1, 0, 1])), "must vary"),
     ],
 )
 def test_mistakes_are_told(call: Any, match: str) -> None:
@@ -278,5 +280,5 @@ def test_a_mapping_sets_options() -> None:
 
 def test_a_temperature_divides_logits_and_multiplies_the_energy() -> None:
     taken = features.Features([[0.0]], logits=[[1.0, 3.0]])
-    found = features.Energy.of(taken, temperature=2.0)(taken)
+    found = Energy.of(taken, temperature=2.0)(taken)
     assert float(found) == pytest.approx(-2.0 * math.log(math.exp(0.5) + math.exp(1.5)), rel=1e-6)

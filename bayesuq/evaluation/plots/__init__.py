@@ -11,10 +11,8 @@ from bayesuq.faces import lazy
 if TYPE_CHECKING:
     from bayesuq.evaluation.plots.classification import entropy_histogram as entropy_histogram
     from bayesuq.evaluation.plots.classification import reliability_diagram as reliability_diagram
-    from bayesuq.evaluation.plots.classification import risk_coverage_curves as risk_coverage_curves
     from bayesuq.evaluation.plots.detection import rejection_curves as rejection_curves
     from bayesuq.evaluation.plots.detection import roc_curves as roc_curves
-    from bayesuq.evaluation.plots.detection import score_differences as score_differences
     from bayesuq.evaluation.plots.detection import score_histograms as score_histograms
     from bayesuq.evaluation.plots.draws import energy_plot as energy_plot
     from bayesuq.evaluation.plots.draws import forest_plot as forest_plot
@@ -23,8 +21,6 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.draws import predictive_check_plot as predictive_check_plot
     from bayesuq.evaluation.plots.draws import rank_plot as rank_plot
     from bayesuq.evaluation.plots.draws import trace_plot as trace_plot
-    from bayesuq.evaluation.plots.images import class_probabilities as class_probabilities
-    from bayesuq.evaluation.plots.images import most_uncertain as most_uncertain
     from bayesuq.evaluation.plots.real_images import kept_error_curves as kept_error_curves
     from bayesuq.evaluation.plots.real_images import real_maps as real_maps
     from bayesuq.evaluation.plots.regression import interval_calibration as interval_calibration

@@ -17,7 +17,7 @@ from bayesuq.arrays import check_count
 from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.randomness import generator
 
-__all__ = ["paired_difference", "replicates", "standard_error"]
+__all__ = ["paired_difference"]
 __dir__ = __all__.copy
 
 BLOCK_NUMBERS = 2**21  # weights of values held at a time: 16 MiB in float64
@@ -77,10 +77,17 @@ def standard_error(measure: Weighted, *, num_replicates: int = 200, seed: int = 
 
 
 def paired_difference(one: Weighted, other: Weighted, *, num_replicates: int = 200, seed: int = 0) -> Estimate:
-    """`one` - `other` of the same test points, resampled together; see `replicates` for the rest.
+    """`one` - `other` of the same test points, resampled together.
+
+    Args:
+        one: From `bayesuq.evaluation.standard_errors.weighted`, with its N rows.
+        other: The same of another predictive, or another measure.
+        num_replicates: Bootstrap samples of the rows.
+        seed: Of how often each row counts.
 
     Raises:
-        ValueError: Another number of rows.
+        TypeError: `num_replicates` or `seed` is not a whole number.
+        ValueError: Another number of rows; fewer than two replicates, or a negative seed.
     """
     difference = one - other
     error = standard_error(difference, num_replicates=num_replicates, seed=seed)

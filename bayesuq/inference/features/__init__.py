@@ -5,14 +5,10 @@ from typing import TYPE_CHECKING
 from bayesuq.faces import lazy
 
 if TYPE_CHECKING:
-    from bayesuq.inference.features.energy import Energy as Energy
     from bayesuq.inference.features.fitting import fit as fit
     from bayesuq.inference.features.fitting import load as load
-    from bayesuq.inference.features.gaussians import ClassDensity as ClassDensity
-    from bayesuq.inference.features.gaussians import Mahalanobis as Mahalanobis
     from bayesuq.inference.features.heads import head as head
     from bayesuq.inference.features.neighbours import NearestNeighbours as NearestNeighbours
-    from bayesuq.inference.features.subspace import VirtualLogit as VirtualLogit
     from bayesuq.inference.features.taken import Features as Features
     from bayesuq.inference.features.taking import take as take
 

@@ -58,7 +58,8 @@ def fit(
         data: Training rows with labels, a Dataset or a loader; left out beside features.
         scores: Which: names among "mahalanobis", "relative_mahalanobis", "class_density" (DDU), "nearest_neighbours",
             "energy", "clipped_energy" (ReAct) and "virtual_logit" (ViM); or, in a mapping, functions from features to a
-            score by name, such as `{"k = 5": partial(NearestNeighbours.of, num_neighbours=5)}`. None takes all seven.
+            score by name, such as `{"k = 5": partial(NearestNeighbours.of, num_neighbours=5)}`, for options of the
+            others, too, whose classes are in the files beside this one. None takes all seven.
         layer: See `take`.
         memory: See `take`. "nearest_neighbours" holds the features of all training rows, the others some matrices.
 

@@ -125,7 +125,7 @@ class ClassDensity(FeatureScore):
         if len(means) * root.shape[1] ** 2 > LARGEST:
             raise ValueError(
                 f"The covariances of {len(means)} classes over {root.shape[1]} features take more than 4 GiB. Take "
-                "`Mahalanobis`, which has one for all."
+                "'mahalanobis', which has one for all."
             )
         covariances = torch.zeros(len(means), root.shape[1], root.shape[1], dtype=root.dtype, device=root.device)
         first = 0
