@@ -9,9 +9,9 @@ from bayesuq.cli.diagnosis import Diagnosis, diagnose
 from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, delete, file_name, read_settings, tell, tell_warnings
 from bayesuq.cli.page import fill
 from bayesuq.cli.problem import data_options, load_data, use_computer
-from bayesuq.cli.reading import read_fitted
+from bayesuq.cli.reading import check_fitted_rows, fitted_table, read_fitted
 from bayesuq.cli.settings import DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
-from bayesuq.data import Dataset
+from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
 from bayesuq.writing import replacing_by_name, write_text
 
@@ -73,7 +73,7 @@ def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
     use_computer(PredictionOptions(num_threads=options.num_threads))
     found = Run.read(options.run)
     _make_room(found, overwrite=options.overwrite)
-    split = load_data(data_options(found.settings)).split
+    split = _fitted_data(found)
     fitted = {
         name: read_fitted(path, str(found.settings["data"]), split, own.network)
         for name, path in found.posteriors.items()
@@ -115,6 +115,20 @@ def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
     for name, one in diagnoses.items():
         print(f"{name}\n{one}\n")
     print(*([f"{ranking}\n"] if ranking else []), f"Report: {(found.folder / DIAGNOSTICS).resolve()}", sep="\n")
+
+
+def _fitted_data(found: Run) -> Split:
+    """The data of a run; of a table they must be as they were fitted.
+
+    Raises:
+        UsageError: They are not here, or no longer so.
+    """
+    options, path = data_options(found.settings), next(iter(found.posteriors.values()))
+    table = fitted_table(path)
+    split = load_data(options, None if table is None else table.columns).split
+    if table is not None:
+        check_fitted_rows(table, path, split, options.data)
+    return split
 
 
 def _rank(diagnoses: dict[str, Diagnosis]) -> Ranking | None:

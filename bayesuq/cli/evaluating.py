@@ -3,9 +3,9 @@
 from pathlib import Path
 
 from bayesuq.cli.judging import judge
-from bayesuq.cli.output import Output, by_name, read_settings, tell
+from bayesuq.cli.output import Output, by_name, read_settings, tell, tell_warnings
 from bayesuq.cli.problem import load_data, use_computer
-from bayesuq.cli.reading import posterior_file, read_fitted
+from bayesuq.cli.reading import check_fitted_rows, fitted_table, posterior_file, read_fitted
 from bayesuq.cli.settings import (
     DataOptions,
     OutputOptions,
@@ -40,12 +40,17 @@ def run(
             f"{path} lies in {output.out}, which would be overwritten; name another folder for the results."
         )
     _check_split(path, data)
-    split = load_data(data).split
+    table = fitted_table(path)
+    found = load_data(data, None if table is None else table.columns)
+    split = found.split
+    if table is not None:
+        check_fitted_rows(table, path, split, data.data)
     loaded, standardizer = read_fitted(path, data.data, split, own.network)
     if prediction.device is not None:
         loaded = loaded.to(prediction.device)
     settings = by_name(posterior, own, data, prediction, output)
     folder = Output.prepare(output, settings)
+    tell_warnings(data.data, found.warnings)
 
     part = {"train": split.train, "val": split.val, "test": split.test}[posterior.part]
     judged = judge(

@@ -41,7 +41,7 @@ from bayesuq.posterior import Posterior
 from bayesuq.randomness import isolated
 from bayesuq.tables.encoding import Columns
 from bayesuq.tables.files import look_at, names_a_file
-from bayesuq.tables.table import read_table
+from bayesuq.tables.table import Table, read_as_fitted, read_table
 
 LABEL_WIDTHS, NUMBER_WIDTHS = [100, 100], [50]
 UNET_DEPTH, UNET_WIDTH = 3, 16
@@ -66,17 +66,24 @@ class Loaded:
     warnings: tuple[str, ...] = ()
 
 
-def load_data(options: DataOptions) -> Loaded:
+def load_data(options: DataOptions, fitted: Columns | None = None) -> Loaded:
     """The named data, or the table.
 
     Its division has a seed of its own, always 0: with another one, `evaluate` would test on rows that were trained on.
+
+    Args:
+        options: Which.
+        fitted: The columns of a table that a posterior was fitted to, by which this one is read; None finds out what
+            they are.
 
     Raises:
         UsageError: No such set or file here, no such split of it, or options that do not go with it.
         ValueError: A file that does not have the form of its set, or is no table.
     """
     if names_a_file(options.data):
-        return _load_table(options)
+        return _load_table(options, fitted)
+    if fitted is not None:
+        raise UsageError(f"The posterior was fitted to a table; {options.data} is none. Name a file with its columns.")
     if is_nifti_folder(options.data):
         return Loaded(_load_folder(options))
     given = [name for name in OF_TABLES if getattr(options, name) not in (None, "auto")]
@@ -102,28 +109,38 @@ def _load_folder(options: DataOptions) -> Split:
         raise UsageError(str(error)) from error
 
 
-def _load_table(options: DataOptions) -> Loaded:
+def _load_table(options: DataOptions, fitted: Columns | None) -> Loaded:
     if options.split is not None:
         raise UsageError("--split is of a uci/ set; a table is divided in one way.")
     if not Path(options.data).is_file():
         raise UsageError(f"There is no file {options.data!r}.")
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always", UserWarning)
-        if options.target is None:
-            columns = ", ".join(look_at(options.data, delimiter=options.delimiter, encoding=options.encoding).columns)
-            raise UsageError(f"Say which column is predicted by --target; {options.data} has {columns}.")
-        table = read_table(
-            options.data,
-            target=options.target,
-            labels=None if options.target_kind == "auto" else options.target_kind == "labels",
-            categories=options.categories or (),
-            leave_out=options.leave_out or (),
-            delimiter=options.delimiter,
-            encoding=options.encoding,
-        )
-        split, columns_of = table.split()
+        table = _read_table(options) if fitted is None else _read_as_fitted(options, fitted)
+        split, columns_of = table.split(columns=fitted)
     told = tuple(dict.fromkeys(str(warning.message) for warning in caught))
     return Loaded(split, columns_of, tuple(repr(table).splitlines()), told)
+
+
+def _read_table(options: DataOptions) -> Table:
+    if options.target is None:
+        columns = ", ".join(look_at(options.data, delimiter=options.delimiter, encoding=options.encoding).columns)
+        raise UsageError(f"Say which column is predicted by --target; {options.data} has {columns}.")
+    return read_table(
+        options.data,
+        target=options.target,
+        labels=None if options.target_kind == "auto" else options.target_kind == "labels",
+        categories=options.categories or (),
+        leave_out=options.leave_out or (),
+        delimiter=options.delimiter,
+        encoding=options.encoding,
+    )
+
+
+def _read_as_fitted(options: DataOptions, fitted: Columns) -> Table:
+    if options.target not in (None, fitted.target.name):
+        raise UsageError(f"The posterior predicts {fitted.target.name!r}, and not --target {options.target}.")
+    return read_as_fitted(options.data, fitted, delimiter=options.delimiter, encoding=options.encoding)
 
 
 def data_options(settings: Mapping[str, Any]) -> DataOptions:

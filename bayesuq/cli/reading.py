@@ -36,6 +36,34 @@ def posterior_file(path: Path) -> Path:
     return path
 
 
+def fitted_table(path: Path) -> TablePosterior | None:
+    """The posterior of a file with what it knows of the columns that it was fitted to; None where that was no table."""
+    if is_import_path(_network_of(path)):
+        return None
+    found = load(path)
+    return found if isinstance(found, TablePosterior) else None
+
+
+def check_fitted_rows(table: TablePosterior, path: Path, split: Split, data: str) -> None:
+    """Refuse the table that was fitted where it is no longer as it was: among its test rows are rows trained on.
+
+    Args:
+        table: The posterior.
+        path: Its file, beside which it says what it was fitted to.
+        split: The parts of the table as it is.
+        data: Its name.
+
+    Raises:
+        UsageError: With what to do.
+    """
+    is_fitted_one = Path(str(_settings_of(path).get("data", ""))).resolve() == Path(data).resolve()
+    if is_fitted_one and not table.was_fitted_to(split.train):
+        raise UsageError(
+            f"{data} is not as it was when {path} was fitted to it, so that it is not known which of its rows were. "
+            "Fit it again; or put the rows that were not fitted into a file of their own, and evaluate on that."
+        )
+
+
 def read_fitted(path: Path, data: str, split: Split, network: str | None) -> tuple[Posterior, Standardizer | None]:
     """The posterior of a file as it was fitted, and the units of that, from the file or from beside it.
 
@@ -63,8 +91,7 @@ def read_posterior(path: Path, data: str, split: Split, network: str | None) -> 
         UsageError: A network that is missing or not wanted, or that is not the file's.
         ValueError: See `bayesuq.load`.
     """
-    settings = next((found for folder in path.parents[:2] if (found := read_settings(folder))), {})
-    named = str(settings.get("network", ""))
+    settings, named = _settings_of(path), _network_of(path)
     if network is None:
         if is_import_path(named):
             raise UsageError(
@@ -80,6 +107,15 @@ def read_posterior(path: Path, data: str, split: Split, network: str | None) -> 
     known = {item.name for item in fields(ModelOptions)} - {"weights"}
     options: dict[str, Any] = {name: value for name, value in settings.items() if name in known}
     return load_fitted(path, Problem.around(net, data, split, ModelOptions(**options)))
+
+
+def _settings_of(path: Path) -> dict[str, Any]:
+    """Those of the fit, or of the comparison, that wrote a posterior; none where it lies elsewhere."""
+    return next((found for folder in path.parents[:2] if (found := read_settings(folder))), {})
+
+
+def _network_of(path: Path) -> str:
+    return str(_settings_of(path).get("network", ""))
 
 
 def load_fitted(path: Path, problem: Problem) -> Posterior:

@@ -79,15 +79,7 @@ def read_table(
     _check_columns(form, {"target": [target], "categories": categories, "leave_out": leave_out})
     _check_only_target(target, categories=categories, leave_out=leave_out)
     (frame,) = frames(form, as_text=categories)
-    known = frame[target].notna()
-    _warn_of_rows_without_target(~known, target)
-    rows = np.flatnonzero(known)
-    if len(rows) < FEWEST:
-        raise ValueError(
-            f"{fspath(path)!r} has {len(rows)} rows with a target, {target!r}, of {len(known)}; at least {FEWEST} are "
-            "needed."
-        )
-    frame = frame.iloc[rows]
+    frame = _with_target(frame, target, path)
     meant = Target.learn(target, frame[target], labels=labels)
     _warn_of_labels(meant)
     names = [name for name in form.columns if name != target and name not in leave_out]
@@ -129,10 +121,21 @@ class Table:
         """All rows as inputs, float64, and targets."""
         return self._data(self.columns)
 
-    def split(self, *, val_fraction: float = 0.1, test_fraction: float = 0.2, seed: int = 0) -> tuple[Split, Columns]:
+    def split(
+        self,
+        *,
+        val_fraction: float = 0.1,
+        test_fraction: float = 0.2,
+        seed: int = 0,
+        columns: Columns | None = None,
+    ) -> tuple[Split, Columns]:
         """Divide the rows at random, and learn medians of the training rows alone.
 
-        The arguments are those of `bayesuq.data.split_dataset`.
+        Args:
+            val_fraction: See `bayesuq.data.split_dataset`.
+            test_fraction: See there.
+            seed: See there.
+            columns: What a posterior was fitted to, whose inputs the rows become; None learns it from these rows.
 
         Returns:
             The parts, and what the training rows teach of the columns: as a posterior needs it for new rows.
@@ -149,7 +152,7 @@ class Table:
             labels = f"{len(self.target.classes)} labels. " if self.target.classes else "numbers. "
             raise ValueError(f"The target {self.target.name!r} has {labels}{error}") from error
         fitted = self.frame.iloc[divided.train.x[:, 0].numpy()]
-        columns = Columns.learn(self.kinds, self.target, fitted)
+        columns = Columns.learn(self.kinds, self.target, fitted) if columns is None else columns
         notes = Notes()
         whole = self._data(columns, notes)
         for line in notes.lines():
@@ -173,6 +176,46 @@ def new_rows(path: str | PathLike[str], columns: Columns, *, rows: int, **form: 
     columns.check_names(looked_at.columns)
     wanted = [name for name in looked_at.columns if name in {*columns.used, columns.target.name}]
     return frames(looked_at, rows=rows, as_text=columns.as_text, columns=wanted)
+
+
+def read_as_fitted(
+    path: str | PathLike[str], columns: Columns, *, delimiter: str | None = None, encoding: str | None = None
+) -> Table:
+    """The rows of a file that have a target, read as the fitted columns are, in whatever order they stand.
+
+    `split(columns=columns)` then makes the inputs of the fit of them.
+
+    Raises:
+        ValueError: A column or the target is missing, fewer than 10 rows; see `read_table` for the rest.
+
+    Warns:
+        UserWarning: See `read_table`.
+    """
+    target = columns.target.name
+    form = look_at(path, delimiter=delimiter, encoding=encoding)
+    columns.check_names(form.columns)
+    _check_columns(form, {"target": [target]})
+    wanted = [name for name in form.columns if name in {*columns.used, target}]
+    (frame,) = frames(form, as_text=columns.as_text, columns=wanted)
+    frame = _with_target(frame, target, path)
+    return Table(frame=frame, form=form, target=columns.target, kinds=columns.columns)
+
+
+def _with_target(frame: Any, target: str, path: str | PathLike[str]) -> Any:
+    """The rows that have a target.
+
+    Raises:
+        ValueError: They are too few.
+    """
+    known = frame[target].notna()
+    _warn_of_rows_without_target(~known, target)
+    rows = np.flatnonzero(known)
+    if len(rows) < FEWEST:
+        raise ValueError(
+            f"{fspath(path)!r} has {len(rows)} rows with a target, {target!r}, of {len(known)}; at least {FEWEST} are "
+            "needed."
+        )
+    return frame.iloc[rows]
 
 
 def _check_columns(form: Form, named: Mapping[str, Sequence[str]]) -> None:
@@ -209,7 +252,7 @@ def _check_labels(target: Target, labels: torch.Tensor, parts: int) -> None:
     if not target.classes:
         return
     counts = torch.bincount(labels, minlength=len(target.classes)).tolist()
-    few = [f"{name!r} ({count})" for name, count in zip(target.classes, counts, strict=True) if count < parts]
+    few = [f"{name!r} ({count})" for name, count in zip(target.classes, counts, strict=True) if 0 < count < parts]
     if few:
         raise ValueError(
             f"Each label of {target.name!r} must stand in {parts} rows, one for each part of the data, as for testing; "
@@ -250,5 +293,5 @@ def _warn_of_rows_without_target(missing: Any, target: str) -> None:
             f"{len(rows)} of {len(missing)} rows have no target {target!r} and are left out, the first is row "
             f"{int(rows[0]) + 1}.",
             UserWarning,
-            stacklevel=3,
+            stacklevel=4,
         )

@@ -1,6 +1,7 @@
 """From one CSV file to another by two commands: row for row, in its own units and names, with honest intervals."""
 
 import gzip
+import json
 import re
 import shutil
 from pathlib import Path
@@ -150,6 +151,46 @@ def test_a_table_is_compared_and_evaluated_as_a_named_set_is(tmp_path: Path) -> 
     assert predict(tmp_path / "all", path, tmp_path / "out.csv") == 0
     shutil.copy(posterior, posterior.with_name("other.safetensors"))
     assert predict(tmp_path / "all", path, tmp_path / "other.csv") == 2  # which of the two?
+
+
+def test_another_table_is_evaluated_by_the_columns_that_were_fitted(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(table: pd.DataFrame, name: str) -> tuple[int, dict[str, Any]]:
+        path, out = written(table, tmp_path / f"{name}.csv"), tmp_path / name
+        code = main(["evaluate", "--posterior", str(fitted), "--data", str(path), "--out", str(out), "--quiet"])
+        return code, json.loads((out / "report.json").read_text()) if code == 0 else {}
+
+    frame = houses(120)
+    code, report = evaluated(frame, "same")
+    assert code == 0
+    assert evaluated(frame[[*frame.columns][::-1]].assign(further=1), "turned") == (0, report)
+    known, cities = frame["city"].notna(), frame["city"].dropna().unique()
+    assert evaluated(frame[known & (frame["city"] != cities[0])], "fewer")[0] == 0
+    capsys.readouterr()
+    assert evaluated(frame.assign(city=frame["city"].where(frame["city"] != cities[0], "Rome")), "unseen")[0] == 0
+    assert "with a word that was not fitted (row" in capsys.readouterr().err
+    assert evaluated(frame.drop(columns=["city"]), "lacking")[0] == 1
+    assert "lacks 'city', which was fitted" in capsys.readouterr().err
+    wrong = ["evaluate", "--posterior", str(fitted), "--out", str(tmp_path / "wrong"), "--data"]
+    assert main([*wrong, "digits"]) == 2
+    assert "was fitted to a table; digits is none" in capsys.readouterr().err
+    assert main([*wrong, str(tmp_path / "same.csv"), "--target", "size"]) == 2
+    assert "predicts 'price', and not --target size" in capsys.readouterr().err
+
+
+def test_a_table_that_changed_after_its_fit_is_not_taken_for_the_fitted_one(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path, run = written(houses(60), tmp_path / "houses.csv"), tmp_path / "run"
+    assert fit(path, run, "--num_epochs", "2", method="map") == 0
+    again = ["evaluate", "--posterior", str(run), "--data", str(path), "--num_samples", "2", "--out"]
+    assert main([*again, str(tmp_path / "before")]) == 0
+    written(houses(70), path)
+    assert main([*again, str(tmp_path / "after")]) == 2
+    assert "is not as it was" in capsys.readouterr().err
+    assert main(["diagnose", str(run)]) == 2
+    assert "is not as it was" in capsys.readouterr().err
 
 
 @pytest.mark.skipif("uci/yacht" not in datasets.available(), reason="uci/yacht is not in BAYESUQ_DATA")

@@ -61,9 +61,7 @@ def of_table(posterior: UnitsPosterior, columns: Columns, train: Dataset) -> "Ta
         raise TypeError(f"`columns` must be those of a table, from `Table.split`; got {type(columns).__name__}.")
     if train.x.ndim != 2 or train.x.shape[1] != len(columns.features):
         raise ValueError(f"`train` must have the {len(columns.features)} inputs of the table; got {train!r}.")
-    places = torch.linspace(0, len(train) - 1, min(len(train), MOST_REFERENCES)).long()
-    rows = _coordinates(train.x.double(), columns, posterior)
-    reference = rows[places]
+    reference = _reference(train, columns, posterior)
     far = torch.cat([part.topk(2, dim=1, largest=False).values[:, 1] for part in _distances(reference, reference)])
     typical = float(far.quantile(USUAL))
     return TablePosterior(
@@ -112,6 +110,13 @@ class TablePosterior(WrappingPosterior):
             **windows,
         )
         return self._named(found)
+
+    def was_fitted_to(self, train: Dataset) -> bool:
+        """Whether these are the rows that it was fitted to, as far as those that it kept tell."""
+        if train.x.shape[1] != self.reference.shape[1]:
+            return False
+        rows = _reference(train, self.columns, self.posterior)
+        return rows.shape == self.reference.shape and torch.allclose(rows, self.reference.to(rows))
 
     def distance(self, frame: Any) -> Tensor:
         """How far rows are from the training data, (N,): above 1 further than 95 % of the training rows are."""
@@ -170,6 +175,12 @@ class TablePosterior(WrappingPosterior):
         rows = _coordinates(encoded.x, self.columns, self.posterior)
         nearest = torch.cat([part.amin(dim=1) for part in _distances(rows, self.reference.to(rows))])
         return (nearest.square() + encoded.unknown).sqrt() / self.typical
+
+
+def _reference(train: Dataset, columns: Columns, posterior: Any) -> Tensor:
+    """Evenly spread training rows that distances are measured from, (M, D)."""
+    places = torch.linspace(0, len(train) - 1, min(len(train), MOST_REFERENCES)).long()
+    return _coordinates(train.x.double(), columns, posterior)[places]
 
 
 def _coordinates(x: Tensor, columns: Columns, posterior: Any) -> Tensor:
