@@ -7,6 +7,7 @@ import csv
 import gzip
 import re
 import warnings
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -31,6 +32,7 @@ TEXT = (".csv", ".tsv", ".txt", ".tab", ".dat", ".psv")
 GZIPPED = b"\x1f\x8b"
 BEYOND = "\0"  # the name of what stands behind the last named column
 TOO_LONG = re.compile(r"Expected \d+ fields in line (\d+), saw (\d+)")  # in pandas' words
+DAMAGED = (EOFError, zlib.error, gzip.BadGzipFile)
 MARKS = {b"\xff\xfe": "utf-16", b"\xfe\xff": "utf-16", b"\xef\xbb\xbf": "utf-8-sig"}  # that a file may begin with
 
 
@@ -100,9 +102,11 @@ def look_at(path: str | PathLike[str], *, delimiter: str | None = None, encoding
     if place.suffix.lower() in PARQUET:
         schema = optional.parquet.read_schema(place)
         return Form(fspath(path), _distinct(schema.names, path))
-    chosen = _encoding_of(place) if encoding is None else encoding
     try:
+        chosen = _encoding_of(place) if encoding is None else encoding
         lines = _lines_of(place, chosen)
+    except DAMAGED as error:
+        raise _damaged(path, error) from error
     except (UnicodeError, LookupError) as error:
         raise ValueError(f"{fspath(path)!r} cannot be read as {chosen}: {error}. Give its `encoding`.") from error
     if not "".join(lines).strip():
@@ -166,10 +170,16 @@ def frames(
                 for frame in [reader.read()] if rows is None else reader:
                     _check_nothing_beyond(frame, form)
                     yield _with_points(frame[wanted], form, as_text)
+    except DAMAGED as error:
+        raise _damaged(form.path, error) from error
     except (pandas.errors.ParserError, pandas.errors.ParserWarning, UnicodeError) as error:
         told = str(error).removeprefix("Error tokenizing data. C error: ").strip()
         many = f"line \\1 has \\2 cells, and there are {len(form.columns)} names of columns"
         raise _no_table(form, TOO_LONG.sub(many, told)) from error
+
+
+def _damaged(path: str | PathLike[str], error: Exception) -> ValueError:
+    return ValueError(f"{fspath(path)!r} is a damaged gzip file: {error}. Copy or compress it again.")
 
 
 def _no_table(form: Form, told: str) -> ValueError:

@@ -247,3 +247,31 @@ def test_what_cannot_be_predicted_is_told(fitted: Path, tmp_path: Path, capsys: 
     assert predict(fitted, path, out) == 0
     assert predict(fitted, path, out) == 2
     assert "pass --overwrite" in capsys.readouterr().err
+    for read in (path, fitted / "posterior.safetensors"):
+        before = read.read_bytes()
+        assert predict(fitted, path, read, "--overwrite") == 2
+        assert "is what is read, and would be lost" in capsys.readouterr().err
+        assert read.read_bytes() == before
+
+
+def test_rows_unlike_those_that_were_fitted_are_told(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = houses(100, seed=1)
+    assert predict(fitted, written(rows, tmp_path / "new.csv"), tmp_path / "out.csv") == 0
+    assert "further from the fitted ones" not in capsys.readouterr().err
+    in_feet = written(rows.assign(size=rows["size"] * 10.764), tmp_path / "feet.csv")
+    assert predict(fitted, in_feet, tmp_path / "feet_out.csv") == 0
+    assert re.search(r"\d+ of 100 rows are further from the fitted ones than 95 %", capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("kept", [40, 100])
+def test_a_damaged_gzip_file_is_told(
+    fitted: Path, kept: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    whole = gzip.compress(houses(50).to_csv(index=False).encode())
+    path = tmp_path / "new.csv.gz"
+    path.write_bytes(whole[:-kept] if kept == 40 else whole[:kept] + bytes(200) + whole[kept + 200 :])
+    for encoding in ([], ["--encoding", "utf-8"]):
+        assert predict(fitted, path, tmp_path / "out.csv", *encoding) == 1
+        assert "new.csv.gz' is a damaged gzip file" in capsys.readouterr().err
