@@ -24,7 +24,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_fraction
+from bayesuq.arrays import ArrayLike, check_fraction, check_one_of
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import generator, resolve_seed
@@ -34,8 +34,6 @@ __dir__ = __all__.copy
 
 LabelMethod = Literal["lac", "aps"]
 IntervalMethod = Literal["absolute", "normalised", "quantile"]
-LABEL_METHODS: tuple[LabelMethod, ...] = ("lac", "aps")
-INTERVAL_METHODS: tuple[IntervalMethod, ...] = ("absolute", "normalised", "quantile")
 ROUNDING = 1e-9  # (n + 1)(1 - alpha) is often a whole number, which floating point puts a little above itself
 
 
@@ -193,10 +191,9 @@ def _label_scores(predictive: CategoricalPredictive, method: LabelMethod, noise:
     probs = predictive.mean
     if probs.ndim != 2:
         raise ValueError(f"`predictive` must have one label a point, (N, C); got {tuple(probs.shape)}.")
+    check_one_of(method, "method", LabelMethod)
     if method == "lac":
         return 1 - probs
-    if method != "aps":
-        raise ValueError(f"`method` must be one of {', '.join(map(repr, LABEL_METHODS))}; got {method!r}.")
     ranked, order = probs.sort(dim=1, descending=True, stable=True)
     share = torch.rand(len(probs), 1, generator=noise, dtype=torch.float64).to(probs.device)
     scores = ranked.cumsum(dim=1) - share * ranked
@@ -207,8 +204,7 @@ def _interval_parts(predictive: PredictiveDistribution, method: IntervalMethod, 
     """Centre and half width of the interval that is moved or stretched, (N, D) each."""
     if not isinstance(predictive, RealPredictive):
         raise TypeError(f"`predictive` must be one of real targets; got {type(predictive).__name__}.")
-    if method not in INTERVAL_METHODS:
-        raise ValueError(f"`method` must be one of {', '.join(map(repr, INTERVAL_METHODS))}; got {method!r}.")
+    check_one_of(method, "method", IntervalMethod)
     if method == "quantile":
         lower, upper = predictive.quantile(alpha / 2), predictive.quantile(1 - alpha / 2)
         return (lower + upper) / 2, (upper - lower) / 2

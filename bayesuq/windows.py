@@ -20,13 +20,13 @@ Reference:
 import itertools
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, Self, TypedDict, get_args
+from typing import Any, Literal, Self, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import check_count, check_probability
+from bayesuq.arrays import check_count, check_one_of, check_probability
 from bayesuq.options import nearest
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -90,8 +90,7 @@ class Windows:
         sides = tuple(window) if isinstance(window, Sequence) and not isinstance(window, str) else (window,)
         overlap = check_probability(options.get("overlap", 0.5), "overlap")
         blend = options.get("blend", "gaussian")
-        if blend not in get_args(Blend):
-            raise ValueError(f"`blend` must be one of {', '.join(get_args(Blend))}; got {blend!r}.")
+        check_one_of(blend, "blend", Blend)
         margin = check_count(options.get("margin", 0), "margin", minimum=0)
         return cls(tuple(check_count(side, "window") for side in sides), overlap, blend, margin)
 

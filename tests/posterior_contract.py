@@ -569,7 +569,7 @@ class PosteriorContract:
             ({"learning_rate": math.nan}, ValueError, "`learning_rate`"),
             ({"learning_rate": math.inf}, ValueError, "`learning_rate`"),
             ({"learning_rate": "fast"}, TypeError, "`learning_rate` must be a number"),
-            ({"schedule": "linear"}, ValueError, "`schedule` must be 'cosine' or 'constant'"),
+            ({"schedule": "linear"}, ValueError, "`schedule` must be one of 'cosine', 'constant'"),
             ({"captured": "yes"}, TypeError, "`captured` must be True or False"),
             ({"max_grad_norm": 0.0}, ValueError, "`max_grad_norm`"),
             ({"patience": 3}, ValueError, "`patience` needs `validation`"),

@@ -1,13 +1,14 @@
 """Split conformal prediction: the finite-sample rule, coverage in simulation, ties, too few rows, NaN."""
 
 import math
+from typing import get_args
 
 import pytest
 import torch
 from torch import Tensor
 
 from bayesuq import conformal
-from bayesuq.conformal import INTERVAL_METHODS, LABEL_METHODS, IntervalMethod, LabelMethod
+from bayesuq.conformal import IntervalMethod, LabelMethod
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.mixture import MixturePredictive
@@ -46,7 +47,7 @@ def assert_coverage(covered: list[float], num_calibration: int, alpha: float, nu
         assert found < mean + error
 
 
-@pytest.mark.parametrize("method", INTERVAL_METHODS)
+@pytest.mark.parametrize("method", get_args(IntervalMethod))
 @pytest.mark.parametrize(("num_calibration", "alpha"), [(19, 0.1), (50, 0.2), (33, 0.05)])
 def test_intervals_cover_as_the_rule_says(method: IntervalMethod, num_calibration: int, alpha: float) -> None:
     covered = []
@@ -65,7 +66,7 @@ def test_intervals_cover_as_the_rule_says(method: IntervalMethod, num_calibratio
     assert_coverage(covered, num_calibration, alpha, 40, exact=True)
 
 
-@pytest.mark.parametrize("method", LABEL_METHODS)
+@pytest.mark.parametrize("method", get_args(LabelMethod))
 @pytest.mark.parametrize(("num_calibration", "alpha"), [(19, 0.1), (50, 0.2)])
 def test_sets_of_labels_cover_as_the_rule_says(method: LabelMethod, num_calibration: int, alpha: float) -> None:
     covered = []
@@ -100,7 +101,7 @@ def test_the_threshold_is_the_order_statistic_of_the_rule(num_rows: int, alpha: 
     assert float(conformal.calibrate_intervals(predictive, y, alpha=alpha).threshold) == k
 
 
-@pytest.mark.parametrize("method", INTERVAL_METHODS)
+@pytest.mark.parametrize("method", get_args(IntervalMethod))
 def test_too_few_rows_give_the_whole_line(method: IntervalMethod) -> None:
     predictive, y = real_world(0, 8)
     lower, upper = conformal.calibrate_intervals(predictive, y, alpha=0.1, method=method).intervals(predictive)
@@ -108,7 +109,7 @@ def test_too_few_rows_give_the_whole_line(method: IntervalMethod) -> None:
     assert (upper == math.inf).all()
 
 
-@pytest.mark.parametrize("method", LABEL_METHODS)
+@pytest.mark.parametrize("method", get_args(LabelMethod))
 def test_too_few_rows_give_every_label(method: LabelMethod) -> None:
     predictive, y = labelled_world(0, 8)
     calibrated = conformal.calibrate_labels(predictive, y, alpha=0.1, method=method, seed=0)

@@ -133,6 +133,11 @@ class BayesianNetwork:
         return f"BayesianNetwork({self.net}, {self.prior}, {self.likelihood}, random={self.random!r})"
 
     @property
+    def random_weights(self) -> list[str]:
+        """Names of the network's own random sites, without those of the likelihood."""
+        return [name for name in self.laws if not name.startswith(LIKELIHOOD)]
+
+    @property
     def dtype(self) -> torch.dtype:
         """Of every site, and of the inputs."""
         return self._scalar(0.0).dtype

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inputs import Inputs, apply, check_call, named_leaves, row_kind
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.copies import deep_copy
 from bayesuq.models.heads import Traced, traced, warn_of_bounded_outputs
 from bayesuq.options import shortened
@@ -143,7 +143,7 @@ def check_reached(model: BayesianNetwork, seen: Traced) -> None:
     Raises:
         ValueError: No pass runs the layers that are to be random, or `forward` runs without gradients.
     """
-    random = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
+    random = model.random_weights
     if random and not seen.moves_with(random):
         raise ValueError(
             f"The outputs do not move with the weights that are to be random, {shortened(random)}: no pass runs their "

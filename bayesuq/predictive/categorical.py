@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_floating
+from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, check_one_of, to_floating
 from bayesuq.predictive.base import (
     BLOCK_NUMBERS,
     PredictiveDistribution,
@@ -27,6 +27,7 @@ from bayesuq.predictive.probability_sums import LEAST, ProbabilitySum
 from bayesuq.randomness import generator, resolve_seed
 from bayesuq.waiting import are_noted, check
 
+Kind = Literal["categorical", "bernoulli"]
 PROBABILITY_SUM_TOLERANCE = 1e-4  # and no less than the rounding of the numbers as they came: half floats are coarser
 CACHE_NUMBERS = 2**16  # that fit a processor's cache several times over
 OVERFLOWN = "`logits` must not hold NaN or +inf; the network's output has overflowed."
@@ -101,9 +102,7 @@ class CategoricalPredictive(PredictiveDistribution):
         return cls._from_logits(logits, keep_samples=keep_samples, are_near=highest - lowest < NEAR)
 
     @classmethod
-    def from_probs(
-        cls, probs: ArrayLike, *, keep_samples: bool = True, kind: Literal["categorical", "bernoulli"] = "categorical"
-    ) -> Self:
+    def from_probs(cls, probs: ArrayLike, *, keep_samples: bool = True, kind: Kind = "categorical") -> Self:
         """The mixture of S vectors of class probabilities, (S, N, C, ...), summing to one over C.
 
         Args:
@@ -118,8 +117,7 @@ class CategoricalPredictive(PredictiveDistribution):
             ValueError: Fewer than three dimensions, an empty one, one class, negative, not finite, or not summing to
                 one (logits by mistake), of "bernoulli" above 1; another kind.
         """
-        if kind not in ("categorical", "bernoulli"):
-            raise ValueError(f"`kind` must be 'categorical' or 'bernoulli'; got {kind!r}.")
+        check_one_of(kind, "kind", Kind)
         tolerance = max(PROBABILITY_SUM_TOLERANCE, _rounding_of(probs))
         probs = to_floating(probs, "probs")
         check_draws(probs, "probs", "(S, N, C, ...)", "probs[None]")

@@ -176,7 +176,7 @@ def test_memory_of_the_network_is_that_of_a_window_whatever_the_image() -> None:
         ({"window": (8, 8, 8)}, ValueError, "a side for each axis"),
         ({"window": 0}, ValueError, "window"),
         ({"window": 8, "overlap": 1.0}, ValueError, r"`overlap` must lie in \[0, 1\)"),
-        ({"window": 8, "blend": "linear"}, ValueError, "`blend` must be one of gaussian, constant"),
+        ({"window": 8, "blend": "linear"}, ValueError, "`blend` must be one of 'gaussian', 'constant'"),
         ({"window": 8, "overlap": 0.0, "margin": 1}, ValueError, "leaves pixels out"),
         ({"overlap": 0.25}, ValueError, "pass `window`"),
         ({"windows": 8}, TypeError, "did you mean 'window'"),

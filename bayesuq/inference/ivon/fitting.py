@@ -28,7 +28,7 @@ from bayesuq.inference.training.options import NOISE, QUALITY, Training, Trainin
 from bayesuq.inference.training.workers import Group
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.loaders import Data
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed
 
 __all__ = ["fit"]
@@ -129,7 +129,7 @@ def fit(
 
 def _are_of_one_layer(model: BayesianNetwork) -> bool:
     """Whether the network is linear in its random weights, up to what comes after it."""
-    return len({name.rpartition(".")[0] for name in model.laws if not name.startswith(LIKELIHOOD)}) <= 1
+    return len({name.rpartition(".")[0] for name in model.random_weights}) <= 1
 
 
 def _default_rate(memory: float | None, num_steps: int, num_batches: int) -> float:

@@ -40,7 +40,7 @@ from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.inference.training.options import Training, TrainingOptions, session, training_options
 from bayesuq.loaders import Data
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.layers import is_dropout
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.precision import full_precision
@@ -163,7 +163,7 @@ def _default_subset(model: BayesianNetwork, mode: MapPosterior | None) -> str:
 
 def _names(model: BayesianNetwork, subset: str) -> list[str]:
     """The random weights in a subset."""
-    names = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
+    names = model.random_weights
     if subset == LAST_LAYER:
         last = set(matching_names(model.net, LAST_LAYER))
         names = [name for name in names if name in last]

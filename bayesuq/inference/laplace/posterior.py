@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike
+from bayesuq.arrays import ArrayLike, check_one_of
 from bayesuq.functions import Functions
 from bayesuq.gradients import are_kept
 from bayesuq.inference.joint.layout import Layout, normal_base
@@ -140,8 +140,7 @@ class LaplacePosterior(NetworkPosterior):
         Warns:
             UserWarning: There is no best factor within [1e-8, 1e8].
         """
-        if kind not in ("one", "each"):
-            raise ValueError(f"`kind` must be 'one' or 'each'; got {kind!r}.")
+        check_one_of(kind, "kind", PriorFactors)
         prior = _precisions(self.model, self.names)
 
         def law(scaled: Mapping[str, Tensor]) -> NormalWeights:

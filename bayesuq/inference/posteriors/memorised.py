@@ -24,7 +24,7 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.minibatches import Source
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
+from bayesuq.models.bnn import BayesianNetwork, share_tensors
 
 MOST_ROWS, MOST_DERIVATIVES = 1000, 20_000_000  # of which looking takes some half of a second
 SMALL_NOISE = 0.3  # of y's standard deviation: above it, little was memorised
@@ -55,7 +55,7 @@ def left_out_coverage(posterior: WeightPosterior, source: Source) -> float | Non
     than rows, at most 1,000 of these, in memory and without weights.
     """
     model = posterior.model
-    names = [name for name in model.laws if not name.startswith(LIKELIHOOD)]
+    names = model.random_weights
     layout = Layout.of(model, names)
     if not _is_asked(model, layout.size, source):
         return None

@@ -10,7 +10,7 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import check_count, check_positive
+from bayesuq.arrays import check_count, check_one_of, check_positive
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.minibatches import NetworkReader, Reader, Source
@@ -145,8 +145,7 @@ class Training:
         # A generator would be used up by this very check.
         if not isinstance(self.callbacks, Sequence) or not all(callable(callback) for callback in self.callbacks):
             raise TypeError(f"`callbacks` must be a list of functions of a Progress; got {self.callbacks!r}.")
-        if self.schedule not in ("cosine", "constant"):
-            raise ValueError(f"`schedule` must be 'cosine' or 'constant'; got {self.schedule!r}.")
+        check_one_of(self.schedule, "schedule", Schedule)
         if not isinstance(self.captured, bool):
             raise TypeError(f"`captured` must be True or False; got {self.captured!r}.")
         if self.max_grad_norm is not None:

@@ -27,6 +27,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
+from bayesuq.arrays import check_one_of
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
 from bayesuq.models.bnn import LIKELIHOOD
 from bayesuq.models.layers import learns_statistics
@@ -250,12 +251,9 @@ def activation_noise(estimator: Estimator, network: TrainingNetwork) -> Activati
     Raises:
         ValueError: Another estimator, or one that the network does not allow.
     """
+    check_one_of(estimator, "estimator", Estimator)
     kinds = {"local": LocalReparameterisation, "flipout": Flipout}
-    if estimator == "weights":
-        return None
-    if estimator not in kinds:
-        raise ValueError(f"`estimator` must be 'weights', 'local' or 'flipout'; got {estimator!r}.")
-    return kinds[estimator](network)
+    return None if estimator == "weights" else kinds[estimator](network)
 
 
 def _own(vector: FlatVector, module: nn.Module) -> list[str]:

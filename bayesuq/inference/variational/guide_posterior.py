@@ -23,7 +23,7 @@ from bayesuq.inference.training.options import GLOBAL, QUALITY, Training, sessio
 from bayesuq.inference.variational.guided_program import GuidedProgram, ProgramObjective
 from bayesuq.inputs import require_tensor
 from bayesuq.loaders import Data
-from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
+from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import derive_seed, resolve_seed
 
 NUM_DRAWS = 32  # that a guide's scales are judged by
@@ -80,7 +80,7 @@ def _scale_slope(posterior: "GuidePosterior", source: Source, key: int) -> Scale
     With g = -d log p(theta, y | x) / d theta at draws of q, it is E[g (theta - E theta)] - 1, averaged over weights.
     The entropy's own slope is the -1.
     """
-    model, names = posterior.model, [name for name in posterior.model.laws if not name.startswith(LIKELIHOOD)]
+    model, names = posterior.model, posterior.model.random_weights
     theta = posterior.sample_weights(NUM_DRAWS, seed=key)
     means = {name: theta[name].mean(dim=0) for name in names}
     correction = NUM_DRAWS / (NUM_DRAWS - 1)  # for means over the same draws

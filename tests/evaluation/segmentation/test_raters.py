@@ -125,7 +125,7 @@ def test_sigmoids_of_regions_are_read_as_they_are() -> None:
         (lambda: likelihoods.SoftCategorical().targets([[0.5, 0.5]], num_outputs=3), "shares of 3 classes"),
         (lambda: rater_shares([[0, 1]], 2), r"\(R, N, ...\)"),
         (lambda: CategoricalPredictive.from_probs([[[1.2]]], kind="bernoulli"), r"must lie in \[0, 1\]"),
-        (lambda: CategoricalPredictive.from_probs([[[0.2]]], kind="binary"), "'categorical' or 'bernoulli'"),
+        (lambda: CategoricalPredictive.from_probs([[[0.2]]], kind="binary"), "'categorical', 'bernoulli'"),
         (lambda: region(CategoricalPredictive.from_probs([[[0.2, 0.8]]]), 0), "K > 0 labels a pixel"),
     ],
 )

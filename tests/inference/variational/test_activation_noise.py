@@ -332,5 +332,5 @@ def test_priors_and_guides_that_need_draws_are_refused(estimator: str) -> None:
 
 def test_other_estimators_are_refused() -> None:
     model = BayesianNetwork(nn.Linear(3, 1), priors.Normal(), likelihoods.Normal(scale=0.5))
-    with pytest.raises(ValueError, match="`estimator` must be 'weights', 'local' or 'flipout'; got 'flip'"):
+    with pytest.raises(ValueError, match="`estimator` must be one of 'weights', 'local', 'flipout'; got 'flip'"):
         variational.fit(model, measured(), estimator="flip", num_epochs=1, seed=0)  # type: ignore[arg-type]
