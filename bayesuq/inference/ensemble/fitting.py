@@ -22,6 +22,7 @@ from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
+from bayesuq.inference.training.deadline import within
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.model_contents import running_in
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
@@ -159,7 +160,8 @@ def fit(
 
     def fitted(number: int) -> Posterior:
         own_file = {} if file is None else {"checkpoint": file.of_part(f"member-{number}")}
-        return member_fit(models[number], rows[number], seed=seeds[number], **shared, **own_file)
+        with within(1 / (num_members - number)):
+            return member_fit(models[number], rows[number], seed=seeds[number], **shared, **own_file)
 
     if workers.are_together:
         return EnsemblePosterior.of(shared_out(workers, models, fitted))

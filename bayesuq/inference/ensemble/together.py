@@ -190,7 +190,7 @@ class StackedModes:
 
     def posteriors(self, num_batches: int) -> list[MapPosterior]:
         """The fitted members."""
-        losses = self.losses.double().unflatten(0, (-1, num_batches)).mean(dim=1) / self.num_data
+        losses = self.losses[: int(self.step)].double().unflatten(0, (-1, num_batches)).mean(dim=1) / self.num_data
         layout = Layout.of(self.model)
         members = []
         for number in range(self.num_members):

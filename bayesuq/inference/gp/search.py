@@ -16,11 +16,12 @@ import torch
 from scipy.optimize import OptimizeResult, minimize
 
 from bayesuq.inference.gp.algebra import NotPositiveDefiniteError
-from bayesuq.inference.gp.convergence import warn_of_end
+from bayesuq.inference.gp.convergence import STOPPED, warn_of_end
 from bayesuq.inference.gp.hyperparameters import COUNTED, HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Evidence, Observations
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.cost import warn_if_long
+from bayesuq.inference.training.deadline import Pace
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.lbfgs import Evaluation, Evaluations, Recall, Result
@@ -196,7 +197,7 @@ def log_size(data: Observations, vector: HyperparameterVector) -> float:
 def _climb(evidence: Evidence, vector: HyperparameterVector, max_iterations: int, recall: Recall) -> Result:
     """L-BFGS from where the hyperparameters are; the loss is per data point, in nats."""
     course: list[float] = []
-    first = True
+    first, pace = True, Pace(max_iterations)
 
     def loss(values: np.ndarray) -> tuple[float, np.ndarray]:
         nonlocal first
@@ -216,12 +217,17 @@ def _climb(evidence: Evidence, vector: HyperparameterVector, max_iterations: int
 
     def note(intermediate_result: OptimizeResult) -> None:
         course.append(float(intermediate_result.fun))
+        pace.advance(len(course))
+        if pace.is_over and len(course) < max_iterations:
+            raise StopIteration
 
     options = {"maxiter": max_iterations, "maxfun": 4 * max_iterations, "ftol": 1e-9, "gtol": FLAT, "maxcor": 20}
     start = vector.flat().cpu().numpy()
     search: Any = minimize  # whose types know no bounds beside a callback
     found = search(loss, start, jac=True, method="L-BFGS-B", bounds=vector.bounds(), callback=note, options=options)
-    facts = {"loss": found.fun, "gradient": found.jac, "num_iterations": found.nit, "status": found.status}
+    pace.end()
+    status = STOPPED if pace.is_over else found.status
+    facts = {"loss": found.fun, "gradient": found.jac, "num_iterations": found.nit, "status": status}
     facts |= {"course": course}
     told = {name: torch.tensor(value, dtype=torch.float64) for name, value in facts.items()}
     return told | {"place": torch.tensor(found.x)}

@@ -36,6 +36,7 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
+from bayesuq.inference.training.deadline import within
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import NetworkReader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
@@ -53,6 +54,7 @@ __all__ = ["MicrocanonicalPosterior", "fit"]
 __dir__ = __all__.copy
 
 NUM_EPOCHS, LEARNING_RATE = 40, 0.01  # of the networks: chains go on from there
+NETWORKS_SHARE = 0.5  # of the time, at most, where there is a deadline
 ENERGY_VARIANCE = 5e-4  # longer steps than the sampler alone has: how far chains come decides
 DATA, NETWORKS, STARTS, CHAINS = range(4)  # what a fit's seed is split into
 MOST_VARIANCE = 4.0  # times the target, beyond which steps are said to be too long
@@ -231,7 +233,8 @@ def _trained(
     number = 1 if dict(model.net.named_buffers()) else num_members
     own: dict[str, Any] = {**options, "seed": derive_seed(key, NETWORKS)}
     own["checkpoint"] = None if file is None else file.of_part("start")
-    return cast(ensemble.EnsemblePosterior, ensemble.fit(model, data, num_members=number, **own))
+    with within(NETWORKS_SHARE):
+        return cast(ensemble.EnsemblePosterior, ensemble.fit(model, data, num_members=number, **own))
 
 
 def as_one(members: ensemble.EnsemblePosterior) -> ChainPosterior:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,6 +22,7 @@ from bayesuq.inference.microcanonical.tuning import (
     target_at,
 )
 from bayesuq.inference.training.checkpoint import Checkpoint, State, put_back
+from bayesuq.inference.training.deadline import Pace
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.stepping import Stepped
 from bayesuq.inference.training.workers import ALONE, Workers
@@ -60,8 +61,12 @@ class Plan:
 class Run(Stepped):
     """The loop.
 
+    With a deadline the phases of the warm-up, and the draws, are as much shorter as the time asks for: `plan` becomes
+    what was made.
+
     Attributes:
         done: Steps so far.
+        pace: How far they have come in the plan of the beginning, by which phases and targets go.
         particles: The chains.
         step_sizes: As tuned so far.
         lengths: L, (C,), float64.
@@ -69,6 +74,7 @@ class Run(Stepped):
         told: Of each draw, (C, D).
         sharing: Processes of which each moves some of the chains, by itself.
         divergences: Of the warm-up, (C,).
+        traced: Steps of the last phase of the warm-up whose positions are held.
     """
 
     plan: Plan
@@ -87,6 +93,7 @@ class Run(Stepped):
         if len(positions) < sharing.size:
             raise ValueError(f"{len(positions)} chains cannot be shared out among {sharing.size} processes.")
         self.energies, self.plan, self.phases = energies, plan, Phases.of(plan.num_warmup)
+        self.pace, self.traced = Pace(plan.num_steps), 0
         self.noise = Noise(generator(seed, device=positions.device), sharing.rank, sharing.size, len(positions))
         self.sharing, positions = sharing, positions[sharing.rank :: sharing.size]
         self.particles = Particles.at(positions, energies, self.noise)
@@ -119,6 +126,7 @@ class Run(Stepped):
         finish = super().finish
         with np.errstate(all="ignore"):  # steps that go too far diverge, and say so
             workers.agreed(lambda: finish(own, fit, progress))
+        self.pace.end()
         if workers.size > 1:
             self._gather()
 
@@ -136,16 +144,29 @@ class Run(Stepped):
 
     def _step(self) -> None:
         self.particles, moved = move(self.particles, self.energies, self.step_sizes.current, self.lengths, self.noise)
-        number, self.done = self.done, self.done + 1
-        if number < self.plan.num_warmup:
+        place, self.done = self.pace.place, self.done + 1
+        self.pace.advance(self.done)
+        if place < self.phases.third:
             self.divergences += moved.diverged.cpu()
-            self._learn(number, moved)
-            self._tune(number)
+            self._learn(place, moved)
+            self._tune(place)
+            if self.pace.place >= self.phases.third:
+                self.plan = replace(self.plan, num_warmup=self.done)
         else:
-            self._keep(number - self.plan.num_warmup, moved)
-            self._learn(number, moved)
+            self._keep(self.done - 1 - self.plan.num_warmup, moved)
+            self._learn(place, moved)
+            if self.pace.is_over:
+                self._end()
 
-    def _learn(self, number: int, moved: Moved) -> None:
+    def _end(self) -> None:
+        """Leave out the draws that were not made, though not the first one."""
+        number = (self.done - self.plan.num_warmup) // self.plan.thinning
+        if 1 <= number < self.plan.num_samples:
+            self.plan = replace(self.plan, num_samples=number)
+            self.draws = self.draws[:, :number].clone()
+            self.told = {name: told[:, :number].clone() for name, told in self.told.items()}
+
+    def _learn(self, number: float, moved: Moved) -> None:
         """Move step sizes towards the target; a given one is made smaller where the chain diverges."""
         plan, step_sizes = self.plan, self.step_sizes
         if plan.step_size is None:
@@ -154,17 +175,18 @@ class Run(Stepped):
         elif bool(moved.diverged.any()):
             step_sizes.current = torch.where(moved.diverged, SHRINKS * step_sizes.current, step_sizes.current)
 
-    def _tune(self, number: int) -> None:
-        plan, phases = self.plan, self.phases
+    def _tune(self, number: float) -> None:
+        plan, phases, after = self.plan, self.phases, self.pace.place
         if plan.length is not None:
             return
         if phases.first <= number < phases.second:
             self._add_moments()
-            if number == phases.second - 1:
+            if after >= phases.second:
                 self._length_by_variances()
         elif number >= phases.second:
-            self.trace[:, number - phases.second] = self.particles.positions[:, self.chosen]
-            if number == phases.third - 1 and self.trace.shape[1] > 1:
+            self.trace[:, self.traced] = self.particles.positions[:, self.chosen]
+            self.traced += 1
+            if after >= phases.third and self.traced > 1:
                 self._length_by_autocorrelations()
 
     def _keep(self, number: int, moved: Moved) -> None:
@@ -201,9 +223,9 @@ class Run(Stepped):
         self.lengths = torch.where(variance > 0, variance.sqrt(), self.lengths)
 
     def _length_by_autocorrelations(self) -> None:
-        steps = steps_per_draw(self.trace)
+        steps = steps_per_draw(self.trace[:, : self.traced])
         found = LENGTH_SHARE * self.step_sizes.current * steps
-        self.lengths = torch.where(RESOLVED * steps <= self.trace.shape[1], found, self.lengths)
+        self.lengths = torch.where(RESOLVED * steps <= self.traced, found, self.lengths)
 
     def _tensors(self) -> dict[str, Tensor]:
         """All that a checkpoint holds, but for the noise."""
@@ -226,6 +248,8 @@ class Run(Stepped):
             put_back(target, part, name, must_be_finite=name in ("particles.positions", f"{GROWING}positions"))
         self.noise.generator.set_state(tensors["noise"])
         self.done = values["done"]
+        self.pace.go_on(self.done)
+        self.traced = min(max(self.done - self.phases.second, 0), self.trace.shape[1])
 
     def energy_variance(self) -> float:
         """E[dE^2] / d of the kept steps, the mean over chains, in nats squared."""

@@ -62,7 +62,7 @@ class Phases:
         last = num_warmup - round(0.8 * num_warmup) - round(LAST_SHARE * num_warmup)  # as in checkpoints of before
         return cls(round(FIRST_SHARE * num_warmup), num_warmup - last, num_warmup)
 
-    def remembered(self, step: int) -> float:
+    def remembered(self, step: float) -> float:
         """Steps that the step size is learned from at a step: few where what it is learned for has just changed."""
         since = max((step - end for end in (self.first, self.second, self.third) if end <= step), default=0)
         return max(FEWEST_REMEMBERED, since / GROWTH)
@@ -109,7 +109,7 @@ class StepSizes:
         self.largest, self.current = tensor_of(largest), tensor_of(of.minimum(found, largest))
 
 
-def target_at(step: int, phases: Phases, wanted: float) -> float:
+def target_at(step: float, phases: Phases, wanted: float) -> float:
     """The variance of the energy error a dimension that is aimed at, in nats squared."""
     if wanted >= FIRST_TARGET:
         return wanted

@@ -28,6 +28,7 @@ from bayesuq.inference.training.checkpoint import (
     set_random_states,
 )
 from bayesuq.inference.training.convergence import warn_if_falling, warn_if_uninformed
+from bayesuq.inference.training.deadline import Pace
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.looks import Looks, RowLosses
@@ -141,7 +142,8 @@ class _Run:
     Attributes:
         epoch: Number of the epoch under way.
         batch: Steps made in it.
-        num_epochs: To make.
+        num_epochs: To make, where there is time.
+        pace: How far it has come in what was planned, which a deadline shortens.
         losses: Mean loss per data point of each epoch that is over.
         course: The same of equal parts of each, so that a fit of few epochs has a course too.
         watched: Validation loss of each.
@@ -164,6 +166,7 @@ class _Run:
         self.best = _Best(objective, self.optimizer)
         self.epoch, self.batch = 0, 0
         self.num_epochs = training.epochs(data.num_batches)
+        self.pace = Pace(self.num_epochs * data.num_batches, unit=data.num_batches)
         self.losses: list[float] = []
         self.course: list[float] = []
         self.watched: list[float] = []
@@ -181,6 +184,7 @@ class _Run:
             self.log.resume()
             with flushed():
                 self._run_epochs()
+            self.pace.end()
             self.log.resumable.write(self.epoch, self.batch)
         if self.validation is not None:
             self.best.restore()
@@ -193,7 +197,7 @@ class _Run:
     def _run_epochs(self) -> None:
         """The epochs that are left."""
         with bar(self.training.progress, total=self.num_epochs, done=self.epoch, unit="epoch") as shown:
-            while self.epoch < self.num_epochs and not self._is_out_of_patience():
+            while self.epoch < self.num_epochs and not self.pace.is_over and not self._is_out_of_patience():
                 self._run_epoch()
                 self._end_epoch()
                 seen = self.watched[-1] if self.watched else None
@@ -209,7 +213,8 @@ class _Run:
             return
         if self.watched and not math.isfinite(self.best.loss):
             warn_of_fit(UNWATCHED)
-        if objective.comes_to_rest and (self.validation is None or self.best.epoch == self.num_epochs - 1):
+        is_whole = len(self.losses) == self.num_epochs
+        if objective.comes_to_rest and is_whole and (self.validation is None or self.best.epoch == self.num_epochs - 1):
             course = trend([loss / objective.num_fits for loss in self.course], training.schedule)
             looks = None if self.looks is None else self.looks.trend(training.schedule)
             warn_if_falling((looks, course), self.num_epochs, objective.rate_option)
@@ -258,8 +263,7 @@ class _Run:
         """Move the leaves once."""
         number = self.epoch * self.data.num_batches + self.batch
         leaves = list(self.objective.leaves.values())
-        last = self.num_epochs * self.data.num_batches
-        self._schedule(number, last)
+        self._schedule(number)
         loss = self.loss(number, batch) if self.together is None else self.together.loss(number, batch)
         if self.training.max_grad_norm is not None:
             nn.utils.clip_grad_norm_(leaves, self.training.max_grad_norm * self.data.num_data)
@@ -270,6 +274,7 @@ class _Run:
             self.looks.after(number + 1)
         self.steps.append(loss)
         self.batch += 1
+        self.pace.advance(number + 1)
         if self.batch == self.data.num_batches:
             self._check_epoch(number, batch)
 
@@ -287,12 +292,12 @@ class _Run:
             raise self._not_finite(number, batch)
         return loss
 
-    def _schedule(self, step: int, last: int) -> None:
+    def _schedule(self, step: int) -> None:
         """Set what changes over the steps: learning rates, and how fast Adam forgets."""
         forgetting, falls = self.objective.forgetting, self.training.schedule == "cosine"
         for group, rate in zip(self.optimizer.param_groups, self.rates, strict=True):
             if falls:
-                group["lr"] = falling_rate(rate, step, last)
+                group["lr"] = falling_rate(rate, self.pace.place, self.pace.planned)
             if forgetting is not None:
                 group["betas"] = (group["betas"][0], min(1 - (step + 1) ** -forgetting, LONGEST_MEMORY))
 
@@ -447,6 +452,7 @@ class _Log:
         run.epoch, run.batch, run.seconds = values["epoch"], values["batch"], values["seconds"]
         run.best.epoch = values["best_epoch"]
         self._divide_anew(values)
+        run.pace.go_on(run.epoch * run.data.num_batches + run.batch)
         run.losses, run.watched = tensors["losses.epochs"].tolist(), tensors["losses.watched"].tolist()
         run.course = tensors.get("losses.course", tensors["losses.epochs"]).tolist()
         run.best.loss = float(tensors["losses.best"])

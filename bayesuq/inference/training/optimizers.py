@@ -134,7 +134,7 @@ class SGD:
         return memory["momentum_buffer"]
 
 
-def falling_rate(rate: float, step: int, num_steps: int) -> float:
+def falling_rate(rate: float, step: float, num_steps: int) -> float:
     """The rate of a step, from 0, where it falls to 0 over all of them as half a cosine does."""
     return rate * 0.5 * (1 + math.cos(math.pi * step / num_steps))
 

@@ -9,6 +9,7 @@ from time import perf_counter
 
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.checkpoint import Checkpoint, State
+from bayesuq.inference.training.deadline import has_deadline
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.interruptions import Interruptions
 from bayesuq.inference.training.locks import locked
@@ -26,6 +27,10 @@ class Resumable:
         take: Gives the state between two steps; its tensors may change afterwards.
         parent: The process that this one works for, and ends with; None is its own master.
         workers: Processes that make the fit together: the first one alone reads and writes, and all hear of it.
+
+    Raises:
+        ValueError: A fit with a deadline, whose course depends on the clock, is to be written down, or to be made by
+            several processes.
     """
 
     def __init__(
@@ -37,6 +42,10 @@ class Resumable:
         parent: int | None = None,
         workers: Workers = ALONE,
     ) -> None:
+        if has_deadline() and (checkpoint is not None or workers.are_together):
+            raise ValueError(
+                "A fit with a deadline has no checkpoint, and is made by one process: leave one of them out."
+            )
         self.checkpoint = checkpoint if workers.is_first else None
         self.take, self.parent, self.workers = take, parent, workers
         self.identity = Identity({}) if identity is None else identity

@@ -34,7 +34,7 @@ class Stepped(ABC):
     """A run that knows how to make a step, and what a checkpoint must hold between two.
 
     Attributes:
-        plan: How long.
+        plan: How long; a step may find that it is shorter.
         done: Steps so far.
         workers: Processes that make it together.
         interruptions: Signals that wait for the end of a step.
@@ -77,7 +77,7 @@ class Stepped(ABC):
                     resumable.note(self.done, asked=self.asked)
 
                 self._foretell([seconds_of(advance) for _ in range(min(NUM_TIMED, total - self.done))])
-                while self.done < total:
+                while self.done < self.plan.num_steps:
                     advance()
             resumable.write(self.done)
 
