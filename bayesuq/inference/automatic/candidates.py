@@ -60,6 +60,7 @@ class Trial:
         wanted_onwards: The size by which it goes on that has time enough; None is the one that is wanted first.
         least_onwards: The smallest one that is worth its time; None is that of a first fit.
         most_anew: Rows up to which it is rather fitted anew than that it goes on, where no other waits for the time.
+        keeps_time: Whether it goes on for as long as there is time, whatever size it is given.
         most_read: Rows that any fit reads at most; None is all.
         watched: Of tables so long that the judging rows are of more use to watch than to fit: from fitted rows, those,
             a size and a seed to the posterior of the epoch at which these are the most probable. It takes the place of
@@ -75,6 +76,7 @@ class Trial:
     wanted_onwards: int | None = None
     least_onwards: int | None = None
     most_anew: int = 0
+    keeps_time: bool = False
     most_read: int | None = None
     watched: Watched | None = None
 
@@ -158,7 +160,7 @@ def network_trials(
         Trial("ensemble", of_ensemble, max(least, 1000 // steps), 5, share, watched=watching(of_ensemble)),
         Trial("laplace", of_laplace, max(least, 2000 // steps), 10, watched=watching(of_laplace)),
         Trial("dropout", of_dropout, max(100, 4000 // steps), 20, watched=watching(of_dropout)),
-        Trial("microcanonical", of_chains, MOST_STEPS, FEWEST_STEPS, CHAINS_SHARE, of_chains_onwards),
+        Trial("microcanonical", of_chains, MOST_STEPS, FEWEST_STEPS, CHAINS_SHARE, of_chains_onwards, keeps_time=True),
     ]
 
 

@@ -5,15 +5,17 @@ more, some by which the mixture alone is recalibrated. The weights of the mixtur
 picked that another one complements. What has a weight is then fitted again to all rows but the last kind, or, of very
 long tables, longer to the first kind while the second one watches, where there is time.
 
-How long a fit takes is learned from two small ones of it. A method for which there is no time is left out, and said.
+Two small fits of a method tell whether there is time for one of use; where not it is left out, and said. Each fit has
+its part of the time, and ends with it: its steps take their whole course within it, whatever one of them takes, and how
+many they were is said.
 """
 
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from time import perf_counter
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,6 +33,7 @@ from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate,
 from bayesuq.inference.posteriors.units import in_units
 from bayesuq.inference.quantile_calibration import QuantileCalibratedPosterior
 from bayesuq.inference.stacking import stacked, stacking_weights
+from bayesuq.inference.training.deadline import Deadline, until
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator, resolve_seed
@@ -44,7 +47,10 @@ FEWEST_ROWS, RECALIBRATED_FROM = 20, 1000
 JUDGED_SHARE, MOST_JUDGED = 0.15, 5000
 CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
 FIRST_FITS = 0.45  # of the time; the rest is for fitting again, by which chains go on to where they predict best
-SAFETY = 0.9  # the share of the time that pilots are trusted for
+SAFETY = 0.9  # the share of a fit's time that is for its steps
+LONGER = 1.5  # times what a second fit would take by the first one, where it ends
+ENOUGH = 2.0  # times what the smallest fit of use takes by its pilots
+HOPELESS = 2.0  # times the seconds that there are, where a pilot of few steps leaves no doubt
 SPARED = 0.8  # the share of what other fits leave, on which none has to rely
 PILOT_ROWS = 2000  # that pilots read of very many
 FEWEST_PIECES, ROWS_A_PIECE = 10, 100  # of the map of levels
@@ -72,8 +78,10 @@ def regress(
     Args:
         x: Inputs, (N, F), in any units.
         y: Targets, (N,) or (N, D), in any unit; whole numbers are real targets here.
-        budget: Seconds that it may take. The first method is fitted, if only a little, however few they are.
-        seed: Makes the fit repeatable, on a machine that is as fast; None draws one from torch's generator.
+        budget: Seconds that it may take. Each fit ends with its part of them, whatever else the machine does, and says
+            so; the first method is fitted, if only a little, however few they are.
+        seed: Makes the fit repeatable where no fit is ended by its time; how far one comes that is depends on the
+            clock, and so on the machine. None draws one from torch's generator.
         clock: What tells the seconds.
 
     Returns:
@@ -110,8 +118,8 @@ def classify(
         x: Inputs, (N, F), in any units.
         y: Labels of any kind, (N,), such as text or whole numbers; `labels` of the result holds them in the order of
             the predictive's classes.
-        budget: Seconds that it may take. The first method is fitted, if only a little, however few they are.
-        seed: Makes the fit repeatable, on a machine that is as fast; None draws one from torch's generator.
+        budget: Seconds that it may take: see `regress`.
+        seed: Makes the fit repeatable, as in `regress`; None draws one from torch's generator.
         clock: What tells the seconds.
 
     Returns:
@@ -150,14 +158,57 @@ class Timer:
     Attributes:
         clock: Tells the seconds.
         end: When all must be done.
+        budget: The seconds that there were.
     """
 
     clock: Callable[[], float]
     end: float
+    budget: float
 
-    def left(self, share: float, total: float) -> float:
-        """Seconds until this share of the total has passed."""
-        return self.end - (1 - share) * total - self.clock()
+    @classmethod
+    def of(cls, budget: float, clock: Callable[[], float]) -> "Timer":
+        """One that begins now."""
+        return cls(clock, clock() + budget, budget)
+
+    def left(self, share: float = 1.0) -> float:
+        """Seconds until this share of the budget has passed."""
+        return self.end - (1 - share) * self.budget - self.clock()
+
+    def within(self, seconds: float) -> Deadline:
+        """The end of so many seconds from now."""
+        return Deadline(self.clock, self.clock() + seconds)
+
+
+class Steps(NamedTuple):
+    """How long a fit was.
+
+    Attributes:
+        made: Its size: epochs, iterations, or steps of chains.
+        wanted: The size of a fit that has time enough.
+        is_cut: Whether time has ended it.
+    """
+
+    made: int
+    wanted: int
+    is_cut: bool = False
+
+    @classmethod
+    def of(cls, size: int, deadline: Deadline) -> "Steps":
+        """Those of a fit of this size, as far as the deadline let it come."""
+        shares = [ended.share for ended in deadline.ended]
+        return cls(max(1, round(size * shares[-1])) if shares else size, size, any(share < 1 for share in shares))
+
+    def anew(self, deadline: Deadline) -> "Steps":
+        """Those of the same fit to more rows."""
+        again = Steps.of(self.made, deadline)
+        return Steps(again.made, self.wanted, self.is_cut or again.is_cut)
+
+    def and_then(self, further: "Steps") -> "Steps":
+        """Those of a fit that went on."""
+        return Steps(self.made + further.made, self.made + further.wanted, further.is_cut)
+
+    def __str__(self) -> str:
+        return f"size {self.made}" + (f" of {self.wanted}, where its time ended" if self.is_cut else "")
 
 
 @dataclass(frozen=True)
@@ -167,8 +218,9 @@ class Fitted:
     Attributes:
         trial: Which one.
         posterior: The first fit, or the one to more rows.
-        size: Of the fit.
+        steps: Of the fit.
         seconds: Of it alone.
+        after: Of these, what it took when its steps were made.
         spent: Pilots included.
         log_probs: Of the rows to judge by, (N,), in nats.
         variance: That it predicts for them, their mean, in units of y squared; 0 of labels.
@@ -178,8 +230,9 @@ class Fitted:
 
     trial: Trial
     posterior: Posterior
-    size: int
+    steps: Steps
     seconds: float
+    after: float
     spent: float
     log_probs: Tensor
     variance: float
@@ -198,12 +251,12 @@ class Fitted:
     def size_onwards(self, left: float) -> int:
         """How much further it goes within these seconds; 0 where that is not worth it."""
         wanted, seconds = self.trial.wanted_onwards or self.trial.wanted, self.seconds_again
-        size = min(wanted, int(SAFETY * max(left, 0.0) / seconds * self.size)) if seconds > 0 else wanted
+        size = min(wanted, int(SAFETY * max(left, 0.0) / seconds * self.steps.made)) if seconds > 0 else wanted
         return size if size >= (self.trial.least_onwards or self.trial.least) else 0
 
     def told(self, unit: float) -> Candidate:
         """What is said of it, y's unit being so many nats."""
-        remark = f"size {self.size}" + (f", fitted again{self.again}" if self.again else "")
+        remark = f"{self.steps}" + (f", fitted again{self.again}" if self.again else "")
         return Candidate(self.trial.name, float(self.log_probs.mean()) - unit, self.weight, self.spent, remark)
 
 
@@ -216,7 +269,7 @@ def _fitted(
     clock: Callable[[], float],
 ) -> AutomaticPosterior:
     check_positive(budget, "budget")
-    timer = Timer(clock, clock() + budget)
+    timer = Timer.of(budget, clock)
     if len(data) < FEWEST_ROWS:
         raise ValueError(
             f"`x` must have at least {FEWEST_ROWS} rows; got {len(data)}. Take `bq.inference.gp` or `hmc`."
@@ -226,9 +279,9 @@ def _fitted(
     rows = standard_rows(standardizer, data)
     first, judged = rows.rows(fitting), rows.rows(judging)
     trials = trials_for(first)
-    fits, told = _first_fits(trials, first, judged, timer, budget, derive_seed(key, FITS))
+    fits, told = _first_fits(trials, first, judged, timer, derive_seed(key, FITS))
     both = rows.rows(torch.cat([fitting, judging]))
-    before, mixture, fits = _mixed(fits, both, len(first), timer, budget, derive_seed(key, FITS))
+    before, mixture, fits = _mixed(fits, both, len(first), timer, derive_seed(key, FITS))
     if not rows.is_labelled:
         before, mixture = (expecting_outliers(one, len(both), fits) for one in (before, mixture))
     posterior, remark = _recalibrated(mixture, rows, calibrating, before, judged, derive_seed(key, CALIBRATE))
@@ -239,7 +292,11 @@ def _fitted(
         posterior=in_units(posterior, standardizer),
         labels=labels,
         candidates=tuple(sorted(told, key=lambda candidate: names.index(candidate.name))),
-        remarks=(f"{len(fitting)} rows for fits, {len(judging)} to judge and mix them by.", remark),
+        remarks=(
+            f"{len(fitting)} rows for fits, {len(judging)} to judge and mix them by.",
+            remark,
+            f"{budget - timer.left():.1f} of {budget:g} seconds taken.",
+        ),
         gaps=widest_gaps(standardizer.inputs(data.x)),
         num_rows=len(data),
     )
@@ -254,7 +311,7 @@ def divided(number: int, seed: int) -> tuple[Tensor, Tensor, Tensor]:
 
 
 def _first_fits(
-    trials: Sequence[Trial], first: Dataset, judged: Dataset, timer: Timer, budget: float, key: int
+    trials: Sequence[Trial], first: Dataset, judged: Dataset, timer: Timer, key: int
 ) -> tuple[list[Fitted], list[Candidate]]:
     """Each trial in turn, of the size that its part of the time allows; what is not fitted, with the reason.
 
@@ -266,16 +323,16 @@ def _first_fits(
     for number, trial in enumerate(trials):
         begin = timer.clock()
         waiting = sum(later.share for later in trials[number:])
-        part = timer.left(FIRST_FITS, budget) * trial.share / max(trial.share, waiting / 2)
+        part = timer.left(FIRST_FITS) * trial.share / max(trial.share, waiting / 2)
         try:
-            size = _size(trial, first, part, _spare(trial, first, fits, timer, budget), timer.clock, key)
-            if number == 0:
-                size = max(size, trial.least)
-            if size < trial.least:
+            planned = _planned(trial, first, part, _spare(trial, first, fits, timer), timer.clock, key)
+            if planned is None and number > 0:
                 told.append(Candidate(trial.name, None, 0.0, timer.clock() - begin, "no time for a fit of use"))
                 continue
+            size, deadline = planned or (trial.least, Deadline(timer.clock, math.inf))
             start = timer.clock()
-            posterior = _quietly(trial.fit, first, size, key)
+            posterior = _quietly(deadline, trial.fit, first, size, key)
+            after = deadline.since_end
             predictive = posterior.predict(judged.x, seed=derive_seed(key, number), keep_samples=True)
             log_probs = predictive.log_prob(judged.y).double().clamp(min=-1e6)
             variance = 0.0 if judged.is_labelled else float(predictive.total.mean())
@@ -283,67 +340,76 @@ def _first_fits(
             told.append(Candidate(trial.name, None, 0.0, timer.clock() - begin, f"failed: {error}"))
             continue
         end = timer.clock()
-        fits.append(Fitted(trial, posterior, size, end - start, end - begin, log_probs, variance))
+        steps = Steps.of(size, deadline)
+        fits.append(Fitted(trial, posterior, steps, end - start, after, end - begin, log_probs, variance))
     if not fits:
         reasons = "; ".join(f"{one.name}: {one.remark}" for one in told)
         raise FloatingPointError(f"No method could be fitted to this table. {reasons}")
     return fits, told
 
 
-def _spare(trial: Trial, rows: Dataset, fits: Sequence[Fitted], timer: Timer, budget: float) -> float:
-    """Seconds that second fits leave to one that needs none, for it goes on from its first one; 0 of less than half."""
-    if not fits or trial.going_on is None or any(fit.goes_on(len(rows)) for fit in fits):
-        return 0.0
-    left, taken = timer.left(1.0, budget), sum(fit.seconds_again for fit in fits)
-    return SPARED * (left - taken) if taken < left / 2 else 0.0  # pilots take some before they say that it is little
+def _spare(trial: Trial, rows: Dataset, fits: Sequence[Fitted], timer: Timer) -> float:
+    """Seconds that second fits leave to a first one, and to its own second one where it needs it; 0 of less than half.
 
-
-def _size(trial: Trial, rows: Dataset, seconds: float, spare: float, clock: Callable[[], float], key: int) -> int:
-    """Of a fit that takes these seconds, as two pilots tell: their difference leaves out what any fit takes.
-
-    Where that is less than what is worth its time, it may take the spare seconds. A fit of size 1 goes before the
-    pilots: what is loaded once in a process is no part of the pace, nor of these seconds.
+    What goes on from its first fit needs none, and takes what is left: beside one there is nothing to spare.
     """
-    longest = max(seconds, spare)
+    if not fits or any(fit.goes_on(len(rows)) for fit in fits):
+        return 0.0
+    left, taken = timer.left(), sum(fit.seconds_again for fit in fits)
+    both = 1.0 if trial.going_on is not None else 1 + 1 / (1 - JUDGED_SHARE)
+    return SPARED * (left - taken) / both if taken < left / 2 else 0.0  # pilots take some before they tell
+
+
+def _planned(
+    trial: Trial, rows: Dataset, seconds: float, spare: float, clock: Callable[[], float], key: int
+) -> tuple[int, Deadline] | None:
+    """The size of a fit that takes these seconds at most, and when its steps are to end; None of one of no use.
+
+    Two pilots tell whether the smallest fit of use would end in time: their difference leaves out what any fit takes.
+    Where it would not, or hardly, for a machine may become slower, it may take the spare seconds. A fit of size 1 goes
+    before the pilots: what is loaded once in a process is no part of the pace, nor of these seconds.
+    """
+    longest, pilots = max(seconds, spare), Deadline(clock, math.inf)
     if longest <= 0:
-        return 0
+        return None
     small, large = trial.pilots
     some = rows if len(rows) < MANY_ROWS else rows.rows(torch.arange(PILOT_ROWS))
-    times = [clock()]
-    for size in (1, small, large):
-        if len(times) > 2 and times[2] - times[1] > longest / 2:  # the larger one alone would take the rest
-            return 0
-        _quietly(trial.fit, some, size, key)
-        times.append(clock())
-    once, first, second = (after - before for before, after in pairwise(times))
-    paces = [(second - first) / (large - small)]
-    if some is rows:  # a busy machine may spoil one of two; of a few rows all is short, and to be left out costs more
-        paces.append((second - once) / (large - 1))
-    pace = max(paces) if second > first else second / large  # which is too slow, if anything
-    taken = times[3] - times[1] + max(first - small * pace, 0.0)
-    pace *= min(len(rows), trial.most_read or len(rows)) / min(len(some), trial.most_read or len(some))
+    longer = min(len(rows), trial.most_read or len(rows)) / min(len(some), trial.most_read or len(some))
+    once, first = (_seconds_of(trial, some, size, pilots, key) for size in (1, small))
+    quickest = (first - once) / (small - 1)
+    if first > longest / 2 or longer * trial.least * quickest > HOPELESS * longest:  # a larger one would take the rest
+        return None
+    second = _seconds_of(trial, some, large, pilots, key)
+    after = pilots.since_end
+    pace = (second - first) / (large - small) if second > first else second / large  # which is too slow, if anything
+    before = max(first - small * pace - after, 0.0)
+    least = first + second + before + longer * (after + trial.least * pace)
+    allowed = seconds if ENOUGH * least <= SAFETY * seconds else longest
+    if least > SAFETY * allowed:
+        return None
+    return trial.wanted, Deadline(clock, clock() - first - second + SAFETY * allowed - longer * after)
 
-    def within(seconds: float) -> int:
-        left = max(SAFETY * seconds - taken, 0.0)
-        return min(trial.wanted, int(left / pace)) if pace > 0 else trial.wanted * (left > 0)
 
-    size = within(seconds)
-    return size if size >= trial.least else within(longest)
+def _seconds_of(trial: Trial, rows: Dataset, size: int, deadline: Deadline, key: int) -> float:
+    """What a pilot takes."""
+    begin = deadline.clock()
+    _quietly(deadline, trial.fit, rows, size, key)
+    return deadline.clock() - begin
 
 
 def _mixed(
-    fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, budget: float, key: int
+    fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, key: int
 ) -> tuple[Posterior, Posterior, list[Fitted]]:
     """The mixture by the weights that the judging rows ask for, the same of fits to more rows, and all fits."""
     log_probs = torch.stack([fit.log_probs for fit in fits])
     mixture = stacked([fit.posterior for fit in fits], stacking_weights(log_probs), NUM_DRAWS)
     weights = {id(member): weight for member, weight in zip(mixture.members, mixture.weights, strict=True)}
     weighed = [replace(fit, weight=weights.get(id(fit.posterior), 0.0)) for fit in fits]
-    again = _again(weighed, rows, fitted, timer, budget, key)
+    again = _again(weighed, rows, fitted, timer, key)
     return mixture, replace(mixture, members=tuple(fit.posterior for fit in again if fit.weight > 0)), again
 
 
-def _again(fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, budget: float, key: int) -> list[Fitted]:
+def _again(fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, key: int) -> list[Fitted]:
     """Those with a weight, fitted to more rows where there is time, which grows with these.
 
     What goes on from its first fit comes last, and goes as far as there is time. The first rows, so many, were fitted.
@@ -353,39 +419,45 @@ def _again(fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, bud
     waiting = sorted(chosen, key=lambda one: fits[one].trial.going_on is not None)
     while waiting:
         number, *waiting = waiting
-        fit, left = fits[number], timer.left(1.0, budget)
+        fit, left = fits[number], timer.left()
         part = left * fit.weight / (fit.weight + sum(fits[one].weight for one in waiting))
         waits = any(fits[one].size_onwards(left) for one in waiting)
         try:
             if fit.trial.watched is not None and part > fit.seconds:
-                found[number] = _fitted_longer(fit, fit.trial.watched, rows, fitted, part, key)
+                deadline = timer.within(SAFETY * part - fit.after)
+                found[number] = _fitted_longer(fit, fit.trial.watched, rows, fitted, deadline, key)
             else:
-                found[number] = _fitted_again(fit, rows, left, key, nothing_waits=not waits)
+                found[number] = _fitted_again(fit, rows, timer, part, key, nothing_waits=not waits)
         except (FloatingPointError, RuntimeError):
             warn_of_fit(f"{fits[number].trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
 
-def _fitted_longer(fit: Fitted, watched: Watched, rows: Dataset, fitted: int, part: float, key: int) -> Fitted:
-    """A fit to the same rows that the judging ones watch, as large as these seconds allow."""
+def _fitted_longer(fit: Fitted, watched: Watched, rows: Dataset, fitted: int, deadline: Deadline, key: int) -> Fitted:
+    """A fit to the same rows that the judging ones watch, as large as there is time for."""
     first, judging = (rows.rows(torch.arange(*ends)) for ends in ((0, fitted), (fitted, len(rows))))
-    size = max(fit.size, min(fit.trial.wanted, int(SAFETY * part / fit.seconds * fit.size)))
-    return replace(fit, posterior=_quietly(watched, first, judging, size, key), size=size, again=WATCHED)
+    posterior = _quietly(deadline, watched, first, judging, fit.trial.wanted, key)
+    return replace(fit, posterior=posterior, steps=Steps.of(fit.trial.wanted, deadline), again=WATCHED)
 
 
-def _fitted_again(fit: Fitted, rows: Dataset, left: float, key: int, *, nothing_waits: bool) -> Fitted:
-    """The fit to more rows within the seconds that are left, or as it is where they are too few."""
-    trial = fit.trial
+def _fitted_again(fit: Fitted, rows: Dataset, timer: Timer, part: float, key: int, *, nothing_waits: bool) -> Fitted:
+    """The fit to more rows within the seconds that are left, or as it is where they are too few.
+
+    Of these the part is its own, in which it may take longer than the first fit did.
+    """
+    trial, left = fit.trial, timer.left()
     is_anew = trial.going_on is None or (nothing_waits and not fit.goes_on(len(rows)))
     if is_anew and left > fit.seconds_again:
-        return replace(fit, posterior=_quietly(trial.fit, rows, fit.size, key), again=TO_MORE_ROWS)
-    if trial.going_on is None:
-        return fit
+        deadline = timer.within(min(max(LONGER * fit.seconds_again, part), left) - fit.after)
+        posterior = _quietly(deadline, trial.fit, rows, fit.steps.made, key)
+        return replace(fit, posterior=posterior, steps=fit.steps.anew(deadline), again=TO_MORE_ROWS)
     size = fit.size_onwards(left)
-    if size == 0:
+    if trial.going_on is None or size == 0:
         return fit
-    posterior = _quietly(trial.going_on, rows, size, key, fit.posterior)
-    return replace(fit, posterior=posterior, size=fit.size + size, again=TO_MORE_ROWS)
+    size = (trial.wanted_onwards or trial.wanted) if trial.keeps_time else size
+    deadline = timer.within(SAFETY * left - fit.after)
+    posterior = _quietly(deadline, trial.going_on, rows, size, key, fit.posterior)
+    return replace(fit, posterior=posterior, steps=fit.steps.and_then(Steps.of(size, deadline)), again=TO_MORE_ROWS)
 
 
 def expecting_outliers(mixture: Posterior, number: int, fits: Sequence[Fitted]) -> OutlierPosterior:
@@ -435,9 +507,9 @@ def _sharpened(mixture: Posterior, before: Posterior, judged: Dataset, seed: int
     return sharpened, f"Log-odds of levels scaled by {factor:.3g}, by the {len(judged)} rows that judged."
 
 
-def _quietly(fit: Callable[..., Posterior], *arguments: Any) -> Posterior:
-    """A fit whose warnings are not shown: held-out rows judge it, and pilots are short on purpose."""
-    with warnings.catch_warnings():
+def _quietly(deadline: Deadline, fit: Callable[..., Posterior], *arguments: Any) -> Posterior:
+    """A fit until then, whose warnings are not shown: held-out rows judge it, and pilots are short on purpose."""
+    with warnings.catch_warnings(), until(deadline):
         warnings.simplefilter("ignore")
         return fit(*arguments)
 

@@ -31,7 +31,8 @@ class Candidate(NamedTuple):
             was not fitted.
         weight: In the mixture, a fraction in [0, 1].
         seconds: Of its fit, pilots included.
-        remark: What else is to be said of it.
+        remark: What else is to be said of it: its size, in epochs, iterations or steps, whether time has ended it, and
+            whether it was fitted again.
     """
 
     name: str
@@ -51,7 +52,7 @@ class AutomaticPosterior(WrappingPosterior):
         posterior: With its units: the stacked candidates, recalibrated where there were rows for it.
         labels: Of the classes, in the predictive's order; empty for real targets.
         candidates: What was tried.
-        remarks: How rows were used, and what was recalibrated.
+        remarks: How rows were used, what was recalibrated, and how long all took.
         gaps: The widest intervals of each column without a fitted row, in standard units, (F, K, 2); None in a file of
             before.
         num_rows: That were fitted.

@@ -19,6 +19,7 @@ from bayesuq.inference.automatic import candidates, fitting
 from bayesuq.inference.automatic.candidates import Trial, noise_floor, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.log_odds import DEVIATION
 from bayesuq.inference.ensemble import EnsemblePosterior
+from bayesuq.inference.training.deadline import Pace
 from tests.inference.examples import measured
 
 SIZES = {"ensemble": 12, "laplace": 12, "gp": 8, "dropout": 12, "microcanonical": 60}
@@ -53,11 +54,21 @@ def use(monkeypatch: pytest.MonkeyPatch, *trials: Trial) -> None:
 
 def timed(clock: Clock, name: str, value: float, overhead: float, pace: float, calls: list[Any]) -> Trial:
     def fit(rows: bq.Dataset, size: int, _: int) -> Any:
-        clock.now += overhead + pace * size
-        calls.append((name, size, len(rows)))
+        clock.now += overhead
+        calls.append((name, stepped(clock, size, lambda _: pace), len(rows)))
         return constant(value)
 
     return Trial(name, fit, 1000, 10)
+
+
+def stepped(clock: Clock, size: int, pace: Callable[[int], float]) -> int:
+    """Steps that a loop of this size makes, each of so many seconds."""
+    loop = Pace(size)
+    while not loop.is_over:
+        clock.now += pace(loop.done)
+        loop.advance(loop.done + 1)
+    loop.end()
+    return loop.done
 
 
 def test_a_budget_is_kept_and_decides_on_sizes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,6 +86,52 @@ def test_a_budget_is_kept_and_decides_on_sizes(monkeypatch: pytest.MonkeyPatch) 
     assert 10 <= sizes[60.0]["slow"] < sizes[100.0]["slow"] < 1000
 
 
+PILOTS = 3  # fits of few steps before the one that counts
+
+
+@pytest.mark.parametrize(("pilot", "pace"), [(0.03, 0.09), (0.09, 0.03), (0.03, 0.01)])
+def test_a_fit_has_its_time_whatever_pilots_say_of_a_step(
+    monkeypatch: pytest.MonkeyPatch, pilot: float, pace: float
+) -> None:
+    """A machine that is thrice as slow after them, or as quick, makes fewer steps of a fit, or more, and not later."""
+    clock, sizes = Clock(), []
+
+    def fit(rows: bq.Dataset, size: int, _: int) -> Any:  # noqa: ARG001 - what a trial is given
+        one = pilot if len(sizes) < PILOTS else pace
+        clock.now += 1.0
+        sizes.append(stepped(clock, size, lambda _: one))
+        return constant(0.0)
+
+    use(monkeypatch, Trial("network", fit, 1000, 10))
+    found = fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    seconds = fitting.SAFETY * fitting.FIRST_FITS * 60.0 - sum(sizes[1:PILOTS]) * pilot - 3.0
+    wanted = min(1000, seconds / pace)
+    assert 0.96 * wanted - 1 <= sizes[PILOTS] <= wanted + 1
+    assert clock.now - 100.0 <= 60.0
+    assert len(sizes) == PILOTS + 2  # and again, to all rows
+    cut = "" if sizes[-1] == 1000 else " of 1000, where its time ended"
+    assert found.candidates[0].remark == f"size {sizes[-1]}{cut}, fitted again to the judging rows too"
+
+
+def test_a_second_fit_ends_with_the_budget_on_a_machine_that_has_become_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock, calls = Clock(), []
+
+    def fit(rows: bq.Dataset, size: int, _: int) -> Any:
+        one = 0.02 if len(rows) == 34 else 0.06
+        calls.append(stepped(clock, size, lambda _: one))
+        return constant(0.0)
+
+    use(monkeypatch, Trial("network", fit, 1000, 10))
+    found = fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
+    assert 59.0 < clock.now - 100.0 <= 60.06
+    first, again = calls[-2:]
+    assert 0.6 * first < again < 0.7 * first
+    assert found.candidates[0].remark == (
+        f"size {again} of {first}, where its time ended, fitted again to the judging rows too"
+    )
+    assert "where its time ended" in found.explanation
+
+
 def test_what_there_is_no_time_for_is_left_out_and_said(monkeypatch: pytest.MonkeyPatch) -> None:
     clock, calls = Clock(), []
     use(
@@ -88,6 +145,7 @@ def test_what_there_is_no_time_for_is_left_out_and_said(monkeypatch: pytest.Monk
     assert (last.name, last.score, last.weight, last.remark) == ("endless", None, 0.0, "no time for a fit of use")
     assert max(size for name, size, _ in calls if name == "endless") == 6
     assert "endless: not fitted" in found.explanation
+    assert found.explanation.endswith(f"{clock.now - 100.0:.1f} of 60 seconds taken.")
 
 
 def test_a_pilot_that_takes_most_of_the_time_is_the_last_one(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,8 +178,8 @@ def test_pilots_of_very_many_rows_read_a_few_and_tell_the_pace_of_all(monkeypatc
     clock, calls = Clock(), []
 
     def fit(rows: bq.Dataset, size: int, _: int) -> Any:
-        clock.now += 1.0 + 0.01 * size * len(rows)
-        calls.append((size, len(rows)))
+        clock.now += 1.0
+        calls.append((stepped(clock, size, lambda _: 0.01 * len(rows)), len(rows)))
         return constant(0.0)
 
     use(monkeypatch, Trial("network", fit, 10_000, 10))
@@ -339,7 +397,7 @@ def test_levels_of_a_small_table_are_scaled_by_the_rows_that_judged(monkeypatch:
     factors = []
     for spread in (3.0, 0.001):  # and a deviation of 1 at 0 is predicted
         monkeypatch.setattr(fitting, "standard_rows", lambda _, data, spread=spread: rows_of_spread(data, spread))
-        (_, remark) = fitting.regress(x, y, seed=0, clock=Clock()).remarks
+        (_, remark, _) = fitting.regress(x, y, seed=0, clock=Clock()).remarks
         assert "by the 6 rows that judged" in remark
         factors.append(float(remark.split("scaled by ")[1].split(",")[0]))
     assert factors[0] < 1
