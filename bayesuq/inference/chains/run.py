@@ -24,6 +24,7 @@ from bayesuq.randomness import generator
 from bayesuq.storage import below, named
 
 FIRST_GUESS = 0.1
+REFUSED, STUCK = 0.01, 10  # an acceptance; so many in a row below it, and nothing is learned from a chain
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,7 @@ class _Run:
     Attributes:
         done: Transitions so far, the warm-up's included.
         mass: In which they move.
+        refusals: Of each chain in a row until now, (C,).
     """
 
     def __init__(
@@ -196,6 +198,7 @@ class _Run:
         self.mass: Mass = Diagonal(torch.ones_like(positions[0]))
         self.moments = self._no_moments()
         self.step_size = StepSize.of(FIRST_GUESS)
+        self.refusals = torch.zeros(len(positions), dtype=torch.int64)
         self.first_window, self.window_ends = window_start(plan.num_warmup), window_ends(plan.num_warmup)
         self.draws = positions.new_zeros(len(positions), plan.num_samples, positions.shape[1])
         self.kept: dict[str, Tensor] = {}
@@ -252,10 +255,21 @@ class _Run:
 
     def _begin(self) -> None:
         """Find a first step size."""
-        step_size = self.plan.step_size
-        if step_size is None:
-            step_size = reasonable_step_size(self.points, self.potential, FIRST_GUESS, self.mass, self.noise)
-        self.step_size = StepSize.of(step_size)
+        if self.plan.step_size is None:
+            self._find_step_size(FIRST_GUESS)
+        else:
+            self.step_size = StepSize.of(self.plan.step_size)
+
+    def _find_step_size(self, guess: float) -> None:
+        """Begin its adaptation anew."""
+        counted = self._counted().to(self.points.positions.device)
+        points = Points(*(tensor[counted] for tensor in vars(self.points).values()))
+        self.step_size = StepSize.of(reasonable_step_size(points, self.potential, guess, self.mass, self.noise))
+
+    def _counted(self) -> Tensor:
+        """Which chains step size and scales are learned from, (C,): all but those that are stuck, unless all are."""
+        moving = self.refusals < STUCK
+        return moving if moving.any() else ~moving
 
     def _move(self) -> None:
         """One transition."""
@@ -264,22 +278,27 @@ class _Run:
         self.points, info = self.kernel(self.points, self.potential, step_size, self.mass, self.noise)
         self.done += 1
         if warming:
-            self._adapt(harmonic_mean(info["acceptance_rate"]))
+            self._adapt(info["acceptance_rate"].cpu())
             if self.plan.keep_warmup:
                 _put(self.warmup, info, self.done - 1, self.plan.num_warmup)
         else:
             self._keep(info)
 
-    def _adapt(self, acceptance: float) -> None:
-        """Learn from one transition of the warm-up."""
-        self.step_size = self.step_size.updated(acceptance, self.plan.target_acceptance)
+    def _adapt(self, acceptances: Tensor) -> None:
+        """Learn from one transition of the warm-up, of these acceptances (C,)."""
+        before = self._counted()
+        self.refusals = torch.where(acceptances < REFUSED, self.refusals + 1, 0)
+        counted = self._counted()
+        if (before & ~counted).any():  # steps were made ever smaller for a chain that accepts none
+            self._find_step_size(FIRST_GUESS)
+        else:
+            self.step_size = self.step_size.updated(harmonic_mean(acceptances[counted]), self.plan.target_acceptance)
         if self.window_ends and self.first_window < self.done <= self.window_ends[-1]:
-            self.moments = self.moments.updated(self.points.positions)
+            self.moments = self.moments.updated(self.points.positions[counted.to(self.draws.device)])
         if self.done in self.window_ends:
             self.mass = mass_of(self.moments.regularised_variance().to(self.points.positions))
             self.moments = self._no_moments()
-            found = reasonable_step_size(self.points, self.potential, self.step_size.current, self.mass, self.noise)
-            self.step_size = StepSize.of(found)
+            self._find_step_size(self.step_size.current)
 
     def _no_moments(self) -> Moments:
         """A new window's."""
@@ -314,6 +333,7 @@ class _Run:
             self._compute_plainly()
         self.done = values["done"]
         self.step_size = StepSize(**values["step_size"])
+        self.refusals = torch.tensor(values.get("refusals", [0] * len(self.draws)))
         self.points = Points(**{name: tensor.to(device) for name, tensor in below("points.", tensors).items()})
         if self.points.positions.shape != self.draws[:, 0].shape:
             raise ValueError(f"its chains are at {tuple(self.points.positions.shape)}")
@@ -336,6 +356,7 @@ class _Run:
             "is_recorded": self.is_recorded,
             "step_size": vars(self.step_size),
             "moments": self.moments.count,
+            "refusals": self.refusals.tolist(),
             "tables": [[name, list(table)] for name, table in tables.items()],  # a file of tensors has no order
         }
         tensors = {"noise": self.noise.get_state(), "inverse_mass": self.mass.inverse}

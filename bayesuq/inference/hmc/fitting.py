@@ -41,7 +41,7 @@ from bayesuq.inference.chains.processes import (
     warn_of_cost,
 )
 from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
-from bayesuq.inference.chains.run import Chains, Plan
+from bayesuq.inference.chains.run import REFUSED, STUCK, Chains, Plan
 from bayesuq.inference.chains.scores import warn_unless_scored
 from bayesuq.inference.chains.starts import Constants, Start, starting_points
 from bayesuq.inference.hmc.onwards import FIXED, check_same_density, ends_of, kernel_of, longer, seed_of
@@ -159,7 +159,8 @@ def fit(
         UserWarning: The chains have more than ten minutes to go, by what a gradient takes.
         ConvergenceWarning: The chains disagree in what they predict at some of the rows, or in a program's latents;
             some predict their rows much worse than others, than what they began at, than a constant or than where a
-            short descent from their end leads; trajectories diverged, or had the greatest length.
+            short descent from their end leads; some refused all of the warm-up; trajectories diverged, or had the
+            greatest length.
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -453,6 +454,7 @@ def _identity(job: Job, potential: NetworkPotential | ProgramPotential, position
 
 
 def _warn(chains: Chains, max_tree_depth: int) -> None:
+    _warn_of_stuck(chains)
     diverging = chains.statistics["diverging"]
     if diverging.any():
         warn_of_fit(
@@ -465,6 +467,22 @@ def _warn(chains: Chains, max_tree_depth: int) -> None:
         warn_of_fit(
             f"{share:.0%} of the trajectories had the greatest length, 2^{max_tree_depth} - 1 steps: the chains move "
             "slowly. Raise `max_tree_depth` or `num_warmup`."
+        )
+
+
+def _warn_of_stuck(chains: Chains) -> None:
+    """Name the chains that refused all of the warm-up."""
+    rates = chains.warmup_statistics.get("acceptance_rate")
+    if rates is None or rates.shape[1] < STUCK:
+        return
+    stuck = (rates < REFUSED).all(dim=1).nonzero()[:, 0].tolist()
+    if stuck:
+        one = len(stuck) == 1
+        told = f"Chain {stuck[0]}" if one else f"Chains {', '.join(map(str, stuck))}"
+        warn_of_fit(
+            f"{told} of {len(rates)} refused all {rates.shape[1]} transitions of the warm-up and "
+            f"{'is' if one else 'are'} still at the start. Pass another `start` or `seed`, or give each chain a step "
+            "size of its own by chain_method='sequential'."
         )
 
 

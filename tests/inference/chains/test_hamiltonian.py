@@ -236,6 +236,26 @@ def test_a_shared_step_size_leaves_no_chain_behind():
     assert (chains.draws[0].abs() < 3).all()  # by the mean acceptance, seven content chains would outvote the first
 
 
+class Trap(Gaussian):
+    """Infinite beyond 50, but for the point 100."""
+
+    def at_rows(self, positions):
+        values, gradients = super().at_rows(positions)
+        far = (positions.abs() > 50).any(dim=1)
+        values = values.masked_fill(far & (positions != 100).any(dim=1), torch.inf)
+        return values, gradients.masked_fill(far[:, None], 0)
+
+
+def test_a_chain_that_refuses_everything_leaves_the_step_size_to_the_others():
+    starts = torch.cat([torch.full((1, 4), 100.0, dtype=torch.float64), TARGET.draws(7, seed=3)])
+    chains = run(Trap(TARGET.mean, TARGET.covariance), Hmc(8), starts, Plan(100, 100), seed=0)
+    rates = chains.statistics["acceptance_rate"].mean(dim=1)
+    assert rates[0] == 0
+    assert torch.equal(chains.draws[0], starts[:1].expand(100, 4))
+    assert 0.7 < rates[1:].mean() < 0.99  # of steps that a stuck chain made ever shorter, all are taken
+    assert chains.statistics["step_size"][0, 0] > 0.1
+
+
 @pytest.mark.parametrize(("kernel", "most"), [(Hmc(5), 9), (Hmc(5, trajectory_length=0.8), 15), (Hmc(1), 1)], ids=str)
 def test_the_number_of_steps_is_drawn_evenly(kernel, most):
     info = run(TARGET, kernel, noise(5, 1, 4), Plan(600, 0, step_size=0.1), seed=0).statistics

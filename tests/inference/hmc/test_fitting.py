@@ -351,6 +351,11 @@ def test_trajectories_of_the_greatest_length_are_warned_of():
         )  # fmt: skip
 
 
+def test_chains_that_refuse_all_of_the_warmup_are_told_by_number():
+    with pytest.warns(UserWarning, match="Chains 0, 1 of 2 refused all 12 transitions of the warm-up"):
+        hmc.fit(LINEAR.model, LINEAR.data, **SHORT, step_size=1e30)
+
+
 # Stopping and resuming
 
 
