@@ -69,6 +69,21 @@ class Bag(nn.Module):
         return self.last(self.bag(words).tanh())
 
 
+class Scaled(nn.Module):
+    """Logits at a temperature that is one number, of shape (), as CLIP's."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last, self.log_scale = nn.Linear(WIDTH, 4), nn.Linear(4, 1), nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x).tanh()) * self.log_scale.exp()
+
+    def reset_parameters(self) -> None:
+        """For members of an ensemble."""
+        nn.init.constant_(self.log_scale, 0.3)
+
+
 class SelfAttention(nn.Module):
     """torch's attention of a sequence to itself, without dropout."""
 
@@ -97,6 +112,7 @@ ARCHITECTURES: Mapping[str, Kind] = {
     "own attention": Kind(OwnAttention, SEQUENCES),
     "experts": Kind(Experts),
     "keywords": Kind(Keywords),
+    "one number": Kind(Scaled),
     "lstm": Kind(lambda: Pooled(nn.LSTM(WIDTH, 4, batch_first=True), 4), SEQUENCES),
     "gru": Kind(lambda: Pooled(nn.GRU(WIDTH, 4, batch_first=True), 4), SEQUENCES),
     "bag of embeddings": Kind(Bag),

@@ -128,7 +128,7 @@ class Derivatives:
         by_name = dict(self.others)
         for layer, factors in self.layers.items():
             by_name |= layer.split(factors.matrix())
-        return torch.cat([by_name[name].flatten(2) for name in names], dim=2)
+        return torch.cat([columns(by_name[name]) for name in names], dim=2)
 
     def pushed(self, deviations: Mapping[str, Tensor]) -> Tensor:
         """J deviation of each row and draw, (S, N, K).
@@ -139,10 +139,15 @@ class Derivatives:
         parts = [factors.pushed(layer.join(deviations)) for layer, factors in self.layers.items()]
         for name, jacobian in self.others.items():
             flat = deviations[name].reshape(len(deviations[name]), -1)
-            parts.append((jacobian.flatten(2).to(flat.dtype) @ flat.T).mT)
+            parts.append((columns(jacobian).to(flat.dtype) @ flat.T).mT)
         return torch.stack(parts).sum(dim=0).transpose(0, 1)
 
     def width(self) -> int:
         """Numbers that `pushed` holds for a row and draw, at most."""
         widths = [factors.gradients[0, 0].numel() for factors in self.layers.values()]
         return max(widths, default=1)
+
+
+def columns(jacobian: Tensor) -> Tensor:
+    """Derivatives (N, K, *shape) in columns, (N, K, R): of a parameter that is one number, shape (), in one."""
+    return jacobian.reshape(*jacobian.shape[:2], -1)

@@ -29,7 +29,7 @@ from torch import Tensor
 
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.laplace.axes import Axes
-from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer
+from bayesuq.inference.laplace.factors import Derivatives, Factors, Layer, columns
 from bayesuq.inference.laplace.few_rows import OutputsAtRows
 from bayesuq.waiting import check
 
@@ -479,7 +479,7 @@ def _covariances(others: Mapping[str, Tensor], variances: Mapping[str, Tensor]) 
     """J Sigma J^T of each parameter with independent entries."""
     found = []
     for name, jacobian in others.items():
-        flat = jacobian.flatten(2)
+        flat = columns(jacobian)
         found.append((flat * variances[name].flatten()) @ flat.mT)
     return found
 
