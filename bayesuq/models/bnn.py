@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from bayesuq.arrays import check_device
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inputs import Given, arguments, described, output, structure, with_scales
 from bayesuq.models.copies import deep_copy
 from bayesuq.models.initialisation import Initialise, started
@@ -40,6 +41,8 @@ LIKELIHOOD = "likelihood."
 RESERVED = ("y", "data", LIKELIHOOD + "*", "prior.*")
 EMPTY = torch.Size()
 WIDTHS = ("out_features", "out_channels")  # of torch's layers
+REGISTERED = ("_parameters", "_modules")  # where torch looks for weights
+DEPTH, LONGEST = 2, 1_000  # of containers that are looked into
 WRAPPERS = ("DataParallel", "DistributedDataParallel", "FullyShardedDataParallel", "FSDPModule")
 
 
@@ -100,8 +103,12 @@ class BayesianNetwork:
             ValueError: A rule that matches nothing; parameters of several dtypes or devices; lazy layers; a network
                 wrapped for several processes; a parameter named as another site; a prior that excludes the value where
                 a fit would start.
+
+        Warns:
+            UserWarning: Trainable parameters that torch does not see, as those of layers in a list.
         """
         _check_kinds(net, prior, likelihood)
+        _warn_of_unseen(net)
         own = copied(net)
         if seed is not None:
             place = next((parameter.device for parameter in own.parameters()), None)
@@ -176,10 +183,7 @@ class BayesianNetwork:
             net: The module tree to run, for another training mode; by default one of this thread alone.
             buffers: Values for the network's buffers (BatchNorm's statistics) instead of its own.
         """
-        values = {name: theta[name] for name in self._weights}
-        for name, (is_padding, rows) in self._padding.items():
-            if name in values:
-                values[name] = torch.where(is_padding, rows, values[name])
+        values = self._values(theta)
         if buffers:
             values.update(buffers)
         for name, places in self._tied.items():
@@ -190,6 +194,24 @@ class BayesianNetwork:
         args, named = arguments(tree, x)
         f = output(functional_call(tree, values, args, named, tie_weights=False))
         return with_scales(raised(f, self.dtype), x) if isinstance(f, Tensor) else f
+
+    def at(self, theta: Mapping[str, Tensor]) -> nn.Module:
+        """A copy of the network that has these weights for its own, beside the frozen ones."""
+        shared = {id(parameter): parameter for parameter in self.net.parameters() if not parameter.requires_grad}
+        net = copied_beside(self.net, shared)
+        parameters = dict(net.named_parameters())
+        with torch.no_grad():
+            for name, value in self._values(theta).items():
+                parameters[name].copy_(value)
+        return net
+
+    def _values(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The network's weights, by name."""
+        values = {name: theta[name] for name in self._weights}
+        for name, (is_padding, rows) in self._padding.items():
+            if name in values:
+                values[name] = torch.where(is_padding, rows, values[name])
+        return values
 
     def check_scale(self, x: Any) -> None:
         """Refuse inputs without the scales of their noise where the likelihood takes them, and with them where not.
@@ -517,6 +539,33 @@ def _check_kinds(net: Any, prior: Any, likelihood: Any) -> None:
             f"`net` must not name its parameters as the model names other sites; got {', '.join(taken)}. Wrap it, as "
             "in torch.nn.Sequential(net)."
         )
+
+
+def _warn_of_unseen(net: nn.Module) -> None:
+    """Tell of trainable parameters in plain containers, which are not among the network's."""
+    seen = {id(parameter) for parameter in net.parameters()}
+    for path, module in net.named_modules():
+        for name, value in vars(module).items():
+            unseen = [part for part in _contained(value) if part.requires_grad and id(part) not in seen]
+            if unseen and name not in REGISTERED:
+                where = f"net.{path}.{name}" if path else f"net.{name}"
+                warn_of_fit(
+                    f"`{where}` holds {sum(part.numel() for part in unseen):,} trainable numbers that torch does not "
+                    "see there; they are no weights of the network, and stay as they are. Hold modules in a "
+                    "torch.nn.ModuleList or ModuleDict, parameters in a torch.nn.ParameterList; what is to stay as it "
+                    "is, call `requires_grad_(False)` on.",
+                    UserWarning,
+                )
+
+
+def _contained(value: Any, depth: int = DEPTH) -> list[Tensor]:
+    """Parameters, and those of modules, in a container or in one within; a long one, such as a vocabulary, has none."""
+    if isinstance(value, nn.Module):
+        return list(value.parameters())
+    parts = list(value.values()) if isinstance(value, dict) else value
+    if isinstance(parts, list | tuple) and depth and len(parts) <= LONGEST:
+        return [part for one in parts for part in _contained(one, depth - 1)]
+    return [value] if isinstance(value, nn.Parameter) else []
 
 
 def _check_support(laws: Mapping[str, Any], values: Mapping[str, Tensor]) -> None:

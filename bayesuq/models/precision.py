@@ -7,7 +7,7 @@ matrices runs without autocast.
 """
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 
 import torch
@@ -66,3 +66,15 @@ def full_precision() -> Iterator[None]:
 def raised(f: Tensor, dtype: torch.dtype) -> Tensor:
     """Outputs that are in low precision, in the dtype given; others as they are."""
     return f.to(dtype) if f.dtype in LOW else f
+
+
+def lost_steps(dtypes: Iterable[torch.dtype]) -> str:
+    """What weights that are held in low precision cannot do, and what to pass instead; "" where none is."""
+    for dtype in dtypes:
+        if dtype in LOW:
+            share = round(2 / torch.finfo(dtype).eps)
+            return (
+                f"weights of {dtype} lose each step that is smaller than 1/{share} of them. Pass the network as "
+                f"`net.float()`; with autocast={dtype} the model runs it in low precision and holds its weights in full"
+            )
+    return ""

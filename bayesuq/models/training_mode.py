@@ -22,6 +22,8 @@ from bayesuq.inputs import Inputs, apply, check_call, named_leaves, row_kind
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.copies import deep_copy
 from bayesuq.models.heads import Traced, traced, warn_of_bounded_outputs
+from bayesuq.models.precision import raised
+from bayesuq.models.running import running_of
 from bayesuq.options import shortened
 from bayesuq.randomness import OwnGenerators, RandomOperators, generator, is_native_dropout, with_generator
 
@@ -110,12 +112,18 @@ def training_mode(model: BayesianNetwork, x: Inputs) -> TrainingMode:
 
 
 def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
-    """Refuse a network that draws in evaluation mode too, by passes over a few rows, once for rows of a shape.
+    """Refuse a network whose outputs are no function of rows and weights, by passes over a few rows, once for a shape.
 
     Raises:
-        ValueError: It draws.
+        ValueError: It draws in evaluation mode too, or computes with weights that are not those it is given.
     """
-    once_of(model, ("evaluation", row_kind(x)), lambda: _check_repeatable(with_own_buffers(model.net), x))
+
+    def check() -> None:
+        tree = with_own_buffers(model.net)
+        _check_repeatable(tree, x)
+        _check_takes_weights(model, tree, x)
+
+    once_of(model, ("evaluation", row_kind(x)), check)
 
 
 def check_ends(model: BayesianNetwork, x: Inputs, seen: Traced | None = None) -> None:
@@ -331,6 +339,45 @@ def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
             "`dropout` makes it part of the uncertainty), or write the noise as a likelihood."
         )
     _warn_of_mixed_rows(tree, x, plain)
+
+
+def _check_takes_weights(model: BayesianNetwork, tree: nn.Module, x: Inputs) -> None:
+    """Refuse a network that keeps what it made of weights, or refers to them beside its modules.
+
+    Weights are put into a tree for the length of a pass. What an earlier pass has kept, or a list of parameters refers
+    to, is of other weights; a copy that has these weights for its own, and has never run, shows it.
+
+    Args:
+        model: The joint density.
+        tree: That has run at the network's own weights.
+        x: Some rows.
+
+    Raises:
+        ValueError: The two do not give the same.
+    """
+    running = running_of(tree)
+    if running is not None and running.backend is not None:
+        return
+    few, noise = some_rows(x, FEW), generator(0)
+    theta = {name: _moved(value, noise) for name, value in model.initial().items()}
+    own = model.at(theta)
+    with torch.no_grad():
+        try:
+            given, expected = model.forward(theta, few, net=tree), raised(apply(own, few), model.dtype)
+        except (RuntimeError, ValueError, ArithmeticError, AssertionError):
+            return  # weights that no fit need come to
+    if not torch.allclose(given, expected, SAME, SAME, equal_nan=True):
+        raise ValueError(
+            "The network does not compute with the weights that are put in the place of its own: it keeps from one "
+            "pass to the next what it has made of them, or refers to them beside its modules, as in a list. Draws of "
+            "weights would be other ones than it runs with. Compute from `self`'s parameters in each pass."
+        )
+
+
+def _moved(value: Tensor, noise: torch.Generator) -> Tensor:
+    """Weights of the same signs, a tenth larger or smaller."""
+    share = 0.9 + 0.2 * torch.rand(value.shape, generator=noise)
+    return value * share.to(value)
 
 
 def _named(path: str) -> str:

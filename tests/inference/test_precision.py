@@ -6,7 +6,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bayesuq.inference import dropout, ensemble, hmc, ivon, laplace, map_estimate, sgmcmc, swag, variational
+from bayesuq.fit_warnings import ConvergenceWarning
+from bayesuq.inference import (
+    dropout,
+    ensemble,
+    hmc,
+    ivon,
+    laplace,
+    map_estimate,
+    microcanonical,
+    sgmcmc,
+    swag,
+    variational,
+)
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
@@ -107,6 +119,21 @@ def test_layers_keep_their_factors_in_low_precision(name):
     expected = laplace.fit(exact, labelled(), subset="all", mode=mode)
     for name, value in expected.curvature.items():  # sums over 48 rows, each to 2^-8 or so
         torch.testing.assert_close(posterior.curvature[name], value, rtol=0.1, atol=0.05 * float(value.abs().max()))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("name", ["ensemble, together", "variational", "sgmcmc, together", "hmc", "microcanonical"])
+def test_weights_that_lose_small_steps_are_told(name, dtype):
+    model = BayesianNetwork(networks.mlp(3, (4,), 3).to(dtype), priors.Normal(), likelihoods.Categorical())
+    chains = {"num_samples": 2, "num_warmup": 2, "seed": 0}
+    fits = FITS | {"hmc": partial(hmc.fit, **chains), "microcanonical": partial(microcanonical.fit, **chains)}
+    remedy = rf"weights of {dtype} lose each step .*`net.float\(\)`; with autocast={dtype} the model runs it in low"
+    if name in ("ensemble, together", "variational"):
+        with pytest.warns(ConvergenceWarning, match=rf"may stand still.*{remedy}"):
+            FITS[name](model, labelled())
+    else:
+        with pytest.raises(ValueError, match=rf"Chains would stand still: {remedy}"):
+            fits[name](model, labelled())
 
 
 class Elsewhere(nn.Module):

@@ -3,10 +3,13 @@
 import copy
 import math
 import pickle
+import re
 import sys
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
+from typing import Any
 
 import pyro
 import pytest
@@ -803,3 +806,41 @@ def test_a_prior_that_excludes_where_a_fit_would_start_is_refused() -> None:
     nn.init.constant_(net.bias, math.nan)
     with pytest.raises(ValueError, match="The prior of bias gives no density"):
         BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+
+
+class Listed(nn.Module):
+    """Has layers in a container that torch does not look into."""
+
+    def __init__(self, container: Any) -> None:
+        super().__init__()
+        self.last, self.layers = nn.Linear(2, 2), container
+
+
+UNSEEN = {
+    "modules": lambda: [nn.Linear(2, 3), nn.Tanh()],
+    "by name": lambda: {"first": nn.Linear(2, 3)},
+    "pairs": lambda: [(nn.Linear(2, 3), nn.Tanh())],
+    "parameters": lambda: [nn.Parameter(torch.ones(9))],
+}
+SEEN = {
+    "in a torch list": lambda: nn.ModuleList([nn.Linear(2, 3)]),
+    "frozen": lambda: [nn.Linear(2, 3).requires_grad_(False)],
+    "numbers": lambda: [1.0, 2.0],
+}
+
+
+@pytest.mark.parametrize("name", [*UNSEEN, *SEEN])
+def test_weights_that_torch_does_not_see_are_told(name: str, recwarn: pytest.WarningsRecorder) -> None:
+    warnings.simplefilter("always")
+    BayesianNetwork(Listed((UNSEEN | SEEN)[name]()), priors.Normal(), likelihoods.Categorical())
+    told = [str(warning.message) for warning in recwarn]
+    assert len(told) == (name in UNSEEN)
+    assert all(
+        re.search(r"`net.layers` holds 9 trainable numbers that torch does not see.*ModuleList", t) for t in told
+    )
+
+
+def test_a_list_of_layers_that_are_registered_too_is_not_told() -> None:
+    net = Listed(None)
+    net.layers = [net.last]
+    BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())

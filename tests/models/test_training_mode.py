@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader
 
@@ -326,7 +327,39 @@ class Overwrites(nn.Module):
         return self.last(x.mul_(2))
 
 
+class RefersBesideModules(nn.Module):
+    """Computes with weights that a list refers to, in whose place nothing can be put."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+        self.weights = [self.first.weight]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(functional.linear(x, self.weights[0], self.first.bias).tanh())
+
+
+class KeepsProducts(nn.Module):
+    """Makes its weight once for all passes in evaluation mode."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+        self.kept: Tensor | None = None
+
+    def train(self, mode: bool = True) -> "KeepsProducts":
+        self.kept = None
+        return super().train(mode)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.training or self.kept is None:
+            self.kept = self.first.weight @ self.first.weight
+        return self.last(functional.linear(x, self.kept).tanh())
+
+
 REFUSED = {
+    "weights in a list": (RefersBesideModules, map_estimate, "does not compute with the weights that are put in"),
+    "kept products": (KeepsProducts, variational, "keeps from one pass to the next.*Compute from `self`'s parameters"),
     "doubled in place": (Overwrites, map_estimate, "changes its inputs in place"),
     "cut in place": (  # the second pass gives what the first one gave
         lambda: nn.Sequential(nn.ReLU(inplace=True), nn.Linear(WIDTH, 1)),

@@ -13,6 +13,7 @@ from bayesuq.inference.posteriors.network import check_same_sites
 from bayesuq.inference.posteriors.prediction import draw_indices
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.precision import lost_steps
 from bayesuq.randomness import derive_seed, isolated
 
 Start = Literal["prior"] | WeightPosterior
@@ -37,8 +38,10 @@ class Constants:
 
         Raises:
             TypeError: Neither "prior" nor a posterior over weights.
-            ValueError: A posterior of another model; sites learned as point values, and no posterior to take them from.
+            ValueError: A posterior of another model; sites learned as point values, and no posterior to take them from;
+                weights of low precision.
         """
+        check_precision(model)
         if isinstance(start, WeightPosterior):
             theta = _theta(model, start, 0, 0)
             fixed = {name: theta[name] for name in model.points}
@@ -65,6 +68,17 @@ class Constants:
     def kept_buffers(self) -> dict[str, Tensor]:
         """A posterior's own copies of the buffers."""
         return {name: value.clone() for name, value in self.buffers.items()}
+
+
+def check_precision(model: BayesianNetwork) -> None:
+    """Refuse weights of low precision, of which steps and differences of energies are rounding.
+
+    Raises:
+        ValueError: Such weights.
+    """
+    lost = lost_steps([model.dtype])
+    if lost:
+        raise ValueError(f"Chains would stand still: {lost}.")
 
 
 def starting_points(potential: NetworkPotential, start: Start, num_chains: int, seed: int) -> Tensor:

@@ -22,7 +22,7 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.agreement import disagreement, warn_of_disagreement, warn_of_few_draws
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.program_starts import ProgramStart
-from bayesuq.inference.chains.starts import Constants, starting_points
+from bayesuq.inference.chains.starts import Constants, check_precision, starting_points
 from bayesuq.inference.ensemble import fitting as ensemble
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.microcanonical.dynamics import Energies
@@ -139,6 +139,7 @@ def fit(
         return _fit_program(model, data, observed, start, ProgramRun.of(plan, num_members, training))
     check_unnamed(observed)
     model.likelihood.check_density()
+    check_precision(model)
     model = model if training.device is None else model.to(training.device)
     file, workers = Checkpoint.of(training.checkpoint), Workers.of(data_parallel)
     key = claimed_seed(workers, file, training.seed)

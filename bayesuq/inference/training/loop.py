@@ -39,12 +39,15 @@ from bayesuq.inference.training.options import LOOKS, NOISE, QUALITY, SHUFFLE, V
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.precision import lost_steps
+from bayesuq.once import is_first
 from bayesuq.randomness import derive_seed, generator, globally_isolated
 from bayesuq.storage import below, named
 from bayesuq.subnormals import flushed, without_subnormals
 
 LONGEST_MEMORY = 0.999  # Adam's own decay of squared gradients
 BETWEEN_MARKS = 50  # steps of an accelerator, until it hears of what went wrong in another process
+LOST = "lost steps"
 BUFFER, MEMORY = "buffer ", "memory "
 GLOBAL_STATE = "now.cpu"
 UNWATCHED = (
@@ -128,8 +131,12 @@ def minimise(objective: Objective, data: Source, validation: Source | None, trai
         ValueError: The checkpoint is of another fit.
 
     Warns:
-        ConvergenceWarning: The loss was still falling, or what was fitted predicts no better than a constant.
+        ConvergenceWarning: The loss was still falling, or what was fitted predicts no better than a constant; weights
+            whose precision loses small steps.
     """
+    lost = lost_steps(leaf.dtype for leaf in objective.leaves.values())
+    if lost and is_first(LOST):
+        warn_of_fit(f"The fit may stand still where it seems to have converged: {lost}.")
     run = _Run(objective, data, validation, training)
     history = run.finish()
     run.judge()
