@@ -297,6 +297,25 @@ def as_targets(y: ArrayLike, *, maps: bool = False) -> Tensor:
     return targets
 
 
+def chosen_rows(index: ArrayLike, number: int, name: str = "index") -> Tensor:
+    """Which of N rows are meant, as whole numbers or booleans, on the CPU or where they are.
+
+    Raises:
+        TypeError: Fractions.
+        ValueError: More or less than one dimension, or booleans of another length.
+    """
+    chosen = to_tensor(index, name)
+    if chosen.is_floating_point() and chosen.numel():
+        raise TypeError(f"`{name}` must hold whole numbers or booleans; got {chosen.dtype}.")
+    is_mask = chosen.dtype == torch.bool
+    if chosen.ndim != 1 or (is_mask and len(chosen) != number):
+        raise ValueError(
+            f"`{name}` must have one dimension, as [3] for row 3, and N = {number} entries if boolean; got "
+            f"{tuple(chosen.shape)}."
+        )
+    return chosen if is_mask else chosen.long()  # torch takes bytes for a mask
+
+
 def check_positive(value: float, name: str) -> float:
     """`value` as a finite float above zero, or a ValueError that names it."""
     number = _real(value, name)

@@ -19,6 +19,7 @@ from bayesuq.arrays import (
     check_fraction,
     check_inputs,
     check_positive,
+    chosen_rows,
     column_names,
     to_floating,
     to_tensor,
@@ -158,16 +159,7 @@ class Dataset:
             ValueError: More than one dimension, booleans of another length, or no row left.
             IndexError: No such row.
         """
-        chosen = to_tensor(index, "index").to(self.y.device)
-        if chosen.is_floating_point() and chosen.numel():
-            raise TypeError(f"`index` must hold whole numbers or booleans; got {chosen.dtype}.")
-        is_mask = chosen.dtype == torch.bool
-        if chosen.ndim != 1 or (is_mask and len(chosen) != len(self)):
-            raise ValueError(
-                f"`index` must have one dimension, and N = {len(self)} entries if boolean; got {tuple(chosen.shape)}."
-            )
-        if not is_mask:
-            chosen = chosen.long()  # torch takes bytes for a mask
+        chosen = chosen_rows(index, len(self)).to(self.y.device)
         x = structure(as_rows(self.x)[chosen])
         return self._named(type(self)(x, self.y[chosen], None if self.weight is None else self.weight[chosen]))
 

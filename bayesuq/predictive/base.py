@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from bayesuq import optional
-from bayesuq.arrays import ArrayLike, as_targets, check_fraction
+from bayesuq.arrays import ArrayLike, as_targets, check_fraction, chosen_rows
 from bayesuq.predictive.by_point import MOST_ROWS, Columns, as_html, named_columns
 from bayesuq.waiting import check
 
@@ -225,8 +225,17 @@ class RealPredictive(PredictiveDistribution):
         return self.sample(num_samples, seed=seed)
 
     @abstractmethod
-    def at(self, points: slice) -> Self:
-        """The predictive at some of its points."""
+    def at(self, points: slice | ArrayLike) -> Self:
+        """The predictive at some of its points, in their order.
+
+        Args:
+            points: A slice; or whole numbers, negative ones counted from the end, or booleans (N,).
+
+        Raises:
+            TypeError: Fractions.
+            ValueError: One number, which is no list of them; booleans of another length.
+            IndexError: No such point.
+        """
 
     @abstractmethod
     def components_at(self, chosen: Tensor) -> Self:
@@ -382,3 +391,8 @@ def check_concatenable(counts: Sequence[int], shapes: Sequence[tuple[int, ...]])
         raise ValueError(f"Parts must have the same number of draws, at least one part; got {sorted(set(counts))}.")
     if len(set(shapes)) != 1:
         raise ValueError(f"Parts may differ only in their points; got points of shapes {sorted(set(shapes))}.")
+
+
+def chosen_points(points: slice | ArrayLike, number: int, device: torch.device) -> slice | Tensor:
+    """Which of N points are meant: see `RealPredictive.at`."""
+    return points if isinstance(points, slice) else chosen_rows(points, number, "points").to(device)

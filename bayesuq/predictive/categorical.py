@@ -21,6 +21,7 @@ from bayesuq.predictive.base import (
     check_concatenable,
     check_draws,
     check_mergeable,
+    chosen_points,
 )
 from bayesuq.predictive.by_point import Columns
 from bayesuq.predictive.probability_sums import LEAST, ProbabilitySum
@@ -419,6 +420,20 @@ class CategoricalPredictive(PredictiveDistribution):
             draws=torch.cat([part._kept_draws() for part in parts], dim=1) if all_kept else None,
             names=parts[0].names,
             is_multilabel=parts[0].is_multilabel,
+        )
+
+    def at(self, points: slice | ArrayLike) -> Self:
+        """The predictive at some of its points: see `RealPredictive.at`."""
+        chosen = chosen_points(points, len(self.probability_sum), self.probability_sum.device)
+        small = self.small_log_sum
+        return self._of(
+            ProbabilitySum(self.probability_sum[chosen], None if small is None else small[chosen]),
+            entropy_sum=self.entropy_sum[chosen],
+            votes=self.votes[chosen],
+            num_draws=self.num_draws,
+            draws=None if self.draws is None else self.draws[:, chosen],
+            names=self.names,
+            is_multilabel=self.is_multilabel,
         )
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:  # noqa: ARG002 - labels have no unit

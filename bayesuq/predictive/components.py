@@ -12,9 +12,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import check_count
+from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.predictive import broadcasts
-from bayesuq.predictive.base import RealPredictive
+from bayesuq.predictive.base import RealPredictive, chosen_points
 from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.laws import Change, Law
 from bayesuq.randomness import isolated, resolve_seed
@@ -72,11 +72,12 @@ class ComponentsPredictive(RealPredictive):
         """How the moments come about."""
         return "" if self._closed_moments else f"from {MOMENT_DRAWS} draws of y from each component"
 
-    def at(self, points: slice) -> Self:
-        """The predictive at some of its points."""
+    def at(self, points: slice | ArrayLike) -> Self:
+        """The predictive at some of its points: see `RealPredictive.at`."""
         draws, number, *rest = self._law.shape
-        shape = (draws, len(range(*points.indices(number))), *rest)
-        return self._changed(lambda _, value: value[:, points] if value.shape[1] > 1 else value, shape)
+        chosen = chosen_points(points, number, self.device)
+        shape = (draws, len(torch.arange(number, device=self.device)[chosen]), *rest)
+        return self._changed(lambda _, value: value[:, chosen] if value.shape[1] > 1 else value, shape)
 
     def components_at(self, chosen: Tensor) -> Self:
         """The mixture of the components of these numbers."""

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_finite, check_fraction, to_floating, to_tensor
-from bayesuq.predictive.base import RealPredictive
+from bayesuq.predictive.base import RealPredictive, chosen_points
 from bayesuq.predictive.interpolated import Interpolated
 from bayesuq.predictive.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
@@ -286,9 +286,9 @@ class DrawnPredictive(EmpiricalPredictive):
         """The draws, (S, N, D), float64."""
         return self.draws.double()
 
-    def at(self, points: slice) -> Self:
+    def at(self, points: slice | ArrayLike) -> Self:
         """The predictive at some of its points."""
-        return type(self)(self.draws[:, points], self.counts)
+        return type(self)(self.draws[:, chosen_points(points, self.shape[1], self.device)], self.counts)
 
     def components_at(self, chosen: Tensor) -> Self:
         """Some of the draws."""
@@ -481,9 +481,9 @@ class QuantilePredictive(EmpiricalPredictive):
         """Targets, one from each forecast, (M, N, D), float64."""
         return self._drawn(generator(resolve_seed(seed), device=self.device))
 
-    def at(self, points: slice) -> Self:
+    def at(self, points: slice | ArrayLike) -> Self:
         """The predictive at some of its points."""
-        return type(self)(self.levels, self.quantiles[:, points])
+        return type(self)(self.levels, self.quantiles[:, chosen_points(points, self.shape[1], self.device)])
 
     def components_at(self, chosen: Tensor) -> Self:
         """The mixture of some of the forecasts."""

@@ -19,6 +19,7 @@ from bayesuq.predictive.base import (
     RealPredictive,
     block_size,
     check_draws,
+    chosen_points,
     over_columns,
 )
 from bayesuq.predictive.covariances import check_covariance, correlated, normal_log_prob
@@ -363,12 +364,13 @@ class GaussianPredictive(RealPredictive):
             return self.component_means + self.component_variances.sqrt() * standard
         return self.component_means + correlated(standard, self.by_draw(self._covariances()))
 
-    def at(self, points: slice) -> Self:
+    def at(self, points: slice | ArrayLike) -> Self:
         """The predictive at some of its points."""
+        chosen = chosen_points(points, self.shape[1], self.device)
         covariance = self._function_covariances
-        noise, function = (core[:, points] if core.shape[1] > 1 else core for core in (self._noise, self._function))
-        some = None if covariance is None else covariance[:, points]
-        return self._of(self._means[:, points], noise, function, some, self._counts)
+        noise, function = (core[:, chosen] if core.shape[1] > 1 else core for core in (self._noise, self._function))
+        some = None if covariance is None else covariance[:, chosen]
+        return self._of(self._means[:, chosen], noise, function, some, self._counts)
 
     def to(self, device: torch.device | str) -> Self:
         """The same predictive on another device."""

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_targets
-from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive, chosen_points
 
 __all__ = ["RealMaps"]
 __dir__ = __all__.copy
@@ -72,6 +72,14 @@ class RealMaps(PredictiveDistribution):
         if tuple(targets.shape) != expected:
             raise ValueError(f"`y` must have shape {expected} as the predictive has; got {tuple(targets.shape)}.")
         return at_pixels(targets.unsqueeze(0))[0]
+
+    def at(self, points: slice | ArrayLike) -> Self:
+        """The predictive of some of its images: see `RealPredictive.at`."""
+        number = self.size.numel()
+        images = torch.arange(self.pixels.shape[1] // number, device=self.pixels.device)
+        chosen = images[chosen_points(points, len(images), self.pixels.device)]
+        pixels = chosen.unsqueeze(1) * number + torch.arange(number, device=self.pixels.device)
+        return self.with_pixels(self.pixels.at(pixels.flatten()))
 
     @property
     def num_samples(self) -> int:

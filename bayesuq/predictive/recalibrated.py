@@ -156,7 +156,7 @@ class RecalibratedPredictive(RealPredictive):
         """The same predictive on another device."""
         return self._over(self.base.to(device))
 
-    def at(self, points: slice) -> Self:
+    def at(self, points: slice | ArrayLike) -> Self:
         """The predictive at some of its points."""
         return self._over(self.base.at(points))
 

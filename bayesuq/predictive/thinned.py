@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
-from bayesuq.predictive.base import RealPredictive
+from bayesuq.predictive.base import RealPredictive, chosen_points
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,9 +183,10 @@ class ThinnedPredictive(RealPredictive):
         """Targets, one from each held component, (K, N, D)."""
         return self.held.component_sample(seed=seed)
 
-    def at(self, points: slice) -> Self:
+    def at(self, points: slice | ArrayLike) -> Self:
         """The predictive at some of its points."""
-        moments = Moments(self.num_draws, self.mean[points], self.aleatoric[points], self.epistemic[points])
+        chosen = chosen_points(points, len(self.mean), self.device)
+        moments = Moments(self.num_draws, self.mean[chosen], self.aleatoric[chosen], self.epistemic[chosen])
         return type(self)(self.held.at(points), moments)
 
     def components_at(self, chosen: Tensor) -> Self:

@@ -2,6 +2,7 @@
 
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -104,6 +105,27 @@ class PredictiveContract:
                 torch.testing.assert_close(getattr(alone, name), getattr(predictive, name)[i : i + 1], **ROUNDING)
             log_prob = predictive.log_prob(self.targets())[i : i + 1]
             torch.testing.assert_close(alone.log_prob(self.targets()[i : i + 1]), log_prob, **ROUNDING)
+
+    @pytest.mark.parametrize(
+        "points", [slice(1, 3), [2, 0, -1], torch.tensor([1, 1]), [True, False, False, True], np.array([3])], ids=str
+    )
+    def test_some_points_are_those_of_the_components(self, predictive: Any, points: Any) -> None:
+        chosen = points if isinstance(points, slice) else torch.as_tensor(points)
+        some = self.build({name: value[:, chosen] for name, value in self.components().items()})
+        for name in ("mean", "total", "aleatoric", "epistemic"):
+            torch.testing.assert_close(getattr(predictive.at(points), name), getattr(some, name), **ROUNDING)
+        y = self.targets()[chosen]
+        torch.testing.assert_close(predictive.at(points).log_prob(y), some.log_prob(y), **ROUNDING)
+
+    def test_points_that_are_no_list_of_them_are_refused(self, predictive: Any) -> None:
+        with pytest.raises(ValueError, match=r"`points` must have one dimension, as \[3\] for row 3"):
+            predictive.at(3)
+        with pytest.raises(ValueError, match=rf"N = {NUM_POINTS} entries if boolean; got \(1,\)"):
+            predictive.at([True])
+        with pytest.raises(TypeError, match=r"whole numbers or booleans; got torch\.float"):
+            predictive.at([0.5])
+        with pytest.raises(IndexError):
+            predictive.at([NUM_POINTS])
 
     def test_probability_sums_to_one(self, predictive: PredictiveDistribution) -> None:
         mass = self.mass(predictive)
