@@ -8,6 +8,7 @@ everything comes back in the targets' own units. Whatever else a predictive can 
 
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -44,17 +45,19 @@ INITIAL, FIT, PREDICT = range(3)  # what an estimator's seed is split into
 Array = np.ndarray[Any, Any]
 
 
+@dataclass(eq=False, repr=False)
 class _BayesianEstimator(BaseEstimator):
     """What both kinds share: the parameters, the table that is fitted, and the predictive."""
 
-    method: str
-    hidden: Sequence[int]
-    activation: Activation
-    prior_scale: float
-    clip: float | None
-    num_samples: int | None
-    options: Mapping[str, Any] | None
-    random_state: Any
+    method: str = "ensemble"
+    _: KW_ONLY
+    hidden: Sequence[int] = (50,)
+    activation: Activation = "relu"
+    prior_scale: float = 1.0
+    clip: float | None = None
+    num_samples: int | None = None
+    options: Mapping[str, Any] | None = None
+    random_state: Any = None
 
     @abstractmethod
     def _likelihood(self, rows: Dataset, *, of_network: bool) -> Likelihood:
@@ -130,6 +133,7 @@ class _BayesianEstimator(BaseEstimator):
         raise ValueError(f"There is no method {self.method!r}; {nearest(str(self.method), alone)}.")
 
 
+@dataclass(eq=False, repr=False)
 class BayesianRegressor(RegressorMixin, _BayesianEstimator):
     """Regression by a network under a posterior, or by a Gaussian process, as an estimator of scikit-learn.
 
@@ -162,28 +166,8 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         (array([50.]), (1,))
     """
 
-    def __init__(
-        self,
-        method: str = "ensemble",
-        *,
-        hidden: Sequence[int] = (50,),
-        activation: Activation = "relu",
-        prior_scale: float = 1.0,
-        heteroscedastic: bool = False,
-        clip: float | None = None,
-        num_samples: int | None = None,
-        options: Mapping[str, Any] | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.method = method
-        self.hidden = hidden
-        self.activation = activation
-        self.prior_scale = prior_scale
-        self.clip = clip
-        self.num_samples = num_samples
-        self.options = options
-        self.random_state = random_state
-        self.heteroscedastic = heteroscedastic
+    _: KW_ONLY
+    heteroscedastic: bool = False
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit rows (N, F) and targets, (N,) or (N, D), each row counted by its weight, (N,)."""
@@ -239,6 +223,7 @@ class BayesianRegressor(RegressorMixin, _BayesianEstimator):
         return tags
 
 
+@dataclass(eq=False, repr=False)
 class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
     """Classification by a network under a posterior, or by a Gaussian process, as an estimator of scikit-learn.
 
@@ -264,28 +249,8 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
         array(['below', 'above'], dtype='<U5')
     """
 
-    def __init__(
-        self,
-        method: str = "ensemble",
-        *,
-        hidden: Sequence[int] = (50,),
-        activation: Activation = "relu",
-        prior_scale: float = 1.0,
-        class_weight: Mapping[Any, float] | Literal["balanced"] | None = None,
-        clip: float | None = None,
-        num_samples: int | None = None,
-        options: Mapping[str, Any] | None = None,
-        random_state: Any = None,
-    ) -> None:
-        self.method = method
-        self.hidden = hidden
-        self.activation = activation
-        self.prior_scale = prior_scale
-        self.clip = clip
-        self.num_samples = num_samples
-        self.options = options
-        self.random_state = random_state
-        self.class_weight = class_weight
+    _: KW_ONLY
+    class_weight: Mapping[Any, float] | Literal["balanced"] | None = None
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> Self:
         """Fit rows (N, F) and labels of any kind, (N,), each row counted by its weight, (N,).
