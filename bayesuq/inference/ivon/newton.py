@@ -39,12 +39,12 @@ from torch import Tensor
 from bayesuq.data import Batch
 from bayesuq.inference.ivon.stretches import stretches
 from bayesuq.inference.joint.energy import FlatJoint
+from bayesuq.inference.joint.fresh_draws import FreshDraws
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import FlatVector, point_vectors
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
-from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.inference.variational.guides import INITIAL_SCALE, mean_field
@@ -201,15 +201,16 @@ class NewtonObjective:
     def objective(self) -> Objective:
         """What the loop needs."""
         points = {kind: vector.values for kind, vector in self.points.items()}
+        drawn = FreshDraws(self.network, self._draw)
         own = {"precision": self.precision, "first precision": self.first_precision}
         return Objective(
             leaves={"loc": self.loc, **points},
             rates={},
             buffers={**self.network.buffers, **own},
             loss_and_grads=self.loss_and_grads,
-            log_predictive=self.log_predictive,
+            log_predictive=drawn.log_predictive,
             log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
-            culprits=self.culprits,
+            culprits=drawn.culprits,
             identity=f"variational online Newton of {self.model}, {self.rule}",
             model=self.model,
             from_network=("loc", "weights"),
@@ -260,20 +261,6 @@ class NewtonObjective:
         """Mean over weights of the gradient along the log scales, at a fresh draw, in nats a weight and nat."""
         self.loss_and_grads(batch, noise)
         return (self.products + self.prior.precision / self.precision).double().mean() - 1
-
-    def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
-        """log of the mean over draws of p(y | x, theta), row by row."""
-
-        def at_a_draw() -> Tensor:
-            self._draw(noise)
-            return self.network.log_prob(self.network.theta(), *batch)
-
-        return log_mean_over_draws(at_a_draw)
-
-    def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
-        """Sites whose draw or log prior density is not finite, then `y`."""
-        self._draw(noise)
-        return self.network.culprits(self.network.theta(), *batch)
 
     def posterior(self, history: History) -> VariationalPosterior:
         """The fitted posterior, as it stands."""

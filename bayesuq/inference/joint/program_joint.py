@@ -312,7 +312,7 @@ def _gradients(gradient: Tensor, leaf: Tensor, vectors: Tensor) -> Tensor:
 
 
 @contextmanager
-def running(*, checked: bool = False) -> Iterator[None]:
-    """Programs run alone in the process, without Pyro's checks of every law unless these are wanted."""
-    with private_store(), pyro.validation_enabled(checked):
+def running() -> Iterator[None]:
+    """Programs run alone in the process, without Pyro's checks of every law."""
+    with private_store(), pyro.validation_enabled(False):
         yield

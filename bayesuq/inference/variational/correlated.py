@@ -23,13 +23,13 @@ from torch import Tensor
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch
 from bayesuq.inference.joint.energy import FlatJoint
+from bayesuq.inference.joint.fresh_draws import FreshDraws
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import FlatVector, point_vectors
 from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
-from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inference.variational.factorised import FORGETTING
 from bayesuq.inference.variational.guides import CorrelatedGuide, FullRankGuide, LowRankGuide
 from bayesuq.inference.variational.tempering import Tempering
@@ -63,15 +63,16 @@ class CorrelatedObjective:
     def objective(self) -> Objective:
         """What the loop needs."""
         points = {kind: vector.values for kind, vector in self.points.items()}
+        drawn = FreshDraws(self.network, self._draw)
         guide = self.guide
         return Objective(
             leaves={"loc": guide.loc, "log_scale": guide.log_scale, "factor": guide.factor, **points},
             rates={"log_scale": self.scale_rate, "unknowns": self.scale_rate},
             buffers={**self.network.buffers, "step": self.tempering.step},
             loss_and_grads=self.loss_and_grads,
-            log_predictive=self.log_predictive,
+            log_predictive=drawn.log_predictive,
             log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
-            culprits=self.culprits,
+            culprits=drawn.culprits,
             forgetting=FORGETTING,
             identity=f"{type(guide).__name__} of {self.model}, {self.num_draws} draws a step, scale rate "
             f"{self.scale_rate}, KL weight {self.tempering.final}",
@@ -112,20 +113,6 @@ class CorrelatedObjective:
         self.loss_and_grads(batch, noise)
         gradient = self.guide.log_scale.grad
         return torch.zeros(()) if gradient is None else gradient.double().mean()
-
-    def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
-        """log of the mean over draws of p(y | x, theta), row by row."""
-
-        def at_a_draw() -> Tensor:
-            self._draw(noise)
-            return self.network.log_prob(self.network.theta(), *batch)
-
-        return log_mean_over_draws(at_a_draw)
-
-    def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
-        """Sites whose draw or log prior density is not finite, then `y`."""
-        self._draw(noise)
-        return self.network.culprits(self.network.theta(), *batch)
 
     def log_scales(self) -> Tensor:
         """Logarithms of the marginal standard deviations, as they stand, (R,)."""

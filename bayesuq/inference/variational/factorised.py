@@ -13,6 +13,7 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch
+from bayesuq.inference.joint.fresh_draws import FreshDraws
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, point_vectors, write_gradients
 from bayesuq.inference.posteriors.importance import log_joints
@@ -21,7 +22,6 @@ from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.loop import Objective
-from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inference.variational.activation_noise import ActivationNoise, Estimator, activation_noise
 from bayesuq.inference.variational.elbo import Divergence
 from bayesuq.inference.variational.guides import MeanFieldGuide
@@ -72,14 +72,15 @@ class EvidenceObjective:
     def objective(self) -> Objective:
         """What the loop needs."""
         points = {kind: vector.values for kind, vector in self.points.items()}
+        drawn = FreshDraws(self.network, self._draw_afresh)
         return Objective(
             leaves={"loc": self.guide.loc, "log_scale": self.guide.log_scale, **points},
             rates={"log_scale": self.scale_rate, "unknowns": self.scale_rate},
             buffers={**self.network.buffers, "step": self.tempering.step},
             loss_and_grads=self.loss_and_grads,
-            log_predictive=self.log_predictive,
+            log_predictive=drawn.log_predictive,
             log_constant=lambda batch: self.network.log_constant(self.network.theta(), *batch),
-            culprits=self.culprits,
+            culprits=drawn.culprits,
             identity=f"mean field of {self.model}, {self.num_draws} draws a step, scale rate {self.scale_rate}, "
             f"KL weight {self.tempering.final}, estimator {self.estimator}",
             model=self.model,
@@ -148,21 +149,10 @@ class EvidenceObjective:
         self.loss_and_grads(batch, noise)
         return self.grad_log_scale.double().mean()
 
-    def log_predictive(self, batch: Batch, noise: torch.Generator) -> Tensor:
-        """log of the mean over draws of p(y | x, theta), row by row."""
-        torch.exp(self.log_scale, out=self.scale)
-
-        def at_a_draw() -> Tensor:
-            self._draw(noise)
-            return self.network.log_prob(self.network.theta(), *batch)
-
-        return log_mean_over_draws(at_a_draw)
-
-    def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
-        """Sites whose draw or log prior density is not finite, then `y`."""
+    def _draw_afresh(self, noise: torch.Generator) -> None:
+        """A draw at the scales as they stand after a step."""
         torch.exp(self.log_scale, out=self.scale)
         self._draw(noise)
-        return self.network.culprits(self.network.theta(), *batch)
 
     def _draw(self, noise: torch.Generator) -> None:
         """Move the network to loc + scale * eps, with fresh eps."""

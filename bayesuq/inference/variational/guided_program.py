@@ -16,6 +16,7 @@ from pyro.infer import Trace_ELBO
 from torch import Tensor
 
 from bayesuq.data import Batch
+from bayesuq.inference.joint.fresh_draws import log_mean_over_draws
 from bayesuq.inference.joint.programs import (
     GuideBuilder,
     build_guide,
@@ -30,7 +31,6 @@ from bayesuq.inference.joint.programs import (
     untaken,
 )
 from bayesuq.inference.training.loop import Objective
-from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inputs import on_leaves
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.program import Program

@@ -20,13 +20,13 @@ from torch import Tensor
 from torch.distributions import transform_to
 
 from bayesuq.data import Batch
+from bayesuq.inference.joint.fresh_draws import log_mean_over_draws
 from bayesuq.inference.joint.program_call import ProgramCall
 from bayesuq.inference.joint.program_joint import UNSUPPORTED, ChangingSitesError, ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import ChangingDensityError, GuideBuilder, correlated, factorised
 from bayesuq.inference.posteriors.modes import Mode, find_modes
 from bayesuq.inference.training.loop import Objective
-from bayesuq.inference.training.over_draws import log_mean_over_draws
 from bayesuq.inference.variational.guided_program import GuidedProgram
 from bayesuq.randomness import derive_seed, generator
 
