@@ -27,7 +27,8 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
-from bayesuq.evaluation.observed import known_points
+from bayesuq.evaluation.binning import sums_by_bin
+from bayesuq.evaluation.observed import counting_points, known_points
 from bayesuq.evaluation.ranks import (
     Places,
     Sides,
@@ -173,29 +174,36 @@ def false_positive_rate_at(
 
 
 @in_one_read()
-def risk_coverage(scores: ArrayLike, errors: ArrayLike) -> RiskCoverage:
+def risk_coverage(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | None = None) -> RiskCoverage:
     """Risk against coverage as the points of highest score are refused.
 
     Args:
         scores: Uncertainties, any real numbers, larger where a point is refused first, any shape.
         errors: Whether each prediction is wrong, or any loss of at least 0, of the same shape.
+        weight: How much each point counts, or each row of points; see `auroc`. Coverage is then the share of the
+            weights that is kept, and n the number of points that have any.
 
     Raises:
         TypeError: Not numbers.
-        ValueError: No point, NaN scores, losses below 0 or not finite, shapes that differ.
+        ValueError: No point, NaN scores, losses below 0 or not finite, shapes that differ, weights that are negative or
+            all 0.
 
     Example:
         >>> risk_coverage([0.1, 0.2, 0.3, 0.4], [False, True, False, True]).risk
         tensor([0.0000, 0.5000, 0.3333, 0.5000], dtype=torch.float64)
     """
+    if weight is not None:
+        scores, errors, weight = counting_points(scores, errors, weight)
     values, losses = check_losses(scores, errors)
     ranked, order = values.flatten().sort()
-    group, sizes = tie_groups(ranked)
-    sums = losses.new_zeros(len(sizes)).index_add_(0, group, losses.flatten()[order])
-    kept = torch.arange(1, len(order) + 1, dtype=torch.float64, device=values.device)
+    group, _ = tie_groups(ranked)
+    heavy = torch.ones_like(losses).flatten() if weight is None else weight[order]
+    sizes, sums = (sums_by_bin(group, len(group), part) for part in (heavy, heavy * losses.flatten()[order]))
+    kept = heavy.cumsum(0)
     ends = torch.ones_like(group, dtype=torch.bool)
     ends[:-1] = group[1:] != group[:-1]
-    return RiskCoverage(coverage=kept / len(order), risk=(sums / sizes)[group].cumsum(0) / kept, attainable=ends)
+    risk = (heavy * (sums / sizes)[group]).cumsum(0) / kept
+    return RiskCoverage(coverage=kept / kept[-1], risk=risk, attainable=ends)
 
 
 @in_one_read()
@@ -243,7 +251,11 @@ def aurc(
 
 @in_one_read()
 def excess_aurc(
-    scores: ArrayLike, errors: ArrayLike, *, variant: Literal["mean", "geifman", "corbiere"] = "mean"
+    scores: ArrayLike,
+    errors: ArrayLike,
+    *,
+    variant: Literal["mean", "geifman", "corbiere"] = "mean",
+    weight: ArrayLike | None = None,
 ) -> Tensor:
     """AURC above that of an oracle, which refuses the largest errors first; 0 for a perfect order. See `aurc`.
 
@@ -252,13 +264,18 @@ def excess_aurc(
         errors: Whether each prediction is wrong, or any loss of at least 0, of the same shape.
         variant: "mean" subtracts the oracle's own AURC; "geifman" its limit r + (1 - r) log(1 - r) for many points and
             error rate r (Geifman et al., 2019); "corbiere" the same limit from the "corbiere" AURC, x 1000.
+        weight: See `aurc`. Of the variant "mean" alone.
 
     Returns:
         In the unit of `errors`, 0-d float64.
 
     Raises:
-        ValueError: An unknown variant; errors that are not 0 or 1 for the latter two.
+        ValueError: An unknown variant, or one that knows no weights; errors that are not 0 or 1 for the latter two.
     """
+    if weight is not None:
+        values, truths, weights = counting_points(scores, errors, weight)
+        found, best = (aurc(each, truths, variant=variant, weight=weights) for each in (values, truths))
+        return found - best
     if variant == "mean":
         values, losses = (each.flatten() for each in check_losses(scores, errors))
         picked = picks(losses > 0)  # of both, so that an accelerator is waited for once

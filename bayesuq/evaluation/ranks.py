@@ -13,7 +13,7 @@ from bayesuq.arrays import ArrayLike, check_finite_number, to_tensor
 from bayesuq.evaluation.binning import counts_by_bin
 from bayesuq.waiting import check, note, numbers
 
-NOT_FLAGS = "`positives` must be boolean, or 0 and 1, and comes after `scores`: say what is positive, as by `y == 1`."
+WHAT_POSITIVE = "It comes after `scores`: say what is positive, as by `y == 1`."
 
 
 class Sides(NamedTuple):
@@ -177,8 +177,28 @@ def check_rate(true_positive_rate: float) -> None:
 def check_scores(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:
     """`scores` as a tensor and `positives` as booleans on its device, or the errors that `detection.auroc` lists."""
     values, flags = _check_values(scores, positives, "positives")
-    check(((flags == 0) | (flags == 1)).all(), lambda: ValueError(NOT_FLAGS))
-    return values, flags.to(values.device, torch.bool)
+    return values, as_flags(flags, "positives", WHAT_POSITIVE).to(values.device)
+
+
+def as_flags(values: ArrayLike, name: str, remedy: str = "", *, known: Tensor | None = None) -> Tensor:
+    """What is true, boolean, of booleans or 0 and 1.
+
+    Args:
+        values: Any shape.
+        name: For the error.
+        remedy: Its last sentence.
+        known: Which of them are looked at, of that shape; the others are false, whatever they are. None is all.
+
+    Raises:
+        TypeError: Not numbers.
+        ValueError: NaN, or other numbers, such as labels or probabilities.
+    """
+    flags = to_tensor(values, name)
+    if known is not None:
+        flags = torch.where(known.to(flags.device), flags, 0)
+    are_flags = ((flags == 0) | (flags == 1)).all()
+    check(are_flags, lambda: ValueError(f"`{name}` must be boolean, or 0 and 1. {remedy}".rstrip()))
+    return flags.bool()
 
 
 def check_losses(scores: ArrayLike, errors: ArrayLike) -> tuple[Tensor, Tensor]:

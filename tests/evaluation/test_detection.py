@@ -337,3 +337,18 @@ class TestRiskCoverage:
                 measure([0.5], [True], variant="other")
         with pytest.raises(ValueError, match="boolean"):
             excess_aurc([0.5, 1.0], [2.0, 0.0], variant="geifman")
+
+
+def test_excess_and_curve_of_weighted_points_are_theirs() -> None:
+    """Weights that are alike change nothing, those of 0 leave out; an oracle has no excess."""
+    scores, losses = noise(0, 60), noise(1, 60).abs()
+    known = torch.arange(60) % 3 != 0
+    for measure in (excess_aurc, aurc):
+        alone = measure(scores[known], losses[known])
+        torch.testing.assert_close(measure(scores, torch.where(known, losses, torch.nan), weight=2.0 * known), alone)
+    assert abs(float(excess_aurc(losses, losses, weight=scores.exp()))) < 1e-12
+    curve, alone = risk_coverage(scores, losses, weight=2.0 * known), risk_coverage(scores[known], losses[known])
+    for name in ("coverage", "risk", "attainable"):
+        torch.testing.assert_close(getattr(curve, name), getattr(alone, name))
+    with pytest.raises(ValueError, match="known to the variant"):
+        excess_aurc(scores, losses > 1, variant="geifman", weight=known)

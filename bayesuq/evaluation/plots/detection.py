@@ -4,8 +4,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from torch import Tensor
 
 from bayesuq.arrays import check_count
 from bayesuq.evaluation.detection import RiskCoverage
@@ -68,7 +70,8 @@ def score_histograms(
 ) -> Figure:
     """Each score on the points to be found and on the others, a panel for each score on axes of its own.
 
-    Each histogram shows shares of its own points. The more they overlap, the nearer AUROC is to a half.
+    Each histogram shows shares of its own points, by their weights. The more they overlap, the nearer AUROC is to a
+    half. Infinite scores stand in the outermost bins.
 
     Args:
         detection: From `evaluate_misclassification` or `evaluate_ood`.
@@ -86,14 +89,16 @@ def score_histograms(
     bins = check_count(num_bins, "num_bins")
     figure, panels = stack_panels(len(chosen), levels={"share of points": PANEL_HEIGHT}, share=False)
     found = detection.positives.cpu()
+    weight = torch.ones_like(found, dtype=torch.float64) if detection.weight is None else detection.weight.cpu()
+    shares = [(weight[side] / weight[side].sum()).flatten().numpy() for side in (~found, found)]
     for name, (panel,) in zip(chosen, panels, strict=True):
-        scores = detection.score(name).cpu()
+        scores = within_finite(detection.score(name).cpu())
         sides = flat(scores[~found], f"{name} of the negatives"), flat(scores[found], f"{name} of the positives")
         lowest, highest = min(side.min() for side in sides), max(side.max() for side in sides)
         edges = np.linspace(lowest, highest if highest > lowest else lowest + 1, bins + 1).tolist()
-        for side, color, kind in zip(sides, (BLUE, VERMILLION), ("stepfilled", "step"), strict=True):
+        for side, share, color, kind in zip(sides, shares, (BLUE, VERMILLION), ("stepfilled", "step"), strict=True):
             look: dict[str, Any] = {"histtype": kind} | ({"alpha": 0.5} if kind == "stepfilled" else {"linewidth": 1.6})
-            panel.hist(side, edges, weights=np.full(len(side), 1 / len(side)), color=color, **look)
+            panel.hist(side, edges, weights=share, color=color, **look)
         area = detection.table.measures[name][0].value
         panel.set_title(f"{name.replace('_', ' ')}\nAUROC {area:.3f}", fontsize="medium")
     key = [
@@ -168,6 +173,12 @@ def score_differences(tables: Mapping[str, ScoreTable], measure: str = "auroc") 
     panel.set_xlabel(f"difference of {measure.replace('_', ' ')}, two standard errors")
     draw_key(figure, panel.get_legend_handles_labels()[0])
     return figure
+
+
+def within_finite(scores: Tensor) -> Tensor:
+    """The scores with the least and largest finite one for infinite ones."""
+    finite = scores[scores.isfinite()]
+    return scores.clamp(finite.min(), finite.max()) if len(finite) else torch.zeros_like(scores)
 
 
 def _named(measures: Sequence[Measure], name: str) -> Measure:

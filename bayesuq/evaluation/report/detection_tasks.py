@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_finite, to_tensor
+from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation.detection import RiskCoverage, risk_coverage
 from bayesuq.evaluation.kinds import check_categorical, check_known
-from bayesuq.evaluation.observed import observe
+from bayesuq.evaluation.observed import counting_points, observe
+from bayesuq.evaluation.ranks import check_scores
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.score_table import ScoreTable, score_differences, score_table
 from bayesuq.evaluation.report.tables import counted
@@ -110,7 +111,7 @@ class Detection:
         Raises:
             KeyError: No such score.
         """
-        return risk_coverage(self.score(name), self.positives)
+        return risk_coverage(self.score(name), self.positives, weight=self.weight)
 
     def roc(self, name: str) -> tuple[Tensor, Tensor]:
         """False and true positive rates at every threshold, from (0, 0) to (1, 1), (T,) each, float64.
@@ -118,7 +119,7 @@ class Detection:
         Raises:
             KeyError: No such score.
         """
-        return roc_curve(self.score(name), self.positives)
+        return roc_curve(self.score(name), self.positives, weight=self.weight)
 
     def differences(self, reference: str, *, seed: int = 0) -> ScoreTable:
         """How far each other score is from one of them, in every measure, with errors of the same points, paired.
@@ -185,7 +186,7 @@ def evaluate_misclassification(
     wrong = ~top_label(predictive, seen.y)[1]
     all_scores, own = _asked(scores, standard_scores(predictive))
     for name, score in own.items():
-        all_scores[name] = _values(name, score(predictive) if callable(score) else score, wrong)
+        all_scores[name] = _values(name, score(predictive) if callable(score) else score, wrong, seen.known)
     table = score_table(all_scores, wrong, what="errors", weight=seen.weight, seed=seed)
     heavy = seen.weight
     if seen.known is not None:
@@ -258,12 +259,13 @@ def standard_scores(predictive: PredictiveDistribution) -> dict[str, Tensor]:
     return {name: values for name, values in found.items() if name not in FROM_DRAWS or bool((values > 0).any())}
 
 
-def roc_curve(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:
+def roc_curve(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | None = None) -> tuple[Tensor, Tensor]:
     """False and true positive rates as the threshold falls; ties are one step, joined by a straight line.
 
     Args:
         scores: Any real numbers, larger where a positive is more likely, any shape.
-        positives: Whether each point is a positive, of the same shape.
+        positives: Whether each point is a positive, boolean or 0 and 1, of the same shape.
+        weight: How much each point counts, or each row of points, (N,); see `detection.auroc`.
 
     Returns:
         Fractions from 0 to 1, (T,) each, float64, one more than there are thresholds; the area under the straight
@@ -271,18 +273,21 @@ def roc_curve(scores: ArrayLike, positives: ArrayLike) -> tuple[Tensor, Tensor]:
 
     Raises:
         TypeError: Not numbers.
-        ValueError: Shapes that differ, or NaN.
+        ValueError: No point, NaN scores, positives that are not 0 or 1, shapes that differ; see `detection.auroc`.
 
     Example:
         >>> [rate.tolist() for rate in roc_curve([3.0, 2.0, 2.0, 1.0], [True, True, False, False])]
         [[0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0]]
     """
-    flags = to_tensor(positives, "positives").bool()
-    values = _values("scores", scores, flags).flatten()
-    _, group, count = values.unique(return_inverse=True, return_counts=True)
-    hits = torch.zeros_like(count).index_add_(0, group, flags.flatten().to(count)).flip(0).cumsum(0)
-    alarms = count.flip(0).cumsum(0) - hits
-    rates = (torch.nn.functional.pad(part.double() / part[-1], (1, 0)) for part in (alarms, hits))
+    given = (scores, positives) if weight is None else counting_points(scores, positives, weight)
+    values, flags = (each.flatten() for each in check_scores(*given[:2]))
+    if values.numel() == 0:
+        raise ValueError("`scores` must hold at least one point.")
+    heavy = torch.ones_like(values, dtype=torch.float64) if weight is None else given[2]
+    levels, group = values.unique(return_inverse=True)
+    sides = (torch.where(side, heavy, 0.0) for side in (~flags, flags))
+    alarms, hits = (heavy.new_zeros(len(levels)).index_add_(0, group, side).flip(0).cumsum(0) for side in sides)
+    rates = (torch.nn.functional.pad(part / part[-1], (1, 0)) for part in (alarms, hits))
     false_rate, true_rate = rates
     return false_rate, true_rate
 
@@ -315,9 +320,11 @@ def _asked(scores: Any, known: dict[str, Tensor]) -> tuple[dict[str, Tensor], Ma
     return chosen, own
 
 
-def _values(name: str, values: ArrayLike, like: Tensor) -> Tensor:
+def _values(name: str, values: ArrayLike, like: Tensor, known: Tensor | None = None) -> Tensor:
     tensor = to_tensor(values, name).to(like.device, torch.float64)
     if tensor.shape != like.shape:
         raise ValueError(f"The score {name!r} must have shape {tuple(like.shape)}; got {tuple(tensor.shape)}.")
-    check_finite(tensor, name)
+    tensor = tensor if known is None else torch.where(known, tensor, 0.0)
+    if tensor.isnan().any():
+        raise ValueError(f"The score {name!r} must not hold NaN; got {int(tensor.isnan().sum())}.")
     return tensor

@@ -9,10 +9,12 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Self
 
+import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.arrays import ArrayLike, check_count, to_tensor
 from bayesuq.evaluation.kinds import check_known
+from bayesuq.evaluation.observed import as_weight
 from bayesuq.evaluation.ranks import check_scores, warn_undefined
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
 from bayesuq.evaluation.report.measure import COLUMNS, Measure
@@ -263,7 +265,7 @@ def evaluate_detection(
         entropy_average_precision 1.00 [0.34, 1.00] fraction, 2 of 4 positive
         entropy_false_positive_rate 0.00 [0.00, 1.00] fraction, at 95 % true positives
     """
-    values, is_positive = check_scores(scores, positives)
+    values, is_positive = _known_scores(scores, positives, weight)
     ranks = Ranks.of(values, is_positive, weight)
     is_found = ranks.found > 0
     groups = {"positive": ranks.found[is_found], "negative": ranks.found[~is_found]}
@@ -287,6 +289,21 @@ def evaluate_detection(
         Measure.of(f"{name}_average_precision", precision, precision_error, "fraction", remark, precision_interval),
         Measure.of(f"{name}_false_positive_rate", rate, rate_error, "fraction", told, rate_interval),
     )
+
+
+def _known_scores(scores: ArrayLike, positives: ArrayLike, weight: ArrayLike | None) -> tuple[Tensor, Tensor]:
+    """As `check_scores`, of what counts; what has weight 0 may be anything.
+
+    Raises:
+        ValueError: No point; and as there.
+    """
+    values, flags = to_tensor(scores, "scores"), to_tensor(positives, "positives")
+    if values.numel() == 0:
+        raise ValueError("`scores` must hold at least one point.")
+    if weight is not None and values.shape == flags.shape:
+        known = as_weight(weight, values.shape) > 0
+        values, flags = (torch.where(known.to(part.device), part, 0) for part in (values, flags))
+    return check_scores(values, flags)
 
 
 def _interval_of_false_positive_rate(ranks: Ranks, rate: Tensor) -> Interval | None:

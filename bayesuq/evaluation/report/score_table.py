@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, to_tensor
 from bayesuq.evaluation.observed import as_weight
+from bayesuq.evaluation.ranks import WHAT_POSITIVE, as_flags, warn_undefined
 from bayesuq.evaluation.report.error_ranks import Block, ErrorRanks
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import MOST_RESAMPLED, evaluate_detection
@@ -95,12 +96,11 @@ def score_table(
     """
     if not scores:
         raise ValueError("There is nothing to show: pass at least one score.")
-    flags = to_tensor(positives, "positives").bool()
-    heavy = None if weight is None else as_weight(weight, flags.shape).to(flags.device)
-    known = torch.ones_like(flags) if heavy is None else heavy > 0
+    flags, heavy, known = _checked(positives, weight)
     told = f"{int((flags & known).sum())} of {int(known.sum())} values are {what}"
-    measures = {name: _measures(values, flags, heavy, seed) for name, values in scores.items()}
-    return ScoreTable(measures, int(known.reshape(len(known), -1).any(dim=1).sum()), told)
+    held = {name: _known_of(values, known, name) for name, values in scores.items()}
+    measures = {name: _measures(values, flags, heavy, seed) for name, values in held.items()}
+    return ScoreTable(measures, _num_rows(known), told)
 
 
 def score_differences(
@@ -128,16 +128,43 @@ def score_differences(
     """
     if reference not in scores:
         raise KeyError(f"There is no score {reference!r}; there are {', '.join(scores)}.")
-    flags = to_tensor(positives, "positives").bool()
+    flags, heavy, known = _checked(positives, weight)
     others = {name: values for name, values in scores.items() if name != reference}
     if not others:
         raise ValueError(f"There is no score beside {reference!r} to compare.")
-    measures = {name: _differences(values, scores[reference], flags, weight, seed) for name, values in others.items()}
-    return ScoreTable(measures, len(flags), f"{what}; minus {reference}, same points, paired")
+    warn_undefined("auroc", positive=flags[flags & known], negative=flags[~flags & known])
+    held = {name: _known_of(values, known, name) for name, values in scores.items()}
+    measures = {name: _differences(held[name], held[reference], flags, heavy, seed) for name in others}
+    return ScoreTable(measures, _num_rows(known), f"{what}; minus {reference}, same points, paired")
+
+
+def _checked(positives: ArrayLike, weight: ArrayLike | None) -> tuple[Tensor, Tensor | None, Tensor]:
+    """Which points are positives, boolean, their weights, and which of them count, boolean, (N, ...) each."""
+    shape = to_tensor(positives, "positives").shape
+    heavy = None if weight is None else as_weight(weight, shape)
+    flags = as_flags(positives, "positives", WHAT_POSITIVE, known=None if heavy is None else heavy > 0)
+    heavy = None if heavy is None else heavy.to(flags.device)
+    return flags, heavy, torch.ones_like(flags) if heavy is None else heavy > 0
+
+
+def _known_of(values: ArrayLike, known: Tensor, name: str) -> Tensor:
+    """Scores with 0 where nothing counts.
+
+    Raises:
+        ValueError: Another shape than the positives'.
+    """
+    tensor = to_tensor(values, name)
+    if tensor.shape != known.shape:
+        raise ValueError(f"The score {name!r} must have shape {tuple(known.shape)}; got {tuple(tensor.shape)}.")
+    return torch.where(known.to(tensor.device), tensor, 0)
+
+
+def _num_rows(known: Tensor) -> int:
+    return int(known.reshape(len(known), -1).any(dim=1).sum())
 
 
 def _differences(
-    one: ArrayLike, other: ArrayLike, positives: Tensor, weight: ArrayLike | None, seed: int
+    one: Tensor, other: Tensor, positives: Tensor, weight: Tensor | None, seed: int
 ) -> tuple[Measure, ...]:
     def pair(measure: Callable[..., Weighted]) -> tuple[Weighted, Weighted]:
         return measure(one, positives, weight=weight), measure(other, positives, weight=weight)
@@ -154,10 +181,10 @@ def _differences(
     return found["auroc"], found["average_precision"], rate, found["aurc"]
 
 
-def _measures(scores: ArrayLike, positives: Tensor, weight: Tensor | None, seed: int) -> tuple[Measure, ...]:
+def _measures(scores: Tensor, positives: Tensor, weight: Tensor | None, seed: int) -> tuple[Measure, ...]:
     found = evaluate_detection(scores, positives, name="", weight=weight, seed=seed)
     named = tuple(replace(m, name=m.name[1:]) for m in found)
     ranks = ErrorRanks(limit=None)
-    ranks.add(Block.of(to_tensor(scores, "scores"), positives, weight))
+    ranks.add(Block.of(scores, positives, weight))
     risk = ranks.aurc
     return (*named, Measure.of("aurc", risk.bounded.value, risk.standard_error, "fraction", interval=risk.interval))

@@ -26,6 +26,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_finite, check_finite_number, to_floating, to_tensor
 from bayesuq.evaluation.kinds import check_categorical
+from bayesuq.evaluation.ranks import as_flags
 from bayesuq.evaluation.scores import FOR_LABELS
 from bayesuq.evaluation.segmentation.image_counts import CountedPixels, ImageCounts
 from bayesuq.evaluation.uncertainty import maximum_probability, mutual_information, predictive_entropy
@@ -207,17 +208,18 @@ def checked_maps(
 
     Raises:
         TypeError: Not numbers.
-        ValueError: Shapes that differ or have fewer dimensions, values that are not finite.
+        ValueError: Shapes that differ or have fewer dimensions, values that are not finite, errors that are not 0 or 1;
+            but for what does not count.
     """
-    values, wrong = to_floating(uncertainty, "uncertainty").double(), to_tensor(errors, "errors").bool()
-    mask = torch.ones_like(wrong) if labelled is None else to_tensor(labelled, "labelled").bool()
-    if not values.shape == wrong.shape == mask.shape or values.ndim < fewest_dimensions:
+    values, truths = to_floating(uncertainty, "uncertainty").double(), to_tensor(errors, "errors")
+    mask = torch.ones_like(truths, dtype=torch.bool) if labelled is None else as_flags(labelled, "labelled")
+    if not values.shape == truths.shape == mask.shape or values.ndim < fewest_dimensions:
         raise ValueError(
             f"`uncertainty`, `errors` and `labelled` must have one shape (N, ...), such as (N, H, W); got "
-            f"{tuple(values.shape)}, {tuple(wrong.shape)} and {tuple(mask.shape)}."
+            f"{tuple(values.shape)}, {tuple(truths.shape)} and {tuple(mask.shape)}."
         )
-    check_finite(values, "uncertainty")
-    return values, wrong, mask
+    check_finite(torch.where(mask, values, 0.0), "uncertainty")
+    return values, as_flags(truths, "errors", known=mask), mask
 
 
 def rescaled(uncertainty: ArrayLike) -> Tensor:

@@ -42,6 +42,19 @@ def test_histograms_show_each_score_on_both_sides() -> None:
     assert len(drawn(figure)) > 5000
 
 
+def test_histograms_have_the_weights_of_points_and_room_for_infinite_scores() -> None:
+    predictive, y = labelled(0)
+    own = torch.arange(200.0)
+    own[:3], own[-3:] = -torch.inf, torch.inf
+    weight = torch.where(torch.arange(200) < 100, 3.0, 1.0)
+    found = evaluate_misclassification(predictive, y, scores={"own": own}, weight=weight)
+    figure = score_histograms(found, "own", num_bins=2)
+    right = ~found.positives
+    expected = (weight * right)[:100].sum() / weight[right].sum()
+    assert figure.axes[0].patches[0].get_xy()[:, 1].tolist().count(pytest.approx(float(expected))) > 0
+    assert len(drawn(figure)) > 5000
+
+
 def test_roc_curves_end_in_both_corners() -> None:
     found = evaluate_misclassification(*labelled(0))
     figure = roc_curves({"ensemble": found, "map": found}, "margin")

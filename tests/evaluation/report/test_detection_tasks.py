@@ -12,7 +12,9 @@ from bayesuq.evaluation.report.detection_tasks import (
     roc_curve,
     standard_scores,
 )
-from bayesuq.evaluation.report.reporting import evaluate
+from bayesuq.evaluation.report.reporting import evaluate, evaluate_detection
+from bayesuq.evaluation.report.score_table import score_differences, score_table
+from bayesuq.evaluation.segmentation.overlap import overlap_sweep
 from bayesuq.evaluation.uncertainty import mutual_information, predictive_variance
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -183,7 +185,7 @@ def test_what_cannot_be_scored_is_refused() -> None:
         evaluate_misclassification(predictive, y, scores={"margin": y.double()})
     with pytest.raises(ValueError, match=r"'own' must have shape \(200,\); got \(3,\)"):
         evaluate_misclassification(predictive, y, scores={"own": [1.0, 2.0, 3.0]})
-    with pytest.raises(ValueError, match="NaN"):
+    with pytest.raises(ValueError, match="'own' must not hold NaN; got 200"):
         evaluate_misclassification(predictive, y, scores={"own": y * torch.nan})
     with pytest.raises(ValueError, match=r"'own' must have shape \(200,\)"):
         evaluate_ood(predictive, predictive, scores={"own": ([1.0], [2.0])})
@@ -204,3 +206,65 @@ def test_missing_labels_are_in_no_table() -> None:
             if one.name != "false_positive_rate":  # bootstrapped, with other counts
                 assert one.standard_error == pytest.approx(other.standard_error, rel=1e-9)
             assert one.interval == pytest.approx(other.interval, rel=1e-9)
+
+
+def test_curves_of_weighted_points_are_those_of_repeated_ones() -> None:
+    predictive, y = labelled(0)
+    times = torch.arange(200) % 4
+    rows = torch.arange(200).repeat_interleave(times)
+    found = evaluate_misclassification(predictive, y, weight=times)
+    alone = evaluate_misclassification(CategoricalPredictive.from_logits(predictive.draws[:, rows]), y[rows])
+    for one, other in zip(found.roc("margin"), alone.roc("margin"), strict=True):
+        torch.testing.assert_close(one, other)
+    weighted, repeated = found.risk_coverage("margin"), alone.risk_coverage("margin")
+    for name in ("coverage", "risk"):
+        one, other = (getattr(curve, name)[curve.attainable] for curve in (weighted, repeated))
+        torch.testing.assert_close(one, other)
+    area = torch.trapezoid(*found.roc("margin")[::-1])
+    assert float(area) == pytest.approx(found.table.measures["margin"][0].value)
+
+
+def test_infinite_scores_have_a_place_in_the_order() -> None:
+    """As minus the log density of an input that no float holds."""
+    inside, outside = labelled(0)[0], labelled(8, num_points=50)[0]
+    own = {"density": (noise(0, 200), noise(1, 50) + 1), "same": (noise(0, 200), noise(1, 50) + 1)}
+    own["density"][1][:5] = torch.inf
+    own["same"][1][:5] = 1e9
+    found = evaluate_ood(inside, outside, scores=own)
+    for one, other in zip(found.table.measures["density"], found.table.measures["same"], strict=True):
+        assert (one.value, one.standard_error) == (other.value, other.standard_error)
+    assert torch.equal(torch.stack(found.roc("density")), torch.stack(found.roc("same")))
+
+
+@pytest.mark.parametrize("positives", [[-1, 1, -1, 1], [0.1, 0.9, 0.2, 1.0], [0, 1, torch.nan, 1], [1, 2, 1, 2]])
+def test_only_flags_are_positives(positives: list[float]) -> None:
+    """Labels, probabilities and NaN were all taken for positives."""
+    scores = {"one": [0.1, 0.2, 0.3, 0.4], "other": [0.4, 0.3, 0.2, 0.1]}
+    with pytest.raises(ValueError, match="`positives` must be boolean, or 0 and 1"):
+        score_table(scores, positives, what="errors")
+    with pytest.raises(ValueError, match="`positives` must be boolean, or 0 and 1"):
+        score_differences(scores, positives, "one", what="errors")
+    with pytest.raises(ValueError, match="`positives` must be boolean, or 0 and 1"):
+        roc_curve(scores["one"], positives)
+    with pytest.raises(ValueError, match="`errors` must be boolean, or 0 and 1"):
+        overlap_sweep([scores["one"]], [positives])
+    with pytest.raises(ValueError, match="`labelled` must be boolean, or 0 and 1"):
+        overlap_sweep([scores["one"]], [[0, 1, 0, 1]], labelled=[positives])
+
+
+def test_what_has_no_weight_may_be_anything_in_every_table_of_scores() -> None:
+    known = [True, True, False, True, True]
+    scores = {"one": [0.1, 0.2, torch.nan, 0.3, 0.4], "other": [0.1, 0.3, torch.nan, 0.2, 0.4]}
+    kept = {name: [value for value, holds in zip(each, known, strict=True) if holds] for name, each in scores.items()}
+    flags = [0, 0, 7, 1, 1]
+    table = score_table(scores, flags, what="errors", weight=known)
+    alone = score_table(kept, [0, 0, 1, 1], what="errors")
+    assert str(table) == str(alone)
+    differences = score_differences(scores, flags, "one", what="errors", weight=known)
+    assert differences.num_points == 4
+    assert differences.measures["other"][0].value == pytest.approx(-0.25)
+    assert evaluate_detection(scores["one"], flags, name="one", weight=known)[0].value == 1.0
+    pixels = overlap_sweep([scores["one"]], [flags], labelled=[known], thresholds=(0.25,))
+    assert (pixels.errors.tolist(), pixels.uncertain.tolist()) == ([2], [[2]])
+    with pytest.raises(ValueError, match="at least one point"):
+        evaluate_detection([], [], name="one")
