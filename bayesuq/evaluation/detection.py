@@ -273,9 +273,10 @@ def excess_aurc(
         ValueError: An unknown variant, or one that knows no weights; errors that are not 0 or 1 for the latter two.
     """
     if weight is not None:
+        if variant != "mean":
+            raise ValueError(f'`weight` is known to the variant "mean" alone; got {variant!r}.')
         values, truths, weights = counting_points(scores, errors, weight)
-        found, best = (aurc(each, truths, variant=variant, weight=weights) for each in (values, truths))
-        return found - best
+        return aurc(values, truths, weight=weights) - aurc(truths, truths, weight=weights)
     if variant == "mean":
         values, losses = (each.flatten() for each in check_losses(scores, errors))
         picked = picks(losses > 0)  # of both, so that an accelerator is waited for once

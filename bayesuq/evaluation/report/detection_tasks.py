@@ -279,11 +279,13 @@ def roc_curve(scores: ArrayLike, positives: ArrayLike, *, weight: ArrayLike | No
         >>> [rate.tolist() for rate in roc_curve([3.0, 2.0, 2.0, 1.0], [True, True, False, False])]
         [[0.0, 0.0, 0.5, 1.0], [0.0, 0.5, 1.0, 1.0]]
     """
-    given = (scores, positives) if weight is None else counting_points(scores, positives, weight)
-    values, flags = (each.flatten() for each in check_scores(*given[:2]))
+    heavy: Tensor | None = None
+    if weight is not None:
+        scores, positives, heavy = counting_points(scores, positives, weight)
+    values, flags = (each.flatten() for each in check_scores(scores, positives))
     if values.numel() == 0:
         raise ValueError("`scores` must hold at least one point.")
-    heavy = torch.ones_like(values, dtype=torch.float64) if weight is None else given[2]
+    heavy = torch.ones_like(values, dtype=torch.float64) if heavy is None else heavy
     levels, group = values.unique(return_inverse=True)
     sides = (torch.where(side, heavy, 0.0) for side in (~flags, flags))
     alarms, hits = (heavy.new_zeros(len(levels)).index_add_(0, group, side).flip(0).cumsum(0) for side in sides)
