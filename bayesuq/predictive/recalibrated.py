@@ -273,8 +273,10 @@ class RecalibratedPredictive(RealPredictive):
         return mean, aleatoric, epistemic
 
     def _summary_at_once(self) -> tuple[Tensor, Tensor, Tensor]:
-        mean, within, noise = self._moments[0].sum(dim=0), self._within, self._noise_share
-        between = (self._moments[2] * (self._law_means - mean).square()).sum(dim=0)
+        first, _, share = self._moments
+        # The shares are 1 in all but for the tolerance of the quantiles, which a mean far from 0 would multiply.
+        mean, within, noise = first.sum(dim=0) / share.sum(dim=0), self._within, self._noise_share
+        between = (share * (self._law_means - mean).square()).sum(dim=0)
         return mean, (within * noise).sum(dim=0), (within * (1 - noise)).sum(dim=0) + between
 
     @property

@@ -145,6 +145,14 @@ def test_rescaling_has_the_jacobian_and_keeps_levels() -> None:
         predictive.rescale(loc, -scale)
 
 
+def test_a_mean_far_from_zero_is_as_exact_as_its_components() -> None:
+    """Seconds since 1970, of days: the masses of all parts sum to 1 but for the tolerance of the quantiles."""
+    predictive, far = RecalibratedPredictive(base(), KNOTS, LEVELS), torch.tensor([1e9]).double()
+    moved = predictive.rescale(far, torch.ones(1).double())
+    torch.testing.assert_close(moved.mean - far, predictive.mean, rtol=0, atol=1e-5)
+    torch.testing.assert_close(moved.total, predictive.total, rtol=1e-4, atol=0)
+
+
 def test_points_join_under_one_map_and_mixtures_do_not() -> None:
     predictive = RecalibratedPredictive(base(), KNOTS, LEVELS)
     twice = RecalibratedPredictive.concatenate([predictive, predictive.to("cpu")])
