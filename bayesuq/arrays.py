@@ -4,6 +4,7 @@ Every check stands here once; the code behind the door trusts its tensors.
 """
 
 import warnings
+from numbers import Real
 from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
 
 import numpy as np
@@ -67,6 +68,8 @@ def _from_numpy(value: Any, name: str) -> Tensor:
     if array.dtype == object and array.ndim == 0:
         inner = f" Pass its `.{name}`." if hasattr(value, name) else ""
         raise TypeError(f"`{name}` must be numbers, in an array or a sequence; got a {type(value).__name__}.{inner}")
+    if array.dtype == object and array.size and all(isinstance(one, Real) for one in array.flat):
+        raise TypeError(f"`{name}` must hold numbers as such; got them as objects. Pass `{name}.astype(float)`.")
     if array.dtype.kind not in "biufc":
         raise TypeError(
             f"`{name}` must hold numbers; got {_without_numbers(value, array)}. Encode categories, dates and text as "

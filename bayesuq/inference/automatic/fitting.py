@@ -28,7 +28,7 @@ from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import MANY_ROWS, Trial, Watched, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.gaps import widest_gaps
 from bayesuq.inference.automatic.log_odds import log_odds_factor, log_odds_levels
-from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share
+from bayesuq.inference.automatic.outliers import OutlierPosterior, outlier_share, warn_of_strangers
 from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate, standard_rows
 from bayesuq.inference.posteriors.units import in_units
 from bayesuq.inference.quantile_calibration import QuantileCalibratedPosterior
@@ -55,8 +55,10 @@ SPARED = 0.8  # the share of what other fits leave, on which none has to rely
 PILOT_ROWS = 2000  # that pilots read of very many
 FEWEST_PIECES, ROWS_A_PIECE = 10, 100  # of the map of levels
 NUM_DRAWS = 1000  # of the mixture: a row unlike the others has its density by few of them
+FAILURES = (ArithmeticError, RuntimeError, ValueError)  # of a method, beside which others may do well
 OUTLIER_SCALE = 1.0  # standard deviations of y
 TO_MORE_ROWS, WATCHED = " to the judging rows too", ", watched by the judging rows"
+STANDARD = torch.distributions.Normal(0.0, 1.0)
 DIVIDE, FITS, CALIBRATE = range(3)  # what the seed is split into
 
 
@@ -88,8 +90,12 @@ def regress(
         A posterior whose predictive is in y's own unit.
 
     Raises:
-        TypeError: Text, dates and the like in the table: make numbers of them first.
+        TypeError: Text, dates and the like in the table: make numbers of them first. Targets that are true or false.
         ValueError: Fewer than 20 rows, values that are not finite, shapes that do not go together, a budget of nothing.
+        FloatingPointError: No method could be fitted; it says why of each.
+
+    Warns:
+        UserWarning: A target is a thousand times further from the others than these are from each other.
 
     Example:
         >>> x = torch.linspace(-2.0, 2.0, 60).unsqueeze(1)
@@ -97,7 +103,8 @@ def regress(
         >>> print(found.explanation)                                        # doctest: +SKIP
     """
     warn_of_other_order(x, y)
-    data = Dataset(_table(x), to_tensor(y, "y").double())
+    data = Dataset(_table(x), _numbers(y))
+    warn_of_strangers(data.y)
     return _fitted(data, trials_for_numbers, (), budget, resolve_seed(seed), clock)
 
 
@@ -128,7 +135,7 @@ def classify(
     Raises:
         TypeError: Text, dates and the like among the inputs: make numbers of them first. Real targets, or labels of
             several kinds that have no order.
-        ValueError: Labels of a single class, missing ones, one-hot rows; else see `regress`.
+        ValueError: Labels of a single class, or all of them different, missing ones, one-hot rows; else see `regress`.
 
     Example:
         >>> x = torch.linspace(-2.0, 2.0, 60).unsqueeze(1)
@@ -140,6 +147,11 @@ def classify(
     labels, numbers = _numbered(y)
     if len(labels) < 2:
         raise ValueError(f"`y` must have at least two classes; got {labels.tolist()}.")
+    if len(labels) == len(numbers):
+        raise ValueError(
+            f"`y` must have labels that rows share; all {len(labels)} are different. Of real targets take "
+            "`bayesuq.regress(x, y)`."
+        )
     data = Dataset(_table(x), numbers)
     return _fitted(
         data,
@@ -224,6 +236,7 @@ class Fitted:
         spent: Pilots included.
         log_probs: Of the rows to judge by, (N,), in nats.
         variance: That it predicts for them, their mean, in units of y squared; 0 of labels.
+        log_constant: As `log_probs`, their mean under a normal law that has the mean and spread of all; 0 of labels.
         weight: In the mixture.
         again: What the second fit was, in words; none of a first one.
     """
@@ -236,6 +249,7 @@ class Fitted:
     spent: float
     log_probs: Tensor
     variance: float
+    log_constant: float
     weight: float = 0.0
     again: str = ""
 
@@ -243,6 +257,15 @@ class Fitted:
     def seconds_again(self) -> float:
         """What the same fit to the judging rows too takes."""
         return self.seconds / (1 - JUDGED_SHARE)
+
+    @property
+    def is_surprised(self) -> bool:
+        """Whether the rows to judge by are less probable to it than to a standard normal law, which they are under.
+
+        What it has learned of the noise is wrong of them then, and to keep it and take them in as if it were right
+        spoils all rows.
+        """
+        return float(self.log_probs.mean()) < self.log_constant
 
     def goes_on(self, number: int) -> bool:
         """Whether the fit to so many rows begins where this one ended, and takes what time there is."""
@@ -320,6 +343,7 @@ def _first_fits(
     """
     fits: list[Fitted] = []
     told: list[Candidate] = []
+    constant = 0.0 if judged.is_labelled else float(STANDARD.log_prob(judged.y.double()).sum(dim=1).mean())
     for number, trial in enumerate(trials):
         begin = timer.clock()
         waiting = sum(later.share for later in trials[number:])
@@ -335,13 +359,15 @@ def _first_fits(
             after = deadline.since_end
             predictive = posterior.predict(judged.x, seed=derive_seed(key, number), keep_samples=True)
             log_probs = predictive.log_prob(judged.y).double().clamp(min=-1e6)
+            if not bool(log_probs.isfinite().all()):
+                raise FloatingPointError("its density of held-out rows is no finite number")
             variance = 0.0 if judged.is_labelled else float(predictive.total.mean())
-        except (FloatingPointError, RuntimeError) as error:
+        except FAILURES as error:
             told.append(Candidate(trial.name, None, 0.0, timer.clock() - begin, f"failed: {error}"))
             continue
         end = timer.clock()
         steps = Steps.of(size, deadline)
-        fits.append(Fitted(trial, posterior, steps, end - start, after, end - begin, log_probs, variance))
+        fits.append(Fitted(trial, posterior, steps, end - start, after, end - begin, log_probs, variance, constant))
     if not fits:
         reasons = "; ".join(f"{one.name}: {one.remark}" for one in told)
         raise FloatingPointError(f"No method could be fitted to this table. {reasons}")
@@ -428,7 +454,7 @@ def _again(fits: Sequence[Fitted], rows: Dataset, fitted: int, timer: Timer, key
                 found[number] = _fitted_longer(fit, fit.trial.watched, rows, fitted, deadline, key)
             else:
                 found[number] = _fitted_again(fit, rows, timer, part, key, nothing_waits=not waits)
-        except (FloatingPointError, RuntimeError):
+        except FAILURES:
             warn_of_fit(f"{fits[number].trial.name} failed on more rows; the first fit is kept.", UserWarning)
     return found
 
@@ -452,7 +478,7 @@ def _fitted_again(fit: Fitted, rows: Dataset, timer: Timer, part: float, key: in
         posterior = _quietly(deadline, trial.fit, rows, fit.steps.made, key)
         return replace(fit, posterior=posterior, steps=fit.steps.anew(deadline), again=TO_MORE_ROWS)
     size = fit.size_onwards(left)
-    if trial.going_on is None or size == 0:
+    if trial.going_on is None or size == 0 or (fit.is_surprised and not trial.keeps_time):
         return fit
     size = (trial.wanted_onwards or trial.wanted) if trial.keeps_time else size
     deadline = timer.within(SAFETY * left - fit.after)
@@ -525,6 +551,28 @@ def _table(x: Any) -> Any:
             "bayesuq.inference.ensemble."
         )
     return rows.double()
+
+
+def _numbers(y: Any) -> Tensor:
+    """Targets in float64.
+
+    Raises:
+        TypeError: They are true or false, or no numbers.
+        ValueError: Some are not finite.
+    """
+    given = to_tensor(y, "y")
+    if given.dtype is torch.bool:
+        raise TypeError(
+            "`y` must hold numbers; got true and false. Take `bayesuq.classify(x, y)`, or pass `y.astype(float)` if 0 "
+            "and 1 are measurements."
+        )
+    missing = ~given.reshape(len(given), -1).isfinite().all(dim=1) if given.ndim else ~given.isfinite()
+    if missing.any():
+        raise ValueError(
+            f"`y` must be finite; {int(missing.sum())} of {len(given)} rows hold NaN or infinite values, the first is "
+            f"row {int(missing.int().argmax())}. Leave these rows out."
+        )
+    return given.double()
 
 
 def _numbered(y: Any) -> tuple["np.ndarray[Any, Any]", Tensor]:

@@ -14,9 +14,11 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Unpack
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.posterior import Posterior
@@ -25,6 +27,7 @@ from bayesuq.windows import WindowOptions
 
 MOST_GROWTH = 0.1  # of the variance
 MOST_TIMES = 1000
+STRANGE = 1000.0  # times the width of nine tenths of the targets
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
@@ -63,6 +66,31 @@ class OutlierPosterior(WrappingPosterior):
         if num_samples is None:
             predictive = predictive.repeated([_times(self.share, predictive.num_samples)] * predictive.num_samples)
         return widened(predictive, self.share, self.scale)
+
+
+def warn_of_strangers(y: Tensor) -> None:
+    """Tell of a target that has little in common with the others: a typing error, or a column that asks for logarithms.
+
+    Args:
+        y: Targets, (N,) or (N, D).
+
+    Warns:
+        UserWarning: One is a thousand times further from the middle of the others than nine tenths of them are wide.
+    """
+    values = y.double().reshape(len(y), -1)
+    ordered = values.sort(dim=0).values
+    low, middle, high = (ordered[round(share * (len(y) - 1))] for share in (0.05, 0.5, 0.95))
+    far = (values - middle).abs()
+    strange = ((high > low) & (far > STRANGE * (high - low))).nonzero().tolist()
+    if strange:
+        row, column = strange[0]
+        ends = f"{float(low[column]):.4g} and {float(high[column]):.4g}"
+        warn_of_fit(
+            f"{len(strange)} of the targets are unlike the others, the first, {float(values[row, column]):.4g}, is in "
+            f"row {row}: nine tenths of them lie between {ends}. Beside it their differences are nothing. Leave it out "
+            "if it is an error; if not, predict a logarithm of `y`.",
+            UserWarning,
+        )
 
 
 def outlier_share(number: int, variance: float, scale: float) -> float:

@@ -18,8 +18,9 @@ import bayesuq as bq
 from bayesuq.inference.automatic import candidates, fitting
 from bayesuq.inference.automatic.candidates import Trial, noise_floor, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.log_odds import DEVIATION
+from bayesuq.inference.automatic.outliers import warn_of_strangers
 from bayesuq.inference.ensemble import EnsemblePosterior
-from bayesuq.inference.training.deadline import Pace
+from bayesuq.inference.training.deadline import Pace, has_deadline
 from tests.inference.examples import measured
 
 SIZES = {"ensemble": 12, "laplace": 12, "gp": 8, "dropout": 12, "microcanonical": 60}
@@ -281,12 +282,16 @@ def test_what_it_keeps_when_it_goes_on_is_learned_anew_where_nothing_else_waits(
     assert (not begun) == (is_anew or budget < 1)
 
 
-@pytest.mark.parametrize(("least_onwards", "goes_on"), [(None, False), (1, True)])
+@pytest.mark.parametrize(
+    ("least_onwards", "predicts", "goes_on"),
+    [(None, 0.0, False), (1, 0.0, True), (1, 40.0, False)],
+    ids=["too late", "in time", "its noise is wrong of these rows"],
+)
 def test_a_process_goes_on_to_the_judging_rows_in_less_time_than_a_fit_takes(
-    monkeypatch: pytest.MonkeyPatch, *, least_onwards: int | None, goes_on: bool
+    monkeypatch: pytest.MonkeyPatch, *, least_onwards: int | None, predicts: float, goes_on: bool
 ) -> None:
     clock, begun = Clock(), []
-    process = timed(clock, "process", 0.0, 1.0, 0.1, [])
+    process = timed(clock, "process", predicts, 1.0, 0.1, [])
 
     def onwards(rows: bq.Dataset, size: int, key: int, before: Any) -> Any:  # noqa: ARG001 - what a trial is given
         begun.append(size)
@@ -381,6 +386,51 @@ def test_a_method_that_fails_is_said_and_the_others_go_on(monkeypatch: pytest.Mo
     use(monkeypatch, Trial("broken", failing, 10, 1))
     with pytest.raises(FloatingPointError, match=r"No method could be fitted .* broken: failed: the loss is NaN"):
         fitting.regress(*table(), seed=0, clock=clock)
+
+
+@pytest.mark.parametrize("kind", [ValueError, RuntimeError, ZeroDivisionError, None])
+def test_a_method_that_goes_wrong_in_any_way_leaves_the_others_alone(
+    monkeypatch: pytest.MonkeyPatch, kind: type[Exception] | None
+) -> None:
+    def wrong(*_: Any) -> Any:
+        if kind is not None:
+            raise kind("something is singular")
+        density = SimpleNamespace(log_prob=lambda y: torch.full((len(y),), math.nan))
+        return SimpleNamespace(predict=lambda *_, **__: density)
+
+    use(monkeypatch, Trial("wrong", wrong, 10, 1), timed(Clock(), "whole", 0.0, 1.0, 0.01, []))
+    found = fitting.regress(*table(), budget=50.0, seed=0, clock=Clock())
+    said = "something is singular" if kind else "its density of held-out rows is no finite number"
+    assert found.candidates[0].remark == f"failed: {said}"
+    assert found.candidates[1].weight == 1.0
+
+
+def test_an_interruption_ends_the_call_and_leaves_no_deadline_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    def interrupted(*_: Any) -> Any:
+        assert has_deadline()
+        raise KeyboardInterrupt
+
+    use(monkeypatch, timed(Clock(), "whole", 0.0, 1.0, 0.01, []), Trial("long", interrupted, 10, 1))
+    with pytest.raises(KeyboardInterrupt):
+        fitting.regress(*table(), budget=50.0, seed=0, clock=Clock())
+    assert not has_deadline()
+
+
+def test_a_target_of_another_world_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, timed(Clock(), "only", 0.0, 1.0, 0.01, []))
+    x, y = table()
+    with pytest.warns(UserWarning, match="1 of the targets are unlike the others, .* in row 7: .* Leave it out"):
+        fitting.regress(x, y.index_fill(0, torch.tensor([7]), 1e6), seed=0, clock=Clock())
+
+
+def test_targets_of_any_spread_are_no_strangers() -> None:
+    noise = torch.Generator().manual_seed(0)
+    wide = (2 * torch.randn(10_000, generator=noise)).exp()
+    rare = torch.zeros(1000).index_fill(0, torch.arange(30), 5.0)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for y in (wide, rare, torch.randn(1000, 2, generator=noise) ** 9, torch.full((30,), 7.0)):
+            warn_of_strangers(y)
 
 
 def test_rows_are_divided_without_overlap_and_some_recalibrate() -> None:
@@ -514,6 +564,16 @@ NAMED = np.array([None, *["a", "b"] * 20][: len(X)], dtype=object)
         ("regress", X, scipy.sparse.csr_matrix(Y.reshape(-1, 1)), TypeError, "`y` must be dense"),
         ("regress", X, np.ma.masked_array(Y, Y > 0), TypeError, "`y` must not be a masked array"),
         ("regress", X.reshape(-1, 1, 1, 3), Y, ValueError, r"`x` must be a table, \(N, F\); got \(40, 1, 1, 3\)"),
+        (
+            "regress",
+            X,
+            X.isnan().any(1).double().index_fill(0, torch.tensor([4]), torch.nan),
+            ValueError,
+            "row 4. Leave",
+        ),
+        ("regress", X, Y > 0, TypeError, r"true and false\. Take `bayesuq\.classify\(x, y\)`"),
+        ("regress", X.numpy().astype(object), Y, TypeError, r"`x` .* as objects\. Pass `x\.astype\(float\)`"),
+        ("classify", X, np.arange(len(X)), ValueError, r"all 40 are different\. .*bayesuq\.regress"),
         ("classify", X, np.eye(2)[np.arange(len(X)) % 2], ValueError, r"got shape \(40, 2\).*argmax"),
         ("classify", X, 1, ValueError, r"one label a row, \(N,\); got shape \(\)"),
         ("classify", X, np.where(np.arange(len(X)) == 4, np.nan, Y > 0), ValueError, "1 of 40 are missing.* row 4"),
