@@ -9,7 +9,7 @@ import torch
 
 from bayesuq.data import Dataset
 from bayesuq.inference import ensemble, laplace, map_estimate, swag
-from bayesuq.inference.posteriors.memorised import left_out_coverage
+from bayesuq.inference.posteriors.memorised import _left_out_outputs, left_out_coverage
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.training.minibatches import NetworkReader, Source
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
@@ -48,6 +48,23 @@ def test_of_a_linear_network_it_is_what_fits_without_each_row_hold() -> None:
     assert coverage_of(mode, data) == sum(held) / 10
 
 
+def test_outputs_of_rows_left_out_are_those_of_the_quadratic_fit_to_the_others() -> None:
+    """A mean and a log variance: the weights that minimise the quadratic of all rows but one, by their own solve."""
+    likelihood, num_rows, size = likelihoods.HeteroscedasticNormal(), 6, 20
+    f, y, mode = noise(0, num_rows, 2), noise(1, num_rows, 1), noise(2, size)
+    derivatives = noise(3, num_rows, 2, size)
+    at = f.clone().requires_grad_()
+    (score,) = torch.autograd.grad(likelihood.log_prob(at, y).sum(), at)
+    information = likelihood.fisher_root(f) @ likelihood.fisher_root(f).mT
+    found = _left_out_outputs(likelihood, f, y, derivatives, derivatives @ mode)
+    for out in range(num_rows):
+        kept = torch.arange(num_rows) != out
+        curvature = torch.einsum("nkr,nkl,nls->rs", derivatives[kept], information[kept], derivatives[kept])
+        slope = torch.einsum("nkr,nk->r", derivatives[kept], score[kept]) - mode
+        step = torch.linalg.solve(curvature + torch.eye(size), slope)
+        torch.testing.assert_close(found[out], f[out] + derivatives[out] @ step)
+
+
 def test_rows_that_are_there_twice_raise_nothing() -> None:
     data = rows(6).rows([0, 1, 2, 3, 4, 5] * 2)
     likelihood = likelihoods.Normal(scale="learned", initial_scale=1e-12)
@@ -65,6 +82,29 @@ def told(fit: Callable[..., Any], built: BayesianNetwork, data: Dataset, **optio
 def test_a_noise_that_was_memorised_is_told(fit: Callable[..., Any]) -> None:
     options = {"num_members": 2} if fit is ensemble.fit else {}
     assert told(fit, model(), rows(60), **options)
+
+
+def test_of_several_columns_the_one_that_was_memorised_is_told() -> None:
+    """The second has noise alone, the first next to none; and one column has the coverage that it has by itself."""
+    data = rows(60)
+    both = Dataset(data.x, torch.cat([data.x[:, :1], data.y], dim=1))
+    scales = likelihoods.Normal(scale="learned", initial_scale=(0.2, 0.2))
+    wide = BayesianNetwork(networks.mlp(WIDTH, (40, 40), 2, seed=0).double(), priors.Normal(), scales)
+    assert told(map_estimate.fit, wide, both)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "outputs"),
+    [
+        (likelihoods.StudentT(), 1),
+        (likelihoods.Laplace(scale="learned"), 1),
+        (likelihoods.HeteroscedasticNormal(), 2),
+    ],
+    ids=lambda one: type(one).__name__,
+)
+def test_any_noise_that_was_memorised_is_told(likelihood: likelihoods.Likelihood, outputs: int) -> None:
+    net = networks.mlp(WIDTH, (40, 40), outputs, seed=0).double()
+    assert told(map_estimate.fit, BayesianNetwork(net, priors.Normal(), likelihood), rows(60))
 
 
 def test_what_is_not_memorised_or_cannot_be_seen_is_not_told() -> None:
