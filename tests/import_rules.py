@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     },
     "inference": {
         *("tables", "inference", "models", "posterior", "predictive", "data", "loaders", "to_arviz"),
-        *("arrays", "fit_warnings", "functions", "gradients", "inputs", "once", "options", "pareto"),
+        *("arrays", "deadline", "fit_warnings", "functions", "gradients", "inputs", "once", "options", "pareto"),
         *("randomness", "storage", "subnormals", "waiting", "windows", "writing"),
     },
     "bridges": {"bridges", "functions", "posterior", "predictive", "arrays", "randomness"},

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_positive, to_tensor, warn_of_other_order
 from bayesuq.data import Dataset, Standardizer
+from bayesuq.deadline import Deadline, until
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference import quantile_calibration, temperature
 from bayesuq.inference.automatic.candidates import MANY_ROWS, Trial, Watched, trials_for_labels, trials_for_numbers
@@ -33,7 +34,6 @@ from bayesuq.inference.automatic.posterior import AutomaticPosterior, Candidate,
 from bayesuq.inference.posteriors.units import in_units
 from bayesuq.inference.quantile_calibration import QuantileCalibratedPosterior
 from bayesuq.inference.stacking import stacked, stacking_weights
-from bayesuq.inference.training.deadline import Deadline, until
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator, resolve_seed

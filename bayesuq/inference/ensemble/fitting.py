@@ -14,6 +14,7 @@ import torch
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import check_count
 from bayesuq.data import Dataset
+from bayesuq.deadline import within
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.ensemble.exchange import shared_out
 from bayesuq.inference.ensemble.program import ProgramEnsemble, fit_program
@@ -22,7 +23,6 @@ from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
-from bayesuq.inference.training.deadline import within
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.model_contents import running_in
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options

@@ -15,13 +15,13 @@ import numpy as np
 import torch
 from scipy.optimize import OptimizeResult, minimize
 
+from bayesuq.deadline import Pace
 from bayesuq.inference.gp.algebra import NotPositiveDefiniteError
 from bayesuq.inference.gp.convergence import STOPPED, warn_of_end
 from bayesuq.inference.gp.hyperparameters import COUNTED, HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Evidence, Observations
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.cost import warn_if_long
-from bayesuq.inference.training.deadline import Pace
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.lbfgs import Evaluation, Evaluations, Recall, Result

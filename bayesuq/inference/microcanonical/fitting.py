@@ -18,6 +18,7 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count
 from bayesuq.data import Batch
+from bayesuq.deadline import within
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.agreement import disagreement, warn_of_disagreement, warn_of_few_draws
 from bayesuq.inference.chains.potential import NetworkPotential
@@ -36,7 +37,6 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
-from bayesuq.inference.training.deadline import within
 from bayesuq.inference.training.identity import Identity, digest, tolerance_of
 from bayesuq.inference.training.minibatches import NetworkReader, Source, all_rows
 from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of

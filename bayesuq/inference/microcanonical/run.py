@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bayesuq.deadline import Pace
 from bayesuq.inference.microcanonical.dynamics import Energies, Moved, Noise, Particles, move
 from bayesuq.inference.microcanonical.tuning import (
     LENGTH_SHARE,
@@ -22,7 +23,6 @@ from bayesuq.inference.microcanonical.tuning import (
     target_at,
 )
 from bayesuq.inference.training.checkpoint import Checkpoint, State, put_back
-from bayesuq.inference.training.deadline import Pace
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.stepping import Stepped
 from bayesuq.inference.training.workers import ALONE, Workers

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Batch
+from bayesuq.deadline import Pace
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.bars import bar
 from bayesuq.inference.training.captured import CapturedStep, captured_step
@@ -28,7 +29,6 @@ from bayesuq.inference.training.checkpoint import (
     set_random_states,
 )
 from bayesuq.inference.training.convergence import warn_if_falling, warn_if_uninformed
-from bayesuq.inference.training.deadline import Pace
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
 from bayesuq.inference.training.looks import Looks, RowLosses

@@ -7,9 +7,9 @@ from contextlib import ExitStack, contextmanager, nullcontext
 from os import fspath
 from time import perf_counter
 
+from bayesuq.deadline import has_deadline
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.checkpoint import Checkpoint, State
-from bayesuq.inference.training.deadline import has_deadline
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.interruptions import Interruptions
 from bayesuq.inference.training.locks import locked

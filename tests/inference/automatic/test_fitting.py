@@ -15,12 +15,12 @@ import scipy.sparse
 import torch
 
 import bayesuq as bq
+from bayesuq.deadline import Pace, has_deadline
 from bayesuq.inference.automatic import candidates, fitting
 from bayesuq.inference.automatic.candidates import Trial, noise_floor, trials_for_labels, trials_for_numbers
 from bayesuq.inference.automatic.log_odds import DEVIATION
 from bayesuq.inference.automatic.outliers import warn_of_strangers
 from bayesuq.inference.ensemble import EnsemblePosterior
-from bayesuq.inference.training.deadline import Pace, has_deadline
 from tests.inference.examples import measured
 
 SIZES = {"ensemble": 12, "laplace": 12, "gp": 8, "dropout": 12, "microcanonical": 60}

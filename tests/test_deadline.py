@@ -8,9 +8,9 @@ import pytest
 import torch
 
 import bayesuq as bq
+from bayesuq.deadline import LOOK, Deadline, Pace, has_deadline, until, within
 from bayesuq.inference import ensemble, map_estimate, microcanonical
 from bayesuq.inference.training import loop
-from bayesuq.inference.training.deadline import LOOK, Deadline, Pace, has_deadline, until, within
 from tests.inference.examples import measured
 
 
