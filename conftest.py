@@ -3,6 +3,8 @@
 import gc
 import os
 import random
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -47,6 +49,26 @@ def pytest_runtest_setup() -> None:
         torch.cuda.manual_seed_all(0)
     random.seed(0)
     np.random.set_state(NUMPY_START)  # noqa: NPY002 - what users' networks draw from
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Workers tell what each test found, and of its beginning, its fixtures and its end only where that is asked for.
+
+    Telling all of it, and reading it, takes pytest-xdist twice as long as pytest takes around a test.
+    """
+    asked = session.config.getoption
+    if asked("durations") is not None or asked("xmlpath") is not None or asked("verbose") > 0:
+        return
+    for worker in session.config.pluginmanager.get_plugins():
+        if type(worker).__name__ == "WorkerInteractor":  # of xdist/remote.py, which is sent and not imported
+            worker.sendevent = partial(_tell_outcome, worker.sendevent)
+
+
+def _tell_outcome(send: Callable[..., None], name: str, **of: Any) -> None:
+    """What happens in a worker, less the beginnings and ends of tests, and the fixtures that passed."""
+    is_fixture = name == "testreport" and of["data"]["when"] != "call" and of["data"]["outcome"] == "passed"
+    if name not in ("logstart", "logfinish") and not is_fixture:
+        send(name, **of)
 
 
 @pytest.fixture(scope="session")
