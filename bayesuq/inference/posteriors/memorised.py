@@ -76,7 +76,7 @@ def left_out_coverage(posterior: WeightPosterior, source: Source) -> float | Non
     likelihood = posterior.model.likelihood_given(theta)
     y = likelihood.align(f, y).double()
     lower, upper = (end.double() for end in likelihood.predictive(f[None]).interval(LEVEL))
-    is_small = (upper - lower).mean(0) < SMALL_NOISE * NORMAL_WIDTH * y.std(0)
+    is_small = (upper - lower).mean(0) < SMALL_NOISE * NORMAL_WIDTH * y.std(0, correction=0)
     if not is_small.any():
         return None
     derivatives = _derivatives(posterior, theta, layout, x).double()

@@ -71,6 +71,12 @@ def test_rows_that_are_there_twice_raise_nothing() -> None:
     assert coverage_of(MapPosterior.of(model(likelihood=likelihood)), data) in (None, 0.0)
 
 
+def test_one_row_raises_nothing() -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert coverage_of(MapPosterior.of(model()), rows(1)) is None
+
+
 def told(fit: Callable[..., Any], built: BayesianNetwork, data: Dataset, **options: Any) -> bool:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
