@@ -8,12 +8,14 @@ import warnings
 from typing import Any, Literal
 
 import numpy as np
+from cycler import cycler
 from matplotlib import MatplotlibDeprecationWarning, pyplot
 from matplotlib.figure import Figure
 
 from bayesuq import optional
 from bayesuq.evaluation.diagnostics.leave_one_out import PARETO_WARNING
 from bayesuq.evaluation.diagnostics.worst_entries import worst_entries
+from bayesuq.evaluation.plots.panels import LINES
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, group, native
 
 NUM_SHOWN = 4  # numbers in one figure
@@ -126,7 +128,7 @@ def predictive_check_plot(
 def _drawn(name: str, data: Container, size: tuple[float, float], **options: Any) -> Figure:
     """The figure that an ArviZ function of this name makes: axes on 0.x, a collection on 1.x."""
     plot = getattr(optional.arviz, name)
-    with warnings.catch_warnings():
+    with warnings.catch_warnings(), pyplot.rc_context({"axes.prop_cycle": cycler(color=LINES)}):
         warnings.simplefilter("ignore", MatplotlibDeprecationWarning)  # ArviZ 0.23 on matplotlib 3.11
         warnings.filterwarnings("ignore", PARETO_WARNING, UserWarning)  # see `LeaveOneOut.problems`
         if IS_ARVIZ_BEFORE_1:

@@ -13,6 +13,7 @@ BLUE, VERMILLION, GREY = "#0072B2", "#D55E00", "#767676"
 LINES = (BLUE, VERMILLION, "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000", "#8C6D1F")  # Okabe and Ito, nearly
 STYLES = ("-", "--", "-.", ":")  # beyond eight lines, and for readers who see no colours
 PANEL_WIDTH, PANEL_HEIGHT, STRIP_HEIGHT, LEGEND_HEIGHT = 2.3, 2.2, 0.8, 0.7  # inches
+HANDLE_WIDTH, CHARACTER_WIDTH, LINE_HEIGHT = 0.7, 0.085, 0.22  # of a legend, in inches
 MAX_COLUMNS = 4
 
 Numbers = np.ndarray[Any, np.dtype[np.float64]]
@@ -60,9 +61,13 @@ def stack_panels(
 
 
 def draw_key(figure: Figure, entries: Sequence[Any]) -> None:
-    """One legend, above the panels."""
-    wide = figure.get_figwidth() > 2 * PANEL_WIDTH + 0.1
-    figure.legend(handles=entries, loc="outside upper center", ncols=2 if wide else 1, frameon=False, fontsize="medium")
+    """One legend, above the panels; the figure grows where its names are longer, or more, than there is room for."""
+    width, height = figure.get_size_inches()
+    needed = HANDLE_WIDTH + CHARACTER_WIDTH * max(len(str(entry.get_label())) for entry in entries)
+    columns = 2 if width > max(2 * PANEL_WIDTH + 0.1, 2 * needed) else 1
+    lines = -(-len(entries) // columns)
+    figure.set_size_inches(max(width, needed), height + max(0.0, LINE_HEIGHT * lines - LEGEND_HEIGHT))
+    figure.legend(handles=entries, loc="outside upper center", ncols=columns, frameon=False, fontsize="medium")
 
 
 def check_named(values: object, name: str, source: str, kind: type | tuple[type, ...] = object) -> None:

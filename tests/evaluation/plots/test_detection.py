@@ -66,6 +66,17 @@ def test_roc_curves_end_in_both_corners() -> None:
     assert len(drawn(figure)) > 5000
 
 
+def test_names_are_whole_however_long_and_panels_keep_their_height() -> None:
+    found = evaluate_misclassification(*labelled(0))
+    for names in (["an ensemble of networks, each with its own temperature"], [f"network {n}" for n in range(12)]):
+        figure = roc_curves(dict.fromkeys(names, found), "margin")
+        drawn(figure)
+        key = figure.legends[0].get_window_extent()
+        assert key.x0 >= 0
+        assert key.x1 <= figure.bbox.x1
+        assert figure.axes[0].get_window_extent().height > 1.9 * figure.dpi
+
+
 def test_nothing_to_draw_is_refused() -> None:
     found = evaluate_misclassification(*labelled(0))
     with pytest.raises(ValueError, match="nothing to draw"):

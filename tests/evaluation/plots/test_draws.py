@@ -8,6 +8,7 @@ from matplotlib import pyplot
 from matplotlib.figure import Figure
 
 from bayesuq.evaluation.plots import draws
+from bayesuq.evaluation.plots.panels import LINES
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Variable, build
 from tests.evaluation.draws_examples import chains, conjugate, independent, noise
 
@@ -47,6 +48,7 @@ def test_the_trace_shows_every_chain_of_the_worst_value() -> None:
     assert len(figure.axes) == 4
     assert figure.axes[0].get_title() == "mu[3]"
     shown = [np.asarray(line.get_ydata()) for line in figure.axes[1].lines]
+    assert {line.get_color() for line in figure.axes[1].lines[:4]} == set(LINES[:4])
     for chain in range(4):
         assert any(len(line) == 60 and np.allclose(line, values[chain, :, 3]) for line in shown)
 
