@@ -158,11 +158,26 @@ class _ReadOnly:
 
 
 def to_floating(value: ArrayLike, name: str) -> Tensor:
-    """As `to_tensor`, in floating point: float64 stays float64, all else becomes float32 with its scale unchanged."""
+    """As `to_tensor`, in floating point: float64 stays float64, all else becomes float32 with its scale unchanged.
+
+    Whole numbers that float32 does not hold, beyond 2^24, become float64; of those on an accelerator, which would be
+    waited for, all that may be so large.
+    """
     tensor = to_tensor(value, name)
-    return tensor if tensor.dtype == torch.float64 else tensor.to(torch.float32)
+    return tensor.to(torch.float64 if tensor.dtype == torch.float64 or _may_lose_digits(tensor) else torch.float32)
 
 
+def _may_lose_digits(tensor: Tensor) -> bool:
+    """Whether whole numbers may change in float32."""
+    if tensor.dtype not in (torch.int32, torch.int64) or tensor.numel() == 0:
+        return False
+    if tensor.device.type != "cpu" or are_noted(tensor):
+        return True
+    low, high = tensor.aminmax()
+    return bool(low < -LARGEST_WHOLE) or bool(high > LARGEST_WHOLE)
+
+
+LARGEST_WHOLE = 2**24  # up to which float32 holds every whole number
 LONGEST_REASON = 120  # characters of torch's own words
 NAMED = 3  # columns that an error shows
 VOID = "name a void label as `ignore_index`"

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from bayesuq.arrays import check_count
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive, check_mergeable
-from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive, same_names
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.thinned import held_of
 
@@ -62,6 +62,7 @@ def pointwise_total_variation(
     """Half the integral or sum of abs(p - q), (N, ...) for labels, (N,) for real targets; see `total_variation`."""
     if isinstance(one, CategoricalPredictive) and isinstance(other, CategoricalPredictive):
         check_mergeable(one.probability_sum.shape, other.probability_sum.shape)
+        same_names(one.names, other.names)
         return 0.5 * (one.mean - other.mean).abs().sum(dim=1)
     real, reference = _check_real(one, other)
     nodes = _nodes(real, reference, num_nodes)
@@ -128,6 +129,7 @@ def agreement(one: CategoricalPredictive, other: CategoricalPredictive) -> Tenso
                 f"`agreement` is of labels; got {type(predictive).__name__}. Of real targets take `total_variation`."
             )
     check_mergeable(one.probability_sum.shape, other.probability_sum.shape)
+    same_names(one.names, other.names)
     return (one.mean.max(dim=1).indices == other.mean.max(dim=1).indices).double().mean()
 
 

@@ -7,16 +7,18 @@ that the plain one is of sums, so that a whole-number weight is a row repeated, 
 
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_finite, to_floating, to_tensor
 from bayesuq.evaluation.kinds import check_real
 from bayesuq.predictive.base import PredictiveDistribution
-from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive, by_name
 from bayesuq.waiting import check
 
 ALL_ZERO = "`weight` must be above 0 somewhere: all of it is 0, and nothing is left to measure."
+EXTREME = "`weight` must be such that its squares are numbers above 0, too. Multiply all weights by one number."
 
 
 class Observed(NamedTuple):
@@ -63,6 +65,9 @@ def observe(predictive: PredictiveDistribution, y: ArrayLike, weight: ArrayLike 
     """
     if weight is None:
         return Observed(y, None)
+    names = predictive.names if isinstance(predictive, CategoricalPredictive) else None
+    if names is not None:
+        y = by_name(y, names, known=as_weight(weight, torch.Size(np.shape(y))) > 0)
     raw = to_tensor(y, "y")
     weights = as_weight(weight, raw.shape)
     known = weights > 0
@@ -84,7 +89,8 @@ def as_weight(weight: ArrayLike, shape: torch.Size) -> Tensor:
 
     Raises:
         TypeError: Not numbers.
-        ValueError: Another shape than (N,) or the targets', negative, not finite, or all 0.
+        ValueError: Another shape than (N,) or the targets', negative, not finite, all 0, or of a size whose squares no
+            float holds.
     """
     given = to_floating(weight, "weight").double()
     if given.shape == shape[:1]:
@@ -97,6 +103,8 @@ def as_weight(weight: ArrayLike, shape: torch.Size) -> Tensor:
     check_finite(given, "weight")
     check(~(given < 0).any(), lambda: ValueError(f"`weight` must be at least 0; got {float(given.min()):g}."))
     check((given > 0).any(), lambda: ValueError(ALL_ZERO))
+    squared = given.square()
+    check(((squared > 0) == (given > 0)).all() & (squared.sum() < torch.inf), lambda: ValueError(EXTREME))
     return given.expand(shape)
 
 

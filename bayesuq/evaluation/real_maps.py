@@ -17,6 +17,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_fraction, to_tensor
 from bayesuq.evaluation import detection
+from bayesuq.evaluation.ranks import as_flags
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
 from bayesuq.evaluation.segmentation.reporting import Batches, pairs
@@ -41,13 +42,15 @@ def evaluate_maps(
             predictive.
         y: The truth of one predictive, (N, C, ...).
         levels: Of the central intervals, between 0 and 1.
-        counts: Which pixels of one predictive count, of y's shape, boolean; None is all.
+        counts: Which pixels of one predictive count, of y's shape, boolean; anything may stand in y where one does not.
+            None is all.
 
     Returns:
         Means over the pixels of each image, and over images.
 
     Raises:
-        TypeError: Predictives of anything but real-valued images; one predictive without `y`, or `y` beside batches.
+        TypeError: Predictives of anything but real-valued images; one predictive without `y`, or `y` or `counts` beside
+            batches.
         ValueError: No batch; a truth of another shape; a level outside (0, 1); an image of which no pixel counts.
 
     Example:
@@ -57,6 +60,8 @@ def evaluate_maps(
         >>> print(evaluate_maps(maps, torch.ones(2, 1, 4, 4))["root_mean_squared_error"])
         root_mean_squared_error 1 ± 0 units of y
     """
+    if counts is not None and not isinstance(batches, RealMaps):
+        raise TypeError("`counts` is of one predictive and its `y`; it says nothing of the pixels of batches.")
     shares = [check_fraction(level, "levels") for level in levels]
     rows: list[dict[str, Tensor]] = []
     num_samples = 0
@@ -112,11 +117,13 @@ def _of_images(
     predictive: RealMaps, y: ArrayLike, levels: Sequence[float], counts: ArrayLike | None
 ) -> dict[str, Tensor]:
     """Means over the pixels of each image, (N,) each, float64."""
-    truth = predictive.pixel_targets(y)
-    number = len(predictive.mean)
-    weight = torch.ones_like(truth, dtype=torch.float64)
+    weight = torch.ones_like(predictive.mean, dtype=torch.float64)
     if counts is not None:
-        weight = predictive.pixel_targets(to_tensor(counts, "counts").double())
+        known, y = as_flags(counts, "counts"), to_tensor(y, "y")
+        y = torch.where(known.to(y.device), y, 0) if known.shape == y.shape else y
+        weight = known.double()
+    truth, weight = predictive.pixel_targets(y), predictive.pixel_targets(weight)
+    number = len(predictive.mean)
     total = weight.reshape(number, -1).sum(dim=1)
     if not bool((total > 0).all()):
         raise ValueError(f"`counts` leaves no pixel of image {int((total <= 0).nonzero()[0])}.")

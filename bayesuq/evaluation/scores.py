@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, to_floating
+from bayesuq.arrays import ArrayLike, as_targets, check_finite, check_fraction, to_floating, to_tensor
 from bayesuq.evaluation.kinds import check_categorical, check_real
 from bayesuq.evaluation.observed import Observed, as_weight, observe, weighted_mean
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive, block_size, central_levels
@@ -452,6 +452,7 @@ def pointwise_weighted_interval_score(
 ) -> Tensor:
     """WIS of each point and column in units of y, (N, D); see `weighted_interval_score`."""
     check_real(predictive, FOR_REAL_TARGETS)
+    levels = to_tensor(list(levels), "levels").double().flatten().tolist()
     if not levels:
         raise ValueError("`levels` must hold at least one probability of a central interval; got none.")
     target = predictive.targets(y)

@@ -6,7 +6,7 @@ Letters: S draws, N points, C classes, `...` further dimensions such as an image
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, reduce
 from typing import Any, Literal, Self
 
 import numpy as np
@@ -325,7 +325,7 @@ class CategoricalPredictive(PredictiveDistribution):
         """`y` as int64 labels of shape (N, ...) on this predictive's device, or the errors that `log_prob` lists."""
         expected = self.entropy_sum.shape
         if self.names is not None:
-            y = _by_name(y, self.names)
+            y = by_name(y, self.names)
         labels = as_labels(y, num_classes=self.probability_sum.shape[1])
         if labels.shape == (*expected[:1], 1, *expected[1:]):
             labels = labels.squeeze(1)
@@ -387,10 +387,11 @@ class CategoricalPredictive(PredictiveDistribution):
         running = ProbabilitySum(first.probability_sum.clone(), first.small_log_sum)
         entropy_sum, votes = first.entropy_sum.clone(), first.votes.clone()
         num_draws, draws = first.num_draws, [first.draws]
-        kept_facts: dict[str, Any] = {"names": first.names, "is_multilabel": first.is_multilabel}
+        names, is_multilabel = first.names, first.is_multilabel
         del first  # so that no part is held while another is made
         for part in remaining:
             check_mergeable(running.value.shape, part.probability_sum.shape)
+            names = same_names(names, part.names)
             running.add(part._sum)
             entropy_sum += part.entropy_sum
             votes += part.votes
@@ -404,7 +405,8 @@ class CategoricalPredictive(PredictiveDistribution):
             votes=votes,
             num_draws=num_draws,
             draws=torch.cat(kept) if len(kept) == len(draws) else None,
-            **kept_facts,
+            names=names,
+            is_multilabel=is_multilabel,
         )
 
     @classmethod
@@ -418,7 +420,7 @@ class CategoricalPredictive(PredictiveDistribution):
             votes=torch.cat([part.votes for part in parts]),
             num_draws=parts[0].num_draws,
             draws=torch.cat([part._kept_draws() for part in parts], dim=1) if all_kept else None,
-            names=parts[0].names,
+            names=reduce(same_names, (part.names for part in parts)),
             is_multilabel=parts[0].is_multilabel,
         )
 
@@ -458,19 +460,68 @@ def _log_softmax(logits: Tensor) -> Tensor:
     return apart.log_softmax(dim=0).movedim(0, 2).contiguous()
 
 
-def _by_name(y: ArrayLike, names: Sequence[str]) -> ArrayLike:
+def by_name(y: ArrayLike, names: Sequence[str], *, known: Tensor | None = None) -> ArrayLike:
     """Labels by their numbers, where they come as names of classes.
 
+    Args:
+        y: Labels, any shape. Where classes are called by numbers that are not their own, as 3 to 8 for 0 to 5, numbers
+            in arrays, lists and data frames are names if they can be nothing else; tensors hold places.
+        names: Of the classes.
+        known: Which labels count, of that shape; the others are 0, whatever they are. None is all.
+
     Raises:
-        ValueError: A name that no class has.
+        ValueError: A name that no class has; numbers that can be names or places.
     """
-    if isinstance(y, Tensor) or np.asarray(y).dtype.kind not in "OUST":
+    if isinstance(y, Tensor):
         return y
-    given = [str(name) for name in np.asarray(y).tolist()]
+    array = np.asarray(y)
+    counts = np.ones(array.shape, dtype=bool) if known is None else known.cpu().numpy()
+    if array.dtype.kind in "iuf":
+        return _by_numeral(array, names, counts) if _are_other_numerals(names) else y
+    if array.dtype.kind not in "OUST":
+        return y
+    given = [str(name) if counted else names[0] for name, counted in zip(array.flat, counts.flat, strict=True)]
     unknown = [name for name in given if name not in names]
     if unknown:
         raise ValueError(f"`y` has the label {unknown[0]!r}, which is none of {', '.join(names)}.")
-    return torch.tensor([names.index(name) for name in given])
+    return torch.tensor([names.index(name) for name in given]).reshape(array.shape)
+
+
+def _are_other_numerals(names: Sequence[str]) -> bool:
+    """Whether all classes are called by numbers, and not by their own."""
+    return all(name.removeprefix("-").isdecimal() for name in names) and [*map(int, names)] != [*range(len(names))]
+
+
+def _by_numeral(array: "np.ndarray[Any, Any]", names: Sequence[str], counts: "np.ndarray[Any, Any]") -> ArrayLike:
+    """Numbers as the classes that are called so, or as places where some are no such names.
+
+    Raises:
+        ValueError: They can be both.
+    """
+    called, given = [int(name) for name in names], array[counts]
+    if not np.isin(given, called).all():
+        return array
+    if np.isin(given, np.arange(len(names))).all():
+        raise ValueError(
+            f"`y` holds numbers that may be names of classes ({', '.join(names)}) or their places from 0 to "
+            f"{len(names) - 1}. Pass names as words, `y.astype(str)`, or places as a tensor."
+        )
+    places = [called.index(number) if counted else 0 for number, counted in zip(array.flat, counts.flat, strict=True)]
+    return torch.tensor(places).reshape(array.shape)
+
+
+def same_names(one: Sequence[str] | None, other: Sequence[str] | None) -> tuple[str, ...] | None:
+    """The names that both have of their classes, or the one that has any.
+
+    Raises:
+        ValueError: Others, or in another order, so that a number is not the same class.
+    """
+    if one is not None and other is not None and tuple(one) != tuple(other):
+        raise ValueError(
+            f"Predictives must have the same classes, in one order; got {', '.join(one)} and {', '.join(other)}."
+        )
+    names = other if one is None else one
+    return None if names is None else tuple(names)
 
 
 def _entropy_parts(probs: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.notebook import table
 from bayesuq.predictive.base import PredictiveDistribution
-from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive, same_names
 
 PAIRED = "same points, paired"
 ROUNDING = 1e-13
@@ -120,8 +120,8 @@ def compare_predictives(
 
     Raises:
         TypeError: Predictives of two kinds, or another kind; labels that are not whole numbers.
-        ValueError: `y` of another shape than either, not finite, or outside the classes; a Gaussian component of zero
-            variance.
+        ValueError: Other classes; `y` of another shape than either, not finite, or outside the classes; a Gaussian
+            component of zero variance.
 
     Example:
         >>> sure, unsure = (CategoricalPredictive.from_probs([[[p, 1 - p]] * 4]) for p in (0.9, 0.6))
@@ -131,6 +131,13 @@ def compare_predictives(
     kinds = kind_of_targets(one), kind_of_targets(other)
     if kinds[0] != kinds[1]:
         raise TypeError(f"Only predictives of one kind compare; got {kinds[0]} and {kinds[1]}.")
+    if isinstance(one, CategoricalPredictive) and isinstance(other, CategoricalPredictive):
+        numbers = [each.probability_sum.shape[1] for each in (one, other)]
+        if numbers[0] != numbers[1]:
+            raise ValueError(
+                f"Only predictives of the same classes compare; got {numbers[0]} and {numbers[1]} classes."
+            )
+        same_names(one.names, other.names)
     first, second = (standard_measures(each, y, weight=weight, num_bins=num_bins) for each in (one, other))
     others = {measure.name: measure for measure in second}
     pairs = [(measure, others[measure.name]) for measure in first if measure.name in others]

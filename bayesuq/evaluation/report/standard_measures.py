@@ -7,6 +7,7 @@ modules measure more. Of several target columns the error, the score and the cov
 one that is too sure hides behind one that is not.
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Literal
@@ -58,6 +59,7 @@ class Pointwise:
         formula: "root" of the mean; "share" of values 0 and 1; "coverage", a share that is to be `COVERAGE_LEVEL`, or
             at least that of counts.
         is_of_errors: Whether it grows with the distance of a real target, so that it may have no variance.
+        most: What a value can be at most.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Pointwise:
     remark: str = ""
     formula: Formula = "mean"
     is_of_errors: bool = False
+    most: float = math.inf
 
     @property
     def weighted(self) -> Weighted:
@@ -136,11 +139,13 @@ def _of_labels(predictive: CategoricalPredictive, seen: Observed, log_loss: Tens
     yield Pointwise("accuracy", pointwise_accuracy(predictive, seen.y), weight, "fraction", formula="share")
     yield Pointwise(LOG_SCORE, log_loss, weight, "nats")
     score = pointwise_brier_score(predictive, seen.y)
-    yield Pointwise("brier_score", score, weight, "probability²", "from 0 to 2")
-    yield Pointwise("predictive_entropy", predictive.total, weight, "nats")
-    yield Pointwise("expected_entropy", predictive.aleatoric, weight, "nats")
-    draws = f"from S = {predictive.num_samples} draws"
-    yield Pointwise("mutual_information", predictive.epistemic, weight, "nats", draws)
+    yield Pointwise("brier_score", score, weight, "probability²", "from 0 to 2", most=2.0)
+    num_draws, num_classes = predictive.num_samples, predictive.probability_sum.shape[1]
+    largest, apart = math.log(num_classes), math.log(min(num_draws, num_classes))
+    yield Pointwise("predictive_entropy", predictive.total, weight, "nats", most=largest)
+    yield Pointwise("expected_entropy", predictive.aleatoric, weight, "nats", most=largest)
+    draws = f"from S = {num_draws} draws"
+    yield Pointwise("mutual_information", predictive.epistemic, weight, "nats", draws, most=apart)
 
 
 def _of_real_targets(predictive: RealPredictive, seen: Observed) -> Iterator[Pointwise]:

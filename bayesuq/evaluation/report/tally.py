@@ -57,13 +57,14 @@ class MeanOf:
     remark: str
     formula: Formula
     is_of_errors: bool
+    most: float
     sums: Sums
 
     @classmethod
     def of(cls, part: Pointwise) -> "MeanOf":
         """Of a batch."""
         sums = Sums.of(part.values, part.weight)
-        return cls(part.name, part.unit, part.remark, part.formula, part.is_of_errors, sums)
+        return cls(part.name, part.unit, part.remark, part.formula, part.is_of_errors, part.most, sums)
 
     def merge(self, other: "MeanOf") -> "MeanOf":
         """Of the points of both; of two remarks the one that says more."""
@@ -82,7 +83,7 @@ class MeanOf:
             remark = joined(self.remark, told, self._in_doubt)
             # Only a log score of densities may be below 0.
             least = -math.inf if self.name == LOG_SCORE else 0.0
-            return Measure.of(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, math.inf))
+            return Measure.of(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, self.most))
         off = self._off
         side = "" if off is None else f"{'above' if off > 0 else 'below'} it by {abs(off):.1f} standard errors"
         measure = Measure.of(self.name, value, error, self.unit, joined(self.remark, side), self._share_interval)
@@ -130,7 +131,7 @@ class Tally:
     def __init__(self, num_bins: int, limit: int | None) -> None:
         """Of no point yet; a limit of None ranks all points exactly."""
         self.num_points = self.num_missing = self.num_impossible = self.num_samples = 0
-        self._num_bins, self._limit = num_bins, limit
+        self._num_bins, self._limit, self._num_classes = num_bins, limit, 0
         self._means: list[MeanOf] = []
         self._gaps: Gaps | None = None
         self._ranks: ErrorRanks | None = None
@@ -149,6 +150,7 @@ class Tally:
         if self.num_samples and self.num_samples != draws:
             raise ValueError(f"Batches must have one number of draws; got {self.num_samples} and {draws}.")
         self.num_samples = draws
+        self._check_classes(known)
         if weight is not None and not _has_weight(weight):
             self.num_missing += len(known.mean)
             return
@@ -166,6 +168,13 @@ class Tally:
             confidence, right = top_label(known, seen.y)
             gaps = Gaps.of(confidence, right, seen.weight, self._num_bins)
             self._gaps = gaps if self._gaps is None else self._gaps.merge(gaps)
+
+    def _check_classes(self, known: PredictiveDistribution) -> None:
+        """Refuse labels of another number of classes than before."""
+        number = known.mean.shape[1] if isinstance(known, CategoricalPredictive) else 0
+        if self._num_classes and number and self._num_classes != number:
+            raise ValueError(f"Batches must have one number of classes; got {self._num_classes} and {number}.")
+        self._num_classes = number
 
     def _add_impossible(self, number: float) -> None:
         self.num_impossible += int(number)

@@ -326,4 +326,27 @@ def pairs(batches: PredictiveDistribution | Batches, y: ArrayLike | None) -> Bat
         return [(batches, y)]
     if y is not None or not isinstance(batches, Iterable):
         raise TypeError("Give one predictive of images and its `y`, or batches that bring their truth with them.")
-    return batches
+    return _checked(batches)
+
+
+def _checked(batches: Batches) -> Batches:
+    """The same, one after the other, each a predictive with its truth.
+
+    Raises:
+        TypeError: Something else.
+        ValueError: Another number of draws than before.
+    """
+    num_samples = 0
+    for batch in batches:
+        if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], PredictiveDistribution):
+            parts = batch if isinstance(batch, tuple | list) else [batch]
+            told = ", ".join(type(part).__name__ for part in parts)
+            raise TypeError(
+                f"Each batch must be a predictive and its truth, (predictive, y); got {told}. Void pixels have the "
+                "label `ignore_index`, and no weight."
+            )
+        if num_samples and batch[0].num_samples != num_samples:
+            raise ValueError(f"Batches must have one number of draws; got {num_samples} and {batch[0].num_samples}.")
+        num_samples = batch[0].num_samples
+        yield batch[0], batch[1]
+        del batch  # before the next one is made
