@@ -148,6 +148,21 @@ def _checked(
     return kept, Moved(errors.masked_fill(diverged, 0.0), diverged)
 
 
+def held_back(before: Particles, after: Particles, rows: Tensor) -> Particles:
+    """`after`, but chains of these rows (C,) are where they were `before`, and go another way.
+
+    That is the one before with its coordinates moved on by one: no random number is drawn, of which processes that
+    share out chains must draw the same ones; and the way back may lead to a step that is as bad, again and again.
+    """
+    column = rows.unsqueeze(1)
+    return Particles(
+        torch.where(column, before.positions, after.positions),
+        torch.where(column, before.directions.roll(1, dims=1), after.directions),
+        torch.where(rows, before.potentials, after.potentials),
+        torch.where(column, before.gradients, after.gradients),
+    )
+
+
 def random_directions(like: Tensor, noise: Noise) -> Tensor:
     """Directions drawn evenly, (C, P)."""
     vectors = noise.like(like)

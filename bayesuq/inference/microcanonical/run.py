@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from bayesuq.deadline import Pace
-from bayesuq.inference.microcanonical.dynamics import Energies, Moved, Noise, Particles, move
+from bayesuq.inference.microcanonical.dynamics import Energies, Moved, Noise, Particles, held_back, move
 from bayesuq.inference.microcanonical.tuning import (
+    FAR,
     LENGTH_SHARE,
     RESOLVED,
     SHRINKS,
@@ -143,8 +144,11 @@ class Run(Stepped):
         self.draws, self.told = found.pop("positions"), found
 
     def _step(self) -> None:
-        self.particles, moved = move(self.particles, self.energies, self.step_sizes.current, self.lengths, self.noise)
+        before = self.particles
+        self.particles, moved = move(before, self.energies, self.step_sizes.current, self.lengths, self.noise)
         place, self.done = self.pace.place, self.done + 1
+        if place < self.phases.first and self.plan.step_size is None:
+            self._hold_back(before, moved, place)
         self.pace.advance(self.done)
         if place < self.phases.third:
             self.divergences += moved.diverged.cpu()
@@ -157,6 +161,13 @@ class Run(Stepped):
             self._learn(place, moved)
             if self.pace.is_over:
                 self._end()
+
+    def _hold_back(self, before: Particles, moved: Moved, place: float) -> None:
+        """Do not take steps whose error is far beyond the target, in the first phase."""
+        target = target_at(place, self.phases, self.plan.energy_variance)
+        far = moved.errors.square() > FAR * self.dimension * target
+        if far.any():
+            self.particles = held_back(before, self.particles, far)
 
     def _end(self) -> None:
         """Leave out the draws that were not made, though not the first one."""

@@ -14,7 +14,7 @@ from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import ensemble, microcanonical
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.microcanonical.fitting import as_one, energies_of
-from bayesuq.inference.microcanonical.run import Run
+from bayesuq.inference.microcanonical.run import Plan, Run
 from bayesuq.inference.microcanonical.sampling import ENERGY_VARIANCE, sample
 from bayesuq.inference.microcanonical.tuning import steps_per_draw
 from bayesuq.inference.training.checkpoint import Checkpoint
@@ -70,6 +70,19 @@ def test_a_chain_that_diverges_goes_on_with_smaller_steps() -> None:
     assert found.draws.abs().max() < 2
     assert (found.statistics["step_size"][:, -1] < 3.0).all()
     assert found.draws[:, -100:].std() > 0.3  # they move
+
+
+def test_a_warm_start_is_not_lost_while_a_step_is_looked_for() -> None:
+    """From the mode of scales a hundred times narrower than the first step, and of wide ones."""
+    scales = torch.logspace(-4, 0, 60, dtype=torch.float64)
+    energies = lambda x: (0.5 * (x / scales).square().sum(dim=1), x / scales**2)  # noqa: E731
+    run = Run(energies, torch.zeros(8, 60, dtype=torch.float64), Plan(1, 400, 1, ENERGY_VARIANCE), seed=0)
+    highest = []
+    for _ in range(60):
+        run._step()
+        highest.append(float(run.particles.potentials.max()))
+    assert (run.step_sizes.weights > 0).all()  # all have found one
+    assert max(highest) < 30 + math.sqrt(100 * 0.5 * 60)  # half the dimension, and the largest error that is taken
 
 
 @pytest.mark.parametrize(
