@@ -24,7 +24,7 @@ from bayesuq.arrays import ArrayLike, check_count, check_fraction, check_one_of,
 from bayesuq.evaluation.binning import Reliability, sums_by_bin
 from bayesuq.evaluation.gaps import Gaps
 from bayesuq.evaluation.kinds import check_categorical, check_real
-from bayesuq.evaluation.observed import as_weight, observe
+from bayesuq.evaluation.observed import as_weight, observe, weighted_mean
 from bayesuq.evaluation.ranks import tie_groups
 from bayesuq.evaluation.scores import central_interval, top_label
 from bayesuq.evaluation.uncertainty import maximum_probability
@@ -343,26 +343,29 @@ def pointwise_coverage(predictive: RealPredictive, y: ArrayLike, level: float) -
 
 
 @in_one_read()
-def interval_width(predictive: RealPredictive, level: float) -> Tensor:
+def interval_width(predictive: RealPredictive, level: float, *, weight: ArrayLike | None = None) -> Tensor:
     """Mean width of the central interval of probability `level`, exact for the mixture; read it beside the coverage.
 
     Args:
         predictive: Of real targets, at N points.
         level: Probability inside, between 0 and 1.
+        weight: How much each row counts, (N,), or each target, (N, D); None counts all alike.
 
     Returns:
         In units of y, over points and columns, 0-d float64.
 
     Raises:
         TypeError: Labels.
-        ValueError: `level` outside (0, 1); a component of zero variance.
+        ValueError: `level` outside (0, 1); a component of zero variance; weights of another shape, negative, not
+            finite, or all 0.
 
     Example:
         >>> from bayesuq.predictive.gaussian import GaussianPredictive
         >>> interval_width(GaussianPredictive(mean=torch.zeros(1, 4, 1), noise_variance=1.0), level=0.9)  # 2 x 1.645
         tensor(3.2897, dtype=torch.float64)
     """
-    return pointwise_width(predictive, level).mean()
+    widths = pointwise_width(predictive, level)
+    return weighted_mean(widths, None if weight is None else as_weight(weight, widths.shape).to(widths.device))
 
 
 def pointwise_width(predictive: RealPredictive, level: float) -> Tensor:

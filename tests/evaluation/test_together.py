@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from bayesuq.evaluation import distance, scores
-from bayesuq.evaluation.calibration import debiased_calibration_error
+from bayesuq.evaluation.calibration import debiased_calibration_error, interval_width
 from bayesuq.evaluation.real_maps import evaluate_maps
 from bayesuq.evaluation.report.comparison import compare_predictives
 from bayesuq.evaluation.report.reporting import evaluate
@@ -71,6 +71,21 @@ def test_a_bounded_score_has_a_bounded_interval() -> None:
     uncertain = evaluate(CategoricalPredictive.from_logits(logits), [0, 1, 2, 0, 1])
     assert uncertain["predictive_entropy"].interval[1] <= math.log(3) + 1e-12
     assert uncertain["mutual_information"].interval[1] <= math.log(2) + 1e-12
+
+
+def test_a_log_score_of_labels_has_no_interval_below_0_and_one_of_densities_may() -> None:
+    probs = [[[1 - 1e-9, 1e-9], *[[0.9, 0.1]] * 11]]
+    labels = evaluate(CategoricalPredictive.from_probs(probs), [1, *[0] * 11])
+    assert labels["negative_log_likelihood"].interval[0] >= 0
+    sharp = GaussianPredictive(mean=torch.zeros(1, 12, 1), noise_variance=1e-6)
+    assert evaluate(sharp, 1e-3 * noise(0, 12))["negative_log_likelihood"].interval[0] < 0
+
+
+def test_widths_may_be_weighted() -> None:
+    predictive = GaussianPredictive(mean=torch.zeros(1, 2, 1), noise_variance=torch.tensor([[[1.0], [4.0]]]))
+    width = interval_width(predictive.at(slice(0, 1)), 0.9)
+    torch.testing.assert_close(interval_width(predictive, 0.9, weight=[3, 1]), 1.25 * width)
+    torch.testing.assert_close(interval_width(predictive, 0.9, weight=[[1], [0]]), width)
 
 
 def maps(number: int, draws: int = 1) -> RealMaps:

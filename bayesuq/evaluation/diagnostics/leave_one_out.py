@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from bayesuq import optional
+from bayesuq.evaluation.diagnostics.pareto import ALL_EQUAL
 from bayesuq.evaluation.report.tables import aligned
 from bayesuq.pareto import tail_shape
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group, observed_variable
@@ -228,7 +229,9 @@ def _arviz_loo(data: Container, site: str | None) -> Any:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", PARETO_WARNING, UserWarning)  # `problems` says it, with the number of rows
         found = optional.arviz.loo(plain, pointwise=True, var_name=OBSERVED, reff=share)
-    found.pareto_k[...] = np.where(without_tail, np.inf, found.pareto_k)
+    # Of a row that every draw holds as probable, such as one that all are sure of, each draw is worth the same.
+    alike = np.ptp(terms, axis=(0, 1)) < ALL_EQUAL
+    found.pareto_k[...] = np.where(alike, 0.0, np.where(without_tail, np.inf, found.pareto_k))
     return found
 
 

@@ -59,7 +59,8 @@ class Pointwise:
         formula: "root" of the mean; "share" of values 0 and 1; "coverage", a share that is to be `COVERAGE_LEVEL`, or
             at least that of counts.
         is_of_errors: Whether it grows with the distance of a real target, so that it may have no variance.
-        most: What a value can be at most.
+        least: What a value can be at least: a log score of densities has no such number.
+        most: What it can be at most.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Pointwise:
     remark: str = ""
     formula: Formula = "mean"
     is_of_errors: bool = False
+    least: float = 0.0
     most: float = math.inf
 
     @property
@@ -184,7 +186,8 @@ def _log_score(predictive: RealPredictive, seen: Observed) -> Pointwise:
         return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", predictive.without_density)
     values = observed_log_loss(predictive, seen)
     remark = joined(_jointly(predictive.shape[2], seen), predictive.density_basis)
-    return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", remark, is_of_errors=True)
+    least = 0.0 if predictive.is_discrete else -math.inf
+    return Pointwise(LOG_SCORE, values, seen.weight_of(values), "nats", remark, is_of_errors=True, least=least)
 
 
 def _with_columns(whole: Pointwise) -> Iterator[Pointwise]:

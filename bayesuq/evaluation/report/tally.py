@@ -4,7 +4,6 @@ Every mean and its standard error, the log score to the calibration error, is th
 batches; ranks are exact up to a limit and bounded beyond it (see `error_ranks`).
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
@@ -57,6 +56,7 @@ class MeanOf:
     remark: str
     formula: Formula
     is_of_errors: bool
+    least: float
     most: float
     sums: Sums
 
@@ -64,7 +64,8 @@ class MeanOf:
     def of(cls, part: Pointwise) -> "MeanOf":
         """Of a batch."""
         sums = Sums.of(part.values, part.weight)
-        return cls(part.name, part.unit, part.remark, part.formula, part.is_of_errors, part.most, sums)
+        told = part.name, part.unit, part.remark, part.formula, part.is_of_errors
+        return cls(*told, part.least, part.most, sums)
 
     def merge(self, other: "MeanOf") -> "MeanOf":
         """Of the points of both; of two remarks the one that says more."""
@@ -81,9 +82,8 @@ class MeanOf:
         if self.formula == "mean":
             told = impossible(num_impossible) if self.name == LOG_SCORE else ""
             remark = joined(self.remark, told, self._in_doubt)
-            # Only a log score of densities may be below 0.
-            least = -math.inf if self.name == LOG_SCORE else 0.0
-            return Measure.of(self.name, value, error, self.unit, remark, self.sums.interval.clamp(least, self.most))
+            interval = self.sums.interval.clamp(self.least, self.most)
+            return Measure.of(self.name, value, error, self.unit, remark, interval)
         off = self._off
         side = "" if off is None else f"{'above' if off > 0 else 'below'} it by {abs(off):.1f} standard errors"
         measure = Measure.of(self.name, value, error, self.unit, joined(self.remark, side), self._share_interval)

@@ -60,6 +60,17 @@ def test_rows_whose_draws_are_few_values_have_no_tail_and_are_counted():
     assert found.pointwise[3] == pytest.approx(-np.log((np.e + np.e**2) / 2), rel=1e-8)
 
 
+def test_rows_that_all_draws_are_sure_of_are_left_out_exactly():
+    """Of a classifier that is sure, log p is 0 in every draw: all ratios are 1, and no tail is missing."""
+    terms = -np.abs(noise(200, 10)) * 1e-3
+    terms[:, :4] = 0.0
+    y = Variable.of_draws(terms, 4, ("point",))
+    found = loo(build({"log_likelihood": {"y": y}}, attributes={}))
+    assert found.num_unreliable == 0
+    np.testing.assert_allclose(found.pointwise[:4], 0.0, atol=1e-8)
+    assert found.problems == ()
+
+
 def test_draws_of_an_approximation_are_marked():
     assert loo(conjugate(100, 10, independent=1)[0]).remark == APPROXIMATE
     assert loo(conjugate(100, 10)[0]).remark == ""
