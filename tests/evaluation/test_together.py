@@ -13,7 +13,9 @@ from bayesuq.evaluation.real_maps import evaluate_maps
 from bayesuq.evaluation.report.comparison import compare_predictives
 from bayesuq.evaluation.report.reporting import evaluate
 from bayesuq.evaluation.segmentation.failures import image_failures
+from bayesuq.evaluation.segmentation.lesions import lesion_counts
 from bayesuq.evaluation.segmentation.reporting import evaluate_segmentation
+from bayesuq.evaluation.segmentation.surfaces import surface_distances
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.maps import RealMaps
@@ -142,3 +144,17 @@ def test_the_scale_of_weights_changes_nothing_or_is_refused() -> None:
     for factor in (1e-200, 1e200):
         with pytest.raises(ValueError, match="Multiply all weights by one number"):
             debiased_calibration_error(predictive, y, weight=factor * weight)
+
+
+def test_lesions_none_of_which_is_found_have_no_f1_to_speak_of() -> None:
+    said = torch.tensor([[0.9, 0.1, 0.1, 0.1]])
+    predictive = CategoricalPredictive.from_probs(torch.stack([1 - said, said], dim=1)[None])
+    assert float(lesion_counts(predictive, [[0, 0, 0, 1]]).f1) == 0.0
+    assert math.isnan(float(lesion_counts(predictive, [[0, 0, 0, 0]]).f1))
+
+
+def test_a_spacing_is_any_number() -> None:
+    predictive = CategoricalPredictive.from_logits([[[[9, 9, 0, 0, 0], [0, 0, 9, 9, 9]]]])
+    expected = surface_distances(predictive, [[0, 0, 0, 0, 1]], spacing=0.5).hausdorff
+    for spacing in (np.float32(0.5), np.array([0.5]), torch.tensor(0.5)):
+        assert torch.equal(surface_distances(predictive, [[0, 0, 0, 0, 1]], spacing=spacing).hausdorff, expected)

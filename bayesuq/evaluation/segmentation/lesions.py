@@ -54,8 +54,9 @@ class LesionCounts:
 
     @property
     def f1(self) -> Tensor:
-        """Harmonic mean of the two, 0-d; NaN where one is."""
-        return 2 * self.recall * self.precision / (self.recall + self.precision)
+        """Harmonic mean of the two, 0-d: 0 where both are 0, and NaN where one is that."""
+        both = self.recall + self.precision
+        return torch.where(both == 0, 0.0, 2 * self.recall * self.precision / both)
 
     @classmethod
     def concatenate(cls, parts: Sequence["LesionCounts"]) -> "LesionCounts":

@@ -82,7 +82,8 @@ def surface_distances(
     share, near = check_share(quantile, "quantile"), check_positive(tolerance, "tolerance")
     said, truth = class_masks(predictive, y, ignore_index=ignore_index, background=background, regions=regions)
     rank = said.ndim - 2
-    distances = [spacing] * rank if isinstance(spacing, int | float) else list(spacing)
+    given = np.asarray(spacing, dtype=np.float64)
+    distances = [float(given)] * rank if given.ndim == 0 else given.tolist()
     if len(distances) != rank:
         may_be_regions = not regions and len(distances) == rank - 1 and rank > 1
         of_regions = " Of K regions pass `regions=True`: K is no axis." if may_be_regions else ""
