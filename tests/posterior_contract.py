@@ -128,6 +128,29 @@ def rows_of(predictive: PredictiveDistribution, rows: slice) -> Tensor:
     return predictive.samples[:, rows]
 
 
+def network(num_outputs: int, *, dropout: float, batch_norm: bool = False) -> nn.Module:
+    return built(
+        lambda: networks.mlp(NUM_FEATURES, (8,), num_outputs, dropout=dropout, activation="tanh", batch_norm=batch_norm)
+    )
+
+
+def of_real_targets(net: nn.Module) -> BayesianNetwork:
+    return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.2))
+
+
+# No fit may change its model, so that all fits share two, about which what they look for is found out once.
+
+
+@cache
+def regression(dropout: float) -> BayesianNetwork:
+    return of_real_targets(network(1, dropout=dropout))
+
+
+@cache
+def classification(dropout: float) -> BayesianNetwork:
+    return BayesianNetwork(network(NUM_CLASSES, dropout=dropout), priors.Normal(), likelihoods.Categorical())
+
+
 class PosteriorContract:
     """Subclasses say how to `fit`, and what their draws are.
 
@@ -163,17 +186,13 @@ class PosteriorContract:
                     setattr(cls, name, None)
 
     def network(self, num_outputs: int = 1, *, batch_norm: bool = False) -> nn.Module:
-        return built(
-            lambda: networks.mlp(
-                NUM_FEATURES, (8,), num_outputs, dropout=self.dropout, activation="tanh", batch_norm=batch_norm
-            )
-        )
+        return network(num_outputs, dropout=self.dropout, batch_norm=batch_norm)
 
     def regression(self, net: nn.Module | None = None) -> BayesianNetwork:
-        return BayesianNetwork(self.network() if net is None else net, priors.Normal(), likelihoods.Normal(scale=0.2))
+        return regression(self.dropout) if net is None else of_real_targets(net)
 
     def classification(self) -> BayesianNetwork:
-        return BayesianNetwork(self.network(NUM_CLASSES), priors.Normal(), likelihoods.Categorical())
+        return classification(self.dropout)
 
     def posterior(self, model: BayesianNetwork, data: Dataset | DataLoader, **options: Any) -> Posterior:
         return type(self).fit(model, data, **{**self.options, **options})

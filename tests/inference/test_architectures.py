@@ -1,6 +1,6 @@
 """Every method on networks of the architectures in use: it works, or it is refused with a remedy that works."""
 
-from functools import partial
+from functools import cache, partial
 
 import pytest
 import torch
@@ -50,7 +50,9 @@ REFUSED = {
 }
 
 
+@cache
 def case(name: str) -> tuple[BayesianNetwork, Dataset]:
+    """What every method fits: none may change it."""
     kind = ARCHITECTURES[name]
     x = kind.x(16)
     model = BayesianNetwork(kind.net(), priors.Normal(), likelihoods.Normal(scale=0.5))
