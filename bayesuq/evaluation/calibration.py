@@ -364,8 +364,9 @@ def interval_width(predictive: RealPredictive, level: float, *, weight: ArrayLik
         >>> interval_width(GaussianPredictive(mean=torch.zeros(1, 4, 1), noise_variance=1.0), level=0.9)  # 2 x 1.645
         tensor(3.2897, dtype=torch.float64)
     """
-    widths = pointwise_width(predictive, level)
-    return weighted_mean(widths, None if weight is None else as_weight(weight, widths.shape).to(widths.device))
+    shape = check_real(predictive, FOR_REAL_TARGETS).shape[1:]
+    heavy = None if weight is None else as_weight(weight, shape).to(predictive.device)
+    return weighted_mean(pointwise_width(predictive, level), heavy)
 
 
 def pointwise_width(predictive: RealPredictive, level: float) -> Tensor:

@@ -28,7 +28,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.binning import sums_by_bin
-from bayesuq.evaluation.observed import counting_points, known_points
+from bayesuq.evaluation.observed import known_points
 from bayesuq.evaluation.ranks import (
     Places,
     Sides,
@@ -192,13 +192,17 @@ def risk_coverage(scores: ArrayLike, errors: ArrayLike, *, weight: ArrayLike | N
         >>> risk_coverage([0.1, 0.2, 0.3, 0.4], [False, True, False, True]).risk
         tensor([0.0000, 0.5000, 0.3333, 0.5000], dtype=torch.float64)
     """
+    heavy: Tensor | None = None
     if weight is not None:
-        scores, errors, weight = counting_points(scores, errors, weight)
-    values, losses = check_losses(scores, errors)
-    ranked, order = values.flatten().sort()
+        scores, errors, heavy = known_points(scores, errors, weight)
+    values, losses = (each.flatten() for each in check_losses(scores, errors))
+    if heavy is not None:  # checked before, since an accelerator is waited for here
+        there = picks(heavy > 0)[0]
+        values, losses, heavy = values[there], losses[there], heavy[there]
+    ranked, order = values.sort()
     group, _ = tie_groups(ranked)
-    heavy = torch.ones_like(losses).flatten() if weight is None else weight[order]
-    sizes, sums = (sums_by_bin(group, len(group), part) for part in (heavy, heavy * losses.flatten()[order]))
+    heavy = torch.ones_like(losses) if heavy is None else heavy[order]
+    sizes, sums = (sums_by_bin(group, len(group), part) for part in (heavy, heavy * losses[order]))
     kept = heavy.cumsum(0)
     ends = torch.ones_like(group, dtype=torch.bool)
     ends[:-1] = group[1:] != group[:-1]
@@ -275,7 +279,7 @@ def excess_aurc(
     if weight is not None:
         if variant != "mean":
             raise ValueError(f'`weight` is known to the variant "mean" alone; got {variant!r}.')
-        values, truths, weights = counting_points(scores, errors, weight)
+        values, truths, weights = known_points(scores, errors, weight)
         return aurc(values, truths, weight=weights) - aurc(truths, truths, weight=weights)
     if variant == "mean":
         values, losses = (each.flatten() for each in check_losses(scores, errors))
