@@ -33,7 +33,7 @@ COLLAPSED_CHAINS: dict[str, Any] = {"num_chains": 8, "num_warmup": 200, "num_sam
 LENGTHS = {  # of those chains, where fewer warm up, or where so many draws make them agree
     "boston": {"num_warmup": 120, "num_samples": 250},
     "concrete": {"num_warmup": 120},
-    "energy": {"num_warmup": 120, "num_samples": 700},
+    "energy": {"num_warmup": 120, "num_samples": 1000},
     "yacht": {"num_samples": 2000},
 }
 Fit = Callable[..., bq.Posterior]
