@@ -47,11 +47,11 @@ FEWEST_ROWS, RECALIBRATED_FROM = 20, 1000
 JUDGED_SHARE, MOST_JUDGED = 0.15, 5000
 CALIBRATION_SHARE, MOST_CALIBRATING = 0.1, 5000
 FIRST_FITS = 0.45  # of the time; the rest is for fitting again, by which chains go on to where they predict best
-SAFETY = 0.9  # the share of a fit's time that is for its steps
+SAFETY = 0.95  # the share of a fit's time that its steps end in; the rest is for predictions
 LONGER = 1.5  # times what a second fit would take by the first one, where it ends
 ENOUGH = 2.0  # times what the smallest fit of use takes by its pilots
+TRUSTED = 0.9  # the share of the time that is foretold a size which nothing ends
 HOPELESS = 2.0  # times the seconds that there are, where a pilot of few steps leaves no doubt
-SPARED = 0.8  # the share of what other fits leave, on which none has to rely
 PILOT_ROWS = 2000  # that pilots read of very many
 FEWEST_PIECES, ROWS_A_PIECE = 10, 100  # of the map of levels
 NUM_DRAWS = 1000  # of the mixture: a row unlike the others has its density by few of them
@@ -274,7 +274,7 @@ class Fitted:
     def size_onwards(self, left: float) -> int:
         """How much further it goes within these seconds; 0 where that is not worth it."""
         wanted, seconds = self.trial.wanted_onwards or self.trial.wanted, self.seconds_again
-        size = min(wanted, int(SAFETY * max(left, 0.0) / seconds * self.steps.made)) if seconds > 0 else wanted
+        size = min(wanted, int(TRUSTED * max(left, 0.0) / seconds * self.steps.made)) if seconds > 0 else wanted
         return size if size >= (self.trial.least_onwards or self.trial.least) else 0
 
     def told(self, unit: float) -> Candidate:
@@ -383,7 +383,7 @@ def _spare(trial: Trial, rows: Dataset, fits: Sequence[Fitted], timer: Timer) ->
         return 0.0
     left, taken = timer.left(), sum(fit.seconds_again for fit in fits)
     both = 1.0 if trial.going_on is not None else 1 + 1 / (1 - JUDGED_SHARE)
-    return SPARED * (left - taken) / both if taken < left / 2 else 0.0  # pilots take some before they tell
+    return (left - taken) / both if taken < left / 2 else 0.0  # pilots take some before they tell
 
 
 def _planned(
@@ -391,9 +391,10 @@ def _planned(
 ) -> tuple[int, Deadline] | None:
     """The size of a fit that takes these seconds at most, and when its steps are to end; None of one of no use.
 
-    Two pilots tell whether the smallest fit of use would end in time: their difference leaves out what any fit takes.
-    Where it would not, or hardly, for a machine may become slower, it may take the spare seconds. A fit of size 1 goes
-    before the pilots: what is loaded once in a process is no part of the pace, nor of these seconds.
+    Small fits tell whether the smallest one of use would end in time: their difference leaves out what any fit takes.
+    Where it would not, or hardly, for a machine may become slower, it takes of the spare seconds. A fit of size 1 goes
+    before them, whose seconds do not count: it loads what is loaded once in a process. Where it was the quicker one all
+    the same, as it is from a method's second fit in a process on, and leaves no doubt, a second pilot is spared.
     """
     longest, pilots = max(seconds, spare), Deadline(clock, math.inf)
     if longest <= 0:
@@ -401,19 +402,25 @@ def _planned(
     small, large = trial.pilots
     some = rows if len(rows) < MANY_ROWS else rows.rows(torch.arange(PILOT_ROWS))
     longer = min(len(rows), trial.most_read or len(rows)) / min(len(some), trial.most_read or len(some))
+
+    def ending(taken: float, pace: float) -> Deadline | None:
+        """When the fit's steps are to end, after pilots that took so long, by the seconds of a step."""
+        after = pilots.since_end
+        before = max(first - small * pace - after, 0.0)
+        least = taken + before + longer * (after + trial.least * pace)
+        allowed = min(max(seconds, ENOUGH * least / SAFETY), longest)
+        end = clock() - taken + SAFETY * allowed - longer * after
+        return Deadline(clock, end) if least <= SAFETY * allowed else None
+
     once, first = (_seconds_of(trial, some, size, pilots, key) for size in (1, small))
-    quickest = (first - once) / (small - 1)
-    if first > longest / 2 or longer * trial.least * quickest > HOPELESS * longest:  # a larger one would take the rest
-        return None
-    second = _seconds_of(trial, some, large, pilots, key)
-    after = pilots.since_end
-    pace = (second - first) / (large - small) if second > first else second / large  # which is too slow, if anything
-    before = max(first - small * pace - after, 0.0)
-    least = first + second + before + longer * (after + trial.least * pace)
-    allowed = seconds if ENOUGH * least <= SAFETY * seconds else longest
-    if least > SAFETY * allowed:
-        return None
-    return trial.wanted, Deadline(clock, clock() - first - second + SAFETY * allowed - longer * after)
+    pace = (first - once) / (small - 1)
+    found = ending(first, pace) if pace > 0 else None
+    # A larger pilot would take the rest where there is little, or all is hopeless.
+    if found is None and first <= longest / 2 and longer * trial.least * pace <= HOPELESS * longest:
+        second = _seconds_of(trial, some, large, pilots, key)
+        pace = (second - first) / (large - small) if second > first else second / large  # too slow, if anything
+        found = ending(first + second, pace)
+    return None if found is None else (trial.wanted, found)
 
 
 def _seconds_of(trial: Trial, rows: Dataset, size: int, deadline: Deadline, key: int) -> float:

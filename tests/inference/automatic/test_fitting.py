@@ -87,7 +87,7 @@ def test_a_budget_is_kept_and_decides_on_sizes(monkeypatch: pytest.MonkeyPatch) 
     assert 10 <= sizes[60.0]["slow"] < sizes[100.0]["slow"] < 1000
 
 
-PILOTS = 3  # fits of few steps before the one that counts
+PILOTS = 2  # fits of few steps before the one that counts
 
 
 @pytest.mark.parametrize(("pilot", "pace"), [(0.03, 0.09), (0.09, 0.03), (0.03, 0.01)])
@@ -105,7 +105,7 @@ def test_a_fit_has_its_time_whatever_pilots_say_of_a_step(
 
     use(monkeypatch, Trial("network", fit, 1000, 10))
     found = fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
-    seconds = fitting.SAFETY * fitting.FIRST_FITS * 60.0 - sum(sizes[1:PILOTS]) * pilot - 3.0
+    seconds = fitting.SAFETY * fitting.FIRST_FITS * 60.0 - sum(sizes[1:PILOTS]) * pilot - 2.0
     wanted = min(1000, seconds / pace)
     assert 0.96 * wanted - 1 <= sizes[PILOTS] <= wanted + 1
     assert clock.now - 100.0 <= 60.0
@@ -185,12 +185,12 @@ def test_pilots_of_very_many_rows_read_a_few_and_tell_the_pace_of_all(monkeypatc
 
     use(monkeypatch, Trial("network", fit, 10_000, 10))
     fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
-    assert [rows for _, rows in calls] == [10, 10, 10, 34, 40]
-    assert 45 < calls[3][0] < 80  # 27 seconds, less the pilots and a tenth, at .34 a step
+    assert [rows for _, rows in calls] == [10, 10, 34, 40]
+    assert 45 < calls[2][0] < 80  # 27 seconds, less the pilots and a tenth, at .34 a step
     monkeypatch.setattr(fitting, "MANY_ROWS", 35)
     calls.clear()
     fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
-    assert [rows for _, rows in calls] == [34, 34, 34, 34, 40]
+    assert [rows for _, rows in calls] == [34, 34, 34, 40]
 
 
 @pytest.mark.parametrize("watches", [False, True])
@@ -210,7 +210,7 @@ def test_what_is_watched_has_its_part_of_the_time_that_is_left(
     found = fitting.regress(*table(), budget=100.0, seed=0, clock=clock)
     assert clock.now - 100.0 <= 100.0
     sizes = [size for name, size, rows in calls if name == "first" and rows == (34 if watches else 40)]
-    before = [size for name, size, rows in calls if (name, rows) == ("first", 34)][3]
+    before = [size for name, size, rows in calls if (name, rows) == ("first", 34)][2]
     assert (sizes[-1] > 1.5 * before) if watches else (sizes == [before])
     assert calls[-1][::2] == ("second", 40)  # which has time still
     assert ("watched by the judging rows" in found.explanation) == watches
@@ -243,7 +243,7 @@ def test_what_goes_on_begins_at_its_first_fit_and_has_the_time_that_is_left(monk
     assert clock.now - 100.0 <= 100.0
     firsts = [size for name, size, rows in calls if (name, rows) == ("long", 34)]
     (again,) = [size for name, size, rows in calls if rows == 40]
-    assert 280 < firsts[-1] < 400  # most of 45 seconds at ten a second
+    assert 280 < firsts[-1] < 420  # most of 45 seconds at ten a second
     assert 350 < again < 500  # of what is left, and not the size of the first fit
     assert begun == [begun[0]]
     assert torch.equal(begun[0].predict(torch.zeros(1, 3)).mean, torch.zeros(1, 1))  # its first fit
@@ -298,22 +298,23 @@ def test_a_process_goes_on_to_the_judging_rows_in_less_time_than_a_fit_takes(
         return before
 
     use(monkeypatch, replace(process, going_on=onwards, most_anew=40, least_onwards=least_onwards))
-    fitting.regress(*table(), budget=8.0, seed=0, clock=clock)
+    fitting.regress(*table(), budget=6.5, seed=0, clock=clock)
     assert begun == [size for size in begun if 0 < size < process.least]
     assert bool(begun) == goes_on
 
 
-@pytest.mark.parametrize("goes_on", [False, True])
-def test_what_needs_no_second_fit_has_the_time_that_others_leave(
-    monkeypatch: pytest.MonkeyPatch, *, goes_on: bool
+@pytest.mark.parametrize(("goes_on", "least", "fitted"), [(True, 1000, 2), (False, 1000, 1), (False, 500, 2)])
+def test_what_needs_no_second_fit_has_all_the_time_that_others_leave(
+    monkeypatch: pytest.MonkeyPatch, *, goes_on: bool, least: int, fitted: int
 ) -> None:
+    """What needs one has half of it; a share of its own would be too little for either."""
     clock, calls = Clock(), []
     process = replace(timed(clock, "process", 0.0, 1.0, 0.01, calls), going_on=lambda *given: given[-1], most_anew=40)
     chains = timed(clock, "chains", 0.0, 0.0, 0.02, calls)
-    use(monkeypatch, process, replace(chains, least=500, going_on=(lambda *given: given[-1]) if goes_on else None))
+    use(monkeypatch, process, replace(chains, least=least, going_on=(lambda *given: given[-1]) if goes_on else None))
     found = fitting.regress(*table(), budget=60.0, seed=0, clock=clock)
     assert clock.now - 100.0 <= 60.0
-    assert [one.name for one in found.candidates if one.score is not None] == ["process", "chains"][: 1 + goes_on]
+    assert [one.name for one in found.candidates if one.score is not None] == ["process", "chains"][:fitted]
 
 
 def test_chains_go_on_from_their_last_draws(monkeypatch: pytest.MonkeyPatch) -> None:
