@@ -9,6 +9,7 @@ given targets, whatever their names.
 """
 
 import inspect
+import math
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass
 from functools import cached_property
@@ -29,6 +30,7 @@ from bayesuq.models.program import Observed, Program
 from bayesuq.predictive.laws import unwrapped
 
 USUAL = ("y", "obs")
+ROUNDING = 1e-3  # of a log-likelihood in float32
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,7 +82,10 @@ class ProgramCall:
         """Run the program on rows with their targets."""
         args, named = self._inputs(rows.x)
         if rows.weight is not None and "weight" not in self._parameters and not self._takes_any:
-            raise ValueError("The data have weights, but the program takes no argument `weight`.")
+            raise ValueError(
+                "The data have weights, but the program takes no argument `weight`. Give it one, weight=None, and "
+                "multiply what it observes: `poutine.scale(scale=torch.ones(len(x)) if weight is None else weight)`."
+            )
         named |= self._options(num_data, rows.weight)
         if not self.takes_targets(rows.x):
             return poutine.condition(self.program, data=self._conditions(rows.y))(*args, **named)
@@ -123,6 +128,34 @@ class ProgramCall:
     def takes_num_data(self) -> bool:
         """Whether it can be fitted by minibatches."""
         return "num_data" in self._parameters or self._takes_any
+
+    def check_minibatches(self, rows: Batch) -> None:
+        """Refuse a program whose likelihood of some rows does not grow with `num_data`, the rows that they stand for.
+
+        Raises:
+            ValueError: Such a program.
+        """
+        remedy = (
+            '`pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x)))`. Add it, or fit all rows at '
+            "once, by `batch_size=len(data)`."
+        )
+        if not self.takes_num_data:
+            rule = "Minibatches need a program that takes `num_data` and scales its plate of `y` to it"
+            raise ValueError(f"{rule}: {remedy}")
+        alone, twice = (self._log_likelihood(rows, times * len(rows.y)) for times in (1, 2))
+        if math.isfinite(alone) and abs(twice - 2 * alone) > ROUNDING * abs(alone):
+            raise ValueError(
+                "The program takes `num_data`, but does not scale to it: told of twice as many rows, it gives these a "
+                f"log-likelihood of {twice:.6g} in place of {2 * alone:.6g}. A minibatch would not count for all rows. "
+                f"Minibatches need a plate of `y` that scales: {remedy}"
+            )
+
+    def _log_likelihood(self, rows: Batch, num_data: int) -> float:
+        """Of what is observed, where the real line has 0."""
+        trace = self.trace(rows, num_data)
+        trace.compute_log_prob()
+        sites = [site for site in trace.nodes.values() if site["type"] == "sample" and is_data(site)]
+        return float(sum(site["log_prob_sum"] for site in sites))
 
     def survey(self, rows: Batch, num_data: int | None = None) -> Survey:
         """What the program samples and observes on these rows; nothing is drawn from its laws.

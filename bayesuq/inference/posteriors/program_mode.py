@@ -25,11 +25,6 @@ from bayesuq.loaders import Data
 from bayesuq.models.program import Observed, Program, check_program
 from bayesuq.randomness import derive_seed, generator
 
-NUM_DATA = (
-    "Minibatches need a program that takes `num_data` and scales its plate of rows to it: "
-    '`pyro.plate("data", num_data, subsample=torch.arange(len(x)))`. Add it, or fit all rows at once.'
-)
-
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class ProgramMode(LatentPosterior):
@@ -98,8 +93,8 @@ def program_session(
     reader = ProgramRows(program, observed, training.device)
     with sources(reader, data, training) as (source, validation):
         joint = reader.joint
-        if source.num_batches > 1 and not call.takes_num_data:
-            raise ValueError(NUM_DATA)
+        if source.num_batches > 1:
+            reader.call.check_minibatches(source.rows)
         if source.num_batches > 1 and joint.layout.local:
             raise ValueError(
                 f"The latents {', '.join(joint.layout.local)} belong to single rows, which minibatches leave out in "

@@ -62,11 +62,6 @@ class ProgramRows:
         """Latents with numbers of their own for each row."""
         return self.joint.layout.local
 
-    @property
-    def takes_num_data(self) -> bool:
-        """Whether it can be fitted by minibatches."""
-        return self.call.takes_num_data
-
     def needed(self, rows: Batch) -> Batch:
         """The rows that a run of the program needs."""
         return self.joint.needed(rows)

@@ -60,11 +60,8 @@ def fit_program(
     """Fit a guide to a program; the options are those of `variational.fit`."""
     reader = ProgramRows(program, observed, training.device, learns=True)
     with sources(reader, data, training) as (source, validation):
-        if source.num_batches > 1 and not reader.takes_num_data:
-            raise ValueError(
-                "Minibatches need a program that takes `num_data` and scales its plate of `y` to it: "
-                '`pyro.plate("data", num_data, subsample=torch.arange(len(x)))`. Add it, or fit all rows at once.'
-            )
+        if source.num_batches > 1:
+            reader.call.check_minibatches(source.rows)
         needed = reader.needed(source.rows)
         together = source.workers.are_together
         if reader.local and (source.num_batches > 1 or together):

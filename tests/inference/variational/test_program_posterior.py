@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from bayesuq.data import Dataset
 from bayesuq.evaluation.report.reporting import evaluate
 from bayesuq.fit_warnings import ConvergenceWarning
-from bayesuq.inference import variational
+from bayesuq.inference import ensemble, map_estimate, sgmcmc, variational
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.inference.variational.program_posterior import ProgramPosterior
 from bayesuq.models import likelihoods, networks, priors
@@ -310,6 +310,14 @@ def without_num_data(x, y=None):
     return line(x, y)
 
 
+def heedless(x, y=None, num_data=None):  # noqa: ARG001
+    return line(x, y)
+
+
+def heedless_of_any(x, y=None, **others):  # noqa: ARG001
+    return line(x, y)
+
+
 @pytest.mark.parametrize(
     ("program", "options", "error", "words"),
     [
@@ -317,6 +325,8 @@ def without_num_data(x, y=None):
         (named_otherwise, {"observed": "y"}, ValueError, "observes no site 'y'; it observes obs, and samples level"),
         (one_for_all, {}, ValueError, r"observes 'y' in shape \(\); the targets come in \(48,\)"),
         (without_num_data, {"batch_size": 16}, ValueError, "Minibatches need a program that takes `num_data`"),
+        (heedless, {"batch_size": 16}, ValueError, r"does not scale to it: .* in place of .*subsample=.*batch_size="),
+        (heedless_of_any, {"batch_size": 16}, ValueError, "takes `num_data`, but does not scale to it"),
         (columns, {}, ValueError, r"`y` of shape \(48, 1\) is no value of what the program observes, \(48, 2\)"),
         (nn.Linear(3, 1), {}, TypeError, "a Pyro program with a site `y`; got Linear"),
         ("program", {}, TypeError, "a Pyro program with a site `y`; got str"),
@@ -326,6 +336,8 @@ def without_num_data(x, y=None):
         "no y",
         "scalar y",
         "minibatch",
+        "heedless",
+        "heedless of any",
         "columns",
         "network",
         "name",
@@ -351,9 +363,25 @@ def test_latents_of_single_rows_are_fitted_to_all_rows_and_predict_at_these(prog
         posterior.predict(torch.zeros(7, 1))
 
 
+@pytest.mark.parametrize("fit", [map_estimate.fit, sgmcmc.fit, ensemble.fit], ids=["map", "sgmcmc", "ensemble"])
+def test_every_word_refuses_minibatches_of_what_does_not_scale(fit):
+    with pytest.raises(ValueError, match=r"does not scale to it"):
+        fit(heedless, measured(), batch_size=16, seed=0)
+
+
+def scaled_without_a_plate(x, y=None, num_data=None):
+    level = pyro.sample("level", dist.Normal(0.0, 1.0))
+    with pyro.poutine.scale(scale=(num_data or len(x)) / len(x)):
+        return pyro.sample("y", dist.Normal(level.expand(len(x)), 1.0).to_event(1), obs=y)
+
+
+def test_a_program_that_scales_by_hand_takes_minibatches():
+    variational.fit(scaled_without_a_plate, measured(), num_epochs=1, batch_size=16, seed=0)
+
+
 def test_weights_need_a_program_that_takes_them():
     data = Dataset(measured().x, measured().y, weight=torch.ones(48))
-    with pytest.raises(ValueError, match="takes no argument `weight`"):
+    with pytest.raises(ValueError, match=r"takes no argument `weight`.*weight=None.*poutine.scale\("):
         variational.fit(line, data, num_epochs=1, seed=0)
 
 
