@@ -56,8 +56,8 @@ def fit(
 
     Warns:
         ConvergenceWarning: The loss was still falling; the mode predicts its own rows no better than a constant; the
-            noise that it learned is what it could not memorise (of more weights than rows, which have up to
-            1,000 outputs in all).
+            noise that it learned is what it could not memorise, or it memorised labels that are noise (of more
+            weights than rows, which have up to 1,000 outputs in all).
 
     Example:
         >>> from bayesuq.data import Dataset

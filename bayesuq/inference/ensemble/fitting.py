@@ -106,7 +106,7 @@ def fit(
     Warns:
         UserWarning: Weights that look trained, or initialised in a way of their own, are reset without being asked to;
             members that start alike and see the same minibatches.
-        ConvergenceWarning: What the members' fits warn of; of members that train together, a noise that the
+        ConvergenceWarning: What the members' fits warn of; of members that train together, what the
             first one memorised.
 
     Example:
