@@ -108,6 +108,16 @@ def test_batches_of_images_are_predictives_with_their_truth_and_as_many_draws() 
         evaluate_maps([(maps(1), torch.ones(1, 1, 4, 4)), (maps(1, draws=2), torch.ones(1, 1, 4, 4))])
 
 
+def test_images_fail_where_all_batches_tell_as_much() -> None:
+    y = torch.arange(32).reshape(2, 4, 4) % 3
+    logits = noise(0, 2, 2, 3, 4, 4)
+    kept, gone = (CategoricalPredictive.from_logits(logits, keep_samples=keep) for keep in (True, False))
+    with pytest.raises(ValueError, match="must all keep their draws"):
+        image_failures([(kept, y), (gone, y)])
+    with pytest.raises(ValueError, match="No image has a labelled pixel"):
+        image_failures(kept, torch.full_like(y, 9), ignore_index=9)
+
+
 def test_pixels_that_do_not_count_may_be_missing() -> None:
     y = torch.ones(2, 1, 4, 4)
     y[:, :, 0] = torch.nan

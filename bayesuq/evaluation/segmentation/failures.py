@@ -99,7 +99,8 @@ def image_failures(
 
     Raises:
         TypeError: See `evaluate_segmentation`.
-        ValueError: See `evaluate_segmentation`; a Dice of 0 or less, or of 1 or more.
+        ValueError: See `evaluate_segmentation`; a Dice of 0 or less, or of 1 or more; batches of which some keep their
+            draws; no image with a labelled pixel.
 
     Example:
         >>> said = torch.tensor([[0.99, 0.01], [0.6, 0.4]])  # of two images, the second unsure, and wrong
@@ -119,6 +120,10 @@ def image_failures(
         num_samples = predictive.num_samples
     if not dice:
         raise ValueError("`batches` must give at least one batch; it gave none. A generator can be used once only.")
+    if not all(len(values) == len(dice) for values in scores.values()):
+        raise ValueError("Batches must all keep their draws (`keep_samples=True`), or none of them.")
+    if bool(torch.cat(dice).isnan().all()):
+        raise ValueError("No image has a labelled pixel, so that it is not known which have failed.")
     return ImageFailures(
         dice=torch.cat(dice),
         uncertainties={name: torch.cat(values) for name, values in scores.items()},
