@@ -38,7 +38,7 @@ from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
-from bayesuq.models.likelihoods import Likelihood
+from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.predictive.base import RealPredictive
 
 MOST_OUTPUTS, MOST_DERIVATIVES = 1000, 20_000_000  # of which looking takes some half of a second
