@@ -26,7 +26,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.inference.posteriors.leave_one_out import left_out_levels, one_column
 from bayesuq.inference.posteriors.prediction import differentiated
-from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
+from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted, row_weights
 from bayesuq.loaders import Data, in_memory, only_targets
 from bayesuq.options import suggests_names
 from bayesuq.posterior import Posterior
@@ -40,6 +40,7 @@ from bayesuq.windows import WindowOptions
 __all__ = ["fit"]
 __dir__ = __all__.copy
 
+ROUNDING = 1e-9  # of sums of weights
 NUM_LEVELS = 199  # of a predictive that is told by its quantiles
 
 
@@ -82,8 +83,9 @@ def fit(
     Args:
         posterior: A fitted posterior over one real target with normal noise, which stays as it is; or a predictive of
             anyone's making at held-out inputs, of one continuous target: draws, quantiles, any mixture.
-        data: Held-out rows that no other choice has used, or a DataLoader of them, in order; of a predictive, the
-            targets at its points. With `leave_one_out` the rows that the posterior was fitted to.
+        data: Held-out rows that no other choice has used, or a DataLoader of them, in order, each counted by its
+            weight; of a predictive, the targets at its points. With `leave_one_out` the rows that the posterior was
+            fitted to.
         num_pieces: K, straight pieces of the map; at most one more than there are rows.
         leave_one_out: Whether each row is predicted from all the others, of an exact process in closed form, else by
             weighting at least 25 draws. It is right where these are draws of the posterior, as of chains, or nearly; a
@@ -126,7 +128,8 @@ def fit(
     else:
         predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
         found = one_column(predictive).cdf(rows.y).flatten()
-    knots, levels = level_map(found, num_pieces)
+    weight = row_weights(rows).to(found.device)
+    knots, levels = level_map(found[weight > 0], num_pieces, weight[weight > 0])
     return QuantileCalibratedPosterior(posterior=posterior, knots=knots, levels=levels)
 
 
@@ -214,8 +217,15 @@ class CoincidingLevelsError(ValueError):
     """Levels of a predictive of which no map can be made."""
 
 
-def level_map(transforms: Tensor, num_pieces: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+def level_map(
+    transforms: Tensor, num_pieces: int, weight: Tensor | None = None
+) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Knots and levels of R from the levels u_n of held-out rows, (N,), in K pieces.
+
+    Args:
+        transforms: u_n.
+        num_pieces: K.
+        weight: What each row counts, (N,), positive, as parts of their sum; None is 1.
 
     Raises:
         TypeError: Pieces that are not a whole number.
@@ -228,8 +238,10 @@ def level_map(transforms: Tensor, num_pieces: int) -> tuple[tuple[float, ...], t
             f"`num_pieces` must be at most {count + 1}, one more than the held-out rows; got {num_pieces}."
         )
     ranks = [round(piece * (count + 1) / num_pieces) for piece in range(1, num_pieces)]
-    ordered = transforms.double().sort().values.tolist()
-    knots = (0.0, *(ordered[rank - 1] for rank in ranks), 1.0)
+    ordered, order = transforms.double().sort()
+    share = torch.ones_like(ordered) if weight is None else (weight / weight.mean()).to(ordered)[order]
+    places = torch.searchsorted(share.cumsum(0) * (1 + ROUNDING), torch.tensor(ranks).to(ordered))
+    knots = (0.0, *ordered[places].tolist(), 1.0)
     if any(not before < after for before, after in pairwise(knots)):
         raise CoincidingLevelsError(
             "Held-out targets lie so far out that levels of the predictive coincide: knots at "

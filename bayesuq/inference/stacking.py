@@ -26,7 +26,7 @@ from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import save
 from bayesuq.inference.posteriors.prediction import differentiated
-from bayesuq.inference.posteriors.wrapping import check_fitted
+from bayesuq.inference.posteriors.wrapping import check_fitted, row_weights
 from bayesuq.loaders import Data, in_memory
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.posterior import Posterior
@@ -45,11 +45,12 @@ LEAST_WEIGHT = 0.02  # which a posterior must have to be worth its time at every
 GAP, MOST_STEPS = 1e-5, 5000  # nats a row that may be missing to the maximum
 
 
-def stacking_weights(log_probs: ArrayLike) -> Tensor:
+def stacking_weights(log_probs: ArrayLike, *, weight: ArrayLike | None = None) -> Tensor:
     """The weights of the mixture under which held-out targets are most probable, (K,), float64, summing to 1.
 
     Args:
         log_probs: log p_k(y_n | x_n) of K predictives at N held-out rows, (K, N), in nats.
+        weight: What each row counts, (N,), positive, as parts of their sum; None is 1.
 
     Raises:
         TypeError: See `bayesuq.arrays.to_tensor`.
@@ -69,9 +70,11 @@ def stacking_weights(log_probs: ArrayLike) -> Tensor:
             f"{int((~most.isfinite() | values.isnan().any(dim=0)).nonzero()[0])} is not so."
         )
     probs = (values - most).exp()
+    share = torch.ones_like(most) if weight is None else to_floating(weight, "weight").to(most)
+    share = share / share.sum()
     weights = torch.full((len(probs),), 1 / len(probs), dtype=torch.float64)
     for _ in range(MOST_STEPS):
-        gains = (probs / (weights @ probs)).mean(dim=1)
+        gains = (probs / (weights @ probs)) @ share
         if float(gains.max()) - 1 < GAP:
             break
         weights = weights * gains
@@ -90,7 +93,7 @@ def fit(
 
     Args:
         posteriors: Fitted ones over the same targets, in the same units, of any methods.
-        data: Held-out rows that no fit has seen, or a DataLoader of them, in order.
+        data: Held-out rows that no fit has seen, or a DataLoader of them, in order, each counted by its weight.
         num_draws: Draws that a prediction of the mixture has, by default; weights are rounded to a multiple of one
             divided by it.
         num_samples: Draws by which each posterior alone is judged, as for `predict`.
@@ -129,6 +132,9 @@ def fit(
         names = ", ".join(type(predictive).__name__ for predictive in predictives)
         raise TypeError(f"`posteriors` must be over targets of one kind; their predictives are {names}.")
     scores = torch.stack([predictive.log_prob(rows.y).double() for predictive in predictives])
+    if rows.weight is not None:
+        weight = row_weights(rows).to(scores.device)
+        return stacked(posteriors, stacking_weights(scores[:, weight > 0], weight=weight[weight > 0]), num_draws)
     return stacked(posteriors, stacking_weights(scores), num_draws)
 
 

@@ -114,6 +114,19 @@ def test_a_loader_gives_what_its_rows_give() -> None:
     torch.testing.assert_close(one.predict(loader).mean, other.predict(data.x).mean)
 
 
+def test_rows_count_by_their_weights() -> None:
+    rows, posterior = skewed(60, 1), too_sure()
+    known = torch.arange(60) % 3 > 0
+    y = torch.where(known.unsqueeze(1), rows.y, torch.nan)
+    expected = quantile_calibration.fit(posterior, rows.rows(known), num_pieces=5)
+    missing = quantile_calibration.fit(posterior, Dataset(rows.x, y, weight=known), num_pieces=5)
+    assert (missing.knots, missing.levels) == (expected.knots, expected.levels)
+    heavy = level_map(torch.tensor([0.25, 0.5, 0.625, 0.75]), 2, torch.tensor([3.0, 1.0, 1.0, 1.0]))
+    assert heavy == ((0.0, 0.25, 1.0), (0.0, 0.4, 1.0))  # where two rows' worth of the weight of four lies below
+    with pytest.raises(ValueError, match=r"every `weight` is 0"):
+        quantile_calibration.fit(posterior, Dataset(rows.x, rows.y, weight=torch.zeros(60)), num_pieces=5)
+
+
 def test_what_has_no_such_quantiles_is_refused() -> None:
     data = skewed(40, 0)
     with pytest.raises(ValueError, match="at most 41, one more than the held-out rows; got 50"):

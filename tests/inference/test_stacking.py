@@ -8,6 +8,7 @@ import torch
 
 import bayesuq as bq
 from bayesuq.inference import dropout, gp, laplace, map_estimate, stacking, temperature
+from bayesuq.inference.posteriors.wrapping import row_weights
 from bayesuq.inference.stacking import shared, stacking_weights
 from bayesuq.models import gp as processes
 from bayesuq.models import likelihoods, networks, priors
@@ -133,6 +134,23 @@ def test_labels_mix_and_are_scaled_by_one_temperature() -> None:
     before, after = scaled.negative_log_likelihood
     assert after <= before
     assert not torch.equal(scaled.predict(data.x, seed=1).mean, probs)
+
+
+def test_held_out_rows_count_by_their_weights() -> None:
+    scores = torch.randn(3, 20, generator=torch.Generator().manual_seed(0)).double()
+    weight = torch.arange(20) % 3 + 1.0
+    repeated = scores.repeat_interleave(weight.long(), dim=1)
+    torch.testing.assert_close(stacking_weights(scores, weight=weight), stacking_weights(repeated), rtol=0, atol=1e-9)
+
+
+def test_rows_whose_targets_are_missing_do_not_choose() -> None:
+    members = [constant(0.0), constant(5.0)]
+    y = torch.tensor([5.0, 5.1, math.nan, math.nan, math.nan])
+    mixture = stacking.fit(members, bq.Dataset(torch.zeros(5, 3), y, weight=~y.isnan()), seed=0)
+    assert [float(one.predict(torch.zeros(1, 3)).mean) for one in mixture.members] == pytest.approx([5.0], abs=0.1)
+    halves = bq.Dataset(torch.zeros(2, 1), torch.zeros(2, 2), weight=[[1.0, 1.0], [1.0, 0.0]])
+    with pytest.raises(ValueError, match=r"differs between the targets of 1 of them, first of row 1.*data.rows"):
+        row_weights(halves)
 
 
 def test_what_is_no_posterior_is_refused() -> None:

@@ -5,9 +5,11 @@ from os import PathLike
 from typing import Any, ClassVar, Self, Unpack
 
 import torch
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.data import Dataset
 from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.network import StoredPosterior
 from bayesuq.inference.posteriors.packing import save
@@ -80,6 +82,26 @@ class WrappingPosterior(StoredPosterior):
         """Write a posterior that stands on this one, with the model underneath, a network or a process."""
         around = self.posterior.save_around if isinstance(self.posterior, StoredPosterior) else save
         around(outer, path)
+
+
+def row_weights(rows: Dataset) -> Tensor:
+    """What each held-out row counts, (N,), float64; 1 where nothing was said, 0 where its targets are missing.
+
+    Raises:
+        ValueError: Weights that differ between the targets of a row; no row that counts.
+    """
+    if rows.weight is None:
+        return torch.ones(len(rows), dtype=torch.float64)
+    flat = rows.weight.detach().cpu().double().reshape(len(rows), -1)
+    uneven = (flat != flat[:, :1]).any(dim=1).nonzero().flatten()
+    if len(uneven):
+        raise ValueError(
+            f"Held-out rows are judged whole, and `weight` differs between the targets of {len(uneven)} of them, first "
+            f"of row {int(uneven[0])}. Leave rows with missing targets out, by `data.rows(...)`."
+        )
+    if not bool((flat > 0).any()):
+        raise ValueError("No held-out row counts: every `weight` is 0. Pass rows whose targets are known.")
+    return flat[:, 0]
 
 
 def check_fitted(posterior: object) -> None:
