@@ -66,7 +66,7 @@ def test_training_shows_rows_as_often_as_a_complete_pass_counts_them(name: str) 
     case = zoo.cases()[name]
     with told(case):
         source = Source(NetworkReader(line()), case.loader, 99)
-        shown = torch.cat([batch.x for _ in range(50) for batch in source.epoch(None)])
+        shown = torch.cat([batch.x for _ in range(25) for batch in source.epoch(None)])
     shares = torch.bincount(places_of(shown), minlength=NUM_ROWS) / len(shown)
     expected = case.counts / case.counts.sum()
     # Five standard errors of a share of draws with replacement; without, it varies less.

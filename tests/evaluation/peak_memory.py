@@ -32,7 +32,7 @@ def main(num_images: int, *numbers: int) -> None:
     before = peak()
     for num_draws in numbers:  # ascending: a peak never falls
         predict = partial(posterior.predict, num_samples=num_draws, seed=0)
-        evaluate_segmentation(predictions(predict, x, y, batch_size=4))
+        evaluate_segmentation(predictions(predict, x, y, batch_size=num_images))
         sys.stdout.write(f"{peak() - before}\n")
 
 

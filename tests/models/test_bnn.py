@@ -438,8 +438,8 @@ def test_stock_svi_trains_under_every_prior(prior: priors.Prior, random: str, fo
     model = LIKELIHOODS["normal, learned scale"].model(prior, random)
     x = gaussian(30, 3)
     y = torch.stack([x[:, 0], x[:, 1] - 1], dim=1) + 0.1 * gaussian(30, 2)
-    svi = SVI(model, AutoNormal(model, init_scale=0.02), pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
-    losses = run_svi(svi, 40, x, y)
+    svi = SVI(model, AutoNormal(model, init_scale=0.02), pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    losses = run_svi(svi, 22, x, y)
     start = model.initial() | {"likelihood.scale": torch.tensor(1.0)}
     for name in model.points:  # learned by value
         assert not torch.equal(pyro.param(name), start[name])

@@ -81,10 +81,10 @@ def _network() -> torch.nn.Module:
 
 KERNEL = gp.Scale(gp.RBF())
 MEANS: dict[str, gp.Mean] = {"zero": gp.ZeroMean(), "constant": gp.ConstantMean(), "linear": gp.LinearMean()}
-SHORT = {"num_inducing": 6, "num_epochs": 6, "batch_size": 8, "learning_rate": 0.05, "progress": False}
+SHORT = {"num_inducing": 6, "num_epochs": 3, "batch_size": 8, "learning_rate": 0.05, "progress": False}
 APPROXIMATIONS: dict[str, dict[str, Any]] = {
-    "exact": {"num_restarts": 2, "max_iterations": 15},
-    "collapsed": {"approximation": "collapsed", "num_inducing": 6, "num_restarts": 1, "max_iterations": 15},
+    "exact": {"num_restarts": 2, "max_iterations": 8},
+    "collapsed": {"approximation": "collapsed", "num_inducing": 6, "num_restarts": 1, "max_iterations": 8},
     "sparse": {"approximation": "sparse", **SHORT},
     "sampled": {"hyperparameters": "sample", "num_samples": 3, "num_warmup": 3, "num_chains": 1, "progress": False},
 }

@@ -172,7 +172,7 @@ def test_memory_does_not_grow_with_the_draws() -> None:
     returned = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
 
     done = subprocess.run(
-        [sys.executable, script, "4", "2", "10"],
+        [sys.executable, script, "2", "2", "10"],
         check=True,
         capture_output=True,
         text=True,

@@ -109,7 +109,7 @@ def test_the_first_step_size_is_found_from_anywhere(guess):
 )
 def test_a_transition_leaves_the_target_invariant(kernel, step_size, inverse):
     target, noise_ = Banana(), generator(1)
-    before = target.draws(1000, seed=0)
+    before = target.draws(600, seed=0)
     mass = mass_of(torch.tensor(inverse, dtype=torch.float64))
     after, rates = [], []
     for position in before:
