@@ -1,6 +1,6 @@
 """The heteroscedastic likelihoods through the methods: one predictive type, both uncertainties, saved and loaded."""
 
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ def flipped(num_rows: int, seed: int) -> Dataset:
     return Dataset(x, ((x[:, 0] > 0) ^ flip).long())
 
 
+@cache
 def model_of(share: float = 0.1, **options: Any) -> BayesianNetwork:
     net = built(lambda: networks.mlp(2, (16,), 4, dropout=share))
     return BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticCategorical(16, **options))

@@ -1,6 +1,7 @@
 """Windows over images: what they predict is what the whole image would, wherever a window has all that counts."""
 
 import math
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -46,6 +47,7 @@ def network(rank: int, num_outputs: int) -> nn.Module:
     )
 
 
+@cache
 def problem(rank: int = 2, kind: str = "classes") -> tuple[BayesianNetwork, Dataset]:
     num_outputs, likelihood = LABELS[kind]
     x = noise(0, 3, 1, *SIZES[rank])

@@ -1,5 +1,6 @@
 """Whole-number inputs through every method: they stay whole where the network takes them, and are cast exactly else."""
 
+from functools import cache
 from typing import Any
 
 import numpy as np
@@ -40,6 +41,7 @@ class Tokens(nn.Module):
         return self.head(self.drop(self.table(places).mean(dim=1)))
 
 
+@cache
 def of_tokens() -> BayesianNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
@@ -47,6 +49,7 @@ def of_tokens() -> BayesianNetwork:
     return BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
 
 
+@cache
 def regression(dtype: torch.dtype = torch.float32) -> BayesianNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

@@ -40,6 +40,7 @@ KERNELS = {
 }
 
 
+@cache
 def regression(*, batch_norm=False, scale=0.2, **options):
     net = built(lambda: networks.mlp(3, (6,), 1, activation="tanh", batch_norm=batch_norm))
     return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=scale), **options)

@@ -3,6 +3,7 @@
 import math
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import pytest
@@ -65,6 +66,7 @@ def hessian(posterior: LaplacePosterior, data: Dataset) -> Tensor:
     return jacrev(jacrev(loss))(layout.join(theta))
 
 
+@cache
 def tanh_model(num_outputs: int = 1, likelihood=None, **options) -> BayesianNetwork:
     net = built(lambda: networks.mlp(3, (4,), num_outputs, activation="tanh").double())
     likelihood = likelihood or (likelihoods.Normal(scale=0.3) if num_outputs == 1 else likelihoods.Categorical())

@@ -34,6 +34,11 @@ def mlp_model(likelihood=None, *, prior=None, dtype=torch.float64, **options):
     return BayesianNetwork(net, prior or priors.Normal(), likelihood or likelihoods.Normal(scale=0.2), **options)
 
 
+@cache
+def usual_model():
+    return mlp_model()
+
+
 def fit(model=None, data=None, **options):
     options = {
         "num_samples": 6,
@@ -43,7 +48,7 @@ def fit(model=None, data=None, **options):
         "batch_size": 16,
         "seed": 1,
     } | options
-    return sgmcmc.fit(mlp_model() if model is None else model, measured() if data is None else data, **options)
+    return sgmcmc.fit(usual_model() if model is None else model, measured() if data is None else data, **options)
 
 
 # The law of a step: read off the code itself, then solved

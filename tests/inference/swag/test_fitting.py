@@ -2,6 +2,7 @@
 
 import itertools
 import math
+from functools import cache
 
 import numpy as np
 import pytest
@@ -46,6 +47,7 @@ def shifts(scales, num_points=64, prior_scale=1e4):
     return model, Dataset(torch.zeros(num_points, 1, dtype=torch.float64), noise(3, num_points, len(scales)))
 
 
+@cache
 def mlp_model(likelihood=None, *, batch_norm=False, dropout=0.0, **options):
     net = built(lambda: networks.mlp(3, (6,), 1, activation="tanh", batch_norm=batch_norm, dropout=dropout))
     return BayesianNetwork(net, priors.Normal(), likelihood or likelihoods.Normal(scale=0.2), **options)

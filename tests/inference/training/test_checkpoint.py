@@ -31,6 +31,7 @@ pytestmark = [pytest.mark.usefixtures("few_looks"), pytest.mark.filterwarnings(*
 NUM_STEPS = 6  # three epochs of two steps
 
 
+@cache
 def regression(*, share=0.0, batch_norm=False, seed=0):
     net = built(lambda: networks.mlp(3, (6,), 1, dropout=share, batch_norm=batch_norm), seed)
     return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale="learned"))

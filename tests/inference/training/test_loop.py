@@ -4,6 +4,7 @@ import dataclasses
 import math
 import sys
 import warnings
+from functools import cache
 
 import pytest
 import torch
@@ -29,6 +30,7 @@ def line(slope: float = 1.0, num_points: int = 40) -> Dataset:
     return Dataset(x, slope * x[:, 0])
 
 
+@cache
 def linear_model(**options) -> BayesianNetwork:
     """y = w x with w at 0, and a prior so wide that it does not act."""
     net = nn.Linear(1, 1, bias=False, dtype=torch.float64)
@@ -36,6 +38,7 @@ def linear_model(**options) -> BayesianNetwork:
     return BayesianNetwork(net, priors.Normal(scale=1e3), likelihoods.Normal(scale=0.1), **options)
 
 
+@cache
 def mlp_model(num_outputs: int = 1, likelihood=None, **options) -> BayesianNetwork:
     net = built(lambda: networks.mlp(3, (6,), num_outputs, activation="tanh", **options).double())
     likelihood = likelihoods.Normal(scale=0.2) if likelihood is None else likelihood
