@@ -27,7 +27,7 @@ from tests.inference.examples import NO_MODE, built, labelled
 pytestmark = pytest.mark.filterwarnings(NO_MODE)
 MIXED = torch.bfloat16
 OPTIONS = {"num_epochs": 15, "batch_size": 32, "learning_rate": 0.04, "seed": 0}
-CHAINS = {"num_chains": 2, "num_samples": 10, "num_warmup": 80, "thinning": 2, "start": "network", "seed": 0}
+CHAINS = {"num_chains": 2, "num_samples": 5, "num_warmup": 50, "thinning": 2, "start": "network", "seed": 0}
 FITS = {
     "map": partial(map_estimate.fit, **OPTIONS),
     "adversarial": partial(map_estimate.fit, adversarial=True, **OPTIONS),
