@@ -13,6 +13,7 @@ from bayesuq.cli.reading import check_fitted_rows, fitted_table, read_fitted
 from bayesuq.cli.settings import DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
+from bayesuq.tables.files import names_a_file
 from bayesuq.writing import replacing_by_name, write_text
 
 TEMPLATE = "diagnostics.html"
@@ -124,7 +125,7 @@ def _fitted_data(found: Run) -> Split:
         UsageError: They are not here, or no longer so.
     """
     options, path = data_options(found.settings), next(iter(found.posteriors.values()))
-    table = fitted_table(path)
+    table = fitted_table(path) if names_a_file(options.data) else None
     split = load_data(options, None if table is None else table.columns).split
     if table is not None:
         check_fitted_rows(table, path, split, options.data)
