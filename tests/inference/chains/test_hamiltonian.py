@@ -132,7 +132,7 @@ def test_a_transition_leaves_the_target_invariant(kernel, step_size, inverse):
 @pytest.mark.parametrize("name", KERNELS)
 def test_a_correlated_gaussian_has_its_mean_and_covariance(name):
     kernel, num_together = KERNELS[name]
-    plan = Plan(num_samples=600 // num_together, num_warmup=300)
+    plan = Plan(num_samples=400 // num_together, num_warmup=300)
     starts = 3 * noise(5, num_together, 4)
     parts = [run(TARGET, kernel, starts, plan, seed) for seed in range(2)]
     draws = torch.cat([part.draws for part in parts])
