@@ -102,6 +102,7 @@ def _probed(evidence: Evidence, vector: HyperparameterVector) -> dict[str, list[
     return probed_energy(lambda at: _evaluate(evidence, vector, near + at), near)
 
 
+@torch.enable_grad()  # whatever the caller has turned off
 def maximise(
     evidence: Evidence,
     vector: HyperparameterVector,

@@ -320,6 +320,7 @@ class _Run:
         return self.chains(job, potential, positions)
 
 
+@torch.enable_grad()  # whatever the caller has turned off
 def _fit_network(model: BayesianNetwork, data: Data, start: Any, run: _Run) -> HmcPosterior:
     model.likelihood.check_density()
     constants = Constants.of(model, start)

@@ -63,6 +63,7 @@ MOST_REPEATED = 0.5  # of the targets
 
 @training_options(num_epochs=NUM_EPOCHS, learning_rate=LEARNING_RATE)
 @on_features()
+@torch.enable_grad()  # whatever the caller has turned off
 def fit(
     model: BayesianNetwork | Program,
     data: Data,

@@ -215,11 +215,20 @@ def session(
 
 @contextmanager
 def sources(reader: Reader, data: Data, training: Training) -> Iterator[tuple[Source, Source | None]]:
-    """As `session`, for whatever reads rows."""
+    """As `session`, for whatever reads rows; gradients are on, whatever the caller's `torch.no_grad`.
+
+    Raises:
+        ValueError: Inside of `torch.inference_mode`, which nothing within turns off for tensors that are there.
+    """
+    if torch.is_inference_mode_enabled():
+        raise ValueError(
+            "A fit needs gradients, and tensors that are made inside of torch.inference_mode() have none. Call `fit` "
+            "outside of it, on data that were made outside of it, too; `predict` may be called inside."
+        )
     watched = training.validation
     loads = any(isinstance(rows, DataLoader | Loader) for rows in (data, watched))
     generators = globally_isolated(training.key(GLOBAL), device=reader.device) if loads else nullcontext()
-    with fresh_casts(), generators:
+    with fresh_casts(), generators, torch.enable_grad():
         workers = training.workers
         source = Source.together(reader, data, training.batch_size, workers)
         own = None if watched is None else Source.together(reader, watched, training.batch_size, workers)
