@@ -203,7 +203,10 @@ def _label_scores(predictive: CategoricalPredictive, method: LabelMethod, noise:
 def _interval_parts(predictive: PredictiveDistribution, method: IntervalMethod, alpha: float) -> tuple[Tensor, Tensor]:
     """Centre and half width of the interval that is moved or stretched, (N, D) each."""
     if not isinstance(predictive, RealPredictive):
-        raise TypeError(f"`predictive` must be one of real targets; got {type(predictive).__name__}.")
+        raise TypeError(
+            f"`predictive` must be one of real targets; got {type(predictive).__name__}. Pass what "
+            "`posterior.predict(x)` returns; of labels take `calibrate_labels`."
+        )
     check_one_of(method, "method", IntervalMethod)
     if method == "quantile":
         lower, upper = predictive.quantile(alpha / 2), predictive.quantile(1 - alpha / 2)

@@ -214,6 +214,11 @@ CASES = {
         r"got GaussianPredictive",
         lambda: conformal.calibrate_intervals(fitted(likelihoods.Normal(), X[:, 0]).predict(X), X[:, 0], alpha=0.5),
     ),
+    "conformal intervals of a posterior": Case(
+        lambda: conformal.calibrate_intervals(fitted(likelihoods.Normal(), X[:, 0]), X[:, 0]),  # type: ignore[arg-type]
+        r"one of real targets; got MapPosterior. Pass what `posterior.predict\(x\)`.*labels take `calibrate_labels`",
+        lambda: conformal.calibrate_intervals(fitted(likelihoods.Normal(), X[:, 0]).predict(X), X[:, 0], alpha=0.5),
+    ),
     "conformal sets of a posterior": Case(
         lambda: conformal.calibrate_labels(fitted(likelihoods.Categorical(), LABELS, 3), LABELS),  # type: ignore[arg-type]
         r"got MapPosterior. Pass what `posterior.predict\(x\)` returns",
