@@ -91,7 +91,7 @@ class Moved:
 
     Attributes:
         errors: Of the energy, (C,), float64, in nats; 0 where a chain has diverged.
-        diverged: Which chains did, (C,): they are where they were, and go in new directions.
+        diverged: Which chains did, (C,): they are where they were, and go another way.
     """
 
     errors: Tensor
@@ -129,23 +129,14 @@ def move(
     sums = (positions + directions + arrays_of(slopes)).sum(1)
     most = MOST_ENERGY_ERROR + 10 * math.sqrt(positions.shape[1])
     diverged = tensor_of(~((abs(errors) <= most) & of.isfinite(sums)))
-    return _checked(particles, after, tensor_of(errors), diverged, noise)
+    return _checked(particles, after, tensor_of(errors), diverged)
 
 
-def _checked(
-    before: Particles, after: Particles, errors: Tensor, diverged: Tensor, noise: Noise
-) -> tuple[Particles, Moved]:
+def _checked(before: Particles, after: Particles, errors: Tensor, diverged: Tensor) -> tuple[Particles, Moved]:
     """The step, but for chains that diverged."""
     if diverged.device.type == "cpu" and not bool(diverged.any()):  # an accelerator would be waited for
         return after, Moved(errors, diverged)
-    rows = diverged.unsqueeze(1)
-    kept = Particles(
-        torch.where(rows, before.positions, after.positions),
-        torch.where(rows, random_directions(before.positions, noise), after.directions),
-        torch.where(diverged, before.potentials, after.potentials),
-        torch.where(rows, before.gradients, after.gradients),
-    )
-    return kept, Moved(errors.masked_fill(diverged, 0.0), diverged)
+    return held_back(before, after, diverged), Moved(errors.masked_fill(diverged, 0.0), diverged)
 
 
 def held_back(before: Particles, after: Particles, rows: Tensor) -> Particles:

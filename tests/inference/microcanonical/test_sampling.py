@@ -13,6 +13,7 @@ from bayesuq.data import Batch, Dataset
 from bayesuq.fit_warnings import ConvergenceWarning
 from bayesuq.inference import ensemble, microcanonical
 from bayesuq.inference.chains.potential import NetworkPotential
+from bayesuq.inference.microcanonical.dynamics import Noise, Particles, move
 from bayesuq.inference.microcanonical.fitting import as_one, energies_of
 from bayesuq.inference.microcanonical.run import Plan, Run
 from bayesuq.inference.microcanonical.sampling import ENERGY_VARIANCE, sample
@@ -20,6 +21,7 @@ from bayesuq.inference.microcanonical.tuning import steps_per_draw
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.randomness import generator
 from tests.inference.examples import built, measured
 from tests.posterior_contract import Branching, Plain
 
@@ -70,6 +72,28 @@ def test_a_chain_that_diverges_goes_on_with_smaller_steps() -> None:
     assert found.draws.abs().max() < 2
     assert (found.statistics["step_size"][:, -1] < 3.0).all()
     assert found.draws[:, -100:].std() > 0.3  # they move
+
+
+def test_a_chain_goes_the_same_way_whichever_process_holds_those_that_diverge() -> None:
+    """Two chains of which the second meets a wall, together and each by itself: a step draws for both in any case."""
+
+    def walled(x: Tensor) -> tuple[Tensor, Tensor]:
+        inside = (x[:, 0] < 1.2).unsqueeze(1)
+        return 0.5 * x.square().sum(1), torch.where(inside, x, torch.nan)
+
+    def moved(first: int, stride: int) -> tuple[Tensor, bool]:
+        noise = Noise(generator(0), first, stride, 2)
+        starts = torch.tensor([[-2.0, 0.0, 0.0], [1.0, 0.0, 0.0]], dtype=torch.float64)[first::stride]
+        particles, met = Particles.at(starts, walled, noise), False
+        for _ in range(6):
+            sizes = starts.new_full((len(starts),), 0.3)
+            particles, told = move(particles, walled, sizes, 3 * sizes, noise)
+            met = met or bool(told.diverged.any())
+        return particles.positions, met
+
+    together, met = moved(0, 1)
+    assert met
+    torch.testing.assert_close(torch.cat([moved(0, 2)[0], moved(1, 2)[0]]), together, rtol=0, atol=1e-12)
 
 
 def test_a_warm_start_is_not_lost_while_a_step_is_looked_for() -> None:
