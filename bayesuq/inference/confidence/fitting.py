@@ -36,6 +36,7 @@ from bayesuq.arrays import ArrayLike, check_count, check_one_of, check_positive
 from bayesuq.data import Dataset
 from bayesuq.inference.confidence.true_class import (
     as_it_is,
+    by_importance,
     features_of,
     in_chunks,
     masked_loader,
@@ -104,6 +105,7 @@ def fit(
     *,
     hidden: Sequence[int] = HIDDEN,
     loss: Loss = "cross-entropy",
+    importance_sampling: bool = False,
     num_fine_tuning_epochs: int = 20,
     fine_tuning_rate: float = 1e-5,
     num_samples: int | None = None,
@@ -120,6 +122,8 @@ def fit(
         data: Rows with labels, or a DataLoader of them; the paper takes the rows that the classifier was trained on.
         hidden: Widths of the head.
         loss: "cross-entropy", whose head starts at the mean of what it is to learn, or the paper's "squared".
+        importance_sampling: Whether the first stage draws half of its rows by how improbable their true class is, and
+            weights them back: the same loss, learned in fewer epochs where nearly every row is right.
         num_fine_tuning_epochs: Passes of the second stage; 0 leaves it out.
         fine_tuning_rate: Of the second.
         num_samples: Draws of the predictive whose true class probability is learned.
@@ -173,9 +177,12 @@ def fit(
     criterion = CRITERIA[loss]
     if criterion.starts_at_mean:
         _start_at_mean(head, train.y)
-    loader = masked_loader(posterior, net, train, rows.y, training.batch_size, criterion.targets)
+    shown = masked_loader(posterior, net, train, rows.y, training.batch_size, criterion.targets) or at(train)
+    if importance_sampling:
+        stored = criterion.rows(shown) if isinstance(shown, Dataset) else shown
+        shown = by_importance(stored, training.batch_size, derive_seed(key, 5))
     first = replace(training, validation=None if watched is None else at(watched))
-    history = _descend(nn.Sequential(head), loader or at(train), first, criterion)
+    history = _descend(nn.Sequential(head), shown, first, criterion)
     tuned = None
     if num_fine_tuning_epochs:
         second = replace(

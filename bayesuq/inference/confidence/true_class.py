@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, WeightedRandomSampler
 from torch.utils.data import Dataset as Rows
 
 from bayesuq.arrays import ArrayLike
@@ -29,6 +29,8 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.randomness import isolated
+
+NUM_AT_ONCE = 1024  # rows whose masked targets are looked at together
 
 
 def network_of(posterior: Posterior, seed: int) -> nn.Module:
@@ -182,6 +184,60 @@ class _MaskedRows(Rows[Any]):
                 outputs = apply(self.network, x)
             targets = true_class_probs(self.model.likelihood.predictive(outputs.unsqueeze(0)), self.labels[places])
         return Batch(features, self.form(targets.to(features)), chosen.weight)
+
+
+class _StoredRows(Rows[Any]):
+    """Rows in memory that are read a minibatch at a time."""
+
+    def __init__(self, data: Dataset) -> None:
+        self.data = data
+
+    def __len__(self) -> int:
+        return len(self.data)
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        chosen = self.data.rows(places)
+        return Batch(chosen.x, chosen.y, chosen.weight)
+
+
+class _WeightedRows(Rows[Any]):
+    """The same rows, the weight of each multiplied by a factor."""
+
+    def __init__(self, rows: Any, factor: Tensor) -> None:
+        self.rows, self.factor = rows, factor
+
+    def __len__(self) -> int:
+        return len(self.factor)
+
+    def __getitems__(self, places: list[int]) -> Batch:
+        batch = self.rows.__getitems__(places)
+        factor = self.factor[places].to(batch.y)
+        if batch.weight is not None:
+            factor = batch.weight * factor.reshape(-1, *[1] * (batch.weight.ndim - 1))
+        return Batch(batch.x, batch.y, factor)
+
+
+def by_importance(rows: Dataset | DataLoader[Any], batch_size: int, seed: int) -> DataLoader[Any]:
+    """Minibatches that show rows of small true class probability more often, by so much less weight.
+
+    Row n is drawn with probability q_n = (1 + (1 - p_n) / mean(1 - p)) / (2 N) and has the weight 1 / (N q_n), at most
+    2, so that a loss has the same mean as over rows drawn alike.
+
+    Args:
+        rows: Features with targets whose last column is p; a loader's own masks give p once.
+        batch_size: Rows of a minibatch.
+        seed: Of those masks.
+    """
+    shown: Any = rows.dataset if isinstance(rows, DataLoader) else _StoredRows(rows)
+    count = len(shown)
+    with isolated(seed):
+        parts = [shown.__getitems__(part.tolist()).y for part in torch.arange(count).split(NUM_AT_ONCE)]
+    doubt = 1 - torch.cat(parts)[:, -1].double().cpu()
+    total = doubt.sum()
+    chances = 0.5 / count + 0.5 * (doubt / total if total > 0 else torch.full_like(doubt, 1 / count))
+    sampler = WeightedRandomSampler(chances.tolist(), count)
+    weighted = _WeightedRows(shown, 1 / (count * chances))
+    return DataLoader(weighted, batch_size=batch_size, sampler=sampler, collate_fn=as_it_is)
 
 
 def in_chunks(model: BayesianNetwork, x: "ArrayLike | DataLoader[Any]") -> Iterator[Inputs]:

@@ -14,7 +14,7 @@ from bayesuq.data import Dataset
 from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification
 from bayesuq.inference import confidence, dropout, ensemble, laplace, map_estimate, temperature, variational
 from bayesuq.inference.confidence.fitting import ConfidencePosterior
-from bayesuq.inference.confidence.true_class import features_of, masked_loader, network_of, with_targets
+from bayesuq.inference.confidence.true_class import by_importance, features_of, masked_loader, network_of, with_targets
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import load
@@ -135,8 +135,9 @@ def test_the_other_loss_is_the_cross_entropy_and_begins_at_the_mean(fitted: Post
     assert float(bias.sigmoid()) == pytest.approx(float((p.sum() + 0.5) / 301), rel=1e-5)
 
 
+@pytest.mark.parametrize("importance_sampling", [False, True])
 @pytest.mark.parametrize("loss", ["cross-entropy", "squared"])
-def test_either_loss_is_least_at_the_mean_probability_of_the_true_class(loss: Any) -> None:
+def test_either_loss_is_least_at_the_mean_probability_of_the_true_class(loss: Any, importance_sampling: bool) -> None:
     # At x = 1 the label is noise, at x = -1 it is clear but for one in ten: what a classifier gives to the true class
     # has a mean there that the rows tell exactly.
     y = torch.tensor([0, 1] * 10 + [1] * 18 + [0] * 2)
@@ -144,8 +145,9 @@ def test_either_loss_is_least_at_the_mean_probability_of_the_true_class(loss: An
     net = built(lambda: networks.mlp(1, (8,), 2))
     model = BayesianNetwork(net, priors.Normal(scale=3.0), likelihoods.Categorical())
     posterior = map_estimate.fit(model, data, num_epochs=50, learning_rate=1e-2, seed=0)
-    options = {"hidden": (16,), "num_epochs": 300, "learning_rate": 1e-2, "num_fine_tuning_epochs": 0, "seed": 0}
-    found = confidence.fit(posterior, data, loss=loss, **options).confidence(data.x)
+    options: dict[str, Any] = {"hidden": (16,), "num_epochs": 300, "learning_rate": 1e-2, "num_fine_tuning_epochs": 0}
+    fit = confidence.fit(posterior, data, loss=loss, importance_sampling=importance_sampling, **options, seed=0)
+    found = fit.confidence(data.x)
     truth = true_probs(posterior, data).view(2, 20).mean(dim=1)
     assert found.view(2, 20)[:, 0].tolist() == pytest.approx(truth.tolist(), abs=0.02)
 
@@ -206,6 +208,43 @@ def test_targets_of_a_mixture_are_its_own_whatever_the_masks_of_the_features(met
 def test_a_network_without_dropout_needs_no_loader(fitted: Posterior) -> None:
     data = rings(10, 0)
     assert masked_loader(fitted, network_of(fitted, 0), with_targets(fitted, data, None, 0), data.y, 5) is None
+
+
+def test_importance_sampling_shows_doubtful_rows_often_and_leaves_every_mean_as_it_is() -> None:
+    # A tenth of the rows have a true class probability of .1, the others of .99, so that the mean of 1 - p is .099.
+    probs = torch.tensor([0.1] * 10 + [0.99] * 90).unsqueeze(1)
+    own = torch.rand(100, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(0)
+    loader = by_importance(Dataset(torch.arange(100.0).unsqueeze(1), probs, own), 20, seed=0)
+    batches = [batch for _ in range(200) for batch in loader]
+    places, weight = (torch.cat([batch[part].flatten() for batch in batches]) for part in (0, 2))
+    doubtful = places < 10
+    chance = 0.1 * 0.5 * (1 + 0.9 / 0.099)  # of any of the ten
+    assert float(doubtful.float().mean()) == pytest.approx(chance, abs=4 * (chance * (1 - chance) / 20_000) ** 0.5)
+    assert float((weight / own[places.long()]).max()) < 2
+    for rows, truth in ((doubtful, own[:10].sum() / 100), (~doubtful, own[10:].sum() / 100)):
+        terms = weight * rows
+        assert float(terms.mean()) == pytest.approx(float(truth), abs=4 * float(terms.std()) / 20_000**0.5)
+
+
+def test_importance_sampling_goes_by_masked_targets_and_leaves_masks_and_targets_as_they_are() -> None:
+    data = rings(64, 0)
+    posterior = with_dropout(data)
+    theta = features_at(posterior)
+    loader = masked_loader(posterior, network_of(posterior, 0), with_targets(posterior, data, 3, 0), data.y, 16)
+    assert loader is not None
+    torch.manual_seed(0)
+    mean, drawn = float(torch.cat([batch[1] for _ in range(20) for batch in loader]).mean()), []
+    doubtful = by_importance(loader, 64, seed=0)
+    for features, targets, weight in [batch for _ in range(20) for batch in doubtful]:
+        outputs = features @ theta["4.weight"].T + theta["4.bias"]
+        assert bool((outputs.softmax(dim=1) - targets).abs().amin(dim=1).lt(1e-5).all())
+        drawn.append(torch.stack([targets[:, 0], weight]))
+    targets, weight = torch.cat(drawn, dim=1)
+    assert len(targets) == 20 * 64
+    error = 0.3 * (2 / len(targets)) ** 0.5  # of the difference of two means, targets having a deviation of .3
+    assert float(targets.mean()) < mean - 2 * error
+    assert float((weight * targets).mean()) == pytest.approx(mean, abs=4 * error)
 
 
 def test_fine_tuning_is_without_dropout_and_batch_statistics_stay() -> None:
