@@ -5,16 +5,20 @@ from pathlib import Path
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, by_name, read_settings, tell, tell_warnings
 from bayesuq.cli.problem import load_data, use_computer
-from bayesuq.cli.reading import check_fitted_rows, fitted_table, posterior_file, read_fitted
+from bayesuq.cli.reading import check_fitted_rows, fitted_table, is_fitted_data, posterior_file, read_fitted
 from bayesuq.cli.settings import (
     DataOptions,
     OutputOptions,
     OwnNetworkOption,
+    Part,
     PosteriorOption,
     PredictionOptions,
     UsageError,
 )
+from bayesuq.data import Dataset, Split
 from bayesuq.datasets import named as datasets
+
+MANY = 0.1  # of the fitted rows: fewer may be alike by chance
 
 
 def run(
@@ -41,6 +45,9 @@ def run(
         )
     _check_split(path, data)
     table = fitted_table(path)
+    is_other_table = table is not None and not is_fitted_data(path, data.data)
+    if posterior.part == "all" and not is_other_table:
+        raise UsageError(f"Most rows of {data.data} were fitted, so that --part all would judge them by themselves.")
     found = load_data(data, None if table is None else table.columns)
     split = found.split
     if table is not None:
@@ -52,14 +59,18 @@ def run(
     folder = Output.prepare(output, settings)
     tell_warnings(data.data, found.warnings)
 
-    part = {"train": split.train, "val": split.val, "test": split.test}[posterior.part]
+    part = _part(posterior.part, split)
+    if table is not None and posterior.part == "all" and (fitted := table.share_fitted(part)) > MANY:
+        tell_warnings(
+            data.data, [f"{fitted:.0%} of the fitted rows stand in it, so that what is measured is too good."]
+        )
     judged = judge(
         loaded,
         part,
         split.ood,
         standardizer,
         prediction,
-        validation=None if posterior.part == "val" else split.val,
+        validation=split.val if posterior.part in ("train", "test") else None,
         ignore_index=datasets.IGNORED.get(data.data),
         background=data.data in datasets.WITHOUT_BACKGROUND,
     )
@@ -70,8 +81,17 @@ def run(
         if part.is_labelled or standardizer is not None or own.network is not None
         else ", in the posterior's units: no standardizer is there"
     )
-    print(f"{path} on {data.data}, {posterior.part} rows{units}: {judged.report}")
+    some = f" ({len(part)}; `--part all` takes all {len(_part('all', split))})" if is_other_table else ""
+    print(
+        f"{path} on {data.data}, {posterior.part} rows{some if posterior.part != 'all' else ''}{units}: {judged.report}"
+    )
     tell(f"Written to {folder.folder}.")
+
+
+def _part(name: Part, split: Split) -> Dataset:
+    if name == "all":
+        return split.train.concatenate(split.val, split.test)
+    return {"train": split.train, "val": split.val, "test": split.test}[name]
 
 
 def _check_split(posterior: Path, data: DataOptions) -> None:

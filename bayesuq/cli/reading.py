@@ -44,6 +44,11 @@ def fitted_table(path: Path) -> TablePosterior | None:
     return found if isinstance(found, TablePosterior) else None
 
 
+def is_fitted_data(path: Path, data: str) -> bool:
+    """Whether a file of data is the one that the posterior of a file was fitted to."""
+    return Path(str(_settings_of(path).get("data", ""))).resolve() == Path(data).resolve()
+
+
 def check_fitted_rows(table: TablePosterior, path: Path, split: Split, data: str) -> None:
     """Refuse the table that was fitted where it is no longer as it was: among its test rows are rows trained on.
 
@@ -56,8 +61,7 @@ def check_fitted_rows(table: TablePosterior, path: Path, split: Split, data: str
     Raises:
         UsageError: With what to do.
     """
-    is_fitted_one = Path(str(_settings_of(path).get("data", ""))).resolve() == Path(data).resolve()
-    if is_fitted_one and not table.was_fitted_to(split.train):
+    if is_fitted_data(path, data) and not table.was_fitted_to(split.train):
         raise UsageError(
             f"{data} is not as it was when {path} was fitted to it, so that it is not known which of its rows were. "
             "Fit it again; or put the rows that were not fitted into a file of their own, and evaluate on that."

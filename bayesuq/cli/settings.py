@@ -22,7 +22,7 @@ NETWORKS: tuple[str, ...] = get_args(NetworkKind)
 RandomKind = Literal["last_layer", "all"]
 LikelihoodKind = Literal["auto", "categorical", "normal", "heteroscedastic"]
 ActivationKind = Literal["relu", "tanh", "silu", "gelu"]
-Part = Literal["train", "val", "test"]
+Part = Literal["train", "val", "test", "all"]
 TargetKind = Literal["auto", "numbers", "labels"]
 
 
@@ -251,7 +251,9 @@ class PosteriorOption:
     """Which posterior is evaluated, and on what."""
 
     posterior: Annotated[Path, About("File that `posterior.save` wrote, or a folder that `bayesuq fit` did.")]
-    part: Annotated[Part, About("Part of the data set to evaluate on.")] = "test"
+    part: Annotated[Part, About("Part of the data to evaluate on; all rows of a table of which none was fitted.")] = (
+        "test"
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -179,6 +179,29 @@ def test_another_table_is_evaluated_by_the_columns_that_were_fitted(
     assert "predicts 'price', and not --target size" in capsys.readouterr().err
 
 
+def test_all_rows_of_another_table_are_measured_where_none_was_fitted(
+    fitted: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def evaluated(table: pd.DataFrame, name: str) -> dict[str, Any]:
+        path, out = written(table, tmp_path / f"{name}.csv"), tmp_path / name
+        options = ["--part", "all", "--out", str(out)]
+        assert main(["evaluate", "--posterior", str(fitted), "--data", str(path), *options]) == 0
+        return json.loads((out / "report.json").read_text())
+
+    new = houses(40, seed=3)
+    (rmse,) = [one["value"] for one in evaluated(new, "new")["measures"] if one["name"] == "root_mean_squared_error"]
+    told = capsys.readouterr()
+    assert "all rows: 40 points" in told.out
+    assert "fitted rows stand in it" not in told.err
+    predicted = bq.load(fitted / "posterior.safetensors").predict(new).mean[:, 0].numpy()
+    assert rmse == pytest.approx(((predicted - new["price"]) ** 2).mean() ** 0.5, rel=1e-4)
+    evaluated(pd.concat([new, houses(600)]), "mixed")
+    assert "of the fitted rows stand in it" in capsys.readouterr().err
+    own = ["evaluate", "--posterior", str(fitted), "--part", "all", "--out", str(tmp_path / "own"), "--data"]
+    assert main([*own, str(fitted.with_name("houses.csv"))]) == 2
+    assert "were fitted, so that --part all" in capsys.readouterr().err
+
+
 def test_a_table_that_changed_after_its_fit_is_not_taken_for_the_fitted_one(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -33,6 +33,7 @@ __dir__ = __all__.copy
 
 MOST_REFERENCES = 1000  # training rows that are kept
 USUAL = 0.95  # share of training rows within distance 1
+SAME = 1e-6  # of the usual distance: nearer rows are one row
 ROWS = 1000  # whose distances are computed together
 
 
@@ -117,6 +118,12 @@ class TablePosterior(WrappingPosterior):
             return False
         rows = _reference(train, self.columns, self.posterior)
         return rows.shape == self.reference.shape and torch.allclose(rows, self.reference.to(rows))
+
+    def share_fitted(self, data: Dataset) -> float:
+        """The share of the training rows that it kept, up to 1,000, which stand among these rows as they are."""
+        rows = _coordinates(data.x.double(), self.columns, self.posterior).to(self.reference)
+        nearest = torch.cat([part.amin(dim=1) for part in _distances(self.reference, rows)])
+        return float((nearest < SAME * self.typical).double().mean())
 
     def distance(self, frame: Any) -> Tensor:
         """How far rows are from the training data, (N,): above 1 further than 95 % of the training rows are."""
