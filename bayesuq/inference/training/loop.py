@@ -204,7 +204,7 @@ class _Run:
     def _run_epochs(self) -> None:
         """The epochs that are left."""
         with bar(self.training.progress, total=self.num_epochs, done=self.epoch, unit="epoch") as shown:
-            while self.epoch < self.num_epochs and not self.pace.is_over and not self._is_out_of_patience():
+            while self.epoch < self.num_epochs and not self._has_to_end():
                 self._run_epoch()
                 self._end_epoch()
                 seen = self.watched[-1] if self.watched else None
@@ -212,6 +212,10 @@ class _Run:
                     {"loss": self.losses[-1]} | ({} if seen is None else {"validation": seen}), refresh=False
                 )
                 shown.update()
+
+    def _has_to_end(self) -> bool:
+        """Whether time or patience has run out; an epoch of which a file has all the steps is still to be ended."""
+        return (self.pace.is_over and not self.batch) or self._is_out_of_patience()
 
     def judge(self) -> None:
         """Warn where the fit looks unfinished; weights that validation chose may well be those before the end."""
