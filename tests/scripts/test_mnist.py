@@ -164,9 +164,10 @@ def test_scales_name_the_prior() -> None:
 
 def test_the_committed_settings_have_the_papers_network_and_every_method() -> None:
     settings = read_settings(SETTINGS)
-    assert settings.keys() == {*METHODS, "variational-narrow", "variational-mixture-256"}
-    for setting in settings.values():
+    assert settings.keys() == {*METHODS, "variational-narrow", "variational-mixture-256", "variational-mixture-800"}
+    for name, setting in settings.items():
+        width = 800 if name == "variational-mixture-800" else 400
         shapes = [tuple(parameter.shape) for parameter in setting.model(0).net.parameters() if parameter.ndim == 2]
-        assert shapes == [(400, 784), (400, 400), (10, 400)]
+        assert shapes == [(width, 784), (width, width), (10, width)]
     with pytest.raises(ValueError, match="`method` must be one of map"):
         Setting(method="swag", prior_scales=[1.0], num_epochs=1, learning_rate=0.1)  # type: ignore[arg-type]
