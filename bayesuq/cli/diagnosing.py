@@ -9,7 +9,7 @@ from bayesuq.cli.diagnosis import Diagnosis, diagnose
 from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, delete, file_name, read_settings, tell, tell_warnings
 from bayesuq.cli.page import fill
 from bayesuq.cli.problem import data_options, load_data, use_computer
-from bayesuq.cli.reading import check_fitted_rows, fitted_table, read_fitted
+from bayesuq.cli.reading import as_table, check_fitted_rows, read_alone, read_fitted
 from bayesuq.cli.settings import DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
@@ -125,7 +125,7 @@ def _fitted_data(found: Run) -> Split:
         UsageError: They are not here, or no longer so.
     """
     options, path = data_options(found.settings), next(iter(found.posteriors.values()))
-    table = fitted_table(path) if names_a_file(options.data) else None
+    table = as_table(read_alone(path)) if names_a_file(options.data) else None
     split = load_data(options, None if table is None else table.columns).split
     if table is not None:
         check_fitted_rows(table, path, split, options.data)

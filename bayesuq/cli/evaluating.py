@@ -5,7 +5,14 @@ from pathlib import Path
 from bayesuq.cli.judging import judge
 from bayesuq.cli.output import Output, by_name, read_settings, tell, tell_warnings
 from bayesuq.cli.problem import load_data, use_computer
-from bayesuq.cli.reading import check_fitted_rows, fitted_table, is_fitted_data, posterior_file, read_fitted
+from bayesuq.cli.reading import (
+    as_table,
+    check_fitted_rows,
+    is_fitted_data,
+    posterior_file,
+    read_alone,
+    read_fitted,
+)
 from bayesuq.cli.settings import (
     DataOptions,
     OutputOptions,
@@ -17,6 +24,7 @@ from bayesuq.cli.settings import (
 )
 from bayesuq.data import Dataset, Split
 from bayesuq.datasets import named as datasets
+from bayesuq.inference.posteriors.tables import TablePosterior
 
 MANY = 0.1  # of the fitted rows: fewer may be alike by chance
 
@@ -44,7 +52,8 @@ def run(
             f"{path} lies in {output.out}, which would be overwritten; name another folder for the results."
         )
     _check_split(path, data)
-    table = fitted_table(path)
+    known = read_alone(path)
+    table = as_table(known)
     is_other_table = table is not None and not is_fitted_data(path, data.data)
     if posterior.part == "all" and not is_other_table:
         raise UsageError(f"Most rows of {data.data} were fitted, so that --part all would judge them by themselves.")
@@ -52,7 +61,7 @@ def run(
     split = found.split
     if table is not None:
         check_fitted_rows(table, path, split, data.data)
-    loaded, standardizer = read_fitted(path, data.data, split, own.network)
+    loaded, standardizer = read_fitted(path, data.data, split, own.network, known)
     if prediction.device is not None:
         loaded = loaded.to(prediction.device)
     settings = by_name(posterior, own, data, prediction, output)
@@ -60,10 +69,8 @@ def run(
     tell_warnings(data.data, found.warnings)
 
     part = _part(posterior.part, split)
-    if table is not None and posterior.part == "all" and (fitted := table.share_fitted(part)) > MANY:
-        tell_warnings(
-            data.data, [f"{fitted:.0%} of the fitted rows stand in it, so that what is measured is too good."]
-        )
+    if table is not None and posterior.part == "all":
+        _tell_of_fitted_rows(table, part, data.data)
     judged = judge(
         loaded,
         part,
@@ -81,11 +88,17 @@ def run(
         if part.is_labelled or standardizer is not None or own.network is not None
         else ", in the posterior's units: no standardizer is there"
     )
-    some = f" ({len(part)}; `--part all` takes all {len(_part('all', split))})" if is_other_table else ""
-    print(
-        f"{path} on {data.data}, {posterior.part} rows{some if posterior.part != 'all' else ''}{units}: {judged.report}"
-    )
+    is_some = is_other_table and posterior.part != "all"
+    some = f" ({len(part)}; `--part all` takes all {len(_part('all', split))})" if is_some else ""
+    print(f"{path} on {data.data}, {posterior.part} rows{some}{units}: {judged.report}")
     tell(f"Written to {folder.folder}.")
+
+
+def _tell_of_fitted_rows(table: TablePosterior, rows: Dataset, data: str) -> None:
+    """Tell where rows that the posterior was fitted to are among those that it is judged by."""
+    fitted = table.share_fitted(rows)
+    if fitted > MANY:
+        tell_warnings(data, [f"{fitted:.0%} of the fitted rows stand in it, so that what is measured is too good."])
 
 
 def _part(name: Part, split: Split) -> Dataset:

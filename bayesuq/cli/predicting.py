@@ -33,7 +33,7 @@ def run(options: NewRowsOptions, prediction: PredictionOptions) -> None:
     posterior = _table_posterior(path)
     if not options.data.is_file():
         raise UsageError(f"There is no file {str(options.data)!r}.")
-    for read in (options.data, posterior_file(options.posterior)):
+    for read in (options.data, path):
         if options.out.resolve() == read.resolve():
             raise UsageError(
                 f"{options.out} is what is read, and would be lost; name another file for the predictions."

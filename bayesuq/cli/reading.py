@@ -36,12 +36,14 @@ def posterior_file(path: Path) -> Path:
     return path
 
 
-def fitted_table(path: Path) -> TablePosterior | None:
-    """The posterior of a file with what it knows of the columns that it was fitted to; None where that was no table."""
-    if is_import_path(_network_of(path)):
-        return None
-    found = load(path)
-    return found if isinstance(found, TablePosterior) else None
+def read_alone(path: Path) -> Posterior | None:
+    """The posterior of a file; None where it was fitted around a network of the user's own, which the file lacks."""
+    return None if is_import_path(_network_of(path)) else load(path)
+
+
+def as_table(posterior: Posterior | None) -> TablePosterior | None:
+    """A posterior with what it knows of the columns that it was fitted to; None where that was no table."""
+    return posterior if isinstance(posterior, TablePosterior) else None
 
 
 def is_fitted_data(path: Path, data: str) -> bool:
@@ -68,12 +70,14 @@ def check_fitted_rows(table: TablePosterior, path: Path, split: Split, data: str
         )
 
 
-def read_fitted(path: Path, data: str, split: Split, network: str | None) -> tuple[Posterior, Standardizer | None]:
+def read_fitted(
+    path: Path, data: str, split: Split, network: str | None, known: Posterior | None = None
+) -> tuple[Posterior, Standardizer | None]:
     """The posterior of a file as it was fitted, and the units of that, from the file or from beside it.
 
     The arguments and errors are those of `read_posterior`.
     """
-    posterior = read_posterior(path, data, split, network)
+    posterior = read_posterior(path, data, split, network, known)
     if isinstance(posterior, TablePosterior):
         posterior = posterior.posterior
     if isinstance(posterior, UnitsPosterior):
@@ -81,7 +85,9 @@ def read_fitted(path: Path, data: str, split: Split, network: str | None) -> tup
     return posterior, read_standardizer(path.parent)
 
 
-def read_posterior(path: Path, data: str, split: Split, network: str | None) -> Posterior:
+def read_posterior(
+    path: Path, data: str, split: Split, network: str | None, known: Posterior | None = None
+) -> Posterior:
     """The posterior of a file.
 
     Args:
@@ -90,6 +96,7 @@ def read_posterior(path: Path, data: str, split: Split, network: str | None) -> 
         split: Their parts.
         network: The import path of the network that it was fitted around, as the command line has it; None where that
             was one of bayesuq's.
+        known: What `read_alone` gave, where the file has been read before.
 
     Raises:
         UsageError: A network that is missing or not wanted, or that is not the file's.
@@ -102,14 +109,14 @@ def read_posterior(path: Path, data: str, split: Split, network: str | None) -> 
                 f"{path} was fitted around a network of your own, which the file does not hold. Name the function that "
                 f"builds it: --network {named}, if you trust that module."
             )
-        return load(path)
+        return load(path) if known is None else known
     if not is_import_path(named):
         raise UsageError(f"{path} was not fitted around a network of your own; leave --network out.")
     _, tensors = read(path)
     net = built(network, seed=0)
     put_into(net, below("model.", tensors), str(path))
-    known = {item.name for item in fields(ModelOptions)} - {"weights"}
-    options: dict[str, Any] = {name: value for name, value in settings.items() if name in known}
+    names = {item.name for item in fields(ModelOptions)} - {"weights"}
+    options: dict[str, Any] = {name: value for name, value in settings.items() if name in names}
     return load_fitted(path, Problem.around(net, data, split, ModelOptions(**options)))
 
 
