@@ -38,7 +38,6 @@ __all__ = [
     "pinball_loss",
     "pointwise",
     "root_mean_squared_error",
-    "sample_crps",
     "weighted_interval_score",
 ]
 __dir__ = __all__.copy

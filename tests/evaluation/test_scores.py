@@ -26,6 +26,7 @@ from bayesuq.evaluation.scores import (
     top_label,
 )
 from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.empirical import EmpiricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
 from tests.evaluation.examples import labelled, measured, noise, sure
 from tests.zoo.computed_numbers import ComputedNumbers
@@ -320,13 +321,14 @@ class TestCRPS:
 
 
 class TestSampleCRPS:
-    def test_is_the_double_sum_written_out(self) -> None:
+    def test_is_the_double_sum_written_out_and_if_fair_the_crps_of_these_draws(self) -> None:
         draws, y = noise(0, 7, 5, 2), noise(1, 5, 2)
         pairs = (draws[:, None] - draws[None]).abs().sum(dim=(0, 1))
         for fair, divisor in ((True, 2 * 7 * 6), (False, 2 * 7 * 7)):
             expected = (draws - y).abs().mean(dim=0) - pairs / divisor
             torch.testing.assert_close(pointwise_sample_crps(draws, y, fair=fair), expected)
             torch.testing.assert_close(sample_crps(draws, y, fair=fair), expected.mean())
+        torch.testing.assert_close(crps(EmpiricalPredictive.from_draws(draws), y), sample_crps(draws, y))
 
     @pytest.mark.parametrize("num_draws", [2, 5, 20])
     def test_fair_score_is_that_of_the_mixture_on_average_and_the_plain_one_is_not(self, num_draws: int) -> None:
@@ -440,7 +442,7 @@ def test_each_score_is_the_mean_of_its_points_and_other_functions_have_none() ->
         {"interval_score": {"level": 0.9}, "pinball_loss": {"level": 0.9}},
     )
     of_labels = ("accuracy", "brier_score", "negative_log_likelihood")
-    for name in set(scores.__all__) - {"pointwise"}:
+    for name in (score.__name__ for score in scores.POINTWISE):
         example = labels if name in of_labels else drawn if name == "sample_crps" else real
         score, given = getattr(scores, name), options.get(name, {})
         mean = scores.pointwise(score)(*example, **given).mean()

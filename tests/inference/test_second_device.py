@@ -273,7 +273,7 @@ ONE_READ = {
     for module in (scores, calibration, uncertainty, detection)
     for name in module.__all__
     if name != "pointwise"
-} | {one.__name__: one for one in (calibration.pointwise_coverage, *scores.POINTWISE.values())}
+} | {one.__name__: one for one in (calibration.pointwise_coverage, *scores.POINTWISE, *scores.POINTWISE.values())}
 OF_ERRORS = ("augrc", "aurc", "auroc", "average_precision", "false_positive_rate_at", "risk_coverage", "excess_aurc")
 OTHERWISE_CALLED = {
     "interval_coverage": (0.9,),

@@ -14,12 +14,8 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.plots.detection import rejection_curves as rejection_curves
     from bayesuq.evaluation.plots.detection import roc_curves as roc_curves
     from bayesuq.evaluation.plots.detection import score_histograms as score_histograms
-    from bayesuq.evaluation.plots.draws import energy_plot as energy_plot
-    from bayesuq.evaluation.plots.draws import forest_plot as forest_plot
     from bayesuq.evaluation.plots.draws import loo_pit_plot as loo_pit_plot
-    from bayesuq.evaluation.plots.draws import pair_plot as pair_plot
     from bayesuq.evaluation.plots.draws import predictive_check_plot as predictive_check_plot
-    from bayesuq.evaluation.plots.draws import rank_plot as rank_plot
     from bayesuq.evaluation.plots.draws import trace_plot as trace_plot
     from bayesuq.evaluation.plots.real_images import kept_error_curves as kept_error_curves
     from bayesuq.evaluation.plots.real_images import real_maps as real_maps

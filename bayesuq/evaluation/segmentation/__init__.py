@@ -8,10 +8,8 @@ if TYPE_CHECKING:
     from bayesuq.evaluation.segmentation.failures import image_failures as image_failures
     from bayesuq.evaluation.segmentation.lesions import lesion_counts as lesion_counts
     from bayesuq.evaluation.segmentation.masks import class_dice as class_dice
-    from bayesuq.evaluation.segmentation.masks import near_foreground as near_foreground
     from bayesuq.evaluation.segmentation.measures import dice as dice
     from bayesuq.evaluation.segmentation.measures import intersection_over_union as intersection_over_union
-    from bayesuq.evaluation.segmentation.measures import rank_correlation as rank_correlation
     from bayesuq.evaluation.segmentation.measures import uncertainty_error_overlap as uncertainty_error_overlap
     from bayesuq.evaluation.segmentation.pixel_counts import pixel_state as pixel_state
     from bayesuq.evaluation.segmentation.raters import rater_agreement as rater_agreement

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from bayesuq.evaluation import segmentation
 from bayesuq.evaluation.segmentation import overlap
-from bayesuq.evaluation.segmentation.measures import pixel_accuracy, pointwise_dice
+from bayesuq.evaluation.segmentation.measures import pixel_accuracy, pointwise_dice, rank_correlation
 from bayesuq.evaluation.segmentation.overlap import PUBLISHED_THRESHOLDS, OverlapCounts, overlap_sweep
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.streaming import states
@@ -208,8 +208,8 @@ def test_rank_correlation_is_scipys_ties_included() -> None:
     generator = torch.Generator().manual_seed(0)
     one, other = (torch.randint(6, (40,), generator=generator).double() for _ in range(2))
     expected = stats.spearmanr(one, other).statistic
-    assert float(segmentation.rank_correlation(one, other)) == pytest.approx(expected)
-    assert segmentation.rank_correlation(one, torch.ones(40)).isnan()
+    assert float(rank_correlation(one, other)) == pytest.approx(expected)
+    assert rank_correlation(one, torch.ones(40)).isnan()
 
 
 @pytest.mark.parametrize(
@@ -220,7 +220,7 @@ def test_rank_correlation_is_scipys_ties_included() -> None:
         (lambda: overlap_sweep([[float("nan")]], [[True]]), "uncertainty"),
         (lambda: overlap_sweep([[0.1]], [[True]]).at(0.33), "`threshold` must be one of"),
         (lambda: overlap.fractions(segmented(0)[0], "entropy"), "`score` must be one of"),
-        (lambda: segmentation.rank_correlation([0.1], [0.1, 0.2]), "must have one shape"),
+        (lambda: rank_correlation([0.1], [0.1, 0.2]), "must have one shape"),
         (lambda: OverlapCounts.concatenate([]), "at least one"),
     ],
 )

@@ -10,9 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesuq.evaluation import segmentation
 from bayesuq.evaluation.segmentation import overlap, patches, reporting
-from bayesuq.evaluation.segmentation.measures import pointwise_dice
+from bayesuq.evaluation.segmentation.measures import pointwise_dice, rank_correlation
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.segmentation.reporting import SegmentationResult, evaluate_segmentation, predictions
 from bayesuq.evaluation.standard_errors import bootstrap
@@ -46,7 +45,7 @@ def test_measures_are_those_of_the_single_functions() -> None:
     assert report["overlap_floor"].value == pytest.approx(float(counts.floor.mean()))
     mean_entropy = torch.where(y != VOID, predictive.total, 0).flatten(1).sum(1) / (y != VOID).flatten(1).sum(1)
     dice = pointwise_dice(predictive, y, ignore_index=VOID)
-    expected = float(segmentation.rank_correlation(mean_entropy, dice))
+    expected = float(rank_correlation(mean_entropy, dice))
     assert report["predictive_entropy_rank_correlation"].value == pytest.approx(expected)
 
 
