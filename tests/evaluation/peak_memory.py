@@ -1,4 +1,4 @@
-"""Run by `test_reporting`: evaluate images with few draws and with more, and print by how many bytes memory rose."""
+"""A script: evaluate images with few draws and with more, and print by how many bytes memory rose."""
 
 import sys
 from functools import partial

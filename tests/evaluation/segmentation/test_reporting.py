@@ -1,10 +1,7 @@
 """All measures of segmentation in one call: as the single functions have them, streamed, with the image as the unit."""
 
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
+from functools import partial
 
 import pytest
 import torch
@@ -15,9 +12,12 @@ from bayesuq.evaluation.segmentation.measures import pointwise_dice, rank_correl
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.segmentation.reporting import SegmentationResult, evaluate_segmentation, predictions
 from bayesuq.evaluation.standard_errors import bootstrap
+from bayesuq.inference.posteriors import weights
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.predictive.gaussian import GaussianPredictive
+from tests.evaluation.peak_memory import drawn
 from tests.evaluation.segmented import VOID, part, segmented
+from tests.zoo.live_tensors import LiveTensors
 
 
 def batches(seed: int = 0, size: int = 5) -> list[tuple[CategoricalPredictive, Tensor]]:
@@ -159,27 +159,18 @@ def test_predictions_come_a_few_images_at_a_time() -> None:
     assert torch.equal(streamed.pixels.confusion, whole.pixels.confusion)
 
 
-@pytest.mark.slow
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads the peak from Linux")
-def test_memory_does_not_grow_with_the_draws() -> None:
-    """Beyond what a process has before it begins, 10 draws take less than 1.2 times the memory of 2.
-
-    What glibc keeps of freed memory differs by a quarter from run to run; with every larger block mapped and returned
-    on its own the peak is that of the tensors, within 1 %.
-    """
-    script = Path(__file__).parents[1] / "peak_memory.py"
-    returned = {"MALLOC_ARENA_MAX": "1", "MALLOC_MMAP_THRESHOLD_": "65536", "MALLOC_TRIM_THRESHOLD_": "65536"}
-
-    done = subprocess.run(
-        [sys.executable, script, "2", "2", "10"],
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=120,
-        env={**os.environ, "OMP_NUM_THREADS": "1", **returned},
-    )
-    few, many = map(int, done.stdout.split())
-    assert few > 10_000_000, "the measurement saw nothing"
+def test_memory_does_not_grow_with_the_draws(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 10 draws less than 1.2 times the tensors are there at once that are there of 2, of maps that are large."""
+    monkeypatch.setattr(weights, "VECTORISED_BUDGET", 1)
+    posterior, peaks = drawn(10), []
+    x, y = torch.rand(2, 3, 24, 32), torch.randint(11, (2, 24, 32))
+    for num_draws in (2, 10):
+        with LiveTensors() as tensors:
+            predict = partial(posterior.predict, num_samples=num_draws, seed=0)
+            evaluate_segmentation(predictions(predict, x, y, batch_size=2))
+        peaks.append(tensors.peak)
+    few, many = peaks
+    assert few > 11 * y.numel() * 4, "not even one map of probabilities was seen"
     assert many < 1.2 * few
 
 
