@@ -143,7 +143,10 @@ def unwrapped(law: Any) -> Any:
         if isinstance(law, Independent) or "MaskedDistribution" in kinds(law):
             law = law.base_dist
         elif "ExpandedDistribution" in kinds(law):
-            law = law.base_dist.expand(law.batch_shape)
+            inner = law.base_dist.expand(law.batch_shape)
+            if "ExpandedDistribution" in kinds(inner):  # a law that has no `expand` of its own, as a user's may
+                return law
+            law = inner
         else:
             return law
 

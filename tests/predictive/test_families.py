@@ -4,7 +4,7 @@ import inspect
 import math
 import warnings
 from collections.abc import Callable
-from typing import Any
+from typing import Any, ClassVar
 
 import pyro
 import pyro.distributions as pyro_laws
@@ -16,7 +16,7 @@ from torch import distributions as torch_laws
 
 import bayesuq as bq
 from bayesuq.evaluation import calibration, scores
-from bayesuq.predictive.laws import kinds
+from bayesuq.predictive.laws import kinds, unwrapped
 from bayesuq.predictive.mixture import MixturePredictive
 
 S, N = 2, 25
@@ -288,6 +288,14 @@ def test_what_lies_outside_the_support_of_all_or_of_some_draws() -> None:
         gamma.log_prob([-1.0])
     assert gamma.cdf([-1.0]).tolist() == [[0.0]]
     assert "Poisson" in kinds(pyro_laws.Poisson(1.0))
+
+
+def test_a_law_that_does_not_expand_by_itself_comes_to_an_end() -> None:
+    class Own(pyro_laws.TorchDistribution):
+        arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    law = Own(validate_args=False).expand(torch.Size([3]))
+    assert unwrapped(law.to_event(1)) is law
 
 
 def test_a_law_without_density_is_still_measured_by_draws() -> None:

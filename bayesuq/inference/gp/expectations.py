@@ -68,10 +68,7 @@ def log_predictive(
 ) -> Tensor:
     """log E p(y_n | f_n) of each row, weighted, (N,), in nats; the arguments are those of `expected_log_prob`."""
     f, log_shares = _points(likelihood, mean, variance, noise, NUM_PREDICTIVE_DRAWS)
-    density = (_terms(likelihood, f, y, None) + log_shares.unsqueeze(1)).logsumexp(dim=0)
-    if weight is None:
-        return density
-    return density * (weight if weight.ndim == 1 else weight.flatten(1).mean(dim=1))
+    return (_terms(likelihood, f, y, weight) + log_shares.unsqueeze(1)).logsumexp(dim=0)
 
 
 def _points(

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.distributions import biject_to
 
 from bayesuq.data import Batch
-from bayesuq.inference.joint.programs import OPTIONS, is_data, is_subsample, private_store
+from bayesuq.inference.joint.programs import OPTIONS, data_sites, is_data, is_subsample, private_store
 from bayesuq.inputs import structure
 from bayesuq.models.program import Observed, Program
 from bayesuq.predictive.laws import unwrapped
@@ -154,8 +154,7 @@ class ProgramCall:
         """Of what is observed, where the real line has 0."""
         trace = self.trace(rows, num_data)
         trace.compute_log_prob()
-        sites = [site for site in trace.nodes.values() if site["type"] == "sample" and is_data(site)]
-        return float(sum(site["log_prob_sum"] for site in sites))
+        return float(sum(site["log_prob_sum"] for site in data_sites(trace)))
 
     def survey(self, rows: Batch, num_data: int | None = None) -> Survey:
         """What the program samples and observes on these rows; nothing is drawn from its laws.

@@ -22,7 +22,7 @@ from torch.distributions import Distribution, biject_to
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.program_call import ProgramCall
-from bayesuq.inference.joint.programs import is_data, is_subsample, private_store
+from bayesuq.inference.joint.programs import is_data, is_subsample, private_store, row_log_prob
 from bayesuq.predictive.laws import unchecked
 
 PASS_NUMBERS = 2**22  # of the data and the vector, times the products that one pass takes
@@ -226,14 +226,7 @@ class ProgramJoint:
             ValueError: A site that has one density of all rows.
         """
         with running(), torch.no_grad():
-            observed = self.terms(flat, batch).observed
-        total = torch.zeros(len(batch.y), dtype=flat.dtype, device=flat.device)
-        for name, site in observed.items():
-            terms = site["fn"].log_prob(site["value"])
-            if terms.shape[:1] != (len(batch.y),):
-                raise ValueError(f"`validation` needs a density of each row; that of {name!r} is one of all rows.")
-            total = total + terms.reshape(len(batch.y), -1).sum(dim=1)
-        return total
+            return row_log_prob(self.terms(flat, batch).observed.values(), batch)
 
     def theta(self, flat: Tensor, rows: Batch) -> dict[str, Tensor]:
         """The latents on their own support at one vector."""

@@ -7,18 +7,21 @@ generators are global too, so one pair runs at a time, whatever the threads.
 
 import inspect
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from functools import reduce
+from operator import add
 from threading import RLock
 from typing import Any
 
 import pyro
-import torch
 from pyro.distributions import Delta
+from pyro.distributions.util import scale_and_mask
 from pyro.infer.autoguide import AutoLaplaceApproximation, AutoMultivariateNormal, AutoNormal
 from pyro.nn import PyroModule
 from torch import Tensor, nn
 
+from bayesuq.data import Batch
 from bayesuq.models.program import Program
 from bayesuq.options import shortened
 from bayesuq.predictive.laws import unwrapped
@@ -60,17 +63,29 @@ def latent_sites(trace: Any) -> list[str]:
     ]
 
 
-def row_log_prob(trace: Any, y: Tensor) -> Tensor:
-    """log p(y | x, theta) of each row, unscaled, (N,), in nats, over all observed sites."""
-    if OBSERVED in trace.nodes:
-        return _by_row(trace.nodes[OBSERVED]["fn"].log_prob(y))
-    sites = [site for site in trace.nodes.values() if site["type"] == "sample" and is_data(site)]
-    terms = [site["fn"].log_prob(site["value"]) for site in sites]
-    return torch.stack([_by_row(one) for one in terms]).sum(dim=0)
+def data_sites(trace: Any) -> list[Any]:
+    """The sites of a trace that are observed data."""
+    return [site for site in trace.nodes.values() if site["type"] == "sample" and is_data(site)]
 
 
-def _by_row(terms: Tensor) -> Tensor:
-    return terms.flatten(1).sum(dim=1) if terms.ndim > 1 else terms
+def row_log_prob(sites: Iterable[Any], rows: Batch) -> Tensor:
+    """log p(y | x, theta) of each row, (N,), in nats, over all observed sites, as they mask and the rows weigh them.
+
+    Scales of plates do not count; weights of single targets do, where a site has a density of each.
+
+    Raises:
+        ValueError: A site that has one density of all rows.
+    """
+    return reduce(add, (_terms_of_rows(site, rows) for site in sites))
+
+
+def _terms_of_rows(site: Any, rows: Batch) -> Tensor:
+    terms = scale_and_mask(site["fn"].log_prob(site["value"]), 1.0, site["mask"])
+    if terms.shape[:1] != (len(rows.y),):
+        raise ValueError(f"`validation` needs a density of each row; that of {site['name']!r} is one of all rows.")
+    if rows.weight is not None and terms.shape == rows.weight.shape:
+        terms = terms * rows.weight
+    return terms.reshape(len(rows.y), -1).sum(dim=1)
 
 
 def is_subsample(site: Any) -> bool:

@@ -12,7 +12,7 @@ from bayesuq.arrays import as_labels, as_real, check_device
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.program_call import USUAL, AtOrigin, ProgramCall
 from bayesuq.inference.joint.program_joint import ProgramJoint, running
-from bayesuq.inference.joint.programs import is_data
+from bayesuq.inference.joint.programs import data_sites
 from bayesuq.inference.training.minibatches import cast_rows
 from bayesuq.inputs import as_rows, checked, in_dtype
 from bayesuq.models.program import Observed, Program
@@ -123,10 +123,9 @@ class ProgramRows:
         except (TypeError, AttributeError, IndexError, RuntimeError, ValueError):
             pass  # a program that needs its targets
         try:
-            nodes = self.call.trace(rows._replace(weight=None)).nodes
+            data = data_sites(self.call.trace(rows._replace(weight=None)))
         except (RuntimeError, ValueError, IndexError):
             return None  # told by what follows
-        data = [site for site in nodes.values() if site["type"] == "sample" and is_data(site)]
         return data[0] if len(data) == 1 else None
 
     def _is_unchecked(self, name: str, rows: Batch) -> bool:

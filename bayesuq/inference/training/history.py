@@ -9,7 +9,8 @@ class History:
 
     Attributes:
         loss: Of each epoch: mean over its steps of the loss per data point, in nats.
-        validation_loss: Of each epoch: mean negative log predictive density of the validation points, in nats.
+        validation_loss: Of each epoch: mean negative log predictive density of the validation points by their
+            weights, in nats.
         best_epoch: The epoch whose weights were kept; the last one without validation.
     """
 

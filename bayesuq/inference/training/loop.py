@@ -38,6 +38,7 @@ from bayesuq.inference.training.optimizers import Adam, Optimizer, falling_rate
 from bayesuq.inference.training.options import LOOKS, NOISE, QUALITY, SHUFFLE, VALIDATION, Progress, Training
 from bayesuq.inference.training.resumable import Resumable
 from bayesuq.inference.training.trend import USUAL_POINTS, trend
+from bayesuq.inference.training.watching import validation_loss
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import lost_steps
 from bayesuq.once import is_first
@@ -332,7 +333,7 @@ class _Run:
         self.course += means or [self.losses[-1]]
         without_subnormals(self.objective.leaves.values())
         if self.validation is not None:
-            self.watched.append(_validation_loss(self.objective, self.validation, training))
+            self.watched.append(_watched(self.objective, self.validation, training))
             self.best.offer(self.watched[-1], self.epoch)
         self.epoch, self.batch, self.steps = self.epoch + 1, 0, []
         self._tell()
@@ -598,17 +599,12 @@ def _all_finite(leaves: Iterable[Tensor]) -> bool:
     return all(bool(leaf.isfinite().all()) for leaf in leaves)
 
 
-def _validation_loss(objective: Objective, validation: Source, training: Training) -> float:
-    noise = generator(training.key(VALIDATION), device=validation.device)  # the same draws every epoch
-    # A loader may draw from the global generators, which training goes on drawing from.
-    key, loads = training.key(VALIDATION), validation.loader is not None
-
-    def found() -> float:
-        return sum(float(objective.log_predictive(batch, noise).double().sum()) for batch in validation.complete())
-
-    with torch.no_grad(), globally_isolated(key, device=validation.device) if loads else nullcontext():
-        total = validation.workers.agreed(found)
-    return -validation.workers.total(total) / validation.num_data
+def _watched(objective: Objective, validation: Source, training: Training) -> float:
+    """The validation loss; a loader may draw from the global generators, which training goes on drawing from."""
+    key = training.key(VALIDATION)
+    apart = nullcontext() if validation.loader is None else globally_isolated(key, device=validation.device)
+    with torch.no_grad(), apart:
+        return validation_loss(objective.log_predictive, validation, key)
 
 
 class _Best:

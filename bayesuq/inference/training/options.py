@@ -39,7 +39,8 @@ class Progress:
         epoch: Number of the epoch, from 0.
         step: Steps made so far.
         loss: Mean over the epoch's steps of the loss per data point, in nats.
-        validation_loss: Mean negative log predictive density of the validation points, in nats; None without them.
+        validation_loss: Mean negative log predictive density of the validation points by their weights, in nats; None
+            without them.
         seconds: Wall time since the fit began.
     """
 

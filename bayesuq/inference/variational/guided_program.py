@@ -22,6 +22,7 @@ from bayesuq.inference.joint.programs import (
     build_guide,
     check_same_density,
     check_sites,
+    data_sites,
     find_leaves,
     latent_sites,
     leaving_out,
@@ -267,7 +268,7 @@ class ProgramObjective:
         """log of the mean over eight draws of p(y | x, theta), row by row."""
         with self.pair.active(noise=noise):
             return log_mean_over_draws(
-                lambda: row_log_prob(self.pair.traces(batch, program=self.evaluation)[1], batch.y)
+                lambda: row_log_prob(data_sites(self.pair.traces(batch, program=self.evaluation)[1]), batch)
             )
 
     def culprits(self, batch: Batch, noise: torch.Generator) -> list[str]:
