@@ -80,7 +80,7 @@ def lesion_counts(
         predictive: Of the pixels of N images, with a mean (N, C, ...).
         y: Labels, (N, ...).
         least_share: Of a true lesion's pixels that must be predicted for it to be found; at 0 any one will do.
-        ignore_index: The label of void pixels, which belong to no lesion.
+        ignore_index: The label of void pixels, which belong to no lesion and connect nothing.
         background: Whether class 0 is among the K classes.
         regions: Whether they are K regions that may overlap, with a mean (N, 2, K, ...) and y (N, K, ...) of 0 and 1;
             otherwise K is an axis of space.

@@ -47,24 +47,28 @@ def random_labels(rank: int, num_classes: int = 3, seed: int = 0) -> tuple[Categ
     return sure(said, num_classes), truth
 
 
-def border(mask: Tensor) -> list[tuple[int, ...]]:
-    """Pixels with a neighbour along an axis that is not in the mask, or is no pixel."""
-    inside = {tuple(place) for place in mask.nonzero().tolist()}
+def border(mask: Tensor, void: Tensor) -> list[tuple[int, ...]]:
+    """Pixels with a neighbour along an axis that is known to be outside of the mask, or is no pixel."""
+    inside, unknown = ({tuple(place) for place in pixels.nonzero().tolist()} for pixels in (mask, void))
     steps = [
         tuple(sign * (axis == other) for other in range(mask.ndim)) for axis in range(mask.ndim) for sign in (-1, 1)
     ]
-    return [p for p in inside if any(tuple(a + b for a, b in zip(p, s, strict=True)) not in inside for s in steps)]
+    on_no_other_side = inside | unknown
+    return [
+        p for p in inside if any(tuple(a + b for a, b in zip(p, s, strict=True)) not in on_no_other_side for s in steps)
+    ]
 
 
 @pytest.mark.parametrize("rank", SIZES)
 def test_surfaces_are_those_of_a_loop_over_pairs(rank: int) -> None:
     predictive, y = random_labels(rank)
-    y[2, ..., 0] = VOID
+    y[2][torch.rand(y[2].shape, generator=torch.Generator().manual_seed(1)) < 0.3] = VOID
     spacing = (2.0, 1.0, 0.5)[:rank]
     found = surface_distances(predictive, y, spacing=spacing, tolerance=1.1, ignore_index=VOID)
     said = predictive.mean.argmax(dim=1)
     for n, k in itertools.product(range(3), (1, 2)):
-        one, other = border((said[n] == k) & (y[n] != VOID)), border(y[n] == k)
+        void = y[n] == VOID
+        one, other = border((said[n] == k) & ~void, void), border(y[n] == k, void)
         three = [float(values[n, k - 1]) for values in (found.hausdorff, found.average, found.surface_dice)]
         if not one and not other:
             assert all(map(math.isnan, three))
@@ -81,6 +85,17 @@ def test_surfaces_are_those_of_a_loop_over_pairs(rank: int) -> None:
             float((both <= 1.1).double().mean()),
         ]
         assert three == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_ends_at_void_pixels_has_no_border_there() -> None:
+    """In a row of pixels: void ones share no border, and a mask that ends at them alone has none at all."""
+    truth = torch.tensor([[0, 1, 1, VOID, VOID, 0], [0, VOID, 1, 1, VOID, 0], [0, 1, 1, VOID, VOID, 0]])
+    said = torch.tensor([[0, 0, 1, 1, 1, 0], [0, 0, 1, 1, 0, 0], [0, 1, 1, 1, 1, 1]])
+    found = surface_distances(sure(said, 2), truth, ignore_index=VOID, tolerance=0.5)
+    assert found.hausdorff.flatten()[0] == 1  # one end each, a pixel apart; along void pixels all were at distance 0
+    assert found.surface_dice.flatten()[0] == 0
+    assert found.average[1].isnan().all()
+    assert found.average[2] == 4 / 3  # beyond the void the prediction has a border that is 4 pixels from the truth's
 
 
 def test_dice_of_a_class_knows_empty_masks_and_void_pixels() -> None:
