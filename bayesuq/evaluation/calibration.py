@@ -138,7 +138,7 @@ def calibration_error_floor(
     """Mean ECE that labels drawn from the predictive itself would give: what a calibrated one shows on these points.
 
     In closed form, points being independent; the spread of confidences within a bin is neglected. An ECE near it says
-    nothing against the predictive.
+    nothing against the predictive. Of weighted points it goes by Kish's effective number of them in each bin.
 
     Args:
         predictive: Of labels, at N points.
@@ -184,7 +184,8 @@ def debiased_calibration_error(
     """Root mean squared top-label gap, less what the noise of N points adds: Kumar et al. (2019).
 
     0 where the noise explains all of the gap. The squared error before the root, which averages well over test sets, is
-    `reliability(...).debiased_squared_error`. See `reliability` for the rest.
+    `reliability(...).debiased_squared_error`. Of weighted points the noise is that of Kish's effective number of them
+    in each bin: one row of weight two is no second row. See `reliability` for the rest.
 
     Returns:
         Fraction, 0-d float64.

@@ -3,6 +3,8 @@
 A weight is at least 0, of each row, (N,), or of each target, of y's shape. What has weight 0 is left out of every
 measure, whatever stands in y there: NaN, or a label that is no class. A weighted measure is the ratio of weighted sums
 that the plain one is of sums, so that a whole-number weight is a row repeated, and a weight of 0 a row that is absent.
+What the number of independent points decides, as a correction for noise, goes by Kish's (sum w)^2 / sum w^2: a row that
+is repeated tells nothing new.
 """
 
 from typing import NamedTuple

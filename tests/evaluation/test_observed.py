@@ -43,6 +43,10 @@ def images() -> Example:
     return predictive, predictive.sample(1, seed=0)[0]
 
 
+def floor(predictive: Any, y: Tensor, weight: Any = None) -> Tensor:  # noqa: ARG001 - of any labels
+    return calibration.calibration_error_floor(predictive, weight=weight)
+
+
 LABELS: dict[str, Example] = {"labels": labelled(0, num_points=NUM_POINTS), "images": images()}
 REAL: dict[str, Example] = {
     "gaussian": measured(0, num_points=NUM_POINTS, num_columns=2),
@@ -58,6 +62,7 @@ OF_LABELS: list[Callable[..., Tensor]] = [
     calibration.debiased_calibration_error,
     calibration.adaptive_calibration_error,
     calibration.classwise_calibration_error,
+    floor,
     lambda p, y, **w: decomposition.brier_decomposition(p, y, **w).resolution,
     lambda p, y, **w: weighted.expected_calibration_error(p, y, **w).value,
     lambda p, y, **w: states.mean_of(scores.pointwise_brier_score).update(p, y, **w).result,
@@ -65,6 +70,7 @@ OF_LABELS: list[Callable[..., Tensor]] = [
     lambda p, y, **w: states.classwise_reliability(p.mean.shape[1]).update(p, y, **w).result,
     lambda p, y, **w: states.brier_bins(p.mean.shape[1]).update(p, y, **w).result,
 ]
+OF_INDEPENDENT_POINTS = [calibration.debiased_calibration_error, floor]
 OF_REAL: list[Callable[..., Tensor]] = [
     scores.negative_log_likelihood,
     scores.root_mean_squared_error,
@@ -120,11 +126,27 @@ def test_weights_of_rows_are_rows_repeated_whatever_their_scale(
     torch.testing.assert_close(
         measure(predictive, spoiled(y, times), weight=0.1 * times.double()), found, rtol=1e-9, atol=1e-12
     )
-    if measure is calibration.debiased_calibration_error:
-        return  # one row twice is no second row: it is worth less than two
+    repeated = measure(rows_of(predictive, chosen), y[chosen])
+    if measure in OF_INDEPENDENT_POINTS:  # one row twice is no second row: it is worth less than two
+        assert abs(float(found - repeated)) > 1e-3
+        return
     if measure is scores.crps and isinstance(predictive, MixturePredictive):
         return  # from draws, others for other rows
-    torch.testing.assert_close(found, measure(rows_of(predictive, chosen), y[chosen]), rtol=1e-9, atol=1e-12)
+    torch.testing.assert_close(found, repeated, rtol=1e-9, atol=1e-12)
+
+
+def test_the_debiased_error_of_weighted_points_has_no_bias() -> None:
+    """Its mean over all labels of three points, of which one weighs twice, is the squared gap; that of four is not."""
+    right, stated = 0.625, 0.75
+    labels = torch.cartesian_prod(*[torch.tensor([0, 1])] * 3)
+    chances = torch.where(labels == 0, right, 1 - right).prod(dim=1)
+    weight, chosen = torch.tensor([2.0, 1.0, 1.0]), [0, 0, 1, 2]
+    three, four = (CategoricalPredictive.from_probs([[[stated, 1 - stated]] * number]) for number in (3, 4))
+    of_weights = [calibration.reliability(three, y, weight=weight).debiased_squared_error for y in labels]
+    of_repeats = [calibration.reliability(four, y[chosen]).debiased_squared_error for y in labels]
+    unbiased, biased = (float(chances.double() @ torch.stack(found)) for found in (of_weights, of_repeats))
+    assert unbiased == pytest.approx((right - stated) ** 2, rel=1e-9)
+    assert biased > 1.5 * (right - stated) ** 2
 
 
 @pytest.mark.parametrize(("measure", "example"), cases())

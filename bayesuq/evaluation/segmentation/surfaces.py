@@ -1,7 +1,7 @@
 """Distances between the borders of what was predicted and what is there, image by image and class by class.
 
-A border is the pixels of a mask that touch what is not in it, or the end of the image. Void pixels are on no side: where
-a mask ends at one it is not known to end, and has no border there. d(a, B) being the distance of a pixel a to the
+A border is the pixels of a mask that touch what is not in it, or the end of the image. Void pixels are on no side:
+where a mask ends at one it is not known to end, and has no border there. d(a, B) being the distance of a pixel a to the
 nearest pixel of the border B,
 
     Hausdorff 95 %            = max(q95 {d(a, B): a in A}, q95 {d(b, A): b in B})
