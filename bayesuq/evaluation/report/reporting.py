@@ -365,6 +365,7 @@ def _measure_from(plain: Any, impossible: bool, later: Mapping[str, Any]) -> Mea
         plain["unit"],
         plain["remark"],
         None if ends is None else (float(ends[0]), float(ends[1])),
+        None if plain["off"] is None else float(plain["off"]),
     )
 
 

@@ -271,6 +271,9 @@ class TestFiles:
         assert Report.load(tmp_path / "report.json") == report
         assert Report.from_dict(json.loads(json.dumps(report.to_dict()))) == report
         assert [path.name for path in tmp_path.iterdir()] == ["report.json"]
+        too_sure = evaluate(GaussianPredictive(mean=torch.zeros(1, 40, 1), noise_variance=0.01), noise(0, 40))
+        assert too_sure["interval_coverage"].off < -2
+        assert Report.from_dict(too_sure.to_dict()) == too_sure
 
     def test_the_file_is_strict_json_and_what_is_undefined_stays_so(self, tmp_path: Path) -> None:
         report = evaluate(sure([1.0, 0.0], [0.5, 0.5]), [1, 1])
