@@ -37,6 +37,8 @@ def evaluate_maps(
 ) -> Report:
     """Errors, log scores, coverage of each pixel's intervals, and the parts of the variance, with errors over images.
 
+    The log score is of a pixel's channels together, of those that count, and shared out among them: nats a channel.
+
     Args:
         batches: Predictives of the pixels of some images, each with its truth, (N, C, ...), one after the other; or one
             predictive.
@@ -64,7 +66,7 @@ def evaluate_maps(
         raise TypeError("`counts` is of one predictive and its `y`; it says nothing of the pixels of batches.")
     shares = [check_fraction(level, "levels") for level in levels]
     rows: list[dict[str, Tensor]] = []
-    num_samples = 0
+    num_samples = num_channels = 0
     for predictive, truth in pairs(batches, y):
         if not isinstance(predictive, RealMaps):
             raise TypeError(
@@ -72,15 +74,17 @@ def evaluate_maps(
                 "pixels take `evaluate_segmentation`, of rows `report.evaluate`."
             )
         rows.append(_of_images(predictive, truth, shares, counts))
-        num_samples = predictive.num_samples
+        num_samples, num_channels = predictive.num_samples, predictive.mean.shape[1]
     if not rows:
         raise ValueError("`batches` must give at least one batch; it gave none. A generator can be used once only.")
     joined = {name: torch.cat([row[name] for row in rows]) for name in rows[0]}
+    of_channels = " and channel" if num_channels > 1 else ""
     squares = joined.pop("squares")
     root = squares.mean().sqrt()
     measures = [Measure.of("root_mean_squared_error", root, closed_form.of_root_mean(squares), "units of y")]
     for name, values in joined.items():
         unit = next(unit for start, unit in UNITS.items() if name.startswith(start))
+        unit += of_channels if name == "negative_log_likelihood" else ""
         measures.append(Measure.of(name, values.mean(), closed_form.of_mean(values), unit))
     return Report(tuple(measures), len(squares), num_samples)
 
@@ -129,16 +133,18 @@ def _of_images(
         raise ValueError(f"`counts` leaves no pixel of image {int((total <= 0).nonzero()[0])}.")
 
     def mean(values: Tensor) -> Tensor:
-        return (values * weight).reshape(number, -1).sum(dim=1) / total
+        return torch.where(weight > 0, values * weight, 0.0).reshape(number, -1).sum(dim=1) / total
 
     laws = predictive.pixels
     away, below = laws.mean - truth, laws.cdf(truth)
-    log_prob = laws.log_prob(truth).unsqueeze(1)  # of a pixel's channels together, shared out among them
+    observed = None if counts is None else weight > 0
+    # Of the channels of a pixel that count together, shared out among them.
+    log_prob = laws.log_prob(truth, observed=observed).unsqueeze(1) / weight.sum(dim=1, keepdim=True).clamp(min=1)
     inside = {f"coverage_{level:g}": ((below - 0.5).abs() <= level / 2).double() for level in levels}
     values = {
         "squares": away.square(),
         "mean_absolute_error": away.abs(),
-        "negative_log_likelihood": -(log_prob / truth.shape[1]).expand_as(truth),
+        "negative_log_likelihood": -log_prob.expand_as(truth),
         **inside,
         "aleatoric": laws.aleatoric,
         "epistemic": laws.epistemic,

@@ -138,6 +138,21 @@ def test_measures_are_means_over_images_of_means_over_pixels() -> None:
     assert of_half == pytest.approx(float((predictive.mean - data.y).abs()[..., :3].mean()))
 
 
+@pytest.mark.parametrize("head", HEADS)
+def test_the_log_score_of_a_pixel_is_that_of_its_channels_that_count(head: str) -> None:
+    """Whatever stands in the others; where one channel counts alone, it is that channel's own."""
+    model, data = problem(head)
+    predictive = map_estimate.fit(model, data, **FEW).predict(data.x)
+    known = noise(4, *data.y.shape) > 0
+    observed = known.movedim(1, -1).flatten(0, -2)
+    joint = -predictive.pixels.log_prob(predictive.pixel_targets(data.y), observed=observed).reshape(3, -1).sum(dim=1)
+    expected = (joint / known.flatten(1).sum(dim=1)).mean()
+    for other in (0.0, 1e3, math.nan):
+        found = evaluate_maps(predictive, torch.where(known, data.y, other), counts=known)["negative_log_likelihood"]
+        assert found.value == pytest.approx(float(expected))
+    assert found.unit == "nats a pixel and channel"
+
+
 def test_measures_of_rows_say_what_to_take_for_images() -> None:
     model, data = problem("normal")
     predictive = map_estimate.fit(model, data, **FEW).predict(data.x)
