@@ -33,6 +33,7 @@ class PixelCounts:
         confidence_count: Pixels by the bin of their confidence, int64, (..., B).
         confidence_correct: Of these, those predicted right, int64, (..., B).
         confidence_sum: Sum of confidences by bin, float64, (..., B).
+        num_impossible: Pixels whose label has probability 0, int64, (...): one makes the log score infinite.
         log_score_sum: Of -log p(y), in nats, float64, (...).
         brier_sum: Of Brier scores, float64, (...).
         total_sum: Of total uncertainty, entropies in nats, float64, (...).
@@ -43,6 +44,7 @@ class PixelCounts:
     confidence_count: Tensor
     confidence_correct: Tensor
     confidence_sum: Tensor
+    num_impossible: Tensor
     log_score_sum: Tensor
     brier_sum: Tensor
     total_sum: Tensor
@@ -86,6 +88,7 @@ class PixelCounts:
         cells = (counted.images * num_classes + truth) * num_classes + said
         bins = counted.images * num_bins + bin_index(stated, num_bins)
         size = num_images * num_bins
+        log_scores = -predictive.log_prob(labels)
         counts = [
             torch.bincount(bins, minlength=size),
             torch.bincount(bins[truth == said], minlength=size),
@@ -97,7 +100,8 @@ class PixelCounts:
             confidence_count=count,
             confidence_correct=correct,
             confidence_sum=sums,
-            log_score_sum=_sum(-predictive.log_prob(labels), valid),
+            num_impossible=(valid & log_scores.isposinf()).flatten(1).sum(dim=1),
+            log_score_sum=_sum(log_scores, valid),
             brier_sum=_sum(pointwise_brier_score(predictive, labels), valid),
             total_sum=_sum(predictive.total, valid),
             epistemic_sum=_sum(predictive.epistemic, valid),
@@ -117,6 +121,7 @@ class PixelCounts:
             confidence_count=bins,
             confidence_correct=bins,
             confidence_sum=bins.double(),
+            num_impossible=none.long(),
             log_score_sum=none,
             brier_sum=none,
             total_sum=none,
@@ -152,7 +157,7 @@ class PixelCounts:
             return flat.reshape((*weights.shape[:-1], *values.shape[1:]))
 
         whole = {field.name: summed(getattr(self, field.name)) for field in fields(self)}
-        for name in ("confusion", "confidence_count", "confidence_correct"):
+        for name in ("confusion", "confidence_count", "confidence_correct", "num_impossible"):
             whole[name] = whole[name].round().long() if bool((weights == weights.round()).all()) else whole[name]
         return replace(self, **whole)
 

@@ -18,6 +18,7 @@ from torch import Tensor
 from bayesuq.arrays import ArrayLike, as_labels, check_count, to_tensor
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.reporting import Report
+from bayesuq.evaluation.report.standard_measures import LOG_SCORE, impossible
 from bayesuq.evaluation.segmentation.masks import near_foreground, region_by_region
 from bayesuq.evaluation.segmentation.measures import rank_correlation
 from bayesuq.evaluation.segmentation.overlap import SCORES, THRESHOLDS, OverlapCounts, fractions, overlap_sweep
@@ -33,7 +34,7 @@ VOID = -1  # in labels that are known to be at least 0
 UNITS: Mapping[str, tuple[str, Callable[[PixelCounts], Tensor]]] = {
     "pixel_accuracy": ("fraction", lambda counts: counts.accuracy),
     "intersection_over_union": ("fraction", lambda counts: counts.intersection_over_union),
-    "negative_log_likelihood": ("nats a pixel", lambda counts: counts.negative_log_likelihood),
+    LOG_SCORE: ("nats a pixel", lambda counts: counts.negative_log_likelihood),
     "brier_score": ("probability², from 0 to 2", lambda counts: counts.brier_score),
     "expected_calibration_error": ("fraction", lambda counts: counts.reliability.expected_calibration_error),
     "predictive_entropy": ("nats a pixel", lambda counts: counts.total),
@@ -95,7 +96,8 @@ class SegmentationResult:
         Images without a labelled pixel are in none of them.
         """
         labelled_images = self.is_labelled.double()
-        found = {name: (self._of_pixels(read), unit, "") for name, (unit, read) in UNITS.items()}
+        told = {LOG_SCORE: impossible(int(self.pixels.num_impossible.sum()))}
+        found = {name: (self._of_pixels(read), unit, told.get(name, "")) for name, (unit, read) in UNITS.items()}
         found["dice"] = (self._of_pixels(self._dice), "fraction", self._classes)
         if self.close is not None:
             close = weighted_counts(self.close, lambda counts: counts.reliability.expected_calibration_error)
@@ -141,8 +143,8 @@ class SegmentationResult:
             correlation = rank_correlation(values[there], self.image_dice[there])
             remark = "of an image's mean with its Dice; -1 is best"
             measures.append(Measure.of(f"{score}_rank_correlation", correlation, None, "", remark))
-        known = int(there.sum())
-        return Report(tuple(measures), known, self.num_samples, num_missing=len(there) - known)
+        known, lost = int(there.sum()), int(self.pixels.num_impossible.sum())
+        return Report(tuple(measures), known, self.num_samples, lost, num_missing=len(there) - known)
 
     def class_report(self, names: Sequence[str] | None = None) -> Report:
         """Dice of each class, of all images together, with standard errors over images.

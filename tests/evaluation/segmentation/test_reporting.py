@@ -7,6 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from bayesuq.evaluation.report.reporting import Report
 from bayesuq.evaluation.segmentation import overlap, patches, reporting
 from bayesuq.evaluation.segmentation.measures import pointwise_dice, rank_correlation
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
@@ -122,6 +123,19 @@ def test_images_without_a_labelled_pixel_are_left_out_and_counted() -> None:
     none = evaluate_segmentation(predictive, torch.full_like(y, VOID), ignore_index=VOID)
     with pytest.raises(ValueError, match="labelled pixel"):
         evaluate_segmentation(predictive, y, ignore_index=VOID, validation=none)
+
+
+@pytest.mark.parametrize("cut", [1, 2, 4])
+def test_pixels_of_probability_0_are_counted_and_the_log_score_is_infinite_in_its_file_too(cut: int) -> None:
+    y = torch.zeros(4, 2, 3).long()
+    y[0, 0, 0] = y[3, 1, :2] = 1  # said to be impossible
+    y[2, 0, 0] = VOID
+    sure = CategoricalPredictive.from_probs(torch.tensor([1.0, 0.0]).view(1, 1, 2, 1, 1).expand(1, 4, 2, 2, 3))
+    parts = [(part(sure, slice(n, n + cut)), y[n : n + cut]) for n in range(0, 4, cut)]
+    found = evaluate_segmentation(parts, ignore_index=VOID).report
+    assert found.num_impossible == 3
+    assert found["negative_log_likelihood"].remark == "3 of probability 0"
+    assert Report.from_dict(found.to_dict())["negative_log_likelihood"].value == math.inf
 
 
 def test_two_methods_are_compared_on_the_same_images() -> None:
