@@ -110,6 +110,11 @@ def as_weight(weight: ArrayLike, shape: torch.Size) -> Tensor:
     return given.expand(shape)
 
 
+def has_weight(weight: ArrayLike) -> bool:
+    """Whether any weight is not 0; an accelerator is waited for."""
+    return bool((to_tensor(weight, "weight") != 0).any())
+
+
 def known_points(scores: ArrayLike, flags: ArrayLike, weight: ArrayLike) -> tuple[Tensor, Tensor, Tensor]:
     """Scores, what is true of each, and weights, (n,) each, of the points whose weight is above 0.
 

@@ -12,10 +12,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, to_tensor
+from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.gaps import Gaps
 from bayesuq.evaluation.kinds import check_known
-from bayesuq.evaluation.observed import observe
+from bayesuq.evaluation.observed import has_weight, observe
 from bayesuq.evaluation.report.error_ranks import Block, ErrorRanks, Ranked
 from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.standard_measures import (
@@ -151,7 +151,7 @@ class Tally:
             raise ValueError(f"Batches must have one number of draws; got {self.num_samples} and {draws}.")
         self.num_samples = draws
         self._check_classes(known)
-        if weight is not None and not _has_weight(weight):
+        if weight is not None and not has_weight(weight):
             self.num_missing += len(known.mean)
             return
         seen = observe(known, y, weight)
@@ -233,7 +233,3 @@ def _of_ranks(name: str, found: Ranked, remark: str) -> Measure:
     doubt = float(bounds.upper - bounds.lower) / 2
     told = f"give or take {doubt:.1g}, from counts in bins" if doubt > 0 else ""
     return Measure.of(name, bounds.value, found.standard_error, "fraction", joined(remark, told), found.interval)
-
-
-def _has_weight(weight: ArrayLike) -> bool:
-    return bool((to_tensor(weight, "weight") != 0).any())

@@ -27,6 +27,7 @@ from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts, labelled
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.evaluation.standard_errors.weighted import Weighted
 from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.categorical import CategoricalPredictive, same_names
 
 Batches = Iterable[tuple[PredictiveDistribution, ArrayLike]]
 MOST_PARTS = 4  # batches whose counts are held one by one
@@ -162,7 +163,8 @@ class SegmentationResult:
             value = self._of_pixels(lambda counts, k=k: counts.class_dice[..., k])  # type: ignore[misc]
             error = bootstrap.standard_error(value, seed=self.seed)
             measures.append(Measure.of(f"dice_{k if names is None else names[k]}", value.value, error, "fraction", ""))
-        return Report(tuple(measures), int(self.is_labelled.sum()), self.num_samples)
+        known = int(self.is_labelled.sum())
+        return Report(tuple(measures), known, self.num_samples, num_missing=len(self.is_labelled) - known)
 
     @property
     def _classes(self) -> str:
@@ -220,7 +222,7 @@ def evaluate_segmentation(
     Raises:
         TypeError: Predictives of real targets; labels that are not whole numbers; one predictive without `y`, or `y`
             beside batches.
-        ValueError: No batch; labels that do not fit; a `validation` of other thresholds, or without a labelled pixel.
+        ValueError: No batch, or batches that do not go together; labels that do not fit; a `validation` of other thresholds, or without a labelled pixel.
 
     Example:
         >>> probs = torch.tensor([0.9, 0.1]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 4, 4)  # one draw, two images
@@ -336,9 +338,10 @@ def _checked(batches: Batches) -> Batches:
 
     Raises:
         TypeError: Something else.
-        ValueError: Another number of draws than before.
+        ValueError: Another number of draws than before, or classes that are called otherwise.
     """
     num_samples = 0
+    names: tuple[str, ...] | None = None
     for batch in batches:
         if not isinstance(batch, tuple | list) or len(batch) != 2 or not isinstance(batch[0], PredictiveDistribution):
             parts = batch if isinstance(batch, tuple | list) else [batch]
@@ -350,5 +353,6 @@ def _checked(batches: Batches) -> Batches:
         if num_samples and batch[0].num_samples != num_samples:
             raise ValueError(f"Batches must have one number of draws; got {num_samples} and {batch[0].num_samples}.")
         num_samples = batch[0].num_samples
+        names = same_names(names, batch[0].names) if isinstance(batch[0], CategoricalPredictive) else names
         yield batch[0], batch[1]
         del batch  # before the next one is made

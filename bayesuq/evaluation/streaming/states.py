@@ -23,7 +23,7 @@ from bayesuq.arrays import ArrayLike, check_count, check_fraction
 from bayesuq.evaluation import calibration, decomposition, scores
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.decomposition import BrierBins
-from bayesuq.evaluation.observed import Observed, observe
+from bayesuq.evaluation.observed import Observed, has_weight, observe
 from bayesuq.evaluation.standard_errors.sums import Sums
 from bayesuq.evaluation.streaming.ranking import DEFAULT_LIMIT, Ranking
 from bayesuq.evaluation.uncertainty import predictive_entropy
@@ -69,11 +69,15 @@ class State(Generic[T]):
     def update(self, predictive: PredictiveDistribution, y: ArrayLike, *, weight: ArrayLike | None = None) -> Self:
         """The state of the points so far and these; the errors are those of the measure.
 
+        A batch of which no target is known changes nothing.
+
         Args:
             predictive: At N points.
             y: Their truth; anything at weight 0.
             weight: How much each row, (N,), or each target, of y's shape, counts; None counts all alike.
         """
+        if weight is not None and not has_weight(weight):
+            return self
         return replace(self, summary=_joined(self.summary, self.summarise(predictive, y, weight)))
 
     def merge(self, other: Self) -> Self:

@@ -120,6 +120,7 @@ def test_images_without_a_labelled_pixel_are_left_out_and_counted() -> None:
         assert one.value == pytest.approx(other.value, rel=1e-12), one.name
     assert (part_of.num_points, part_of.num_missing) == (4, 12)
     assert "4 points (12 more without a known target)" in str(part_of)
+    assert evaluate_segmentation(predictive, y, ignore_index=VOID).class_report().num_missing == 12
     none = evaluate_segmentation(predictive, torch.full_like(y, VOID), ignore_index=VOID)
     with pytest.raises(ValueError, match="labelled pixel"):
         evaluate_segmentation(predictive, y, ignore_index=VOID, validation=none)
@@ -136,6 +137,15 @@ def test_pixels_of_probability_0_are_counted_and_the_log_score_is_infinite_in_it
     assert found.num_impossible == 3
     assert found["negative_log_likelihood"].remark == "3 of probability 0"
     assert Report.from_dict(found.to_dict())["negative_log_likelihood"].value == math.inf
+
+
+@pytest.mark.parametrize("measure", [evaluate_segmentation, segmentation.image_failures])
+def test_batches_whose_classes_are_called_otherwise_are_not_counted_together(measure) -> None:
+    predictive, y = segmented(0)
+    one, other = predictive.named(["ground", "disc", "square"]), predictive.named(["disc", "square", "ground"])
+    measure([(predictive, y), (one, y), (one, y)], ignore_index=VOID)
+    with pytest.raises(ValueError, match="same classes, in one order"):
+        measure([(one, y), (predictive, y), (other, y)], ignore_index=VOID)
 
 
 def test_two_methods_are_compared_on_the_same_images() -> None:

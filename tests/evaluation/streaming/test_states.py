@@ -101,6 +101,18 @@ def test_any_batches_are_one_shot(cuts: list[int]) -> None:
             assert streamed.result.shape == ()
 
 
+def test_a_batch_of_which_no_target_is_known_changes_nothing() -> None:
+    """As in a report; the whole is that of the others."""
+    for (predictive, y), pairs in ((LABELS, of_labels()), (REAL, of_real_targets())):
+        known = torch.arange(NUM_POINTS) < NUM_POINTS // 2
+        for state, measure in pairs:
+            streamed = state
+            for rows in (slice(0, NUM_POINTS // 2), slice(NUM_POINTS // 2, NUM_POINTS)):
+                streamed = streamed.update(rows_of(predictive, rows), y[rows], weight=known[rows])
+            alone = measure(rows_of(predictive, slice(0, NUM_POINTS // 2)), y[: NUM_POINTS // 2])
+            torch.testing.assert_close(streamed.result, alone, rtol=1e-11, atol=1e-12)
+
+
 def test_a_state_is_a_value() -> None:
     state = states.mean_of(scores.pointwise_accuracy)
     state.update(*LABELS)
