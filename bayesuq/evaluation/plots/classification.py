@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
@@ -31,14 +32,15 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
     r"""Accuracy against confidence, a panel for each method, with the number of points in each bin under it.
 
     A dot is a bin: its mean confidence and its accuracy, with Wilson's 95 % interval. On the diagonal confidence comes
-    true, below it the method is overconfident. Counts are on a logarithmic axis.
+    true, below it the method is overconfident. Counts are on a logarithmic axis; of weighted points they are Kish's
+    effective numbers, by which the intervals go, too.
 
     Args:
         reliabilities: From `calibration.reliability`, by the name of the method.
 
     Raises:
         TypeError: No mapping, or of something else.
-        ValueError: No method.
+        ValueError: No method; the reliability of each class, which has an axis more.
 
     Example:
         >>> from bayesuq.evaluation.calibration import reliability
@@ -48,10 +50,14 @@ def reliability_diagram(reliabilities: Mapping[str, Reliability]) -> Figure:
         'ensemble\nECE 0.350, N = 2'
     """
     check_named(reliabilities, "reliabilities", "`calibration.reliability`", Reliability)
-    figure, panels = stack_panels(len(reliabilities), levels={"accuracy": PANEL_HEIGHT, "points": STRIP_HEIGHT})
+    _check_top_labels(reliabilities)
+    weighted = any(result.count.is_floating_point() for result in reliabilities.values())
+    counts = "effective\npoints" if weighted else "points"
+    figure, panels = stack_panels(len(reliabilities), levels={"accuracy": PANEL_HEIGHT, counts: STRIP_HEIGHT})
     for (name, result), (upper, lower) in zip(reliabilities.items(), panels, strict=True):
-        error, num_points = float(result.expected_calibration_error), int(result.count.sum())
-        upper.set_title(f"{name}\nECE {error:.3f}, N = {num_points:,}", fontsize="medium")
+        upper.set_title(
+            f"{name}\nECE {float(result.expected_calibration_error):.3f}, {_size(result)}", fontsize="medium"
+        )
         _draw_accuracy(upper, result)
         _draw_counts(lower, result)
     figure.supxlabel("confidence: largest predicted probability", fontsize="medium")
@@ -142,7 +148,8 @@ def risk_coverage_curves(curves: Mapping[str, RiskCoverage], *, quantity: str = 
     for (name, curve), look in zip(curves.items(), looks(len(curves)), strict=True):
         attainable = curve.attainable.cpu().numpy()
         coverage, risk = curve.coverage.cpu().numpy()[attainable], curve.risk.cpu().numpy()[attainable]
-        panel.plot(coverage, risk, linewidth=1.6, label=f"{name} (area {float(curve.risk.mean()):.3g})", **look)
+        area = float((curve.risk * curve.coverage.diff(prepend=torch.zeros_like(curve.coverage[:1]))).sum())
+        panel.plot(coverage, risk, linewidth=1.6, label=f"{name} (area {area:.3g})", **look)
     panel.set_xlim(0, 1.01)
     panel.set_ylim(bottom=0)
     panel.set_xlabel("coverage: share of points kept")
@@ -171,8 +178,24 @@ def _draw_accuracy(panel: Axes, result: Reliability) -> None:
     panel.set_yticks([0, 0.5, 1])
 
 
+def _check_top_labels(reliabilities: Mapping[str, Reliability]) -> None:
+    wrong = next((tuple(one.count.shape) for one in reliabilities.values() if one.count.ndim != 1), None)
+    if wrong is not None:
+        raise ValueError(
+            f"`reliabilities` must be of top labels, with bins (B,); got {wrong}, as `classwise=True` gives."
+        )
+
+
+def _size(result: Reliability) -> str:
+    """How many points; of weighted ones how many they are worth."""
+    total = result.count.sum()
+    if not result.count.is_floating_point():
+        return f"N = {int(total):,}"
+    return f"worth {float(total.square() / result.square_count.sum()):,.0f} points"
+
+
 def _draw_counts(panel: Axes, result: Reliability) -> None:
-    count, edges = result.count.cpu().numpy(), result.edges.cpu().numpy()
+    count, edges = result.effective_count.cpu().numpy(), result.edges.cpu().numpy()
     panel.set_yscale("log")
     # From below one, so that a bin of one point still shows.
     panel.bar(edges[:-1], count - 0.5 * (count > 0), np.diff(edges), bottom=0.5 * (count > 0), align="edge", color=GREY)

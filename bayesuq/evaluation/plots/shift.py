@@ -17,7 +17,7 @@ Curves = Mapping[str, Mapping[str, Mapping[str, ArrayLike]]]
 def shift_curves(curves: Curves, amounts: Mapping[str, ArrayLike]) -> Figure:
     """Measures against the amount of shift: a column for each kind of shift, a row for each measure, a line a method.
 
-    A line is the mean over repeats, its band one standard error to either side. Rows share their axis.
+    A line is the mean over repeats, its band one standard error to either side. Rows share an axis with 0 on it.
 
     Args:
         curves: By kind of shift, measure and method: values at each amount, (L,), or (R, L) for R repeats of the fit.
@@ -53,9 +53,10 @@ def shift_curves(curves: Curves, amounts: Mapping[str, ArrayLike]) -> Figure:
             panel.tick_params(labelbottom=panel is stack[-1], labelleft=stack is stacks[0])
         stack[-1].set_xlabel(kind)
     for row in zip(*stacks, strict=True):
-        top = max(panel.get_ylim()[1] for panel in row)
+        bottom, top = (choose(end for panel in row for end in panel.get_ylim()) for choose in (min, max))
+        is_below = min(panel.dataLim.y0 for panel in row) < 0  # as log scores of densities are
         for panel in row:
-            panel.set_ylim(0, top)
+            panel.set_ylim(bottom if is_below else 0, max(0, top))
     draw_key(figure, [Line2D([], [], label=method, **style) for method, style in styles.items()])
     return figure
 

@@ -222,7 +222,8 @@ def evaluate_segmentation(
     Raises:
         TypeError: Predictives of real targets; labels that are not whole numbers; one predictive without `y`, or `y`
             beside batches.
-        ValueError: No batch, or batches that do not go together; labels that do not fit; a `validation` of other thresholds, or without a labelled pixel.
+        ValueError: No batch, or batches that do not go together; labels that do not fit; a `validation` of other
+            thresholds, or without a labelled pixel.
 
     Example:
         >>> probs = torch.tensor([0.9, 0.1]).view(1, 1, 2, 1, 1).expand(1, 2, 2, 4, 4)  # one draw, two images

@@ -13,6 +13,7 @@ from bayesuq.evaluation.calibration import Reliability, reliability
 from bayesuq.evaluation.detection import risk_coverage
 from bayesuq.evaluation.plots.classification import entropy_histogram, reliability_diagram, risk_coverage_curves
 from bayesuq.evaluation.plots.panels import BLUE, VERMILLION
+from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.evaluation.examples import labelled
 
 NAMES = ["map_estimate", "ensemble", "variational", "dropout", "laplace"]
@@ -77,6 +78,30 @@ def test_a_bin_of_one_point_still_shows() -> None:
     heights = [bar.get_height() for bar in lower.patches]
     assert heights[1] > 0
     assert heights[0] == heights[2] == 0
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e3])
+def test_weighted_points_are_counted_by_what_they_are_worth(scale: float) -> None:
+    """Weights of mean 1 / N had a title of N = 0 and no bars."""
+    weight = scale * torch.tensor([1.0, 3.0, 2.0, 2.0])
+    predictive = CategoricalPredictive.from_probs([[[0.9, 0.1], [0.9, 0.1], [0.6, 0.4], [0.6, 0.4]]])
+    result = reliability(predictive, [0, 1, 0, 1], 2, weight=weight)
+    upper, lower = reliability_diagram({"map": result}).axes
+    assert upper.get_title() == "map\nECE 0.375, worth 4 points"  # 64 / 18
+    assert lower.get_ylabel() == "effective\npoints"
+    tops = [bar.get_y() + bar.get_height() for bar in lower.patches]
+    np.testing.assert_allclose(tops, [0, 64 / 18], rtol=1e-6)
+    with pytest.raises(ValueError, match=r"top labels, with bins \(B,\); got \(2, 15\), as `classwise=True`"):
+        reliability_diagram({"map": reliability(predictive, [0, 1, 0, 1], classwise=True)})
+
+
+def test_the_area_in_the_key_is_that_under_the_weighted_curve() -> None:
+    scores, errors = [0.1, 0.2, 0.3, 0.4], [False, True, False, True]
+    weight = torch.tensor([5.0, 1.0, 1.0, 3.0])
+    curve = risk_coverage(scores, errors, weight=weight)
+    key = risk_coverage_curves({"map": curve}).axes[0].get_legend_handles_labels()[1]
+    area = (5 * 0 + 1 / 6 + 1 / 7 + 3 * 4 / 10) / 10
+    assert key == [f"map (area {area:.3g})"]
 
 
 def test_histograms_are_shares_of_their_own_points() -> None:

@@ -32,6 +32,16 @@ def test_a_row_has_one_axis_that_begins_at_zero() -> None:
     assert first_ece.get_ylim()[1] >= 0.8
 
 
+@pytest.mark.parametrize("lines", [[[-1.0, 2.0], [0.5, 1.0]], [[-3.0, -2.0], [-2.5, -2.2]]])
+def test_what_lies_below_zero_is_seen(lines: list[list[float]]) -> None:
+    """Such as log scores of densities, which an axis from 0 on would hide."""
+    curves = {"noise": {"NLL": {"map": lines}}, "blur": {"NLL": {"map": [1.0, 1.0]}}}
+    panels = shift_curves(curves, {"noise": SCALES, "blur": SCALES}).axes
+    assert panels[0].get_ylim() == panels[1].get_ylim()
+    lowest = panels[0].collections[0].get_paths()[0].vertices[:, 1].min()
+    assert panels[0].get_ylim()[0] < lowest < 0 <= panels[0].get_ylim()[1]
+
+
 def test_repeats_are_a_mean_with_a_band_of_one_standard_error() -> None:
     repeats = torch.tensor([[1.0, 2.0], [3.0, 2.0]])
     (panel,) = shift_curves({"noise": {"NLL": {"map": repeats}}}, {"noise": SCALES}).axes

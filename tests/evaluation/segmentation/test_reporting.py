@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesuq.evaluation.report.reporting import Report
 from bayesuq.evaluation.segmentation import overlap, patches, reporting
+from bayesuq.evaluation.segmentation.failures import image_failures
 from bayesuq.evaluation.segmentation.measures import pointwise_dice, rank_correlation
 from bayesuq.evaluation.segmentation.pixel_counts import PixelCounts
 from bayesuq.evaluation.segmentation.reporting import SegmentationResult, evaluate_segmentation, predictions
@@ -139,7 +140,7 @@ def test_pixels_of_probability_0_are_counted_and_the_log_score_is_infinite_in_it
     assert Report.from_dict(found.to_dict())["negative_log_likelihood"].value == math.inf
 
 
-@pytest.mark.parametrize("measure", [evaluate_segmentation, segmentation.image_failures])
+@pytest.mark.parametrize("measure", [evaluate_segmentation, image_failures])
 def test_batches_whose_classes_are_called_otherwise_are_not_counted_together(measure) -> None:
     predictive, y = segmented(0)
     one, other = predictive.named(["ground", "disc", "square"]), predictive.named(["disc", "square", "ground"])
