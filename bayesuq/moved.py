@@ -90,82 +90,66 @@ HOMES = {
     "to_arviz.optional": "optional",
 }
 
-# What faces handed on, and where it is; both below `bayesuq`. Without a colon it is a module.
-INTERNAL = {
-    "RecalibratedPredictive": "predictive.recalibrated:RecalibratedPredictive",
-    "datasets.FetchError": "datasets.fetching:FetchError",
-    "datasets.IGNORED": "datasets.named:IGNORED",
-    "datasets.archive": "datasets.archive",
-    "datasets.fetching": "datasets.fetching",
-    "datasets.named": "datasets.named",
-    "datasets.relative_path": "datasets.named:relative_path",
-    "datasets.shapes": "datasets.shapes",
-    "datasets.sources": "datasets.sources",
-    "evaluation.binning": "evaluation.binning",
-    "evaluation.diagnostics.pareto_k": "evaluation.diagnostics.pareto:pareto_k",
-    "evaluation.diagnostics.quantities": "evaluation.diagnostics.quantities",
-    "evaluation.diagnostics.worst_entries": "evaluation.diagnostics.worst_entries",
-    "evaluation.plots.class_probabilities": "evaluation.plots.images:class_probabilities",
-    "evaluation.plots.energy_plot": "evaluation.plots.draws:energy_plot",
-    "evaluation.plots.forest_plot": "evaluation.plots.draws:forest_plot",
-    "evaluation.plots.most_uncertain": "evaluation.plots.images:most_uncertain",
-    "evaluation.plots.pair_plot": "evaluation.plots.draws:pair_plot",
-    "evaluation.plots.rank_plot": "evaluation.plots.draws:rank_plot",
-    "evaluation.plots.risk_coverage_curves": "evaluation.plots.classification:risk_coverage_curves",
-    "evaluation.plots.score_differences": "evaluation.plots.detection:score_differences",
-    "evaluation.plots.shift_curves": "evaluation.plots.shift:shift_curves",
-    "evaluation.plots.uncertainty_by_size": "evaluation.plots.parts:uncertainty_by_size",
-    "evaluation.report.Comparison": "evaluation.report.comparison:Comparison",
-    "evaluation.report.Detection": "evaluation.report.detection_tasks:Detection",
-    "evaluation.report.Measure": "evaluation.report.measure:Measure",
-    "evaluation.report.ScoreTable": "evaluation.report.score_table:ScoreTable",
-    "evaluation.report.compare_measures": "evaluation.report.comparison:compare_measures",
-    "evaluation.report.standard_scores": "evaluation.report.detection_tasks:standard_scores",
-    "evaluation.segmentation.SegmentationResult": "evaluation.segmentation.reporting:SegmentationResult",
-    "evaluation.segmentation.image_uncertainties": "evaluation.segmentation.failures:image_uncertainties",
-    "evaluation.segmentation.near_foreground": "evaluation.segmentation.masks:near_foreground",
-    "evaluation.segmentation.overlap_sweep": "evaluation.segmentation.overlap:overlap_sweep",
-    "evaluation.segmentation.patch_sweep": "evaluation.segmentation.patches:patch_sweep",
-    "evaluation.segmentation.pixel_accuracy": "evaluation.segmentation.measures:pixel_accuracy",
-    "evaluation.segmentation.pointwise_dice": "evaluation.segmentation.measures:pointwise_dice",
-    "evaluation.segmentation.rank_correlation": "evaluation.segmentation.measures:rank_correlation",
-    "evaluation.segmentation.rater_entropy": "evaluation.segmentation.raters:rater_entropy",
-    "evaluation.standard_errors.closed_form": "evaluation.standard_errors.closed_form",
-    "evaluation.standard_errors.weighted": "evaluation.standard_errors.weighted",
-    "evaluation.streaming.ranking": "evaluation.streaming.ranking",
-    "inference.automatic.AutomaticPosterior": "inference.automatic.posterior:AutomaticPosterior",
-    "inference.automatic.Candidate": "inference.automatic.posterior:Candidate",
-    "inference.features.ClassDensity": "inference.features.gaussians:ClassDensity",
-    "inference.features.Energy": "inference.features.energy:Energy",
-    "inference.features.FeatureScore": "inference.features.taken:FeatureScore",
-    "inference.features.FeatureScores": "inference.features.fitting:FeatureScores",
-    "inference.features.Head": "inference.features.heads:Head",
-    "inference.features.Mahalanobis": "inference.features.gaussians:Mahalanobis",
-    "inference.features.VirtualLogit": "inference.features.subspace:VirtualLogit",
-    "inference.gp.SampledGpPosterior": "inference.gp.sampled:SampledGpPosterior",
-    "inference.laplace.SampledLaplacePosterior": "inference.laplace.posterior:SampledLaplacePosterior",
-    "inference.microcanonical.Samples": "inference.microcanonical.sampling:Samples",
-    "inference.temperature.TemperatureScaling": "inference.temperature.outside:TemperatureScaling",
-    "inference.variational.CorrelatedPosterior": "inference.variational.correlated:CorrelatedPosterior",
-    "inference.variational.GuidePosterior": "inference.variational.guide_posterior:GuidePosterior",
-    "inference.variational.ProgramPosterior": "inference.variational.program_posterior:ProgramPosterior",
-    "models.gp.Hyperparameter": "models.gp.hyperparameters:Hyperparameter",
-    "models.gp.Product": "models.gp.combined:Product",
-    "models.gp.Sum": "models.gp.combined:Sum",
-    "models.likelihoods.Unknown": "models.likelihoods.base:Unknown",
-    "predictive.RealMaps": "predictive.maps:RealMaps",
-    "predictive.RecalibratedPredictive": "predictive.recalibrated:RecalibratedPredictive",
-    "tables.Columns": "tables.encoding:Columns",
-    "tables.Notes": "tables.encoding:Notes",
-    "tables.Table": "tables.table:Table",
-    "tables.Target": "tables.encoding:Target",
-} | {
-    f"evaluation.standard_errors.{name}": f"evaluation.standard_errors.closed_form:{name}"
-    for name in (
-        *("by_derivative", "of_aurc", "of_auroc", "of_average_precision", "of_expected_calibration_error"),
-        *("of_gap_difference", "of_mean", "of_root_mean"),
-    )
+# What a face handed on of each module below it.
+LEFT = {
+    "datasets.fetching": "FetchError",
+    "datasets.named": "IGNORED relative_path",
+    "evaluation.diagnostics.pareto": "pareto_k",
+    "evaluation.plots.classification": "risk_coverage_curves",
+    "evaluation.plots.detection": "score_differences",
+    "evaluation.plots.draws": "energy_plot forest_plot pair_plot rank_plot",
+    "evaluation.plots.images": "class_probabilities most_uncertain",
+    "evaluation.plots.parts": "uncertainty_by_size",
+    "evaluation.plots.shift": "shift_curves",
+    "evaluation.report.comparison": "Comparison compare_measures",
+    "evaluation.report.detection_tasks": "Detection standard_scores",
+    "evaluation.report.measure": "Measure",
+    "evaluation.report.score_table": "ScoreTable",
+    "evaluation.segmentation.failures": "image_uncertainties",
+    "evaluation.segmentation.masks": "near_foreground",
+    "evaluation.segmentation.measures": "pixel_accuracy pointwise_dice rank_correlation",
+    "evaluation.segmentation.overlap": "overlap_sweep",
+    "evaluation.segmentation.patches": "patch_sweep",
+    "evaluation.segmentation.raters": "rater_entropy",
+    "evaluation.segmentation.reporting": "SegmentationResult",
+    "evaluation.standard_errors.closed_form": (
+        "by_derivative of_aurc of_auroc of_average_precision of_expected_calibration_error of_gap_difference of_mean "
+        "of_root_mean"
+    ),
+    "inference.automatic.posterior": "AutomaticPosterior Candidate",
+    "inference.features.energy": "Energy",
+    "inference.features.fitting": "FeatureScores",
+    "inference.features.gaussians": "ClassDensity Mahalanobis",
+    "inference.features.heads": "Head",
+    "inference.features.subspace": "VirtualLogit",
+    "inference.features.taken": "FeatureScore",
+    "inference.gp.sampled": "SampledGpPosterior",
+    "inference.laplace.posterior": "SampledLaplacePosterior",
+    "inference.microcanonical.sampling": "Samples",
+    "inference.temperature.outside": "TemperatureScaling",
+    "inference.variational.correlated": "CorrelatedPosterior",
+    "inference.variational.guide_posterior": "GuidePosterior",
+    "inference.variational.program_posterior": "ProgramPosterior",
+    "models.gp.combined": "Product Sum",
+    "models.gp.hyperparameters": "Hyperparameter",
+    "models.likelihoods.base": "Unknown",
+    "predictive.maps": "RealMaps",
+    "predictive.recalibrated": "RecalibratedPredictive",
+    "tables.encoding": "Columns Notes Target",
+    "tables.table": "Table",
 }
+# Modules that it handed on whole.
+MODULES = (
+    "datasets.archive datasets.fetching datasets.named datasets.shapes datasets.sources evaluation.binning "
+    "evaluation.diagnostics.quantities evaluation.diagnostics.worst_entries evaluation.standard_errors.closed_form "
+    "evaluation.standard_errors.weighted evaluation.streaming.ranking"
+)
+# Where each is, by the name that the face had it by; both below `bayesuq`. Without a colon it is a module.
+INTERNAL = {module: module for module in MODULES.split()}
+INTERNAL |= {
+    f"{module.rpartition('.')[0]}.{name}": f"{module}:{name}" for module in LEFT for name in LEFT[module].split()
+}
+INTERNAL["RecalibratedPredictive"] = "predictive.recalibrated:RecalibratedPredictive"
 
 
 class OldNames(MetaPathFinder, Loader):
