@@ -193,7 +193,7 @@ def fit(
             checkpoint=None if file is None else file.of_part("fine-tuning"),
         )
         below = features if isinstance(train.x, Tensor) else OneArgument(features)
-        tuned = _fine_tune(nn.Sequential(below, head), train, second, criterion)
+        tuned = _descend(nn.Sequential(below, head), train, second, criterion)
     return ConfidencePosterior(
         posterior=posterior,
         hidden=tuple(hidden),
@@ -275,11 +275,6 @@ def _start_at_mean(head: nn.Module, probs: Tensor) -> None:
     mean = (float(probs.double().sum()) + 0.5) / (len(probs) + 1)  # below 1 where all are 1
     *_, bias = head.parameters()
     nn.init.constant_(bias, math.log(mean / (1 - mean)))
-
-
-def _fine_tune(net: nn.Sequential, data: Dataset, training: Training, criterion: Criterion) -> History:
-    """The second stage, of features and head together."""
-    return _descend(net, data, training, criterion)
 
 
 def _descend(net: nn.Sequential, data: Data, training: Training, criterion: Criterion) -> History:

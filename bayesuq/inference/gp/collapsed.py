@@ -24,7 +24,6 @@ from torch import Tensor, nn
 
 from bayesuq.inference.gp.algebra import LOG_TWO_PI
 from bayesuq.inference.gp.convergence import warn_of_nothing_left
-from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.inducing import inducing_points
 from bayesuq.inference.gp.marginal_likelihood import (
     MarginalLikelihood,
@@ -35,7 +34,6 @@ from bayesuq.inference.gp.marginal_likelihood import (
 from bayesuq.inference.gp.search import Search, maximise
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior, SparseProcess
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.lbfgs import Evaluations
 from bayesuq.models.gp.combined import Coregionalised, Deep
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.randomness import derive_seed, generator
@@ -56,7 +54,7 @@ def fit_collapsed(
     vector = hyperparameters_of(model, prior, data, counts=search.counts)
     some = MarginalLikelihood(model, prior, _some(data, search.seed))
     record = search.record(some, vector, data)
-    _start(some, vector, search, record)
+    maximise(some, vector, search, record, name="some rows", warns=False)  # a start need not have converged
     with torch.no_grad():
         features = prior.features(data.x)
     unit = (vector.units.centre, vector.units.inputs)
@@ -74,11 +72,6 @@ def fit_collapsed(
 def _some(data: Observations, seed: int) -> Observations:
     """The rows that the start is found on."""
     return data.rows(torch.randperm(len(data.x), generator=generator(seed))[:START_ROWS].to(data.x.device))
-
-
-def _start(evidence: MarginalLikelihood, vector: HyperparameterVector, search: Search, record: Evaluations) -> None:
-    """Put the hyperparameters at their exact optimum on some rows."""
-    maximise(evidence, vector, search, record, name="some rows", warns=False)  # a start need not have converged
 
 
 @dataclass(frozen=True, eq=False)

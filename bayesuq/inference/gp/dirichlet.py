@@ -9,8 +9,6 @@ Reference:
     Milios et al. 2018, Dirichlet-based Gaussian Processes for Large-scale Calibrated Classification, eq. (5) and (6).
 """
 
-import torch
-from torch import Tensor
 from torch.nn import functional
 
 from bayesuq.data import Batch
@@ -31,8 +29,4 @@ def dirichlet_observations(rows: Batch, num_classes: int) -> Observations:
         raise ValueError(f"Dirichlet classification takes labels of shape (N,); got {tuple(rows.y.shape)}.")
     concentration = CONCENTRATION + functional.one_hot(rows.y, num_classes).mT.double()
     noise = (1 / concentration).log1p()
-    return Observations(rows.x, _columns(concentration, noise), noise=noise)
-
-
-def _columns(concentration: Tensor, noise: Tensor) -> Tensor:
-    return torch.log(concentration) - 0.5 * noise
+    return Observations(rows.x, concentration.log() - 0.5 * noise, noise=noise)

@@ -70,8 +70,6 @@ class OutsideObjective:
         kinds = f"{type(self.network).__name__} with {type(self.likelihood).__name__}"
         return Objective(
             leaves=self.leaves,
-            rates={},
-            buffers={},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,

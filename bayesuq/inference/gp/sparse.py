@@ -151,25 +151,24 @@ class SparseObjective:
     def objective(self) -> Objective:
         """For the loop."""
         process = self.process
-        hyperparameters = {leaf.name: leaf.value for leaf in process.vector.leaves} if process.vector else {}
-        leaves: dict[str, Tensor] = {**hyperparameters, "inducing points": process.inducing}
+        leaves: dict[str, Tensor] = {leaf.name: leaf.value for leaf in process.vector.leaves}
+        leaves["inducing points"] = process.inducing
         buffers: dict[str, Tensor] = {}
-        starts = process.vector.start_by_network() if process.vector else {}
-        counted = f", {COUNTED}" if process.vector is not None and process.vector.counts else ""
+        starts = process.vector.start_by_network()
+        counted = f", {COUNTED}" if process.vector.counts else ""
         if self.is_natural:
             buffers = {"q mean": self.mean, "q precision": self.precision, "q root": self.root}
         else:
             leaves |= {"q mean": self.mean, "q root": self.root}
         return Objective(
             leaves=leaves,
-            rates={},
             buffers=buffers,
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=lambda batch, noise: [],  # noqa: ARG005 - the terms share all hyperparameters
             identity=f"{process.model!r}, rate {self.rate}, {self.num_draws} draws{counted}",
             from_network=(*starts, "inducing points") if starts else (),
-            contents=process.vector.contents() if process.vector else {},
+            contents=process.vector.contents(),
             options={"natural_rate": self.rate, "num_draws": self.num_draws} | ({COUNTED: True} if counted else {}),
             optimizer=self._build_optimizer,
             after_step=self._move if self.is_natural else None,
@@ -213,7 +212,7 @@ class SparseObjective:
             variance.retain_grad()
         scale = self.num_data / len(batch.x)
         expected = scale * expected_log_prob(self._likelihood(), mean, variance, *batch[1:], noise, self.num_draws)
-        loss = self.divergence(covariance) - self._penalty() - expected
+        loss = self.divergence(covariance) - self.process.vector.log_penalty() - expected
         loss.backward()
         for leaf in self._leaves():
             leaf.grad = torch.zeros_like(leaf) if leaf.grad is None else leaf.grad
@@ -278,10 +277,7 @@ class SparseObjective:
 
     def _leaves(self) -> list[Tensor]:
         of_q = [] if self.is_natural else [self.mean, self.root]
-        return [*(self.process.vector.parameters if self.process.vector else []), self.process.inducing, *of_q]
+        return [*self.process.vector.parameters, self.process.inducing, *of_q]
 
     def _likelihood(self) -> Likelihood:
         return self.process.model.likelihood.given(self.process.prior.unknowns())
-
-    def _penalty(self) -> Tensor | float:
-        return self.process.vector.log_penalty() if self.process.vector else 0.0

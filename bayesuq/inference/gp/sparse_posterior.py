@@ -48,7 +48,7 @@ class SparseProcess:
         model: GaussianProcess,
         prior: FunctionPrior,
         inducing: Tensor,
-        vector: HyperparameterVector | None = None,
+        vector: HyperparameterVector,
         *,
         are_inputs: bool = False,
         unit: tuple[Tensor, Tensor] | None = None,
@@ -101,18 +101,19 @@ class SparseProcess:
         z = self.inducing if self.unit is None else self.unit[0] + self.unit[1] * self.inducing
         return self.prior.features(z) if self.are_inputs else z
 
-    def factor(self, places: Tensor) -> Tensor:
-        """L at Z as features, (C or 1, M, M)."""
-        covariance = self.prior.covariance(places)
-        size = covariance.diagonal(dim1=1, dim2=2).detach()
-        return stable_cholesky(covariance + torch.diag_embed(JITTER * size))
-
     @flushed()
     def project(self, features: Tensor) -> Tensor:
         """a = L^-1 k(Z, x), (C or 1, M, N)."""
         places = self.places()
         cross = self.prior.covariance(places, features)
-        return torch.linalg.solve_triangular(self.factor(places), cross, upper=False)
+        return torch.linalg.solve_triangular(factor_at(places, self.prior), cross, upper=False)
+
+
+def factor_at(places: Tensor, prior: FunctionPrior) -> Tensor:
+    """L at Z as features, (C or 1, M, M)."""
+    covariance = prior.covariance(places)
+    size = covariance.diagonal(dim1=1, dim2=2).detach()
+    return stable_cholesky(covariance + torch.diag_embed(JITTER * size))
 
 
 def _nearest(centres: Tensor, rows: Tensor) -> Tensor:
@@ -217,7 +218,7 @@ class SparseGpPosterior(GpPosterior):
     def _factor(self) -> Tensor:
         """L, (C or 1, M, M)."""
         with torch.no_grad():
-            return SparseProcess(self.model, self.prior, self.inducing_points).factor(self.inducing_points)
+            return factor_at(self.inducing_points, self.prior)
 
     @property
     def row_shape(self) -> torch.Size:

@@ -205,7 +205,6 @@ class NewtonObjective:
         own = {"precision": self.precision, "first precision": self.first_precision}
         return Objective(
             leaves={"loc": self.loc, **points},
-            rates={},
             buffers={**self.network.buffers, **own},
             loss_and_grads=self.loss_and_grads,
             log_predictive=drawn.log_predictive,

@@ -85,9 +85,10 @@ class NormalWeights(ABC):
     def eigenvalues(self) -> Tensor:
         """Of P^(-1/2) H P^(-1/2), (R,): with the prior scaled by t, log det = log det P + sum log(t + eigenvalues)."""
 
-    @abstractmethod
     def num_determined(self) -> Tensor:
         """tr(H (H + P)^-1), how many directions the data determine rather than the prior, 0-d."""
+        parts = self.eigenvalues().split(NUMBERS_AT_A_TIME)  # the quotients of all would be two more of them
+        return torch.stack([(part / (1 + part)).sum() for part in parts]).sum()
 
     @abstractmethod
     def deviation(self, noise: Tensor) -> Tensor:
@@ -109,9 +110,9 @@ class NormalWeights(ABC):
         """The law of a last layer's outputs at all of some rows together; None where weights have to be drawn."""
         return None
 
-    @abstractmethod
     def log_det(self) -> Tensor:
         """Of the precision, 0-d; autograd can follow it to the prior's precisions."""
+        return self.log_det_prior() + self.eigenvalues().log1p().sum()
 
     def square(self, vector: Mapping[str, Tensor], derivatives: Callable[[], Derivatives]) -> Tensor:  # noqa: ARG002
         """v^T Sigma v, 0-d, of numbers for each parameter (*shape), and the same as derivatives of one output."""
@@ -141,14 +142,6 @@ class DiagonalWeights(NormalWeights):
     def eigenvalues(self) -> Tensor:
         """H / P."""
         return self.layout.join({name: self.curvature[name] / self.prior[name] for name in self.prior})
-
-    def log_det(self) -> Tensor:
-        """Of the precision, 0-d."""
-        return self.log_det_prior() + self.eigenvalues().log1p().sum()
-
-    def num_determined(self) -> Tensor:
-        """sum e / (1 + e) over the eigenvalues."""
-        return _num_determined(self.eigenvalues())
 
     def deviation(self, noise: Tensor) -> Tensor:
         """Noise times the standard deviations."""
@@ -215,14 +208,6 @@ class KroneckerWeights(NormalWeights):
         pairs = [self._eigen(layer) for layer in self.layers]
         of_layers = [(outputs.values.unsqueeze(1) * inputs.all_values()).flatten() for inputs, outputs in pairs]
         return torch.cat(of_layers + [(self.curvature[name] / self.prior[name]).flatten() for name in self._others])
-
-    def log_det(self) -> Tensor:
-        """Of the precision, 0-d."""
-        return self.log_det_prior() + self.eigenvalues().log1p().sum()
-
-    def num_determined(self) -> Tensor:
-        """sum e / (1 + e) over the eigenvalues."""
-        return _num_determined(self.eigenvalues())
 
     def deviation(self, noise: Tensor) -> Tensor:
         """D^(-1/2) times rotated and scaled noise, layer by layer."""
@@ -464,11 +449,6 @@ def _added_inputs(path: str, sums: Mapping[str, Tensor], found: Mapping[str, Ten
     for own in rows[0 if matrices else 1 :]:
         total.addmm_(own.T, own)
     return {INPUTS + path: total}
-
-
-def _num_determined(eigenvalues: Tensor) -> Tensor:
-    parts = eigenvalues.split(NUMBERS_AT_A_TIME)  # the quotients of all would be two more of them
-    return torch.stack([(part / (1 + part)).sum() for part in parts]).sum()
 
 
 def _diagonals(others: Mapping[str, Tensor], weight: Tensor) -> dict[str, Tensor]:

@@ -151,8 +151,6 @@ class ModeSearch:
         """What the loop needs."""
         return Objective(
             leaves={"latents": self.flat},
-            rates={},
-            buffers={},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,

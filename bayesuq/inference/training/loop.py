@@ -65,14 +65,14 @@ class Objective:
 
     Attributes:
         leaves: The tensors to move, in place.
-        rates: Factors on the learning rate, for the leaves where it is not 1.
-        buffers: State that the forward pass changes (BatchNorm's statistics), kept with the best weights.
         loss_and_grads: The loss of a minibatch, scaled to the whole data, in nats; it leaves its gradient in each
             leaf's `.grad`.
         log_predictive: Log predictive density of each row at the current state, (B,), in nats.
         culprits: Names of the sites whose terms in the loss are not finite.
-        identity: What it is, in words: it tells fits apart for checkpoints, like the following.
-        model: The network that it is of, whose constants do.
+        identity: What it is, in words: it tells fits apart for checkpoints.
+        rates: Factors on the learning rate, for the leaves where it is not 1.
+        buffers: State that the forward pass changes (BatchNorm's statistics), kept with the best weights.
+        model: The network that it is of, whose constants tell fits apart too, like the following.
         options: What neither the loss nor the optimiser shows, plain JSON data, or functions that give it, which
             a checkpoint alone calls.
         contents: Digests of constants beside the network's.
@@ -99,12 +99,12 @@ class Objective:
     """
 
     leaves: Mapping[str, Tensor]
-    rates: Mapping[str, float]
-    buffers: Mapping[str, Tensor]
     loss_and_grads: Callable[[Batch, torch.Generator], Tensor]
     log_predictive: Callable[[Batch, torch.Generator], Tensor]
     culprits: Callable[[Batch, torch.Generator], list[str]]
     identity: str
+    rates: Mapping[str, float] = field(default_factory=dict)
+    buffers: Mapping[str, Tensor] = field(default_factory=dict)
     model: BayesianNetwork | None = None
     options: Mapping[str, Any] = field(default_factory=dict)
     contents: Mapping[str, str] = field(default_factory=dict)

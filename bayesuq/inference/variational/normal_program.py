@@ -64,8 +64,6 @@ class NormalObjective:
         self.num_draws = num_draws
         return Objective(
             leaves=self._leaves(),
-            rates={},
-            buffers={},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self.log_predictive,
             culprits=self.culprits,

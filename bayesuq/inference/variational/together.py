@@ -115,7 +115,6 @@ class StackedEvidence:
         """What the loop needs."""
         return Objective(
             leaves={"loc": self.loc, "log_scale": self.log_scale, **self.points},
-            rates={},
             buffers={"losses": self.losses, "step": self.tempering.step, "streams": self.streams.states},
             loss_and_grads=self.loss_and_grads,
             log_predictive=self._not_watched,

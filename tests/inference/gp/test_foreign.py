@@ -222,7 +222,8 @@ def test_a_sparse_law_given_further_rows_is_the_best_one_of_all_rows() -> None:
     )
 
     def best(number: int) -> Any:
-        process = SparseProcess(fitted.model, fitted.prior, fitted.inducing_points)
+        vector: Any = None  # of what moves, and nothing does
+        process = SparseProcess(fitted.model, fitted.prior, fitted.inducing_points, vector)
         rows = Observations.of(Batch(X[:number].double(), y[:number], None), None)
         return CollapsedBound(process, rows).posterior(fitted.history)
 

@@ -13,7 +13,9 @@ from bayesuq import datasets
 from bayesuq.data import Batch, Dataset
 from bayesuq.evaluation.scores import accuracy
 from bayesuq.inference.gp import expectations
+from bayesuq.inference.gp.data import units_of
 from bayesuq.inference.gp.fitting import fit
+from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.inducing import inducing_points
 from bayesuq.inference.gp.sparse import SparseObjective
 from bayesuq.inference.gp.sparse_posterior import SparseGpPosterior, SparseProcess
@@ -126,7 +128,8 @@ def objective_of(
     outputs = model.outputs_for(data.y)
     prior = model.build(data.x.double(), outputs)
     z = inducing_points(data.x.double(), torch.ones(2, dtype=torch.float64), num_inducing, 0).requires_grad_()
-    process = SparseProcess(model, prior, z)
+    vector = HyperparameterVector(prior, units_of(model, data.x.double(), data.y, outputs))
+    process = SparseProcess(model, prior, z, vector)
     return SparseObjective(process, len(data), num_draws=8, natural_rate=natural_rate)
 
 

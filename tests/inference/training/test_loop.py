@@ -419,7 +419,7 @@ def quadratic(optimizer, **options) -> tuple[Objective, Tensor]:
         return -((leaf - 0.5) ** 2).expand(len(batch.x))
 
     objective = Objective(
-        {"x": leaf}, {}, {}, loss_and_grads, log_predictive, lambda *_: [], "test", optimizer=optimizer, **options
+        {"x": leaf}, loss_and_grads, log_predictive, lambda *_: [], "test", optimizer=optimizer, **options
     )
     return objective, leaf
 
