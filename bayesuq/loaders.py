@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from itertools import islice
+from itertools import islice, zip_longest
 from typing import Any, cast
 
 import torch
@@ -92,6 +92,18 @@ class Loader:
         """N, by reading all rows where nothing else tells."""
         count = self.rows.count
         return sum(len(batch) for batch in self.complete()) if count is None else count
+
+    @cached_property
+    def mean_size(self) -> float | None:
+        """Rows of a batch of training on average, where batches may differ in size by more than chance.
+
+        None where the loader shuffles rows, so that each is as likely in a small batch as any other, or where the
+        number of rows that a pass shows is not known.
+        """
+        if _shuffles(self.loader):
+            return None
+        shown = self.num_rows if self.rows.loader is self.loader else self.rows.shown
+        return None if shown is None else shown / len(self)
 
     def __len__(self) -> int:
         """Batches of a pass of training.
@@ -223,7 +235,7 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
     """
     batches = loader.batch_sampler
     sampler = getattr(batches, "sampler", loader.sampler)
-    if isinstance(sampler, SHUFFLES) or (isinstance(sampler, DistributedSampler) and sampler.shuffle):
+    if _shuffles(loader) or _varies(loader):
         raise ValueError(
             "`predict` needs a loader that keeps the order of its rows; this one shuffles. Pass shuffle=False."
         )
@@ -234,6 +246,27 @@ def in_order(loader: DataLoader[Any]) -> DataLoader[Any]:
         own = copy.copy(loader)
     own.generator = torch.Generator()
     return own
+
+
+def _shuffles(loader: DataLoader[Any]) -> bool:
+    """Whether torch draws the order of its rows."""
+    sampler = getattr(loader.batch_sampler, "sampler", loader.sampler)
+    return isinstance(sampler, SHUFFLES) or (isinstance(sampler, DistributedSampler) and sampler.shuffle)
+
+
+def _varies(loader: DataLoader[Any]) -> bool:
+    """Whether a sampler of the user's own says that it shuffles, or gives other places in each pass."""
+    batches = loader.batch_sampler
+    own: Any = loader.sampler if batches is None or type(batches) is BatchSampler else batches
+    if isinstance(loader.dataset, IterableDataset) or isinstance(own, SequentialSampler | DistributedSampler):
+        return False
+    if getattr(own, "shuffle", False) is True:
+        return True
+    one = iter(own)
+    if one is own:  # it has one pass
+        return False
+    with isolated(0):
+        return any(place != other for place, other in zip_longest(one, own))
 
 
 Data = Dataset | DataLoader[Any] | Loader  # what a fit takes

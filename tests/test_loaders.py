@@ -6,14 +6,18 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
+import pyro.distributions as dist
 import pytest
 import torch
+from pyro import poutine
 from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, RandomSampler, Sampler, TensorDataset, WeightedRandomSampler
 
 import bayesuq as bq
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import confidence, hmc, laplace, map_estimate, temperature, variational
+from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.minibatches import NetworkReader, Source, all_rows
 from bayesuq.loaders import Loader, in_memory
 from bayesuq.models import likelihoods, networks, priors
@@ -25,6 +29,16 @@ from tests.zoo.loaders import NUM_ROWS, ROWS, X, Y
 CASES = zoo.cases()
 # Where training never sees some rows, which only a complete pass has.
 SAME_ROWS_DROPPED = {"in order, last batch dropped", "batch sampler", "a stream, last batch dropped"}
+# Where each pass shows the same rows in the same batches.
+SAME_ORDER = (
+    "in order",
+    "a shard",
+    "own sampler",
+    "own sampler that repeats",
+    "own batches",
+    "a stream",
+    "a stream of batches",
+)
 INDEX = torch.arange(NUM_ROWS)
 
 
@@ -71,6 +85,76 @@ def test_training_shows_rows_as_often_as_a_complete_pass_counts_them(name: str) 
     expected = case.counts / case.counts.sum()
     # Five standard errors of a share of draws with replacement; without, it varies less.
     assert ((shares - expected).abs() <= 5 * (expected * (1 - expected) / len(shown)).sqrt() + 1e-12).all()
+
+
+@pytest.mark.parametrize("name", SAME_ORDER)
+@pytest.mark.filterwarnings("ignore:The DataLoader's sampler shows", "ignore:The DistributedSampler repeats")
+def test_rows_of_small_batches_count_as_others_where_the_order_stays(name: str) -> None:
+    case = zoo.cases()[name]
+    source = Source(NetworkReader(line()), case.loader, 99)
+    counted, steps = torch.zeros(NUM_ROWS, dtype=torch.float64), 0
+    for batch in source.epoch(None):
+        weight = torch.ones(len(batch.y), dtype=torch.float64) if batch.weight is None else batch.weight
+        counted.index_add_(0, places_of(batch.x), weight * source.num_data / len(batch.y))
+        steps += 1
+    torch.testing.assert_close(counted / steps, case.counts, rtol=1e-12, atol=0)
+
+
+def test_a_mode_by_a_loader_in_order_is_that_of_all_rows() -> None:
+    y = Y.clone()
+    y[-1] = 5.0  # alone in its batch
+    options: dict[str, Any] = {"num_epochs": 120, "learning_rate": 0.1, "seed": 0}
+    found = map_estimate.fit(line(), DataLoader(TensorDataset(X, y), batch_size=22), **options)
+    expected = map_estimate.fit(line(), Dataset(X, y), **options)
+    torch.testing.assert_close(found.values, expected.values, rtol=0, atol=0.02)
+
+
+def test_programs_weigh_rows_of_small_batches_or_say_that_they_do_not() -> None:
+    def heedless(x: Tensor, y: Tensor | None = None, num_data: int | None = None) -> None:
+        slope = pyro.sample("slope", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", num_data or len(x), subsample=torch.arange(len(x))):
+            pyro.sample("y", dist.Normal(slope * x[:, 0], 1.0), obs=y)
+
+    def heeding(x: Tensor, y: Tensor | None = None, num_data: int | None = None, weight: Tensor | None = None) -> None:
+        with poutine.scale(scale=torch.ones(len(x)) if weight is None else weight):
+            heedless(x, y, num_data)
+
+    counted = []
+    for batch in Source(ProgramRows(heeding, None, None), DataLoader(ROWS, batch_size=22), 99).epoch(None):
+        assert batch.weight is not None
+        counted.append(float(batch.weight[0]) / len(batch.y))
+    assert counted == pytest.approx([2 / 23] * 2)
+    source = Source(ProgramRows(heedless, None, None), DataLoader(ROWS, batch_size=22), 99)
+    with pytest.warns(UserWarning, match="minibatches of unequal size, one of 22 where 11.5 are the mean"):
+        assert all(batch.weight is None for batch in source.epoch(None))
+
+
+class Shuffling(Sampler[int]):
+    """All rows, in another order each time."""
+
+    def __iter__(self):
+        yield from torch.randperm(NUM_ROWS).tolist()
+
+
+class ShuffledBuckets(Sampler[list[int]]):
+    """Batches that stay, in another order each time."""
+
+    def __iter__(self):
+        parts = [places.tolist() for places in torch.arange(NUM_ROWS).split(5)]
+        yield from (parts[place] for place in torch.randperm(len(parts)).tolist())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"sampler": Shuffling(), "batch_size": 5}, {"batch_sampler": ShuffledBuckets()}],
+    ids=["sampler", "batch sampler"],
+)
+def test_samplers_of_ones_own_that_shuffle_are_refused_where_the_order_matters(options: dict[str, Any]) -> None:
+    fitted = map_estimate.fit(line(), Dataset(X, Y), num_epochs=1, seed=0)
+    with pytest.raises(ValueError, match="keeps the order of its rows; this one shuffles"):
+        fitted.predict(DataLoader(ROWS, **options))
+    backwards = DataLoader(ROWS, sampler=list(range(NUM_ROWS))[::-1], batch_size=5)  # type: ignore[arg-type]
+    torch.testing.assert_close(fitted.predict(backwards).mean, fitted.predict(X.flip(0)).mean)
 
 
 @pytest.mark.filterwarnings(NO_MODE)
@@ -226,7 +310,7 @@ def test_a_function_reads_batches_wherever_a_loader_is_taken() -> None:
     known = Dataset(X, labels)
     assert temperature.fit(fitted, loader, seed=0).slopes == temperature.fit(fitted, known, seed=0).slopes
     sure = confidence.fit(fitted, loader, hidden=(3,), num_epochs=1, num_fine_tuning_epochs=1, seed=0)
-    assert torch.equal(sure.confidence(loader), sure.confidence(X))
+    torch.testing.assert_close(sure.confidence(loader), sure.confidence(X))
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,16 @@ class ProcessReader:
         """Where the process computes."""
         return self._device
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Double precision."""
+        return torch.float64
+
+    @property
+    def weighs(self) -> bool:
+        """True."""
+        return True
+
     def open(self, first: Dataset) -> Batch:
         """Learn C and the shape of a row, and hold the process's shapes against them; validation rows come second."""
         require_tensor(first.x, "A Gaussian process")

@@ -28,7 +28,7 @@ class OutsideReader:
     """Reads rows for a model of GPyTorch's: real numbers in its dtype, labels as whole numbers, one column as (N,)."""
 
     def __init__(self, network: Any, device: torch.device) -> None:
-        self._device, self.dtype = device, next(network.parameters()).dtype
+        self._device, self.dtype, self.weighs = device, next(network.parameters()).dtype, False
 
     @property
     def device(self) -> torch.device:

@@ -31,6 +31,10 @@ from bayesuq.predictive.laws import unwrapped
 
 USUAL = ("y", "obs")
 ROUNDING = 1e-3  # of a log-likelihood in float32
+WEIGHTING = (
+    "Let it take weight=None, and multiply what it observes: `poutine.scale(scale=torch.ones(len(x)) if weight is None "
+    "else weight)`; of weights that are 0, for missing targets, `poutine.mask(mask=weight > 0)`."
+)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,10 +86,7 @@ class ProgramCall:
         """Run the program on rows with their targets."""
         args, named = self._inputs(rows.x)
         if rows.weight is not None and "weight" not in self._parameters and not self._takes_any:
-            raise ValueError(
-                "The data have weights, but the program takes no argument `weight`. Give it one, weight=None, and "
-                "multiply what it observes: `poutine.scale(scale=torch.ones(len(x)) if weight is None else weight)`."
-            )
+            raise ValueError(f"The data have weights, but the program takes no argument `weight`. {WEIGHTING}")
         named |= self._options(num_data, rows.weight)
         if not self.takes_targets(rows.x):
             return poutine.condition(self.program, data=self._conditions(rows.y))(*args, **named)
@@ -142,19 +143,70 @@ class ProgramCall:
         if not self.takes_num_data:
             rule = "Minibatches need a program that takes `num_data` and scales its plate of `y` to it"
             raise ValueError(f"{rule}: {remedy}")
-        alone, twice = (self._log_likelihood(rows, times * len(rows.y)) for times in (1, 2))
-        if math.isfinite(alone) and abs(twice - 2 * alone) > ROUNDING * abs(alone):
+        once, doubled = (self._log_likelihood(rows, times * len(rows.y)) for times in (1, 2))
+        if math.isfinite(once) and abs(doubled - 2 * once) > ROUNDING * abs(once):
             raise ValueError(
                 "The program takes `num_data`, but does not scale to it: told of twice as many rows, it gives these a "
-                f"log-likelihood of {twice:.6g} in place of {2 * alone:.6g}. A minibatch would not count for all rows. "
-                f"Minibatches need a plate of `y` that scales: {remedy}"
+                f"log-likelihood of {doubled:.6g} in place of {2 * once:.6g}. A minibatch would not count for all "
+                f"rows. Minibatches need a plate of `y` that scales: {remedy}"
             )
+        size, both = len(rows.y), rows.at(torch.arange(len(rows.y)).repeat(2).to(rows.y.device))
+        alone, told, shown = (self._factors(*given) for given in ((rows, size), (rows, 2 * size), (both, 2 * size)))
+        for name, value in alone.items():
+            nearly = ROUNDING * abs(value)
+            if math.isfinite(value) and abs(shown[name] - 2 * value) <= nearly < abs(told[name] - 2 * value):
+                raise ValueError(
+                    f"The factor {name!r} is a sum over rows, and does not scale to `num_data`: a minibatch would not "
+                    f"count for all rows. Minibatches need it within a plate that scales: {remedy}"
+                )
+
+    def check_weights(self, rows: Batch) -> None:
+        """Refuse a program that takes weights, and gives a row the density that it would have without its own.
+
+        Raises:
+            ValueError: Such a program.
+        """
+        weight = rows.weight
+        if weight is None or bool((weight == 1).all()):
+            return
+        alone = self._densities(rows._replace(weight=torch.ones_like(weight)))
+        for name, density in self._densities(rows).items():
+            without = alone[name]
+            same = (density == without) & (without != 0) & without.isfinite()
+            ignored = int((same & _is_weighted(weight, density)).sum())
+            if ignored:
+                raise ValueError(
+                    f"The program takes `weight`, but {name!r} does not go by it: {ignored} of {density.numel()} "
+                    f"densities with a weight that is not 1 are as they were without. {WEIGHTING}"
+                )
+
+    def multiplies_weights(self, rows: Batch) -> bool:
+        """Whether the log-likelihood of rows is multiplied by their weights."""
+        if "weight" not in self._parameters and not self._takes_any:
+            return False
+        one, half = (rows._replace(weight=torch.full((len(rows.y),), value).to(rows.y.device)) for value in (1.0, 0.5))
+        try:
+            whole, part = self._densities(one), self._densities(half)
+        except (RuntimeError, ValueError, IndexError):  # weights of single targets, say
+            return False
+        return all(torch.allclose(part[name], whole[name] / 2, rtol=ROUNDING, equal_nan=True) for name in whole)
 
     def _log_likelihood(self, rows: Batch, num_data: int) -> float:
         """Of what is observed, where the real line has 0."""
+        return sum(float(density.sum()) for density in self._densities(rows, num_data).values())
+
+    def _factors(self, rows: Batch, num_data: int) -> dict[str, float]:
+        """What each `pyro.factor` adds, where the real line has 0."""
         trace = self.trace(rows, num_data)
         trace.compute_log_prob()
-        return float(sum(site["log_prob_sum"] for site in data_sites(trace)))
+        sites = [site for site in trace.nodes.values() if site["type"] == "sample"]
+        return {site["name"]: float(site["log_prob_sum"]) for site in sites if type(site["fn"]).__name__ == "Unit"}
+
+    def _densities(self, rows: Batch, num_data: int | None = None) -> dict[str, Tensor]:
+        """log p of what each site observes, with its scale and mask, where the real line has 0."""
+        trace = self.trace(rows, num_data)
+        trace.compute_log_prob()
+        return {site["name"]: site["log_prob"] for site in data_sites(trace)}
 
     def survey(self, rows: Batch, num_data: int | None = None) -> Survey:
         """What the program samples and observes on these rows; nothing is drawn from its laws.
@@ -333,6 +385,17 @@ class ProgramCall:
     @property
     def _takes_many(self) -> bool:
         return any(one.kind is one.VAR_POSITIONAL for one in self._parameters.values())
+
+
+def _is_weighted(weight: Tensor, density: Tensor) -> Tensor:
+    """Which densities of a site belong to rows, or targets, of a weight that is not 1; of density's shape."""
+    found = weight != 1
+    if found.shape == density.shape:
+        return found
+    rows = found.reshape(len(weight), -1).any(dim=1)
+    if density.shape[:1] != rows.shape:  # one of all rows
+        return rows.any().expand(density.shape)
+    return rows.reshape(-1, *[1] * (density.ndim - 1)).expand(density.shape)
 
 
 class AtOrigin(Messenger):

@@ -1,6 +1,7 @@
 """Rows as a Pyro program takes them: real numbers in its dtype, targets in the shape of what it observes."""
 
 import copy
+from functools import cached_property
 from typing import Any
 
 import pyro.distributions as dist
@@ -47,6 +48,11 @@ class ProgramRows:
         """Where the rows go; the program must compute there."""
         return self._device
 
+    @cached_property
+    def weighs(self) -> bool:
+        """Whether the program multiplies the log-likelihood of the first rows by weights."""
+        return self.call.multiplies_weights(self._opened)
+
     @property
     def program(self) -> Program:
         """On its device."""
@@ -77,6 +83,8 @@ class ProgramRows:
         rows = self.read(first)
         self.joint = ProgramJoint.of(self.call, rows)
         self._check_values(rows)
+        self.call.check_weights(rows)
+        self._opened = rows
         return rows
 
     def read(self, data: Dataset) -> Batch:

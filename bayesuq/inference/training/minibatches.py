@@ -9,6 +9,7 @@ from torch import Tensor
 
 from bayesuq.arrays import OVERFLOW, as_real, check_finite
 from bayesuq.data import Batch, Dataset
+from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.first_batches import UNREPEATABLE, loader_digest
 from bayesuq.inference.training.identity import digest, fill
 from bayesuq.inference.training.shares import Share
@@ -31,6 +32,14 @@ class Reader(Protocol):
     @property
     def device(self) -> torch.device:
         """Where the model computes."""
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of real numbers."""
+
+    @property
+    def weighs(self) -> bool:
+        """Whether rows count by their weights."""
 
     def open(self, first: Dataset) -> Batch:
         """Read the first rows, and learn from them what the following ones must be.
@@ -61,6 +70,16 @@ class NetworkReader:
     def device(self) -> torch.device:
         """The model's."""
         return self.model.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The model's."""
+        return self.model.dtype
+
+    @property
+    def weighs(self) -> bool:
+        """True."""
+        return True
 
     def open(self, first: Dataset) -> Batch:
         """Run the network on one row or two, and hold its outputs against the targets."""
@@ -120,6 +139,7 @@ class Source:
 
     workers = ALONE
     _share: Share | None = None
+    _told_of_sizes = False
 
     def __init__(self, reader: Reader, data: Data, batch_size: int) -> None:
         """Check the data, before any work.
@@ -228,7 +248,7 @@ class Source:
     def epoch(self, noise: torch.Generator | None) -> Iterator[Batch]:
         """The minibatches of one epoch; in the order of the rows where `noise` is None, of a loader in its own."""
         if self.batches is not None:
-            yield from map(self.reader.read, self.batches)
+            yield from map(self._evened, map(self.reader.read, self.batches))
             return
         number = len(self.rows.y)  # of this process, where several have rows
         order = torch.arange(number) if noise is None else torch.randperm(number, generator=noise)
@@ -242,6 +262,32 @@ class Source:
             weight = None if self.rows.weight is None else self.rows.weight[chosen].split(group)
             for number in range(len(group)):
                 yield Batch(x[number], y[number], None if weight is None else weight[number])
+
+    def _evened(self, batch: Batch) -> Batch:
+        """A minibatch of b rows of a loader, each of weight b / (their mean), where b is no matter of chance.
+
+        Rows stand for N / b: those of a last batch that is small would count more than others in every epoch.
+        """
+        mean = None if self.batches is None else self.batches.mean_size
+        if mean is None or len(batch.y) == mean:
+            return batch
+        if not self.reader.weighs:
+            self._tell_of_sizes(len(batch.y), mean)
+            return batch
+        y, factor = batch.y, len(batch.y) / mean
+        weight = y.new_ones(len(y), dtype=self.reader.dtype) if batch.weight is None else batch.weight
+        return batch._replace(weight=weight * factor)
+
+    def _tell_of_sizes(self, size: int, mean: float) -> None:
+        if self._told_of_sizes:
+            return
+        self._told_of_sizes = True
+        warn_of_fit(
+            f"The DataLoader shows rows in an order that stays, in minibatches of unequal size, one of {size} where "
+            f"{mean:.3g} are the mean: rows of small ones count more, and nothing weighs them less. Pass shuffle=True, "
+            "or a batch size that divides the number of rows; a program may take `weight`.",
+            UserWarning,
+        )
 
     def first(self, count: int) -> Batch:
         """The first rows, so many at most, of a DataLoader those of its first minibatch; no order is drawn."""
