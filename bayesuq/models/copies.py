@@ -7,8 +7,8 @@ from typing import Any, TypeVar
 
 from torch import nn
 
-CONTAINERS = (dict, OrderedDict, list, set)
-CONSTANTS = (bool, int, float, str, type(None))
+CONTAINERS = frozenset({dict, OrderedDict, list, set})
+CONSTANTS = frozenset({bool, int, float, str, type(None)})
 OWN = frozenset(
     {"__deepcopy__", "__reduce__", "__reduce_ex__", "__getstate__", "__getnewargs__", "__getnewargs_ex__", "__slots__"}
 )
@@ -25,16 +25,23 @@ def deep_copy(tree: Tree, known: Mapping[int, Any] | None = None) -> Tree:
         TypeError: A module that holds what cannot be copied, such as a lock or an open file.
     """
     copies = dict(known or {})
-    plain = [module for module in tree.modules() if id(module) not in copies and is_plain(type(module))]
+    modules = list(tree.modules())
+    plain_kinds = {kind for kind in set(map(type, modules)) if is_plain(kind)}
+    plain = [module for module in modules if id(module) not in copies and type(module) in plain_kinds]
     copies |= {id(module): type(module).__new__(type(module)) for module in plain}
     for module in reversed(plain):  # children before their parents
         state = module.__getstate__()
         for name, value in state.items():
-            if type(value) not in CONSTANTS:
+            kind = type(value)
+            if kind in CONSTANTS:
+                continue
+            if kind in CONTAINERS and not value:
+                state[name] = copies.setdefault(id(value), kind())
+            else:
                 state[name] = _attribute(value, copies)
         copies[id(module)].__setstate__(state)
-    for module in tree.modules():
-        if not is_plain(type(module)):
+    for module in modules:
+        if type(module) not in plain_kinds:
             _copy_empty(module, copies)
     return copy.deepcopy(tree, copies)
 
@@ -46,16 +53,13 @@ def _copy_empty(module: nn.Module, copies: dict[int, Any]) -> None:
 
 
 def _attribute(value: Any, copies: dict[int, Any]) -> Any:
-    """The copy of one, which is noted down where it is made here."""
-    if id(value) in copies or type(value) not in CONTAINERS:
-        return copy.deepcopy(value, copies)
-    if not value:
-        return copies.setdefault(id(value), type(value)())
-    if type(value) is not dict:
+    """The copy of one that is neither a constant nor empty, which is noted down where it is made here."""
+    if id(value) in copies or type(value) is not dict:
         return copy.deepcopy(value, copies)
     made = copies[id(value)] = {}
     for key, item in value.items():
-        made[copy.deepcopy(key, copies)] = copy.deepcopy(item, copies)
+        own = key if type(key) is str else copy.deepcopy(key, copies)
+        made[own] = copies[id(item)] if id(item) in copies else copy.deepcopy(item, copies)
     return made
 
 
