@@ -16,5 +16,5 @@ def save(figure: Figure, path: Any, **options: Any) -> None:
 @pytest.fixture(autouse=True)
 def _coarse_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
     """Pictures have few dots, and parts that stand where they are put first: finding better places takes longest."""
-    monkeypatch.setattr("matplotlib._constrained_layout.do_constrained_layout", lambda *_, **__: None)
+    monkeypatch.setattr("matplotlib.layout_engine.do_constrained_layout", lambda *_, **__: None)
     monkeypatch.setattr(Figure, "savefig", save)
