@@ -1,5 +1,6 @@
 """What pytest collects below this folder."""
 
+import pkgutil
 from collections.abc import Generator
 from typing import Any
 
@@ -20,10 +21,18 @@ def pytest_collect_file() -> Generator[None, list[Any], list[Any]]:
     return [found for found in (yield) if not isinstance(found, DoctestModule)]
 
 
-@pytest.fixture(scope="module")
-def few_looks() -> Generator[None, None, None]:
-    """Fits end without the hundreds of looks that their warnings need, for tests of something else than warnings."""
+@pytest.fixture(autouse=True, scope="module")
+def few_looks() -> Generator[dict[str, int], None, None]:
+    """Fits end without the hundreds of looks that their warnings need; `every_look` is for tests of the warnings."""
+    usual = {name: pkgutil.resolve_name(name) for name in LOOKS}
     with pytest.MonkeyPatch.context() as patch:
         for name, number in LOOKS.items():
             patch.setattr(name, number)
-        yield
+        yield usual
+
+
+@pytest.fixture
+def every_look(few_looks: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fits look as often as a user's do."""
+    for name, number in few_looks.items():
+        monkeypatch.setattr(name, number)

@@ -22,6 +22,12 @@ def _one_parser(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture(autouse=True)
+def _few_ratios(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The k of a variational fit is read from few draws, each of which takes a pass over all rows."""
+    monkeypatch.setattr("bayesuq.cli.methods.NUM_RATIOS", 50)
+
+
+@pytest.fixture(autouse=True)
 def _short_second_stage(monkeypatch: pytest.MonkeyPatch) -> None:
     """Of a confidence's fine-tuning, which no option of the commands shortens, two passes are made."""
     tune = confidence._fine_tune

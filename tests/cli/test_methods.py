@@ -264,7 +264,7 @@ def test_the_quality_of_a_variational_fit_is_told_where_the_data_are_few_enough(
     assert list(told) == ["elbo_rise", "scale_movement", "pareto_k"]
     assert told["scale_movement"].remark == "the scales were hardly learned"
     assert told["pareto_k"].value > 1  # after 20 tiny steps q is where it began, and reaches little
-    monkeypatch.setattr("bayesuq.cli.methods.MOST_FORWARD_ROWS", 500 * len(digits.split.train) - 1)
+    monkeypatch.setattr("bayesuq.cli.methods.MOST_FORWARD_ROWS", 50 * len(digits.split.train) - 1)
     fewer = fit(Method.of("variational"), digits, long, {})
     assert [measure.name for measure in fewer.quality] == ["elbo_rise", "scale_movement"]
     assert fit(Method.of("map"), digits, SHORT, {}).quality == ()

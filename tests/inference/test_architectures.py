@@ -15,7 +15,6 @@ from tests.inference.examples import NO_MODE, SHORT_FIT
 from tests.zoo.architectures import ARCHITECTURES
 
 pytestmark = [
-    pytest.mark.usefixtures("few_looks"),
     pytest.mark.filterwarnings("ignore::UserWarning", NO_MODE, *SHORT_FIT),
 ]
 SHORT = {"num_epochs": 1, "batch_size": 8, "seed": 0}

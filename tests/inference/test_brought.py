@@ -23,8 +23,6 @@ from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.inference.examples import SHORT_FIT, weights_of
 from tests.zoo.brought import BROUGHT, LABELS, NUM_ROWS
 
-pytestmark = pytest.mark.usefixtures("few_looks")
-
 SHORT: dict[str, Any] = {"num_epochs": 2, "batch_size": 8, "seed": 0}
 METHODS: dict[str, Callable[[map_estimate.MapPosterior, Dataset, str], Posterior]] = {
     "laplace": lambda adopted, data, _: laplace.fit(adopted, data),

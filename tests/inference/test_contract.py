@@ -45,8 +45,6 @@ from tests.posterior_contract import (
     tensors_of,
 )
 
-pytestmark = pytest.mark.usefixtures("few_looks")
-
 
 class TestMapEstimate(PosteriorContract):
     fit = map_estimate.fit

@@ -27,7 +27,7 @@ from bayesuq.models.likelihoods import Categorical
 from bayesuq.posterior import Posterior
 from tests.inference.examples import built, labelled
 
-pytestmark = [pytest.mark.usefixtures("few_looks"), pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 BODY, LAYER = 3 * 400 + 400 + 400 * 400 + 400 + 400 * 10 + 10, 10 * 3 + 3  # numbers
 HEADER = 20_000  # bytes
 SHORT: dict[str, Any] = {"num_epochs": 2, "seed": 0}

@@ -20,7 +20,7 @@ from bayesuq.posterior import Posterior
 from tests.inference.examples import built, labelled, noise
 from tests.inference.test_feature_heads import Net, Rows
 
-pytestmark = [pytest.mark.usefixtures("few_looks"), pytest.mark.filterwarnings("ignore::UserWarning")]
+pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 NUM_ROWS, PROBES = 64, 30
 SHORT = {"num_epochs": 3, "batch_size": 16, "seed": 0}
 CHAINS = {"num_samples": 3, "num_warmup": 4, "num_chains": 2, "thinning": 1, "seed": 0}

@@ -14,8 +14,6 @@ from bayesuq.inference import dropout, ensemble, gp, hmc, laplace, map_estimate,
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 
-pytestmark = pytest.mark.usefixtures("few_looks")
-
 GIVEN = likelihoods.Normal(scale="given")
 ONE = likelihoods.Normal(scale=1.0)
 SHORT: dict[str, Any] = {"num_epochs": 2, "batch_size": 6, "seed": 0}

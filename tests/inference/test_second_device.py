@@ -47,7 +47,6 @@ from tests.predictive.contract import NUM_DRAWS, NUM_POINTS, Components
 from tests.zoo.second_device import SECOND, second_device
 
 pytestmark = [
-    pytest.mark.usefixtures("few_looks"),
     pytest.mark.filterwarnings(*SHORT_FIT, "ignore::UserWarning"),  # fits and chains that are short on purpose
 ]
 THERE: dict[str, Any] = {"device": SECOND, "seed": 0, "progress": False}

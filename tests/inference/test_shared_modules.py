@@ -36,7 +36,6 @@ FITS: dict[str, Callable[..., Any]] = {
 STRUCTURES = ("diagonal", "kronecker", "full")
 
 pytestmark = [
-    pytest.mark.usefixtures("few_looks"),
     pytest.mark.filterwarnings(*SHORT_FIT, "ignore::UserWarning"),  # fits and chains that are short on purpose
 ]
 

@@ -33,8 +33,6 @@ from bayesuq.models.gp.process import GaussianProcess
 from tests.zoo import structures as zoo
 from tests.zoo.structures import AGE, IMAGE, LABELS, NUM_ROWS
 
-pytestmark = pytest.mark.usefixtures("few_looks")
-
 CASES = zoo.cases()
 SHORT: dict[str, Any] = {"num_epochs": 2, "batch_size": 5, "seed": 0}
 METHODS = {

@@ -17,8 +17,6 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp.process import GaussianProcess
 from bayesuq.models.network_inputs import cast_inputs, takes_whole_numbers
 
-pytestmark = pytest.mark.usefixtures("few_looks")
-
 NUM_TOKENS = 2**24 + 3  # more than float32 tells apart
 TOKENS = torch.tensor([[2**24, 1], [2**24 + 1, 2], [2**24 + 2, 1], [5, 2]]).repeat(3, 1)
 LABELS = torch.tensor([0, 1, 0, 1]).repeat(3)

@@ -25,7 +25,6 @@ from tests.zoo.damaged_files import BOMBS, damaged, rewrite_greedily
 from tests.zoo.other_fits import energies, hamiltonian, langevin, mode, model
 
 pytestmark = [
-    pytest.mark.usefixtures("few_looks"),
     pytest.mark.usefixtures("_fast_files"),
     pytest.mark.filterwarnings("ignore:The checkpoint .* is of an earlier version", *SHORT_FIT),
 ]

@@ -22,8 +22,6 @@ from tests.inference.examples import SHORT_FIT, built, labelled, noise
 from tests.zoo import modules
 from tests.zoo.pretrained import ConvNext, VisionTransformer
 
-pytestmark = pytest.mark.usefixtures("few_looks")
-
 KINDS = {
     **modules.RANDOM_IN_TRAINING,
     **modules.STATEFUL,

@@ -26,7 +26,7 @@ from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import SHORT_FIT, built, measured
 from tests.posterior_contract import tensors_of
 
-pytestmark = [pytest.mark.usefixtures("few_looks"), pytest.mark.filterwarnings(*SHORT_FIT)]
+pytestmark = pytest.mark.filterwarnings(*SHORT_FIT)
 
 NUM_STEPS = 6  # three epochs of two steps
 

@@ -30,7 +30,7 @@ from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from tests.inference.examples import Conjugate, built, labelled, noise, recorded_warnings
 
-pytestmark = pytest.mark.filterwarnings("error::bayesuq.ConvergenceWarning")
+pytestmark = [pytest.mark.usefixtures("every_look"), pytest.mark.filterwarnings("error::bayesuq.ConvergenceWarning")]
 
 
 def digits_model() -> BayesianNetwork:

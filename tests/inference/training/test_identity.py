@@ -22,7 +22,6 @@ from tests.posterior_contract import tensors_of
 from tests.zoo.other_fits import PAIRS, Read, mode, read
 
 pytestmark = [
-    pytest.mark.usefixtures("few_looks"),
     pytest.mark.filterwarnings(
         "ignore:The hyperparameters had not converged",
         "ignore:.*diverged",

@@ -29,7 +29,6 @@ from tests.inference.examples import SHORT_FIT, built, measured
 from tests.posterior_contract import tensors_of
 
 pytestmark = [
-    pytest.mark.usefixtures("few_looks"),
     pytest.mark.filterwarnings(
         *SHORT_FIT, "ignore:.*diverged", "ignore:.*greatest length", "ignore:The hyperparameters had not converged"
     ),

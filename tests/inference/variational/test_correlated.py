@@ -44,7 +44,7 @@ def test_it_says_of_itself_what_its_law_says(kind):
     torch.testing.assert_close(guide.marginal_scale(), law.stddev, rtol=1e-10, atol=0)
     eps = noise(5, 20_000, guide.num_noise)
     with torch.no_grad():
-        draws = torch.stack([guide.transform(one) for one in eps])
+        draws = torch.vmap(guide.transform)(eps)
     covariance = law.covariance_matrix
     # The standard error of an empirical covariance is at most sqrt(2 c_ii c_jj / n).
     error = (2 * covariance.diag()[:, None] * covariance.diag() / len(eps)).sqrt()
@@ -162,7 +162,7 @@ def test_it_is_a_pyro_guide_with_a_site_for_each(kind):
 @pytest.mark.parametrize("guide", [low_rank(3), full_rank], ids=["low rank", "full rank"])
 def test_the_fit_finds_a_correlated_posterior(guide):
     conjugate = Conjugate(60, 2, 0.5)
-    posterior = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=400, num_draws=2, seed=0)
+    posterior = variational.fit(conjugate.model, conjugate.data, guide=guide, num_epochs=250, num_draws=2, seed=0)
     assert isinstance(posterior, CorrelatedPosterior)
     exact = conjugate.precision.inverse()
     law = posterior.guide().law()

@@ -33,6 +33,7 @@ def model(likelihood=None, num_outputs: int = 1, prior=None, **options) -> Bayes
     return BayesianNetwork(net, prior or priors.Normal(), likelihood or likelihoods.Normal(scale="learned"))
 
 
+@pytest.mark.usefixtures("every_look")
 def test_units_live_until_the_noise_has_fallen_and_a_fit_whose_units_died_says_so() -> None:
     """By the settings of before all of the signal became noise."""
     with recorded_warnings() as found:
