@@ -12,6 +12,7 @@ from dataclasses import KW_ONLY, dataclass
 from typing import Any, Literal, Self
 
 import numpy as np
+import torch
 from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
 from sklearn.utils import check_array, check_random_state
 from sklearn.utils.class_weight import compute_class_weight
@@ -81,13 +82,18 @@ class _BayesianEstimator(BaseEstimator):
     def predict_frame(self, X: Any) -> Any:
         """What the predictive says of rows (N, F), a pandas DataFrame: see `PredictiveDistribution.to_pandas`.
 
-        Its rows have the index of X, where that is a data frame, and its columns the names of labels that are words.
+        Its rows have the index of X, where that is a data frame, and its columns the names of labels, which are those
+        that were fitted.
         """
-        frame, index = self.predictive(X).to_pandas(), getattr(X, "index", None)
+        frame, index = self._frame(self.predictive(X)), getattr(X, "index", None)
         return frame if index is None or callable(index) else frame.set_axis(index, axis=0)
 
+    def _frame(self, found: PredictiveDistribution) -> Any:
+        """A predictive as a data frame."""
+        return found.to_pandas()
+
     def _named(self, found: PredictiveDistribution) -> PredictiveDistribution:
-        """With names of labels, where these have some."""
+        """With names of labels, where these are not 0 to C - 1."""
         return found
 
     def _fit(self, X: Array, y: Array, weight: Array | None) -> Self:
@@ -309,12 +315,19 @@ class BayesianClassifier(ClassifierMixin, _BayesianEstimator):
             raise ValueError(
                 f"`y` has the class {labels[unknown].tolist()[0]!r}, which is not one of those that were fitted."
             )
-        return _mean(found.log_prob(np.searchsorted(self.classes_, labels)), sample_weight)
+        places = torch.from_numpy(np.searchsorted(self.classes_, labels))  # a tensor, whose numbers are no names
+        return _mean(found.log_prob(places), sample_weight)
 
     def _named(self, found: PredictiveDistribution) -> PredictiveDistribution:
-        if self.classes_.dtype.kind not in "OUS" or not isinstance(found, CategoricalPredictive):
+        are_numbers = self.classes_.dtype.kind in "iuf"
+        if not isinstance(found, CategoricalPredictive) or (
+            are_numbers and np.array_equal(self.classes_, np.arange(len(self.classes_)))
+        ):
             return found
-        return found.named(self.classes_.tolist())
+        return found.named([str(int(label) if are_numbers else label) for label in self.classes_.tolist()])
+
+    def _frame(self, found: PredictiveDistribution) -> Any:
+        return found.to_pandas().assign(label=self.classes_[found.mean.max(dim=1).indices.cpu().numpy()])
 
     def _labels(self, X: Any) -> CategoricalPredictive:
         found: Any = self.predictive(X)

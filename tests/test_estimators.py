@@ -17,6 +17,7 @@ from sklearn.utils.estimator_checks import check_estimator
 
 import bayesuq as bq
 from bayesuq.estimators import BayesianClassifier, BayesianRegressor
+from bayesuq.evaluation.report.reporting import evaluate
 
 QUICK = {"num_epochs": 60, "batch_size": 1000, "learning_rate": 0.03}
 SHORT = {**QUICK, "num_epochs": 15}
@@ -173,6 +174,36 @@ def test_labels_come_back_as_they_came() -> None:
     assert classifier.predictive(X).log_prob(names).mean().item() == pytest.approx(log_probs.mean(), rel=1e-12)
     with pytest.raises(ValueError, match="the class 'top', which is not one"):
         classifier.score(X[:1], ["top"])
+
+
+NUMBERED: dict[str, tuple[list[Any], list[str]]] = {
+    "places": ([0, 1, 2], ["p_0", "p_1", "p_2"]),
+    "from one": ([1, 2, 3], ["p_1", "p_2", "p_3"]),
+    "below zero": ([-1, 4, 7], ["p_-1", "p_4", "p_7"]),
+    "reals": ([1.0, 2.0, 3.0], ["p_1", "p_2", "p_3"]),
+    "words": (["1", "2", "3"], ["p_1", "p_2", "p_3"]),
+    "truths": ([False, True], ["p_False", "p_True"]),
+}
+
+
+@pytest.mark.parametrize("kind", NUMBERED)
+def test_labels_that_are_numbers_are_told_as_they_came_and_are_no_places(kind: str) -> None:
+    """Labels 1 to 3 were told as 0 to 2, and where no row had a 3 they were measured as if they were places."""
+    (classes, columns), (X, y) = NUMBERED[kind], table()
+    labels = np.array(classes)[np.digitize(y, np.quantile(y, [1 / 3, 2 / 3][: len(classes) - 1]))]
+    classifier = BayesianClassifier("map", options=QUICK, random_state=0).fit(X, labels)
+    frame, said, few = classifier.predict_frame(X), classifier.predict(X), labels != classes[-1]
+    assert frame["label"].tolist() == said.tolist()
+    assert list(frame)[1 : 1 + len(classes)] == columns
+    log_probs = np.log(classifier.predict_proba(X))[np.arange(len(X)), np.searchsorted(classes, labels)]
+    assert classifier.score(X[few], labels[few]) == pytest.approx(log_probs[few].mean(), rel=1e-12)
+    for rows in (slice(None), few):
+        predictive, truth = classifier.predictive(X[rows]), labels[rows]
+        if rows is few and kind in ("from one", "reals"):  # 1 and 2 of 1 to 3 may be places, too
+            with pytest.raises(ValueError, match=r"may be names of classes \(1, 2, 3\) or their places"):
+                evaluate(predictive, truth)
+            truth = labels[rows].astype(int).astype(str)
+        assert evaluate(predictive, truth)["accuracy"].value == pytest.approx((said == labels)[rows].mean())
 
 
 def test_class_weights_are_weights_of_the_rows_as_scikit_learn_has_them() -> None:
