@@ -5,23 +5,36 @@ import itertools
 import re
 import tomllib
 from argparse import SUPPRESS, Action, HelpFormatter
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.metadata import version
 from importlib.util import find_spec
 from os import PathLike
+from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 import yaml
 from jsonargparse import ArgumentParser, Namespace, get_loader, set_loader
 
 from bayesuq.cli.plain_yaml import check_plain
-from bayesuq.cli.settings import GROUPS, UsageError, is_import_path
+from bayesuq.cli.settings import GROUPS, UsageError, is_import_path, rule
 from bayesuq.options import nearest
 
 MODE = "bayesuq"  # the name under which jsonargparse knows our reader of files
 PLAIN: dict[str, Any] = {"allow_abbrev": False}
 SHELLS = ("bash", "zsh", "tcsh")
 UNKNOWN = re.compile(r"unrecognized arguments: --(?P<given>[^\s=]+)|accept(?:s|ed)? option '(?P<written>[^']+)'")
+MISSING = re.compile(r"arguments are required: (?P<names>.+)")
+WRONG = re.compile(r'(?:Parser key "|argument --)(?P<name>(?!config\b)\w+)"?:(?! expected one argument)')
+GIVEN = tuple(  # as jsonargparse and argparse tell the value that they refuse
+    re.compile(pattern)
+    for pattern in (
+        r"Given value: (.+)$",
+        r"Got value: (.+)$",
+        r"(\S+) does not conform",
+        r"(?:base 10| float| value): (.+)$",
+        r"; got (.+)$",
+    )
+)
 SUMMARIES = {
     "compare": "Fit several methods to one data set and write a report that puts them side by side.",
     "fit": "Fit one method, and write its posterior and its report.",
@@ -33,17 +46,22 @@ SUMMARIES = {
 
 
 class Parser(ArgumentParser):
-    """Jsonargparse's parser, which names the nearest option where it is given one that it does not have."""
+    """Jsonargparse's parser, which tells in one sentence what an option must be, or which one was meant."""
 
-    options: tuple[str, ...] = ()
+    kinds: Mapping[str, Any] = {}  # types by the names of options, none of which are of `bayesuq` itself
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Tell on stderr and exit with 2."""
-        known = getattr(ex, "subcommand_parser", self).options  # where an option of a file is meant
-        unknown = UNKNOWN.search(message)
-        if unknown is not None and known:
+        kinds = getattr(ex, "subcommand_parser", self).kinds  # where an option of a file is meant
+        unknown, wrong, missing = (pattern.search(message) for pattern in (UNKNOWN, WRONG, MISSING))
+        if unknown is not None and kinds:
             name = unknown["given"] or unknown["written"]
-            message = f"There is no option {name!r}; {nearest(name, list(known))}."
+            message = f"There is no option {name!r}; {nearest(name, list(kinds))}."
+        elif wrong is not None and wrong["name"] in kinds:
+            message = f"`{wrong['name']}` must be {rule(kinds[wrong['name']])}{_got(message)}."
+        elif missing is not None:
+            names = [name.rpartition(".")[2] for name in missing["names"].split(", ")]
+            message = f"These are required: {', '.join(names)}."
         super().error(message, ex)
 
 
@@ -82,7 +100,7 @@ def build() -> Parser:
         own.add_argument("--quiet", action="store_true", help="Print nothing but warnings and errors.")
         for group in groups:
             _add(own, group)
-        own.options = ("config", "quiet", *(option.name for group in groups for option in dataclasses.fields(group)))
+        own.kinds = {"config": Path, "quiet": bool, **{name: kind for group in groups for name, kind in _kinds(group)}}
         commands.add_subcommand(command, own, help=SUMMARIES[command])
     _add_data(commands)
     return parser
@@ -107,11 +125,10 @@ def _add_data(commands: Any) -> None:
 
 def _add(parser: Parser, group: type) -> None:
     section = parser.add_argument_group(str(group.__doc__).rstrip("."))
-    hints = get_type_hints(group, include_extras=True)
+    hints, kinds = get_type_hints(group, include_extras=True), dict(_kinds(group))
     for option in dataclasses.fields(group):
-        name, annotated = f"--{option.name}", hints[option.name]
-        (about,) = annotated.__metadata__
-        kind = about.kind or annotated.__origin__
+        name, kind = f"--{option.name}", kinds[option.name]
+        (about,) = hints[option.name].__metadata__
         if about.is_place:
             section.add_argument(option.name, metavar=option.name.upper(), type=kind, help=about.text)
         elif kind is bool:
@@ -121,6 +138,20 @@ def _add(parser: Parser, group: type) -> None:
         else:
             shown = "" if option.default is None else f" [{option.default}]"
             section.add_argument(name, type=kind, default=option.default, help=about.text + shown)
+
+
+def _kinds(group: type) -> Iterator[tuple[str, Any]]:
+    """The options of a group with the types that check them."""
+    hints = get_type_hints(group, include_extras=True)
+    for option in dataclasses.fields(group):
+        (about,) = hints[option.name].__metadata__
+        yield option.name, about.kind or hints[option.name].__origin__
+
+
+def _got(message: str) -> str:
+    """The value that was refused, where the message tells it."""
+    found = next((match for pattern in GIVEN if (match := pattern.search(message))), None)
+    return "" if found is None else f"; got {found[1]}"
 
 
 def _places(groups: Sequence[type]) -> str:
@@ -205,8 +236,12 @@ def settings(command: str, parsed: Namespace) -> list[Any]:
     """The groups of a command, filled, in the order of `GROUPS`.
 
     Raises:
-        UsageError: A null in a file for an option that must have a value.
+        UsageError: A null in a file for an option that must have a value; words in the place of true or false.
     """
+    flags = ["quiet", *(name for group in GROUPS[command] for name, kind in _kinds(group) if kind is bool)]
+    for name in flags:
+        if not isinstance(parsed[name], bool | None):  # any word would be as good as true, "false" too
+            raise UsageError(f"`{name}` must be {rule(bool)}; got {parsed[name]!r}.")
     for option in (option for group in GROUPS[command] for option in dataclasses.fields(group)):
         if parsed[option.name] is None and option.default is not None:
             raise UsageError(f"`{option.name}` must have a value; leave it out to take {option.default!r}.")

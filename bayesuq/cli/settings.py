@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args, get_origin
 
 from jsonargparse.typing import NonNegativeInt, OpenUnitInterval, PositiveInt, restricted_number_type
 
@@ -76,6 +76,26 @@ _network.__name__ = f"one of {', '.join(NETWORKS)}, or package.module:function"
 _import_path.__name__ = "import path, package.module:function"
 WIDTHS, NAMES = _separated(_width, "list of widths"), _separated(str, "list of methods")
 COLUMNS = _separated(str, "list of columns")
+RULES: dict[Any, str] = {  # what an option must be, by the type that checks it
+    PositiveInt: "a whole number of at least 1",
+    NonNegativeInt: "a whole number of at least 0",
+    FinitePositive: "a finite number above 0",
+    OpenUnitInterval: "a number above 0 and below 1",
+    WIDTHS: "widths, whole numbers of at least 1, with commas between them",
+    NAMES: "names of methods, with commas between them",
+    COLUMNS: "names of columns, with commas between them",
+    str: "text",
+    Path: "the name of a file or folder",
+    bool: "true or false",
+}
+
+
+def rule(kind: Any) -> str:
+    """What a value of an option must be, to go on after "must be"."""
+    chosen = [each for each in get_args(kind) if each is not type(None)]
+    if get_origin(kind) is Literal:
+        return f"one of {', '.join(chosen)}"
+    return rule(chosen[0]) if chosen else RULES.get(kind, kind.__name__)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -204,27 +204,57 @@ def test_an_unknown_option_is_refused_with_the_nearest_name(capsys: pytest.Captu
         ([], "COMMAND|command"),
         (["compair"], "invalid choice: 'compair'"),
         (["compare", "--data", "digits"], "required: .*methods"),
-        ([*COMPARE, "--num_epochs", "0"], "num_epochs"),
-        ([*COMPARE, "--num_epochs", "1.5"], "num_epochs"),
-        ([*COMPARE, "--dropout", "1"], "dropout"),
-        ([*COMPARE, "--prior_scale", "-1"], "prior_scale"),
-        ([*COMPARE, "--prior_scale", "inf"], "prior_scale"),
-        ([*COMPARE, "--learning_rate", "0"], "learning_rate"),
-        ([*COMPARE, "--learning_rate", "inf"], "learning_rate"),
-        ([*COMPARE, "--learning_rate", "nan"], "learning_rate"),
-        ([*COMPARE, "--hidden", "8,x"], "hidden.*list of widths.*8,x"),
-        ([*COMPARE, "--hidden", "0"], "hidden"),
-        ([*COMPARE, "--seed", "-1"], "seed"),
-        ([*COMPARE, "--network", "cnn"], "network"),
-        ([*COMPARE, "--likelihood", "poisson"], "likelihood"),
         ([*COMPARE, "--config", "nowhere.toml"], "nowhere.toml"),
-        (["evaluate", "--posterior", "p", "--data", "digits", "--out", "o", "--part", "ood"], "part"),
         (["data"], "list,get|ACTION"),
         (["data", "get"], "NAME|names"),
     ],
 )
 def test_wrong_usage_is_told(capsys: pytest.CaptureFixture[str], arguments: list[str], message: str) -> None:
     assert re.search(message, refused(capsys, *arguments))
+
+
+COUNT, POSITIVE, SHARE = "a whole number of at least 1", "a finite number above 0", "a number above 0 and below 1"
+WIDTHS = "widths, whole numbers of at least 1, with commas between them"
+RULES = [
+    ("num_epochs", "0", COUNT),
+    ("num_epochs", "1.5", COUNT),
+    ("num_samples", "x", COUNT),
+    ("dropout", "1", SHARE),
+    ("prior_scale", "-1", POSITIVE),
+    ("prior_scale", "inf", POSITIVE),
+    ("learning_rate", "0", POSITIVE),
+    ("learning_rate", "inf", POSITIVE),
+    ("learning_rate", "nan", POSITIVE),
+    ("clip", "-1", POSITIVE),
+    ("hidden", "8,x", WIDTHS),
+    ("hidden", "0", WIDTHS),
+    ("seed", "-1", "a whole number of at least 0"),
+    ("split", "-1", "a whole number of at least 0"),
+    ("network", "cnn", "one of auto, mlp, convnet, unet, or package.module:function"),
+    ("likelihood", "poisson", "one of auto, categorical, normal, heteroscedastic"),
+]
+
+
+@pytest.mark.parametrize(("option", "value", "rule"), RULES)
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_value_out_of_bounds_is_told_in_one_sentence(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str, rule: str, in_file: bool
+) -> None:
+    (tmp_path / "run.yaml").write_text(f"{option}: {value}\n")
+    given = ["--config", str(tmp_path / "run.yaml")] if in_file else [f"--{option}", value]
+    told = refused(capsys, *COMPARE, *given).splitlines()[-1]
+    assert re.fullmatch(rf"error: `{option}` must be {re.escape(rule)}; got '?\S+'?\.", told)
+
+
+@pytest.mark.parametrize("option", ["overwrite", "centred", "quiet"])
+@pytest.mark.parametrize("value", ["'false'", "maybe", "[1]", "2"])
+def test_words_in_the_place_of_true_or_false_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], option: str, value: str
+) -> None:
+    """All of them were true: 'false' in quotes overwrote an earlier run."""
+    (tmp_path / "run.yaml").write_text(f"{option}: {value}\n")
+    assert main([*COMPARE, "--config", str(tmp_path / "run.yaml")]) == 2
+    assert f"`{option}` must be true or false; got" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
