@@ -28,6 +28,7 @@ from bayesuq.inference.chains.agreement import (
 )
 from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.chains.hamiltonian import Hmc, Kernel
+from bayesuq.inference.chains.identity import identity_of
 from bayesuq.inference.chains.mass import LARGEST_DENSE, MassName
 from bayesuq.inference.chains.nuts import Nuts
 from bayesuq.inference.chains.potential import NetworkPotential
@@ -53,12 +54,10 @@ from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
-from bayesuq.inference.training.identity import ADDRESS, Identity, digest, tolerance_of
+from bayesuq.inference.training.identity import ADDRESS, Identity, digest
 from bayesuq.inference.training.minibatches import NetworkReader, Reader, Source, all_rows
-from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import ALONE, Group, Workers
-from bayesuq.inputs import named_leaves
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.program import Observed, Program, check_program, check_unnamed
@@ -424,34 +423,19 @@ def _kernel(name: str, max_tree_depth: int, num_steps: int | None, trajectory_le
 
 def _identity(job: Job, potential: NetworkPotential | ProgramPotential, positions: Tensor, key: int) -> Identity:
     """What tells this fit from others, for checkpoints; each chain adds where it starts."""
-    plan, model, rows = job.plan, job.model, job.rows
-    weight = {} if rows.weight is None else {"weight": rows.weight}
-    data = digest({**named_leaves(rows.x), "y": rows.y, **weight})
+    plan, fixed, buffers = job.plan, job.constants.fixed, job.constants.buffers
     told = {"seed": key, "kernel": repr(job.kernel) + ("" if plan.mass == "diagonal" else f", {plan.mass} mass")}
-    constants = {"values of learned sites": job.constants.fixed, "buffers of the start": job.constants.buffers}
-    sites = sites_of(model) if isinstance(model, BayesianNetwork) else model.sites()
-    own = model_contents(model) if isinstance(model, BayesianNetwork) else {}
-    return Identity(
-        options={
-            **told,
-            **{name: value for name, value in vars(plan).items() if name not in ("num_samples", "mass")},
-            "device": model.device.type,
-            "data": f"{len(rows.y)} rows, {data}",
-            **sites,
-        },
-        lengths={"num_samples": plan.num_samples},
-        contents={name: digest(tensors) for name, tensors in constants.items()} | own,
-        numbers=probed_energy(potential.at, positions[0]),
-        tolerance=tolerance_of(positions.dtype),
-        text=repr(model),
-        before={
-            **told,
-            "plan": repr(plan),
-            "model": ADDRESS.sub("", repr(model)),
-            "data": data,
-            "start": digest({"positions": positions, **job.constants.fixed, **job.constants.buffers}),
-        },
-    )
+    options = told | {name: value for name, value in vars(plan).items() if name not in ("num_samples", "mass")}
+    constants = {"values of learned sites": digest(fixed), "buffers of the start": digest(buffers)}
+    found = identity_of(potential, positions, options, plan.num_samples, constants)
+    before = {
+        **told,
+        "plan": repr(plan),
+        "model": ADDRESS.sub("", found.text),
+        "data": found.options["data"].rpartition(" ")[2],
+        "start": digest({"positions": positions, **fixed, **buffers}),
+    }
+    return replace(found, before=before)
 
 
 def _warn(chains: Chains, max_tree_depth: int) -> None:

@@ -21,6 +21,7 @@ from bayesuq.data import Batch
 from bayesuq.deadline import within
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.agreement import disagreement, warn_of_disagreement, warn_of_few_draws
+from bayesuq.inference.chains.identity import identity_of
 from bayesuq.inference.chains.potential import NetworkPotential
 from bayesuq.inference.chains.program_starts import ProgramStart
 from bayesuq.inference.chains.starts import Constants, check_precision, starting_points
@@ -37,13 +38,11 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.column_scales import warn_of_scales
-from bayesuq.inference.training.identity import Identity, digest, tolerance_of
+from bayesuq.inference.training.identity import Identity, digest
 from bayesuq.inference.training.minibatches import NetworkReader, Source, all_rows
-from bayesuq.inference.training.model_contents import model_contents, probed_energy, sites_of
 from bayesuq.inference.training.options import Training, TrainingOptions, training_options
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import Group, Workers
-from bayesuq.inputs import named_leaves
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal
@@ -165,7 +164,7 @@ def fit(
     positions = starting_points(potential, begins, num_members, derive_seed(key, STARTS))
     run = Run(energies_of(potential), positions, plan, derive_seed(key, CHAINS), workers)
     chains_file = None if file is None else file.of_part("chains")
-    fit_identity = None if file is None else _identity(model, rows, constants, potential, positions, plan, key)
+    fit_identity = None if file is None else _identity(constants, potential, positions, plan, key)
     run.finish(chains_file, fit_identity, sys.stderr.isatty() if training.progress is None else training.progress)
     posterior = _posterior(model, constants, run)
     worst, share = disagreement(posterior, rows)
@@ -279,36 +278,14 @@ def _posterior(model: BayesianNetwork, constants: Constants, run: Run) -> Microc
     )
 
 
-def _identity(
-    model: BayesianNetwork,
-    rows: Batch,
-    constants: Constants,
-    potential: NetworkPotential,
-    positions: Tensor,
-    plan: Plan,
-    key: int,
-) -> Identity:
+def _identity(constants: Constants, potential: NetworkPotential, positions: Tensor, plan: Plan, key: int) -> Identity:
     """What tells the chains from others."""
-    weight = {} if rows.weight is None else {"weight": rows.weight}
-    held = {"values of learned sites": constants.fixed, "buffers of the start": constants.buffers}
-    return Identity(
-        options={
-            "seed": key,
-            **{name: value for name, value in vars(plan).items() if name != "num_samples"},
-            "device": model.device.type,
-            "data": f"{len(rows.y)} rows, {digest({**named_leaves(rows.x), 'y': rows.y, **weight})}",
-            **sites_of(model),
-        },
-        lengths={"num_samples": plan.num_samples},
-        contents={
-            **{name: digest(tensors) for name, tensors in held.items()},
-            "start": digest({"positions": positions}),
-            **model_contents(model),
-        },
-        numbers=probed_energy(potential.at, positions[0]),
-        tolerance=tolerance_of(positions.dtype),
-        text=repr(model),
-    )
+    contents = {
+        "values of learned sites": digest(constants.fixed),
+        "buffers of the start": digest(constants.buffers),
+        "start": digest({"positions": positions}),
+    }
+    return identity_of(potential, positions, plan.told(key), plan.num_samples, contents)
 
 
 def _warn_of_repeats(model: BayesianNetwork, rows: Batch) -> None:

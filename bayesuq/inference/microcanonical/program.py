@@ -7,10 +7,10 @@ of length in every coordinate, so that a program is written with latents of abou
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.inference.chains.agreement import warn_unless_latents_agree
+from bayesuq.inference.chains.identity import identity_of
 from bayesuq.inference.chains.program_starts import ProgramStart, program_starts
 from bayesuq.inference.joint.program_joint import ProgramJoint
 from bayesuq.inference.joint.program_potential import ProgramPotential
@@ -19,13 +19,11 @@ from bayesuq.inference.posteriors.program import ProgramChains, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.captured import warn_of_no_capture
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
-from bayesuq.inference.training.identity import Identity, digest, tolerance_of
+from bayesuq.inference.training.identity import digest
 from bayesuq.inference.training.minibatches import Source, all_rows
-from bayesuq.inference.training.model_contents import probed_energy
 from bayesuq.inference.training.options import Training
 from bayesuq.inference.training.shares import check_same_rows
 from bayesuq.inference.training.workers import ALONE, Workers
-from bayesuq.inputs import named_leaves
 from bayesuq.loaders import Data
 from bayesuq.models.program import Observed, Program, check_program
 from bayesuq.randomness import derive_seed, isolated
@@ -99,7 +97,8 @@ def fit_program(
     if run.checkpoint is None:
         chains.finish(None, None, run.progress)
     else:
-        identity = _identity(potential, positions, run)
+        contents = {"start": digest({"positions": positions})}
+        identity = identity_of(potential, positions, run.plan.told(run.key), run.plan.num_samples, contents)
         chains.finish(run.checkpoint.of_part("chains"), identity, run.progress)
     warn_unless_latents_agree(chains.draws, joint.layout.slices())
     return _posterior(joint, rows, chains), chains.energy_variance()
@@ -116,24 +115,4 @@ def _posterior(joint: ProgramJoint, rows: Batch, chains: Run) -> ProgramChains:
         statistics=chains.told,
         warmup_statistics={},
         inverse_mass=chains.draws.new_zeros(len(chains.draws), 0),
-    )
-
-
-def _identity(potential: ProgramPotential, positions: Tensor, run: ProgramRun) -> Identity:
-    """What tells the chains from others."""
-    joint, rows = potential.joint, potential.rows
-    weight = {} if rows.weight is None else {"weight": rows.weight}
-    return Identity(
-        options={
-            "seed": run.key,
-            **{name: value for name, value in vars(run.plan).items() if name != "num_samples"},
-            "device": joint.device.type,
-            "data": f"{len(rows.y)} rows, {digest({**named_leaves(rows.x), 'y': rows.y, **weight})}",
-            **joint.sites(),
-        },
-        lengths={"num_samples": run.plan.num_samples},
-        contents={"start": digest({"positions": positions})},
-        numbers=probed_energy(potential.at, positions[0]),
-        tolerance=tolerance_of(positions.dtype),
-        text=repr(joint),
     )

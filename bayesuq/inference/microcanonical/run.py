@@ -58,6 +58,10 @@ class Plan:
         """Warm-up and all."""
         return self.num_warmup + self.num_samples * self.thinning
 
+    def told(self, seed: int) -> dict[str, Any]:
+        """What tells it from others, however many draws are kept."""
+        return {"seed": seed, **{name: value for name, value in vars(self).items() if name != "num_samples"}}
+
 
 class Run(Stepped):
     """The loop.
