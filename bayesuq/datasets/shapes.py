@@ -168,7 +168,7 @@ def volumes(
     radius = (0.3 + 0.1 * uniform[:, 3:4]) * ends.min()
     inner = centre + 0.6 * radius * (uniform[:, 4:7] - 0.5)
     inside = [
-        _radius(length) - (places - _middle(middle)).square().sum(dim=1).sqrt()
+        length.view(-1, 1, 1, 1) - (places - middle.view(-1, 3, 1, 1, 1)).square().sum(dim=1).sqrt()
         for middle, length in ((centre, radius), (inner, radius * (0.5 + 0.2 * uniform[:, 7:8])))
     ]
     organ, lesion = (torch.sigmoid(4 * distance / BORDER) for distance in inside)
@@ -181,11 +181,3 @@ def volumes(
     x = (image + spread * torch.randn(image.shape, generator=noise)).unsqueeze(1)
     y = torch.multinomial(probs.movedim(1, -1).reshape(-1, 3), 1, generator=noise).view(number, *size)
     return Volumes(x=x, probs=probs, y=y, is_degraded=is_degraded)
-
-
-def _middle(centre: Tensor) -> Tensor:
-    return centre.view(-1, 3, 1, 1, 1)
-
-
-def _radius(size: Tensor) -> Tensor:
-    return size.view(-1, 1, 1, 1)

@@ -82,7 +82,8 @@ def stable_cholesky(matrix: Tensor) -> Tensor:
     """
     size = matrix.diagonal(dim1=-2, dim2=-1).mean(dim=-1).detach()
     for jitter in JITTERS:
-        raised = matrix if jitter == 0 else _with_diagonal(matrix, jitter * size)
+        added = (jitter * size).unsqueeze(-1).expand(matrix.shape[:-1])
+        raised = matrix if jitter == 0 else matrix + torch.diag_embed(added)
         factor, info = torch.linalg.cholesky_ex(raised)
         if not info.any() and bool(factor.isfinite().all()):
             if jitter:
@@ -98,10 +99,6 @@ def _note(rows: int, jitter: float) -> None:
         Jitters(1, rows, jitter).tell()
     else:
         counting.add(rows, jitter)
-
-
-def _with_diagonal(matrix: Tensor, value: Tensor) -> Tensor:
-    return matrix + torch.diag_embed(value.unsqueeze(-1).expand(matrix.shape[:-1]))
 
 
 def _diagnosis(matrix: Tensor) -> str:

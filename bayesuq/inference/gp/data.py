@@ -20,28 +20,17 @@ class ProcessReader:
 
     Attributes:
         model: The process.
+        device: Where it computes.
+        dtype: Of real numbers, float64.
+        weighs: That rows count by their weights.
         num_outputs: C, as the first rows show it.
     """
 
     def __init__(self, model: GaussianProcess, device: torch.device) -> None:
-        self.model, self._device = model, device
+        self.model, self.device = model, device
+        self.dtype, self.weighs = torch.float64, True
         self.num_outputs = 0
         self._row: torch.Size | None = None
-
-    @property
-    def device(self) -> torch.device:
-        """Where the process computes."""
-        return self._device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Double precision."""
-        return torch.float64
-
-    @property
-    def weighs(self) -> bool:
-        """True."""
-        return True
 
     def open(self, first: Dataset) -> Batch:
         """Learn C and the shape of a row, and hold the process's shapes against them; validation rows come second."""
@@ -62,7 +51,7 @@ class ProcessReader:
                 f"{tuple(self._row)}."
             )
         y = self.model.likelihood.targets(data.y, num_outputs=self.num_outputs)
-        return cast_rows(data, y, self.device, torch.float64)
+        return cast_rows(data, y, self.device, self.dtype)
 
 
 def units_of(

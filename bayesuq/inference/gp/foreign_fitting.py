@@ -28,12 +28,7 @@ class OutsideReader:
     """Reads rows for a model of GPyTorch's: real numbers in its dtype, labels as whole numbers, one column as (N,)."""
 
     def __init__(self, network: Any, device: torch.device) -> None:
-        self._device, self.dtype, self.weighs = device, next(network.parameters()).dtype, False
-
-    @property
-    def device(self) -> torch.device:
-        """Where the model computes."""
-        return self._device
+        self.device, self.dtype, self.weighs = device, next(network.parameters()).dtype, False
 
     def open(self, first: Dataset) -> Batch:
         """As `read`."""
@@ -46,7 +41,7 @@ class OutsideReader:
             raise ValueError("GPyTorch's ELBO has no weights of rows. Drop them, or take a bayesuq GaussianProcess.")
         y = data.y if data.is_labelled else as_targets(data.y)
         y = y.squeeze(1) if y.ndim == 2 and y.shape[1] == 1 else y
-        return cast_rows(data, y, self._device, self.dtype)
+        return cast_rows(data, y, self.device, self.dtype)
 
 
 class OutsideObjective:

@@ -197,11 +197,8 @@ def _dots(vectors: Any, others: Any, of: Any) -> Any:
 
 def _column(numbers: Any, like: Any) -> Any:
     """A number of each chain beside its vector."""
-    return _cast(numbers, like.dtype)[:, None]
-
-
-def _cast(numbers: Any, dtype: Any) -> Any:
-    return numbers.astype(dtype) if isinstance(numbers, np.ndarray) else numbers.to(dtype)
+    cast = numbers.astype(like.dtype) if isinstance(numbers, np.ndarray) else numbers.to(like.dtype)
+    return cast[:, None]
 
 
 def module_of(tensor: Tensor) -> Any:

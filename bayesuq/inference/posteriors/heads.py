@@ -153,8 +153,9 @@ class Body:
         for name in ("start", "mode"):
             if isinstance(options.get(name), Posterior):
                 changed[name] = replace(options[name], model=self.head, buffers={})
-        if options.get("checkpoint") is not None:
-            changed["checkpoint"] = _file_of_features(options["checkpoint"])
+        file = Checkpoint.of(options.get("checkpoint"))
+        if file is not None:
+            changed["checkpoint"] = file.of_part("features")
         found = fit(self.head, self.features(data), **changed)
         return grown(found, self.head, self.model, _buffers(self.model))
 
@@ -242,10 +243,6 @@ def _is_under_way(options: Mapping[str, Any]) -> bool:
     """Whether a checkpoint of the whole network is there, as a version of before wrote it."""
     file = Checkpoint.of(options.get("checkpoint"))
     return file is not None and file.path.exists()
-
-
-def _file_of_features(checkpoint: Any) -> Checkpoint:
-    return cast(Checkpoint, Checkpoint.of(checkpoint)).of_part("features")
 
 
 def _buffers(model: BayesianNetwork) -> dict[str, Tensor]:

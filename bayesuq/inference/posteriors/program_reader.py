@@ -24,6 +24,7 @@ class ProgramRows:
     """Reads rows for a program, and learns from the first ones what it observes.
 
     Attributes:
+        device: Where the rows go; the program must compute there.
         call: The program on its device, and how it takes data.
         dtype: Of real numbers: the program's parameters', else torch's default.
         joint: Its flat joint, once rows were opened.
@@ -38,39 +39,15 @@ class ProgramRows:
         tensors = [*program.parameters(), *program.buffers()] if isinstance(program, nn.Module) else []
         own = next((tensor for tensor in tensors if tensor.is_floating_point()), None)
         usual = torch.device("cpu") if own is None else own.device
-        self._device = usual if device is None else check_device(device)
-        placed = program.to(self._device) if isinstance(program, nn.Module) else program
+        self.device = usual if device is None else check_device(device)
+        placed = program.to(self.device) if isinstance(program, nn.Module) else program
         self.call = ProgramCall.of(placed, observed, learns=learns)
         self.dtype = torch.get_default_dtype() if own is None else own.dtype
-
-    @property
-    def device(self) -> torch.device:
-        """Where the rows go; the program must compute there."""
-        return self._device
 
     @cached_property
     def weighs(self) -> bool:
         """Whether the program multiplies the log-likelihood of the first rows by weights."""
         return self.call.multiplies_weights(self._opened)
-
-    @property
-    def program(self) -> Program:
-        """On its device."""
-        return self.call.program
-
-    @property
-    def observed(self) -> tuple[str, ...]:
-        """Names of the observed sites."""
-        return self.joint.observed
-
-    @property
-    def local(self) -> tuple[str, ...]:
-        """Latents with numbers of their own for each row."""
-        return self.joint.layout.local
-
-    def needed(self, rows: Batch) -> Batch:
-        """The rows that a run of the program needs."""
-        return self.joint.needed(rows)
 
     def open(self, first: Dataset) -> Batch:
         """Run the program on the first rows, and hold what it observes against the targets.

@@ -57,7 +57,8 @@ class NormalObjective:
         self.mean = self.origin.new_zeros(size)
         self.log_scale = self.origin.new_full((size,), math.log(FIRST_SCALE))
         self.lower = self.origin.new_zeros(size, size) if full else None
-        self.num_draws, self.spread = 1, 0.5 * size * math.log(2 * math.pi) + float(self._log_root())
+        scales = self.root.diagonal() if full else self.root
+        self.num_draws, self.spread = 1, 0.5 * size * math.log(2 * math.pi) + float(scales.double().log().sum())
 
     def objective(self, num_draws: int) -> Objective:
         """What the loop needs, with so many draws a step."""
@@ -187,9 +188,6 @@ class NormalObjective:
         if self.lower is None:
             return (step - self.mean) / self.log_scale.exp()
         return torch.linalg.solve_triangular(self._factor(), (step - self.mean).unsqueeze(1), upper=False)[:, 0]
-
-    def _log_root(self) -> Tensor:
-        return (self.root if self.root.ndim == 1 else self.root.diagonal()).double().log().sum()
 
 
 def normal_objective(

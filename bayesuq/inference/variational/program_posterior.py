@@ -62,12 +62,13 @@ def fit_program(
     with sources(reader, data, training) as (source, validation):
         if source.num_batches > 1:
             reader.call.check_minibatches(source.rows)
-        needed = reader.needed(source.rows)
+        joint, local = reader.joint, reader.joint.layout.local
+        needed = joint.needed(source.rows)
         together = source.workers.are_together
-        if reader.local and (source.num_batches > 1 or together):
-            raise ValueError(f"{LOCAL.format(names=', '.join(reader.local))} {LOCAL_REMEDY}")
+        if local and (source.num_batches > 1 or together):
+            raise ValueError(f"{LOCAL.format(names=', '.join(local))} {LOCAL_REMEDY}")
         example = Batch(needed.x.clone(), needed.y.clone(), None)
-        call = ProgramCall(reader.program, reader.observed)
+        call = ProgramCall(reader.call.program, joint.observed)
         pair = _paired(call, example, build, training.key(GLOBAL))
         normal = None
         shows_all = source.num_batches == 1 and source.loader is None and not together
@@ -82,13 +83,13 @@ def fit_program(
             normal.put()
             warn_of_modes(normal.modes, MODES_REMEDY)
         posterior = ProgramPosterior(
-            program=reader.program,
+            program=call.program,
             build=build,
             values=pair.values(),
             example=parts_of(example.x) | {"y": example.y},
             history=history,
-            observed=reader.observed,
-            local=reader.local,
+            observed=joint.observed,
+            local=local,
         )
         count = num_ratios(len(history.loss) * source.num_batches)
         if source.loader is None and not together and pair.latents and count * source.num_data <= MOST_ROWS:
