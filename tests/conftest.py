@@ -1,6 +1,7 @@
 """What pytest collects below this folder."""
 
 import pkgutil
+import sys
 from collections.abc import Generator
 from typing import Any
 
@@ -19,6 +20,16 @@ LOOKS = {
 def pytest_collect_file() -> Generator[None, list[Any], list[Any]]:
     """Test files without their docstrings, in which no example stands: looking for some took a second a process."""
     return [found for found in (yield) if not isinstance(found, DoctestModule)]
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems() -> None:
+    """Hypothesis draws no numbers from the source of the modules that a process happens to have loaded.
+
+    It reads all of them for that, and a property would meet other examples in another process.
+    """
+    if "hypothesis" in sys.modules:
+        sys.modules["hypothesis.internal.conjecture.providers"].is_local_module_file = lambda _: False
 
 
 @pytest.fixture(autouse=True, scope="module")

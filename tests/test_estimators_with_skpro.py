@@ -6,11 +6,9 @@ import pytest
 
 from bayesuq.estimators import BayesianRegressor
 
-adapters = pytest.importorskip("skpro.regression.adapters.sklearn")
-metrics = pytest.importorskip("skpro.metrics")
-
 
 def test_an_adapted_regressor_predicts_and_is_scored_as_it_is() -> None:
+    adapters, metrics = (pytest.importorskip(f"skpro.{part}") for part in ("regression.adapters.sklearn", "metrics"))
     rng = np.random.default_rng(0)
     X = pd.DataFrame(rng.normal(size=(80, 2)), columns=["near", "far"])
     y = pd.DataFrame({"price": 3 * X["near"] + 0.2 * rng.normal(size=80)})

@@ -1,13 +1,11 @@
 """BoTorch's acquisition functions on our posteriors, against what they are by definition."""
 
+from importlib import import_module
+from types import ModuleType
 from typing import Any
 
 import pytest
 import torch
-from botorch.acquisition import ExpectedImprovement, LogExpectedImprovement, qExpectedImprovement
-from botorch.acquisition.objective import ScalarizedPosteriorTransform
-from botorch.exceptions import UnsupportedError
-from botorch.optim import optimize_acqf
 from torch import Tensor, nn
 
 from bayesuq.bridges import as_botorch
@@ -28,6 +26,14 @@ NEW = noise(2, 3, 4, 2).sigmoid()  # batches of q = 4 points
 BEST = float(ONE.y.max())
 
 
+@pytest.fixture(scope="module")
+def botorch() -> ModuleType:
+    """Loaded by the process that runs these tests, and not by each that collects them."""
+    for part in ("acquisition.objective", "exceptions", "optim"):
+        import_module(f"botorch.{part}")
+    return import_module("botorch")
+
+
 def network(num_outputs: int = 1) -> BayesianNetwork:
     net = built(lambda: nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Dropout(0.2), nn.Linear(8, num_outputs)).double())
     return BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale=0.3))
@@ -46,20 +52,20 @@ def normal_pdf(z: Tensor) -> Tensor:
 
 
 @pytest.mark.parametrize("name", ["gp", "laplace"])
-def test_expected_improvement_is_its_closed_form_where_functions_are_normal(name: str) -> None:
+def test_expected_improvement_is_its_closed_form_where_functions_are_normal(name: str, botorch: Any) -> None:
     posterior = fitted(name)
     predictive = posterior.predict(NEW[:, 0])
     mean, sd = predictive.mean[:, 0].double(), predictive.epistemic[:, 0].sqrt()
     z = (mean - BEST) / sd
     expected = sd * (normal_pdf(z) + z * torch.special.ndtr(z))
-    found = ExpectedImprovement(as_botorch(posterior), best_f=BEST)(NEW[:, :1])
+    found = botorch.acquisition.ExpectedImprovement(as_botorch(posterior), best_f=BEST)(NEW[:, :1])
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-9)
 
 
 @pytest.mark.parametrize("name", ["gp", "laplace"])
 @pytest.mark.parametrize("data", [ONE, TWO])
 def test_the_joint_law_of_a_batch_is_that_of_the_functions(
-    name: str, data: Dataset, monkeypatch: pytest.MonkeyPatch
+    name: str, data: Dataset, monkeypatch: pytest.MonkeyPatch, botorch: Any
 ) -> None:
     posterior, columns = fitted(name, data), data.y.shape[1]
     monkeypatch.setattr("bayesuq.bridges.botorch.MOST_TOGETHER", 8 * columns)  # two batches, and then the third
@@ -74,7 +80,7 @@ def test_the_joint_law_of_a_batch_is_that_of_the_functions(
     if columns == 2:
         weights = torch.tensor([0.5, 2.0], dtype=torch.float64)
         summed = as_botorch(posterior, num_outputs=2).posterior(
-            NEW, posterior_transform=ScalarizedPosteriorTransform(weights)
+            NEW, posterior_transform=botorch.acquisition.objective.ScalarizedPosteriorTransform(weights)
         )
         torch.testing.assert_close(summed.mean[..., 0], law.mean @ weights)
         second = as_botorch(posterior, num_outputs=2).posterior(NEW, output_indices=[1])
@@ -82,9 +88,9 @@ def test_the_joint_law_of_a_batch_is_that_of_the_functions(
 
 
 @pytest.mark.parametrize("name", ["ensemble", "dropout", "variational"])
-def test_expected_improvement_of_a_batch_is_the_mean_over_draws_of_functions(name: str) -> None:
+def test_expected_improvement_of_a_batch_is_the_mean_over_draws_of_functions(name: str, botorch: Any) -> None:
     posterior = fitted(name)
-    found = qExpectedImprovement(as_botorch(posterior, num_samples=8, seed=3), best_f=BEST)(
+    found = botorch.acquisition.qExpectedImprovement(as_botorch(posterior, num_samples=8, seed=3), best_f=BEST)(
         NEW
     )  # of 512 = 64 x 8 draws
     draws = posterior.functions(NEW.flatten(0, 1), num_samples=8, seed=3).draws[..., 0].double().unflatten(1, (3, 4))
@@ -94,16 +100,17 @@ def test_expected_improvement_of_a_batch_is_the_mean_over_draws_of_functions(nam
 
 @pytest.mark.filterwarnings("ignore:Optimization failed")  # at the optimum itself, where rounding decides
 @pytest.mark.parametrize("name", ["gp", "laplace", "dropout", "ensemble", "variational"])
-def test_an_optimiser_follows_the_gradient_to_where_a_grid_is_best(name: str) -> None:
+def test_an_optimiser_follows_the_gradient_to_where_a_grid_is_best(name: str, botorch: Any) -> None:
     model = as_botorch(fitted(name), num_samples=16)
-    kind: Any = LogExpectedImprovement if name in ("gp", "laplace") else qExpectedImprovement
+    kinds = botorch.acquisition
+    kind = kinds.LogExpectedImprovement if name in ("gp", "laplace") else kinds.qExpectedImprovement
     improvement = kind(model, best_f=BEST if name in ("gp", "laplace") else -1.0)
     bounds = torch.tensor([[0.0, 0.0], [1.0, 1.0]], dtype=torch.float64)
     with torch.random.fork_rng():
         torch.manual_seed(0)
         # From each start by itself: with SciPy 1.18, BoTorch 0.18 takes the starts of a batch for one problem, whose
         # step is that of the steepest start; log improvements of -1e7 there take the others to a corner.
-        point, value = optimize_acqf(
+        point, value = botorch.optim.optimize_acqf(
             improvement, bounds, q=1, num_restarts=2, raw_samples=32, options={"batch_limit": 1}
         )
     side = torch.linspace(0, 1, 11, dtype=torch.float64)
@@ -113,7 +120,7 @@ def test_an_optimiser_follows_the_gradient_to_where_a_grid_is_best(name: str) ->
     assert ((point >= 0) & (point <= 1)).all()
 
 
-def test_an_exact_process_is_conditioned_on_further_rows_and_nothing_else_is() -> None:
+def test_an_exact_process_is_conditioned_on_further_rows_and_nothing_else_is(botorch: Any) -> None:
     posterior = fitted("gp")
     further = as_botorch(posterior).condition_on_observations(NEW[0], torch.zeros(4, 1, dtype=torch.float64))
     assert (further.posterior(NEW[0]).variance < as_botorch(posterior).posterior(NEW[0]).variance).all()
@@ -123,7 +130,7 @@ def test_an_exact_process_is_conditioned_on_further_rows_and_nothing_else_is() -
         lambda: network_model.fantasize(NEW[0], None),
         lambda: network_model.posterior(NEW[0], observation_noise=True),
     ):
-        with pytest.raises(UnsupportedError, match=r"fit|acquisition function|predict"):
+        with pytest.raises(botorch.exceptions.UnsupportedError, match=r"fit|acquisition function|predict"):
             call()
 
 

@@ -141,7 +141,9 @@ PADDED: dict[str, Callable[[BayesianNetwork, Dataset], Posterior]] = {
     "map": lambda model, data: map_estimate.fit(model, data, **SHORT),
     "variational": lambda model, data: variational.fit(model, data, **SHORT),
     "laplace": lambda model, data: laplace.fit(model, data, structure="diagonal", **SHORT).sampled,
-    "hmc": lambda model, data: hmc.fit(model, data, num_samples=3, num_warmup=3, num_chains=1, progress=False, seed=0),
+    "hmc": lambda model, data: hmc.fit(
+        model, data, num_samples=3, num_warmup=3, num_chains=1, max_tree_depth=3, progress=False, seed=0
+    ),
 }
 
 

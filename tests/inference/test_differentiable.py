@@ -132,7 +132,12 @@ CASES = {
     "ensemble": of_labels(ensemble.fit, num_members=2, **SHORT),
     "dropout": Case(lambda: dropout.fit(model(likelihoods.Categorical(), 3, drop=0.2), LABELS, **SHORT), LABELS),
     "swag": of_labels(swag.fit, num_epochs=8, seed=0),
-    "hmc": Case(lambda: hmc.fit(real(), REAL, num_samples=4, num_warmup=4, num_chains=1, progress=False, seed=0), REAL),
+    "hmc": Case(
+        lambda: hmc.fit(
+            real(), REAL, num_samples=4, num_warmup=4, num_chains=1, max_tree_depth=3, progress=False, seed=0
+        ),
+        REAL,
+    ),
     "laplace": Case(lambda: laplace.fit(real(), REAL, structure="full", **SHORT), REAL),
     "laplace, last layer": Case(lambda: laplace.fit(real(), REAL, subset="last_layer", **SHORT), REAL),
     "laplace, labels": of_labels(laplace.fit, structure="kronecker", subset="all", **SHORT),
@@ -144,7 +149,9 @@ CASES = {
     # which computes in float32
     "program": Case(lambda: variational.fit(program, REAL, guide=AutoNormal, **SHORT), REAL, 2e-2, 1e-2),
     "program, chains": Case(
-        lambda: hmc.fit(program, REAL, num_samples=4, num_warmup=4, num_chains=1, progress=False, seed=0),
+        lambda: hmc.fit(
+            program, REAL, num_samples=4, num_warmup=4, num_chains=1, max_tree_depth=3, progress=False, seed=0
+        ),
         REAL,
         2e-2,
         1e-2,

@@ -57,7 +57,9 @@ FITS: dict[str, Callable[[Any, Any], Any]] = {
     "low rank": lambda mode, data: variational.fit(
         mode.model, data, guide=variational.low_rank(2), num_epochs=2, seed=0
     ),
-    "hmc": lambda mode, data: hmc.fit(mode.model, data, num_samples=5, num_warmup=5, num_chains=1, seed=0),
+    "hmc": lambda mode, data: hmc.fit(
+        mode.model, data, num_samples=5, num_warmup=5, num_chains=1, max_tree_depth=3, seed=0
+    ),
     "sgmcmc": lambda mode, data: sgmcmc.fit(
         mode.model, data, num_samples=4, num_warmup=4, num_chains=1, thinning=1, seed=0
     ),

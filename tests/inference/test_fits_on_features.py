@@ -32,7 +32,7 @@ FITS: dict[str, Fit] = {
     "map": lambda mode, data, **o: map_estimate.fit(mode.model, data, **SHORT, **o),
     "ensemble": lambda mode, data: ensemble.fit(mode.model, data, num_members=2, bootstrap=True, **SHORT),
     "swag": lambda mode, data: swag.fit(mode.model, data, mode=mode, rank=2, **SHORT),
-    "hmc": lambda mode, data: hmc.fit(mode.model, data, start=mode, **CHAINS),
+    "hmc": lambda mode, data: hmc.fit(mode.model, data, start=mode, max_tree_depth=3, **CHAINS),
     "sgmcmc": lambda mode, data: sgmcmc.fit(mode.model, data, start=mode, **CHAINS),
     "microcanonical": lambda mode, data: microcanonical.fit(
         mode.model, data, start=mode, num_members=2, num_samples=2, num_warmup=10, thinning=1, seed=0

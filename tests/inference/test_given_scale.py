@@ -32,8 +32,8 @@ METHODS = {
     "variational, local": partial(variational.fit, estimator="local", **SHORT),
     "variational, flipout": partial(variational.fit, estimator="flipout", **SHORT),
     "variational, full rank": partial(variational.fit, guide=variational.full_rank, **SHORT),
-    "hmc": partial(hmc.fit, num_chains=1, **CHAIN),
-    "hmc, chains together": partial(hmc.fit, num_chains=2, **CHAIN),
+    "hmc": partial(hmc.fit, num_chains=1, max_tree_depth=3, **CHAIN),
+    "hmc, chains together": partial(hmc.fit, num_chains=2, max_tree_depth=3, **CHAIN),
     "sgmcmc": partial(sgmcmc.fit, batch_size=6, **CHAIN),
 }
 KRONECKER = ("laplace, kronecker", "laplace, last layer")

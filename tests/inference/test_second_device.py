@@ -121,9 +121,9 @@ STEPS: dict[str, Callable[..., Any]] = {
 
 @pytest.mark.parametrize("name", STEPS)
 def test_no_step_waits_and_an_epoch_twice(name: str) -> None:
-    """An epoch's end reads whether all is finite, and its losses; 14 steps more, in another, read nothing."""
+    """An epoch's end reads whether all is finite, and its losses; eight steps more, in another, read nothing."""
     counts = []
-    for num_epochs, batch_size in ((2, 24), (3, 8)):
+    for num_epochs, batch_size in ((2, 24), (3, 12)):
         with second_device() as transfers:
             options = {"num_epochs": num_epochs, "batch_size": batch_size, **THERE}
             STEPS[name](model(0.2 if name == "dropout" else 0.0), measured(), **options)

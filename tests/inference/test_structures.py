@@ -43,7 +43,9 @@ METHODS = {
     "laplace, full": lambda model, data: laplace.fit(model, data, structure="full", subset="all", **SHORT),
     "laplace, last layer": lambda model, data: laplace.fit(model, data, subset="last_layer", **SHORT),
     "swag": lambda model, data: swag.fit(model, data, num_epochs=16, batch_size=5, seed=0),
-    "hmc": lambda model, data: hmc.fit(model, data, num_samples=3, num_warmup=3, num_chains=2, progress=False, seed=0),
+    "hmc": lambda model, data: hmc.fit(
+        model, data, num_samples=3, num_warmup=3, num_chains=2, max_tree_depth=3, progress=False, seed=0
+    ),
     "sgmcmc": lambda model, data: sgmcmc.fit(
         model, data, num_samples=3, num_warmup=5, thinning=1, batch_size=5, seed=0
     ),

@@ -59,7 +59,9 @@ FITS: dict[str, Callable[[Any, Any], Any]] = {
         adopted.model, data, num_members=2, initialise="keep", bootstrap=isinstance(data, bq.Dataset), **SHORT
     ),
     "swag": lambda adopted, data: swag.fit(adopted.model, data, rank=2, num_epochs=8, seed=0),
-    "hmc": lambda adopted, data: hmc.fit(adopted.model, data, num_samples=3, num_warmup=3, num_chains=1, seed=0),
+    "hmc": lambda adopted, data: hmc.fit(
+        adopted.model, data, num_samples=3, num_warmup=3, num_chains=1, max_tree_depth=3, seed=0
+    ),
     "temperature": temperature.fit,
 }
 

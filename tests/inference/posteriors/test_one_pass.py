@@ -93,7 +93,7 @@ def last_layer(kind: str) -> Callable[[int], Any]:
     elif kind == "laplace":
         posterior = laplace.fit(adopt(net, likelihoods.Categorical(), random="all"), data, subset="last_layer").sampled
     elif kind == "hmc":
-        posterior = hmc.fit(adopted.model, data, num_samples=6, num_warmup=10, num_chains=1, seed=0)
+        posterior = hmc.fit(adopted.model, data, num_samples=6, num_warmup=10, num_chains=1, max_tree_depth=3, seed=0)
     else:
         posterior = dropout.around(adopted, put_in={"2": 0.3})
     return lambda number: posterior.predict(data.x, num_samples=number, seed=0)

@@ -47,11 +47,11 @@ def of(fit: Callable[..., Any], **options: Any) -> Callable[..., Any]:
 DELAYS = (2e-5, 3e-4, 1e-3, 4e-3)  # seconds
 CHAINS = {"num_warmup": 20, "num_chains": 1}
 FITS = {
-    "map": of(map_estimate.fit, num_epochs=30, batch_size=16, schedule="constant"),
-    "variational": of(variational.fit, num_epochs=30, batch_size=16),
-    "ensemble": of(ensemble.fit, num_epochs=20, batch_size=16, num_members=2, vectorised=False),
-    "sgmcmc": of(sgmcmc.fit, num_samples=40, thinning=2, batch_size=16, **CHAINS),
-    "hmc": of(hmc.fit, num_samples=30, kernel="hmc", num_steps=5, chain_method="sequential", **CHAINS),
+    "map": of(map_estimate.fit, num_epochs=15, batch_size=16, schedule="constant"),
+    "variational": of(variational.fit, num_epochs=15, batch_size=16),
+    "ensemble": of(ensemble.fit, num_epochs=10, batch_size=16, num_members=2, vectorised=False),
+    "sgmcmc": of(sgmcmc.fit, num_samples=20, thinning=2, batch_size=16, **CHAINS),
+    "hmc": of(hmc.fit, num_samples=15, kernel="hmc", num_steps=5, chain_method="sequential", **CHAINS),
     "process": partial(
         gp.fit,
         processes.GaussianProcess(processes.Scale(processes.RBF())),
