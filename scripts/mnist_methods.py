@@ -37,7 +37,8 @@ class Setting:
 
     Attributes:
         method: One of `METHODS`.
-        prior_scales: Of the prior of every weight: one is a normal, several an equal mixture of centred normals.
+        prior_scales: Of the prior of every weight: one is a normal, several a mixture of centred normals.
+        prior_weights: Shares of that mixture's parts; None is equal ones.
         num_epochs: Passes over the images.
         learning_rate: Of Adam at the start, or of `ivon`'s steps; it falls to 0 along a cosine.
         batch_size: Images in a minibatch.
@@ -60,6 +61,7 @@ class Setting:
     learning_rate: float
     batch_size: int = 128
     hidden: Sequence[int] = (400, 400)
+    prior_weights: Sequence[float] | None = None
     dropout: float = 0.0
     num_members: int = 5
     num_warmup: int = 3000
@@ -87,7 +89,7 @@ class Setting:
         count = len(self.prior_scales)
         prior: priors.Prior = priors.Normal(scale=self.prior_scales[0])
         if count > 1:
-            prior = priors.ScaleMixture(tuple(self.prior_scales), (1 / count,) * count)
+            prior = priors.ScaleMixture(tuple(self.prior_scales), tuple(self.prior_weights or (1 / count,) * count))
         return BayesianNetwork(net, prior, likelihoods.Categorical())
 
 

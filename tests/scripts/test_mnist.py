@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -160,6 +161,9 @@ def test_scales_name_the_prior() -> None:
     assert isinstance(mixture, priors.ScaleMixture)
     assert mixture.scales == pytest.approx((1.0, np.exp(-6)))
     assert mixture.weights == (0.5, 0.5)
+    lighter = replace(settings["variational-mixture"], prior_weights=[0.9, 0.1]).model(0).prior
+    assert isinstance(lighter, priors.ScaleMixture)
+    assert lighter.weights == pytest.approx((0.9, 0.1))
 
 
 def test_the_committed_settings_have_the_papers_network_and_every_method() -> None:
