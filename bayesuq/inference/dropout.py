@@ -15,13 +15,14 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, ClassVar, Unpack
 
-from torch import Tensor, nn
+from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
 from bayesuq.functions import Functions
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.masks import MaskedOperators, Masks, check_masks, only_layers, with_masks
+from bayesuq.inference.joint.masked_network import MaskedNetwork, is_random
+from bayesuq.inference.posteriors.memorised import warn_if_memorised
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, ModeObjective
 from bayesuq.inference.posteriors.one_pass import FEWEST_FOR_ONE_PASS, Beginning
@@ -36,8 +37,7 @@ from bayesuq.loaders import Data
 from bayesuq.models import networks
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
-from bayesuq.models.layers import is_dropout
-from bayesuq.models.training_mode import TrainingMode, observe, training_mode, with_own_buffers
+from bayesuq.models.training_mode import training_mode
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
@@ -78,7 +78,8 @@ def fit(
 
     Warns:
         ConvergenceWarning: The loss was still falling, at the same rows under the same masks; or the mode predicts its
-            own rows no better than a constant.
+            own rows no better than a constant; or what it memorised of them leaves its noise, or labels that are noise,
+            far too certain (of more weights than rows, without `validation`).
 
     Example:
         >>> from bayesuq.data import Dataset
@@ -94,6 +95,8 @@ def fit(
         _check_draws(model, source.rows.x)
         objective = ModeObjective(model, source.num_data)
         mode = objective.posterior(minimise(objective.objective(), source, watched, training))
+        if watched is None and not source.workers.are_together:
+            warn_if_memorised(mode, source, keeps_masks=True)
     return DropoutPosterior(model=mode.model, values=mode.values, buffers=mode.buffers, history=mode.history)
 
 
@@ -129,12 +132,12 @@ def around(mode: MapPosterior, *, put_in: Mapping[str, float] | None = None) -> 
 
 def draws_in_training(model: BayesianNetwork, x: Tensor) -> bool:
     """Whether a network draws anything in training mode, at rows as it takes them."""
-    return _is_random(model, training_mode(model, x))
+    return is_random(model, training_mode(model, x))
 
 
 def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
     """Refuse a network without anything random, and one whose draws cannot be repeated row by row."""
-    if not _is_random(model, training_mode(model, x)):
+    if not is_random(model, training_mode(model, x)):
         raise ValueError(
             "MC dropout needs a network with dropout layers, or one that draws in training mode by other means; this "
             f"one draws nothing, or all its layers have p = 0. {_remedy(model)}"
@@ -144,16 +147,11 @@ def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
 
 def _check_random(network: "MaskedNetwork") -> None:
     """Refuse to predict with a network that nothing is random in, for its draws would all be one."""
-    if not _is_random(network.model, network.mode):
+    if not is_random(network.model, network.mode):
         raise ValueError(
             "The network draws nothing in training mode, so that all draws are the same. Name modules to put dropout "
             'in front of: `dropout.around(mode, put_in={"fc": 0.1})`.'
         )
-
-
-def _is_random(model: BayesianNetwork, mode: TrainingMode) -> bool:
-    """Whether the network draws anything in training mode."""
-    return bool(mode.calls) or any(is_dropout(module) for module in model.net.modules())
 
 
 def _remedy(model: BayesianNetwork) -> str:
@@ -270,88 +268,4 @@ class DropoutPosterior(NetworkPosterior):
             weights={},
             predict=partial(self.predict, num_samples=wanted.num_samples, seed=wanted.seed, keep_samples=True),
             **prior_of(self.model, Layout.of(self.model).split(self.values.unsqueeze(0)), self.buffers),
-        )
-
-
-class MaskedNetwork:
-    """A model's network in training mode, its statistics held, drawing from masks.
-
-    Attributes:
-        masks: Where its draws come from.
-    """
-
-    def __init__(self, model: BayesianNetwork, x: Tensor) -> None:
-        """Find out what draws.
-
-        Args:
-            model: Whose network it is.
-            x: Some rows of the inputs.
-
-        Raises:
-            ValueError: Draws that cannot be tied to rows, or a module that keeps statistics as it draws.
-        """
-        self.model, self.mode = model, training_mode(model, x)
-        check_masks(self.mode)
-        self.masks = Masks(model.device)
-        _check_held(model, self.mode, x)
-        tree = _held(share_tensors(model.net), self.mode)
-        by_layers = only_layers(tree, self.mode)
-        self.tree = with_masks(tree, self.masks) if by_layers else tree
-        self.operators = None if by_layers else MaskedOperators(tree, self.masks, self.mode)
-
-    def num_drawn(self) -> int:
-        """Masks that the pass has drawn by now."""
-        return self.masks.count
-
-    def __call__(
-        self,
-        theta: Mapping[str, Tensor],
-        rows: Tensor,
-        buffers: Mapping[str, Tensor],
-        *,
-        key: tuple[int, int],
-        start: int | None,
-    ) -> Tensor:
-        """f (N, C, ...) under one draw of the masks.
-
-        Args:
-            theta: A value for each site.
-            rows: Inputs, (N, ...).
-            buffers: The network's.
-            key: A seed and the number of the draw.
-            start: The number of the first row; None where all rows share one mask.
-
-        Raises:
-            RuntimeError: The pass did not draw as often as it should.
-        """
-        masks = self.masks
-        masks.begin(*key, start, len(rows))
-        with self.operators or nullcontext():
-            f = self.model.forward(theta, rows, net=self.tree, buffers=buffers)
-        masks.end()
-        if masks.count != len(self.mode.calls) and not self.mode.skips:
-            raise RuntimeError(
-                f"A pass of the network drew {masks.count} times where {len(self.mode.calls)} were seen. A network "
-                "must draw in the same way in each pass."
-            )
-        return f
-
-
-def _held(tree: nn.Module, mode: TrainingMode) -> nn.Module:
-    """The tree in training mode but for the modules with buffers that would move."""
-    tree.train()
-    for path in mode.moving:
-        tree.get_submodule(path).training = False  # of this module alone, not of those in it
-    return tree
-
-
-def _check_held(model: BayesianNetwork, mode: TrainingMode, x: Tensor) -> None:
-    """Refuse a module that draws and keeps statistics, for it has one switch for both."""
-    if not mode.moving:
-        return
-    held = observe(_held(with_own_buffers(model.net), mode), x)
-    if held.moving or held.calls.keys() != mode.calls.keys():
-        raise ValueError(
-            f"`net.{mode.moving[0]}` keeps statistics in training mode, which must be held while masks are drawn, and "
-            "draws too, or does not heed `self.training`. Put the two into modules of their own."
         )

@@ -15,7 +15,8 @@ from torch.utils.data import DataLoader
 
 from bayesuq.data import Dataset
 from bayesuq.inference import dropout, ensemble, hmc, laplace, map_estimate, sgmcmc, swag, variational
-from bayesuq.inference.dropout import DropoutPosterior, MaskedNetwork
+from bayesuq.inference.dropout import DropoutPosterior
+from bayesuq.inference.joint.masked_network import MaskedNetwork
 from bayesuq.inference.joint.masks import BLOCK
 from bayesuq.inference.joint.network import TrainingNetwork, point_vectors
 from bayesuq.models import likelihoods, priors

@@ -7,11 +7,12 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesuq.data import Dataset
-from bayesuq.inference import ensemble, laplace, map_estimate, swag
+from bayesuq.inference import dropout, ensemble, laplace, map_estimate, swag
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.posteriors import memorised
 from bayesuq.inference.posteriors.memorised import Mode, left_out_outputs
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.training.minibatches import NetworkReader, Source
@@ -32,8 +33,8 @@ def rows(number: int) -> Dataset:
     return Dataset(x, 0.7 * x[:, 0] + 0.7 * noise(1, number))
 
 
-def coverage_of(fitted: Any, data: Dataset) -> float | None:
-    mode = Mode.of(fitted, Source(NetworkReader(fitted.model), data, len(data)))
+def coverage_of(fitted: Any, data: Dataset, **options: bool) -> float | None:
+    mode = Mode.of(fitted, Source(NetworkReader(fitted.model), data, len(data)), **options)
     return None if mode is None else mode.left_out_coverage()
 
 
@@ -69,6 +70,40 @@ def test_outputs_of_rows_left_out_are_those_of_the_quadratic_fit_to_the_others()
         torch.testing.assert_close(found[out], f[out] + derivatives[out] @ step)
 
 
+def masked(rate: float, hidden: tuple[int, ...] = (40, 40), prior: Any = None) -> BayesianNetwork:
+    net = networks.mlp(WIDTH, hidden, 1, dropout=rate, seed=0).double()
+    return BayesianNetwork(net, prior or priors.Normal(), likelihoods.Normal(scale="learned", initial_scale=0.3))
+
+
+def test_masks_of_one_linear_layer_hold_its_weights_as_ridge_regression_under_them_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Inputs dropped at a half: their curvature has x^2 more on its diagonal, and the bias nothing.
+
+    Of values that are 0 or 2 x the variance by M masks is off by 1 / M of itself at most, but for their share of ones.
+    """
+    monkeypatch.setattr(memorised, "NUM_MASKS", 40)
+    net = nn.Sequential(nn.Dropout(0.5), nn.Linear(WIDTH, 1)).double()
+    built = BayesianNetwork(net, priors.Normal(), likelihoods.Normal(scale="learned", initial_scale=0.3))
+    data = Dataset(noise(0, 10, WIDTH), noise(1, 10))
+    mode = Mode.of(MapPosterior.of(built), Source(NetworkReader(built), data, 10))
+    assert mode is not None
+    (f, features, moved), (outputs, derivatives) = mode.linear(), mode._derivatives()
+    mean = derivatives.mean(0)
+    precision = (mean / features).square().median(dim=0).values[0]
+    expected = 1 + torch.cat([data.x.square().sum(0), torch.zeros(1)]) / 0.3**2
+    torch.testing.assert_close(precision, expected, rtol=0.1, atol=0.0)
+    y = data.y.double()
+    slope = torch.einsum("mnkr,mnk->r", derivatives, y - outputs) / 40 / 0.3**2 - mode.layout.join(mode.theta)
+    curvature = torch.einsum("nkr,nks->rs", mean, mean) / 0.3**2 + precision.diag()
+    for out in range(10):  # the step of the whole objective, and then without the row, whose masks stay
+        kept = curvature - torch.outer(mean[out, 0], mean[out, 0]) / 0.3**2
+        own = mean[out, 0] * (y[out] - f[out]) / 0.3**2
+        step = torch.linalg.solve(kept, slope - own)
+        found = left_out_outputs(mode.likelihood, f, mode.y, features, moved)[out]
+        torch.testing.assert_close(found, f[out] + mean[out] @ step)
+
+
 def test_rows_that_are_there_twice_raise_nothing() -> None:
     data = rows(6).rows([0, 1, 2, 3, 4, 5] * 2)
     likelihood = likelihoods.Normal(scale="learned", initial_scale=1e-12)
@@ -92,6 +127,24 @@ def told(fit: Callable[..., Any], built: BayesianNetwork, data: Dataset, **optio
 def test_a_noise_that_was_memorised_is_told(fit: Callable[..., Any]) -> None:
     options = {"num_members": 2} if fit is ensemble.fit else {}
     assert told(fit, model(), rows(60), **options)
+
+
+@pytest.mark.parametrize("fit", [dropout.fit, map_estimate.fit])
+def test_a_noise_that_was_memorised_under_masks_is_told(fit: Callable[..., Any]) -> None:
+    assert told(fit, masked(0.05), rows(60))
+
+
+def test_where_masks_leave_little_to_memorise_rows_left_out_are_nearly_as_often_held_as_new_ones() -> None:
+    x = noise(0, 460, WIDTH)
+    data = Dataset(x, x[:, 0].abs() + 0.1 * noise(5, 460))
+    known, new = data.rows(range(200)), data.rows(range(200, 460))
+    options: dict[str, Any] = {"num_epochs": 300, "batch_size": 200, "learning_rate": 1e-2, "seed": 0}
+    fitted = dropout.fit(masked(0.1, (40,)), known, progress=False, **options)
+    lower, upper = fitted.predict(new.x, num_samples=50, seed=0, keep_samples=True).interval(0.9)
+    mode = MapPosterior(model=fitted.model, values=fitted.values, buffers=fitted.buffers, history=fitted.history)
+    found = coverage_of(mode, known, keeps_masks=True)
+    assert found is not None
+    assert 0.6 < found < float(((lower <= new.y) & (new.y <= upper)).double().mean()) < 0.95
 
 
 def test_of_several_columns_the_one_that_was_memorised_is_told() -> None:
@@ -157,7 +210,8 @@ def test_losses_of_labels_left_out_are_those_of_fits_without_them() -> None:
     mode = Mode.of(replace(MapPosterior.of(model), values=values), Source(NetworkReader(model), data, 12))
     assert mode is not None
     expected = [float(inputs[out] @ fitted((torch.arange(12) != out).double())) for out in range(12)]
-    found = left_out_outputs(mode.likelihood, mode.f, mode.y, *mode.linear())
+    f, features, moved = mode.linear()
+    found = left_out_outputs(mode.likelihood, f, mode.y, features, moved)
     torch.testing.assert_close(found[:, 0], torch.tensor(expected, dtype=torch.float64), rtol=0.2, atol=0.1)
 
 
