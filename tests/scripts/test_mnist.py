@@ -168,7 +168,8 @@ def test_scales_name_the_prior() -> None:
 
 def test_the_committed_settings_have_the_papers_network_and_every_method() -> None:
     settings = read_settings(SETTINGS)
-    assert settings.keys() == {*METHODS, "variational-narrow", "variational-mixture-256", "variational-mixture-800"}
+    mixtures = {f"variational-mixture-{name}" for name in ("256", "800", "light")}
+    assert settings.keys() == {*METHODS, "variational-narrow", *mixtures}
     for name, setting in settings.items():
         width = 800 if name == "variational-mixture-800" else 400
         shapes = [tuple(parameter.shape) for parameter in setting.model(0).net.parameters() if parameter.ndim == 2]
