@@ -160,8 +160,9 @@ class Posterior(ABC):
         The groups are `posterior` (every site by name), `prior`, and of chains `sample_stats` and
         `warmup_sample_stats`. With `x` and `y` also `posterior_predictive`, `log_likelihood` (of every draw and row, in
         nats), `observed_data`, `constant_data` and `prior_predictive`; with new inputs, `predictions` and
-        `predictions_constant_data`. E[y* | x, draw] is the variable `mu` (labels: the class probabilities `p`) beside
-        the sites at `x`, and beside the predicted `y` at new inputs. The observed site is `y`.
+        `predictions_constant_data`. E[y* | x, draw] is the variable `mu` (labels: the class probabilities `p`, whose
+        coordinate has the names of the classes where the posterior knows some) beside the sites at `x`, and beside the
+        predicted `y` at new inputs. The observed site is `y`; of labels it holds the places of their classes.
 
         Draws of another method than chains are independent: they stand in one chain, marked by the attribute
         `independent_draws`, and their R-hat says nothing. Hyperparameters of a process that have one value each are the

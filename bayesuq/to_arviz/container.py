@@ -4,8 +4,8 @@ Free of torch, and the same for ArviZ 0.22, 0.23 and 1.x: every group is an `xar
 `xarray.DataTree`, which 1.x takes as it is and of which 0.x makes its `InferenceData`.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
 from typing import Any
@@ -32,16 +32,20 @@ class Variable:
     Attributes:
         values: The numbers.
         dims: A name for each dimension.
+        places: Names of the places along some of them, such as classes.
     """
 
     values: Array
     dims: tuple[str, ...]
+    places: Mapping[str, Sequence[str]] = field(default_factory=dict)
 
     @classmethod
-    def of_draws(cls, values: Array, num_chains: int, dims: tuple[str, ...]) -> "Variable":
+    def of_draws(
+        cls, values: Array, num_chains: int, dims: tuple[str, ...], places: Mapping[str, Sequence[str]] | None = None
+    ) -> "Variable":
         """From S draws (S, ...), the chains one after another, as (chain, draw, ...); `dims` names the rest."""
         shape = (num_chains, len(values) // num_chains, *values.shape[1:])
-        return cls(values.reshape(shape), (*SAMPLES, *dims))
+        return cls(values.reshape(shape), (*SAMPLES, *dims), places or {})
 
 
 Groups = Mapping[str, Mapping[str, Variable]]
@@ -55,7 +59,8 @@ def build(groups: Groups, *, attributes: Attributes) -> Container:
         attributes: Of the whole and of each group, text and numbers (netCDF has no truth values: write 0 or 1).
 
     Returns:
-        `arviz.InferenceData` on ArviZ 0.x, `xarray.DataTree` on 1.x, with coordinates 0, 1, 2, ... for all dimensions.
+        `arviz.InferenceData` on ArviZ 0.x, `xarray.DataTree` on 1.x, with coordinates 0, 1, 2, ... for all dimensions
+        whose places have no names.
 
     Raises:
         ImportError: ArviZ or xarray cannot be imported.
@@ -133,7 +138,7 @@ def observed_variable(found: Any, name: str, site: str | None) -> Any:
 def _without_paths(name: str, variables: Mapping[str, Variable]) -> dict[str, Variable]:
     """The variables with a point for each slash in a name, which xarray and netCDF would take for a group."""
     found = {
-        one.replace("/", "."): Variable(held.values, tuple(dim.replace("/", ".") for dim in held.dims))
+        one.replace("/", "."): Variable(held.values, tuple(dim.replace("/", ".") for dim in held.dims), held.places)
         for one, held in variables.items()
     }
     if len(found) < len(variables):
@@ -144,6 +149,7 @@ def _without_paths(name: str, variables: Mapping[str, Variable]) -> dict[str, Va
 def _dataset(name: str, variables: Mapping[str, Variable], attributes: Attributes) -> Any:
     variables = _without_paths(name, variables)
     sizes = {dim: size for one in variables.values() for dim, size in zip(one.dims, one.values.shape, strict=True)}
+    places = {dim: names for one in variables.values() for dim, names in one.places.items()}
     clashing = sorted(set(variables) & set(sizes))
     if clashing:
         raise ValueError(
@@ -151,6 +157,6 @@ def _dataset(name: str, variables: Mapping[str, Variable], attributes: Attribute
         )
     return optional.xarray.Dataset(
         {name: (one.dims, one.values) for name, one in variables.items()},
-        coords={dim: np.arange(size) for dim, size in sizes.items()},
+        coords={dim: np.asarray(places[dim]) if dim in places else np.arange(size) for dim, size in sizes.items()},
         attrs=dict(attributes),
     )

@@ -7,7 +7,7 @@ own, `mu` for real targets and counts, `p` for class probabilities, beside the w
 
 import json
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
@@ -211,15 +211,17 @@ def _function_values(
     several: bool = False,
 ) -> dict[str, Variable]:
     """E[y* | x, draw], under a name that no site has."""
+    places: dict[str, Sequence[str]] = {}
     if isinstance(predictive, CategoricalPredictive):
         name, values, kind = "p", _numbers(predictive.samples), "class"
+        places = {} if predictive.names is None else {kind: predictive.names}
     elif isinstance(predictive, RealPredictive):
         name, values, kind = "mu", _one_column(_numbers(predictive.component_means)), "output"
     else:
         raise TypeError(f"ArviZ is told of labels, real targets and counts; got a {type(predictive).__name__}.")
     dims = ("point", kind, *_further(site, values.ndim - 3))[: values.ndim - 1]
     plain = name not in taken and not several
-    return {name if plain else f"{site}_{name}": Variable.of_draws(values, chains, dims)}
+    return {name if plain else f"{site}_{name}": Variable.of_draws(values, chains, dims, places)}
 
 
 def _y_draws(predictive: PredictiveDistribution, chains: int, seed: int, site: str = OBSERVED) -> Variable:

@@ -10,9 +10,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from bayesuq.data import Dataset
+import bayesuq as bq
+from bayesuq.data import Dataset, Standardizer
 from bayesuq.evaluation.diagnostics.convergence import convergence
 from bayesuq.evaluation.diagnostics.leave_one_out import loo
+from bayesuq.evaluation.diagnostics.worst_entries import worst_entries
 from bayesuq.inference import laplace, map_estimate, temperature, variational
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.chains import ChainPosterior
@@ -58,6 +60,29 @@ def test_chains_stay_chains() -> None:
     assert group(told, "posterior").attrs["function_values"] == "predictions/mu"
     assert group(told, "posterior").attrs["independent_draws"] == 0
     assert convergence(told).num_chains == NUM_CHAINS
+
+
+def test_classes_stand_under_their_names_where_a_table_has_some(tmp_path: Path) -> None:
+    kinds = ["rose", "iris", "aster"]
+    rows = [f"{a:.4f},{b:.4f},{kinds[n % 3]}" for n, (a, b) in enumerate(noise(6, 60, 2).tolist())]
+    (tmp_path / "flowers.csv").write_text("\n".join(["long,wide,kind", *rows]))
+    split, columns = bq.read_table(tmp_path / "flowers.csv", target="kind").split()
+    inner = chains(likelihoods.Categorical(), num_outputs=3)
+    posterior = bq.of_table(bq.in_units(inner, Standardizer.fit(split.train)), columns, split.train)
+    x, y = split.train.x.float(), split.train.y
+    told = posterior.to_arviz(x, y, new_x=x[:2], seed=0, num_prior_samples=2)
+    predictive = posterior.predict(x, keep_samples=True)
+    assert predictive.names == ("aster", "iris", "rose")  # type: ignore[attr-defined]
+    for name in ("posterior", "predictions", "prior"):
+        assert group(told, name)["p"].coords["class"].values.tolist() == ["aster", "iris", "rose"]
+    of_rose = group(told, "posterior")["p"].sel({"class": "rose"}).values.reshape(-1, len(x))
+    np.testing.assert_allclose(of_rose, predictive.samples[:, :, 2].numpy(), atol=1e-6)  # type: ignore[attr-defined]
+    np.testing.assert_array_equal(group(told, "observed_data")["y"].values, y.numpy())
+    told.to_netcdf(str(tmp_path / "draws.nc"))
+    read = arviz.from_netcdf(str(tmp_path / "draws.nc"))
+    assert read["posterior"]["p"].coords["class"].values.tolist() == ["aster", "iris", "rose"]
+    shown = group(worst_entries(told, 2), "posterior").data_vars
+    assert all(str(name).rstrip("]").split(", ")[1] in kinds for name in shown)
 
 
 @pytest.mark.parametrize("number", [1, 2, 3, 4, 7, 12, 24, 100])

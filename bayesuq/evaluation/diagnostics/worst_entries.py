@@ -43,10 +43,11 @@ def worst_entries(data: Container, number: int = 4) -> Container:
     for quantity in found.quantities[:1] if values is not None else found.quantities:
         variable = values if values is not None else group(data, "posterior")[quantity.name]
         draws, places = entries(variable, MOST_LOOKED_AT)
+        told = [_label(quantity.name, _coordinates(variable, place)) for place in places]
         keys = quantity.sd if found.is_independent or np.isnan(quantity.r_hat).all() else quantity.r_hat
         keys = np.where(np.isnan(keys), -np.inf, keys)
-        for place, (key, at) in enumerate(zip(keys, places, strict=True)):
-            candidates.append((float(key), _label(quantity.name, at), draws[:, :, place]))
+        for place, (key, label) in enumerate(zip(keys, told, strict=True)):
+            candidates.append((float(key), label, draws[:, :, place]))
     candidates.sort(key=lambda one: -one[0])
     chosen = {label: Variable(draws, SAMPLES) for _, label, draws in candidates[:number]}
     statistics = {
@@ -58,5 +59,11 @@ def worst_entries(data: Container, number: int = 4) -> Container:
     return build({"posterior": chosen, "sample_stats": statistics}, attributes=attributes)
 
 
-def _label(name: str, place: tuple[int, ...]) -> str:
-    return f"{name}[{', '.join(map(str, place))}]" if place else name
+def _coordinates(variable: Any, place: tuple[int, ...]) -> tuple[str, ...]:
+    """Where an entry stands, by the names of the places along its dimensions; where they have none, by number."""
+    dims = [dim for dim in variable.dims if dim not in SAMPLES]
+    return tuple(str(variable[dim].values[i]) for dim, i in zip(dims, place, strict=True))
+
+
+def _label(name: str, place: tuple[str, ...]) -> str:
+    return f"{name}[{', '.join(place)}]" if place else name

@@ -10,7 +10,7 @@ it is five times as far away as the outermost twentieth of the training rows beg
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Unpack
 
 import torch
@@ -26,6 +26,7 @@ from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
 from bayesuq.predictive.categorical import CategoricalPredictive
 from bayesuq.tables.encoding import Columns, Encoded, Notes
+from bayesuq.to_arviz.groups import Drawn, Wanted
 from bayesuq.windows import WindowOptions
 
 __all__ = ["TablePosterior", "of_table"]
@@ -111,6 +112,16 @@ class TablePosterior(WrappingPosterior):
             **windows,
         )
         return self._named(found)
+
+    def drawn(self, wanted: Wanted) -> Drawn:
+        """What `to_arviz` is made of: that of the posterior underneath, with the names of its labels."""
+        inner = self.posterior.drawn(wanted)
+        return replace(
+            inner,
+            method=type(self).__name__,
+            predict=lambda x, **options: self._named(inner.predict(x, **options)),
+            prior_predict=lambda x, *args, **options: self._named(inner.prior_predict(x, *args, **options)),
+        )
 
     def was_fitted_to(self, train: Dataset) -> bool:
         """Whether these are the rows that it was fitted to, as far as those that it kept tell."""
