@@ -189,11 +189,15 @@ class BayesianNetwork:
         for name, places in self._tied.items():
             if name in values:
                 values.update(dict.fromkeys(places, values[name]))
-        tree = self._trees.of(self.net) if net is None else net
+        tree = self.tree() if net is None else net
         self.check_scale(x)
         args, named = arguments(tree, x)
         f = output(functional_call(tree, values, args, named, tie_weights=False))
         return with_scales(raised(f, self.dtype), x) if isinstance(f, Tensor) else f
+
+    def tree(self) -> nn.Module:
+        """The module tree that runs in this thread, over the network's own tensors."""
+        return self._trees.of(self.net)
 
     def at(self, theta: Mapping[str, Tensor]) -> nn.Module:
         """A copy of the network that has these weights for its own, beside the frozen ones."""
@@ -546,7 +550,7 @@ def _warn_of_unseen(net: nn.Module) -> None:
     seen = {id(parameter) for parameter in net.parameters()}
     for path, module in net.named_modules():
         for name, value in vars(module).items():
-            unseen = [part for part in _contained(value) if part.requires_grad and id(part) not in seen]
+            unseen = [part for part in contained(value) if part.requires_grad and id(part) not in seen]
             if unseen and name not in REGISTERED:
                 where = f"net.{path}.{name}" if path else f"net.{name}"
                 warn_of_fit(
@@ -558,13 +562,13 @@ def _warn_of_unseen(net: nn.Module) -> None:
                 )
 
 
-def _contained(value: Any, depth: int = DEPTH) -> list[Tensor]:
+def contained(value: Any, depth: int = DEPTH) -> list[Tensor]:
     """Parameters, and those of modules, in a container or in one within; a long one, such as a vocabulary, has none."""
     if isinstance(value, nn.Module):
         return list(value.parameters())
     parts = list(value.values()) if isinstance(value, dict) else value
     if isinstance(parts, list | tuple) and depth and len(parts) <= LONGEST:
-        return [part for one in parts for part in _contained(one, depth - 1)]
+        return [part for one in parts for part in contained(one, depth - 1)]
     return [value] if isinstance(value, nn.Parameter) else []
 
 

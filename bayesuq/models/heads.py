@@ -80,16 +80,19 @@ class Traced(NamedTuple):
     def moves_with(self, names: Collection[str]) -> bool:
         """Whether any of the sites acts on the outputs, by a path that derivatives take."""
         wanted = {id(self.theta[name]) for name in names}
+        return any(id(leaf) in wanted for leaf in self.leaves())
+
+    def leaves(self) -> Iterator[Tensor]:
+        """All numbers that the outputs have a derivative by."""
         waiting = [] if self.f.grad_fn is None else [self.f.grad_fn]
         seen = set(waiting)
         while waiting:
             node: Any = waiting.pop()
-            if id(getattr(node, "variable", None)) in wanted:
-                return True
+            if (leaf := getattr(node, "variable", None)) is not None:
+                yield leaf
             fresh = [one for one in _nodes(node) if one not in seen]
             seen.update(fresh)
             waiting.extend(fresh)
-        return False
 
 
 def traced(model: BayesianNetwork, x: Inputs) -> Traced:

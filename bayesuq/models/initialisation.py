@@ -1,10 +1,14 @@
 """Initial weights for a network: what the members of an ensemble start from."""
 
 from collections.abc import Callable, Iterator
-from typing import Literal, get_args
+from contextlib import suppress
+from typing import Any, Literal, cast, get_args
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.nn.utils import parametrize
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from bayesuq.models.copies import deep_copy
 from bayesuq.models.rules import LAST_LAYER, matching_names, trainable_parameters
@@ -62,15 +66,19 @@ def _with_fresh_last_layer(net: nn.Module, seed: int) -> nn.Module:
     names = matching_names(fresh, LAST_LAYER)
     last = {id(named[name]) for name in names}
     owner = next(m for m in fresh.modules() if last & {id(parameter) for parameter in m.parameters(recurse=False)})
-    reset = _reset_of(owner)
-    if reset is None:
+    if _reset_of(owner) is None:
         raise ValueError(
             f"The last layer, {type(owner).__name__} with {', '.join(names)}, has no `reset_parameters`. Define it, or "
             "pass `initialise`: 'keep', or a function of (net, seed) that initialises and returns the network."
         )
     frozen = [(parameter, parameter.clone()) for parameter in fresh.parameters() if id(parameter) not in last]
     with isolated(seed):
-        reset()
+        left = last - _reset_one(owner)
+    if left:
+        raise ValueError(
+            f"The last layer's `reset_parameters` leaves {', '.join(n for n in names if id(named[n]) in left)} as they "
+            "are. Let it reset them, or pass `initialise`: 'keep', or a function of (net, seed)."
+        )
     with torch.no_grad():
         for parameter, value in frozen:
             parameter.copy_(value)
@@ -107,11 +115,87 @@ def _reset(net: nn.Module) -> set[int]:
     """Initialise every layer that can be and is to be trained; the ids of the parameters reached."""
     reached: set[int] = set()
     for module in _parts_first(net, set()):
-        reset = _reset_of(module)
-        if reset is not None and any(parameter.requires_grad for parameter in module.parameters()):
-            reset()
-            reached |= {id(parameter) for parameter in module.parameters()}
+        if _reset_of(module) is not None and any(parameter.requires_grad for parameter in module.parameters()):
+            reached |= _reset_one(module)
     return reached
+
+
+def _reset_one(module: nn.Module) -> set[int]:
+    """Initialise a module that says how; the ids of the parameters that it has written.
+
+    Of a weight that is computed, as by `torch.nn.utils.parametrizations`, the module writes into what was computed, and
+    torch's inverse puts that into the parameters.
+    """
+    if not parametrize.is_parametrized(module):
+        hooks = [hook for hook in module._forward_pre_hooks.values() if isinstance(hook, SpectralNorm | WeightNorm)]
+        before = [getattr(module, hook.name).detach().clone() for hook in hooks]
+        reached = _written(module)
+        for hook, value in zip(hooks, before, strict=True):
+            fresh = getattr(module, hook.name).detach()
+            reached |= set() if torch.equal(fresh, value) else _assign_by_hook(module, hook, fresh.clone())
+        return reached
+    plain = _with_computed(module)
+    reached = _written(plain)
+    for name, computed in cast(nn.ModuleDict, module.parametrizations).items():
+        if id(plain._parameters[name]) in reached:
+            _assign(computed, getattr(plain, name).detach())
+            reached |= {id(parameter) for parameter in computed.parameters(recurse=False)}
+    return reached
+
+
+def _written(module: nn.Module) -> set[int]:
+    """Let a module initialise itself; the ids of the parameters that it has written.
+
+    It may write what was there, such as zeros, and nothing into some. So all are moved before, and what stays there is
+    put back.
+    """
+    reset = _reset_of(module)
+    if reset is None:
+        return set()
+    before = [(one, one.detach().clone()) for one in module.parameters() if one.is_floating_point()]
+    with torch.no_grad():
+        for parameter, value in before:
+            parameter.copy_(value + 1)
+        reset()
+        left = {id(parameter) for parameter, value in before if torch.equal(parameter, value + 1)}
+        for parameter, value in before:
+            if id(parameter) in left:
+                parameter.copy_(value)
+    return {id(parameter) for parameter in module.parameters()} - left
+
+
+def _with_computed(module: nn.Module) -> nn.Module:
+    """The module as if no weight were parametrized: what is computed are parameters, and the rest is shared."""
+    computed = cast(nn.ModuleDict, module.parametrizations)
+    kinds = type(module).__mro__
+    kind = next(kind for kind in kinds if not any(isinstance(getattr(kind, name, None), property) for name in computed))
+    plain = cast(nn.Module, kind.__new__(kind))  # type: ignore[call-overload]
+    own = {name: nn.Parameter(getattr(module, name).detach().clone()) for name in computed}
+    parts = {name: part for name, part in module._modules.items() if part is not computed}
+    plain.__dict__.update({**vars(module), "_parameters": {**module._parameters, **own}, "_modules": parts})
+    return plain
+
+
+def _assign_by_hook(module: nn.Module, hook: SpectralNorm | WeightNorm, value: Tensor) -> set[int]:
+    """The same of torch's older norms, which compute a weight before the module runs; the ids of what was written."""
+    if isinstance(hook, SpectralNorm):
+        values = {f"{hook.name}_orig": value}
+    else:
+        values = {f"{hook.name}_g": torch.norm_except_dim(value, 2, hook.dim), f"{hook.name}_v": value}
+    with torch.no_grad():
+        for name, own in values.items():
+            getattr(module, name).copy_(own)
+    return {id(getattr(module, name)) for name in values}
+
+
+def _assign(computed: Any, value: Tensor) -> None:
+    """Put a weight into the parameters that it is computed from, as torch does where a weight is parametrized."""
+    with torch.no_grad():
+        if all(hasattr(part, "right_inverse") for part in computed):
+            with suppress(NotImplementedError):
+                computed.right_inverse(value)
+                return
+        computed.original.copy_(value)
 
 
 def _reset_of(module: nn.Module) -> Callable[[], object] | None:

@@ -1,4 +1,4 @@
-"""Layers by their kind: which drop units, which normalise by statistics of a batch, and which are frozen."""
+"""Layers by their kind: which drop units, normalise by statistics of a batch, are changed, or frozen."""
 
 from torch import nn
 
@@ -14,6 +14,11 @@ def is_dropout(module: nn.Module) -> bool:
 def learns_statistics(module: nn.Module) -> bool:
     """Whether a normalisation layer takes statistics of its batches; one whose parameters are all frozen does not."""
     return isinstance(module, NORMALISATION) and not is_frozen(module, "")
+
+
+def is_changed(module: nn.Module) -> bool:
+    """Whether a module computes something else than its class says: by hooks, or by a `forward` of its own."""
+    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
 
 
 def is_frozen(net: nn.Module, path: str) -> bool:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inputs import Inputs, apply, check_call, named_leaves, row_kind
-from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.bnn import BayesianNetwork, contained
 from bayesuq.models.copies import deep_copy
 from bayesuq.models.heads import Traced, traced, warn_of_bounded_outputs
 from bayesuq.models.precision import raised
@@ -157,6 +157,35 @@ def check_reached(model: BayesianNetwork, seen: Traced) -> None:
             f"The outputs do not move with the weights that are to be random, {shortened(random)}: no pass runs their "
             "layer, or `forward` runs under torch.no_grad() or detaches what it gives. Say by `random` which weights "
             "of the layers that run are random, or let gradients through."
+        )
+
+
+def check_has_no_others(model: BayesianNetwork, seen: Traced) -> None:
+    """Refuse a network that computes with trainable weights of another one.
+
+    A function that was made for a module, and put into it or around its pass, goes on referring to that module, and not
+    to the copies that fits are made on.
+
+    Args:
+        model: The joint density.
+        seen: What the network gives for some rows.
+
+    Raises:
+        ValueError: The outputs have a derivative by numbers that are neither sites nor held beside the modules.
+    """
+    running = running_of(model.net)
+    if running is not None and running.backend is not None:
+        return
+    values = [value for module in model.tree().modules() for value in vars(module).values()]
+    known = {id(one) for one in (*seen.theta.values(), *(one for value in values for one in contained(value)))}
+    others = [leaf for leaf in seen.leaves() if id(leaf) not in known]
+    if others:
+        raise ValueError(
+            f"The network computes with {sum(leaf.numel() for leaf in others):,} trainable numbers that are no weights "
+            f"of the copy that is fitted, the first of shape {tuple(others[0].shape)}: a function that was made for a "
+            "module, put in the place of its `forward`, into an attribute or a hook, refers to the module that it was "
+            "made for. Write it as a method of a class, which finds its weights in `self`; what is to stay as it is, "
+            "call `requires_grad_(False)` on."
         )
 
 

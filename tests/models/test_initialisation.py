@@ -4,6 +4,7 @@ from collections.abc import Callable
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations, parametrize
 
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -61,6 +62,35 @@ def assert_same(one: dict[str, Tensor], other: dict[str, Tensor]) -> None:
     torch.testing.assert_close(one, other, rtol=0.0, atol=0.0)
 
 
+class Doubled(nn.Module):
+    """A parametrization without an inverse: the parameter is what was there."""
+
+    def forward(self, weight: Tensor) -> Tensor:
+        return 2 * weight
+
+
+def layered(wrap: Callable[[nn.Module], nn.Module]) -> nn.Module:
+    return nn.Sequential(wrap(nn.Linear(3, 4)), nn.Tanh(), wrap(nn.Linear(4, 2)))
+
+
+COMPUTED: dict[str, Callable[[nn.Module], nn.Module]] = {
+    "weight norm": parametrizations.weight_norm,
+    "orthogonal": parametrizations.orthogonal,
+    "spectral norm": parametrizations.spectral_norm,
+    "one without an inverse": lambda layer: parametrize.register_parametrization(layer, "weight", Doubled()),
+    "weight norm, by a hook": nn.utils.weight_norm,
+    "spectral norm, by a hook": nn.utils.spectral_norm,
+}
+
+
+class Forgetful(nn.Linear):
+    """Resets its bias alone, and writes into a copy of its weight."""
+
+    def reset_parameters(self) -> None:
+        self.bias.data.zero_()
+        nn.init.normal_(self.weight.detach().clone())
+
+
 BUILDERS = {
     "mlp": lambda: networks.mlp(5, (7, 6), 3, 0.1, batch_norm=True),
     "convnet": lambda: networks.convnet(1, 3, channels=(2, 3), hidden=4, batch_norm=True),
@@ -69,6 +99,37 @@ BUILDERS = {
     "embedding": lambda: nn.Sequential(nn.Embedding(5, 3), nn.Linear(3, 2)),
     "shared layer": Shared,
 }
+
+
+@pytest.mark.parametrize("runs_before", [False, True])
+@pytest.mark.parametrize("wrap", COMPUTED.values(), ids=COMPUTED)
+@pytest.mark.filterwarnings("ignore:`torch.nn.utils.weight_norm` is deprecated")
+def test_weights_that_are_computed_are_fresh_too(wrap: Callable[[nn.Module], nn.Module], runs_before: bool) -> None:
+    with isolated(3):
+        net = layered(wrap).eval()
+    if runs_before:
+        net(torch.ones(1, 3))
+    x = torch.eye(3)
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.Normal())
+    one, again, other = (model.reinitialise(seed).net.eval() for seed in (1, 1, 2))
+    with torch.no_grad():
+        first, second, before = (each[0](x) - each[0].bias for each in (one, other, net))  # the weights
+        assert torch.equal(one(x), again(x))
+    assert float((first - second).abs().max()) > 0.01
+    assert float((first - before).abs().max()) > 0.01
+
+
+def test_a_weight_norm_starts_where_building_it_under_the_seed_does() -> None:
+    with isolated(5):
+        built = layered(parametrizations.weight_norm)
+    assert_same(state(reinitialised(layered(parametrizations.weight_norm), 5)), state(built))
+
+
+@pytest.mark.parametrize("initialise", ["reset", "last_layer"])
+def test_parameters_that_a_reset_leaves_as_they_are_are_named(initialise: str) -> None:
+    net = nn.Sequential(nn.Linear(3, 4), Forgetful(4, 2))
+    with pytest.raises(ValueError, match=r"1\.weight"):
+        started(net, 0, initialise)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("build", BUILDERS.values(), ids=BUILDERS)

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from bayesuq.models.layers import is_changed
 from bayesuq.models.networks import Network
 
 SLOPES: dict[type[nn.Module], Callable[[Any, Tensor, Tensor, Tensor], Tensor]] = {  # of layer, gradient, before, after
@@ -34,7 +35,7 @@ ELEMENTWISE = (*SLOPES, nn.Identity, nn.Dropout)
 
 
 def is_perceptron(net: nn.Module, x: Tensor) -> bool:
-    """Whether a network is a plain sequence of linear layers and elementwise ones, with nothing shared or hooked.
+    """Whether a network is a plain sequence of linear layers and elementwise ones, with nothing shared or changed.
 
     Inputs x that are not (N, D) must be flattened first.
     """
@@ -47,8 +48,7 @@ def is_perceptron(net: nn.Module, x: Tensor) -> bool:
         return False
     known = all(type(layer) in (nn.Linear, *ELEMENTWISE) for layer in (rest if flattens else layers))
     places = [name for name, _ in net.named_parameters(remove_duplicate=False)]
-    hooked = any(module._forward_hooks or module._forward_pre_hooks for module in net.modules())
-    return known and len(places) == len(list(net.parameters())) and not hooked
+    return known and len(places) == len(list(net.parameters())) and not any(map(is_changed, net.modules()))
 
 
 def num_outputs(net: nn.Module) -> int:

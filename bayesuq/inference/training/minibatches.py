@@ -19,7 +19,7 @@ from bayesuq.loaders import Data, Loader, check_data
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.heads import Traced, traced, warn_of_targets_out_of_reach
 from bayesuq.models.network_inputs import cast_inputs, refusal, takes_whole_numbers
-from bayesuq.models.training_mode import check_ends, check_reached, check_repeatable
+from bayesuq.models.training_mode import check_ends, check_has_no_others, check_reached, check_repeatable
 from bayesuq.randomness import derive_seed, generator, seed_globally
 
 MOST_PROBED = 128  # rows that tell fits of several processes apart
@@ -87,6 +87,7 @@ class NetworkReader:
         x = cast_inputs(self.model, as_rows(first.x), whole=self.whole)
         seen = probe(self.model, x)
         check_reached(self.model, seen)
+        check_has_no_others(self.model, seen)
         f = seen.f.detach()
         self.num_outputs = f.shape[1]
         rows = self._with_targets(first, x)

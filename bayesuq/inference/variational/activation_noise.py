@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from bayesuq.arrays import check_one_of
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork
 from bayesuq.models.bnn import LIKELIHOOD
-from bayesuq.models.layers import learns_statistics
+from bayesuq.models.layers import is_changed, learns_statistics
 
 Estimator = Literal["weights", "local", "flipout"]
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
@@ -118,7 +118,7 @@ class ActivationNoise(ABC):
             total.addcmul_(gradient.mul(eps), scale * self.shared)
 
     def _takes(self, module: nn.Module) -> bool:
-        if module._modules or module._forward_pre_hooks:  # which compute its weights from others
+        if module._modules or is_changed(module):  # which compute its weights from others, or its output from more
             return False
         return any(isinstance(module, kind) and type(module).forward is kind.forward for kind in self.kinds)
 
