@@ -184,8 +184,8 @@ def test_svi_trains_the_guide_and_its_loss_falls():
     before = {name: value.detach().clone() for name, value in guide.named_parameters()}
     svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.02}), loss=MeanFieldELBO())
     y = X.sum(dim=1, keepdim=True)
-    losses = torch.tensor([svi.step(X, y) for _ in range(300)])
-    assert losses[-50:].mean() < losses[:50].mean() - 1
+    losses = torch.tensor([svi.step(X, y) for _ in range(150)])
+    assert losses[-30:].mean() < losses[:30].mean() - 1
     assert all(not torch.equal(value, before[name]) for name, value in guide.named_parameters())
     assert pyro.param("likelihood.scale") < 0.9  # it started at 1
     assert math.isfinite(svi.evaluate_loss(X, y))
