@@ -57,6 +57,7 @@ class Judged:
             class, (N,).
         segmentation: What was counted, where there is a label for every pixel; the predictive and the truth are then
             those of a few images, and `ood` is not there.
+        rows: Which of the test rows these images are, in order; None is all.
     """
 
     predictive: PredictiveDistribution
@@ -65,6 +66,7 @@ class Judged:
     report: Report
     confidence: Tensor | None = None
     segmentation: SegmentationResult | None = None
+    rows: Tensor | None = None
 
     @property
     def sought(self) -> dict[str, Sought]:
@@ -165,9 +167,10 @@ def _judge_maps(
         return evaluate_segmentation(batches, ignore_index=ignore_index, validation=chosen, background=background)
 
     result = counted(data, None if validation is None else counted(validation, None))
-    shown = data.rows(torch.arange(0, len(data), max(1, -(-len(data) // NUM_SHOWN))))
+    places = torch.arange(0, len(data), max(1, -(-len(data) // NUM_SHOWN)))
+    shown = data.rows(places)
     report = result.report.extended([*_temperature(posterior), *further])
-    return Judged(predict(shown.x), shown.y, None, report, segmentation=result)
+    return Judged(predict(shown.x), shown.y, None, report, segmentation=result, rows=places)
 
 
 def _temperature(posterior: Posterior) -> list[Measure]:

@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 
-import torch
 from torch import Tensor
 
 from bayesuq.cli.figures import Picture, loss_picture
@@ -41,7 +40,7 @@ def draw(data: str, split: Split, judged: Mapping[str, Judged], fitted: Mapping[
 def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
     predictive, y = _labels_of(judged)
     figure = segmentation.segmentation_maps(
-        predictive, _images_of(split, y), y, names=CLASS_NAMES.get(data), ignore_index=IGNORED.get(data)
+        predictive, _images_of(split, judged), y, names=CLASS_NAMES.get(data), ignore_index=IGNORED.get(data)
     )
     return Picture.of(
         figure,
@@ -57,10 +56,10 @@ def _maps(data: str, split: Split, name: str, judged: Judged) -> Picture:
 def _slices(data: str, split: Split, name: str, judged: Judged) -> Picture:
     """Of that one of the volumes shown in which most voxels are wrong."""
     predictive, y = _labels_of(judged)
-    wrong = (predictive.mean.max(dim=1).indices != y).flatten(1).sum(dim=1)
+    wrong = ((predictive.mean.max(dim=1).indices != y) & (y != IGNORED.get(data))).flatten(1).sum(dim=1)
     slices = segmentation_slices(
         predictive,
-        _images_of(split, y),
+        _images_of(split, judged),
         y,
         volume=int(wrong.argmax()),
         num_slices=NUM_SLICES,
@@ -85,10 +84,9 @@ def _labels_of(judged: Judged) -> tuple[CategoricalPredictive, Tensor]:
     return judged.predictive, judged.y
 
 
-def _images_of(split: Split, y: Tensor) -> Tensor:
-    """The test images with these labels."""
-    places = [int((split.test.y == labels).flatten(1).all(dim=1).nonzero()[0]) for labels in y]
-    return split.test.x[torch.tensor(places)]
+def _images_of(split: Split, judged: Judged) -> Tensor:
+    """The test images that the predictive is of."""
+    return split.test.x if judged.rows is None else split.test.x[judged.rows]
 
 
 def _reliability(results: Results) -> Picture:
@@ -98,7 +96,8 @@ def _reliability(results: Results) -> Picture:
         classification.reliability_diagram(curves),
         "Does confidence come true?",
         "Each dot is a group of test pixels predicted with about the same confidence; its height is the share of them "
-        "that was right. On the diagonal the two agree; below it the method is too sure, above it not sure enough.",
+        "that was right. On the diagonal the two agree; below it the method is too sure, above it not sure enough. The "
+        "intervals take pixels for independent, which those of one image are not: they are too short.",
         f"Reliability diagrams over pixels, one a method. Expected calibration error: {', '.join(gaps)}.",
         leads=True,
     )

@@ -1,20 +1,24 @@
 """`bayesuq compare`, `fit` and `evaluate` on images with a label for every pixel."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from matplotlib.figure import Figure
 
-from bayesuq.cli import problem
+from bayesuq.cli import map_figures, problem
+from bayesuq.cli.judging import Judged, judge
 from bayesuq.cli.main import main
 from bayesuq.cli.problem import Problem
-from bayesuq.cli.settings import ModelOptions
+from bayesuq.cli.settings import ModelOptions, PredictionOptions
 from bayesuq.data import Dataset, Split
 from bayesuq.datasets import named as datasets
 from bayesuq.datasets import shapes
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import likelihoods
+from bayesuq.predictive.categorical import CategoricalPredictive
 from tests.cli.rendering import not_rendered
 from tests.inference.examples import SHORT_FIT
 
@@ -44,6 +48,51 @@ def camvid(monkeypatch: pytest.MonkeyPatch) -> Split:
     monkeypatch.setattr(datasets, "load", lambda *_, **__: split)
     monkeypatch.setattr(problem, "UNET_WIDTH", 4)
     return split
+
+
+class Alike:
+    """Says the same of each image, whatever it shows."""
+
+    def predict(self, x: torch.Tensor, **_: object) -> CategoricalPredictive:
+        said = torch.tensor([0.7, 0.3]).view(1, 1, 2, *[1] * (x.ndim - 2))
+        return CategoricalPredictive.from_probs(said.expand(1, len(x), 2, *x.shape[2:]))
+
+
+def judged_alike(x: torch.Tensor, y: torch.Tensor) -> tuple[Split, Judged]:
+    part = Dataset(x, y)
+    return Split(part, part, part), judge(Alike(), part, None, None, PredictionOptions())  # type: ignore[arg-type]
+
+
+def test_images_of_the_same_labels_are_drawn_each_beside_its_own_maps(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As slices without a lesion, of which all were drawn as the first."""
+    shown: list[torch.Tensor] = []
+    monkeypatch.setattr(
+        map_figures.segmentation, "segmentation_maps", lambda _, x, *__, **___: shown.append(x) or Figure()
+    )
+    x = torch.arange(7.0).view(7, 1, 1, 1).expand(7, 1, 4, 4).contiguous()
+    split, judged = judged_alike(x, torch.zeros(7, 4, 4).long())
+    map_figures._maps("drawn", split, "map", judged)
+    assert shown[0][:, 0, 0, 0].tolist() == [0, 3, 6]
+
+
+def test_void_voxels_are_none_of_the_wrong_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    chosen: list[int] = []
+
+    class StoppedError(Exception): ...
+
+    def slices(*_: object, volume: int, **__: object) -> None:
+        chosen.append(volume)
+        raise StoppedError
+
+    monkeypatch.setattr(map_figures, "segmentation_slices", slices)
+    y = torch.zeros(3, 2, 2, 2).long()
+    y[0] = VOID
+    y[0, 0, 0, 0] = 0
+    y[2, 0, 0] = 1
+    split, judged = judged_alike(torch.zeros(3, 1, 2, 2, 2), y.clamp(max=1))
+    with pytest.raises(StoppedError):
+        map_figures._slices("camvid", split, "map", replace(judged, y=y))
+    assert chosen == [2]
 
 
 @pytest.mark.slow
