@@ -11,6 +11,12 @@ def is_dropout(module: nn.Module) -> bool:
     return isinstance(module, DROPOUT) and module.p > 0
 
 
+def is_plain_dropout(module: nn.Module) -> bool:
+    """Whether a layer drops units as torch's own does: a class of the user's may share masks, or do more than drop."""
+    forwards = [kind.forward for kind in DROPOUT]
+    return is_dropout(module) and type(module).forward in forwards and not is_changed(module)
+
+
 def learns_statistics(module: nn.Module) -> bool:
     """Whether a normalisation layer takes statistics of its batches; one whose parameters are all frozen does not."""
     return isinstance(module, NORMALISATION) and not is_frozen(module, "")

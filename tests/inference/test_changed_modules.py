@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Dataset
-from bayesuq.inference import map_estimate, variational
+from bayesuq.inference import dropout, ensemble, map_estimate, variational
 from bayesuq.inference.joint.perceptrons import is_perceptron
 from bayesuq.models import likelihoods, priors
 from bayesuq.models.bnn import BayesianNetwork
@@ -123,3 +123,69 @@ def test_functions_that_refer_to_the_weights_of_the_original_are_refused(build):
 @pytest.mark.parametrize("build", [with_a_forward_of_the_original, with_a_hook_of_the_original])
 def test_functions_that_refer_to_frozen_weights_are_taken(build):
     map_estimate.fit(model(build(frozen=True)), DATA, num_epochs=1, seed=0)
+
+
+class Locked(nn.Dropout):
+    """Drops the same units at all places of a row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        mask = nn.functional.dropout(x.new_ones(len(x), x.shape[-1]), self.p, self.training)
+        return mask.unsqueeze(1) * x
+
+
+class Tripled(nn.Dropout):
+    """Does more than drop."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * super().forward(x)
+
+
+class Triple(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return 3 * x
+
+
+class Placewise(nn.Module):
+    """Two places of a row, (N, 2, 3) to (N, 2)."""
+
+    def __init__(self, dropout: nn.Module) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 6), nn.Tanh(), dropout, nn.Linear(6, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.net(x).squeeze(2)
+
+
+def tripled_by_itself() -> nn.Module:
+    layer = nn.Dropout(1e-12)
+    layer.forward = lambda x: 3 * x
+    return layer
+
+
+def tripled_by_a_hook() -> nn.Module:
+    layer = nn.Dropout(1e-12)
+    layer.register_forward_hook(lambda _module, _inputs, output: 3 * output)
+    return layer
+
+
+def test_dropout_layers_of_ones_own_share_their_masks_as_they_say():
+    net = built(lambda: Placewise(Locked(0.5)).double())
+    alike = X.unsqueeze(1).expand(-1, 2, -1).contiguous()
+    data = Dataset(alike, X[:, :2])
+    means = dropout.fit(model(net), data, num_epochs=1, seed=0).predict(alike, num_samples=5, seed=0).component_means
+    assert float(means.std(dim=0).min()) > 0
+    torch.testing.assert_close(means[..., 0], means[..., 1])
+
+
+@pytest.mark.parametrize(
+    "build", [lambda: Tripled(1e-12), tripled_by_itself, tripled_by_a_hook], ids=["class", "itself", "hook"]
+)
+@pytest.mark.parametrize("method", [dropout, map_estimate, ensemble])
+def test_dropout_layers_that_do_more_than_drop_do_it_in_fits_and_predictions(method, build):
+    def predicted(layer: nn.Module) -> Tensor:
+        net = built(lambda: nn.Sequential(nn.Linear(3, 4), nn.Tanh(), layer, nn.Linear(4, 1)).double())
+        options = {"num_members": 2} if method is ensemble else {}
+        return method.fit(model(net), DATA, num_epochs=2, seed=0, **options).predict(X, num_samples=3, seed=0).mean
+
+    expected = predicted(nn.Sequential(nn.Dropout(1e-12), Triple()))
+    torch.testing.assert_close(predicted(build()), expected)

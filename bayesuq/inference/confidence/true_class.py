@@ -23,7 +23,7 @@ from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inputs import Inputs, apply, as_rows, checked
 from bayesuq.loaders import Data, in_memory
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
-from bayesuq.models.layers import DROPOUT, NORMALISATION, is_dropout
+from bayesuq.models.layers import DROPOUT, NORMALISATION, is_dropout, is_plain_dropout
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
@@ -69,7 +69,9 @@ def features_of(net: nn.Module) -> nn.Module:
     """A copy whose last layer and dropout layers hand their inputs on, and whose normalisation stays as it is."""
     own = without_last_layer(net)
     for path, module in list(own.named_modules(remove_duplicate=False)):
-        if isinstance(module, DROPOUT):
+        if isinstance(module, DROPOUT) and not is_plain_dropout(module):
+            module.p = 0.0  # what else it does stays
+        elif isinstance(module, DROPOUT):
             if path == "":
                 return nn.Identity()
             own.set_submodule(path, _NoDropout())

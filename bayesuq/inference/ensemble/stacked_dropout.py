@@ -6,6 +6,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from bayesuq.models.layers import is_plain_dropout
+
 
 class StackedDropout(nn.Module):
     """`torch.nn.Dropout` under `torch.func.vmap`, the first network's mask from the first stream, and so on.
@@ -51,9 +53,9 @@ class _Drop(torch.autograd.Function):
 
 
 def with_stacked_dropout(net: nn.Module, streams: Sequence[torch.Generator]) -> nn.Module:
-    """The network, its own to change, with a `StackedDropout` in the place of each `torch.nn.Dropout`."""
+    """The network, its own to change, with a `StackedDropout` in the place of each plain `torch.nn.Dropout`."""
     for path, layer in list(net.named_modules(remove_duplicate=False)):  # one layer may stand in several places
-        if isinstance(layer, nn.Dropout) and layer.p > 0:
+        if type(layer) is nn.Dropout and is_plain_dropout(layer):
             parent, _, name = path.rpartition(".")
             setattr(net.get_submodule(parent), name, StackedDropout(layer.p, streams))
     return net

@@ -26,6 +26,7 @@ from bayesuq.inputs import as_rows
 from bayesuq.loaders import Data
 from bayesuq.models.attention import has_attention
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.layers import is_changed
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.models.training_mode import training_mode
 
@@ -111,8 +112,8 @@ def fit_modes(
 
 
 def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
-    drawing = [type(model.net.get_submodule(path)) for path in training_mode(model, x).drawing]
-    others = [kind.__name__ for kind in drawing if kind is not nn.Dropout]
+    drawing = [model.net.get_submodule(path) for path in training_mode(model, x).drawing]
+    others = [type(one).__name__ for one in drawing if type(one) is not nn.Dropout or is_changed(one)]
     if others:
         raise ValueError(
             f"Of what draws in training mode, only torch.nn.Dropout can be stacked; got {', '.join(others)}."

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bayesuq.models.layers import is_dropout
+from bayesuq.models.layers import is_plain_dropout
 from bayesuq.models.training_mode import RandomCall, Running, TrainingMode
 from bayesuq.randomness import RandomOperators, dropped, is_native_dropout, with_generator
 
@@ -171,11 +171,11 @@ class MaskedLayer(nn.Module):
 
 def with_masks(net: nn.Module, masks: Keep) -> nn.Module:
     """The network, its own to change, with a `MaskedLayer` in the place of each dropout layer."""
-    if is_dropout(net):
+    if is_plain_dropout(net):
         return MaskedLayer(net, masks)
     replaced: dict[int, nn.Module] = {}
     for path, layer in list(net.named_modules(remove_duplicate=False)):  # one layer may stand in several places
-        if is_dropout(layer):
+        if is_plain_dropout(layer):
             parent, _, name = path.rpartition(".")
             setattr(net.get_submodule(parent), name, replaced.setdefault(id(layer), MaskedLayer(layer, masks)))
     return net
@@ -288,8 +288,8 @@ def _check(mode: TrainingMode, is_known: Callable[[RandomCall], bool], what: str
 
 
 def only_layers(tree: nn.Module, mode: TrainingMode) -> bool:
-    """Whether dropout layers are all that draws, and rows come first in all of them."""
+    """Whether torch's dropout layers are all that draws, and rows come first in all of them."""
     return all(
-        is_dropout(tree.get_submodule(path)) and call.axis == 0 and call.places == 1
+        is_plain_dropout(tree.get_submodule(path)) and call.axis == 0 and call.places == 1
         for (path, _), call in mode.calls.items()
     )
