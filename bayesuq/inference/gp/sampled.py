@@ -103,7 +103,8 @@ class SampledGpPosterior(ProcessPosterior):
     def _prior(self, index: int) -> FunctionPrior:
         """The built process at draw number `index`."""
         prior = self.model.build(self.x, len(self.y))
-        return prior.load(prior.state() | {name: v.flatten(0, 1)[index] for name, v in self.hyperparameters.items()})
+        drawn = {name: v[divmod(index, v.shape[1])] for name, v in self.hyperparameters.items()}
+        return prior.load(prior.state() | drawn)
 
     def predict(
         self,

@@ -43,4 +43,4 @@ class ChainPosterior(WeightPosterior):
 
     def draw(self, index: int, seed: int) -> Tensor:  # noqa: ARG002 - draws are stored
         """Draw number `index` in the order of the chains, one after another."""
-        return self.draws.flatten(0, 1)[index]
+        return self.draws[divmod(index, self.draws.shape[1])]

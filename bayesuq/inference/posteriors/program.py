@@ -304,7 +304,7 @@ class ProgramChains(LatentPosterior):
 
     def latents(self, index: int, seed: int) -> dict[str, Tensor]:  # noqa: ARG002 - draws are stored
         """Draw number `index` in the order of the chains, one after another."""
-        return {name: values.flatten(0, 1)[index] for name, values in self.draws.items()}
+        return {name: values[divmod(index, values.shape[1])] for name, values in self.draws.items()}
 
 
 def parts_of(x: Any) -> dict[str, Tensor]:

@@ -1,5 +1,6 @@
 """Draws from elsewhere, in each form that samplers give them, are the posterior that the same draws of ours are."""
 
+from dataclasses import replace
 from typing import Any
 
 import arviz
@@ -14,6 +15,7 @@ from torch import Tensor
 import bayesuq as bq
 from bayesuq.inference import hmc
 from bayesuq.inference.hmc.from_samples import from_samples
+from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
 C, D = 2, 30
 
@@ -194,3 +196,24 @@ def test_a_program_with_other_sites_than_those_fitted_is_refused(changed, says, 
     assert torch.equal(loaded.predict(data.x, seed=0).mean, posterior.predict(data.x, seed=0).mean)
     with pytest.raises(ValueError, match=says):
         bq.load(tmp_path / "file", model=other_program(**changed))
+
+
+def test_a_draw_of_chains_that_were_cut_short_copies_nothing(data: bq.Dataset, samples: dict[str, Tensor]) -> None:
+    """Of 64,000 draws without their first thousand, each that was taken held a copy of all: a thousand were 100 GB."""
+    whole = from_samples(program, samples, data)
+    late = replace(whole, draws={name: value[:, 5:] for name, value in whole.draws.items()})
+    for index in (0, D - 5, 2 * (D - 5) - 1):
+        for name, value in late.latents(index, 0).items():
+            assert value.untyped_storage().data_ptr() == whole.draws[name].untyped_storage().data_ptr()
+            assert torch.equal(value, late.draws[name].flatten(0, 1)[index])
+
+
+def test_a_draw_of_a_networks_chains_that_were_cut_short_copies_nothing() -> None:
+    net = BayesianNetwork(networks.mlp(2, (3,), 1), priors.Normal(), likelihoods.Normal(scale=0.1))
+    draws = torch.randn(C, D, sum(parameter.numel() for parameter in net.net.parameters()))
+    late = hmc.HmcPosterior(
+        model=net, draws=draws[:, ::2], buffers={}, statistics={}, warmup_statistics={}, inverse_mass=torch.ones(())
+    )
+    for index in (0, D // 2, D - 1):
+        assert late.draw(index, 0).untyped_storage().data_ptr() == draws.untyped_storage().data_ptr()
+        assert torch.equal(late.draw(index, 0), draws[:, ::2].flatten(0, 1)[index])
