@@ -6,10 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+import bayesuq as bq
 from bayesuq.inference import hmc, map_estimate
 from scripts import hmc_collapsed, hmc_distance
 from scripts.hmc_distance import COLLAPSED, NUTS, main
+from scripts.hmc_problems import problem
 from scripts.recording import Records
 from tests.scripts.test_uci import folder
 
@@ -55,6 +58,7 @@ def test_chains_without_the_last_layer_are_a_reference_of_their_own(
     again = partial(hmc_collapsed.fit, **short)
     monkeypatch.setattr(hmc_collapsed, "MOST_STEPS", 16)
     monkeypatch.setattr(hmc_distance, "COLLAPSED_CHAINS", short)
+    monkeypatch.setattr(hmc_distance, "LEFT_OUT_DRAWS", {"curve": 4})
     monkeypatch.setattr(hmc_distance, "METHODS", {"MAP": partial(map_estimate.fit, num_epochs=20), "again": again})
     options = argparse.Namespace(count=1, methods=["MAP", "again"], out=folder / "lines.jsonl", work=folder / "chains")
     Records(options.out).append({"data": "curve", "split": 0, "method": "MAP"})  # beside the chains of NUTS
@@ -63,6 +67,12 @@ def test_chains_without_the_last_layer_are_a_reference_of_their_own(
     lines = {line["method"]: line for line in Records(options.out).read()[1:]}
     assert list(lines) == [COLLAPSED, "MAP", "again"]
     assert {line["reference"] for line in lines.values()} == {COLLAPSED}
+    whole, kept = (
+        hmc_collapsed.fit(problem("curve", 0).model, problem("curve", 0).train, **short),
+        bq.load(options.work / "curve-0-collapsed.safetensors"),
+    )
+    assert torch.equal(kept.draws, whole.draws[:, 4:])
+    assert kept.statistics["n_steps"].shape == (4, 16)
     for name in ("halves", "times"):
         assert 0 < lines[COLLAPSED][f"total_variation_between_{name}"] < lines["MAP"]["total_variation"]
     assert lines["again"]["total_variation"] < lines["MAP"]["total_variation"]
