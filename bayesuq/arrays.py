@@ -315,14 +315,14 @@ def as_targets(y: ArrayLike, *, maps: bool = False) -> Tensor:
     return targets
 
 
-def chosen_rows(index: ArrayLike, number: int, name: str = "index") -> Tensor:
+def chosen_rows(index: ArrayLike | range, number: int, name: str = "index") -> Tensor:
     """Which of N rows are meant, as whole numbers or booleans, on the CPU or where they are.
 
     Raises:
         TypeError: Fractions.
         ValueError: More or less than one dimension, or booleans of another length.
     """
-    chosen = to_tensor(index, name)
+    chosen = to_tensor(list(index) if isinstance(index, range) else index, name)
     if chosen.is_floating_point() and chosen.numel():
         raise TypeError(f"`{name}` must hold whole numbers or booleans; got {chosen.dtype}.")
     is_mask = chosen.dtype == torch.bool

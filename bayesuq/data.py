@@ -148,7 +148,7 @@ class Dataset:
         """Whether the targets are labels."""
         return not self.y.is_floating_point()
 
-    def rows(self, index: ArrayLike) -> Self:
+    def rows(self, index: ArrayLike | range) -> Self:
         """The rows that `index` names, in its order.
 
         Args:
