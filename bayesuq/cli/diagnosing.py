@@ -13,6 +13,7 @@ from bayesuq.cli.reading import as_table, check_fitted_rows, read_alone, read_fi
 from bayesuq.cli.settings import DiagnoseOptions, OwnNetworkOption, PredictionOptions, UsageError
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
+from bayesuq.inference.posteriors.tables import TablePosterior
 from bayesuq.tables.files import names_a_file
 from bayesuq.writing import replacing_by_name, write_text
 
@@ -74,9 +75,9 @@ def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
     use_computer(PredictionOptions(num_threads=options.num_threads))
     found = Run.read(options.run)
     _make_room(found, overwrite=options.overwrite)
-    split = _fitted_data(found)
+    split, known = _fitted_data(found)
     fitted = {
-        name: read_fitted(path, str(found.settings["data"]), split, own.network)
+        name: read_fitted(path, str(found.settings["data"]), split, own.network, known.get(name))
         for name, path in found.posteriors.items()
     }
     _, standardizer = next(iter(fitted.values()))
@@ -118,18 +119,19 @@ def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
     print(*([f"{ranking}\n"] if ranking else []), f"Report: {(found.folder / DIAGNOSTICS).resolve()}", sep="\n")
 
 
-def _fitted_data(found: Run) -> Split:
-    """The data of a run; of a table they must be as they were fitted.
+def _fitted_data(found: Run) -> tuple[Split, dict[str, TablePosterior]]:
+    """The data of a run; of a table they must be as they were fitted, as that posterior tells which was read for it.
 
     Raises:
         UsageError: They are not here, or no longer so.
     """
-    options, path = data_options(found.settings), next(iter(found.posteriors.values()))
+    options, (name, path) = data_options(found.settings), next(iter(found.posteriors.items()))
     table = as_table(read_alone(path)) if names_a_file(options.data) else None
     split = load_data(options, None if table is None else table.columns).split
-    if table is not None:
-        check_fitted_rows(table, path, split, options.data)
-    return split
+    if table is None:
+        return split, {}
+    check_fitted_rows(table, path, split, options.data)
+    return split, {name: table}
 
 
 def _rank(diagnoses: dict[str, Diagnosis]) -> Ranking | None:

@@ -1,13 +1,15 @@
 """`bayesuq evaluate`: a saved posterior on a part of a data set; its report in a folder."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
-from bayesuq.cli.judging import judge
-from bayesuq.cli.output import Output, by_name, read_settings, tell, tell_warnings
-from bayesuq.cli.problem import load_data, use_computer
+from bayesuq.cli.judging import Judged, judge
+from bayesuq.cli.output import Output, by_name, tell, tell_warnings
+from bayesuq.cli.problem import Loaded, load_data, use_computer
 from bayesuq.cli.reading import (
     as_table,
     check_fitted_rows,
+    check_split,
     is_fitted_data,
     posterior_file,
     read_alone,
@@ -22,11 +24,40 @@ from bayesuq.cli.settings import (
     PredictionOptions,
     UsageError,
 )
-from bayesuq.data import Dataset, Split
+from bayesuq.data import Dataset, Standardizer
 from bayesuq.datasets import named as datasets
 from bayesuq.inference.posteriors.tables import TablePosterior
+from bayesuq.posterior import Posterior
 
 MANY = 0.1  # of the fitted rows: fewer may be alike by chance
+
+
+@dataclass(frozen=True, eq=False)
+class Asked:
+    """A posterior, and the data that it is asked about.
+
+    Attributes:
+        path: Of its file.
+        posterior: As it was fitted.
+        standardizer: The units of that; None where raw units were fitted.
+        table: The posterior with the columns of its table; None of another set.
+        is_other_table: Whether the data are a table, and not the one that was fitted.
+        loaded: The data.
+    """
+
+    path: Path
+    posterior: Posterior
+    standardizer: Standardizer | None
+    table: TablePosterior | None
+    is_other_table: bool
+    loaded: Loaded
+
+    def rows(self, part: Part) -> Dataset:
+        """One part of the data; "all" is all parts together."""
+        split = self.loaded.split
+        if part == "all":
+            return split.train.concatenate(split.val, split.test)
+        return {"train": split.train, "val": split.val, "test": split.test}[part]
 
 
 def run(
@@ -47,72 +78,69 @@ def run(
     """
     use_computer(prediction)
     path = posterior_file(posterior.posterior)
+    _check_apart(path, output)
+    check_split(path, data)
+    asked = _read(path, posterior.part, data, own)
+    settings = by_name(posterior, own, data, prediction, output)
+    folder = Output.prepare(output, settings)
+
+    tell_warnings(data.data, [*asked.loaded.warnings, *_fitted_rows(asked, posterior.part)])
+    judged = _judged(asked, posterior.part, data, prediction)
+    judged.report.save(folder.folder / "report.json")
+    folder.write_run(settings, folder.circumstances(prediction.device), {})
+    print(f"{_what(asked, posterior.part, data, own)}: {judged.report}")
+    tell(f"Written to {folder.folder}.")
+
+
+def _check_apart(path: Path, output: OutputOptions) -> None:
+    """Refuse to write over the posterior."""
     if path.resolve().is_relative_to(output.out.resolve()):
         raise UsageError(
             f"{path} lies in {output.out}, which would be overwritten; name another folder for the results."
         )
-    _check_split(path, data)
+
+
+def _read(path: Path, part: Part, data: DataOptions, own: OwnNetworkOption) -> Asked:
+    """The posterior, and the data: a table by the columns that were fitted."""
     known = read_alone(path)
     table = as_table(known)
     is_other_table = table is not None and not is_fitted_data(path, data.data)
-    if posterior.part == "all" and not is_other_table:
+    if part == "all" and not is_other_table:
         raise UsageError(f"Most rows of {data.data} were fitted, so that --part all would judge them by themselves.")
-    found = load_data(data, None if table is None else table.columns)
-    split = found.split
+    loaded = load_data(data, None if table is None else table.columns)
     if table is not None:
-        check_fitted_rows(table, path, split, data.data)
-    loaded, standardizer = read_fitted(path, data.data, split, own.network, known)
-    if prediction.device is not None:
-        loaded = loaded.to(prediction.device)
-    settings = by_name(posterior, own, data, prediction, output)
-    folder = Output.prepare(output, settings)
-    tell_warnings(data.data, found.warnings)
+        check_fitted_rows(table, path, loaded.split, data.data)
+    posterior, standardizer = read_fitted(path, data.data, loaded.split, own.network, known)
+    return Asked(path, posterior, standardizer, table, is_other_table, loaded)
 
-    part = _part(posterior.part, split)
-    if table is not None and posterior.part == "all":
-        _tell_of_fitted_rows(table, part, data.data)
-    judged = judge(
-        loaded,
-        part,
+
+def _fitted_rows(asked: Asked, part: Part) -> list[str]:
+    """What is said where rows that the posterior was fitted to are among those that it is judged by."""
+    fitted = asked.table.share_fitted(asked.rows(part)) if asked.table is not None and part == "all" else 0.0
+    told = f"{fitted:.0%} of the fitted rows stand in it, so that what is measured is too good."
+    return [told] if fitted > MANY else []
+
+
+def _judged(asked: Asked, part: Part, data: DataOptions, prediction: PredictionOptions) -> Judged:
+    """Thresholds are chosen on the validation rows, but for those rows themselves."""
+    split = asked.loaded.split
+    return judge(
+        asked.posterior if prediction.device is None else asked.posterior.to(prediction.device),
+        asked.rows(part),
         split.ood,
-        standardizer,
+        asked.standardizer,
         prediction,
-        validation=split.val if posterior.part in ("train", "test") else None,
+        validation=split.val if part in ("train", "test") else None,
         ignore_index=datasets.IGNORED.get(data.data),
         background=data.data in datasets.WITHOUT_BACKGROUND,
     )
-    judged.report.save(folder.folder / "report.json")
-    folder.write_run(settings, folder.circumstances(prediction.device), {})
-    units = (
-        ""
-        if part.is_labelled or standardizer is not None or own.network is not None
-        else ", in the posterior's units: no standardizer is there"
-    )
-    is_some = is_other_table and posterior.part != "all"
-    some = f" ({len(part)}; `--part all` takes all {len(_part('all', split))})" if is_some else ""
-    print(f"{path} on {data.data}, {posterior.part} rows{some}{units}: {judged.report}")
-    tell(f"Written to {folder.folder}.")
 
 
-def _tell_of_fitted_rows(table: TablePosterior, rows: Dataset, data: str) -> None:
-    """Tell where rows that the posterior was fitted to are among those that it is judged by."""
-    fitted = table.share_fitted(rows)
-    if fitted > MANY:
-        tell_warnings(data, [f"{fitted:.0%} of the fitted rows stand in it, so that what is measured is too good."])
-
-
-def _part(name: Part, split: Split) -> Dataset:
-    if name == "all":
-        return split.train.concatenate(split.val, split.test)
-    return {"train": split.train, "val": split.val, "test": split.test}[name]
-
-
-def _check_split(posterior: Path, data: DataOptions) -> None:
-    """Refuse another split of the data that were fitted: its test rows are for the most part rows trained on."""
-    for folder in (posterior.parent, posterior.parent.parent):  # of a fit, and of a comparison
-        fitted = read_settings(folder)
-        if fitted.get("data") == data.data and (fitted.get("split") or 0) != (data.split or 0):
-            raise UsageError(
-                f"{posterior} was fitted to split {fitted.get('split') or 0} of {data.data}, on rows that split "
-                f"{data.split or 0} tests; pass --split {fitted.get('split') or 0}."
-            )
+def _what(asked: Asked, part: Part, data: DataOptions, own: OwnNetworkOption) -> str:
+    """What was measured, on which rows, and in which units where these are not the data's."""
+    rows = asked.rows(part)
+    is_some = asked.is_other_table and part != "all"
+    some = f" ({len(rows)}; `--part all` takes all {len(asked.rows('all'))})" if is_some else ""
+    has_units = rows.is_labelled or asked.standardizer is not None or own.network is not None
+    units = "" if has_units else ", in the posterior's units: no standardizer is there"
+    return f"{asked.path} on {data.data}, {part} rows{some}{units}"

@@ -8,7 +8,7 @@ from typing import Any
 from bayesuq.cli.output import POSTERIOR, read_settings
 from bayesuq.cli.own_network import built, put_into
 from bayesuq.cli.problem import Problem, read_standardizer
-from bayesuq.cli.settings import ModelOptions, UsageError, is_import_path
+from bayesuq.cli.settings import DataOptions, ModelOptions, UsageError, is_import_path
 from bayesuq.data import Split, Standardizer
 from bayesuq.inference.dropout import DropoutPosterior
 from bayesuq.inference.posteriors.saved import load
@@ -67,6 +67,16 @@ def check_fitted_rows(table: TablePosterior, path: Path, split: Split, data: str
         raise UsageError(
             f"{data} is not as it was when {path} was fitted to it, so that it is not known which of its rows were. "
             "Fit it again; or put the rows that were not fitted into a file of their own, and evaluate on that."
+        )
+
+
+def check_split(path: Path, data: DataOptions) -> None:
+    """Refuse another split of the data that were fitted: its test rows are for the most part rows trained on."""
+    fitted, asked = _settings_of(path), data.split or 0
+    own = fitted.get("split") or 0
+    if fitted.get("data") == data.data and own != asked:
+        raise UsageError(
+            f"{path} was fitted to split {own} of {data.data}, on rows that split {asked} tests; pass --split {own}."
         )
 
 
