@@ -10,6 +10,9 @@ References:
 """
 
 import math
+from collections.abc import Callable
+from operator import attrgetter
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -20,6 +23,7 @@ from bayesuq.predictive.categorical import CategoricalPredictive, same_names
 from bayesuq.predictive.gaussian import GaussianPredictive
 from bayesuq.predictive.thinned import held_of
 
+Predictive = TypeVar("Predictive", bound=RealPredictive)
 __all__ = ["agreement", "total_variation", "wasserstein"]
 __dir__ = __all__.copy
 
@@ -27,6 +31,7 @@ NUM_NODES = 256  # of each predictive
 NUM_COMPONENTS = 16  # of a mixture that nodes are laid around; of laws whose ranks differ from point to point 64
 FEWEST_PLACES = 8  # around one of these
 FURTHEST = 1e-10  # probability beyond the last node
+MOST_TOGETHER = 2**16  # components at points, of nodes that are looked at together
 
 
 def total_variation(
@@ -99,8 +104,8 @@ def pointwise_wasserstein(
     """The integral of abs(F - G), (N,), in units of y; see `wasserstein`."""
     real, reference = _check_real(one, other)
     nodes = _nodes(real, reference, num_nodes)
-    gaps = torch.stack([(real.cdf(y) - reference.cdf(y)).abs() for y in nodes])
-    return torch.trapezoid(gaps, nodes, dim=0).squeeze(1)
+    below, reference_below = (_at_nodes(attrgetter("cdf"), each, nodes) for each in (real, reference))
+    return torch.trapezoid((below - reference_below).abs(), nodes, dim=0).squeeze(1)
 
 
 def agreement(one: CategoricalPredictive, other: CategoricalPredictive) -> Tensor:
@@ -159,16 +164,38 @@ def _check_real(one: PredictiveDistribution, other: PredictiveDistribution) -> t
 
 def _densities(predictive: RealPredictive, nodes: Tensor) -> Tensor:
     """p at each node, (L, N, 1), per unit of y."""
-    if not isinstance(predictive, GaussianPredictive):
-        if predictive.without_density:
-            raise ValueError(f"There is no total variation: {predictive.without_density}. Take `wasserstein`.")
-        return torch.stack([predictive.log_prob(y).exp().unsqueeze(1) for y in nodes])
+    if isinstance(predictive, GaussianPredictive):
+        return _at_nodes(_gaussian_density, predictive, nodes)
+    if predictive.without_density:
+        raise ValueError(f"There is no total variation: {predictive.without_density}. Take `wasserstein`.")
+    return _at_nodes(lambda some: lambda y: some.log_prob(y).exp().unsqueeze(1), predictive, nodes)
+
+
+def _gaussian_density(predictive: GaussianPredictive) -> Callable[[Tensor], Tensor]:
+    """Of y (N, 1), per unit of y, (N, 1)."""
     means, inverse_scales = predictive.laws.component_means, predictive.laws.component_variances.rsqrt()
-    found = [
-        predictive.average((y - means).mul_(inverse_scales).square_().mul_(-0.5).exp_().mul_(inverse_scales))
-        for y in nodes
-    ]
-    return torch.stack(found) / math.sqrt(2 * math.pi)
+
+    def density(y: Tensor) -> Tensor:
+        heights = (y - means).mul_(inverse_scales).square_().mul_(-0.5).exp_().mul_(inverse_scales)
+        return predictive.average(heights) / math.sqrt(2 * math.pi)
+
+    return density
+
+
+def _at_nodes(
+    function_of: Callable[[Predictive], Callable[[Tensor], Tensor]], predictive: Predictive, nodes: Tensor
+) -> Tensor:
+    """A predictive's function of y (N, 1) at each node, (L, N, 1); of few components and points at many together."""
+    num_points = nodes.shape[1]
+    together = max(1, MOST_TOGETHER // (predictive.num_samples * num_points))
+    if together == 1:
+        function = function_of(predictive)
+        return torch.stack([function(y) for y in nodes])
+    parts = []
+    for some in nodes.split(together):
+        repeated = predictive.at(torch.arange(num_points).repeat(len(some)))
+        parts.append(function_of(repeated)(some.reshape(-1, 1)).reshape(some.shape))
+    return torch.cat(parts)
 
 
 def _nodes(one: RealPredictive, other: RealPredictive, num_nodes: int) -> Tensor:

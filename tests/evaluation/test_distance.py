@@ -111,6 +111,15 @@ def test_labels_differ_by_half_the_sum() -> None:
     assert float(agreement(one, one)) == 1
 
 
+def test_nodes_that_are_looked_at_together_give_what_they_give_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, other = mixture(0, 5), mixture(1, 3).repeated([1, 4, 2])
+    distances = (pointwise_total_variation, pointwise_wasserstein)
+    together = [distance(one, other, num_nodes=16) for distance in distances]
+    monkeypatch.setattr("bayesuq.evaluation.distance.MOST_TOGETHER", 1)
+    alone = [distance(one, other, num_nodes=16) for distance in distances]
+    torch.testing.assert_close(together, alone, rtol=1e-12, atol=1e-12)
+
+
 def test_of_any_law_with_a_density_and_of_draws_that_are_held() -> None:
     """A mixture of laws is the Gaussian predictive of the same; of one that holds some draws, those are compared."""
     one, other = mixture(0, 30), mixture(1, 7)
