@@ -15,7 +15,7 @@ References:
     evaluation and multiple sample comparison", Statistics and Computing 2022: bands by simulation.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_fraction, to_tensor
+from bayesuq.options import shortened
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import derive_seed, generator
 
@@ -35,6 +36,7 @@ Quantities = Callable[[Mapping[str, Tensor], Any], Mapping[str, ArrayLike]]
 TRUTH, FIT, DRAWS, TIES = range(4)  # what a simulation's seed is split into
 NUM_NULL = 4000  # simulated sets of uniform ranks that the test compares with
 NULL_SEED = 0
+MOST_TOLD = 4  # names in an error
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,7 +147,7 @@ def calibrate(
     Raises:
         TypeError: `fit` gave neither a posterior nor draws.
         ValueError: Counts below 1; another number of draws than asked for; sites that the posterior lacks; values that
-            are NaN.
+            are NaN; quantities that are others, or in another order, from one simulation or draw to the next.
 
     Example:
         >>> def simulate(seed):
@@ -160,6 +162,7 @@ def calibrate(
     check_count(num_draws, "num_draws")
     check_count(seed, "seed", minimum=0)
     names: tuple[str, ...] = ()
+    shapes: list[tuple[str, ...]] = []  # of the first, and of this simulation
     ranks = []
     for number in range(num_simulations):
         theta, data = simulate(derive_seed(seed, number, TRUTH))
@@ -168,11 +171,15 @@ def calibrate(
         truth = {name: to_tensor(value, name) for name, value in theta.items()}
         drawn = _checked(draws, truth, num_draws)
         if quantities is None:
+            shapes = [*shapes[:1], _shapes(truth)]
             names, values = _names(truth), torch.cat([_flat(truth).unsqueeze(0), _flat(drawn, num_draws)])
         else:
             every = [truth, *({name: value[draw] for name, value in drawn.items()} for draw in range(num_draws))]
             found = [{name: to_tensor(one, name) for name, one in quantities(theta, data).items()} for theta in every]
+            shapes = [*shapes[:1], *map(_shapes, found)]
+            _check_same(shapes)  # before they are put together
             names, values = _names(found[0]), torch.stack([_flat(one) for one in found])
+        _check_same(shapes)
         _check_numbers(names, values)
         ranks.append(_rank(values[0], values[1:], derive_seed(seed, number, TIES)))
     return Ranks(names, torch.stack(ranks, dim=1), num_draws)
@@ -212,6 +219,20 @@ def _flat(values: Mapping[str, Tensor], num_draws: int | None = None) -> Tensor:
 
 def _names(values: Mapping[str, Tensor]) -> tuple[str, ...]:
     return tuple(entry for name, value in values.items() for entry in _entries(name, value))
+
+
+def _shapes(values: Mapping[str, Tensor]) -> tuple[str, ...]:
+    return tuple(f"{name} {tuple(value.shape)}" for name, value in values.items())
+
+
+def _check_same(shapes: Sequence[tuple[str, ...]]) -> None:
+    """Ranks stand beside each other by place, so that what is ranked must be the same, in one order."""
+    other = next((one for one in shapes if one != shapes[0]), None)
+    if other is not None:
+        raise ValueError(
+            "Every simulation, and every draw, must have the same quantities in one order; got "
+            f"{shortened(shapes[0], MOST_TOLD)}, and {shortened(other, MOST_TOLD)}."
+        )
 
 
 def _check_numbers(names: tuple[str, ...], values: Tensor) -> None:

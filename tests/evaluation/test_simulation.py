@@ -140,6 +140,25 @@ def test_what_is_no_draw_of_a_posterior_is_refused(fit: Any, error: type[Excepti
         ranks_of(fit)
 
 
+def test_quantities_in_another_order_are_not_ranked_by_place() -> None:
+    """Two sites swapped from one simulation to the next were ranked as one."""
+
+    def swapped(seed: int) -> tuple[dict[str, Tensor], Tensor]:
+        theta, y = simulate(seed)
+        pair = {"mean": theta["mean"], "other": theta["mean"]}
+        return dict(sorted(pair.items(), reverse=bool(seed % 2))), y
+
+    def fit(y: Tensor, seed: int) -> dict[str, Tensor]:
+        return normal()(y, seed) | {"other": torch.zeros(NUM_DRAWS)}
+
+    def of_rows(theta: Any, data: Any) -> dict[str, Tensor]:
+        return {"f": theta["mean"].expand(1 + int(data > 0))}
+
+    for given in ((swapped, fit, None), (simulate, normal(), of_rows)):
+        with pytest.raises(ValueError, match=r"same quantities in one order; got (mean|other|f) "):
+            calibrate(given[0], given[1], num_simulations=8, num_draws=NUM_DRAWS, quantities=given[2])
+
+
 def test_counts_are_checked() -> None:
     with pytest.raises(ValueError, match="num_simulations"):
         calibrate(simulate, normal(), num_simulations=0)

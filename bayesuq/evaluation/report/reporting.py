@@ -85,7 +85,8 @@ class Report:
     def _head(self) -> str:
         missing = f" ({self.num_missing} more without a known target)" if self.num_missing else ""
         ends = ", or [95 % interval]" if any(measure.is_skewed for measure in self.measures) else ""
-        return f"{self.num_points} points{missing}, {counted(self.num_samples, 'draw')} (value ± standard error{ends})"
+        points, draws = counted(self.num_points, "point"), counted(self.num_samples, "draw")
+        return f"{points}{missing}, {draws} (value ± standard error{ends})"
 
     def extended(self, measures: Iterable[Measure]) -> "Report":
         """The same report with further measures at its end."""

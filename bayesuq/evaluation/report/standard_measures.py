@@ -19,6 +19,7 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.calibration import pointwise_coverage
 from bayesuq.evaluation.kinds import check_known
 from bayesuq.evaluation.observed import Observed, observe
+from bayesuq.evaluation.report.tables import counted
 from bayesuq.evaluation.scores import (
     CRPS_DRAWS,
     CRPS_QUANTILES,
@@ -122,7 +123,7 @@ def standard_measures(
 
 def by_entropy(num_errors: int) -> str:
     """The remark on how well the entropy finds errors."""
-    return f"entropy against {num_errors} errors"
+    return f"entropy against {counted(num_errors, 'error')}"
 
 
 def pointwise_measures(predictive: PredictiveDistribution, seen: Observed) -> list[Pointwise]:
