@@ -171,14 +171,15 @@ def check_has_no_others(model: BayesianNetwork, seen: Traced) -> None:
         seen: What the network gives for some rows.
 
     Raises:
-        ValueError: The outputs have a derivative by numbers that are neither sites nor held beside the modules.
+        ValueError: The outputs have a derivative by parameters that are neither sites nor held beside the modules. What
+            a pass makes for itself, such as inputs that it takes a derivative by, is no parameter.
     """
     running = running_of(model.net)
     if running is not None and running.backend is not None:
         return
     values = [value for module in model.tree().modules() for value in vars(module).values()]
     known = {id(one) for one in (*seen.theta.values(), *(one for value in values for one in contained(value)))}
-    others = [leaf for leaf in seen.leaves() if id(leaf) not in known]
+    others = [leaf for leaf in seen.leaves() if isinstance(leaf, nn.Parameter) and id(leaf) not in known]
     if others:
         raise ValueError(
             f"The network computes with {sum(leaf.numel() for leaf in others):,} trainable numbers that are no weights "

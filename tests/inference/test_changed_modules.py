@@ -125,6 +125,26 @@ def test_functions_that_refer_to_frozen_weights_are_taken(build):
     map_estimate.fit(model(build(frozen=True)), DATA, num_epochs=1, seed=0)
 
 
+class Force(nn.Module):
+    """Minus the derivative of an energy, as of molecules: its pass makes inputs that it takes a derivative by."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.energy = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.enable_grad():
+            places = x.detach().requires_grad_()
+            return -torch.autograd.grad(self.energy(places).sum(), places, create_graph=True)[0]
+
+
+def test_inputs_that_a_pass_takes_a_derivative_by_are_no_weights_of_another_network():
+    fitted = map_estimate.fit(
+        model(built(lambda: Force().double())), Dataset(X, -X), num_epochs=200, learning_rate=0.03, seed=0
+    )
+    assert (fitted.predict(X).mean + X).abs().mean() < 0.5 * X.abs().mean()
+
+
 class Locked(nn.Dropout):
     """Drops the same units at all places of a row."""
 
