@@ -39,7 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "bridges": {"bridges", "functions", "posterior", "predictive", "arrays", "randomness"},
     "evaluation": {
         *("evaluation", "predictive", "to_arviz"),
-        *("arrays", "notebook", "optional", "pareto", "randomness", "storage", "waiting", "writing"),
+        *("arrays", "notebook", "optional", "options", "pareto", "randomness", "storage", "waiting", "writing"),
     },
     EVERYTHING: {
         *(TOP, "predictive", "datasets", "tables", "to_arviz", "models", "inference", "evaluation", "bridges", "cli")

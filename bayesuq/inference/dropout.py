@@ -114,6 +114,7 @@ def around(mode: MapPosterior, *, put_in: Mapping[str, float] | None = None) -> 
             nothing in training mode.
 
     Example:
+        >>> from torch import nn
         >>> from bayesuq.inference.adoption import adopt
         >>> from bayesuq.models.likelihoods import Categorical
         >>> net = nn.Sequential(nn.Linear(2, 50), nn.Tanh(), nn.Linear(50, 3))

@@ -184,7 +184,7 @@ def test_a_callback_that_ends_the_fit_loses_no_epoch(error: type[BaseException],
 
     def stop(progress: Any) -> None:
         epochs.append(progress.epoch)
-        if progress.epoch == 20:
+        if progress.epoch == 10:
             raise error
 
     checkpoint = Checkpoint(tmp_path / "state", every_seconds=3600.0)
@@ -192,7 +192,7 @@ def test_a_callback_that_ends_the_fit_loses_no_epoch(error: type[BaseException],
     with pytest.raises(error):
         FITS["map"](checkpoint=checkpoint, callbacks=[stop])
     found = FITS["map"](checkpoint=checkpoint, callbacks=[stop])
-    assert epochs == [*range(30)]
+    assert epochs == [*range(15)]
     assert all(torch.equal(a, b) for a, b in zip(tensors_of(found), tensors_of(whole), strict=True))
 
 

@@ -30,9 +30,10 @@ def targets_of(x, seed):
 
 def regression(x, y=None, num_data=None, weight=None):
     slope = pyro.sample("slope", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
-    seen = torch.ones(len(x), 1) if weight is None else weight.reshape(len(x), -1)
+    times = torch.ones(len(x), 1) if weight is None else weight.reshape(len(x), -1)
     rows = pyro.plate("rows", num_data or len(x), subsample=torch.arange(len(x)), dim=-2)
-    with rows, pyro.plate("columns", 2), poutine.mask(mask=seen > 0):
+    scaled = poutine.scale(scale=torch.where(times > 0, times, 1.0))
+    with rows, pyro.plate("columns", 2), scaled, poutine.mask(mask=times > 0):
         return pyro.sample("y", dist.Normal((x @ slope)[:, None].expand(-1, 2), 1.0), obs=y)
 
 
