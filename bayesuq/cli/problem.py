@@ -28,7 +28,7 @@ from bayesuq.datasets import named as datasets
 from bayesuq.datasets.nifti import NiftiFolder, is_nifti_folder
 from bayesuq.datasets.sources import SOURCES
 from bayesuq.inference.adoption import adopt
-from bayesuq.inference.dropout import draws_in_training
+from bayesuq.inference.joint.masked_network import draws_in_training
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.tables import of_table
 from bayesuq.inference.posteriors.units import in_units

@@ -21,7 +21,7 @@ from torch.utils.data import DataLoader
 from bayesuq.arrays import ArrayLike
 from bayesuq.functions import Functions
 from bayesuq.inference.joint.layout import Layout
-from bayesuq.inference.joint.masked_network import MaskedNetwork, is_random
+from bayesuq.inference.joint.masked_network import MaskedNetwork, draws_in_training, is_random
 from bayesuq.inference.posteriors.memorised import warn_if_memorised
 from bayesuq.inference.posteriors.network import NetworkPosterior
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE, MapPosterior, ModeObjective
@@ -37,7 +37,6 @@ from bayesuq.loaders import Data
 from bayesuq.models import networks
 from bayesuq.models.added_dropout import with_dropout
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
-from bayesuq.models.training_mode import training_mode
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import resolve_seed
 from bayesuq.to_arviz.groups import Drawn, Wanted
@@ -131,14 +130,9 @@ def around(mode: MapPosterior, *, put_in: Mapping[str, float] | None = None) -> 
     return DropoutPosterior(model=model, values=mode.values, buffers=mode.buffers, history=mode.history)
 
 
-def draws_in_training(model: BayesianNetwork, x: Tensor) -> bool:
-    """Whether a network draws anything in training mode, at rows as it takes them."""
-    return is_random(model, training_mode(model, x))
-
-
 def _check_draws(model: BayesianNetwork, x: Tensor) -> None:
     """Refuse a network without anything random, and one whose draws cannot be repeated row by row."""
-    if not is_random(model, training_mode(model, x)):
+    if not draws_in_training(model, x):
         raise ValueError(
             "MC dropout needs a network with dropout layers, or one that draws in training mode by other means; this "
             f"one draws nothing, or all its layers have p = 0. {_remedy(model)}"

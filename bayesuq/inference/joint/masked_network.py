@@ -16,6 +16,11 @@ def is_random(model: BayesianNetwork, mode: TrainingMode) -> bool:
     return bool(mode.calls) or any(is_dropout(module) for module in model.net.modules())
 
 
+def draws_in_training(model: BayesianNetwork, x: Tensor) -> bool:
+    """Whether a network draws anything in training mode, at rows as it takes them."""
+    return is_random(model, training_mode(model, x))
+
+
 class MaskedNetwork:
     """A model's network in training mode, its statistics held, drawing from masks.
 

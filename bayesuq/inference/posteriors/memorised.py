@@ -48,12 +48,11 @@ from torch import Tensor
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.joint.constant import best_constant
 from bayesuq.inference.joint.layout import FlatPrior, Layout
-from bayesuq.inference.joint.masked_network import MaskedNetwork, is_random
+from bayesuq.inference.joint.masked_network import MaskedNetwork, draws_in_training
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.minibatches import Source
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
 from bayesuq.models.likelihoods.base import Likelihood
-from bayesuq.models.training_mode import training_mode
 from bayesuq.predictive.base import RealPredictive
 
 MOST_OUTPUTS, MOST_DERIVATIVES = 1000, 20_000_000  # of which looking takes some half of a second
@@ -153,7 +152,7 @@ class Mode:
         if any(batch.weight is not None for batch in batches) or f.ndim != 2:
             return None
         try:
-            masked = MaskedNetwork(model, x) if is_random(model, training_mode(model, x)) else None
+            masked = MaskedNetwork(model, x) if draws_in_training(model, x) else None
         except ValueError:  # of draws that cannot be repeated row by row
             return None
         if not _is_quick(f.numel(), layout.size, is_masked=masked is not None):
@@ -222,10 +221,9 @@ class Mode:
         pull = (precision * (self.layout.join(self.theta) - self.prior.loc)).double()
         if self.masked is not None:
             root = self.likelihood.fisher_root(f)
-            spread = (root.mT @ (derivatives - mean)).square().sum((0, 1, 2)) / (NUM_MASKS - 1)
-            precision = precision + spread
             pull = pull + torch.einsum("nkr,nk->r", mean, _score(self.likelihood, f, self.y))
-            for own, at in zip(derivatives, outputs, strict=True):
+            for at, own in zip(outputs, derivatives, strict=True):
+                precision = precision + (root.mT @ (own - mean)).square().sum((0, 1)) / (NUM_MASKS - 1)
                 pull = pull - torch.einsum("nkr,nk->r", own, _score(self.likelihood, at, self.y)) / NUM_MASKS
         return LinearNetwork(f, mean / precision**0.5, mean @ (pull / precision))
 
