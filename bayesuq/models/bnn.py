@@ -132,7 +132,8 @@ class BayesianNetwork:
                 self.laws[LIKELIHOOD + name] = unknown.prior.distribution(start)
         self._weights = tuple(parameters)
         self._tied = _further_places(self.net)
-        self._padding = {name: row for name, row in _padding_rows(self.net).items() if name not in self._tied}
+        held = parameters.keys() - self._tied.keys()
+        self._padding = {name: row for name, row in _padding_rows(self.net).items() if name in held}
         self._trees = _Trees()
         _check_support(self.laws, self.initial())
 
@@ -212,10 +213,11 @@ class BayesianNetwork:
     def _values(self, theta: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The network's weights, by name."""
         values = {name: theta[name] for name in self._weights}
-        for name, (is_padding, rows) in self._padding.items():
-            if name in values:
-                values[name] = torch.where(is_padding, rows, values[name])
-        return values
+        return values | self.padded(values)
+
+    def padded(self, values: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Those of the weights that have a row of padding, with that row as it is held."""
+        return {name: torch.where(where, row, values[name]) for name, (where, row) in self._padding.items()}
 
     def check_scale(self, x: Any) -> None:
         """Refuse inputs without the scales of their noise where the likelihood takes them, and with them where not.

@@ -140,6 +140,8 @@ class Summed(nn.Module):
 PADDED: dict[str, Callable[[BayesianNetwork, Dataset], Posterior]] = {
     "map": lambda model, data: map_estimate.fit(model, data, **SHORT),
     "variational": lambda model, data: variational.fit(model, data, **SHORT),
+    "low rank": lambda model, data: variational.fit(model, data, guide=variational.low_rank(2), **SHORT),
+    "ivon": lambda model, data: ivon.fit(model, data, **SHORT),
     "laplace": lambda model, data: laplace.fit(model, data, structure="diagonal", **SHORT).sampled,
     "hmc": lambda model, data: hmc.fit(
         model, data, num_samples=3, num_warmup=3, num_chains=1, max_tree_depth=3, progress=False, seed=0
@@ -154,6 +156,8 @@ def test_padding_is_no_noise(method: str) -> None:
     tokens = 1 + torch.arange(60).reshape(20, 3) % 8
     longer = torch.cat([tokens, torch.zeros(20, 5, dtype=torch.long)], dim=1)
     model = BayesianNetwork(Summed(), priors.Normal(), likelihoods.Categorical())
-    posterior = PADDED[method](model, Dataset(longer, torch.arange(20) % 3))
+    posterior, shorter = (PADDED[method](model, Dataset(x, torch.arange(20) % 3)) for x in (longer, tokens))
     one, other = (posterior.predict(x, num_samples=3, seed=0).mean for x in (tokens, longer))
     torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6)
+    expected = shorter.predict(tokens, num_samples=3, seed=0).mean
+    torch.testing.assert_close(one, expected, rtol=1e-4, atol=1e-4)  # the fit has not seen it either

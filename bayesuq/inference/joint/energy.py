@@ -22,9 +22,7 @@ from torch import Tensor, nn
 from bayesuq.data import Batch
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import FlatVector, TrainingNetwork, write_gradients
-from bayesuq.inputs import apply
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
-from bayesuq.models.precision import raised
 from bayesuq.models.spectral import with_exact_norms
 
 LogLikelihood = Callable[[Mapping[str, Tensor], Batch, torch.Generator | None], Tensor]
@@ -91,7 +89,7 @@ class FlatJoint:
         vector = FlatVector(layout, layout.join(model.initial()))
 
         def evaluated(theta: Mapping[str, Tensor], batch: Batch, _noise: torch.Generator | None) -> Tensor:
-            f = raised(apply(joint.network.evaluation, batch.x), model.dtype)
+            f = joint.network.evaluate(batch.x)
             return model.likelihood_given(theta).log_prob(f, batch.y, batch.weight).sum(dtype=dtype)
 
         joint = cls(model, {"random": vector}, with_volume=True, log_likelihood=evaluated)

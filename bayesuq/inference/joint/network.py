@@ -9,11 +9,12 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
+from torch.func import functional_call
 
 from bayesuq.inference.joint.constant import best_constant
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import Stream, check_streams, only_layers, with_masks
-from bayesuq.inputs import apply
+from bayesuq.inputs import apply, arguments, output, with_scales
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork, share_tensors
 from bayesuq.models.copies import deep_copy
 from bayesuq.models.layers import is_frozen
@@ -119,6 +120,7 @@ class TrainingNetwork:
         self.evaluation = share_tensors(self.training)
         self.buffers = dict(self.training.named_buffers())
         self.dtype = model.dtype
+        self._parameters = dict(self.training.named_parameters())
         self._stream = Stream()
         self._mode: TrainingMode | None = None
         self._by_layers = True
@@ -173,13 +175,25 @@ class TrainingNetwork:
         self.prepare_once(x)
         self._stream.noise = noise
         if self._by_layers or noise is None:
-            f = apply(self.training, x)
+            f = self._apply(self.training, x)
         else:
             with OwnGenerators(noise):
-                f = apply(self.training, x)
+                f = self._apply(self.training, x)
         if self._mode is not None and self._mode.assigned:
             self._keep_assigned()
         return f
+
+    def evaluate(self, x: Tensor) -> Tensor:
+        """f (N, C, ...) in evaluation mode, in the model's own precision."""
+        return raised(self._apply(self.evaluation, x), self.dtype)
+
+    def _apply(self, tree: nn.Module, x: Tensor) -> Tensor:
+        """f of one of the trees, with the rows of padding that the model holds, whatever the vectors have there."""
+        padded = self.model.padded(self._parameters)
+        if not padded:
+            return apply(tree, x)
+        args, named = arguments(tree, x)
+        return with_scales(output(functional_call(tree, padded, args, named, tie_weights=False)), x)
 
     def _keep_assigned(self) -> None:
         """Put the values of buffers that were assigned anew into the buffers, which others hold."""
@@ -211,7 +225,7 @@ class TrainingNetwork:
 
     def log_prob(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """log p(y | x, theta) of each row in evaluation mode, (N,), in nats, at the weights that the vectors hold."""
-        return self.model.likelihood_given(theta).log_prob(raised(apply(self.evaluation, x), self.dtype), y, weight)
+        return self.model.likelihood_given(theta).log_prob(self.evaluate(x), y, weight)
 
     def total_log_prob(
         self,
@@ -240,7 +254,7 @@ class TrainingNetwork:
     def log_constant(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """As `log_prob`, with the network's outputs replaced by the constant that fits these rows best."""
         with torch.no_grad():
-            f = raised(apply(self.evaluation, x), self.dtype)
+            f = self.evaluate(x)
         return best_constant(self.model.likelihood_given(theta), f, y, weight)
 
     def culprits(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> list[str]:

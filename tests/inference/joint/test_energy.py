@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from bayesuq.data import Batch
 from bayesuq.inference.joint.energy import FlatJoint, JointFunction
@@ -68,6 +68,17 @@ def test_modes_are_of_the_density_of_the_sites(name):
     at = {kind: one.values for kind, one in vectors.items()}
     rows = (batch.x, batch.y)
     torch.testing.assert_close(-function.log_prior(at) - 10 * function.log_likelihood(at, *rows), truth[0], **TIGHT)
+
+
+def test_the_row_of_padding_stays_where_the_model_holds_it():
+    table = built(lambda: nn.Sequential(nn.Embedding(5, 3, padding_idx=0), nn.Flatten(), nn.Linear(6, 2))).double()
+    model = BayesianNetwork(table, priors.Normal(), likelihoods.Normal(scale=0.5))
+    batch = Batch(torch.tensor([[1, 0], [0, 4], [2, 3]]), Y[:3], None)
+    joint = FlatJoint.of_random(model, {}, {})
+    vector = joint.vectors["random"]
+    vector.values.copy_(noise(3, vector.layout.size))  # of which the first three numbers are padding's
+    truth = expected(model, vector.layout, vector.values, batch, volume=True)
+    torch.testing.assert_close((joint.value_and_grad(batch, 20.0), vector.grad), truth, **TIGHT)
 
 
 def test_chunks_add_up_and_priors_count_once():
