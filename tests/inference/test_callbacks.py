@@ -11,6 +11,7 @@ from bayesuq import inference
 from bayesuq.data import Dataset
 from bayesuq.inference import callbacks, ensemble, map_estimate
 from bayesuq.inference.callbacks import CSVLogger, MLflowLogger, TensorBoardLogger, WandbLogger
+from bayesuq.inference.callbacks.trackers import Fits
 from bayesuq.inference.training.options import Progress
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 
@@ -43,6 +44,15 @@ def test_the_csv_file_holds_the_history_of_the_fit(tmp_path: Path) -> None:
         ("0", "1", "4"),
         ("0", "2", "6"),
     ]
+
+
+def test_a_fit_that_goes_on_from_a_file_is_the_first(tmp_path: Path) -> None:
+    log, fits = CSVLogger(tmp_path / "history.csv"), Fits()
+    epochs = [Progress(epoch, 4 * epoch, 1.5, None, 0.25) for epoch in (3, 4, 0, 1)]
+    for one in epochs:
+        log(one)
+    assert [row["fit"] for row in rows(tmp_path / "history.csv")] == ["0", "0", "1", "1"]
+    assert [min(fits.metrics(one)) for one in epochs] == ["loss", "loss", "fit-1/loss", "fit-1/loss"]
 
 
 def test_the_csv_file_can_be_read_while_the_fit_runs(tmp_path: Path) -> None:

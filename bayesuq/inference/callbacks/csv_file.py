@@ -41,7 +41,7 @@ class CSVLogger:
 
     def __call__(self, progress: Progress) -> None:
         """Write the line of this epoch."""
-        self._fit += progress.epoch == 0
+        self._fit += progress.epoch == 0 or self._fit < 0  # a fit that goes on from a file begins later
         seen = "" if progress.validation_loss is None else progress.validation_loss
         self._write((self._fit, progress.epoch, progress.step, progress.loss, seen, progress.seconds), "a")
 

@@ -89,7 +89,7 @@ class Fits:
 
     def metrics(self, progress: Progress) -> dict[str, float]:
         """The numbers of an epoch by name."""
-        self._number += progress.epoch == 0
+        self._number += progress.epoch == 0 or self._number < 0  # a fit that goes on from a file begins later
         self.prefix = f"fit-{self._number}/" if self._number > 0 else ""
         found = {"loss": progress.loss, "validation_loss": progress.validation_loss, "seconds": progress.seconds}
         return {f"{self.prefix}{name}": float(value) for name, value in found.items() if value is not None}
