@@ -133,7 +133,7 @@ class CorrelatedObjective:
             buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
             history=history,
             scale_movement=scale_movement,
-            kl_weight=self.tempering.final,
+            kl_weight=self.tempering.reached(),
         )
 
     def _draw(self, noise: torch.Generator) -> Tensor:
@@ -167,7 +167,8 @@ class CorrelatedPosterior(WeightPosterior):
         buffers: The network's buffers as trained.
         history: How the fit went.
         scale_movement: How far the median log marginal scale moved in it, in nats.
-        kl_weight: What the divergence was weighed with at the end: 1 for Bayes; else the posterior is tempered.
+        kl_weight: What the divergence was weighed with at the end of the epoch that was kept: 1 for Bayes; else the
+            posterior is tempered.
     """
 
     model: BayesianNetwork

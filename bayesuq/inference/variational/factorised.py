@@ -107,7 +107,7 @@ class EvidenceObjective:
             buffers={name: buffer.clone() for name, buffer in self.network.buffers.items()},
             history=history,
             scale_movement=scale_movement,
-            kl_weight=self.tempering.final,
+            kl_weight=self.tempering.reached(),
         )
 
     def loss_and_grads(self, batch: Batch, noise: torch.Generator) -> Tensor:
@@ -181,7 +181,8 @@ class VariationalPosterior(WeightPosterior):
         buffers: The network's buffers as trained.
         history: How the fit went.
         scale_movement: How far the median log scale moved in it, in nats.
-        kl_weight: What the divergence was weighed with at the end: 1 for Bayes; else the posterior is tempered.
+        kl_weight: What the divergence was weighed with at the end of the epoch that was kept: 1 for Bayes; else the
+            posterior is tempered.
     """
 
     model: BayesianNetwork

@@ -117,7 +117,7 @@ def fit(
         max_grad_norm: Clips the norm of the gradient of the loss per data point. None clips at 10 for a program, and
             not at all for a network.
         validation: Rows whose predictive log density is watched, by the same eight draws each epoch: the weights of the
-            best epoch are kept.
+            best epoch are kept. Where that ended before `annealed()` had, the posterior's `kl_weight` is below 1.
 
     Returns:
         A posterior without end of draws: a `VariationalPosterior` for mean field, a `CorrelatedPosterior` for low and
@@ -189,7 +189,7 @@ def fit(
             warn_if_pruned(fitted, source, training.key(QUALITY))
     warn_unless_learned(slope, movement, len(history.loss))
     shows_all = isinstance(data, Dataset) and not training.workers.are_together
-    if is_cheap(len(history.loss)) and shows_all and evidence.tempering.final == 1:
+    if is_cheap(len(history.loss)) and shows_all and fitted.kl_weight == 1:
         ratios = fitted.log_importance_ratios(data, num_samples=MOST_RATIOS, seed=training.key(QUALITY))
         warn_unless_reaching(ratios, "Take guide=variational.full_rank, or chains: `hmc`.")
     return fitted

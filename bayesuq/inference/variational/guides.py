@@ -82,8 +82,15 @@ def mean_field(model: BayesianNetwork, *, initial_scale: float = INITIAL_SCALE) 
         initial_scale: Starting standard deviations, as a share of the prior's (of 1 where that has none).
 
     Raises:
+        TypeError: A Pyro program, of which `variational.fit` takes this function alone, for Pyro's own guide.
         ValueError: `initial_scale` not above 0.
     """
+    if not isinstance(model, BayesianNetwork):
+        raise TypeError(
+            "mean_field and full_rank with options, and low_rank, are guides of networks. For a Pyro program pass "
+            "mean_field or full_rank as they are, or a guide of Pyro's, such as "
+            "autoguide(AutoLowRankMultivariateNormal, rank=5)."
+        )
     check_positive(initial_scale, "initial_scale")
     layout = Layout.of(model, model.laws)
     scales = torch.ones(layout.size, dtype=model.dtype, device=model.device)
@@ -230,11 +237,11 @@ def full_rank(model: BayesianNetwork, *, initial_scale: float = INITIAL_SCALE) -
     return FullRankGuide(model, start.loc.detach(), start.log_scale.detach(), start.loc.new_zeros(size, size))
 
 
-def autoguide(kind: Callable[..., AutoGuide], **options: Any) -> Callable[[BayesianNetwork], AutoGuide]:
+def autoguide(kind: Callable[..., AutoGuide], **options: Any) -> Callable[[Any], AutoGuide]:
     """One of Pyro's autoguides, its means starting at the network's own weights.
 
     An autoguide alone starts near the prior's median, where all units of a layer are nearly the same and a network
-    hardly trains.
+    hardly trains. That of a Pyro program starts where Pyro has it.
 
     Args:
         kind: Such as `pyro.infer.autoguide.AutoLowRankMultivariateNormal`; it must take `init_loc_fn`.
@@ -244,7 +251,8 @@ def autoguide(kind: Callable[..., AutoGuide], **options: Any) -> Callable[[Bayes
         For `variational.fit(guide=...)`.
     """
 
-    def build(model: BayesianNetwork) -> AutoGuide:
-        return kind(model, init_loc_fn=init_to_value(values=model.initial()), **options)
+    def build(model: Any) -> AutoGuide:
+        start = {"init_loc_fn": init_to_value(values=model.initial())} if isinstance(model, BayesianNetwork) else {}
+        return kind(model, **start, **options)
 
     return build

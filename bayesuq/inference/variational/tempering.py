@@ -62,16 +62,24 @@ class Tempering:
 
     def varies(self) -> str | None:
         """Why the steps from now on have other weights; None where they have one, as far as that is looked at."""
-        return None if self._share() >= self._settled else "`kl_weight` changes with the share of the steps made"
+        return (
+            None
+            if self._share(int(self.step)) >= self._settled
+            else "`kl_weight` changes with the share of the steps made"
+        )
 
     def advance(self) -> float:
         """The weight of this step."""
-        share = self._share()
+        share = self._share(int(self.step))
         self.step += 1
         return self._at(share)
 
-    def _share(self) -> float:
-        return min(int(self.step) / max(self.num_steps - 1, 1), 1.0)
+    def reached(self) -> float:
+        """The weight of the last step made, which is not the final one where validation kept an early epoch."""
+        return self._at(self._share(max(int(self.step) - 1, 0)))
+
+    def _share(self, step: int) -> float:
+        return min(step / max(self.num_steps - 1, 1), 1.0)
 
     @cached_property
     def _settled(self) -> float:

@@ -169,7 +169,7 @@ class StackedEvidence:
                     buffers={},
                     history=History(tuple(losses[:, number].tolist()), (), len(losses) - 1),
                     scale_movement=float(movement[number]),
-                    kl_weight=self.tempering.final,
+                    kl_weight=self.tempering.reached(),
                 )
             )
         return found

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from functools import partial
 
 import pyro
 import pyro.distributions as dist
@@ -329,6 +330,8 @@ def heedless_of_any(x, y=None, **others):  # noqa: ARG001
         (heedless_of_any, {"batch_size": 16}, ValueError, "takes `num_data`, but does not scale to it"),
         (columns, {}, ValueError, r"`y` of shape \(48, 1\) is no value of what the program observes, \(48, 2\)"),
         (nn.Linear(3, 1), {}, TypeError, "a Pyro program with a site `y`; got Linear"),
+        (line, {"guide": variational.low_rank(2)}, TypeError, "For a Pyro program pass mean_field or full_rank"),
+        (line, {"guide": partial(variational.full_rank)}, TypeError, "For a Pyro program pass mean_field or full_rank"),
         ("program", {}, TypeError, "a Pyro program with a site `y`; got str"),
     ],
     ids=[
@@ -340,6 +343,8 @@ def heedless_of_any(x, y=None, **others):  # noqa: ARG001
         "heedless of any",
         "columns",
         "network",
+        "low rank",
+        "full rank with options",
         "name",
     ],
 )
@@ -489,7 +494,7 @@ def test_sites_that_come_and_go_are_refused_whatever_the_guide(guide):
         variational.fit(coming_and_going, TWENTY, guide=guide, num_epochs=20, seed=0)
 
 
-@pytest.mark.parametrize("guide", [variational.mean_field, AutoNormal])
+@pytest.mark.parametrize("guide", [variational.mean_field, AutoNormal, variational.autoguide(AutoNormal)])
 def test_sites_that_go_with_the_number_of_rows_are_fitted_to_these(guide):
     posterior = variational.fit(one_for_each_ten, TWENTY, guide=guide, num_epochs=20, seed=0)
     assert list(posterior.sample_weights(1, seed=0)) == ["level_0", "level_1"]

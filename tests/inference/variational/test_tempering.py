@@ -6,7 +6,7 @@ import pytest
 import torch
 from pyro.infer.autoguide import AutoNormal
 
-from bayesuq.data import Batch
+from bayesuq.data import Batch, Dataset
 from bayesuq.evaluation.diagnostics.fit_quality import evaluate_fit
 from bayesuq.inference import variational
 from bayesuq.inference.variational.correlated import CorrelatedObjective
@@ -100,6 +100,16 @@ def test_what_is_no_weight_is_refused(weight, options, error, words):
 def test_a_share_outside_of_its_range_is_refused(share):
     with pytest.raises(ValueError, match="`share` must lie strictly between 0 and 1"):
         annealed(share)
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+@pytest.mark.parametrize("guide", [variational.mean_field, variational.low_rank(1)])
+def test_a_posterior_of_an_early_epoch_has_the_weight_of_that_epoch(guide):
+    far, near = (Dataset(EXACT.data.x, y) for y in (EXACT.data.y + 100, torch.zeros(60)))  # near is passed on the way
+    options = {"guide": guide, "kl_weight": annealed(0.5), "num_epochs": 21, "batch_size": len(far), "seed": 0}
+    posterior = variational.fit(EXACT.model, EXACT.data, validation=near, **options)
+    assert 0 < posterior.history.best_epoch < 10
+    assert posterior.kl_weight == pytest.approx(posterior.history.best_epoch / 10)
 
 
 @pytest.mark.parametrize("guide", [variational.mean_field, variational.full_rank])
