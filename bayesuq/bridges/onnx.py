@@ -26,6 +26,7 @@ from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Bernoulli, Categorical
 from bayesuq.models.likelihoods.real import HeteroscedasticNormal, Normal
 from bayesuq.models.network_inputs import cast_inputs
+from bayesuq.models.rules import trainable_parameters
 from bayesuq.models.scaled_logits import ScaledLogits
 from bayesuq.models.spectral import with_exact_norms
 from bayesuq.posterior import Posterior
@@ -174,7 +175,7 @@ class Networks:
         likelihood: Any = model.likelihood_given(theta)
         noise = None
         if _kind(likelihood) == "normal":
-            columns = int(likelihood.predictive(torch.zeros(number, 1, 1)).noise_variance.shape[2])
+            columns = max(int(likelihood.per_column), 1)
             noise = likelihood.predictive(torch.zeros(number, 1, columns)).noise_variance.double()
         held = {**frozen, **dict(posterior.buffers)}
         return cls(model, weights, {name: value.detach() for name, value in held.items()}, noise)
@@ -240,6 +241,7 @@ class Graph(nn.Module):
         self.tree = share_tensors(networks.model.net)
         with_exact_norms(self.tree)
         self._stacked, self._shared = dict(networks.stacked), dict(networks.shared)
+        self._weights = trainable_parameters(networks.model.net).keys()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Mean, total and epistemic uncertainty."""
@@ -247,7 +249,8 @@ class Graph(nn.Module):
         rows = rows.to(self.model.dtype) if rows.is_floating_point() else rows
 
         def run(one: Mapping[str, Tensor]) -> Tensor:
-            return self.model.forward(one, rows, net=self.tree, buffers={**one, **self._shared})
+            own = {name: value for name, value in one.items() if name not in self._weights}
+            return self.model.forward(one, rows, net=self.tree, buffers={**own, **self._shared})
 
         f = torch.func.vmap(run)(self._stacked) if self._is_stacked else torch.stack([run(one) for one in self._each])
         if self._kind in ("labels", "one logit"):

@@ -76,14 +76,27 @@ def in_units() -> Posterior:
 
 
 def with_a_noise_scale() -> Posterior:
-    return bq.inference.variational.fit(model(likelihoods.Normal(), 1), data(), **SHORT)
+    """One for each column."""
+    one = data()
+    rows = bq.Dataset(one.x, torch.cat([one.y, 3 * one.y], dim=1))
+    return bq.inference.variational.fit(model(likelihoods.Normal(per_column=True), 2), rows, **SHORT)
 
 
-@pytest.mark.parametrize("make", [of_labels, of_images_at_a_temperature, in_units, with_a_noise_scale])
+def of_padded_sequences() -> Posterior:
+    net = nn.Sequential(nn.Embedding(9, 4, padding_idx=0), nn.Flatten(), nn.Linear(12, 3))
+    rows = bq.Dataset(torch.arange(36).reshape(12, 3) % 9, torch.arange(12) % 3)
+    own = BayesianNetwork(net, priors.Normal(), likelihoods.Categorical())
+    return bq.inference.variational.fit(own, rows, **SHORT)
+
+
+@pytest.mark.parametrize(
+    "make", [of_labels, of_images_at_a_temperature, in_units, with_a_noise_scale, of_padded_sequences]
+)
 def test_the_graph_answers_as_predict_does(make: Any, tmp_path: Path) -> None:
     posterior = make()
     shape = IMAGE if make is of_images_at_a_temperature else (3,)
     x = torch.randn(6, *shape, generator=torch.Generator().manual_seed(1)) * (50 if make is in_units else 1)
+    x = x.gt(0).long() if make is of_padded_sequences else x
     bq.bridges.to_onnx(posterior, tmp_path / "graph.onnx", x[:1], num_samples=4, seed=3)
     graph = import_module("onnxruntime").InferenceSession(tmp_path / "graph.onnx")
     assert [output.name for output in graph.get_outputs()] == ["mean", "total", "epistemic"]
