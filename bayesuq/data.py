@@ -30,8 +30,10 @@ from bayesuq.inputs import (
     as_rows,
     checked,
     described,
+    in_columns,
     joined,
     named_leaves,
+    places_of,
     require_tensor,
     structure,
     without_scale,
@@ -171,12 +173,12 @@ class Dataset:
         return self._named(type(self)(self.x, self.y, self.weight * factor.reshape(-1, *[1] * (self.weight.ndim - 1))))
 
     def concatenate(self, *others: Self) -> Self:
-        """The rows of all, on the device of the first; a missing weight counts as 1.
+        """The rows of all, on the device of the first; a missing weight counts as 1, and columns go by their names.
 
         Raises:
-            ValueError: Inputs or targets of different shape or kind.
+            ValueError: Inputs or targets of different shape or kind, or columns of other names.
         """
-        parts = [self, *(other.to(self.y.device) for other in others)]
+        parts = [self, *(other.in_columns(self.columns).to(self.y.device) for other in others)]
         for other in others:
             _check_alike(self, other)
         weight = None
@@ -190,6 +192,20 @@ class Dataset:
         """The same data on another device."""
         weight = None if self.weight is None else self.weight.to(device)
         return self._named(type(self)(structure(as_rows(self.x).to(device)), self.y.to(device), weight))
+
+    def in_columns(self, names: tuple[str, ...] | None) -> Self:
+        """The same data with the columns of x in this order; where columns have no names, as they are.
+
+        Raises:
+            ValueError: Columns that are missing, or further ones.
+        """
+        if names is None or self.columns is None or names == self.columns:
+            return self
+        places = places_of(names, self.columns)
+        x = self.x._replace(x=self.x.x[:, places]) if isinstance(self.x, Given) else self.x[:, places]
+        other = type(self)(x, self.y, self.weight)
+        object.__setattr__(other, "columns", names)
+        return other
 
     def _named(self, other: Self) -> Self:
         """Other rows of the same columns."""
@@ -386,14 +402,15 @@ class Standardizer:
         return cls(x_loc, x_scale, y_loc.flatten(), y_scale.flatten(), clip, dataset.columns, x_least)
 
     def transform(self, dataset: Dataset) -> Dataset:
-        """The data in standard units, scales of the noise included.
+        """The data in standard units, scales of the noise included; columns that have names are read by these.
 
         Raises:
             TypeError: Not a Dataset.
-            ValueError: Another number of features or target columns, or labels where real targets were fitted or the
-                reverse.
+            ValueError: Another number of features or target columns, columns of other names, or labels where real
+                targets were fitted or the reverse.
         """
         _check_dataset(dataset)
+        dataset = dataset.in_columns(self.columns)
         x = self._features(without_scale(dataset.x))
         if dataset.is_labelled != (self.y_loc is None):
             raise ValueError("The standardizer was fitted on targets of another kind: labels or real numbers.")
@@ -422,7 +439,7 @@ class Standardizer:
         """
         if isinstance(x, Given):
             return Given(self.inputs(x.x), self._noise(to_floating(x.scale, "scale")))
-        return self._features(check_inputs(self._by_name(x)))
+        return self._features(check_inputs(in_columns(x, self.columns)))
 
     def _features(self, x: Tensor) -> Tensor:
         if x.ndim != self.x_loc.ndim or x.shape[1] != self.x_loc.shape[1]:
@@ -434,26 +451,6 @@ class Standardizer:
         x = x if self.x_least is None else _with_logarithms(x, self.x_least.to(x))
         x = (x - self.x_loc.to(x)) / self.x_scale.to(x)
         return x if self.clip is None else x.clamp(-self.clip, self.clip)
-
-    def _by_name(self, x: Any) -> Any:
-        """A data frame with the fitted columns in their order, whatever the order that it has them in.
-
-        Raises:
-            ValueError: Columns that are missing, or that the fitted data did not have.
-        """
-        names = column_names(x)
-        if names is None or self.columns is None or names == self.columns:
-            return x
-        missing = [name for name in self.columns if name not in names]
-        further = [name for name in names if name not in self.columns]
-        if missing or further or len(names) != len(self.columns):
-            told = [f"it lacks {', '.join(map(repr, missing))}"] if missing else []
-            told += [f"{', '.join(map(repr, further))} was not fitted"] if further else []
-            raise ValueError(
-                f"`x` must have the columns {', '.join(map(repr, self.columns))} as the fitted data had; "
-                f"{' and '.join(told) or 'one is there twice'}."
-            )
-        return x[[column for name in self.columns for column in x.columns if str(column) == name]]
 
     def feature(self, column: int, value: float) -> float:
         """A standard value of one feature of rows (N, D) in its own unit.

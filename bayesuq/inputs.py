@@ -14,7 +14,8 @@ from typing import Any, NamedTuple, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from bayesuq.arrays import ArrayLike, as_real, check_finite, check_inputs, to_floating, to_tensor
+from bayesuq.arrays import ArrayLike, as_real, check_finite, check_inputs, column_names, to_floating, to_tensor
+from bayesuq.options import shortened
 
 __all__ = ["Parts", "structure"]
 __dir__ = __all__.copy
@@ -151,6 +152,43 @@ def checked(x: Any) -> Inputs:
     if isinstance(parts.value, Given):
         _check_scale(parts.value.scale)
     return parts
+
+
+def in_columns(x: Any, names: tuple[str, ...] | None) -> Any:
+    """Inputs with the columns of these names in their order, where `x` is a data frame (in a `Given`, too).
+
+    Args:
+        x: As a user passes it; of anything but a data frame, and of a frame with just these columns, it comes back.
+        names: Of the fitted columns; None where they had none, and a frame is read by its places.
+
+    Raises:
+        ValueError: Columns that are missing, or that the fitted data did not have.
+    """
+    if isinstance(x, Given):
+        return x._replace(x=in_columns(x.x, names))
+    found = column_names(x)
+    if found is None or names is None or found == names:
+        return x
+    return x[[x.columns[place] for place in places_of(names, found)]]
+
+
+def places_of(names: tuple[str, ...], found: tuple[str, ...]) -> list[int]:
+    """Where the columns that were fitted stand among those of other data.
+
+    Raises:
+        ValueError: Columns that are missing, that the fitted data did not have, or that are there twice.
+    """
+    if sorted(names) != sorted(found) or len(set(names)) < len(names):
+        missing = [name for name in names if name not in found]
+        further = [name for name in found if name not in names]
+        told = [f"it lacks {shortened([*map(repr, missing)])}"] if missing else []
+        told += [f"{shortened([*map(repr, further)])} was not fitted"] if further else []
+        raise ValueError(
+            f"`x` must have the columns {shortened([*map(repr, names)])} as the fitted data had; "
+            f"{' and '.join(told) or 'one is there twice'}. If its columns are these in order under other names, pass "
+            "`x.to_numpy()`."
+        )
+    return [found.index(name) for name in names]
 
 
 def structure(x: Any) -> Any:

@@ -38,6 +38,16 @@ class Posterior(ABC):
         """What a notebook shows of it, by name."""
         return {"device": str(self.device)}
 
+    def by_name(self, x: Any) -> Any:
+        """Inputs, or a Dataset, with the columns in their fitted order, where they have names and the fitted ones had.
+
+        Every method of a posterior that takes `x` reads data frames so.
+
+        Raises:
+            ValueError: Columns that are missing, or that the fitted data did not have.
+        """
+        return x
+
     @abstractmethod
     def predict(
         self,
@@ -57,7 +67,7 @@ class Posterior(ABC):
 
         Args:
             x: Inputs, (N, ...), or a DataLoader whose batches are inputs, or begin with them. Its batches come in
-                order.
+                order. A data frame is read by the names of its columns, where the fitted data had names.
             num_samples: S, the number of draws. None takes all members of a posterior that stores them, 100 draws
                 of one that does not. A posterior of M members asked for fewer takes an even thinning without
                 replacement, asked for more takes all.
@@ -189,9 +199,9 @@ class Posterior(ABC):
             UserWarning: The prior is so wide that its predictive is not finite, and left out.
         """
         wanted = Wanted.of(
-            x,
+            self.by_name(x),
             y,
-            new_x=new_x,
+            new_x=self.by_name(new_x),
             num_samples=num_samples,
             seed=seed,
             num_prior_samples=num_prior_samples,

@@ -5,6 +5,7 @@ import dataclasses
 import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from functools import cache
 from typing import Any, ClassVar
 
@@ -39,6 +40,7 @@ from bayesuq.to_arviz.groups import Wanted
 from tests.inference.examples import built, labelled, measured, noise, recorded_steps, weights_of
 
 NUM_FEATURES, NUM_CLASSES, NUM_DRAWS = 3, 3, 6
+NAMES = ["first", "second", "third"]  # of the features
 # float32 sums over at most 20 activations, in another order: relative errors of some 20 x 1.2e-7, with room.
 FLOAT32 = {"rtol": 1e-5, "atol": 1e-5}
 LEARNING = {"num_epochs": 15, "batch_size": 16, "learning_rate": 0.1}
@@ -128,6 +130,15 @@ def rows_of(predictive: PredictiveDistribution, rows: slice) -> Tensor:
     return predictive.samples[:, rows]
 
 
+def framed(x: Tensor) -> pd.DataFrame:
+    """Inputs in columns with names."""
+    return pd.DataFrame(x.numpy(), columns=NAMES)
+
+
+def _named(data: Dataset) -> Dataset:
+    return Dataset(framed(data.x), data.y)
+
+
 def network(num_outputs: int, *, dropout: float, batch_norm: bool = False) -> nn.Module:
     return built(
         lambda: networks.mlp(NUM_FEATURES, (8,), num_outputs, dropout=dropout, activation="tanh", batch_norm=batch_norm)
@@ -203,10 +214,10 @@ class PosteriorContract:
         """Fitted once for all tests, none of which can change it."""
         self = cls()
         if kind == "regression":
-            return self.posterior(self.regression(), measured())
+            return self.posterior(self.regression(), _named(measured()))
         if kind == "batch norm":
             return self.posterior(self.regression(self.network(batch_norm=True)), measured())
-        return self.posterior(self.classification(), labelled())
+        return self.posterior(self.classification(), _named(labelled()))
 
     @classmethod
     @cache
@@ -378,13 +389,30 @@ class PosteriorContract:
 
     # What it takes, and what it gives back
 
-    @pytest.mark.parametrize(
-        "form", [Tensor.double, Tensor.numpy, Tensor.tolist, lambda x: pd.DataFrame(x.numpy()), lambda x: x[None][0]]
-    )
+    @pytest.mark.parametrize("form", [Tensor.double, Tensor.numpy, Tensor.tolist, framed, lambda x: x[None][0]])
     def test_inputs_of_any_kind_give_the_same(self, regressor: Posterior, form: Callable[[Tensor], Any]) -> None:
         one = draws_of(regressor, form(NEW_X[:5]))
         assert_same_draws(one, draws_of(regressor, NEW_X[:5]))
         assert one.mean.device.type == "cpu"
+
+    def test_a_data_frame_is_read_by_the_names_of_its_columns(self, regressor: Posterior, tmp_path: Any) -> None:
+        regressor.save(tmp_path / "posterior.safetensors")
+        kept = [load(tmp_path / "posterior.safetensors", **self.load_options)]
+        with suppress(ValueError):  # draws that are no sets of weights
+            kept.append(regressor.fixed_draws(NUM_DRAWS, seed=0))
+        x = NEW_X[:5]
+        moved, other = framed(x)[NAMES[::-1]], framed(x).rename(columns={"second": "fourth"})
+        whole = draws_of(regressor, x)
+        for posterior in (regressor, *kept):
+            assert_same_draws(draws_of(posterior, moved), whole)
+            with pytest.raises(ValueError, match="it lacks 'second' and 'fourth' was not fitted"):
+                posterior.predict(other)
+        if self.has_functions:
+            functions = [regressor.functions(rows, num_samples=NUM_DRAWS, seed=0).draws for rows in (x, moved)]
+            assert torch.equal(*functions)
+            told = [regressor.to_arviz(rows, num_samples=NUM_DRAWS, num_prior_samples=0, seed=0) for rows in (x, moved)]
+            one, two = (group(each, "predictions")["mu"].values for each in told)
+            np.testing.assert_array_equal(one, two)
 
     def test_a_float64_network_computes_in_float64(self) -> None:
         model = self.regression(self.network().double())

@@ -688,3 +688,16 @@ def test_a_standardizer_with_logarithms_is_read_as_it_was_saved(tmp_path: Path) 
     found = Standardizer.load(tmp_path / "units.safetensors")
     assert torch.equal(found.inputs(skewed().x), units.inputs(skewed().x))
     assert Standardizer.fit(Dataset([[-1.0], [1.0]], [0.0, 1.0]), logarithms=True).x_least is None
+
+
+def test_data_sets_are_joined_and_standardised_by_the_names_of_their_columns():
+    frame = pd.DataFrame(X, columns=["a", "b"])
+    one, moved = Dataset(frame, Y), Dataset(frame[["b", "a"]], Y)
+    assert torch.equal(one.concatenate(moved).x, torch.cat([one.x, one.x]))
+    units = Standardizer.fit(one)
+    assert torch.equal(units.transform(moved).x, units.transform(one).x)
+    given = Dataset(frame[["b", "a"]], Y, scale=np.ones(6))
+    assert torch.equal(given.in_columns(("a", "b")).x.x, one.x)
+    for use in (one.concatenate, units.transform):
+        with pytest.raises(ValueError, match=r"must have the columns 'a', 'b' .* it lacks 'b' and 'c' was not fitted"):
+            use(Dataset(frame.rename(columns={"b": "c"}), Y))

@@ -253,7 +253,7 @@ class DropoutPosterior(NetworkPosterior):
 
         tree = share_tensors(self.model.net)
         return predict_in_chunks(
-            self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples, windows=windows
+            self.model, self.by_name(x), tree, parts, num_draws=len(indices), keep_samples=keep_samples, windows=windows
         )
 
     def drawn(self, wanted: Wanted) -> Drawn:

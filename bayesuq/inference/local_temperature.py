@@ -27,6 +27,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count, check_inputs, check_positive
+from bayesuq.columns import keeps_names
 from bayesuq.data import Dataset
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.posteriors.network import over_network
@@ -55,6 +56,7 @@ OF_ROWS = 2  # axes of the map of one pixel that a label without place counts as
 
 
 @suggests_names
+@keeps_names
 def fit(
     posterior: Posterior,
     data: Dataset,

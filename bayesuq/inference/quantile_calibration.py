@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike, check_count
+from bayesuq.columns import keeps_names
 from bayesuq.inference.posteriors.leave_one_out import left_out_levels, one_column
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted, row_weights
@@ -69,6 +70,7 @@ def fit(
 
 
 @suggests_names
+@keeps_names
 def fit(
     posterior: Posterior | RealPredictive,
     data: Data | ArrayLike,

@@ -125,7 +125,7 @@ def fit(
     key = resolve_seed(seed)
     rows = in_memory(data, key)
     predictives = [
-        one.predict(rows.x, num_samples=num_samples, seed=derive_seed(key, number), keep_samples=True)
+        one.predict(one.by_name(rows).x, num_samples=num_samples, seed=derive_seed(key, number), keep_samples=True)
         for number, one in enumerate(posteriors)
     ]
     if len({type(predictive) for predictive in predictives}) > 1:

@@ -169,7 +169,7 @@ class GpPosterior(ProcessPosterior):
         Raises:
             ValueError: Rows of another shape than those of the fit.
         """
-        inputs = check_inputs(x)
+        inputs = check_inputs(self.by_name(x))
         if inputs.shape[1:] != self.row_shape:
             raise ValueError(
                 f"The kernel does not take `x` of shape {tuple(inputs.shape)}; rows of the fit have shape "

@@ -118,14 +118,14 @@ class SampledGpPosterior(ProcessPosterior):
     ) -> PredictiveDistribution:
         """The mixture over draws of the hyperparameters: see `Posterior.predict`."""
         refuse_windows(self, windows)
-        indices, key = draw_indices(num_samples, self.num_members), resolve_seed(seed)
+        x, indices, key = self.by_name(x), draw_indices(num_samples, self.num_members), resolve_seed(seed)
         parts = (self.member(index).predict(x, seed=key, keep_samples=keep_samples) for index in indices)
         with differentiated(x, differentiable=differentiable):
             return mixed(parts, keep_samples=keep_samples)
 
     def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Joint draws of f, each at a draw of the hyperparameters of its own: see `GpPosterior.sample_functions`."""
-        key = resolve_seed(seed)
+        x, key = self.by_name(x), resolve_seed(seed)
         chosen = [(2 * s + 1) * self.num_members // (2 * num_samples) % self.num_members for s in range(num_samples)]
         draws = [
             self.member(index).sample_functions(x, 1, seed=derive_seed(key, place))
@@ -137,7 +137,7 @@ class SampledGpPosterior(ProcessPosterior):
         self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
     ) -> Functions:
         """Joint draws, each at a draw of the hyperparameters of its own: see `Posterior.functions`."""
-        indices, key = draw_indices(num_samples, self.num_members), resolve_seed(seed)
+        x, indices, key = self.by_name(x), draw_indices(num_samples, self.num_members), resolve_seed(seed)
         with differentiated(x, differentiable=differentiable):
             found = [
                 self.member(index).functions(x, num_samples=1, seed=derive_seed(key, place))

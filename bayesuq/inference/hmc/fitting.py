@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_fraction, check_one_of, check_positive
+from bayesuq.columns import keeps_names
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.chains.agreement import (
@@ -76,6 +77,7 @@ DATA, STARTS, CHAINS = range(3)  # what a fit's seed is split into
 
 
 @suggests_names
+@keeps_names
 @on_features()
 def fit(
     model: BayesianNetwork | Program,

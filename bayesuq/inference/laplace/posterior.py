@@ -102,7 +102,9 @@ class LaplacePosterior(NetworkPosterior):
         Far from the mode the quadratic that the law stands on does not hold; it underfits where the linearised reading
         does not (Immer et al. 2021).
         """
-        return SampledLaplacePosterior(model=self.model, buffers=self.buffers, laplace=self)
+        return SampledLaplacePosterior(
+            model=self.model, buffers=self.buffers, laplace=self, feature_names=self.feature_names
+        )
 
     @property
     def probit(self) -> Self:
@@ -192,6 +194,7 @@ class LaplacePosterior(NetworkPosterior):
         draws come from forward derivatives, and the variances of `probit` from 100 draws. A last convolution alone is
         exact.
         """
+        x = self.by_name(x)
         with differentiated(x, differentiable=differentiable), ExitStack() as modes:
             for mode in (PlainAttention(), PlainNorms()) if are_kept() else ():  # derivatives that have derivatives
                 modes.enter_context(mode)
@@ -205,6 +208,7 @@ class LaplacePosterior(NetworkPosterior):
         The covariance J Sigma J^T of real targets is given where P^2 N D is at most 2^28, of P parameters that are
         approximated.
         """
+        x = self.by_name(x)
         with differentiated(x, differentiable=differentiable), ExitStack() as modes:
             for mode in (PlainAttention(), PlainNorms()) if are_kept() else ():
                 modes.enter_context(mode)

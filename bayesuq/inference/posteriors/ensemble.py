@@ -73,7 +73,7 @@ class EnsemblePosterior(StoredPosterior):
         Members that store one network count as one draw each. Draws of members without end of them are shared out, to
         within one; None takes each member's own default.
         """
-        key = resolve_seed(seed)
+        x, key = self.by_name(x), resolve_seed(seed)
         parts = (
             member.predict(x, num_samples=share, seed=own, keep_samples=keep_samples, **windows)
             for member, share, own in self.parts(num_samples, key)
@@ -85,7 +85,7 @@ class EnsemblePosterior(StoredPosterior):
         self, x: ArrayLike, *, num_samples: int | None = None, seed: int | None = None, differentiable: bool = False
     ) -> Functions:
         """Draws of the members' functions, those of a member standing together: see `Posterior.functions`."""
-        parts = self.parts(num_samples, resolve_seed(seed))
+        x, parts = self.by_name(x), self.parts(num_samples, resolve_seed(seed))
         with differentiated(x, differentiable=differentiable):
             found = [member.functions(x, num_samples=share, seed=own) for member, share, own in parts]
         return Functions.of_draws(torch.cat([one.draws for one in found]))
@@ -142,5 +142,5 @@ class EnsemblePosterior(StoredPosterior):
 def _sharing(member: Any, model: BayesianNetwork) -> Any:
     """The member on another's model, where that reads its weights as its own does."""
     if isinstance(member, NetworkPosterior) and differ_in_start_only(member.model, model):
-        return replace(member, model=model)  # type: ignore[type-var]  # every one is a dataclass
+        return replace(member, model=model)  # type: ignore[call-arg]  # every one is a dataclass
     return member

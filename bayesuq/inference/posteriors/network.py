@@ -3,21 +3,37 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
 
+from bayesuq.data import Dataset
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.packing import move, save, within
+from bayesuq.inputs import in_columns
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.rules import trainable_parameters
 from bayesuq.posterior import Posterior
 
 
+@dataclass(frozen=True, eq=False, kw_only=True, repr=False)
 class StoredPosterior(Posterior):
-    """A posterior that is no more than its fields, of the kinds that `bayesuq.inference.posteriors.packing` knows."""
+    """A posterior that is no more than its fields, of the kinds that `bayesuq.inference.posteriors.packing` knows.
+
+    Attributes:
+        feature_names: Of the columns that were fitted, where they came as a data frame; else None.
+    """
+
+    feature_names: tuple[str, ...] | None = None
+
+    def by_name(self, x: Any) -> Any:
+        """Inputs, or a Dataset, in the fitted order of columns, here or in what it is made of: see `Posterior`."""
+        if self.feature_names is None:
+            inner = next(within(self), None)
+            return x if inner is None else inner.by_name(x)
+        return x.in_columns(self.feature_names) if isinstance(x, Dataset) else in_columns(x, self.feature_names)
 
     def to(self, device: torch.device | str) -> Self:
         """The same posterior on another device."""

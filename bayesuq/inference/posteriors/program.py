@@ -104,7 +104,7 @@ class LatentPosterior(StoredPosterior):
             return [mixed(parts, keep_samples=keep_samples)]
 
         with differentiated(x, differentiable=differentiable):
-            return predict_batches(x, whole, keep_samples=keep_samples)
+            return predict_batches(self.by_name(x), whole, keep_samples=keep_samples)
 
     def families(self) -> dict[str, str]:
         """The class of the law of each site, by name; none of a program that does not run without targets."""

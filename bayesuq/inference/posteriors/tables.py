@@ -88,6 +88,10 @@ class TablePosterior(WrappingPosterior):
     typical: float
     changes_functions: ClassVar[bool] = False
 
+    def by_name(self, x: Any) -> Any:
+        """Rows of a data frame as inputs, (N, D), encoded as those of the table were; anything else as it is."""
+        return self.columns.encode(x).x if column_names(x) is not None else x
+
     def predict(
         self,
         x: "ArrayLike | DataLoader[Any]",
@@ -104,7 +108,7 @@ class TablePosterior(WrappingPosterior):
         `Posterior.predict` for the rest.
         """
         found = self.posterior.predict(
-            self.columns.encode(x).x if column_names(x) is not None else x,
+            self.by_name(x),
             num_samples=num_samples,
             seed=seed,
             keep_samples=keep_samples,

@@ -18,6 +18,7 @@ from bayesuq.data import Batch, Dataset, Standardizer
 from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
+from bayesuq.inputs import in_columns
 from bayesuq.loaders import Loader
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
@@ -68,6 +69,11 @@ class UnitsPosterior(WrappingPosterior):
 
     posterior: Posterior
     standardizer: Standardizer
+
+    def by_name(self, x: Any) -> Any:
+        """Inputs, or a Dataset, in the standardizer's order of columns: see `Posterior.by_name`."""
+        names = self.standardizer.columns
+        return x.in_columns(names) if isinstance(x, Dataset) else in_columns(x, names)
 
     def predict(
         self,

@@ -107,7 +107,7 @@ class WeightPosterior(NetworkPosterior):
 
         with differentiated(x, differentiable=differentiable):
             return predict_in_chunks(
-                self.model, x, tree, parts, num_draws=len(indices), keep_samples=keep_samples, windows=cut
+                self.model, self.by_name(x), tree, parts, num_draws=len(indices), keep_samples=keep_samples, windows=cut
             )
 
     def steady_sites(self) -> Collection[str]:
@@ -135,7 +135,7 @@ class WeightPosterior(NetworkPosterior):
                     sites[name] = value.new_empty(number, *value.shape[1:])
                 if place == 0 or name not in steady:
                     sites[name][place] = value[0]
-        return FixedDraws(model=self.model, sites=sites, buffers=self.buffers)
+        return FixedDraws(model=self.model, sites=sites, buffers=self.buffers, feature_names=self.feature_names)
 
     def sample_weights(self, num_samples: int | None = None, *, seed: int | None = None) -> dict[str, Tensor]:
         """Draws of every site by name, (S, ...), on its own support; parameters learned as point values repeat.

@@ -37,6 +37,10 @@ class WrappingPosterior(StoredPosterior):
         """Where it computes."""
         return self.posterior.device
 
+    def by_name(self, x: Any) -> Any:
+        """Inputs, or a Dataset, as the posterior underneath reads them: see `Posterior.by_name`."""
+        return self.posterior.by_name(x)
+
     def predict(
         self,
         x: "ArrayLike | DataLoader[Any]",
@@ -53,7 +57,7 @@ class WrappingPosterior(StoredPosterior):
 
     def fixed_draws(self, num_samples: int | None = None, *, seed: int | None = None) -> Self:
         """The same around fixed draws of the posterior underneath: see `Posterior.fixed_draws`."""
-        return replace(self, posterior=self.posterior.fixed_draws(num_samples, seed=seed))  # type: ignore[type-var]
+        return replace(self, posterior=self.posterior.fixed_draws(num_samples, seed=seed))  # type: ignore[call-arg]
 
     def drawn(self, wanted: Wanted) -> Drawn:
         """What `to_arviz` is made of: that of the posterior underneath."""

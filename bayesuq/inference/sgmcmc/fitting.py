@@ -22,6 +22,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count, check_one_of, check_positive
+from bayesuq.columns import keeps_names
 from bayesuq.inference.chains.agreement import warn_unless_agreed, warn_unless_latents_agree
 from bayesuq.inference.chains.descent import Descent
 from bayesuq.inference.chains.potential import NetworkPotential
@@ -63,6 +64,7 @@ LARGEST_WORK = 2**16  # weights times rows of a minibatch, up to which one pass 
 
 
 @suggests_names
+@keeps_names
 @on_features()
 def fit(
     model: BayesianNetwork | Program,

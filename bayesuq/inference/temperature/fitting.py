@@ -23,6 +23,7 @@ from typing import Any, ClassVar, Literal, cast, overload
 import torch
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.columns import keeps_names
 from bayesuq.data import Dataset
 from bayesuq.inference.posteriors.packing import read_through
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior
@@ -78,6 +79,7 @@ def fit(
 
 
 @suggests_names
+@keeps_names
 def fit(
     posterior: Posterior | CategoricalPredictive,
     data: Data | ArrayLike,

@@ -11,6 +11,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import check_count, check_one_of, check_positive
+from bayesuq.columns import keeps_names
 from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.column_scales import warn_of_scales
 from bayesuq.inference.training.minibatches import NetworkReader, Reader, Source
@@ -101,11 +102,14 @@ class TrainingOptions(TypedDict, total=False):
 def training_options(**defaults: Unpack[TrainingOptions]) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Make a `fit` that takes `**training: Unpack[TrainingOptions]` show them all, and get them all when it is called.
 
+    It reads data frames by the names of their columns, too: see `keeps_names`.
+
     Args:
         defaults: Those in which the method differs from others. It says its learning rate always.
     """
     usual = {field.name: field.default for field in fields(Training) if field.default is not MISSING}
-    return spells_out({"num_epochs": None, "batch_size": BATCH_SIZE, **usual, **defaults})
+    shown = spells_out({"num_epochs": None, "batch_size": BATCH_SIZE, **usual, **defaults})
+    return lambda fit: shown(keeps_names(fit))
 
 
 @dataclass(frozen=True)
