@@ -4,58 +4,43 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-
-from bayesuq.models.layers import is_plain_dropout
+from torch import Tensor
 
 
-class StackedDropout(nn.Module):
-    """`torch.nn.Dropout` under `torch.func.vmap`, the first network's mask from the first stream, and so on.
+class StackedMasks:
+    """What `with_masks` takes under `torch.func.vmap`: the first network's masks from the first stream, and so on.
 
     Attributes:
-        p: Probability of dropping a unit.
         streams: A generator for each network; layers draw from them in the order in which they run.
     """
 
-    def __init__(self, p: float, streams: Sequence[torch.Generator]) -> None:
-        super().__init__()
-        self.p, self.streams = p, streams
+    active = True
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Inputs (B, ...) of one network, with units dropped and the others scaled up."""
-        return _Drop.apply(x, self)
+    def __init__(self, streams: Sequence[torch.Generator]) -> None:
+        self.streams = streams
 
-    def masks(self, x: Tensor) -> Tensor:
-        """For inputs (M, B, ...): 0, or 1 / (1 - p) with probability 1 - p."""
-        keep = torch.empty_like(x, memory_format=torch.contiguous_format)
-        for one, stream in zip(keep, self.streams, strict=True):
-            one.bernoulli_(1 - self.p, generator=stream)
-        return keep.div_(1 - self.p)
+    def keep(self, like: Tensor, shape: tuple[int, ...], p: float) -> Tensor:
+        """See `bayesuq.inference.joint.masks.Keep.keep`."""
+        return _Drawn.apply(like, self.streams, shape, p)
 
 
-class _Drop(torch.autograd.Function):
+class _Drawn(torch.autograd.Function):
     """Known to vmap: what one network cannot do alone is done for all of them."""
 
     @staticmethod
-    def forward(_x: Tensor, _layer: StackedDropout) -> Tensor:
-        raise RuntimeError("a stacked dropout layer runs under torch.func.vmap only")
+    def forward(_like: Tensor, _streams: Any, _shape: Any, _p: float) -> Tensor:
+        raise RuntimeError("stacked masks are drawn under torch.func.vmap only")
 
     @staticmethod
     def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
-        """Nothing to keep: `vmap` is made of operations that differentiate themselves."""
+        """Nothing to keep: masks have no derivative."""
 
     @staticmethod
-    def vmap(_info: Any, in_dims: tuple[int | None, None], x: Tensor, layer: StackedDropout) -> tuple[Tensor, int]:
+    def vmap(_info: Any, in_dims: Any, like: Tensor, streams: Any, shape: Any, p: float) -> tuple[Tensor, int]:
         if in_dims[0] is None:
             raise RuntimeError("a stacked dropout layer needs inputs of each network's own")
-        first = x.movedim(in_dims[0], 0)
-        return first * layer.masks(first), 0
-
-
-def with_stacked_dropout(net: nn.Module, streams: Sequence[torch.Generator]) -> nn.Module:
-    """The network, its own to change, with a `StackedDropout` in the place of each plain `torch.nn.Dropout`."""
-    for path, layer in list(net.named_modules(remove_duplicate=False)):  # one layer may stand in several places
-        if type(layer) is nn.Dropout and is_plain_dropout(layer):
-            parent, _, name = path.rpartition(".")
-            setattr(net.get_submodule(parent), name, StackedDropout(layer.p, streams))
-    return net
+        size = like.shape[1 if in_dims[0] == 0 else 0]
+        keep = like.new_empty(len(streams), size, *shape, requires_grad=False)
+        for one, stream in zip(keep, streams, strict=True):
+            one.bernoulli_(1 - p, generator=stream)
+        return keep, 0

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from bayesuq.data import Batch, Dataset
-from bayesuq.inference.ensemble.stacked_dropout import StackedDropout, with_stacked_dropout
+from bayesuq.inference.ensemble.stacked_dropout import StackedMasks
 from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
+from bayesuq.inference.joint.masks import MaskedLayer, with_masks
 from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.posteriors.memorised import warn_if_memorised
 from bayesuq.inference.posteriors.network_mode import SCALE_RATE, MapPosterior, adversarial_step, check_moves
@@ -145,9 +146,9 @@ class StackedModes:
         for leaf in self.leaves.values():
             leaf.requires_grad_()
         self.streams = streams
-        self.tree = with_stacked_dropout(share_tensors(self.model.net).train(), streams.members)
+        self.tree = with_masks(share_tensors(self.model.net).train(), StackedMasks(streams.members))
         self.joint = JointFunction(self.model, self.layouts, self.tree)
-        self.drops = any(isinstance(module, StackedDropout) for module in self.tree.modules())
+        self.drops = any(isinstance(module, MaskedLayer) for module in self.tree.modules())
         self.losses = next(iter(self.leaves.values())).new_zeros(num_steps, self.num_members, requires_grad=False)
         self.step = torch.zeros((), dtype=torch.int64)
 
