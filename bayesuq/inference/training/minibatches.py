@@ -59,27 +59,14 @@ class Reader(Protocol):
 
 
 class NetworkReader:
-    """Reads rows for a Bayesian network."""
+    """Reads rows for a Bayesian network, which count by their weights."""
+
+    weighs = True
 
     def __init__(self, model: BayesianNetwork) -> None:
-        self.model = model
+        self.model, self.device, self.dtype = model, model.device, model.dtype
         self.num_outputs: int | None = None
         self.whole = False
-
-    @property
-    def device(self) -> torch.device:
-        """The model's."""
-        return self.model.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """The model's."""
-        return self.model.dtype
-
-    @property
-    def weighs(self) -> bool:
-        """True."""
-        return True
 
     def open(self, first: Dataset) -> Batch:
         """Run the network on one row or two, and hold its outputs against the targets."""

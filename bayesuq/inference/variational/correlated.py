@@ -16,6 +16,7 @@ Reference:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -181,11 +182,7 @@ class CorrelatedPosterior(WeightPosterior):
     history: History
     scale_movement: float
     kl_weight: float
-
-    @property
-    def num_members(self) -> None:
-        """None: draws are without end."""
-        return
+    num_members: ClassVar[None] = None  # draws are without end
 
     def guide(self) -> CorrelatedGuide:
         """The posterior as a Pyro guide."""

@@ -7,6 +7,7 @@ Reference:
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor
@@ -193,11 +194,7 @@ class VariationalPosterior(WeightPosterior):
     history: History
     scale_movement: float
     kl_weight: float
-
-    @property
-    def num_members(self) -> None:
-        """None: draws are without end."""
-        return
+    num_members: ClassVar[None] = None  # draws are without end
 
     @cached_property
     def scale(self) -> Tensor:

@@ -4,6 +4,7 @@ import copy
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -125,6 +126,7 @@ class GuidePosterior(WeightPosterior):
     example: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
     history: History
+    num_members: ClassVar[None] = None  # draws are without end
 
     def __post_init__(self) -> None:
         self.pair.put(self.values)  # now, so that a guide that is not the fitted one is refused at once
@@ -133,11 +135,6 @@ class GuidePosterior(WeightPosterior):
     def pair(self) -> GuidedProgram:
         """The model and a guide of this posterior's own."""
         return GuidedProgram(self.model, self.build, Batch(**self.example, weight=None), seed=0)
-
-    @property
-    def num_members(self) -> None:
-        """None: draws are without end."""
-        return
 
     def draw(self, index: int, seed: int) -> Tensor:
         """The guide's sites at one draw, and the point values."""

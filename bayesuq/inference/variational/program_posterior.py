@@ -16,6 +16,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
+from typing import ClassVar
 
 import pyro
 import torch
@@ -153,6 +154,7 @@ class ProgramPosterior(LatentPosterior):
     history: History
     observed: tuple[str, ...] = (OBSERVED,)
     local: tuple[str, ...] = ()
+    num_members: ClassVar[None] = None  # draws are without end
 
     def __post_init__(self) -> None:
         self.pair.put(self.values)  # now, so that a guide that is not the fitted one is refused at once
@@ -167,11 +169,6 @@ class ProgramPosterior(LatentPosterior):
     def rows(self) -> Mapping[str, Tensor]:  # type: ignore[override]  # what other classes store
         """The inputs of the example."""
         return {name: value for name, value in self.example.items() if name != "y"}
-
-    @property
-    def num_members(self) -> None:
-        """Draws are without end."""
-        return None
 
     def latents(self, index: int, seed: int) -> dict[str, Tensor]:
         """The latents at a draw of the guide."""

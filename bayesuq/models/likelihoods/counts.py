@@ -26,15 +26,8 @@ class Poisson(Likelihood):
     all. For an exposure that differs between rows, let the network add its logarithm.
     """
 
-    @property
-    def output_kinds(self) -> tuple[str, ...]:
-        """Log rates."""
-        return ("log rates",)
-
-    @property
-    def is_elementwise(self) -> bool:
-        """True."""
-        return True
+    output_kinds = ("log rates",)
+    is_elementwise = True
 
     def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
         """Counts, (N, D), floating."""

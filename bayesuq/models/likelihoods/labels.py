@@ -33,6 +33,8 @@ class Categorical(Likelihood):
         ignore_index: A label that adds nothing, such as an image's void pixels.
     """
 
+    output_kinds = (LOGITS,)
+
     class_weights: tuple[float, ...] | None = None
     ignore_index: int | None = None
 
@@ -41,11 +43,6 @@ class Categorical(Likelihood):
             object.__setattr__(self, "class_weights", _check_class_weights(self.class_weights))
         if self.ignore_index is not None:
             object.__setattr__(self, "ignore_index", check_count(self.ignore_index, "ignore_index", minimum=NO_LABEL))
-
-    @property
-    def output_kinds(self) -> tuple[str, ...]:
-        """Logits."""
-        return (LOGITS,)
 
     @property
     def reweights_classes(self) -> bool:
@@ -127,10 +124,7 @@ class SoftCategorical(Likelihood):
     alone are labels: take `Categorical`. The predictive is over the label that one more rater would give.
     """
 
-    @property
-    def output_kinds(self) -> tuple[str, ...]:
-        """Logits."""
-        return (LOGITS,)
+    output_kinds = (LOGITS,)
 
     @property
     def takes_logits(self) -> "Categorical":
@@ -191,6 +185,10 @@ class Bernoulli(Likelihood):
         class_weights: Multiplies log p(y | f) by the weight of the true class, (of 0, of 1); None is 1 for both.
     """
 
+    output_kinds = (LOGITS,)
+    has_one_logit = True
+    is_elementwise = True
+
     class_weights: tuple[float, float] | None = None
 
     def __post_init__(self) -> None:
@@ -201,24 +199,9 @@ class Bernoulli(Likelihood):
             object.__setattr__(self, "class_weights", weights)
 
     @property
-    def output_kinds(self) -> tuple[str, ...]:
-        """Logits."""
-        return (LOGITS,)
-
-    @property
     def reweights_classes(self) -> bool:
         """Whether class weights are set."""
         return self.class_weights is not None
-
-    @property
-    def has_one_logit(self) -> bool:
-        """True: f itself."""
-        return True
-
-    @property
-    def is_elementwise(self) -> bool:
-        """True."""
-        return True
 
     @property
     def takes_logits(self) -> "Bernoulli":

@@ -52,6 +52,8 @@ class HeteroscedasticCategorical(Likelihood):
         Kendall & Gal 2017, What Uncertainties Do We Need in Bayesian Deep Learning for Computer Vision?, eq. (12).
     """
 
+    output_kinds = (LOGITS, "log variances of logits")
+
     num_noise_draws: int = 32
     class_weights: tuple[float, ...] | None = None
     ignore_index: int | None = None
@@ -64,11 +66,6 @@ class HeteroscedasticCategorical(Likelihood):
         object.__setattr__(self, "ignore_index", checked.ignore_index)
         if check_finite_number(self.minimum_scale, "minimum_scale") < 0:
             raise ValueError(f"`minimum_scale` must be at least 0; got {self.minimum_scale}.")
-
-    @property
-    def output_kinds(self) -> tuple[str, ...]:
-        """Means of the logits, and log variances of their noise."""
-        return LOGITS, "log variances of logits"
 
     @property
     def categorical(self) -> Categorical:

@@ -43,6 +43,8 @@ class Normal(ScaledNoise):
             a network whose last layer does not tell it, give D itself.
     """
 
+    has_normal_noise = True
+
     parameters: ClassVar[tuple[str, ...]] = ("scale",)
 
     scale: float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor = "learned"
@@ -51,11 +53,6 @@ class Normal(ScaledNoise):
 
     def __post_init__(self) -> None:
         self._check_scales()
-
-    @property
-    def has_normal_noise(self) -> bool:
-        """True."""
-        return True
 
     def elementwise_log_prob(self, f: Tensor, y: Tensor) -> Tensor:
         """log N(y; f, scale^2), (N, D)."""
@@ -122,6 +119,10 @@ class HeteroscedasticNormal(RealTargets):
         recommend 0.5.
     """
 
+    output_kinds = (MEANS, "log variances")
+    has_normal_noise = True
+    noise_is_output = True
+
     minimum_scale: float = 0.0
     maximum_scale: float | None = MAXIMUM_SCALE
     beta: float = 0.0
@@ -140,24 +141,9 @@ class HeteroscedasticNormal(RealTargets):
             raise ValueError(f"`beta` must be between 0, the likelihood, and 1, squared errors; got {self.beta}.")
 
     @property
-    def output_kinds(self) -> tuple[str, ...]:
-        """Means, and log variances."""
-        return MEANS, "log variances"
-
-    @property
     def is_density(self) -> bool:
         """Whether gradients are those of the density."""
         return self.beta == 0
-
-    @property
-    def has_normal_noise(self) -> bool:
-        """True: around the means, the first half of f."""
-        return True
-
-    @property
-    def noise_is_output(self) -> bool:
-        """True: the second half of f."""
-        return True
 
     def check_size(self, y: Tensor) -> None:
         """Warn where the bounds on the noise do not suit a y of this size."""

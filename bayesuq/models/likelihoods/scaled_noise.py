@@ -31,15 +31,13 @@ class ScaledNoise(RealTargets):
         per_column: See `Normal`.
     """
 
+    output_kinds = (MEANS,)
+    is_elementwise = True
+
     parameters: ClassVar[tuple[str, ...]]
     scale: Parameter
     initial_scale: float | Sequence[float]
     per_column: bool | int
-
-    @property
-    def output_kinds(self) -> tuple[str, ...]:
-        """Means, or medians."""
-        return (MEANS,)
 
     @property
     def takes_scale(self) -> bool:
@@ -60,11 +58,6 @@ class ScaledNoise(RealTargets):
         for name, value in known.items():
             object.__setattr__(found, name, value)
         return found
-
-    @property
-    def is_elementwise(self) -> bool:
-        """True."""
-        return True
 
     def for_outputs(self, num_outputs: int | None) -> Self:
         """The likelihood with a scale for each of the network's outputs, where columns have their own."""
