@@ -1,7 +1,7 @@
 """Initial weights for a network: what the members of an ensemble start from."""
 
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from typing import Any, Literal, cast, get_args
 
 import torch
@@ -71,18 +71,24 @@ def _with_fresh_last_layer(net: nn.Module, seed: int) -> nn.Module:
             f"The last layer, {type(owner).__name__} with {', '.join(names)}, has no `reset_parameters`. Define it, or "
             "pass `initialise`: 'keep', or a function of (net, seed) that initialises and returns the network."
         )
-    frozen = [(parameter, parameter.clone()) for parameter in fresh.parameters() if id(parameter) not in last]
-    with isolated(seed):
+    with isolated(seed), _held(parameter for parameter in fresh.parameters() if id(parameter) not in last):
         left = last - _reset_one(owner)
     if left:
         raise ValueError(
             f"The last layer's `reset_parameters` leaves {', '.join(n for n in names if id(named[n]) in left)} as they "
             "are. Let it reset them, or pass `initialise`: 'keep', or a function of (net, seed)."
         )
-    with torch.no_grad():
-        for parameter, value in frozen:
-            parameter.copy_(value)
     return fresh
+
+
+@contextmanager
+def _held(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """What the block writes into these is undone."""
+    before = [(parameter, parameter.clone()) for parameter in parameters]
+    yield
+    with torch.no_grad():
+        for parameter, value in before:
+            parameter.copy_(value)
 
 
 def reinitialised(net: nn.Module, seed: int) -> nn.Module:
@@ -95,8 +101,7 @@ def reinitialised(net: nn.Module, seed: int) -> nn.Module:
         ValueError: A trainable parameter that no layer's `reset_parameters` reaches.
     """
     fresh = deep_copy(net).cpu()  # on the CPU, so that a seed means the same weights on every device
-    frozen = [(parameter, parameter.clone()) for parameter in fresh.parameters() if not parameter.requires_grad]
-    with isolated(seed):
+    with isolated(seed), _held(parameter for parameter in fresh.parameters() if not parameter.requires_grad):
         reached = _reset(fresh)
     left = [name for name, parameter in trainable_parameters(fresh).items() if id(parameter) not in reached]
     if left:
@@ -105,9 +110,6 @@ def reinitialised(net: nn.Module, seed: int) -> nn.Module:
             "`reset_parameters(self)` in the module that owns it, or pass `initialise`: 'last_layer' or 'keep' start "
             "from the network's own weights; a function of (net, seed) initialises and returns the network."
         )
-    with torch.no_grad():
-        for parameter, value in frozen:
-            parameter.copy_(value)
     return fresh
 
 

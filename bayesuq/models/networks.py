@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bayesuq.arrays import check_count, check_positive, check_probability
+from bayesuq.arrays import check_count, check_one_of, check_positive, check_probability
 from bayesuq.randomness import isolated, resolve_seed
 
 __all__ = ["convnet", "mlp", "unet"]
@@ -25,7 +25,6 @@ Activation = Literal["relu", "tanh", "silu", "gelu"]
 Norm = Literal["batch", "group"]
 
 _ACTIVATIONS: dict[str, type[nn.Module]] = {"relu": nn.ReLU, "tanh": nn.Tanh, "silu": nn.SiLU, "gelu": nn.GELU}
-_NORMS = ("batch", "group")
 
 
 @dataclass(frozen=True)
@@ -105,12 +104,13 @@ def mlp(
     widths = [check_count(in_features, "in_features"), *(check_count(width, "hidden") for width in hidden)]
     out_features = check_count(out_features, "out_features")
     dropout = check_probability(dropout, "dropout")
+    check_one_of(activation, "activation", Activation)
     layers: list[nn.Module] = [nn.Flatten()]
     with _drawn_from(seed):
         for before, after in pairwise(widths):
             layers.append(nn.Linear(before, after))
             layers += [nn.BatchNorm1d(after)] if batch_norm else []
-            layers.append(_activation(activation))
+            layers.append(_ACTIVATIONS[activation]())
             layers += [nn.Dropout(dropout)] if dropout else []
         layers.append(nn.Linear(widths[-1], out_features))
     arguments = {
@@ -323,8 +323,8 @@ def unet(
     in_channels, out_channels = check_count(in_channels, "in_channels"), check_count(out_channels, "out_channels")
     depth, width = check_count(depth, "depth"), check_count(width, "width")
     dropout = check_probability(dropout, "dropout")
-    if norm is not None and norm not in _NORMS:
-        raise ValueError(f"`norm` must be one of {', '.join(_NORMS)}, or None; got {norm!r}.")
+    if norm is not None:
+        check_one_of(norm, "norm", Norm)
     if check_count(spatial_dims, "spatial_dims") not in _BY_RANK:
         raise ValueError(f"`spatial_dims` must be 1, 2 or 3; got {spatial_dims}.")
     layers, distances = _BY_RANK[spatial_dims], _check_spacing(spacing, spatial_dims)
@@ -398,9 +398,3 @@ def _sizes(spacing: tuple[float, ...] | None, depth: int) -> tuple[list[Sizes], 
 def _drawn_from(seed: int | None) -> AbstractContextManager[None]:
     """Layers made within draw their weights by this seed and leave torch's generator as it is; None draws from that."""
     return nullcontext() if seed is None else isolated(resolve_seed(seed))
-
-
-def _activation(name: str) -> nn.Module:
-    if name not in _ACTIVATIONS:
-        raise ValueError(f"`activation` must be one of {', '.join(_ACTIVATIONS)}; got {name!r}.")
-    return _ACTIVATIONS[name]()

@@ -18,38 +18,16 @@ from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.running import running_of, with_running
 from bayesuq.randomness import isolated
 
-PARTS: dict[str, type] = (
-    {
-        f"priors.{kind.__name__}": kind
-        for kind in (
-            priors.Normal,
-            priors.Laplace,
-            priors.StudentT,
-            priors.ScaleMixture,
-            priors.Horseshoe,
-            priors.FanIn,
-            priors.HalfNormal,
-            priors.HalfCauchy,
-            priors.LogNormal,
-            priors.Gamma,
-        )
-    }
-    | {
-        f"likelihoods.{kind.__name__}": kind
-        for kind in (
-            likelihoods.Categorical,
-            likelihoods.Bernoulli,
-            likelihoods.Normal,
-            likelihoods.HeteroscedasticNormal,
-            likelihoods.HeteroscedasticCategorical,
-            likelihoods.Laplace,
-            likelihoods.SoftCategorical,
-            likelihoods.StudentT,
-            likelihoods.Poisson,
-        )
-    }
-    | {"scaled_logits.ScaledLogits": scaled_logits.ScaledLogits}
+PRIORS = "Normal Laplace StudentT ScaleMixture Horseshoe FanIn HalfNormal HalfCauchy LogNormal Gamma"
+LIKELIHOODS = (
+    "Categorical Bernoulli Normal HeteroscedasticNormal HeteroscedasticCategorical Laplace SoftCategorical StudentT "
+    "Poisson"
 )
+PARTS: dict[str, type] = {
+    **{f"priors.{name}": getattr(priors, name) for name in PRIORS.split()},
+    **{f"likelihoods.{name}": getattr(likelihoods, name) for name in LIKELIHOODS.split()},
+    "scaled_logits.ScaledLogits": scaled_logits.ScaledLogits,
+}
 BEFORE: dict[str, dict[str, Any]] = {  # what parts did before they had these arguments, which old records lack
     "likelihoods.HeteroscedasticNormal": {"maximum_scale": None},
 }
@@ -59,21 +37,8 @@ BUILDERS: dict[str, Callable[..., nn.Module]] = {
     "convnet": networks.convnet,
     "unet": networks.unet,
 }
-LAYERS: dict[str, type[nn.Module]] = {
-    kind.__name__: kind
-    for kind in (
-        nn.Linear,
-        nn.Conv1d,
-        nn.Conv2d,
-        nn.Conv3d,
-        nn.ConvTranspose2d,
-        nn.BatchNorm1d,
-        nn.BatchNorm2d,
-        nn.GroupNorm,
-    )
-}
-
-
+OF_TORCH = "Linear Conv1d Conv2d Conv3d ConvTranspose2d BatchNorm1d BatchNorm2d GroupNorm"
+LAYERS: dict[str, type[nn.Module]] = {name: getattr(nn, name) for name in OF_TORCH.split()}
 SMALL = 2**12  # sizes that any network may have, whatever its weights
 DEEPEST = 32  # levels of a U-Net
 

@@ -143,7 +143,7 @@ def test_dropout_outside_its_range_is_refused(build: object, bad: object) -> Non
 
 
 def test_unknown_activations_are_refused_with_the_known_ones() -> None:
-    with pytest.raises(ValueError, match=r"`activation` must be one of relu, tanh, silu, gelu; got 'relo'"):
+    with pytest.raises(ValueError, match=r"`activation` must be one of 'relu', 'tanh', 'silu', 'gelu'; got 'relo'"):
         mlp(2, (3,), 1, activation="relo")
 
 

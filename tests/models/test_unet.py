@@ -182,7 +182,7 @@ def test_members_begin_as_if_built_under_their_seed() -> None:
         ({"spacing": (1, 1, 1)}, ValueError, "`spacing` must have 2 numbers"),
         ({"spacing": (1, 0)}, ValueError, "spacing"),
         ({"patch_size": 0}, ValueError, "patch_size"),
-        ({"norm": "layer"}, ValueError, "`norm` must be one of batch, group, or None; got 'layer'"),
+        ({"norm": "layer"}, ValueError, "`norm` must be one of 'batch', 'group'; got 'layer'"),
     ],
 )
 def test_wrong_options_are_refused(options: dict[str, object], error: type[Exception], message: str) -> None:

@@ -248,8 +248,7 @@ class TrainingNetwork:
         noise: torch.Generator | None = None,
     ) -> Tensor:
         """As `total_log_prob`, of each row, (N,), in nats."""
-        f = raised(self.run(x, noise), self.dtype)
-        return self.model.likelihood_given(theta).log_prob(f, y, weight)
+        return self.model.likelihood_given(theta).log_prob(raised(self.run(x, noise), self.dtype), y, weight)
 
     def log_constant(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """As `log_prob`, with the network's outputs replaced by the constant that fits these rows best."""

@@ -3,7 +3,7 @@
 import sys
 import warnings
 from collections.abc import Mapping
-from typing import Any, Protocol, Self
+from typing import Any, Self
 
 from tqdm import TqdmWarning
 
@@ -12,24 +12,8 @@ with warnings.catch_warnings():
     from tqdm.auto import tqdm
 
 
-class Bar(Protocol):
-    """What loops use of a bar."""
-
-    def __enter__(self) -> Self:
-        """Show it."""
-
-    def __exit__(self, *error: object) -> None:
-        """Leave it as it is."""
-
-    def update(self) -> Any:
-        """One more is done."""
-
-    def set_postfix(self, facts: Mapping[str, Any], *, refresh: bool) -> None:
-        """What stands behind it."""
-
-
-class NoBar:
-    """Shows nothing."""
+class Bar:
+    """What loops use of tqdm's bars; this one shows nothing."""
 
     def __enter__(self) -> Self:
         return self
@@ -37,11 +21,11 @@ class NoBar:
     def __exit__(self, *error: object) -> None:
         pass
 
-    def update(self) -> None:
-        """Nothing."""
+    def update(self) -> Any:
+        """One more is done."""
 
     def set_postfix(self, facts: Mapping[str, Any], *, refresh: bool) -> None:
-        """Nothing."""
+        """What stands behind it."""
 
 
 def bar(progress: bool | None, *, total: int, done: int, unit: str, label: str = "", line: int = 0) -> Bar:
@@ -56,7 +40,7 @@ def bar(progress: bool | None, *, total: int, done: int, unit: str, label: str =
         line: Of the terminal, where several show one each.
     """
     if not is_shown(progress):
-        return NoBar()
+        return Bar()
     shown: Any = tqdm(total=total, initial=done, unit=unit, desc=label, position=line or None)
     return shown
 

@@ -95,7 +95,7 @@ class Checkpoint:
         Raises:
             ValueError: Another kind of file.
         """
-        return int(self._read()[0]["fit"]["seed"]) if self.path.exists() else None
+        return int(self.told()["seed"]) if self.path.exists() else None
 
     def told(self) -> Mapping[str, Any]:
         """What the file says tells its fit from others; nothing where there is none yet.

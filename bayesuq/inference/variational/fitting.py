@@ -12,7 +12,6 @@ Reference:
 from os import PathLike
 from typing import Any, Unpack
 
-from pyro.nn import PyroModule
 from torch import nn
 
 from bayesuq.arrays import check_count, check_positive
@@ -61,7 +60,7 @@ from bayesuq.inference.variational.pruning import warn_if_pruned
 from bayesuq.inference.variational.tempering import Tempering, Weight, annealed
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork
-from bayesuq.models.program import Observed, Program, check_unnamed
+from bayesuq.models.program import Observed, Program, check_program, check_unnamed
 
 __all__ = ["VariationalPosterior", "annealed", "autoguide", "fit", "full_rank", "low_rank", "mean_field"]
 
@@ -210,19 +209,11 @@ def _check_untempered(kl_weight: Any) -> None:
 
 def _check_model_and_guide(model: Any, guide: Any) -> bool:
     """Whether the model is a program."""
-    if not isinstance(model, BayesianNetwork) and (not callable(model) or _is_network(model)):
-        raise TypeError(
-            "`model` must be a bayesuq.models.BayesianNetwork, or a Pyro program with a site `y`; got "
-            f"{type(model).__name__}."
-        )
+    if not isinstance(model, BayesianNetwork):
+        check_program(model)
     if isinstance(guide, nn.Module) or not callable(guide):
         raise TypeError(
             "`guide` must be a function from the model to a new guide, such as `autoguide(AutoNormal)`; got "
             f"{guide if isinstance(guide, str) else type(guide).__name__!r}."
         )
     return not isinstance(model, BayesianNetwork)
-
-
-def _is_network(model: Any) -> bool:
-    """A plain module is a network that someone forgot to wrap, and no program."""
-    return isinstance(model, nn.Module) and not isinstance(model, PyroModule)

@@ -329,10 +329,10 @@ def heedless_of_any(x, y=None, **others):  # noqa: ARG001
         (heedless, {"batch_size": 16}, ValueError, r"does not scale to it: .* in place of .*subsample=.*batch_size="),
         (heedless_of_any, {"batch_size": 16}, ValueError, "takes `num_data`, but does not scale to it"),
         (columns, {}, ValueError, r"`y` of shape \(48, 1\) is no value of what the program observes, \(48, 2\)"),
-        (nn.Linear(3, 1), {}, TypeError, "a Pyro program with a site `y`; got Linear"),
+        (nn.Linear(3, 1), {}, TypeError, "a Pyro program with an observed site; got Linear"),
         (line, {"guide": variational.low_rank(2)}, TypeError, "For a Pyro program pass mean_field or full_rank"),
         (line, {"guide": partial(variational.full_rank)}, TypeError, "For a Pyro program pass mean_field or full_rank"),
-        ("program", {}, TypeError, "a Pyro program with a site `y`; got str"),
+        ("program", {}, TypeError, "a Pyro program with an observed site; got str"),
     ],
     ids=[
         "fractions",
