@@ -423,4 +423,7 @@ def _distinct(X: Array, y: Array, weight: Array | None) -> Dataset:
 
 def _mean(log_probs: Any, sample_weight: Any) -> float:
     values = log_probs.cpu().numpy()
-    return float(np.average(values, weights=_weights(sample_weight, values)))
+    weight = _weights(sample_weight, values)
+    if weight is None:
+        return float(values.mean())
+    return float(np.average(values[weight > 0], weights=weight[weight > 0]))  # for 0 times -inf is NaN

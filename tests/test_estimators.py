@@ -176,6 +176,14 @@ def test_labels_come_back_as_they_came() -> None:
         classifier.score(X[:1], ["top"])
 
 
+def test_rows_of_weight_0_do_not_count_in_a_score_whatever_their_density() -> None:
+    X, y = table()
+    regressor = BayesianRegressor("map", options=SHORT, random_state=0).fit(X, y)
+    rows, targets, weight = np.vstack([X, X[:1]]), np.append(y, 1e200), np.append(np.ones(len(y)), 0.0)
+    assert regressor.score(rows, targets) == -np.inf
+    assert regressor.score(rows, targets, weight) == pytest.approx(regressor.score(X, y), rel=1e-12)
+
+
 NUMBERED: dict[str, tuple[list[Any], list[str]]] = {
     "places": ([0, 1, 2], ["p_0", "p_1", "p_2"]),
     "from one": ([1, 2, 3], ["p_1", "p_2", "p_3"]),
