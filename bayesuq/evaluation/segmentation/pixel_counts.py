@@ -283,6 +283,7 @@ def pixel_state(num_classes: int, *, ignore_index: int | None = None, num_bins: 
         summary=PixelCounts.empty(num_classes, num_bins),
         summarise=summarise,
         read=lambda counts: counts.intersection_over_union,
+        is_classwise=True,
     )
 
 

@@ -28,7 +28,7 @@ from bayesuq.evaluation.standard_errors.sums import Sums
 from bayesuq.evaluation.streaming.ranking import DEFAULT_LIMIT, Ranking
 from bayesuq.evaluation.uncertainty import predictive_entropy
 from bayesuq.predictive.base import PredictiveDistribution
-from bayesuq.predictive.categorical import CategoricalPredictive
+from bayesuq.predictive.categorical import CategoricalPredictive, same_names
 
 __all__ = [
     "mean_of",
@@ -58,18 +58,23 @@ class State(Generic[T]):
         summary: What is kept of the points.
         summarise: A batch's summary, of its predictive, truth and weight.
         read: The measure of a summary.
+        is_classwise: Whether the summary holds each class by its number, which must then be the same class throughout.
+        names: Of the classes seen so far; None where none are told, or the summary does not hold them one by one.
     """
 
     name: str
     summary: T
     summarise: Callable[..., T]
     read: Callable[[T], Tensor]
+    is_classwise: bool = False
+    names: tuple[str, ...] | None = None
 
     @torch.no_grad()  # a state holds numbers, and no graph of what it has seen
     def update(self, predictive: PredictiveDistribution, y: ArrayLike, *, weight: ArrayLike | None = None) -> Self:
         """The state of the points so far and these; the errors are those of the measure.
 
-        A batch of which no target is known changes nothing.
+        A batch of which no target is known changes nothing. A measure of each class by itself refuses classes that are
+        called otherwise, or come in another order, than before.
 
         Args:
             predictive: At N points.
@@ -78,17 +83,21 @@ class State(Generic[T]):
         """
         if weight is not None and not has_weight(weight):
             return self
-        return replace(self, summary=_joined(self.summary, self.summarise(predictive, y, weight)))
+        summary = _joined(self.summary, self.summarise(predictive, y, weight))
+        if not (self.is_classwise and isinstance(predictive, CategoricalPredictive)):
+            return replace(self, summary=summary)
+        return replace(self, summary=summary, names=same_names(self.names, predictive.names))
 
     def merge(self, other: Self) -> Self:
         """The state of the points of both.
 
         Raises:
-            ValueError: Another measure.
+            ValueError: Another measure; of each class by itself, other classes.
         """
         if self.name != other.name:
             raise ValueError(f"Only states of one measure merge; got {self.name} and {other.name}.")
-        return replace(self, summary=_joined(self.summary, other.summary))
+        names = same_names(self.names, other.names)
+        return replace(self, summary=_joined(self.summary, other.summary), names=names)
 
     @property
     def result(self) -> Tensor:
@@ -188,6 +197,7 @@ def classwise_reliability(num_classes: int, num_bins: int = 15, *, threshold: fl
             predictive, y, num_bins, classwise=True, threshold=threshold, weight=weight
         ),
         read=lambda summary: summary.expected_calibration_error.nanmean(),
+        is_classwise=True,
     )
 
 
@@ -200,6 +210,7 @@ def brier_bins(num_classes: int, num_bins: int = 15) -> State[BrierBins]:
         summary=BrierBins(count=empty, num_true=empty, prob_sum=sums, square_sum=sums, true_sum=sums),
         summarise=lambda predictive, y, weight: decomposition.brier_bins(predictive, y, num_bins, weight=weight),
         read=lambda summary: summary.decomposition.reliability,
+        is_classwise=True,
     )
 
 

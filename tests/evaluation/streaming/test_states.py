@@ -12,6 +12,7 @@ from torch import Tensor, distributed, multiprocessing
 from bayesuq.evaluation import calibration, detection, scores, uncertainty
 from bayesuq.evaluation.binning import Reliability
 from bayesuq.evaluation.decomposition import brier_decomposition
+from bayesuq.evaluation.segmentation.pixel_counts import pixel_state
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors.sums import Sums
 from bayesuq.evaluation.streaming import states
@@ -111,6 +112,31 @@ def test_a_batch_of_which_no_target_is_known_changes_nothing() -> None:
                 streamed = streamed.update(rows_of(predictive, rows), y[rows], weight=known[rows])
             alone = measure(rows_of(predictive, slice(0, NUM_POINTS // 2)), y[: NUM_POINTS // 2])
             torch.testing.assert_close(streamed.result, alone, rtol=1e-11, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        states.of(calibration.classwise_calibration_error, num_classes=5),
+        states.of(brier_decomposition, num_classes=5),
+        pixel_state(5),
+    ],
+)
+def test_classes_that_are_called_otherwise_are_not_put_together_by_number(state: State) -> None:
+    predictive, y = LABELS
+    if state.name.startswith("pixels"):
+        predictive, y = CategoricalPredictive.from_logits(predictive.draws.unsqueeze(-1)), y.unsqueeze(-1)
+    one, other, plain = (state.update(p, y) for p in (predictive.named("abcde"), predictive.named("abdce"), predictive))
+    for wrong in (
+        lambda: one.update(predictive.named("abdce"), y),
+        lambda: one.update(predictive, y).merge(other),
+        lambda: state.merge(plain).merge(one).merge(other),
+    ):
+        with pytest.raises(ValueError, match="same classes, in one order; got a, b, c, d, e and a, b, d, c, e"):
+            wrong()
+    torch.testing.assert_close(one.merge(plain).result, plain.result)
+    accuracy = states.of(scores.accuracy)  # which each batch has by its own names
+    assert accuracy.update(predictive.named("abcde"), y).update(predictive.named("abdce"), y).result > 0
 
 
 def test_a_state_is_a_value() -> None:
