@@ -57,7 +57,9 @@ def rater_entropy(masks: ArrayLike, num_classes: int, *, ignore_index: int | Non
 def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike, *, ignore_index: int | None = None) -> Report:
     """How a predictive's uncertainties order the pixels of an image, against the entropy of its raters.
 
-    Rank correlations over the pixels of an image, then the mean over images whose raters disagree somewhere.
+    Rank correlations over the pixels of an image, then the mean over images whose raters disagree more on some pixels
+    than on others. A map that is constant over an image orders nothing: that image is left out of its mean, and the
+    remark tells how many are in it.
 
     Args:
         predictive: Of the pixels of N images, with a mean (N, C, ...).
@@ -66,7 +68,7 @@ def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike, *, igno
 
     Raises:
         TypeError: Labels that are not whole numbers.
-        ValueError: Masks of other images; raters who agree everywhere.
+        ValueError: Masks of other images; raters who agree, or disagree alike, everywhere.
 
     Example:
         >>> p = torch.tensor([[[0.99, 0.6, 0.1], [0.01, 0.4, 0.9]]])
@@ -81,20 +83,22 @@ def rater_agreement(predictive: CategoricalPredictive, masks: ArrayLike, *, igno
             f"`masks` must have images of {tuple(predictive.entropy_sum.shape)} of each rater; got "
             f"{tuple(entropy.shape)}."
         )
-    differ = (entropy > 0).flatten(1).any(dim=1)  # which no comparison with NaN is
-    if not bool(differ.any()):
-        raise ValueError("The raters agree on every pixel, so that there is nothing to order pixels by.")
+    order = [n for n, truth in enumerate(entropy) if len(truth[~truth.isnan()].unique()) > 1]
+    if not order:
+        raise ValueError(
+            "The raters agree on every pixel, or disagree alike on all, so that there is nothing to order pixels by."
+        )
     measures = []
     for name in ("total", "aleatoric", "epistemic"):
         maps = getattr(predictive, name)
-        pairs = zip(maps[differ], entropy[differ], strict=True)
-        found = torch.stack([_of_seen(each, truth) for each, truth in pairs])
+        found = torch.stack([_of_seen(maps[n], entropy[n]) for n in order])
         found = found[~found.isnan()]
         if len(found):
-            remark = "with the entropy of raters; 1 is their order"
+            left_out = f" ({len(found)} of {len(order)} images; constant in others)" if len(found) < len(order) else ""
+            remark = f"with the entropy of raters; 1 is their order{left_out}"
             error = closed_form.of_mean(found)
             measures.append(Measure.of(f"{name}_rank_correlation", found.mean(), error, "", remark))
-    return Report(tuple(measures), int(differ.sum()), predictive.num_samples)
+    return Report(tuple(measures), len(order), predictive.num_samples)
 
 
 def _of_seen(values: Tensor, entropy: Tensor) -> Tensor:

@@ -98,6 +98,21 @@ def test_maps_are_ordered_as_the_raters_entropy_orders_pixels() -> None:
     assert rater_agreement(shares, masks)["aleatoric_rank_correlation"].value == pytest.approx(1.0)
 
 
+def test_images_that_say_nothing_of_an_order_are_in_no_mean_and_no_number() -> None:
+    _, masks = rated()
+    masks[0, 1], masks[1:, 1] = 0, 1  # raters of one image disagree alike on every pixel
+    probs = noise(5, 2, 4, 3, 5, 6).softmax(dim=2)
+    probs[:, 2] = probs[:, 2, :, :1, :1]  # and of another one the maps are constant
+    predictive = CategoricalPredictive.from_probs(probs)
+    found, entropy = rater_agreement(predictive, masks), rater_entropy(masks, 3)
+    expected = [stats.spearmanr(predictive.total[n].flatten(), entropy[n].flatten()).statistic for n in (0, 3)]
+    assert found["total_rank_correlation"].value == pytest.approx(sum(expected) / 2)
+    assert "(2 of 3 images; constant in others)" in found["total_rank_correlation"].remark
+    assert found.num_points == 3
+    with pytest.raises(ValueError, match="disagree alike"):
+        rater_agreement(predictive, masks[:, [1, 1, 1, 1]])
+
+
 def test_sigmoids_of_regions_are_read_as_they_are() -> None:
     probs = torch.rand(3, 2, 4, 5, 6, generator=torch.Generator().manual_seed(0)).double()
     y = (torch.rand(2, 4, 5, 6, generator=torch.Generator().manual_seed(1)) < 0.5).long()
