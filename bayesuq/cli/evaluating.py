@@ -24,7 +24,7 @@ from bayesuq.cli.settings import (
     PredictionOptions,
     UsageError,
 )
-from bayesuq.data import Dataset, Standardizer
+from bayesuq.data import Dataset, Split, Standardizer
 from bayesuq.datasets import named as datasets
 from bayesuq.inference.posteriors.tables import TablePosterior
 from bayesuq.posterior import Posterior
@@ -43,6 +43,8 @@ class Asked:
         table: The posterior with the columns of its table; None of another set.
         is_other_table: Whether the data are a table, and not the one that was fitted.
         loaded: The data.
+        part: Of them.
+        rows: Of that part; "all" is all parts together.
     """
 
     path: Path
@@ -51,13 +53,8 @@ class Asked:
     table: TablePosterior | None
     is_other_table: bool
     loaded: Loaded
-
-    def rows(self, part: Part) -> Dataset:
-        """One part of the data; "all" is all parts together."""
-        split = self.loaded.split
-        if part == "all":
-            return split.train.concatenate(split.val, split.test)
-        return {"train": split.train, "val": split.val, "test": split.test}[part]
+    part: Part
+    rows: Dataset
 
 
 def run(
@@ -84,11 +81,11 @@ def run(
     settings = by_name(posterior, own, data, prediction, output)
     folder = Output.prepare(output, settings)
 
-    tell_warnings(data.data, [*asked.loaded.warnings, *_fitted_rows(asked, posterior.part)])
-    judged = _judged(asked, posterior.part, data, prediction)
+    tell_warnings(data.data, [*asked.loaded.warnings, *_fitted_rows(asked)])
+    judged = _judged(asked, data, prediction)
     judged.report.save(folder.folder / "report.json")
     folder.write_run(settings, folder.circumstances(prediction.device), {})
-    print(f"{_what(asked, posterior.part, data, own)}: {judged.report}")
+    print(f"{_what(asked, data, own)}: {judged.report}")
     tell(f"Written to {folder.folder}.")
 
 
@@ -111,36 +108,44 @@ def _read(path: Path, part: Part, data: DataOptions, own: OwnNetworkOption) -> A
     if table is not None:
         check_fitted_rows(table, path, loaded.split, data.data)
     posterior, standardizer = read_fitted(path, data.data, loaded.split, own.network, known)
-    return Asked(path, posterior, standardizer, table, is_other_table, loaded)
+    rows = _rows(loaded.split, part)
+    return Asked(path, posterior, standardizer, table, is_other_table, loaded, part, rows)
 
 
-def _fitted_rows(asked: Asked, part: Part) -> list[str]:
+def _rows(split: Split, part: Part) -> Dataset:
+    if part == "all":
+        return split.train.concatenate(split.val, split.test)
+    return {"train": split.train, "val": split.val, "test": split.test}[part]
+
+
+def _fitted_rows(asked: Asked) -> list[str]:
     """What is said where rows that the posterior was fitted to are among those that it is judged by."""
-    fitted = asked.table.share_fitted(asked.rows(part)) if asked.table is not None and part == "all" else 0.0
+    fitted = asked.table.share_fitted(asked.rows) if asked.table is not None and asked.part == "all" else 0.0
     told = f"{fitted:.0%} of the fitted rows stand in it, so that what is measured is too good."
     return [told] if fitted > MANY else []
 
 
-def _judged(asked: Asked, part: Part, data: DataOptions, prediction: PredictionOptions) -> Judged:
+def _judged(asked: Asked, data: DataOptions, prediction: PredictionOptions) -> Judged:
     """Thresholds are chosen on the validation rows, but for those rows themselves."""
     split = asked.loaded.split
     return judge(
         asked.posterior if prediction.device is None else asked.posterior.to(prediction.device),
-        asked.rows(part),
+        asked.rows,
         split.ood,
         asked.standardizer,
         prediction,
-        validation=split.val if part in ("train", "test") else None,
+        validation=split.val if asked.part in ("train", "test") else None,
         ignore_index=datasets.IGNORED.get(data.data),
         background=data.data in datasets.WITHOUT_BACKGROUND,
     )
 
 
-def _what(asked: Asked, part: Part, data: DataOptions, own: OwnNetworkOption) -> str:
+def _what(asked: Asked, data: DataOptions, own: OwnNetworkOption) -> str:
     """What was measured, on which rows, and in which units where these are not the data's."""
-    rows = asked.rows(part)
-    is_some = asked.is_other_table and part != "all"
-    some = f" ({len(rows)}; `--part all` takes all {len(asked.rows('all'))})" if is_some else ""
+    rows, split = asked.rows, asked.loaded.split
+    is_some = asked.is_other_table and asked.part != "all"
+    number = len(split.train) + len(split.val) + len(split.test)
+    some = f" ({len(rows)}; `--part all` takes all {number})" if is_some else ""
     has_units = rows.is_labelled or asked.standardizer is not None or own.network is not None
     units = "" if has_units else ", in the posterior's units: no standardizer is there"
-    return f"{asked.path} on {data.data}, {part} rows{some}{units}"
+    return f"{asked.path} on {data.data}, {asked.part} rows{some}{units}"
