@@ -67,6 +67,7 @@ def run(
         page.Content(
             data=data.data,
             split=problem.split,
+            num_classes=next(iter(judged.values())).num_classes,
             methods={method.name: method for method in methods},
             fitted=fitted,
             reports={name: result.report for name, result in judged.items()},

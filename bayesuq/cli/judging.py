@@ -69,6 +69,11 @@ class Judged:
     rows: Tensor | None = None
 
     @property
+    def num_classes(self) -> int:
+        """That have a probability; 0 of real targets."""
+        return self.predictive.mean.shape[1] if isinstance(self.predictive, CategoricalPredictive) else 0
+
+    @property
     def sought(self) -> dict[str, Sought]:
         """Errors among the test points, of labels; points of another kind among them and the test points."""
         found = {}

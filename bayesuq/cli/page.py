@@ -30,6 +30,7 @@ class Content:
     Attributes:
         data: Name of the data set.
         split: Its parts.
+        num_classes: Of its labels, void ones aside; 0 of real targets.
         methods: What was fitted.
         fitted: How the fits went.
         reports: What was measured.
@@ -42,6 +43,7 @@ class Content:
 
     data: str
     split: Split
+    num_classes: int
     methods: Mapping[str, Method]
     fitted: Mapping[str, Fitted]
     reports: Mapping[str, Report]
@@ -88,7 +90,6 @@ def render(content: Content) -> str:
     """The whole page."""
     num_members = int(content.settings["num_members"])
     is_around = content.settings.get("weights") is not None
-    num_classes = len(content.split.train.y.unique()) if content.split.train.is_labelled else 0
     return fill(
         TEMPLATE,
         content=content,
@@ -101,8 +102,8 @@ def render(content: Content) -> str:
         has_worst=any(each.worst is not None for each in content.standings.values()),
         num_errors=f"{NUM_ERRORS:.0f}",
         longest_word=max(len(part) for name in content.methods for part in name.split(":")),
-        num_classes=num_classes,
-        largest_entropy=f"{math.log(max(num_classes, 1)):.2f}",
+        num_classes=content.num_classes,
+        largest_entropy=f"{math.log(max(content.num_classes, 1)):.2f}",
     )
 
 
