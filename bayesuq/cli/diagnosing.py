@@ -1,12 +1,12 @@
 """`bayesuq diagnose`: how far the draws of a run's posteriors can be trusted; a page, and the draws for ArviZ."""
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bayesuq.cli.diagnosis import Diagnosis, diagnose
-from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, delete, file_name, read_settings, tell, tell_warnings
+from bayesuq.cli.output import DIAGNOSTICS, DRAWS, POSTERIOR, RUN, delete, file_name, read_settings, tell, tell_warnings
 from bayesuq.cli.page import fill
 from bayesuq.cli.problem import data_options, load_data, use_computer
 from bayesuq.cli.reading import as_table, check_fitted_rows, read_alone, read_fitted
@@ -14,6 +14,7 @@ from bayesuq.cli.settings import DiagnoseOptions, OwnNetworkOption, PredictionOp
 from bayesuq.data import Dataset, Split
 from bayesuq.evaluation.diagnostics.leave_one_out import Ranking, compare
 from bayesuq.inference.posteriors.tables import TablePosterior
+from bayesuq.posterior import Posterior
 from bayesuq.tables.files import names_a_file
 from bayesuq.writing import replacing_by_name, write_text
 
@@ -41,7 +42,7 @@ class Run:
         """Find the posteriors.
 
         Raises:
-            UsageError: No output of ours, or one without posteriors.
+            UsageError: No output of ours, one without posteriors, or of a run that was stopped.
         """
         settings = read_settings(folder)
         names = settings.get("methods") or [settings.get("method")]
@@ -51,7 +52,9 @@ class Run:
             files = {str(names[0]): alone}
         if not settings or not all(path.is_file() for path in files.values()):
             raise UsageError(f"{folder} holds no posterior; name a folder that `bayesuq fit` or `compare` wrote.")
-        fits = json.loads((folder / "run.json").read_text(encoding="utf-8"))["fits"]
+        if not (folder / RUN).is_file():
+            raise UsageError(f"The run of {folder} did not come to its end; repeat it, so that it goes on from there.")
+        fits = json.loads((folder / RUN).read_text(encoding="utf-8"))["fits"]
         return cls(folder, settings, files, {name: fit.get("losses", []) for name, fit in fits.items()})
 
     def outputs(self) -> dict[str, Path]:
@@ -93,6 +96,7 @@ def run(options: DiagnoseOptions, own: OwnNetworkOption) -> None:
             train,
             rows,
             new,
+            told=_with_names(posterior, next(iter(known.values()), None)),
             losses=found.losses.get(name, []),
             num_samples=options.num_samples,
             seed=int(found.settings["seed"]),
@@ -132,6 +136,11 @@ def _fitted_data(found: Run) -> tuple[Split, dict[str, TablePosterior]]:
         return split, {}
     check_fitted_rows(table, path, split, options.data)
     return split, {name: table}
+
+
+def _with_names(posterior: Posterior, table: TablePosterior | None) -> Posterior:
+    """The posterior of a table in the units that were fitted, with the names of its labels."""
+    return posterior if table is None or not table.columns.target.classes else replace(table, posterior=posterior)
 
 
 def _rank(diagnoses: dict[str, Diagnosis]) -> Ranking | None:

@@ -80,6 +80,7 @@ def diagnose(
     rows: Dataset,
     new: Dataset,
     *,
+    told: Posterior,
     losses: Sequence[Sequence[float]],
     num_samples: int | None,
     seed: int,
@@ -91,6 +92,7 @@ def diagnose(
         train: All rows that were fitted, in the posterior's units.
         rows: Those of them whose targets are looked at.
         new: Held-out rows, at whose inputs the function is looked at.
+        told: The same posterior, with the names of its labels where it has some.
         losses: Of each epoch, of each network that was trained.
         num_samples: Draws; None takes all of a posterior that stores them.
         seed: Of them.
@@ -99,9 +101,7 @@ def diagnose(
         warnings.simplefilter("always", UserWarning)
         number = num_samples or getattr(posterior, "num_members", None) or DEFAULT_NUM_SAMPLES
         has_weights = _num_weights(posterior) * number <= MOST_WEIGHTS
-        data = posterior.to_arviz(
-            rows.x, rows.y, new_x=new.x, num_samples=number, seed=seed, include_weights=has_weights
-        )
+        data = told.to_arviz(rows.x, rows.y, new_x=new.x, num_samples=number, seed=seed, include_weights=has_weights)
         found = convergence(data, most_entries=MOST_ENTRIES)
         left_out, reason = _loo(data)
         return Diagnosis(

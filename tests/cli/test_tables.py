@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import arviz
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,6 +17,7 @@ import bayesuq as bq
 from bayesuq import datasets
 from bayesuq.cli import predicting
 from bayesuq.cli.main import main
+from bayesuq.to_arviz.container import group
 from tests.cli.rendering import not_rendered
 from tests.tables.made import NOISE, houses, written
 
@@ -132,6 +134,10 @@ def test_labels_keep_their_names(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert log_probs.exp().tolist() == pytest.approx(chosen.tolist(), rel=1e-5)
     with pytest.raises(ValueError, match="label 'huge', which is none of large, not large"):
         predictive.log_prob(["huge"] * len(frame))
+    assert main(["diagnose", str(tmp_path / "run"), "--num_rows", "10"]) == 0
+    assert "share of not large" in capsys.readouterr().out
+    data = arviz.from_netcdf(str(tmp_path / "run" / "inference_data.nc"))
+    assert group(data, "predictions")["p"]["class"].values.tolist() == ["large", "not large"]
 
 
 @pytest.mark.usefixtures("not_rendered")

@@ -14,6 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from bayesuq.evaluation.diagnostics.convergence import function_values
 from bayesuq.evaluation.report.tables import aligned
 from bayesuq.to_arviz.container import Container, group, observed_variable
 
@@ -116,7 +117,7 @@ def predictive_checks(
         )
     y, values = observed.values, drawn[observed.name].transpose("chain", "draw", ...).values
     samples = values.reshape(-1, *values.shape[2:])
-    chosen = statistics or _usual(y)
+    chosen = statistics or _usual(y, _class_names(data))
     return PredictiveChecks(_check(name, statistic, y, samples) for name, statistic in chosen.items())
 
 
@@ -134,12 +135,18 @@ def _check(name: str, statistic: Statistic, y: Array, samples: Array) -> Predict
     return PredictiveCheck(name, own, float(others.mean()), float(lower), float(upper), len(others), p_value)
 
 
-def _usual(y: Array) -> dict[str, Statistic]:
+def _class_names(data: Container) -> Any:
+    """Of the labels by number, where one site alone is observed; none of other targets."""
+    values = function_values(data) if len(group(data, "observed_data").data_vars) == 1 else None
+    return [] if values is None or "class" not in values.coords else values["class"].values
+
+
+def _usual(y: Array, names: Any) -> dict[str, Statistic]:
     if np.issubdtype(y.dtype, np.floating):
         return {"mean": np.mean, "sd": np.std, "smallest": np.min, "largest": np.max}
     labels, counts = np.unique(y, return_counts=True)
     frequent = sorted(labels[np.argsort(-counts, kind="stable")][:MOST_CLASSES])
-    return {f"share of {label}": _share(label) for label in frequent}
+    return {f"share of {names[label] if label < len(names) else label}": _share(label) for label in frequent}
 
 
 def _share(label: Any) -> Statistic:
