@@ -4,10 +4,13 @@ A record (`bayesuq.models.records`) rebuilds a part, and knows bayesuq's own alo
 it names the class of a prior, a likelihood, a kernel or a layer, and the numbers and words that it was made of.
 """
 
+import hashlib
 import math
-from collections.abc import Mapping
+import platform
+from collections.abc import Iterator, Mapping
 from dataclasses import fields, is_dataclass
 from inspect import isroutine, signature
+from types import CodeType, FunctionType
 from typing import Any
 
 import numpy as np
@@ -17,6 +20,7 @@ from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.models.records import BEFORE
 from bayesuq.options import shortened
 
+PYTHON = ".".join(platform.python_version_tuple()[:2])
 LONGEST = 64  # words and numbers of a constant that a file tells
 WITHOUT_EFFECT = ("training", "inplace", "momentum")  # on what a network gives in evaluation mode
 SCALED = "ScaledLogits"  # a fitted temperature around the likelihood that the user's model has
@@ -110,10 +114,43 @@ def _is_torchs(told: Mapping[str, Any]) -> bool:
 
 
 def _constants(layer: nn.Module) -> dict[str, Any]:
-    """The numbers, words and functions that stand as attributes in a layer."""
+    """The numbers, words and functions that stand as attributes in a layer; of what has no name, its code too."""
     held = {name: value for name, value in vars(layer).items() if name[0] != "_" and name not in WITHOUT_EFFECT}
+    for name in {parameter.rpartition("_")[0] for parameter in layer._parameters}:
+        held.pop(name, None)  # computed of `weight_g`, or of `weight_orig`, at each call
     plain = {name: _plain(value) for name, value in held.items()}
-    return {name: value for name, value in plain.items() if value is not NotImplemented}
+    codes = {f"{name} (code in Python {PYTHON})": _digest(value) for name, value in held.items()}
+    return {name: value for name, value in (plain | codes).items() if value is not NotImplemented}
+
+
+def _digest(value: Any) -> Any:
+    """A short sum of the code of a lambda, or of those in a list; NotImplemented where there is none.
+
+    It is that of one version of Python alone: others translate the same line to another code.
+    """
+    lambdas = [one for one in (value if isinstance(value, tuple | list) else [value]) if _is_lambda(one)]
+    text = "\0".join(part for one in lambdas for part in _parts_of(one))
+    return hashlib.sha256(text.encode()).hexdigest()[:8] if lambdas else NotImplemented
+
+
+def _is_lambda(value: Any) -> bool:
+    return isinstance(value, FunctionType) and value.__name__ == "<lambda>"
+
+
+def _parts_of(function: FunctionType) -> Iterator[str]:
+    """What a function computes: its code, and the plain values that it was made with."""
+    yield from _parts_of_code(function.__code__)
+    cells = [cell.cell_contents for cell in function.__closure__ or ()]
+    yield from (repr(_plain(value)) for value in (*cells, *(function.__defaults__ or ())))
+
+
+def _parts_of_code(code: CodeType) -> Iterator[str]:
+    yield from (code.co_code.hex(), repr(code.co_names))
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            yield from _parts_of_code(constant)
+        else:
+            yield repr(sorted(map(repr, constant)) if isinstance(constant, frozenset) else constant)
 
 
 def _plain(value: Any) -> Any:
@@ -124,6 +161,8 @@ def _plain(value: Any) -> Any:
         return value if math.isfinite(value) else NotImplemented
     if isinstance(value, str):
         return value if len(value) <= LONGEST else NotImplemented
+    if isinstance(value, Tensor | np.ndarray):
+        return _plain(value.tolist()) if math.prod(value.shape) <= LONGEST else NotImplemented
     if isinstance(value, tuple | list) and len(value) <= LONGEST:
         parts = [_plain(part) for part in value]
         return NotImplemented if any(part is NotImplemented for part in parts) else parts

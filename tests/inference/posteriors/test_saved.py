@@ -11,6 +11,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -258,9 +259,9 @@ def test_a_model_of_other_laws_than_the_files_is_refused(case, net, path):
 class Scaled(nn.Module):
     """A network of the user's own, with constants that no state dict has."""
 
-    def __init__(self, factor: float = 1.0, activation: Any = torch.tanh) -> None:
+    def __init__(self, factor: float = 1.0, activation: Any = torch.tanh, unused: Any = None) -> None:
         super().__init__()
-        self.line, self.factor, self.activation = nn.Linear(3, 1), factor, activation
+        self.line, self.factor, self.activation, self.unused = nn.Linear(3, 1), factor, activation, unused
         self.unseen = math.nan  # no file has to hold it
 
     def forward(self, x):
@@ -269,6 +270,13 @@ class Scaled(nn.Module):
 
 def sequential(*layers: Any) -> nn.Sequential:
     return nn.Sequential(nn.Linear(3, 1), *layers)
+
+
+def normed(layer: nn.Linear) -> nn.Sequential:
+    """Whose weight is an attribute that each call sets."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)
+        return nn.Sequential(nn.utils.weight_norm(layer))
 
 
 class Renamed(Scaled):
@@ -285,12 +293,36 @@ OTHER_LAYERS = {
         r"its layer '1' has padding = \[1\], the file's \[0\]",
     ),
 }
+
+
+def scaled_by(factor: float) -> Any:
+    return lambda f: f * factor
+
+
 ALTERED_LAYERS = {
+    "lambda": (
+        Scaled(activation=lambda f: f.clamp(min=0.0)),
+        Scaled(activation=lambda f: f.clamp(max=0.0)),
+        r"activation \(code in Python 3\.\d+\) = '\w{8}', the file's '\w{8}'",
+    ),
+    "constant of a lambda": (Scaled(activation=lambda f: f * 2.0), Scaled(activation=lambda f: f * 3.0), "code"),
+    "what a lambda closes over": (Scaled(activation=scaled_by(2.0)), Scaled(activation=scaled_by(3.0)), "code"),
+    "list of lambdas": (Scaled(unused=[lambda f: f]), Scaled(unused=[lambda f: -f]), "code"),
+    "list of tensors": (
+        Scaled(unused=[torch.ones(2), torch.tensor(1.0)]),
+        Scaled(unused=[torch.ones(2), torch.tensor(2.0)]),
+        r"unused = \[\[1.0, 1.0\], 2.0\], the file's \[\[1.0, 1.0\], 1.0\]",
+    ),
+    "tensor": (Scaled(unused=torch.tensor(1.0)), Scaled(unused=torch.tensor(2.0)), "unused = 2.0, the file's 1.0"),
+    "array": (Scaled(unused=np.ones(2)), Scaled(unused=np.zeros(2)), "unused = "),
     "constant": (Scaled(), Scaled(2.0), "the network has factor = 2.0, the file's 1.0"),
     "function": (Scaled(), Scaled(activation=torch.relu), "activation = 'function relu', the file's 'function tanh'"),
     "added": (sequential(), sequential(nn.Tanh()), "only one of the two has a layer at '1'"),
 }
 SAME_LAYERS = {
+    "lambda": (Scaled(activation=scaled_by(2.0)), Scaled(activation=scaled_by(2.0))),
+    "tensors": (Scaled(unused=[torch.ones(65)]), Scaled(unused=[torch.zeros(65)])),  # too many to hold
+    "weight norm of old": (normed(nn.Linear(3, 1)), normed(nn.Linear(3, 1))),
     "name": (Scaled(), Renamed()),
     "in place": (sequential(nn.ReLU()), sequential(nn.ReLU(inplace=True))),
     "mode": (sequential(nn.Dropout(0.1)).eval(), sequential(nn.Dropout(0.1)).train()),
