@@ -21,7 +21,6 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count, check_one_of, to_tensor
 from bayesuq.data import Dataset
-from bayesuq.functions import Functions
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -34,6 +33,7 @@ __dir__ = __all__.copy
 Score = Literal["bald", "batch_bald", "entropy", "least_confidence", "variance", "random"]
 OF_LABELS, OF_REAL_TARGETS = ("bald", "entropy", "least_confidence"), ("variance",)
 MOST_CONFIGURATIONS = 4096  # of labels that are summed over exactly
+LEAST_NOISE = 1e-200  # a variance, so that rows without noise are chosen by the function's
 BLOCK = 2**24  # numbers at a time
 
 
@@ -112,19 +112,25 @@ def _together(posterior: Posterior, x: ArrayLike, number: int, num_samples: int 
             "Of real targets 'batch_bald' needs functions with a normal law and one column: a Gaussian process, or "
             "Laplace. Take 'variance'."
         )
-    return _of_normal(found, float(predictive.noise_variance.mean()), number)
+    noise = posterior.predict(x, num_samples=num_samples, seed=seed).aleatoric[:, 0]
+    return _of_normal(found.covariance[:, 0, :, 0].double(), noise.clamp(min=LEAST_NOISE), number)
 
 
-def _of_normal(found: Functions, noise: float, number: int) -> Tensor:
-    """Greedy by log det(I + K / noise): each row's variance given those chosen (Krause et al. 2008, algorithm 1)."""
-    covariance = found.covariance[:, 0, :, 0].double()  # type: ignore[index]
+def _of_normal(covariance: Tensor, noise: Tensor, number: int) -> Tensor:
+    """Greedy by log det(I + K / noise): each row's variance given those chosen (Krause et al. 2008, algorithm 1).
+
+    Args:
+        covariance: K, of the function at N rows, (N, N).
+        noise: Variance of each row's target given the function, (N,), above 0.
+        number: How many rows.
+    """
     chosen: list[int] = []
     for _ in range(number):
-        variance = covariance.diagonal().clone()
-        variance[chosen] = -torch.inf
-        best = int(variance.argmax())
+        told = covariance.diagonal() / noise
+        told[chosen] = -torch.inf
+        best = int(told.argmax())
         column = covariance[:, best]
-        covariance = covariance - torch.outer(column, column) / (column[best] + noise)
+        covariance = covariance - torch.outer(column, column) / (column[best] + noise[best])
         chosen.append(best)
     return torch.tensor(chosen)
 
@@ -273,6 +279,8 @@ def learn(
     """
     pool, key = to_tensor(x, "x"), resolve_seed(seed)
     check_count(at_a_time, "at_a_time")
+    if candidates is not None:
+        check_count(candidates, "candidates")
     labelled = _first(start, len(pool), key)
     if not len(labelled) <= check_count(num_labels, "num_labels") <= len(pool):
         raise ValueError(

@@ -12,7 +12,7 @@ from torch import Tensor
 from bayesuq import active
 from bayesuq.active import batch_bald, learn, select
 from bayesuq.data import Dataset
-from bayesuq.inference import ensemble, gp, map_estimate
+from bayesuq.inference import ensemble, gp, laplace, map_estimate
 from bayesuq.models import likelihoods, networks, priors
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.gp import RBF, GaussianProcess, Scale
@@ -102,13 +102,23 @@ def test_rows_are_those_of_the_largest_score() -> None:
     assert sorted(select(posterior, X, 40, score="random", seed=1).tolist()) == list(range(40))
 
 
-def test_rows_of_a_process_are_those_whose_determinant_is_largest() -> None:
-    posterior = process()
+def noise_by_row() -> Posterior:
+    """A line whose noise is exp(x_0): of the rows that are chosen among, from 0.06 to 3.4."""
+    net = built(lambda: networks.mlp(2, (), 2).double())
+    model = BayesianNetwork(net, priors.Normal(), likelihoods.HeteroscedasticNormal())
+    y = X[:, 1:] + X[:, :1].exp() * noise(5, 40, 1)
+    return laplace.fit(model, Dataset(X, y), num_epochs=200, learning_rate=0.05, seed=0)
+
+
+@pytest.mark.parametrize("fitted", [process, noise_by_row])
+def test_rows_of_normal_functions_are_those_whose_determinant_is_largest(fitted: Callable[[], Posterior]) -> None:
+    """The first row's noise was that of all, so that another order of the pool gave other rows."""
+    posterior = fitted()
     pool = X[12:20]
-    found = posterior.functions(pool)
+    found = posterior.functions(pool, seed=0)
     assert found.covariance is not None
-    noise_variance = float(posterior.predict(pool).aleatoric.mean())
-    gram = torch.eye(8, dtype=torch.float64) + found.covariance[:, 0, :, 0] / noise_variance
+    scale = posterior.predict(pool, seed=0).aleatoric.sqrt()
+    gram = torch.eye(8, dtype=torch.float64) + found.covariance[:, 0, :, 0].double() / (scale * scale.mT)
 
     def told(rows: list[int]) -> float:
         return float(gram[rows][:, rows].logdet())
@@ -116,7 +126,8 @@ def test_rows_of_a_process_are_those_whose_determinant_is_largest() -> None:
     chosen: list[int] = []
     for _ in range(3):
         chosen.append(max((row for row in range(8) if row not in chosen), key=lambda row: told([*chosen, row])))
-    assert select(posterior, pool, 3, score="batch_bald").tolist() == chosen
+    assert select(posterior, pool, 3, score="batch_bald", seed=0).tolist() == chosen
+    assert select(posterior, pool.flip(0), 3, score="batch_bald", seed=0).tolist() == [7 - row for row in chosen]
 
 
 def test_a_score_of_another_kind_of_target_is_refused_with_those_there_are() -> None:
@@ -191,6 +202,15 @@ def test_rows_that_are_not_there_or_twice_are_refused(start: Any) -> None:
 def test_another_number_of_labels_is_refused() -> None:
     with pytest.raises(ValueError, match="`label` must return 4 labels"):
         ask(lambda _: X[:, 0])
+
+
+@pytest.mark.parametrize("candidates", [0, -5])
+def test_so_many_candidates_as_there_cannot_be_are_refused(candidates: int) -> None:
+    """-5 left five rows of the pool out without a word."""
+    with pytest.raises(ValueError, match="`candidates` must be at least 1"):
+        learn(
+            lambda _: process(), X, lambda rows: X[rows, 0], lambda _: 0.0, start=4, num_labels=6, candidates=candidates
+        )
 
 
 def test_informative_rows_beat_random_ones_where_few_rows_matter() -> None:

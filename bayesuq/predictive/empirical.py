@@ -32,6 +32,7 @@ from bayesuq.predictive.quantiles import continuous_quantile
 from bayesuq.randomness import generator, resolve_seed
 
 NO_DENSITY_OF_DRAWS = "draws of y* have no density, so no log score: take the CRPS"
+SAME_LEVEL = 1e-7  # by which levels that came in float32 are off
 NODES = 512  # of an integral over y
 NO_SPLIT = "not split: what is known of y* does not tell noise from the model's doubt"
 
@@ -453,7 +454,7 @@ class QuantilePredictive(EmpiricalPredictive):
         """
         wanted = self.levels.new_tensor(check_fraction(level, "level"))
         near = (self.levels - wanted).abs()
-        if self.num_samples == 1 and bool(near.min() < 1e-12):
+        if self.num_samples == 1 and bool(near.min() < SAME_LEVEL):
             return self.quantiles[0, ..., int(near.argmin())]  # as given, to the last bit
         components = self._laws.quantile(wanted)
 
@@ -467,7 +468,7 @@ class QuantilePredictive(EmpiricalPredictive):
     def interval_remark(self, level: float) -> str:
         """Whether the ends lie beyond the given levels."""
         lower, upper = float(self.levels[0]), float(self.levels[-1])
-        outside = (1 - level) / 2 < lower - 1e-9 or (1 + level) / 2 > upper + 1e-9
+        outside = (1 - level) / 2 < lower - SAME_LEVEL or (1 + level) / 2 > upper + SAME_LEVEL
         return f"ends extrapolated beyond the levels {lower:g} to {upper:g}" if outside else ""
 
     def sample(self, num_samples: int, *, seed: int | None = None) -> Tensor:

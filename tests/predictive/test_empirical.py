@@ -62,6 +62,13 @@ def test_given_quantiles_come_back_to_the_last_bit(quantiles) -> None:
     ] == [True] * len(LEVELS)
 
 
+def test_levels_in_float32_are_those_that_were_meant(quantiles) -> None:
+    """0.9 in float32 is below 0.9, so that ends at it were told as extrapolated."""
+    known = EmpiricalPredictive.from_quantiles(LEVELS.float(), quantiles.quantiles[0].movedim(-1, 0))
+    assert known.interval_remark(0.8) == known.interval_remark(0.95) == ""
+    assert all(torch.equal(known.quantile(float(t)), quantiles.quantile(float(t))) for t in LEVELS)
+
+
 @pytest.mark.parametrize(
     "values", [[0.0, 1.0, 1.0, 4.0], [0.0, 0.0, 2.0, 2.0], [1.0, 1.0, 1.0, 1.0], [-3.0, 0.1, 0.4, 9.0]]
 )
