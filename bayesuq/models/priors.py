@@ -62,7 +62,7 @@ class WeightPrior(Prior):
 
 
 class PlainPrior(Prior):
-    """One of Pyro's laws, whose parameters are the fields, in its order: `loc` any number, the others positive."""
+    """A law of Pyro's kind, whose parameters are the fields, in its order: `loc` any number, the others positive."""
 
     law: ClassVar[type]
 
@@ -144,7 +144,7 @@ class ScaleMixture(WeightPrior):
 
 
 @dataclass(frozen=True)
-class Horseshoe(WeightPrior):
+class Horseshoe(PlainWeightPrior):
     """N(0, lambda^2 scale^2) with a half-Cauchy lambda for each entry: most are nearly 0, the others left alone.
 
     Attributes:
@@ -155,17 +155,7 @@ class Horseshoe(WeightPrior):
     """
 
     scale: float = 1.0
-
-    def __post_init__(self) -> None:
-        check_positive(self.scale, "scale")
-
-    def entry(self, like: Tensor) -> Any:
-        """The law of one entry."""
-        return HorseshoeLaw(like.new_tensor(self.scale))
-
-    def narrowed(self, factor: float) -> Self:
-        """The same law with its scale multiplied by `factor`."""
-        return replace(self, scale=self.scale * factor)
+    law: ClassVar[type] = HorseshoeLaw
 
 
 @dataclass(frozen=True, eq=False)

@@ -5,23 +5,26 @@ Reference:
     Ensembles, section 2.4 and algorithm 1.
 """
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
+from torch import Tensor
 
 import bayesuq.inference.map_estimate as map_estimate
 from bayesuq.arrays import check_count
 from bayesuq.data import Dataset
 from bayesuq.deadline import within
 from bayesuq.fit_warnings import warn_of_fit
-from bayesuq.inference.ensemble.exchange import shared_out
 from bayesuq.inference.ensemble.program import ProgramEnsemble, fit_program
 from bayesuq.inference.ensemble.together import fit_modes, is_faster, is_possible
 from bayesuq.inference.posteriors.ensemble import EnsemblePosterior
 from bayesuq.inference.posteriors.heads import on_features
 from bayesuq.inference.posteriors.network_mode import LEARNING_RATE
+from bayesuq.inference.posteriors.packing import pack, unpack
+from bayesuq.inference.posteriors.saved import CLASSES
 from bayesuq.inference.training.checkpoint import Checkpoint, claimed_seed
 from bayesuq.inference.training.identity import Identity
 from bayesuq.inference.training.model_contents import running_in
@@ -164,7 +167,7 @@ def fit(
             return member_fit(models[number], rows[number], seed=seeds[number], **shared, **own_file)
 
     if workers.are_together:
-        return EnsemblePosterior.of(shared_out(workers, models, fitted))
+        return EnsemblePosterior.of(_shared_out(workers, models, fitted))
     return EnsemblePosterior.of([fitted(number) for number in range(num_members)])
 
 
@@ -226,3 +229,29 @@ def _resampled(data: Data, seed: int) -> Dataset:
     if not isinstance(data, Dataset):
         raise TypeError(f"`bootstrap` draws rows of a Dataset; got {type(data).__name__}.")
     return data.rows(torch.randint(len(data), (len(data),), generator=generator(seed)))
+
+
+def _shared_out(workers: Workers, models: Sequence[Any], fit: Callable[[int], Posterior]) -> list[Posterior]:
+    """One posterior for each model: the first process fits numbers 0, R, 2 R, ... of R processes, and all get all.
+
+    Args:
+        workers: Every one of them takes part in this.
+        models: That the posteriors are of, the same in all processes.
+        fit: Of the model of a number.
+
+    Raises:
+        Exception: What a fit in any process has raised: the same in all.
+    """
+    own = workers.agreed(lambda: {n: fit(n) for n in range(workers.rank, len(models), workers.size)})
+    return [_sent(workers, number, own.get(number), model) for number, model in enumerate(models)]
+
+
+def _sent(workers: Workers, number: int, posterior: Posterior | None, model: Any) -> Posterior:
+    """The posterior of a number, from the process that has it."""
+    owner = number % workers.size
+    body: dict[str, Any] | None = None
+    tensors: dict[str, Tensor] | None = None
+    if posterior is not None:
+        body, tensors = pack(posterior)
+    told, found = json.loads(workers.text(json.dumps(body), owner)), workers.tensors(tensors, owner)
+    return unpack(told, found, {"model": model, "guide": None}, CLASSES) if posterior is None else posterior

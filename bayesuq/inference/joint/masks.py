@@ -211,7 +211,7 @@ class MaskedOperators(RandomOperators):
         passed = {**dict(zip(names, args, strict=False)), **kwargs}
         given = {name: passed[name] for name in names if name in passed}
         if is_native_dropout(operator):
-            return dropped(args, lambda keep, p: self._noise(call, keep, _Fill("bernoulli_", (1 - p,))))
+            return dropped(args, lambda keep, p: self._noise(call, keep, _fill("bernoulli_", 1 - p)))
         return self._drawn(call, given)
 
     def _drawn(self, call: RandomCall, given: Mapping[str, Any]) -> Tensor:
@@ -219,19 +219,19 @@ class MaskedOperators(RandomOperators):
         target: Any = given.get("self")
         rest = tuple(value for key, value in given.items() if key not in ("self", "generator"))
         if name in FILLS and not any(isinstance(value, Tensor) for value in rest):
-            return target.copy_(self._noise(call, target, _Fill(name, rest)))
+            return target.copy_(self._noise(call, target, _fill(name, *rest)))
         like = _like(given)
         if name in FRESH:
-            return self._noise(call, like, _Fill(FRESH[name], ()))
+            return self._noise(call, like, _fill(FRESH[name]))
         if name in ("randint", "randint_like"):
-            return self._noise(call, like, _Fill("random_", (given.get("low", 0), given["high"])))
-        uniform = self._noise(call, like, _Fill("uniform_", ())) if name.startswith("bernoulli") else None
+            return self._noise(call, like, _fill("random_", given.get("low", 0), given["high"]))
+        uniform = self._noise(call, like, _fill("uniform_")) if name.startswith("bernoulli") else None
         if uniform is not None:
             drawn = (uniform < given.get("p", target)).to(like.dtype)
             return target.copy_(drawn) if name == "bernoulli_" else drawn
-        return self._noise(call, like, _Fill("normal_", ())) * given["std"] + given["mean"]
+        return self._noise(call, like, _fill("normal_")) * given["std"] + given["mean"]
 
-    def _noise(self, call: RandomCall, like: Tensor, fill: "_Fill") -> Tensor:
+    def _noise(self, call: RandomCall, like: Tensor, fill: Callable[[Tensor, torch.Generator], Any]) -> Tensor:
         """Draws for the rows at hand in the shape of the call, on the device of `like`."""
         if call.axis is None:
             return self.masks.of_all(like, call.shape, fill).to(like.device)
@@ -240,14 +240,9 @@ class MaskedOperators(RandomOperators):
         return drawn.flatten(0, 1).movedim(0, call.axis).to(like.device)
 
 
-class _Fill:
-    """Fills a tensor by one of torch's random methods."""
-
-    def __init__(self, name: str, args: tuple[Any, ...]) -> None:
-        self.name, self.args = name, args
-
-    def __call__(self, tensor: Tensor, noise: torch.Generator) -> None:
-        getattr(tensor, self.name)(*self.args, generator=noise)
+def _fill(name: str, *args: Any) -> Callable[[Tensor, torch.Generator], Any]:
+    """What fills a tensor by one of torch's random methods."""
+    return lambda tensor, noise: getattr(tensor, name)(*args, generator=noise)
 
 
 def _like(given: Mapping[str, Any]) -> Tensor:

@@ -17,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves, tree_map
 
 from bayesuq.inference.joint.numpy_operators import (
     ELEMENTWISE,
@@ -79,7 +80,7 @@ class Recorder(TorchDispatchMode):
         kwargs = {} if kwargs is None else kwargs
         if torch.Tag.nondeterministic_seeded in func.tags:
             raise UnrecordableError(f"{func} draws")
-        marked = self._marked(args), {name: self._marked(value) for name, value in kwargs.items()}
+        marked = self._marked((tuple(args), dict(kwargs)))
         found = func(*args, **kwargs)
         self.kept.append(found)
         for one in found if isinstance(found, tuple | list) else (found,):
@@ -87,7 +88,7 @@ class Recorder(TorchDispatchMode):
                 self.sharing.setdefault(one.untyped_storage().data_ptr(), set()).add(id(one))
         if func.overloadpacket.__name__ in SHAPES:  # of which the values are no part
             return found
-        if any(_places(part) for part in marked):
+        if _places(marked):
             self._note(func, marked, found)
         return found
 
@@ -103,7 +104,8 @@ class Recorder(TorchDispatchMode):
             return
         if not all(isinstance(one, Tensor) for one in outputs):
             raise UnrecordableError(f"{func} gives no tensor")
-        if any(one.dtype == torch.bfloat16 for one in (*outputs, *_tensors(marked))):
+        constants = [leaf for leaf in tree_leaves(marked) if isinstance(leaf, Tensor)]
+        if any(one.dtype == torch.bfloat16 for one in (*outputs, *constants)):
             raise UnrecordableError(f"{func} computes in bfloat16, which NumPy does not have")
         places = tuple(range(self.count, self.count + len(outputs)))
         self.count += len(outputs)
@@ -123,32 +125,12 @@ class Recorder(TorchDispatchMode):
 
     def _marked(self, value: Any) -> Any:
         """With places for tensors that change."""
-        if isinstance(value, Tensor):
-            place = self.places.get(id(value))
-            return value if place is None else Place(place)
-        if isinstance(value, tuple | list):
-            return type(value)(self._marked(item) for item in value)
-        return value
+        return tree_map(lambda one: Place(self.places[id(one)]) if id(one) in self.places else one, value)
 
 
 def _places(value: Any) -> list[int]:
     """The numbers of all places within."""
-    if isinstance(value, Place):
-        return [value.number]
-    if isinstance(value, tuple | list):
-        return [number for item in value for number in _places(item)]
-    if isinstance(value, Mapping):
-        return _places(tuple(value.values()))
-    return []
-
-
-def _tensors(value: Any) -> list[Tensor]:
-    """All constants within."""
-    if isinstance(value, Tensor):
-        return [value]
-    if isinstance(value, tuple | list):
-        return [one for item in value for one in _tensors(item)]
-    return _tensors(tuple(value.values())) if isinstance(value, Mapping) else []
+    return [leaf.number for leaf in tree_leaves(value) if isinstance(leaf, Place)]
 
 
 @dataclass(eq=False)
@@ -291,17 +273,15 @@ def _as_torch(step: Step) -> Callable[..., Any]:
     """The operator itself, from and to arrays."""
     numbers = list(dict.fromkeys(_places((step.args, step.kwargs))))
 
-    def put(value: Any, found: Mapping[int, Tensor]) -> Any:
-        if isinstance(value, Place):
-            return found[value.number]
-        if isinstance(value, tuple | list):
-            return type(value)(put(item, found) for item in value)
-        return value.detach() if isinstance(value, Tensor) else value
-
     def call(*arrays: Any) -> Any:
         found = {number: _tensor(array) for number, array in zip(numbers, arrays, strict=True)}
-        args = put(step.args, found)
-        result = step.operator(*args, **{name: put(value, found) for name, value in step.kwargs.items()})
+
+        def put(leaf: Any) -> Any:
+            if isinstance(leaf, Place):
+                return found[leaf.number]
+            return leaf.detach() if isinstance(leaf, Tensor) else leaf
+
+        result = step.operator(*tree_map(put, step.args), **tree_map(put, step.kwargs))
         if not step.places:
             return ()
         if step.is_tuple:

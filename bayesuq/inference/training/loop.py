@@ -51,6 +51,7 @@ BETWEEN_MARKS = 50  # steps of an accelerator, until it hears of what went wrong
 LOST = "lost steps"
 BUFFER, MEMORY = "buffer ", "memory "
 GLOBAL_STATE = "now.cpu"
+TOLD = ("learning_rate", "schedule", "max_grad_norm", "patience")  # options that tell fits apart
 UNWATCHED = (
     "The validation loss was not finite after any epoch, so that it chose none: the weights are those of the last. "
     "Some validation row has no density, as where its inputs are far from those of training. Look for it by "
@@ -431,8 +432,7 @@ class _Together:
 def _told_to_all(run: _Run) -> str:
     """What must be the same in all processes."""
     objective, training, model = run.objective, run.training, run.objective.model
-    shared = ("learning_rate", "schedule", "max_grad_norm", "patience")
-    told = {name: getattr(training, name) for name in shared}
+    told = {name: getattr(training, name) for name in TOLD}
     options = {name: value for name, value in objective.options.items() if not callable(value)}
     constants = {} if model is None else model_contents(model)
     parts = (objective.identity, run.num_epochs, run.validation is None, told, options, constants)
@@ -539,13 +539,7 @@ class _Log:
 def _identity(run: _Run) -> Identity:
     """What tells a run from others."""
     training, objective, model = run.training, run.objective, run.objective.model
-    told = {
-        "seed": training.seed,
-        "learning_rate": training.learning_rate,
-        "schedule": training.schedule,
-        "max_grad_norm": training.max_grad_norm,
-        "patience": training.patience,
-    }
+    told = {name: getattr(training, name) for name in ("seed", *TOLD)}
     data, batch = run.data.contents()
     given = {name: leaf for name, leaf in objective.leaves.items() if name in objective.from_network}
     own = {name: leaf for name, leaf in objective.leaves.items() if name not in given}

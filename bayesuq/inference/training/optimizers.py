@@ -46,13 +46,8 @@ class Optimizer(Protocol):
         state: What it remembers of each leaf, by name.
     """
 
-    @property
-    def param_groups(self) -> list[Group]:
-        """See the class."""
-
-    @property
-    def state(self) -> Any:
-        """See the class."""
+    param_groups: list[Group]
+    state: Any
 
     def step(self) -> Any:
         """Move the leaves once, by the gradients that they hold."""

@@ -11,6 +11,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from bayesuq.arrays import check_one_of
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.joint.energy import JointFunction
 from bayesuq.inference.joint.layout import Layout
@@ -224,10 +225,7 @@ def _fill(noise: Tensor, streams: Streams) -> Tensor:
 
 
 def _check_estimator(estimator: str, model: BayesianNetwork, source: Source) -> None:
-    if estimator not in ("weights", "local"):
-        raise ValueError(
-            f"`estimator` must be 'weights' or 'local' for posteriors that train together; got {estimator!r}."
-        )
+    check_one_of(estimator, "estimator", StackedEstimator)
     x = source.rows.x
     if estimator == "local" and not (isinstance(x, Tensor) and is_perceptron(share_tensors(model.net), x)):
         raise ValueError("estimator='local' is for plain sequences of linear layers. Use estimator='weights'.")

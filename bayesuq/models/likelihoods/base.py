@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bayesuq.arrays import ArrayLike, check_positive
+from bayesuq.arrays import ArrayLike, as_targets, check_positive
 from bayesuq.models.likelihoods.derived import fisher_information, label_log_probs, root_of
 from bayesuq.models.priors import Prior
-from bayesuq.predictive.base import PredictiveDistribution
+from bayesuq.predictive.base import PredictiveDistribution, RealPredictive
+from bayesuq.predictive.maps import RealMaps
 
 LOGITS, MEANS = "logits", "means"
 Parameter = float | Sequence[float] | Literal["learned", "given"] | Prior | Tensor
@@ -263,6 +264,22 @@ class Likelihood(ABC):
     def _weighted_terms(self, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         terms = self.elementwise_log_prob(f, self.align(f, y))
         return terms if weight is None else terms * aligned_weight(weight, terms)
+
+
+class RealTargets(Likelihood):
+    """Real targets (N, D), or maps of them, (N, D, ...), whose pixels are points with a law each."""
+
+    def targets(self, y: ArrayLike, *, num_outputs: int | None = None) -> Tensor:  # noqa: ARG002
+        """Real targets, (N, D) or (N, D, ...)."""
+        return as_targets(y, maps=True)
+
+    def predictive(self, f: Tensor, *, keep_samples: bool = True) -> RealPredictive | RealMaps:  # noqa: ARG002
+        """The mixture of S laws; its components are the single draws, which it always keeps."""
+        return RealMaps.of_draws(f, self._of_points) if f.ndim > 3 else self._of_points(f)
+
+    @abstractmethod
+    def _of_points(self, f: Tensor) -> RealPredictive:
+        """The mixture over S draws of f at points, (S, N, C)."""
 
 
 def checked_parameter(value: Any, name: str, *, may_be_given: bool = False) -> Parameter:

@@ -75,8 +75,14 @@ def label_log_probs(law: Any) -> Tensor:
 
 def normal_points(mean: Tensor, deviation: Tensor) -> tuple[Tensor, Tensor]:
     """Gauss and Hermite's values of normal variables, (Q, N, C), and their shares, (Q,)."""
-    nodes, shares = (mean.new_tensor(each) for each in np.polynomial.hermite_e.hermegauss(NUM_NODES))
-    return mean + nodes[:, None, None] * deviation, shares / math.sqrt(2 * math.pi)
+    nodes, shares = (mean.new_tensor(each) for each in _nodes())
+    return mean + nodes[:, None, None] * deviation, shares
+
+
+def _nodes() -> tuple[np.ndarray, np.ndarray]:
+    """Gauss and Hermite's nodes for a standard normal variable, and their shares, (Q,)."""
+    nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
+    return nodes, weights / math.sqrt(2 * math.pi)
 
 
 def _counted(labels: Tensor) -> Tensor:
@@ -119,8 +125,7 @@ def _slope(values: Tensor, f: Tensor) -> Tensor:
 
 def _values_of(law: Any) -> tuple[Tensor, Tensor]:
     """Values of y, (Q, N, ...), and their shares, (Q,)."""
-    nodes, weights = np.polynomial.hermite_e.hermegauss(NUM_NODES)
-    shares = weights / math.sqrt(2 * math.pi)
+    nodes, shares = _nodes()
     base = _of_one_target(law)
     try:
         levels = torch.special.ndtr(torch.as_tensor(nodes))

@@ -15,10 +15,16 @@ from torch import Tensor
 from torch.nn import functional
 
 from bayesuq.arrays import check_finite_number, check_positive
-from bayesuq.models.likelihoods.base import MEANS, aligned, aligned_weight, checked_parameter, parameter_value
+from bayesuq.models.likelihoods.base import (
+    MEANS,
+    RealTargets,
+    aligned,
+    aligned_weight,
+    checked_parameter,
+    parameter_value,
+)
 from bayesuq.models.likelihoods.derived import normal_points
 from bayesuq.models.likelihoods.far_rows import LARGEST_LOG, within_floats
-from bayesuq.models.likelihoods.real_targets import RealTargets
 from bayesuq.models.likelihoods.scaled_noise import ScaledNoise, halves, of_draws, over_columns
 from bayesuq.models.priors import Prior
 from bayesuq.predictive.gaussian import GaussianPredictive

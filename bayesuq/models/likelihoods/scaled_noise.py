@@ -12,13 +12,13 @@ from bayesuq.arrays import check_count
 from bayesuq.models.likelihoods.base import (
     MEANS,
     Parameter,
+    RealTargets,
     Unknown,
     aligned,
     checked_parameter,
     parameter_value,
     unknown_parameters,
 )
-from bayesuq.models.likelihoods.real_targets import RealTargets
 
 
 class ScaledNoise(RealTargets):

@@ -113,7 +113,7 @@ def test_layers_of_which_a_part_is_random_and_flattened_rows_are_drawn_row_by_ro
 
 
 def test_estimators_that_have_no_way_together_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"'weights' or 'local' for posteriors that train together; got 'flipout'"):
+    with pytest.raises(ValueError, match=r"must be one of 'weights', 'local'; got 'flipout'"):
         fit_mean_fields([model()] * 3, sets(measured), trainings(), estimator="flipout")
     net = nn.Sequential(nn.Linear(3, 4), nn.LayerNorm(4), nn.Linear(4, 1)).double()
     density = BayesianNetwork(net, priors.Normal(), likelihoods.Normal())
