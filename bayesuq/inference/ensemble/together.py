@@ -19,8 +19,9 @@ from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.posteriors.memorised import warn_if_memorised
 from bayesuq.inference.posteriors.network_mode import SCALE_RATE, MapPosterior, adversarial_step, check_moves
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.loop import Objective, minimise
+from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import NetworkReader, Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.options import NOISE, Training, session
 from bayesuq.inference.training.stacking import StackedSource, Streams, check_stackable
 from bayesuq.inputs import as_rows

@@ -16,8 +16,9 @@ from torch import Tensor
 from bayesuq.arrays import as_targets
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference.gp.foreign import GpytorchPosterior, copied
-from bayesuq.inference.training.loop import Objective, minimise
+from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import cast_rows
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.options import Training, sources
 from bayesuq.inputs import require_tensor
 from bayesuq.loaders import Data

@@ -32,8 +32,9 @@ from bayesuq.inference.training.checkpoint import Checkpoint
 from bayesuq.inference.training.cost import warn_if_long
 from bayesuq.inference.training.history import History
 from bayesuq.inference.training.identity import ADDRESS
-from bayesuq.inference.training.loop import Objective, adam, minimise
+from bayesuq.inference.training.loop import adam, minimise
 from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.optimizers import Adam
 from bayesuq.inference.training.options import QUALITY, Training, sources
 from bayesuq.inference.training.workers import Workers

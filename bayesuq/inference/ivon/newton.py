@@ -43,8 +43,8 @@ from bayesuq.inference.joint.fresh_draws import FreshDraws
 from bayesuq.inference.joint.layout import FlatPrior, Layout
 from bayesuq.inference.joint.network import FlatVector, point_vectors
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.workers import ALONE, Workers
 from bayesuq.inference.variational.factorised import VariationalPosterior
 from bayesuq.inference.variational.guides import INITIAL_SCALE, mean_field

@@ -17,8 +17,9 @@ from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.posteriors.memorised import warn_if_memorised
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import UNTRAINED, History
-from bayesuq.inference.training.loop import Objective, minimise
+from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.options import Training, session
 from bayesuq.loaders import Data
 from bayesuq.models.bnn import BayesianNetwork

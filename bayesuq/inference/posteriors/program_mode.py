@@ -18,8 +18,9 @@ from bayesuq.inference.posteriors.modes import MOST_TRIES, RADIUS, polished
 from bayesuq.inference.posteriors.program import LatentPosterior, parts_of
 from bayesuq.inference.posteriors.program_reader import ProgramRows
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.loop import Objective, minimise
+from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.options import NOISE, Training, sources
 from bayesuq.loaders import Data
 from bayesuq.models.program import Observed, Program, check_program

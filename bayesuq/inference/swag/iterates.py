@@ -15,8 +15,8 @@ from torch import Tensor
 
 from bayesuq.data import Batch
 from bayesuq.inference.posteriors.network_mode import ModeObjective
-from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.optimizers import SGD
 from bayesuq.inference.training.stability import largest_curvature
 from bayesuq.models.layers import NORMALISATION

@@ -20,7 +20,6 @@ Reference:
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -28,9 +27,8 @@ from torch import Tensor, nn
 from bayesuq.data import Batch
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.inference.training.minibatches import Source
-from bayesuq.inference.training.model_contents import Differentiable
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inputs import named_leaves, on_leaves, row_kind
-from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.randomness import generator
 
 Step = Callable[[Batch, torch.Generator], Tensor]
@@ -40,18 +38,6 @@ WARM_UPS = 3  # before a capture, in which libraries set themselves up: what CUD
 NUM_CHECKED = 2  # minibatches at which a repetition is held against the step; between them the weights have moved
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 TOLERANCE = 1e-2  # of a gradient's norm; what is to be seen is another minibatch, other noise or other weights
-
-
-class Capturable(Differentiable, Protocol):
-    """A loss with its gradient that says of itself whether its steps differ by more than rows, noise and leaves."""
-
-    @property
-    def model(self) -> BayesianNetwork | None:
-        """The network that it is of, if it is of one."""
-
-    @property
-    def varies(self) -> Callable[[], str | None]:
-        """Why the steps from now on are not all the same operators and numbers; None where they are."""
 
 
 def cuda_graph(step: Callable[[], Tensor], noise: torch.Generator) -> Callable[[], Tensor]:
@@ -96,7 +82,7 @@ def cuda_graph(step: Callable[[], Tensor], noise: torch.Generator) -> Callable[[
 RECORDERS: dict[str, Recorder] = {"cuda": cuda_graph}  # by the type of a device
 
 
-def captured_step(objective: Capturable, source: Source) -> "CapturedStep | None":
+def captured_step(objective: Objective, source: Source) -> "CapturedStep | None":
     """The objective's step as a graph; None where that cannot be.
 
     Warns:
@@ -109,7 +95,7 @@ def captured_step(objective: Capturable, source: Source) -> "CapturedStep | None
     return CapturedStep(objective, source, RECORDERS[source.device.type])
 
 
-def _refusal(objective: Capturable, source: Source) -> str | None:
+def _refusal(objective: Objective, source: Source) -> str | None:
     """Why there is nothing to capture by, or nothing that can be; None where there is."""
     if source.device.type not in RECORDERS:
         return f"that takes a CUDA device, and this fit is on {source.device}"
@@ -145,7 +131,7 @@ class CapturedStep:
         why: There was not.
     """
 
-    def __init__(self, objective: Capturable, source: Source, record: Recorder) -> None:
+    def __init__(self, objective: Objective, source: Source, record: Recorder) -> None:
         self.plain, self.varies, self.record = objective.loss_and_grads, objective.varies, record
         self.leaves, self.buffers = list(objective.leaves.values()), list(objective.buffers.values())
         self.noise = generator(0, device=source.device)

@@ -1,37 +1,18 @@
 """The constants of a Bayesian network and what its objectives compute at fixed weights, to tell fits apart by."""
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any, Protocol
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 
 from bayesuq.inference.training.identity import NUM_PROBES, digest, fill, summary
+from bayesuq.inference.training.objective import Objective
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.precision import DEVICES
 from bayesuq.models.running import running_of
 from bayesuq.randomness import generator
-
-
-class Differentiable(Protocol):
-    """A loss with its gradient: see `bayesuq.inference.training.loop.Objective`."""
-
-    @property
-    def leaves(self) -> Mapping[str, Tensor]:
-        """What it is a function of."""
-
-    @property
-    def buffers(self) -> Mapping[str, Tensor]:
-        """What it changes."""
-
-    @property
-    def loss_and_grads(self) -> Callable[[Any, torch.Generator], Tensor]:
-        """The loss of a minibatch; the gradient is left in the leaves."""
-
-    @property
-    def after_step(self) -> Callable[[], None] | None:
-        """What is done after a step."""
 
 
 def model_contents(model: BayesianNetwork) -> dict[str, str]:
@@ -59,7 +40,7 @@ def running_in(model: BayesianNetwork) -> dict[str, str]:
     return {"precision": str(own or model.dtype).removeprefix("torch."), "compiler": backend or "none"}
 
 
-def probed(objective: Differentiable, batch: Any, device: torch.device) -> dict[str, list[float]]:
+def probed(objective: Objective, batch: Any, device: torch.device) -> dict[str, list[float]]:
     """The loss of a minibatch and a summary of its gradient, at two fixed vectors of weights.
 
     Between the two, what moves after a step is moved: a process's approximation is its prior before that, and shows no

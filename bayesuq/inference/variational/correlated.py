@@ -30,7 +30,7 @@ from bayesuq.inference.joint.network import FlatVector, point_vectors
 from bayesuq.inference.posteriors.importance import log_joints
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.loop import Objective
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.variational.factorised import FORGETTING
 from bayesuq.inference.variational.guides import CorrelatedGuide, FullRankGuide, LowRankGuide
 from bayesuq.inference.variational.tempering import Tempering

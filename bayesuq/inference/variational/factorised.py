@@ -22,7 +22,7 @@ from bayesuq.inference.posteriors.network import NormalMarginals
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.weights import WeightPosterior
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.loop import Objective
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.variational.activation_noise import ActivationNoise, Estimator, activation_noise
 from bayesuq.inference.variational.elbo import Divergence
 from bayesuq.inference.variational.guides import MeanFieldGuide

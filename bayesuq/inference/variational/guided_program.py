@@ -31,7 +31,7 @@ from bayesuq.inference.joint.programs import (
     row_log_prob,
     untaken,
 )
-from bayesuq.inference.training.loop import Objective
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inputs import on_leaves
 from bayesuq.models.bnn import LIKELIHOOD, BayesianNetwork
 from bayesuq.models.program import Program

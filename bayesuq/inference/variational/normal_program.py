@@ -26,7 +26,7 @@ from bayesuq.inference.joint.program_joint import UNSUPPORTED, ChangingSitesErro
 from bayesuq.inference.joint.program_potential import ProgramPotential
 from bayesuq.inference.joint.programs import ChangingDensityError, GuideBuilder, correlated, factorised
 from bayesuq.inference.posteriors.modes import Mode, find_modes
-from bayesuq.inference.training.loop import Objective
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.variational.guided_program import GuidedProgram
 from bayesuq.randomness import derive_seed, generator
 

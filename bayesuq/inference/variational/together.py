@@ -18,8 +18,9 @@ from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.network import point_vectors
 from bayesuq.inference.joint.perceptrons import forward_with_noise, is_perceptron
 from bayesuq.inference.training.history import History
-from bayesuq.inference.training.loop import Objective, minimise
+from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import NetworkReader, Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.options import NOISE, Training, session
 from bayesuq.inference.training.stacking import StackedSource, Streams, check_stackable
 from bayesuq.inference.variational.defaults import default_estimator, default_weight

@@ -33,8 +33,8 @@ from bayesuq.inference.posteriors.network_mode import ModeObjective, adversarial
 from bayesuq.inference.training import captured
 from bayesuq.inference.training.captured import CapturedStep
 from bayesuq.inference.training.checkpoint import Checkpoint
-from bayesuq.inference.training.loop import Objective
 from bayesuq.inference.training.minibatches import NetworkReader, Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.variational.correlated import CorrelatedObjective
 from bayesuq.inference.variational.factorised import EvidenceObjective
 from bayesuq.inference.variational.guides import low_rank, mean_field

@@ -13,8 +13,9 @@ from torch.utils.data import DataLoader, IterableDataset, SubsetRandomSampler, T
 
 from bayesuq.data import Batch, Dataset
 from bayesuq.inference import dropout, map_estimate, variational
-from bayesuq.inference.training.loop import Objective, minimise
+from bayesuq.inference.training.loop import minimise
 from bayesuq.inference.training.minibatches import NetworkReader, Source
+from bayesuq.inference.training.objective import Objective
 from bayesuq.inference.training.options import Progress, Training
 from bayesuq.loaders import Loader
 from bayesuq.models import likelihoods, networks, priors
