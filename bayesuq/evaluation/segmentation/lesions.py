@@ -106,7 +106,7 @@ def lesion_counts(
     are_false: list[bool] = []
     for n, k, one, other in each(said, truth):
         (predicted, hits, _), (_, found, sizes) = _met(one.numpy(), other.numpy()), _met(other.numpy(), one.numpy())
-        is_found = (found > 0) & (found >= share * sizes)
+        is_found = (found > 0) & (found / sizes >= share)  # a quotient: 0.07 x 100 > 7, while 7 / 100 is 0.07
         counts[:, n, k] = torch.tensor([len(found), is_found.sum(), len(hits), (hits == 0).sum()])
         means += ndimage.mean(uncertainty[n, k], predicted, np.arange(1, len(hits) + 1)).tolist() if len(hits) else []
         are_false += (hits == 0).tolist()

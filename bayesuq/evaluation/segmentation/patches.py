@@ -105,7 +105,8 @@ def patch_sweep(
     check_count(size, "size")
     num = _sums(mask.double(), size)
     there = (num > 0).unsqueeze(-1)
-    accurate = (_sums((mask & ~wrong).double(), size) > share * num).unsqueeze(-1)
+    # A quotient, since 0.57 x 100 < 57 in floating point while 57 / 100 is the same number as 0.57.
+    accurate = (_sums((mask & ~wrong).double(), size) / num.clamp(min=1) > share).unsqueeze(-1)
     uncertain = (_sums(torch.where(mask, values, 0.0), size) / num.clamp(min=1)).unsqueeze(-1) > edges
     return PatchCounts(
         thresholds=edges,

@@ -163,6 +163,16 @@ def parts_of(mask: Tensor) -> list[set[tuple[int, ...]]]:
     return parts
 
 
+@pytest.mark.parametrize(("hits", "size"), [(7, 25), (14, 25), (7, 100), (57, 100)])
+def test_a_share_that_is_just_reached_finds_the_lesion(hits: int, size: int) -> None:
+    """Whose product with the size may be above the number of hits in floating point, as .07 x 100 is above 7."""
+    p = torch.where(torch.arange(size) < hits, 0.9, 0.1)
+    predictive = CategoricalPredictive.from_probs(torch.stack([1 - p, p])[None, None])
+    truth = torch.ones(1, size).long()
+    assert int(lesion_counts(predictive, truth, least_share=hits / size).found) == 1
+    assert int(lesion_counts(predictive, truth, least_share=hits / size + 0.001).found) == 0
+
+
 @pytest.mark.parametrize("least_share", [0.0, 0.5])
 @pytest.mark.parametrize("rank", SIZES)
 def test_lesions_are_those_of_a_flood(rank: int, least_share: float) -> None:

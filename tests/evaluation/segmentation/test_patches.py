@@ -18,6 +18,15 @@ def random_maps(seed: int = 0) -> tuple[torch.Tensor, ...]:
     return uncertainty, torch.rand(3, 10, 13, generator=noise) < 0.4, labelled
 
 
+@pytest.mark.parametrize(("right", "pixels"), [(29, 50), (63, 90), (29, 100), (57, 100)])
+def test_a_patch_is_accurate_above_the_share_and_not_at_it(right: int, pixels: int) -> None:
+    """Whose product with the pixels may be below the number of right ones in floating point, as .57 x 100 is."""
+    errors = (torch.arange(pixels) >= right)[None]
+    for share, accurate in ((right / pixels, 0), (right / pixels - 0.001, 1)):
+        counts = patch_sweep(torch.zeros(1, pixels), errors, size=pixels, accuracy_threshold=share, thresholds=(0.5,))
+        assert int(counts.accurate_certain) == accurate
+
+
 @pytest.mark.parametrize("size", [1, 3, 4, 20])
 def test_patches_are_those_that_a_loop_finds(size: int) -> None:
     uncertainty, errors, labelled = random_maps()
