@@ -6,8 +6,8 @@ References:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, fields
-from typing import Self
+from dataclasses import dataclass, fields, replace
+from typing import Self, TypeVar
 
 import torch
 from torch import Tensor
@@ -16,6 +16,7 @@ from bayesuq.arrays import ArrayLike, check_count, to_tensor
 from bayesuq.waiting import are_noted
 
 WILSON_QUANTILE = 1.959963984540054  # of the standard normal at 0.975
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -156,12 +157,13 @@ class Reliability:
         if self.count.shape != other.count.shape:
             own, others = (" x ".join(map(str, each.count.shape)) for each in (self, other))
             raise ValueError(f"Only equal bins merge; got {own} and {others} bins.")
-        return type(self)(
-            count=self.count + other.count,
-            num_correct=self.num_correct + other.num_correct,
-            confidence_sum=self.confidence_sum + other.confidence_sum,
-            square_count=self.square_count + other.square_count,
-        )
+        return added(self, other)
+
+
+def added(one: T, other: T) -> T:
+    """Two frozen dataclasses of sums as one, field by field."""
+    names = [field.name for field in fields(one)]  # type: ignore[arg-type]
+    return replace(one, **{name: getattr(one, name) + getattr(other, name) for name in names})  # type: ignore[type-var]
 
 
 def _weighted(weight: Tensor, right: Tensor, stated: Tensor) -> tuple[Tensor, ...]:

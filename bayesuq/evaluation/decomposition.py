@@ -18,14 +18,14 @@ References:
     reliability and resolution of probability forecasts through decomposition of the empirical score", 2012.
 """
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, check_count
-from bayesuq.evaluation.binning import bin_index
+from bayesuq.evaluation.binning import added, bin_index
 from bayesuq.evaluation.kinds import check_categorical
 from bayesuq.evaluation.observed import observe
 from bayesuq.evaluation.scores import FOR_LABELS
@@ -93,8 +93,7 @@ class BrierBins:
             raise ValueError(
                 f"Only equal bins merge; got {tuple(self.count.shape)} and {tuple(other.count.shape)} (classes, bins)."
             )
-        names = [field.name for field in fields(self)]
-        return type(self)(**{name: getattr(self, name) + getattr(other, name) for name in names})
+        return added(self, other)
 
     @property
     def decomposition(self) -> BrierDecomposition:

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
+from bayesuq.evaluation.kinds import check_categorical
 from bayesuq.predictive.base import PredictiveDistribution, RealPredictive, check_mergeable
 from bayesuq.predictive.categorical import CategoricalPredictive, same_names
 from bayesuq.predictive.gaussian import GaussianPredictive
@@ -129,10 +130,7 @@ def agreement(one: CategoricalPredictive, other: CategoricalPredictive) -> Tenso
         tensor(0.5000, dtype=torch.float64)
     """
     for predictive in (one, other):
-        if not isinstance(predictive, CategoricalPredictive):
-            raise TypeError(
-                f"`agreement` is of labels; got {type(predictive).__name__}. Of real targets take `total_variation`."
-            )
+        check_categorical(predictive, "`agreement` is of labels; of real targets take `total_variation`.")
     check_mergeable(one.probability_sum.shape, other.probability_sum.shape)
     same_names(one.names, other.names)
     return (one.mean.max(dim=1).indices == other.mean.max(dim=1).indices).double().mean()

@@ -13,14 +13,14 @@ References:
 """
 
 import math
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Self
 
 import torch
 from torch import Tensor
 
 from bayesuq.arrays import check_count
-from bayesuq.evaluation.binning import bin_index, sums_by_bin
+from bayesuq.evaluation.binning import added, bin_index, sums_by_bin
 from bayesuq.randomness import generator
 from bayesuq.waiting import numbers
 
@@ -83,9 +83,7 @@ class Gaps:
 
     def merge(self, other: Self) -> Self:
         """Of the rows of both."""
-        return type(self)(
-            **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        )
+        return added(self, other)
 
     @property
     def expected_calibration_error(self) -> Tensor:

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bayesuq.evaluation.diagnostics.quantities import FEWEST_DRAWS, LARGEST_R_HAT, Array, Quantity, measured
-from bayesuq.evaluation.report.tables import aligned
+from bayesuq.evaluation.report.tables import aligned, named
 from bayesuq.to_arviz.container import Container, group
 
 __all__ = ["convergence"]
@@ -56,10 +56,7 @@ class Convergence:
     remark: str
 
     def __getitem__(self, name: str) -> Quantity:
-        for quantity in self.quantities:
-            if quantity.name == name:
-                return quantity
-        raise KeyError(f"no variable {name!r}; there are {', '.join(each.name for each in self.quantities)}")
+        return named(self.quantities, name, "variable")
 
     def __str__(self) -> str:
         head = ("variable", "entries", "R-hat, largest", "share <= 1.01", "ESS, least", "MCSE / sd, largest")

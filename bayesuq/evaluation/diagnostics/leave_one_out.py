@@ -21,7 +21,7 @@ import numpy as np
 
 from bayesuq import optional
 from bayesuq.evaluation.diagnostics.pareto import ALL_EQUAL
-from bayesuq.evaluation.report.tables import aligned
+from bayesuq.evaluation.report.tables import aligned, named
 from bayesuq.pareto import tail_shape
 from bayesuq.to_arviz.container import IS_ARVIZ_BEFORE_1, Container, Variable, build, group, observed_variable
 
@@ -130,10 +130,7 @@ class Ranking:
     remark: str
 
     def __getitem__(self, name: str) -> Ranked:
-        for method in self.methods:
-            if method.name == name:
-                return method
-        raise KeyError(f"no method {name!r}; there are {', '.join(each.name for each in self.methods)}")
+        return named(self.methods, name, "method")
 
     def __str__(self) -> str:
         head = ("method", "elpd", "below the best", "weight", "parameters", "rows of bad k")

@@ -24,8 +24,8 @@ from bayesuq.evaluation.plots.panels import (
     stack_panels,
 )
 from bayesuq.evaluation.report.detection_tasks import Detection
-from bayesuq.evaluation.report.measure import Measure
 from bayesuq.evaluation.report.score_table import ScoreTable
+from bayesuq.evaluation.report.tables import named
 
 
 def rejection_curves(curves: Mapping[str, RiskCoverage]) -> Figure:
@@ -160,7 +160,7 @@ def score_differences(tables: Mapping[str, ScoreTable], measure: str = "auroc") 
     figure, ((panel,),) = stack_panels(1, levels={"score": max(PANEL_HEIGHT, 0.32 * len(names) + 0.8)}, scale=2.4)
     panel.axvline(0, color=GREY, linestyle="--", linewidth=1)
     for number, ((label, table), look) in enumerate(zip(tables.items(), looks(len(tables)), strict=True)):
-        chosen = {name: _named(measures, measure) for name, measures in table.measures.items()}
+        chosen = {name: named(measures, measure, "measure") for name, measures in table.measures.items()}
         places = [names.index(name) + 0.22 * (number - (len(tables) - 1) / 2) for name in chosen]
         errors = [2 * (each.standard_error or 0.0) for each in chosen.values()]
         values = [each.value for each in chosen.values()]
@@ -179,10 +179,3 @@ def within_finite(scores: Tensor) -> Tensor:
     """The scores with the least and largest finite one for infinite ones."""
     finite = scores[scores.isfinite()]
     return scores.clamp(finite.min(), finite.max()) if len(finite) else torch.zeros_like(scores)
-
-
-def _named(measures: Sequence[Measure], name: str) -> Measure:
-    found = next((each for each in measures if each.name == name), None)
-    if found is None:
-        raise KeyError(f"There is no measure {name!r}; there are {', '.join(each.name for each in measures)}.")
-    return found

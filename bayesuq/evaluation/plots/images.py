@@ -55,7 +55,7 @@ def class_probabilities(
         len(pixels), 1 + len(predictives), squeeze=False, width_ratios=[CELL, *[BARS] * len(predictives)]
     )
     for row, axes in enumerate(grid):
-        _draw_image(axes[0], pixels[row], "" if truth is None else f"is {_name(truth[row], names)}")
+        _draw_image(axes[0], pixels[row], "" if truth is None else f"is {class_name(truth[row], names)}")
         for place, (name, predictive) in enumerate(predictives.items(), start=1):
             _draw_bars(axes[place], predictive, row, None if truth is None else truth[row], names)
             axes[place].tick_params(labelbottom=row == len(pixels) - 1, labelleft=place == 1)
@@ -106,7 +106,7 @@ def most_uncertain(
         axes.set_axis_off()
     for axes, index in zip(grid.flat, shown, strict=False):
         wrong = labels[index] != truth[index]
-        said = _name(labels[index], names) + (f", is {_name(truth[index], names)}" if wrong else "")
+        said = class_name(labels[index], names) + (f", is {class_name(truth[index], names)}" if wrong else "")
         _draw_image(axes, pixels[index], f"{said}\n{values[index]:.2f}", color=VERMILLION if wrong else "black")
     figure.suptitle(f"predicted class, and {quantity}", fontsize="medium")
     return figure
@@ -149,9 +149,10 @@ def _draw_bars(
         axes.vlines(places, lower, upper, color="black", linewidth=1)
     axes.set_ylim(0, 1)
     axes.set_yticks([0, 1])
-    axes.set_xticks(places, [_name(int(place), names) for place in places], fontsize="small")
+    axes.set_xticks(places, [class_name(int(place), names) for place in places], fontsize="small")
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _name(label: int, names: Sequence[str] | None) -> str:
+def class_name(label: int, names: Sequence[str] | None) -> str:
+    """That of a label, or its number."""
     return str(label) if names is None else str(names[label])

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count, check_finite, to_tensor
 from bayesuq.evaluation.plots.figure import Figure
-from bayesuq.evaluation.plots.images import as_pictures
+from bayesuq.evaluation.plots.images import as_pictures, class_name
 from bayesuq.evaluation.plots.panels import (
     BLUE,
     GREY,
@@ -217,7 +217,7 @@ def _drawn(maps: Maps, names: Sequence[str] | None, labels: Sequence[str] | None
         for place, title in enumerate(COLUMNS):
             axes[place].set_title(title if row == 0 else "", fontsize="medium")
     figure.colorbar(shown, ax=grid[:, 4:], label="nats", aspect=12 * len(pixels), shrink=0.9, pad=0.01)
-    entries = [Patch(facecolor=colours(k), label=_name(k, names)) for k in range(num_classes)]
+    entries = [Patch(facecolor=colours(k), label=class_name(k, names)) for k in range(num_classes)]
     wrong = Patch(facecolor=WRONG, label="wrong")
     figure.legend(handles=[*entries, wrong], loc="outside lower center", ncols=7, frameon=False, fontsize="small")
     return figure
@@ -338,7 +338,3 @@ def _draw_errors(axes: Axes, wrong: Tensor, void: Tensor) -> None:
     painted[np.asarray(wrong)] = to_rgba(WRONG)
     painted[np.asarray(void)] = to_rgba(VOID)
     axes.imshow(painted, interpolation="nearest")
-
-
-def _name(label: int, names: Sequence[str] | None) -> str:
-    return str(label) if names is None else str(names[label])

@@ -16,7 +16,7 @@ from bayesuq.arrays import ArrayLike
 from bayesuq.evaluation.kinds import kind_of_targets
 from bayesuq.evaluation.report.measure import COLUMNS, Measure
 from bayesuq.evaluation.report.standard_measures import CALIBRATION_ERROR, StandardMeasure, standard_measures
-from bayesuq.evaluation.report.tables import aligned, in_line
+from bayesuq.evaluation.report.tables import aligned, in_line, named
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
 from bayesuq.evaluation.standard_errors import weighted
 from bayesuq.notebook import table
@@ -43,10 +43,7 @@ class Comparison:
     basis: str
 
     def __getitem__(self, name: str) -> Measure:
-        for difference in self.differences:
-            if difference.name == name:
-                return difference
-        raise KeyError(f"no difference {name!r}; there are {', '.join(each.name for each in self.differences)}")
+        return named(self.differences, name, "difference")
 
     def __str__(self) -> str:
         values, errors, units = zip(*(each.cells for each in self.differences), strict=True)

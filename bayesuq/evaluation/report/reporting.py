@@ -18,7 +18,7 @@ from bayesuq.evaluation.observed import as_weight
 from bayesuq.evaluation.ranks import check_scores, warn_undefined
 from bayesuq.evaluation.report.comparison import Comparison, compare_measures
 from bayesuq.evaluation.report.measure import COLUMNS, Measure
-from bayesuq.evaluation.report.tables import aligned, compared, counted, in_line
+from bayesuq.evaluation.report.tables import aligned, compared, counted, in_line, named
 from bayesuq.evaluation.report.tally import Tally
 from bayesuq.evaluation.standard_errors import bootstrap
 from bayesuq.evaluation.standard_errors import closed_form as standard_errors
@@ -66,10 +66,7 @@ class Report:
     num_missing: int = 0
 
     def __getitem__(self, name: str) -> Measure:
-        for measure in self.measures:
-            if measure.name == name:
-                return measure
-        raise KeyError(f"no measure {name!r}; there are {', '.join(measure.name for measure in self.measures)}")
+        return named(self.measures, name, "measure")
 
     def __str__(self) -> str:
         if not self.measures:

@@ -5,6 +5,7 @@ import re
 import textwrap
 from collections.abc import Iterable, Sequence
 from itertools import zip_longest
+from typing import Protocol, TypeVar
 
 WIDTH = 80  # of a terminal, and of a mail
 GAP = 2  # between columns
@@ -32,6 +33,30 @@ def rounded(value: float, error: float | None) -> tuple[str, str]:
 def counted(number: int, noun: str) -> str:
     """The number with its noun, in the plural unless it is 1."""
     return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+class Named(Protocol):
+    """What stands under its name in a table."""
+
+    @property
+    def name(self) -> str:
+        """Its own."""
+        ...
+
+
+Row = TypeVar("Row", bound=Named)
+
+
+def named(rows: Sequence[Row], name: str, what: str) -> Row:
+    """The one of this name.
+
+    Raises:
+        KeyError: None; with the names that there are.
+    """
+    for row in rows:
+        if row.name == name:
+            return row
+    raise KeyError(f"no {what} {name!r}; there are {', '.join(row.name for row in rows)}")
 
 
 def value_cells(value: float, error: float | None, unit: str, remark: str) -> tuple[str, str, str]:

@@ -63,7 +63,8 @@ class ImageFailures:
         """Of each uncertainty, how well it finds failed images, with standard errors over images."""
         known = ~self.dice.isnan()
         risk, failed = (1 - self.dice[known]).clamp(min=0), self.has_failed
-        measures = [Measure("failed_images", float(failed.double().mean()), None, "fraction", self._meaning)]
+        told = f"Dice below {self.failed_below:g}"
+        measures = [Measure("failed_images", float(failed.double().mean()), None, "fraction", told)]
         for name, values in self.uncertainties.items():
             scores = values[known]
             area, excess = detection.aurc(scores, risk), detection.excess_aurc(scores, risk)
@@ -76,10 +77,6 @@ class ImageFailures:
             correlation = rank_correlation(scores, self.dice[known])
             measures.append(Measure.of(f"{name}_rank_correlation", correlation, None, "", "with Dice; -1 is best"))
         return Report(tuple(measures), int(known.sum()), self.num_samples, num_missing=int((~known).sum()))
-
-    @property
-    def _meaning(self) -> str:
-        return f"Dice below {self.failed_below:g}"
 
 
 def image_failures(

@@ -10,7 +10,7 @@ Reference:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
@@ -61,8 +61,7 @@ class LesionCounts:
     @classmethod
     def concatenate(cls, parts: Sequence["LesionCounts"]) -> "LesionCounts":
         """The images of all parts."""
-        names = ("true", "found", "predicted", "false", "uncertainty", "is_false")
-        return cls(**{name: torch.cat([getattr(part, name) for part in parts]) for name in names})
+        return cls(**{field.name: torch.cat([getattr(part, field.name) for part in parts]) for field in fields(cls)})
 
 
 def lesion_counts(

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from bayesuq.arrays import ArrayLike, as_labels, check_count
-from bayesuq.evaluation.binning import Reliability, bin_index
+from bayesuq.evaluation.binning import Reliability, added, bin_index
 from bayesuq.evaluation.kinds import check_categorical
 from bayesuq.evaluation.scores import FOR_LABELS, pointwise_brier_score
 from bayesuq.evaluation.segmentation.image_counts import CountedPixels
@@ -173,9 +173,7 @@ class PixelCounts:
                 f"{tuple(self.confusion.shape)} with {self.confidence_sum.shape[-1]} bins and "
                 f"{tuple(other.confusion.shape)} with {other.confidence_sum.shape[-1]}. Use `concatenate` for rows."
             )
-        return replace(
-            self, **{field.name: getattr(self, field.name) + getattr(other, field.name) for field in fields(self)}
-        )
+        return added(self, other)
 
     @property
     def num_pixels(self) -> Tensor:

@@ -83,7 +83,7 @@ class SegmentationResult:
     @property
     def image_dice(self) -> Tensor:
         """Dice of each image, (N,); 1 where there is nothing to find and nothing was found, NaN without a label."""
-        return self.pixels.dice if self.background else self.pixels.foreground_dice
+        return self._dice(self.pixels)
 
     @property
     def image_uncertainty(self) -> dict[str, Tensor]:

@@ -72,8 +72,10 @@ def standard_error(measure: Weighted, *, num_replicates: int = 200, seed: int = 
         In the unit of the measure, 0-d float64; NaN for one row, which tells nothing of others, and where fewer than
         two samples are left.
     """
-    spread = _spread(replicates(measure, num_replicates=num_replicates, seed=seed))
-    return spread if measure.num_counting > 1 else torch.full_like(spread, torch.nan)
+    values = replicates(measure, num_replicates=num_replicates, seed=seed)
+    kept = values[values.isfinite()]
+    is_known = measure.num_counting > 1 and len(kept) > 1
+    return kept.std() if is_known else torch.full_like(values[0], torch.nan)
 
 
 def paired_difference(one: Weighted, other: Weighted, *, num_replicates: int = 200, seed: int = 0) -> Estimate:
@@ -99,8 +101,3 @@ def _counts(num_rows: int, numbers: range, seed: int, device: torch.device) -> T
     """How often each row counts in each replicate, (R, N); the measures of a report ask for the same, one by one."""
     rate = torch.ones(num_rows, dtype=torch.float64, device=device)
     return torch.stack([torch.poisson(rate, generator=generator(seed, number, device=device)) for number in numbers])
-
-
-def _spread(values: Tensor) -> Tensor:
-    kept = values[values.isfinite()]
-    return kept.std() if len(kept) > 1 else torch.full_like(values[0], torch.nan)

@@ -186,18 +186,13 @@ def of_gap_difference(one: Tensor, other: Tensor, *, num_replicates: int = 200, 
         num_replicates: R.
         seed: Of the draws.
     """
-    sums, size = _resampled_sums(torch.cat([one[:, :-1], other], dim=1), num_replicates, seed)
-    first, second = (part.abs().sum(dim=1) for part in sums.split([one.shape[1] - 1, other.shape[1] - 1], dim=1))
-    return ((first - second) / size).std()
-
-
-def _resampled_sums(rows: Tensor, num_replicates: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Column sums of rows (N, K + 1) that count Poisson(1) times each, in the normal limit: (R, K), and the last's."""
     check_count(num_replicates, "num_replicates", minimum=2)
     check_count(seed, "seed", minimum=0)
-    sizes = rows[:, -1]
+    rows, sizes = torch.cat([one[:, :-1], other], dim=1), other[:, -1]
     if int((sizes > 0).sum()) < 2:  # as of any other measure: one row tells nothing of others
-        return rows.new_full((num_replicates, rows.shape[1] - 1), torch.nan), rows.new_ones(num_replicates)
-    noise = generator(seed, device=rows.device)
-    drawn = rows.sum(dim=0) + normal_draws(rows.T @ rows, num_replicates, noise)
-    return drawn[:, :-1], drawn[:, -1].clamp(min=float(sizes.max()))
+        return rows.new_full((), torch.nan)
+    # Column sums of rows that count Poisson(1) times each, in the normal limit.
+    drawn = rows.sum(dim=0) + normal_draws(rows.T @ rows, num_replicates, generator(seed, device=rows.device))
+    first, second, size = drawn.split([one.shape[1] - 1, other.shape[1] - 1, 1], dim=1)
+    gaps = first.abs().sum(dim=1) - second.abs().sum(dim=1)
+    return (gaps / size[:, 0].clamp(min=float(sizes.max()))).std()

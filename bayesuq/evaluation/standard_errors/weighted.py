@@ -7,7 +7,7 @@ whatever the number of weightings, and by `Ranks` for all measures.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Self
 
@@ -89,9 +89,7 @@ def mean(values: Tensor, weight: Tensor | None = None) -> Weighted:
 def root_mean(squares: Tensor, weight: Tensor | None = None) -> Weighted:
     """The root of the mean of squared errors, (N, ...); see `mean`."""
     of_mean = mean(squares, weight)
-    return Weighted(
-        of_mean.num_rows, of_mean.num_values, of_mean.device, lambda w: of_mean(w).sqrt(), of_mean.num_known
-    )
+    return replace(of_mean, function=lambda weights: of_mean(weights).sqrt())
 
 
 def expected_calibration_error(

@@ -6,7 +6,7 @@ any data, so that states of any batches and machines add up to the same counts. 
 measure is then bounded by its value in the best and in the worst order, ties included.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -124,12 +124,8 @@ class Ranking:
             return self
         scores = self.scores
         bins = bin_of(scores) + NUM_BINS * self.positives
-        return type(self)(
-            limit=self.limit,
-            blocks=(),
-            counts=torch.bincount(bins, minlength=2 * NUM_BINS).reshape(2, NUM_BINS),
-            sums=torch.bincount(bins, weights=scores, minlength=2 * NUM_BINS).reshape(2, NUM_BINS),
-        )
+        counts, sums = (torch.bincount(bins, weights=each, minlength=2 * NUM_BINS) for each in (None, scores))
+        return replace(self, blocks=(), counts=counts.view(2, NUM_BINS), sums=sums.view(2, NUM_BINS))
 
     def merge(self, other: Self) -> Self:
         """The ranking of the points of both, exact where they are at most `limit`.
@@ -140,23 +136,14 @@ class Ranking:
         if self.limit != other.limit:
             raise ValueError(f"Only rankings of one limit merge; got {self.limit} and {other.limit}.")
         if self.is_exact and other.is_exact and self.num_points + other.num_points <= self.limit:
-            return type(self)(
-                limit=self.limit,
-                blocks=_settled([*self.blocks, *other.blocks]),
-                counts=self.counts,
-                sums=self.sums,
-            )
+            return replace(self, blocks=_settled([*self.blocks, *other.blocks]))
         one, two = self.counted(), other.counted()
-        return type(self)(limit=self.limit, blocks=(), counts=one.counts + two.counts, sums=one.sums + two.sums)
+        return replace(one, counts=one.counts + two.counts, sums=one.sums + two.sums)
 
     def to(self, device: torch.device | str) -> Self:
         """The same on another device."""
-        return type(self)(
-            limit=self.limit,
-            blocks=tuple((scores.to(device), flags.to(device)) for scores, flags in self.blocks),
-            counts=self.counts.to(device),
-            sums=self.sums.to(device),
-        )
+        blocks = tuple((scores.to(device), flags.to(device)) for scores, flags in self.blocks)
+        return replace(self, blocks=blocks, counts=self.counts.to(device), sums=self.sums.to(device))
 
     def auroc(self) -> Bounded:
         """As `detection.auroc`."""
