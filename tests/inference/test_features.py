@@ -16,6 +16,7 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from bayesuq.data import Dataset
 from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification, evaluate_ood
 from bayesuq.evaluation.standard_errors import bootstrap, weighted
 from bayesuq.inference import features, laplace, temperature
@@ -253,6 +254,8 @@ class Twice(nn.Module):
         (lambda: features.Features(np.ones((3, 2)), labels=[0, 1]), r"`labels` must have shape \(3,\)"),
         (lambda: features.NearestNeighbours.of(made(0, 9)), "at most the 9 training rows"),
         (lambda: Mahalanobis.of(features.Features(np.ones((4, 2)), labels=[0, 1, 0, 1])), "must vary"),
+        (lambda: Mahalanobis.of(features.Features(np.eye(3), labels=[0, -100, 1])), "from 0 on; got -100"),
+        (lambda: Energy.of(made(0))(features.take(adopt(network(), likelihoods.Normal(1.0)), labelled(8))), "`logits`"),
     ],
 )
 def test_mistakes_are_told(call: Any, match: str) -> None:
@@ -282,3 +285,41 @@ def test_a_temperature_divides_logits_and_multiplies_the_energy() -> None:
     taken = features.Features([[0.0]], logits=[[1.0, 3.0]])
     found = Energy.of(taken, temperature=2.0)(taken)
     assert float(found) == pytest.approx(-2.0 * math.log(math.exp(0.5) + math.exp(1.5)), rel=1e-6)
+
+
+@pytest.mark.parametrize("as_loader", [False, True])
+def test_rows_that_do_not_count_are_no_class(as_loader: bool) -> None:
+    data, void = labelled(60), torch.arange(60) % 4 == 0
+    adopted = adopt(network(), likelihoods.Categorical(ignore_index=-100))
+    ways = (
+        Dataset(data.x, torch.where(void, -100, data.y)),
+        Dataset(data.x, data.y, weight=(~void).float()),
+    )
+    expected = features.fit(adopted, data.rows(~void), scores=["mahalanobis"])(data.x)["mahalanobis"]
+    for rows in ways[: 1 if as_loader else 2]:
+        given: Any = DataLoader(TensorDataset(rows.x, rows.y), batch_size=60) if as_loader else rows
+        scores = features.fit(adopted, given, scores=["mahalanobis"])
+        torch.testing.assert_close(scores(given)["mahalanobis"], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_one_logit_has_the_scores_of_the_two_that_it_stands_for() -> None:
+    one = built(lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1)))
+    two = built(lambda: nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)))
+    with torch.no_grad():
+        two[0].load_state_dict(one[0].state_dict())
+        for name in ("weight", "bias"):
+            both = torch.cat([torch.zeros_like(getattr(one[2], name)), getattr(one[2], name)])
+            getattr(two[2], name).copy_(both)
+    data = labelled(60)
+    data = Dataset(data.x, data.y % 2)
+    names = ["energy", "clipped_energy", "virtual_logit"]
+    laws = ((one, likelihoods.Bernoulli()), (two, likelihoods.Categorical()))
+    found, expected = (features.fit(adopt(net, law), data, scores=names)(data.x) for net, law in laws)
+    for name in names:
+        torch.testing.assert_close(found[name], expected[name], rtol=1e-5, atol=1e-5)
+
+
+def test_features_in_low_precision_are_clipped() -> None:
+    taken = made(0)
+    low = features.Features(taken.features.bfloat16(), weight=taken.weight, bias=taken.bias)
+    assert Energy.of(low, clip=0.9).largest == pytest.approx(Energy.of(taken, clip=0.9).largest, rel=2**-8)

@@ -49,7 +49,8 @@ class Energy(FeatureScore):
         if clip is None:
             return cls(temperature=float(temperature))
         check_fraction(clip, "clip")
-        largest = float(np.quantile(taken.features.cpu().numpy(), clip))
+        features = taken.features.float() if taken.features.dtype == torch.bfloat16 else taken.features
+        largest = float(np.quantile(features.cpu().numpy(), clip))  # NumPy has no bfloat16
         return cls(temperature=float(temperature), largest=largest)
 
     def __call__(self, taken: Features) -> Tensor:

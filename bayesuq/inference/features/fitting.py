@@ -23,7 +23,7 @@ from bayesuq.inference.features.gaussians import ClassDensity, Mahalanobis
 from bayesuq.inference.features.neighbours import NearestNeighbours
 from bayesuq.inference.features.subspace import VirtualLogit
 from bayesuq.inference.features.taken import Features, FeatureScore
-from bayesuq.inference.features.taking import MEMORY, take
+from bayesuq.inference.features.taking import MEMORY, take, taken_of
 from bayesuq.loaders import Data
 from bayesuq.posterior import Posterior
 from bayesuq.storage import read, write
@@ -55,7 +55,8 @@ def fit(
 
     Args:
         posterior: One network, as `take` has it; or features that are there, of a network or of arrays.
-        data: Training rows with labels, a Dataset or a loader; left out beside features.
+        data: Training rows with labels, a Dataset or a loader; those of weight 0 and of the likelihood's `ignore_index`
+            do not count. Left out beside features.
         scores: Which: names among "mahalanobis", "relative_mahalanobis", "class_density" (DDU), "nearest_neighbours",
             "energy", "clipped_energy" (ReAct) and "virtual_logit" (ViM); or, in a mapping, functions from features to a
             score by name, such as `{"k = 5": partial(NearestNeighbours.of, num_neighbours=5)}`, for options of the
@@ -80,7 +81,7 @@ def fit(
     else:
         if data is None:
             raise TypeError("`data` must be the training rows, such as bayesuq.Dataset(x, y).")
-        taken, network = take(posterior, data, layer=layer, memory=memory), posterior
+        taken, network = taken_of(posterior, data, layer=layer, memory=memory, leaves_void_out=True), posterior
     chosen = _chosen(scores)
     return FeatureScores(network, {name: of(taken) for name, of in chosen.items()}, layer, memory)
 

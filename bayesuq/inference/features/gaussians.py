@@ -166,8 +166,14 @@ def sum_of(taken: Features) -> Tensor:
 
 
 def class_means(taken: Features, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """The mean of each class that is there, (C, D), and its rows, (C,), float64, in the order of the labels."""
-    _, place, counts = labels.unique(return_inverse=True, return_counts=True)
+    """The mean of each class that is there, (C, D), and its rows, (C,), float64, in the order of the labels.
+
+    Raises:
+        ValueError: Labels below 0, which are of no class.
+    """
+    classes, place, counts = labels.unique(return_inverse=True, return_counts=True)
+    if classes[0] < 0:
+        raise ValueError(f"`labels` must be classes from 0 on; got {int(classes[0])}. Leave void rows out.")
     sums = torch.zeros(len(counts), taken.features.shape[1], dtype=torch.float64, device=labels.device)
     first = 0
     for block in taken.blocks():

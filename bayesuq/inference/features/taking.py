@@ -19,6 +19,7 @@ from bayesuq.inference.posteriors.wrapping import WrappingPosterior
 from bayesuq.inputs import Inputs, checked
 from bayesuq.loaders import Data, Loader
 from bayesuq.models.bnn import BayesianNetwork, share_tensors
+from bayesuq.models.likelihoods.base import LOGITS, Likelihood
 from bayesuq.models.network_inputs import cast_inputs
 from bayesuq.posterior import Posterior
 from bayesuq.randomness import isolated
@@ -29,6 +30,10 @@ PARAMETRISED = "parametrizations"  # torch's name for the modules that compute a
 
 def take(posterior: Posterior, data: "Data | ArrayLike", *, layer: str | None = None, memory: int = MEMORY) -> Features:
     """The features of rows by a trained network, with its logits, the labels that come with them, and the last layer.
+
+    Logits, and the layer that gives them, are of classes: one that is the logit of label 1 has a 0 beside it, and
+    outputs that are something else, such as means, log rates or logits of labels that do not exclude each other, are
+    left out.
 
     Args:
         posterior: One network: of `bayesuq.adopt`, `map_estimate.fit`, or what stands on such a mode.
@@ -51,22 +56,46 @@ def take(posterior: Posterior, data: "Data | ArrayLike", *, layer: str | None = 
         >>> take(adopt(net, Categorical()), torch.ones(4, 2))
         Features(4 rows of 50 features, 1 MB at most, with logits, weight, bias)
     """
+    return taken_of(posterior, data, layer=layer, memory=memory, leaves_void_out=False)
+
+
+def taken_of(
+    posterior: Posterior, data: "Data | ArrayLike", *, layer: str | None, memory: int, leaves_void_out: bool
+) -> Features:
+    """As `take`, of the labelled rows that count if the others are to be left out."""
     network = FeatureNetwork.of(posterior, layer)
     check_count(memory, "memory")
     features, logits, labels = RowStore(memory), RowStore(memory), RowStore(memory)
-    is_linear = True
+    is_linear, of_classes = True, _are_logits(network.model.likelihood)
     with torch.no_grad(), isolated(0):
-        for x, y in _batches(network.model, data):
+        for x, y in _batches(network.model, data, leaves_void_out=leaves_void_out):
             for rows in network.chunks(x):
                 some, f = network(rows)
                 is_linear = is_linear and network.is_linear(some, f)
+                has_one = network.model.likelihood.has_one_logit
+                of_classes = of_classes and f.ndim == 2 and not (has_one and f.shape[1] > 1)
                 features.add(some)
-                logits.add(f)
+                logits.add(_beside_zero(f) if f.shape[1] == 1 else f)
             if y is not None:
                 labels.add(y)
     found = labels.whole() if labels.is_filled else None
+    if not of_classes:
+        return Features(features.whole(), None, found)
     weight, bias = network.last_layer if is_linear else (None, None)
+    if weight is not None and len(weight) == 1:
+        weight, bias = _beside_zero(weight, dim=0), None if bias is None else _beside_zero(bias, dim=0)
     return Features(features.whole(), logits.whole(), found, weight, bias)
+
+
+def _are_logits(likelihood: Likelihood) -> bool:
+    """Whether outputs are logits of classes, or of labels of a likelihood that does not say what else they are."""
+    kinds = getattr(likelihood, "base", likelihood).output_kinds
+    return likelihood.outputs_are_logits or kinds == (LOGITS,) or (not kinds and likelihood.has_labels)
+
+
+def _beside_zero(values: Tensor, dim: int = 1) -> Tensor:
+    """A logit of label 1, or what gives it, beside that of label 0."""
+    return torch.cat([torch.zeros_like(values), values], dim=dim)
 
 
 class FeatureNetwork:
@@ -182,14 +211,22 @@ def _linear(net: nn.Module) -> list[str]:
     return [repr(path) for path, module in net.named_modules() if isinstance(module, nn.Linear)]
 
 
-def _batches(model: BayesianNetwork, data: Any) -> Iterator[tuple[Any, Tensor | None]]:
+def _batches(model: BayesianNetwork, data: Any, *, leaves_void_out: bool) -> Iterator[tuple[Any, Tensor | None]]:
     """Inputs, and labels where there are some."""
     loader = Loader.of(data)
-    if isinstance(data, Dataset):
-        yield data.x, _labels(model, data)
-    elif loader is not None and _has_targets(loader):
-        for batch in loader.complete():
-            yield batch.x, _labels(model, batch)
+    if isinstance(data, Dataset) or (loader is not None and _has_targets(loader)):
+        for batch in [data] if loader is None else loader.complete():
+            labels = _labels(model, batch)
+            if labels is not None and leaves_void_out:
+                counts = torch.ones_like(labels, dtype=torch.bool)
+                if batch.weight is not None:
+                    counts &= (batch.weight.reshape(len(labels), -1) > 0).any(dim=1).to(counts.device)
+                if model.likelihood.ignore_index is not None:
+                    counts &= labels != model.likelihood.ignore_index
+                if not counts.any():
+                    continue
+                batch, labels = batch.rows(counts.cpu()), labels[counts]
+            yield batch.x, labels
     else:
         for x in batches_of(data):
             yield x, None
