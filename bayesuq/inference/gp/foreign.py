@@ -23,7 +23,7 @@ from gpytorch.distributions import MultitaskMultivariateNormal
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike, as_real, check_count, check_device, check_inputs
+from bayesuq.arrays import ArrayLike, as_real, as_targets, check_count, check_device, check_inputs
 from bayesuq.functions import Functions
 from bayesuq.gradients import unless_kept
 from bayesuq.inference.gp.exact import ExactGpPosterior, evaluated
@@ -32,6 +32,8 @@ from bayesuq.inference.gp.sparse_posterior import updated_law
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, predict_batches
 from bayesuq.inference.training.history import UNTRAINED
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
+from bayesuq.models.likelihoods.base import Likelihood
+from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.models.likelihoods.real import Normal
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
@@ -51,6 +53,7 @@ NORMAL = (
     gpytorch.likelihoods.FixedNoiseGaussianLikelihood,
     gpytorch.likelihoods.MultitaskGaussianLikelihood,
 )
+DIRICHLET = gpytorch.likelihoods.DirichletClassificationLikelihood  # of labels, by normal targets that stand for them
 
 
 def is_process(model: object) -> bool:
@@ -67,25 +70,28 @@ def adopt_process(model: Any, likelihood: Any = None) -> "ExactGpPosterior | Gpy
 
     Raises:
         TypeError: A likelihood that is not GPyTorch's, or none where it is needed; another kind of model.
-        ValueError: An `ExactGP` without training data.
+        ValueError: An `ExactGP` without training data, or with other inputs for each output.
     """
     own = _likelihood(model, likelihood)
     if not isinstance(model, gpytorch.models.ExactGP) or not _is_plain(model, own):
+        if isinstance(own, DIRICHLET):
+            raise TypeError("With a DirichletClassificationLikelihood `forward` must be the mean and the kernel alone.")
         return GpytorchPosterior(_begun(copied(model)), copied(own))
     process, x, y = process_of(model), _training_rows(model), model.train_targets.detach().double()
     y = torch.atleast_2d(y)
     prior = process.build(x, len(y))
     prior.load(prior.state() | _log_scale(own, prior))
     noise = own.noise.detach().double().reshape(-1, 1) if _is_learned(own) else _known_noise(own)
-    noise = noise.expand_as(y).clone()
+    noise = noise.expand_as(y).masked_fill(y.isnan(), torch.inf)  # NaN is how GPyTorch says that one is missing
     posterior = ExactGpPosterior(
         model=process,
         hyperparameters=prior.state(),
         x=x,
-        y=y,
+        y=y.nan_to_num(0.0),
         noise=noise,
         log_marginal_likelihood=math.nan,
         history=UNTRAINED,
+        approximation="dirichlet" if isinstance(own, DIRICHLET) else "exact",
     )
     return evaluated(posterior)
 
@@ -106,7 +112,10 @@ def process_of(model: Any) -> GaussianProcess:
             f"got {type(model).__name__}. Give its kernel: GaussianProcess(model.covar_module, likelihood=...), a "
             "network before it as Deep(net, kernel); or train it with GPyTorch and call `bayesuq.adopt`."
         )
-    if _is_learned(model.likelihood):
+    likelihood: Likelihood
+    if isinstance(model.likelihood, DIRICHLET):
+        likelihood = Categorical()
+    elif _is_learned(model.likelihood):
         likelihood = Normal(per_column=model.likelihood.noise.numel() > 1)
     else:
         likelihood = Normal(scale=max(_second_noise(model.likelihood) ** 0.5, NO_NOISE))
@@ -147,8 +156,14 @@ def _is_plain(model: Any, likelihood: Any) -> bool:
 
 
 def _training_rows(model: Any) -> Tensor:
-    """(N, D), float64; GPyTorch repeats them for each output."""
+    """(N, D), float64; GPyTorch repeats them for each output.
+
+    Raises:
+        ValueError: They differ between outputs.
+    """
     x = model.train_inputs[0].detach().double()
+    if x.ndim > 2 and bool((x != x[:1]).any()):
+        raise ValueError("The outputs of `model` have training inputs of their own. Adopt a model of each output.")
     return x if x.ndim == 2 else x[0]
 
 
@@ -166,14 +181,12 @@ def _log_scale(likelihood: Any, prior: FunctionPrior) -> dict[str, Tensor]:
 
 def _second_noise(likelihood: Any) -> float:
     """The variance that is learned beside known noise."""
-    second = likelihood.second_noise
-    return float(second.detach()) if isinstance(second, Tensor) else float(second)
+    return float(torch.as_tensor(likelihood.second_noise).detach().mean())
 
 
 def _known_noise(likelihood: Any) -> Tensor:
     """Noise variances of the training rows, (1, N) or (C, N)."""
-    known = likelihood.noise_covar.noise.detach().double() + _second_noise(likelihood)
-    return torch.atleast_2d(known)
+    return torch.atleast_2d(likelihood.noise.detach().double())
 
 
 def copied(module: Any) -> Any:
@@ -249,9 +262,11 @@ class GpytorchPosterior(Posterior):
         with unless_kept():
             law = self.network(rows)
             if isinstance(self.reading, NORMAL):
-                own, noisy = (_columns(each, each.variance) for each in (law, self.reading(law)))
-                mean = _columns(law, law.mean)
-                noise = (noisy - own).clamp(min=0.0)
+                own, mean = _columns(law, law.variance), _columns(law, law.mean)
+                if isinstance(self.reading, NORMAL[1]):  # which gives as many new rows the noise of the fitted ones
+                    noise = torch.as_tensor(self.reading.second_noise).to(own).reshape(1, -1).expand_as(own)
+                else:
+                    noise = (_columns(law, self.reading(law).variance) - own).clamp(min=0.0)
                 return GaussianPredictive(
                     mean=mean.unsqueeze(0), noise_variance=noise.unsqueeze(0), function_variance=own.unsqueeze(0)
                 )
@@ -314,7 +329,7 @@ class GpytorchPosterior(Posterior):
 
         Raises:
             NotImplementedError: Another model or likelihood, whose law would have to be found by steps.
-            ValueError: Targets that do not fit x.
+            ValueError: Targets that do not fit x, or are not finite.
         """
         rows, is_exact = self._rows(x), isinstance(self.network, gpytorch.models.ExactGP)
         if not _is_learned(self.reading) or not (is_exact or _is_whitened(self.network)):
@@ -323,9 +338,10 @@ class GpytorchPosterior(Posterior):
                 "VariationalStrategy of a CholeskyVariationalDistribution, is conditioned on further rows. Train it on "
                 "all rows: `gp.fit(posterior, data)`."
             )
-        targets = torch.as_tensor(y).to(rows).reshape(-1)
-        if len(targets) != len(rows):
-            raise ValueError(f"`y` must have {len(rows)} numbers, one for each row of `x`; got {len(targets)}.")
+        targets = as_targets(y).to(rows)
+        if targets.shape != (len(rows), 1):
+            raise ValueError(f"`y` must have shape ({len(rows)},), as `x` has rows; got {tuple(targets.shape)}.")
+        targets = targets.squeeze(1)
         network = copied(self.network)
         if is_exact:
             inputs = torch.cat([network.train_inputs[0], rows], dim=-2)

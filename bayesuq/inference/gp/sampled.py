@@ -6,6 +6,7 @@ Reference:
     Lalchand & Rasmussen 2020, Approximate Inference for Fully Bayesian Gaussian Process Regression.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from bayesuq.arrays import ArrayLike
+from bayesuq.arrays import ArrayLike, check_count
 from bayesuq.functions import Functions
 from bayesuq.inference.gp.exact import ExactGpPosterior, condition
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
@@ -23,7 +24,7 @@ from bayesuq.inference.gp.marginal_likelihood import Observations, hyperparamete
 from bayesuq.inference.gp.posterior import draw_jointly
 from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
-from bayesuq.inference.training.history import History
+from bayesuq.inference.training.history import UNTRAINED
 from bayesuq.models.gp.process import FunctionPrior, GaussianProcess
 from bayesuq.predictive.base import PredictiveDistribution
 from bayesuq.randomness import derive_seed, resolve_seed
@@ -91,7 +92,7 @@ class SampledGpPosterior(ProcessPosterior):
         found = self._kept.get(index)
         if found is None:
             prior = self._prior(index)
-            found = condition(self.model, prior, self._data, float("nan"), History((), (), 0), "exact")
+            found = condition(self.model, prior, self._data, math.nan, UNTRAINED, "exact")
             if self.num_members * len(self.x) ** 2 * len(self.y) <= CACHED:
                 self._kept[index] = found
         return found
@@ -126,7 +127,8 @@ class SampledGpPosterior(ProcessPosterior):
     def sample_functions(self, x: ArrayLike, num_samples: int, *, seed: int | None = None) -> Tensor:
         """Joint draws of f, each at a draw of the hyperparameters of its own: see `GpPosterior.sample_functions`."""
         x, key = self.by_name(x), resolve_seed(seed)
-        chosen = [(2 * s + 1) * self.num_members // (2 * num_samples) % self.num_members for s in range(num_samples)]
+        check_count(num_samples, "num_samples")
+        chosen = [(2 * s + 1) * self.num_members // (2 * num_samples) for s in range(num_samples)]
         draws = [
             self.member(index).sample_functions(x, 1, seed=derive_seed(key, place))
             for place, index in enumerate(chosen)

@@ -82,19 +82,30 @@ class FixedMean(Mean):
 
     def build(self, num_inputs: int, batch: torch.Size) -> Any:  # noqa: ARG002
         """See `Mean.build`."""
-        return BuiltFixed(self.net)
+        return BuiltFixed(self.net, batch[0])
 
 
 class BuiltFixed(nn.Module):
     """A network's outputs; no parameter of the process, so that no fit moves it and no file holds it."""
 
-    def __init__(self, net: nn.Module) -> None:
+    def __init__(self, net: nn.Module, num_outputs: int) -> None:
         super().__init__()
+        self.num_outputs = num_outputs
         self._held = (copied(net).double().eval().requires_grad_(False),)  # in a tuple: not a part of this module
 
     def forward(self, x: Tensor) -> Tensor:
-        """(C, N)."""
-        return self._held[0].to(x.device)(x.double()).T
+        """(C, N).
+
+        Raises:
+            ValueError: The network gives numbers of another shape than (N, C).
+        """
+        f: Tensor = self._held[0].to(x.device)(x.double())
+        if f.numel() != len(x) * self.num_outputs or len(f) != len(x):
+            raise ValueError(
+                f"The network of a FixedMean must give ({len(x)}, {self.num_outputs}) numbers here, one for each "
+                f"function of the process; got {tuple(f.shape)}."
+            )
+        return f.reshape(len(x), -1).T
 
 
 class BuiltConstant(Counted):

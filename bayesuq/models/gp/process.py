@@ -13,7 +13,7 @@ from bayesuq.arrays import check_count
 from bayesuq.models.gp.combined import INPUT_UNITS, Coregionalised, CoregionalisedKernel, Deep, DeepKernel, Scale
 from bayesuq.models.gp.hyperparameters import Hyperparameter, tell
 from bayesuq.models.gp.kernels import Kernel, Matern
-from bayesuq.models.gp.means import ConstantMean, Mean, ZeroMean
+from bayesuq.models.gp.means import ConstantMean, FixedMean, Mean, ZeroMean
 from bayesuq.models.gp.units import Counted, Units, channel_moments
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Categorical
@@ -53,7 +53,8 @@ class GaussianProcess:
 
         Raises:
             TypeError: Parts of another kind.
-            ValueError: A number of outputs below 1; scales of the noise that the inputs should bring.
+            ValueError: A number of outputs below 1; scales of the noise that the inputs should bring; a fixed mean
+                beside a deep kernel.
         """
         likelihood = Normal() if self.likelihood is None else self.likelihood
         if not isinstance(likelihood, Likelihood):
@@ -72,6 +73,11 @@ class GaussianProcess:
         mean = self.mean if self.mean is not None else ConstantMean() if likelihood.has_units else ZeroMean()
         if not isinstance(mean, Mean | gpytorch.means.Mean):
             raise TypeError(f"`mean` must be one of bayesuq.models.gp's means or of gpytorch.means; got {_kind(mean)}.")
+        if isinstance(mean, FixedMean) and isinstance(kernel, Deep):
+            raise ValueError(
+                "A FixedMean is of the inputs, and beside a deep kernel a mean sees features of its network. Fit the "
+                "process to `y - mean(x)`, or to features that are taken once: see `features.take`."
+            )
         if self.num_outputs is not None:
             check_count(self.num_outputs, "num_outputs")
         for name, value in {"kernel": kernel, "mean": mean, "likelihood": likelihood}.items():

@@ -2,6 +2,7 @@
 
 import copy
 
+import pytest
 import torch
 from torch import nn
 
@@ -9,7 +10,7 @@ from bayesuq.data import Dataset
 from bayesuq.inference import features, gp
 from bayesuq.inference.adoption import adopt
 from bayesuq.models import likelihoods
-from bayesuq.models.gp import RBF, FixedMean, GaussianProcess, Scale, ZeroMean
+from bayesuq.models.gp import RBF, Deep, FixedMean, GaussianProcess, Scale, ZeroMean
 from tests.inference.examples import built, noise
 
 
@@ -42,3 +43,16 @@ def test_on_features_of_labels_it_begins_at_the_networks_own_logits() -> None:
     posterior = gp.fit(process, data, approximation="sparse", num_inducing=10, num_epochs=3, seed=0)
     found = posterior.predict(taken.features, num_samples=20, seed=0).mean
     torch.testing.assert_close(found, adopted.predict(x).mean, rtol=0.02, atol=0.005)
+
+
+@pytest.mark.parametrize("num_given", [1, 3])
+def test_a_network_of_other_outputs_than_the_targets_is_told(num_given: int) -> None:
+    process = GaussianProcess(kernel=RBF(1.0), mean=FixedMean(built(lambda: nn.Linear(2, num_given))))
+    with pytest.raises(ValueError, match=rf"must give \(5, 2\) numbers.*got \(5, {num_given}\)"):
+        gp.fit(process, Dataset(noise(0, 5, 2), noise(1, 5, 2)))
+
+
+def test_beside_a_deep_kernel_it_is_refused_for_it_would_see_features() -> None:
+    net = built(lambda: nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="A FixedMean is of the inputs"):
+        GaussianProcess(kernel=Deep(net, RBF()), mean=FixedMean(net))

@@ -273,3 +273,66 @@ def test_an_approximate_model_is_trained_by_its_own_bound() -> None:
 
 def vars_of(posterior: Any) -> dict[str, Any]:
     return {name: getattr(posterior, name) for name in type(posterior).__dataclass_fields__}
+
+
+class Batch2(gpytorch.models.ExactGP):
+    def __init__(self, x: Tensor, y: Tensor, likelihood: Any) -> None:
+        super().__init__(x, y, likelihood)
+        shape = torch.Size([len(y)])
+        self.mean_module = gpytorch.means.ConstantMean(batch_shape=shape)
+        self.covar_module = gpytorch.kernels.ScaleKernel(
+            gpytorch.kernels.RBFKernel(batch_shape=shape), batch_shape=shape
+        )
+
+    def forward(self, x: Tensor) -> Any:
+        return gpytorch.distributions.MultivariateNormal(self.mean_module(x), self.covar_module(x))
+
+
+def test_outputs_with_inputs_of_their_own_are_told() -> None:
+    likelihood = gpytorch.likelihoods.GaussianLikelihood(batch_shape=torch.Size([2]))
+    with pytest.raises(ValueError, match="training inputs of their own"):
+        bq.adopt(Batch2(torch.stack([X, X + 5]), torch.stack([Y, Y]), likelihood))
+
+
+def test_known_noise_of_the_rows_fitted_is_not_that_of_as_many_new_ones() -> None:
+    known = gpytorch.likelihoods.FixedNoiseGaussianLikelihood(torch.full_like(Y, 0.5), learn_additional_noise=True)
+    adopted = bq.adopt(moved(OnFeatures(known)))
+    assert isinstance(adopted, GpytorchPosterior)
+    new, _ = rows(30, 5)
+    whole = adopted.predict(new)
+    torch.testing.assert_close(whole.noise_variance, known.second_noise.detach().double().expand(1, 30, 1))
+    torch.testing.assert_close(whole.total[:3], adopted.predict(new[:3]).total, **EXACT)
+
+
+@pytest.mark.parametrize("learns", [False, True])
+def test_a_dirichlet_process_gives_class_probabilities(learns: bool) -> None:
+    labels = torch.arange(30) % 3
+    options = {"learn_additional_noise": learns, "dtype": torch.float64, "batch_shape": torch.Size([3])}
+    likelihood = gpytorch.likelihoods.DirichletClassificationLikelihood(labels, **options)
+    model = moved(Batch2(X, likelihood.transformed_targets, likelihood))
+    model.double().eval()
+    with torch.no_grad():
+        law = model(NEW)
+        expected = law.sample(torch.Size([20_000])).softmax(dim=1).mean(dim=0).mT
+    found = bq.adopt(model).predict(NEW, num_samples=20_000, seed=0).mean
+    # Means of 20,000 draws in [0, 1]: 5 standard errors of the difference of two are at most 5 * .5 / 100.
+    torch.testing.assert_close(found, expected.double(), rtol=0.0, atol=0.025)
+
+
+def test_targets_that_gpytorch_marks_as_missing_count_for_nothing() -> None:
+    model, present = moved(Exact(gpytorch.likelihoods.GaussianLikelihood())), torch.arange(30) != 4
+    model.set_train_data(targets=torch.where(present, Y, torch.nan))
+    found = bq.adopt(model).predict(NEW)
+    model.set_train_data(X[present], Y[present], strict=False)
+    expected = bq.adopt(model).predict(NEW)
+    torch.testing.assert_close(found.mean, expected.mean, **EXACT)
+    torch.testing.assert_close(found.total, expected.total, **EXACT)
+
+
+@pytest.mark.parametrize(
+    ("y", "match"), [([float("nan"), 1.0], "finite"), ([[1.0, 2.0]], r"shape \(2,\)"), (["a", "b"], "hold numbers")]
+)
+def test_further_targets_that_are_none_are_told(y: Any, match: str) -> None:
+    adopted = bq.adopt(moved(OnFeatures(gpytorch.likelihoods.GaussianLikelihood())))
+    with pytest.raises((TypeError, ValueError), match=match):
+        adopted.condition(NEW[:2], y)

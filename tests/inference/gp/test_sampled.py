@@ -104,6 +104,8 @@ def test_few_draws_are_members_that_save_and_tell_arviz(posterior: SampledGpPost
     assert posterior.predict(NEW_X, num_samples=3).num_samples == 3
     assert posterior.predict(NEW_X).num_samples == posterior.num_members == 10
     assert posterior.sample_functions(NEW_X, 4, seed=0).shape == (4, 3, 1)
+    with pytest.raises(ValueError, match="`num_samples` must be at least 1"):
+        posterior.sample_functions(NEW_X, 0)
     posterior.save(tmp_path / "p")
     assert_same_draws(load(tmp_path / "p").predict(NEW_X), posterior.predict(NEW_X))
     told = posterior.to_arviz(X, Y, num_prior_samples=3, seed=0)
