@@ -54,7 +54,7 @@ def stacking_weights(log_probs: ArrayLike, *, weight: ArrayLike | None = None) -
 
     Raises:
         TypeError: See `bayesuq.arrays.to_tensor`.
-        ValueError: Another shape, NaN or +inf, or a row that no predictive holds possible.
+        ValueError: Another shape, NaN or +inf, or a row that no predictive holds possible; weights below 0.
 
     Example:
         >>> stacking_weights([[-1.0, -9.0], [-9.0, -1.0]])
@@ -71,6 +71,8 @@ def stacking_weights(log_probs: ArrayLike, *, weight: ArrayLike | None = None) -
         )
     probs = (values - most).exp()
     share = torch.ones_like(most) if weight is None else to_floating(weight, "weight").to(most)
+    if share.shape != most.shape or not (share >= 0).all() or not 0 < float(share.sum()) < torch.inf:
+        raise ValueError(f"`weight` must have shape {tuple(most.shape)}, of numbers from 0 on, not all 0; got {share}.")
     share = share / share.sum()
     weights = torch.full((len(probs),), 1 / len(probs), dtype=torch.float64)
     for _ in range(MOST_STEPS):
@@ -117,6 +119,9 @@ def fit(
         >>> len(fit(modes, data, seed=0).members)
         1
     """
+    if isinstance(posteriors, Posterior):
+        raise TypeError(f"`posteriors` must be several, in a list; got one {type(posteriors).__name__}.")
+    posteriors = list(posteriors)
     if not posteriors:
         raise ValueError("`posteriors` must hold at least one; got none.")
     check_count(num_draws, "num_draws", minimum=len(posteriors))
@@ -132,10 +137,8 @@ def fit(
         names = ", ".join(type(predictive).__name__ for predictive in predictives)
         raise TypeError(f"`posteriors` must be over targets of one kind; their predictives are {names}.")
     scores = torch.stack([predictive.log_prob(rows.y).double() for predictive in predictives])
-    if rows.weight is not None:
-        weight = row_weights(rows).to(scores.device)
-        return stacked(posteriors, stacking_weights(scores[:, weight > 0], weight=weight[weight > 0]), num_draws)
-    return stacked(posteriors, stacking_weights(scores), num_draws)
+    weight = row_weights(rows).to(scores.device)
+    return stacked(posteriors, stacking_weights(scores[:, weight > 0], weight=weight[weight > 0]), num_draws)
 
 
 def stacked(posteriors: Sequence[Posterior], weights: Tensor, num_draws: int = NUM_DRAWS) -> "StackedPosterior":

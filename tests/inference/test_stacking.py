@@ -58,6 +58,12 @@ def test_scores_that_say_nothing_are_refused(log_probs: torch.Tensor, says: str)
         stacking_weights(log_probs)
 
 
+@pytest.mark.parametrize("weight", [[1.0, -1.0], [1.0], [[1.0, 1.0]], [0.0, 0.0], [math.inf, 1.0]])
+def test_weights_that_are_none_are_refused(weight: list[float]) -> None:
+    with pytest.raises(ValueError, match=r"`weight` must"):
+        stacking_weights([[-1.0, -9.0], [-9.0, -1.0]], weight=weight)
+
+
 def test_shares_are_whole_and_sum_up() -> None:
     assert shared(torch.tensor([0.5, 0.3, 0.2]).double(), 10) == [5, 3, 2]
     assert shared(torch.tensor([0.98, 0.01, 0.01]).double(), 5) == [3, 1, 1]
@@ -158,3 +164,5 @@ def test_what_is_no_posterior_is_refused() -> None:
         stacking.fit([], measured())
     with pytest.raises(TypeError, match="must be a fitted one"):
         stacking.fit([regression()], measured())
+    with pytest.raises(TypeError, match="in a list; got one StackedPosterior"):
+        stacking.fit(stacking.StackedPosterior(members=(), shares=()), measured())

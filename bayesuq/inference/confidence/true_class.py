@@ -85,9 +85,10 @@ def without_last_layer(net: nn.Module) -> nn.Module:
     own = copy.deepcopy(net).eval()
     modules = own.named_modules(remove_duplicate=False)  # one in two places is left in the other
     layers = [path for path, module in modules if any(True for _ in module.parameters(recurse=False))]
-    if layers[-1] == "":  # a single layer: its inputs are the features
+    last = layers[-1].partition("parametrizations.")[0].rstrip(".")  # torch's modules that compute a layer's weights
+    if last == "":  # a single layer: its inputs are the features
         return nn.Identity()
-    own.set_submodule(layers[-1], nn.Identity())
+    own.set_submodule(last, nn.Identity())
     return own
 
 

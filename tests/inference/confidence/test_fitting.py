@@ -8,13 +8,21 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils.data import DataLoader, TensorDataset
 
 from bayesuq.data import Dataset
 from bayesuq.evaluation.report.detection_tasks import evaluate_misclassification
 from bayesuq.inference import confidence, dropout, ensemble, laplace, map_estimate, temperature, variational
 from bayesuq.inference.confidence.fitting import ConfidencePosterior
-from bayesuq.inference.confidence.true_class import by_importance, features_of, masked_loader, network_of, with_targets
+from bayesuq.inference.confidence.true_class import (
+    by_importance,
+    features_of,
+    masked_loader,
+    network_of,
+    with_targets,
+    without_last_layer,
+)
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.network_mode import MapPosterior
 from bayesuq.inference.posteriors.saved import load
@@ -168,6 +176,13 @@ def with_dropout(data: Dataset) -> MapPosterior:
     posterior = classifier(data, dropout=0.5)
     assert isinstance(posterior, MapPosterior)
     return posterior
+
+
+@pytest.mark.parametrize("kind", [parametrizations.weight_norm, parametrizations.spectral_norm])
+def test_a_last_layer_whose_weight_is_computed_gives_way_as_a_whole(kind: Any) -> None:
+    net = nn.Sequential(nn.Linear(2, 4), nn.Tanh(), kind(nn.Linear(4, 3)))
+    x = torch.randn(5, 2, generator=torch.Generator().manual_seed(0))
+    assert torch.equal(without_last_layer(net)(x), net[:2](x))
 
 
 def test_features_and_targets_of_a_mode_are_those_of_the_same_masks() -> None:
