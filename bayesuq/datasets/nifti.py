@@ -7,7 +7,7 @@ The axes are those of the file, whatever its orientation; nothing is resampled. 
 (`pip install bayesuq[nifti]`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from os import PathLike
 from pathlib import Path
@@ -67,7 +67,8 @@ class NiftiFolder:
         if pair is None:
             names = " or ".join(f"{one}/ and {other}/" for one, other in PAIRS)
             raise FileNotFoundError(f"{root} must hold folders of images and masks: {names}.")
-        images, masks = (_by_case(root / name) for name in pair)
+        masks = _by_case(root / pair[1])
+        images = _by_case(root / pair[0], masks)
         cases: dict[str, tuple[tuple[Path, ...], Path]] = {}
         for name, files in images.items():
             if name not in masks:
@@ -120,8 +121,11 @@ def is_nifti_folder(path: "str | PathLike[str]") -> bool:
     return any(all((Path(path) / name).is_dir() for name in pair) for pair in PAIRS)
 
 
-def _by_case(folder: Path) -> dict[str, list[Path]]:
-    """Files by the name of their case, channels in order."""
+def _by_case(folder: Path, masks: Collection[str] | None = None) -> dict[str, list[Path]]:
+    """Files by the name of their case; of images, where the names of masks are known, channels in order.
+
+    A number behind the name is a channel's, unless a mask has it, too: then it is the case's, as of `patient_0001`.
+    """
     found: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir()):
         ending = next((ending for ending in ENDINGS if path.name.endswith(ending)), None)
@@ -129,5 +133,6 @@ def _by_case(folder: Path) -> dict[str, list[Path]]:
             name = path.name.removesuffix(ending)
             case, mark, channel = name.rpartition("_")
             is_channel = mark and len(channel) == len(CHANNEL) - 1 and channel.isdigit()
-            found.setdefault(case if is_channel and "images" in folder.name else name, []).append(path)
+            is_cases = masks is None or name in masks
+            found.setdefault(case if is_channel and not is_cases else name, []).append(path)
     return found

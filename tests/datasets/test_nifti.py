@@ -71,6 +71,13 @@ def test_channels_of_nnunet_are_stacked_in_order(tmp_path: Path) -> None:
     assert volume.x[:, 0, 0, 0].tolist() == [0.0, 1.0]
 
 
+def test_a_number_of_four_digits_is_the_cases_where_the_mask_has_it_too(tmp_path: Path) -> None:
+    """`patient_0001` was the channel of a case `patient`, which had no mask."""
+    arrays = {f"{part}/patient_000{n}.nii.gz": np.full((2, 2), n) for part in ("images", "masks") for n in (1, 2)}
+    cases = {volume.name: volume.x.flatten().tolist() for volume in NiftiFolder.of(written(tmp_path, arrays))}
+    assert cases == {"patient_0001": [1.0] * 4, "patient_0002": [2.0] * 4}
+
+
 def test_the_command_line_divides_a_folder_as_it_does_rows(tmp_path: Path) -> None:
     split = load_data(DataOptions(data=str(written(tmp_path, volumes(10))))).split
     assert (len(split.train), len(split.val), len(split.test)) == (7, 1, 2)

@@ -65,7 +65,8 @@ def sample(
 
     Raises:
         TypeError: Numbers that are none.
-        ValueError: A start of another shape, or of no finite density; options out of range.
+        ValueError: A start of another shape, or of no finite density; a density of several numbers; options out of
+            range.
 
     Warns:
         UserWarning: The chains have more than three minutes to go, by what their first steps take.
@@ -83,6 +84,10 @@ def sample(
         flat = positions.detach().requires_grad_()
         with torch.enable_grad():
             values = torch.func.vmap(log_density)(flat)
+            if values.shape != flat.shape[:1]:
+                raise ValueError(
+                    f"`log_density` must give one number, a 0-d tensor; got {tuple(values.shape[1:])}. Sum its terms."
+                )
             (gradients,) = torch.autograd.grad(values.sum(), flat)  # a vector moves its own term alone
         return -values.detach().double(), -gradients
 

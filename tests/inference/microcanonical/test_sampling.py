@@ -124,6 +124,12 @@ def test_what_cannot_be_sampled_is_refused(start: Tensor, options: dict[str, Any
         sample(normal(torch.ones(3)), start, **options)
 
 
+@pytest.mark.parametrize("num_chains", [3, 4])
+def test_a_density_of_several_numbers_is_refused(num_chains: int) -> None:
+    with pytest.raises(ValueError, match=r"must give one number, a 0-d tensor; got \(4,\)"):
+        sample(lambda x: -0.5 * x.square(), torch.ones(num_chains, 4), num_samples=2, num_warmup=2, seed=0)
+
+
 def test_steps_per_draw_of_an_autoregression() -> None:
     """x_t = rho x_(t-1) + noise takes (1 + rho) / (1 - rho) steps a draw: 3 at 1/2, to some 10 % by 100 traces."""
     noise = torch.randn(2, 500, 50, generator=torch.Generator().manual_seed(0))
