@@ -501,8 +501,6 @@ class QuantilePredictive(EmpiricalPredictive):
             ValueError: Another number of columns; a scale of 0 or below, which turns levels round.
         """
         self.check_columns(loc, scale)
-        if not (scale > 0).all():
-            raise ValueError(f"`scale` must be above 0, which keeps the order of levels; got {float(scale.min())}.")
         shift, factor = (each.to(self.device, torch.float64).unsqueeze(-1) for each in (loc, scale))
         return type(self)(self.levels, shift + factor * self.quantiles)
 

@@ -176,8 +176,6 @@ class RecalibratedPredictive(RealPredictive):
 
     def rescale(self, loc: Tensor, scale: Tensor) -> Self:
         """The predictive of loc + scale * y*, scale above 0; levels have no unit."""
-        if not (scale > 0).all():
-            raise ValueError(f"`scale` must be above 0, which keeps the order of levels; got {float(scale.min())}.")
         return self._over(self.base.rescale(loc, scale))
 
     def _over(self, base: GaussianPredictive) -> Self:

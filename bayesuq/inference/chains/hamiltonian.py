@@ -75,7 +75,7 @@ class Hmc:
         momenta = draw_momenta(points.positions, mass, noise)
         energies = points.potentials + mass.kinetic_energies(momenta)
         num_steps = self._draw_steps(step_size, noise)
-        proposed, momenta = points, momenta
+        proposed = points
         for _ in range(num_steps):
             proposed, momenta = leapfrog(proposed, momenta, potential, step_size, mass)
         proposed_energies = proposed.potentials + mass.kinetic_energies(momenta)

@@ -31,15 +31,7 @@ from bayesuq.options import shortened
 __all__ = ["from_samples"]
 __dir__ = __all__.copy
 
-STATISTICS = {  # by ArviZ's names
-    "lp": "lp",
-    "energy": "energy",
-    "acceptance_rate": "acceptance_rate",
-    "n_steps": "n_steps",
-    "tree_depth": "tree_depth",
-    "step_size": "step_size",
-    "diverging": "diverging",
-}
+STATISTICS = ("lp", "energy", "acceptance_rate", "n_steps", "tree_depth", "step_size", "diverging")  # ArviZ's names
 
 
 def from_samples(
@@ -163,8 +155,7 @@ class _Given:
 
     def statistics_of(self, leading: torch.Size) -> dict[str, Tensor]:
         """Those that go with C chains of D draws."""
-        known = {STATISTICS[name]: value for name, value in self.statistics.items() if name in STATISTICS}
-        return {name: value for name, value in known.items() if value.shape == leading}
+        return {name: value for name, value in self.statistics.items() if name in STATISTICS and value.shape == leading}
 
 
 def _groups(samples: Any) -> Callable[[str], dict[str, Tensor]] | None:
