@@ -14,6 +14,7 @@ Reference:
 import math
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -39,16 +40,14 @@ class Tempering:
             num_steps: Of the fit.
 
         Raises:
-            TypeError: Neither a number nor a function that gives one.
-            ValueError: A weight that is not finite, negative, or 0 at the end.
+            TypeError: Neither a number nor a function.
+            ValueError: A weight that is no finite number, negative, or 0 at the end; the steps look at theirs.
         """
         self._weight: Callable[[float], float] = weight if callable(weight) else lambda _: weight
         if not callable(weight):
             check_positive(weight, "kl_weight")
-        start, self.final = self._at(0.0), self._at(1.0)
-        if not (math.isfinite(start) and start >= 0):
-            raise ValueError(f"`kl_weight` must not be negative at the start; got {start}.")
-        check_positive(self.final, "kl_weight at the end")
+        self._at(0.0)
+        self.final = check_positive(self._at(1.0), "kl_weight at the end")
         self.num_steps = num_steps
         self.step = torch.zeros((), dtype=torch.int64)
 
@@ -88,7 +87,14 @@ class Tempering:
         return max(moving, default=0) / (NUM_LOOKS - 1)
 
     def _at(self, share: float) -> float:
-        return float(self._weight(share))
+        """The weight after a share of the steps; a function is asked at each, so that each answer is looked at."""
+        weight: Any = self._weight(share)
+        number = math.nan if weight is None or isinstance(weight, str) else float(weight)
+        if not 0 <= number < math.inf:
+            raise ValueError(
+                f"`kl_weight` must be a finite number, not negative; got {weight!r} after {share:.0%} of the steps."
+            )
+        return number
 
 
 def annealed(share: float = 0.3) -> Callable[[float], float]:

@@ -85,15 +85,20 @@ def test_the_report_names_a_tempered_posterior():
         (-1.0, {}, ValueError, "`kl_weight` must be"),
         (math.nan, {}, ValueError, "`kl_weight` must be"),
         ("half", {}, TypeError, "`kl_weight`"),
-        (lambda share: -share, {}, ValueError, "`kl_weight at the end`"),
-        (lambda share: share - 1, {}, ValueError, "must not be negative at the start"),
+        (lambda share: 1 - share, {}, ValueError, "`kl_weight at the end`"),
+        (lambda share: share - 1, {}, ValueError, "not negative; got -1.0 after 0%"),
+        (lambda share: -1.0 if 0 < share < 1 else 1.0, {"num_epochs": 3}, ValueError, r"got -1.0 after 50%"),
+        (lambda share: math.nan if 0 < share < 1 else 1.0, {"num_epochs": 3}, ValueError, r"got nan after 50%"),
+        (lambda _: None, {}, ValueError, "got None after 0%"),
         (0.5, {"guide": AutoNormal}, ValueError, "is for mean_field, low_rank and full_rank"),
     ],
-    ids=["zero", "negative", "nan", "text", "ends below 0", "starts below 0", "another guide"],
+    ids=["zero", "negative", "nan", "text", "ends at 0", "starts low", "sinks", "breaks", "none", "another guide"],
 )
 def test_what_is_no_weight_is_refused(weight, options, error, words):
     with pytest.raises(error, match=words):
-        variational.fit(EXACT.model, measured(num_features=2), kl_weight=weight, num_epochs=1, seed=0, **options)
+        variational.fit(
+            EXACT.model, measured(num_features=2), kl_weight=weight, seed=0, **({"num_epochs": 1} | options)
+        )
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0, -0.5])
