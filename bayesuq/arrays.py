@@ -4,8 +4,9 @@ Every check stands here once; the code behind the door trusts its tensors.
 """
 
 import warnings
+from collections.abc import Callable, Iterable
 from numbers import Real
-from typing import Any, Protocol, TypeAlias, get_args, runtime_checkable
+from typing import Any, Protocol, TypeAlias, TypeVar, get_args, runtime_checkable
 
 import numpy as np
 import torch
@@ -14,6 +15,8 @@ from torch import Tensor
 from bayesuq.fit_warnings import warn_of_fit
 from bayesuq.gradients import detached
 from bayesuq.waiting import are_noted, check, note
+
+T = TypeVar("T")
 
 
 @runtime_checkable
@@ -340,6 +343,13 @@ def check_positive(value: float, name: str) -> float:
     if not 0 < number < float("inf"):
         raise ValueError(f"`{name}` must be a finite number above 0; got {value!r}.")
     return number
+
+
+def check_each(values: object, name: str, check_one: Callable[[Any, str], T]) -> tuple[T, ...]:
+    """Several values, each as `check_one` has it, or a TypeError where one value or a text was passed."""
+    if isinstance(values, str | bytes) or not isinstance(values, Iterable):
+        raise TypeError(f"`{name}` must be a list, such as [{values}]; got {values!r}.")
+    return tuple(check_one(value, name) for value in values)
 
 
 def check_finite_number(value: float, name: str) -> float:

@@ -48,7 +48,7 @@ class SavedFolds:
             ValueError: No folder, or cases that not all folds have.
             FileNotFoundError: A folder without saved probabilities.
         """
-        paths = tuple(Path(folder) for folder in folders)
+        paths = tuple(map(Path, [folders] if isinstance(folders, str | PathLike) else folders))
         if not paths:
             raise ValueError("`folders` must name at least one, of the probabilities of a fold.")
         found = [{path.name.removesuffix(".npz") for path in folder.glob("*.npz")} for folder in paths]

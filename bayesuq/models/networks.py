@@ -5,7 +5,7 @@ layers act only where a method says so (`inference.dropout` above all); elsewher
 """
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bayesuq.arrays import check_count, check_one_of, check_positive, check_probability
+from bayesuq.arrays import check_count, check_each, check_one_of, check_positive, check_probability
 from bayesuq.randomness import isolated, resolve_seed
 
 __all__ = ["convnet", "mlp", "unet"]
@@ -99,9 +99,7 @@ def mlp(
         >>> mlp(64, (100, 100), 10)(torch.zeros(5, 1, 8, 8)).shape
         torch.Size([5, 10])
     """
-    if not isinstance(hidden, Iterable):
-        raise TypeError(f"`hidden` must be a sequence of widths, such as (100,); got {hidden!r}.")
-    widths = [check_count(in_features, "in_features"), *(check_count(width, "hidden") for width in hidden)]
+    widths = [check_count(in_features, "in_features"), *check_each(hidden, "hidden", check_count)]
     out_features = check_count(out_features, "out_features")
     dropout = check_probability(dropout, "dropout")
     check_one_of(activation, "activation", Activation)
@@ -156,7 +154,7 @@ def convnet(
         >>> convnet(1, 10)(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 10])
     """
-    widths = [check_count(in_channels, "in_channels"), *(check_count(width, "channels") for width in channels)]
+    widths = [check_count(in_channels, "in_channels"), *check_each(channels, "channels", check_count)]
     out_features = check_count(out_features, "out_features")
     hidden = check_count(hidden, "hidden")
     dropout = check_probability(dropout, "dropout")
@@ -375,7 +373,7 @@ def _check_spacing(spacing: Sequence[float] | None, spatial_dims: int) -> tuple[
     """The distances, or a ValueError unless there is one above 0 for each axis."""
     if spacing is None:
         return None
-    distances = tuple(check_positive(distance, "spacing") for distance in spacing)
+    distances = check_each(spacing, "spacing", check_positive)
     if len(distances) != spatial_dims:
         raise ValueError(f"`spacing` must have {spatial_dims} numbers, one for each axis; got {len(distances)}.")
     return distances

@@ -16,7 +16,7 @@ from typing import Any, ClassVar, Self
 import pyro.distributions as dist
 from torch import Tensor, nn
 
-from bayesuq.arrays import check_finite_number, check_positive
+from bayesuq.arrays import check_each, check_finite_number, check_positive
 from bayesuq.models.horseshoe import HorseshoeLaw
 from bayesuq.models.rules import trainable_parameters
 from bayesuq.models.scale_mixture import NormalScaleMixture
@@ -126,8 +126,8 @@ class ScaleMixture(WeightPrior):
     weights: tuple[float, ...] = (0.5, 0.5)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "scales", tuple(check_positive(scale, "scales") for scale in self.scales))
-        object.__setattr__(self, "weights", tuple(check_positive(weight, "weights") for weight in self.weights))
+        for name in ("scales", "weights"):
+            object.__setattr__(self, name, check_each(getattr(self, name), name, check_positive))
         if len(self.scales) != len(self.weights) or abs(sum(self.weights) - 1) > 1e-6:
             raise ValueError(
                 f"`weights` must be as many as `scales` and sum to 1; got {len(self.scales)} scales and weights "
@@ -198,8 +198,8 @@ def centred(at: nn.Module | Mapping[str, Tensor], base: Prior | None = None) -> 
     """Rules for `BayesianNetwork(prior=...)`: a normal prior around the weights of a pretrained network.
 
     Args:
-        at: The pretrained network, whose frozen parameters are left out, or some of its weights by name. Where only
-            some parameters are to be random, name those alone.
+        at: The pretrained network, whose frozen parameters are left out, or some of its weights, tensors by name. Where
+            only some parameters are to be random, name those alone.
         base: A normal prior whose scale it takes, such as `Normal(scale=0.1)` or `FanIn(Normal())`; a mean that it has
             is added. None is `Normal()`.
 
@@ -207,7 +207,7 @@ def centred(at: nn.Module | Mapping[str, Tensor], base: Prior | None = None) -> 
         A prior for each parameter, by name.
 
     Raises:
-        TypeError: A base of another family.
+        TypeError: Neither a network nor tensors by name; a base of another family.
 
     Example:
         >>> net = nn.Linear(3, 1)
@@ -215,6 +215,8 @@ def centred(at: nn.Module | Mapping[str, Tensor], base: Prior | None = None) -> 
         {'weight': EntrywiseNormal((1, 3)), 'bias': EntrywiseNormal((1,))}
     """
     weights = trainable_parameters(at) if isinstance(at, nn.Module) else at
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise TypeError(f"`at` must be a network, or a mapping from names to tensors; got {type(at).__name__}.")
     rules = {}
     for name, value in weights.items():
         start = value.detach()

@@ -77,6 +77,9 @@ def test_other_shapes_and_families_are_refused() -> None:
         priors.EntrywiseNormal(torch.zeros(2), torch.ones(2)).distribution(torch.zeros(3))
     with pytest.raises(TypeError, match="`base` must be a normal prior"):
         priors.centred(net(), priors.Laplace())
+    for wrong in ([torch.ones(3)], {"weight": [1.0, 2.0]}):
+        with pytest.raises(TypeError, match="`at` must be a network, or a mapping from names to tensors"):
+            priors.centred(wrong)
 
 
 def test_its_numbers_are_not_recorded() -> None:

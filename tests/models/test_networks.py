@@ -1,4 +1,5 @@
 import copy
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -148,7 +149,7 @@ def test_unknown_activations_are_refused_with_the_known_ones() -> None:
 
 
 def test_one_number_for_the_hidden_layers_is_refused_with_the_remedy() -> None:
-    with pytest.raises(TypeError, match=r"`hidden` must be a sequence of widths, such as \(100,\); got 100"):
+    with pytest.raises(TypeError, match=r"`hidden` must be a list, such as \[100\]; got 100"):
         mlp(2, 100, 1)
 
 
@@ -231,3 +232,17 @@ def test_a_seed_of_the_wrong_kind_is_refused():
         mlp(3, (4,), 2, seed=-1)
     with pytest.raises(TypeError, match="`seed`"):
         convnet(1, 2, seed=0.5)
+
+
+@pytest.mark.parametrize(
+    ("call", "name"),
+    [
+        (lambda: convnet(1, 10, channels=8), "channels"),
+        (lambda: unet(1, 2, spacing=5.0), "spacing"),
+        (lambda: priors.ScaleMixture(scales=1.0), "scales"),
+        (lambda: likelihoods.Categorical(class_weights=3), "class_weights"),
+    ],
+)
+def test_one_number_in_the_place_of_several_is_refused_by_name(call: Callable[[], object], name: str) -> None:
+    with pytest.raises(TypeError, match=f"`{name}` must be a list"):
+        call()

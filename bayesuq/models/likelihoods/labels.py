@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count
+from bayesuq.arrays import ArrayLike, as_labels, as_targets, check_count, check_each
 from bayesuq.models.likelihoods.base import LOGITS, Likelihood, aligned
 from bayesuq.models.likelihoods.far_rows import are_within, within_floats
 from bayesuq.predictive.categorical import CategoricalPredictive
@@ -322,7 +322,7 @@ def _check_class_weights(weights: Any) -> tuple[float, ...]:
             f"`class_weights` must be numbers, one for each class; got {weights!r}. Weights that balance classes are "
             "those of the data: class_weights=likelihoods.balanced_class_weights(data.y)."
         )
-    values = tuple(float(weight) for weight in weights)
+    values = check_each(weights, "class_weights", lambda weight, _: float(weight))
     if len(values) < 2 or any(not math.isfinite(value) or value < 0 for value in values) or sum(values) == 0:
         raise ValueError(f"`class_weights` must be finite, at least 0, not all 0, one for each class; got {values}.")
     return values
