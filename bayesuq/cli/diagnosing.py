@@ -54,7 +54,10 @@ class Run:
             raise UsageError(f"{folder} holds no posterior; name a folder that `bayesuq fit` or `compare` wrote.")
         if not (folder / RUN).is_file():
             raise UsageError(f"The run of {folder} did not come to its end; repeat it, so that it goes on from there.")
-        fits = json.loads((folder / RUN).read_text(encoding="utf-8"))["fits"]
+        try:
+            fits = json.loads((folder / RUN).read_text(encoding="utf-8"))["fits"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise UsageError(f"{folder / RUN} is not as a run wrote it: {error}. Repeat the run.") from error
         return cls(folder, settings, files, {name: fit.get("losses", []) for name, fit in fits.items()})
 
     def outputs(self) -> dict[str, Path]:

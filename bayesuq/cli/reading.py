@@ -7,7 +7,7 @@ from typing import Any
 
 from bayesuq.cli.output import POSTERIOR, read_settings
 from bayesuq.cli.own_network import built, put_into
-from bayesuq.cli.problem import Problem, read_standardizer
+from bayesuq.cli.problem import STANDARDIZER, Problem, read_standardizer
 from bayesuq.cli.settings import DataOptions, ModelOptions, UsageError, is_import_path
 from bayesuq.data import Split, Standardizer
 from bayesuq.inference.dropout import DropoutPosterior
@@ -85,14 +85,25 @@ def read_fitted(
 ) -> tuple[Posterior, Standardizer | None]:
     """The posterior of a file as it was fitted, and the units of that, from the file or from beside it.
 
-    The arguments and errors are those of `read_posterior`.
+    The arguments are those of `read_posterior`.
+
+    Raises:
+        UsageError: A run of real targets that has lost the units that it was fitted in; see `read_posterior`.
+        ValueError: See `read_posterior`.
     """
     posterior = read_posterior(path, data, split, network, known)
     if isinstance(posterior, TablePosterior):
         posterior = posterior.posterior
     if isinstance(posterior, UnitsPosterior):
         return posterior.posterior, posterior.standardizer
-    return posterior, read_standardizer(path.parent)
+    standardizer = read_standardizer(path.parent)
+    of_numbers = _settings_of(path).get("likelihood") in ("normal", "heteroscedastic") and not split.train.is_labelled
+    if standardizer is None and of_numbers and network is None:
+        raise UsageError(
+            f"{path} was fitted in units of its own, which {path.parent / STANDARDIZER} holds, and that is not there. "
+            "Put it back beside the posterior, or fit again."
+        )
+    return posterior, standardizer
 
 
 def read_posterior(

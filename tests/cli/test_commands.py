@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import sys
 from importlib.metadata import version
 from multiprocessing import get_context
@@ -99,6 +100,22 @@ def test_real_targets_are_evaluated_in_their_own_units(tmp_path: Path, uci: str,
     assert found["root_mean_squared_error"] == pytest.approx(error * scale, rel=1e-5)
     assert found["root_mean_squared_error"] < 0.2 * scale  # it has learned something
     assert standardizer.clip == (2.5 if "--clip" in arguments else None)
+
+
+def test_a_run_that_has_lost_its_units_is_not_measured_in_others(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = tmp_path / "fit"
+    assert fit(run, "--num_epochs", "1", data="toy/linear") == 0
+    (run / "standardizer.safetensors").unlink()
+    capsys.readouterr()
+    assert evaluate(tmp_path / "again", run, data="toy/linear") == 2
+    assert main(["diagnose", str(run)]) == 2
+    assert capsys.readouterr().err.count("standardizer.safetensors holds, and that is not there") == 2
+    assert not (tmp_path / "again").exists()
+    alone = shutil.copy(run / "posterior.safetensors", tmp_path / "alone.safetensors")
+    assert evaluate(tmp_path / "again", Path(alone), data="toy/linear") == 0  # of which nothing says how it was fitted
+    assert "in the posterior's units: no standardizer is there" in capsys.readouterr().out
 
 
 def test_a_linear_model_finds_the_line_and_its_noise(tmp_path: Path) -> None:

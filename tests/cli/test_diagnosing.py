@@ -143,6 +143,9 @@ def test_a_folder_without_a_posterior_is_wrong_usage(tmp_path: Path, capsys: pyt
     assert "holds no posterior" in capsys.readouterr().err
     assert main(["diagnose", str(tmp_path / "nowhere")]) == 2
     write_chains(tmp_path / "stopped", apart=0.0)
+    (tmp_path / "stopped" / "run.json").write_text("{")
+    assert main(["diagnose", str(tmp_path / "stopped")]) == 2
+    assert "run.json is not as a run wrote it" in capsys.readouterr().err
     (tmp_path / "stopped" / "run.json").unlink()
     assert main(["diagnose", str(tmp_path / "stopped")]) == 2
     assert "did not come to its end" in capsys.readouterr().err
