@@ -22,9 +22,14 @@ def learns_statistics(module: nn.Module) -> bool:
     return isinstance(module, NORMALISATION) and not is_frozen(module, "")
 
 
+def has_hooks(module: nn.Module) -> bool:
+    """Whether hooks act before or after a module's pass."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
 def is_changed(module: nn.Module) -> bool:
     """Whether a module computes something else than its class says: by hooks, or by a `forward` of its own."""
-    return bool(module._forward_hooks or module._forward_pre_hooks or "forward" in vars(module))
+    return has_hooks(module) or "forward" in vars(module)
 
 
 def is_frozen(net: nn.Module, path: str) -> bool:

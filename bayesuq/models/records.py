@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from bayesuq.models import likelihoods, networks, priors, scaled_logits
 from bayesuq.models.bnn import BayesianNetwork
+from bayesuq.models.layers import has_hooks
 from bayesuq.models.running import running_of, with_running
 from bayesuq.randomness import isolated
 
@@ -61,7 +62,7 @@ def model_record(model: BayesianNetwork) -> dict[str, Any]:
         unchanged = BUILDERS[recipe.builder](**recipe.arguments)
     if _layout(unchanged) != _layout(model.net):
         raise NoRecordError("the network was changed after it was built")
-    if any(module._forward_hooks or module._forward_pre_hooks for module in model.net.modules()):
+    if any(map(has_hooks, model.net.modules())):
         raise NoRecordError("the network has hooks, which change what it computes")
     frozen = [name for name, parameter in model.net.named_parameters() if not parameter.requires_grad]
     return {

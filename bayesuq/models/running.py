@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import _get_current_dispatch_mode_stack
 
+from bayesuq.models.layers import has_hooks
 from bayesuq.models.precision import LOW, is_in_full, lowered
 
 Compile = bool | str
@@ -73,7 +74,7 @@ def with_running(net: nn.Module, *, autocast: torch.dtype | None = None, compile
     backend = BACKEND if compile is True else compile or None
     if backend is not None:
         _check_backend(backend)
-        hooked = [path for path, module in net.named_modules() if path and _has_hooks(module)]
+        hooked = [path for path, module in net.named_modules() if path and has_hooks(module)]
         if hooked:
             raise ValueError(
                 f"`net.{hooked[0]}` has hooks, which a compiled network would not see change. Leave `compile` out, or "
@@ -123,17 +124,13 @@ def _is_watched(net: nn.Module) -> bool:
     if _get_current_dispatch_mode_stack():
         return True
     for module in net.modules():
-        if module is not net and _has_hooks(module):  # its own act around the forward pass
+        if module is not net and has_hooks(module):  # its own act around the forward pass
             return True
         if not getattr(module, "is_compilable", True):  # draws masks from a stream of its own
             return True
         if any(value is not None and not value.is_leaf for value in module._parameters.values()):
             return True
     return False
-
-
-def _has_hooks(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _device(args: Any, named: Any) -> str:

@@ -1,7 +1,7 @@
 """A likelihood of labels read at scaled logits: what temperature, vector and matrix scaling make of one."""
 
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from torch import Tensor
 
@@ -9,6 +9,9 @@ from bayesuq.arrays import ArrayLike, check_finite_number
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.likelihoods.labels import Categorical
 from bayesuq.predictive.base import PredictiveDistribution
+
+Vector = tuple[float, ...]
+Matrix = tuple[Vector, ...]
 
 
 @dataclass(frozen=True)
@@ -33,10 +36,10 @@ class ScaledLogits(Likelihood):
     """
 
     base: Likelihood
-    slopes: tuple[float, ...]
-    biases: tuple[float, ...] = (0.0,)
-    mixing: tuple[tuple[float, ...], ...] = ()
-    pulls: tuple[tuple[float, ...], ...] = ()
+    slopes: Vector
+    biases: Vector = (0.0,)
+    mixing: Matrix = ()
+    pulls: Matrix = ()
     slope: float = 1.0
 
     def __post_init__(self) -> None:
@@ -97,7 +100,7 @@ class ScaledLogits(Likelihood):
                 f"`slopes`, `biases`, `mixing` and `pulls` must have 1 or {f.shape[dim]} entries, as there are logits; "
                 f"got {sizes[0]}, {sizes[1]}, {sizes[2]} and {sizes[3]}."
             )
-        return rescaled(f, dim, self)
+        return rescaled(f, dim, self.slopes, self.biases, self.mixing, self.pulls, self.slope)
 
     def logits(self, f: Tensor, dim: int = 1) -> Tensor:
         """The scaled ones."""
@@ -123,40 +126,18 @@ class ScaledLogits(Likelihood):
         return self.takes_logits.target_weights(y)
 
 
-class Numbers(Protocol):
-    """What a scaling consists of: see `ScaledLogits`."""
-
-    @property
-    def slopes(self) -> tuple[float, ...]:
-        """See there."""
-
-    @property
-    def biases(self) -> tuple[float, ...]:
-        """See there."""
-
-    @property
-    def mixing(self) -> tuple[tuple[float, ...], ...]:
-        """See there."""
-
-    @property
-    def pulls(self) -> tuple[tuple[float, ...], ...]:
-        """See there."""
-
-    @property
-    def slope(self) -> float:
-        """See there."""
-
-
-def rescaled(f: Tensor, dim: int, by: Numbers) -> Tensor:
-    """slopes * f + mixing f + biases + pulls softmax(slope f) along dimension `dim`."""
+def rescaled(
+    f: Tensor, dim: int, slopes: Vector, biases: Vector, mixing: Matrix = (), pulls: Matrix = (), slope: float = 1.0
+) -> Tensor:
+    """slopes * f + mixing f + biases + pulls softmax(slope f) along dimension `dim`: see `ScaledLogits`."""
     shape = (-1, *[1] * (f.ndim - dim - 1))
-    scaled = f * f.new_tensor(by.slopes).reshape(shape) + f.new_tensor(by.biases).reshape(shape)
-    if by.mixing:
-        scaled = scaled + _product(by.mixing, f, dim)
-    if by.pulls:
-        scaled = scaled + _product(by.pulls, (by.slope * f).softmax(dim), dim)
+    scaled = f * f.new_tensor(slopes).reshape(shape) + f.new_tensor(biases).reshape(shape)
+    if mixing:
+        scaled = scaled + _product(mixing, f, dim)
+    if pulls:
+        scaled = scaled + _product(pulls, (slope * f).softmax(dim), dim)
     return scaled
 
 
-def _product(rows: tuple[tuple[float, ...], ...], values: Tensor, dim: int) -> Tensor:
+def _product(rows: Matrix, values: Tensor, dim: int) -> Tensor:
     return (values.movedim(dim, -1) @ values.new_tensor(rows).T).movedim(-1, dim)

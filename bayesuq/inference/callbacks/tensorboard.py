@@ -2,7 +2,6 @@
 
 from os import PathLike
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from bayesuq.inference.training.options import Progress
@@ -49,9 +48,7 @@ class TensorBoardLogger:
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *error: object) -> None:
         self.close()
 
     def close(self) -> None:

@@ -149,7 +149,7 @@ class FlatJoint:
         """U / N as each row of a minibatch alone has it in training mode, (B,): their mean estimates it."""
         theta = self._theta()
         shared = reduce(add, (self._normal_energy(kind) for kind in self.vectors)) - sum(self.irregular(theta))
-        return shared / num_data - self.network.row_log_prob(theta, *batch, noise)
+        return shared / num_data - self.network.row_log_prob(theta, batch, noise)
 
     def irregular(self, theta: Mapping[str, Tensor]) -> Iterator[Tensor]:
         """log p of each site whose prior is not normal, and each log |d theta / d u| where these count."""
@@ -165,7 +165,7 @@ class FlatJoint:
         return self.priors[kind].normal_energy(self.vectors[kind].values) - self.priors[kind].log_normaliser
 
     def _in_training(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None) -> Tensor:
-        return self.network.total_log_prob(theta, *batch, noise)
+        return self.network.total_log_prob(theta, batch, noise)
 
     def _beginning(self, value: Tensor, factor: float) -> Tensor:
         """The factor as a tensor like the value, which is made once for all steps of one size."""

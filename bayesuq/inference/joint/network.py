@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
+from bayesuq.data import Batch
 from bayesuq.inference.joint.constant import best_constant
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.joint.masks import Stream, check_streams, only_layers, with_masks
@@ -227,28 +228,15 @@ class TrainingNetwork:
         """log p(y | x, theta) of each row in evaluation mode, (N,), in nats, at the weights that the vectors hold."""
         return self.model.likelihood_given(theta).log_prob(self.evaluate(x), y, weight)
 
-    def total_log_prob(
-        self,
-        theta: Mapping[str, Tensor],
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor | None,
-        noise: torch.Generator | None = None,
-    ) -> Tensor:
+    def total_log_prob(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None = None) -> Tensor:
         """Its sum over rows in training mode, a 0-d tensor; what the network draws comes from `noise`."""
-        f = raised(self.run(x, noise), self.dtype)
-        return self.model.likelihood_given(theta).total_log_prob(f, y, weight)
+        f = raised(self.run(batch.x, noise), self.dtype)
+        return self.model.likelihood_given(theta).total_log_prob(f, batch.y, batch.weight)
 
-    def row_log_prob(
-        self,
-        theta: Mapping[str, Tensor],
-        x: Tensor,
-        y: Tensor,
-        weight: Tensor | None,
-        noise: torch.Generator | None = None,
-    ) -> Tensor:
+    def row_log_prob(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None = None) -> Tensor:
         """As `total_log_prob`, of each row, (N,), in nats."""
-        return self.model.likelihood_given(theta).log_prob(raised(self.run(x, noise), self.dtype), y, weight)
+        f = raised(self.run(batch.x, noise), self.dtype)
+        return self.model.likelihood_given(theta).log_prob(f, batch.y, batch.weight)
 
     def log_constant(self, theta: Mapping[str, Tensor], x: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
         """As `log_prob`, with the network's outputs replaced by the constant that fits these rows best."""

@@ -160,13 +160,13 @@ class ModeObjective:
 
     def _log_likelihood(self, theta: Mapping[str, Tensor], batch: Batch, noise: torch.Generator | None) -> Tensor:
         if self.adversarial_step is None:
-            return self.network.total_log_prob(theta, *batch, noise)
+            return self.network.total_log_prob(theta, batch, noise)
         x = batch.x.detach().requires_grad_()
-        clean = self.network.total_log_prob(theta, x, batch.y, batch.weight, noise)
+        clean = self.network.total_log_prob(theta, batch._replace(x=x), noise)
         (direction,) = torch.autograd.grad(clean, [x], retain_graph=True, allow_unused=True)
         check_moves(direction)
         moved = batch.x - self.adversarial_step * direction.sign()
-        return 0.5 * (clean + self.network.total_log_prob(theta, moved, batch.y, batch.weight, noise))
+        return 0.5 * (clean + self.network.total_log_prob(theta, batch._replace(x=moved), noise))
 
     def log_predictive(self, batch: Batch, _noise: torch.Generator) -> Tensor:
         """log p(y | x, theta) of each row."""

@@ -63,7 +63,8 @@ class TemperatureScaling:
         sizes = {len(part) for part in (self.slopes, self.biases, self.mixing, self.pulls) if part}
         if sizes - {1, logits.shape[2]}:
             raise ValueError(f"The scaling is of {max(sizes)} classes; `predictive` has {logits.shape[2]}.")
-        made = CategoricalPredictive.from_logits(rescaled(logits, 2, self).clamp(min=LOWEST))
+        logits = rescaled(logits, 2, self.slopes, self.biases, self.mixing, self.pulls, self.slope)
+        made = CategoricalPredictive.from_logits(logits.clamp(min=LOWEST))
         return replace(made, is_multilabel=predictive.is_multilabel)
 
 

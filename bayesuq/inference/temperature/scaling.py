@@ -85,7 +85,7 @@ class Scaling:
 
     def scores(self, held_out: HeldOut) -> tuple[float, float]:
         """Negative log likelihood of the labels in nats a label, and accuracy."""
-        logits = rescaled(held_out.logits, 2, self)
+        logits = rescaled(held_out.logits, 2, self.slopes, self.biases, self.mixing, self.pulls, self.slope)
         correct = (_log_mixture(logits).argmax(dim=1) == held_out.labels).double()
         weight = held_out.weight
         return float(held_out.loss(logits)), float((weight * correct).sum() / weight.sum())

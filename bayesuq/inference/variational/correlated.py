@@ -148,7 +148,7 @@ class CorrelatedObjective:
     def _loss_at_draw(self, batch: Batch, weight: float) -> Tensor:
         """One draw's part of the loss: likelihood, and the priors that are not normal."""
         theta = self.network.theta()
-        loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / len(batch.x))
+        loss = self.network.total_log_prob(theta, batch) * (-self.num_data / len(batch.x))
         for term in self.joint.irregular(theta):
             loss = loss - weight * term
         return loss / self.num_draws

@@ -162,7 +162,7 @@ class EvidenceObjective:
     def _loss_at_draw(self, batch: Batch, weight: float) -> Tensor:
         """One draw's part of the loss: all but the fused divergence."""
         theta = self.network.theta()
-        loss = self.network.total_log_prob(theta, *batch) * (-self.num_data / (len(batch.x) * self.num_draws))
+        loss = self.network.total_log_prob(theta, batch) * (-self.num_data / (len(batch.x) * self.num_draws))
         if self.divergence.has_graph:
             flat = torch.cat([leaf.reshape(-1) for leaf in self.weights.leaves.values()])
             others = self.divergence.others(self.guide, self.noise, theta, flat, mixtures=False)
