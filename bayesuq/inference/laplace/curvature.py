@@ -17,8 +17,10 @@ from torch import Tensor
 from bayesuq.models.likelihoods.base import Likelihood
 
 
-def target_weights(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    """What multiplies each target's log p(y | f), (N, ...) or (N, C, ...), float64: weights of its row and its class.
+def output_weights(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
+    """What multiplies log p(y | f) for each of the K outputs of a row, (N, K), float64: weights of row and class.
+
+    Outputs that share a target share its weight.
 
     Args:
         likelihood: Whose class weights and ignored label count.
@@ -27,16 +29,9 @@ def target_weights(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor 
         weight: (N,), or of y's shape, or None.
     """
     own = likelihood.target_weights(likelihood.align(f, y))
-    if weight is None:
-        return own
-    rowwise = weight.ndim == 1 and own.ndim > 1
-    return own * (weight.reshape(-1, *[1] * (own.ndim - 1)) if rowwise else weight.reshape(own.shape)).double()
-
-
-def output_weights(likelihood: Likelihood, f: Tensor, y: Tensor, weight: Tensor | None) -> Tensor:
-    """`target_weights` for each of the K outputs of a row, (N, K): outputs that share a target share its weight."""
-    of_targets = target_weights(likelihood, f, y, weight)
-    if of_targets.ndim < f.ndim:  # labels have no channel
-        of_targets = of_targets.unsqueeze(1)
-    repeats = f.shape[1] // of_targets.shape[1]  # of (means, log variances) or of classes
-    return of_targets.repeat(1, repeats, *[1] * (f.ndim - 2)).flatten(1)
+    if weight is not None:
+        rowwise = weight.ndim == 1 and own.ndim > 1
+        own = own * (weight.reshape(-1, *[1] * (own.ndim - 1)) if rowwise else weight.reshape(own.shape)).double()
+    own = own.unsqueeze(1) if own.ndim < f.ndim else own  # labels have no channel
+    repeats = f.shape[1] // own.shape[1]  # of (means, log variances) or of classes
+    return own.repeat(1, repeats, *[1] * (f.ndim - 2)).flatten(1)

@@ -169,7 +169,7 @@ class Linearisation:
         def outputs(values: Mapping[str, Tensor]) -> Tensor:
             return self.model.forward({**self.theta, **values}, rows, net=self.tree, buffers=self.buffers)
 
-        if are_kept():  # see `_jacobians`
+        if are_kept():  # see `_products`
             return _pushed_backwards(outputs, values, deviations)
         try:
             with PlainAttention():
@@ -193,27 +193,25 @@ class Linearisation:
         with torch.enable_grad():
             flat = f.flatten(1)
         columns = torch.eye(flat.shape[1]).to(flat).expand(len(flat), -1, -1) if root is None else root(detached(f))
-        found = self._factors(flat, uses, columns.to(flat.dtype))
-        if columns.shape[2] < columns.shape[1]:
-            return detached(f), Derivatives(found, self._products(rows, columns.to(flat.dtype)))
-        others = {
-            name: torch.einsum("nk...,nkr->nr...", jacobian.double(), columns.double())
-            for name, jacobian in self._jacobians(rows).items()
-        }
-        return detached(f), Derivatives(found, others)
+        columns = columns.to(flat.dtype)
+        return detached(f), Derivatives(self._factors(flat, uses, columns), self._products(rows, columns))
 
-    def gradient(self, rows: Tensor, energy: Callable[[Tensor], Tensor]) -> dict[str, Tensor]:
-        """Of a number, a function of f, in the parameters sought, (*shape), float64.
+    def gradient(
+        self, rows: Tensor, energy: Callable[[Tensor], Tensor], names: Sequence[str] | None = None
+    ) -> dict[str, Tensor]:
+        """Of a number, a function of f, in the parameters named, by default those sought, (*shape), float64.
 
         Args:
             rows: (N, ...).
             energy: From f, (N, C, ...), to the number, 0-d.
+            names: Of the parameters.
         """
+        names = self.names if names is None else names
         with torch.enable_grad():
-            theta = {name: value.detach().requires_grad_(name in self.names) for name, value in self.theta.items()}
+            theta = {name: value.detach().requires_grad_(name in names) for name, value in self.theta.items()}
             total = energy(self.model.forward(theta, rows, net=self.tree, buffers=self.buffers))
-            parts = torch.autograd.grad(total, [theta[name] for name in self.names], materialize_grads=True)
-        return {name: part.double() for name, part in zip(self.names, parts, strict=True)}
+            parts = torch.autograd.grad(total, [theta[name] for name in names], materialize_grads=True)
+        return {name: part.double() for name, part in zip(names, parts, strict=True)}
 
     def as_derivatives(self, vectors: Mapping[str, Tensor]) -> Derivatives:
         """Numbers for each parameter sought, (*shape), as the derivatives of the one output of one row."""
@@ -315,27 +313,6 @@ class Linearisation:
             found[layer] = Factors(torch.cat(inputs, dim=1), torch.cat(places, dim=2))
         return found
 
-    def _jacobians(self, rows: Inputs) -> dict[str, Tensor]:
-        """Of the outputs in the parameters that are in no layer, (N, K, *shape)."""
-        values = {name: self.theta[name] for name in self.other_names}
-        if not values:
-            return {}
-
-        def outputs(values: Mapping[str, Tensor], one: Any) -> Tensor:
-            theta = {**self.theta, **values}
-            return self.model.forward(theta, one, net=self.tree, buffers=self.buffers)[0].flatten()
-
-        # Gradients through torch's transforms are wrong in layer norms, whose statistics they take as constants.
-        if isinstance(rows, Tensor) and not are_kept():
-            of_row = torch.func.jacrev(lambda values, row: outputs(values, row.unsqueeze(0)))
-            try:
-                with PlainAttention():  # which vmap has rules for
-                    return torch.func.vmap(of_row, in_dims=(None, 0))(values, rows)
-            except RuntimeError:  # a module that vmap cannot follow, such as one that branches on its values
-                pass
-        found = [_jacobian(outputs, values, one) for one in rows.split(1)]
-        return {name: torch.stack([one[name] for one in found]) for name in values}
-
     def _products(self, rows: Inputs, columns: Tensor) -> dict[str, Tensor]:
         """Of columns (N, K, R) of the outputs, in the parameters that are in no layer, (N, R, *shape), float64."""
         values = {name: self.theta[name] for name in self.other_names}
@@ -352,8 +329,10 @@ class Linearisation:
             return torch.func.vmap(pull, in_dims=1)(columns)[0]
 
         found = None
-        if isinstance(rows, Tensor):
-            with PlainAttention(), contextlib.suppress(RuntimeError):  # a module that vmap cannot follow
+        # Gradients through torch's transforms are wrong in layer norms, whose statistics they take as constants.
+        if isinstance(rows, Tensor) and not are_kept():
+            # A module that vmap cannot follow, such as one that branches on its values, is asked row by row.
+            with PlainAttention(), contextlib.suppress(RuntimeError):  # its operators have rules for vmap
                 found = torch.func.vmap(of_row)(rows, columns)
         if found is None:
             parts = [self._products_of_row(one, own) for one, own in zip(rows.split(1), columns, strict=True)]
@@ -366,9 +345,9 @@ class Linearisation:
             leaves = {name: self.theta[name].detach().requires_grad_() for name in self.other_names}
             theta = {**self.theta, **leaves}
             f = self.model.forward(theta, one, net=self.tree, buffers=self.buffers).flatten()
+            keeping: dict[str, Any] = {"retain_graph": True, "create_graph": are_kept(), "materialize_grads": True}
             parts = [
-                torch.autograd.grad(f, list(leaves.values()), column, retain_graph=True, materialize_grads=True)
-                for column in columns.unbind(dim=1)
+                torch.autograd.grad(f, list(leaves.values()), column, **keeping) for column in columns.unbind(dim=1)
             ]
         return {name: torch.stack(each) for name, each in zip(leaves, zip(*parts, strict=True), strict=True)}
 
@@ -384,15 +363,10 @@ class Linearisation:
         direction = torch.linspace(1, 2, f.numel()).to(f).view(len(rows), -1, 1)
         factors = self._factors(f.flatten(1), uses, direction)[layer]
         found = layer.split(factors.matrix().sum(dim=(0, 1)))
-        with torch.enable_grad():
-            theta = {name: value.detach().requires_grad_(name in found) for name, value in self.theta.items()}
-            total = (
-                self.model.forward(theta, rows, net=self.tree, buffers=self.buffers) * direction.view(f.shape)
-            ).sum()
-            expected = torch.autograd.grad(total, [theta[name] for name in found], materialize_grads=True)
+        expected = self.gradient(rows, lambda f: (f * direction.view(f.shape)).sum(), list(found))
         return all(
-            (mine - other).abs().max() <= tolerance * other.abs().max()
-            for mine, other in zip(found.values(), expected, strict=True)
+            (mine - expected[name]).abs().max() <= tolerance * expected[name].abs().max()
+            for name, mine in found.items()
         )
 
 
@@ -473,21 +447,6 @@ def _positions_of_outputs(module: nn.Module, gradients: Tensor) -> Tensor:
     if isinstance(module, CONVOLUTIONS):
         return gradients.flatten(3).mT
     return gradients.reshape(*gradients.shape[:2], -1, gradients.shape[-1])
-
-
-def _jacobian(
-    outputs: Callable[[Mapping[str, Tensor], Any], Tensor], values: Mapping[str, Tensor], row: Any
-) -> dict[str, Tensor]:
-    """One row's Jacobian, an output at a time."""
-    with torch.enable_grad():
-        leaves = {name: value.detach().requires_grad_() for name, value in values.items()}
-        f = outputs(leaves, row)
-        found = list(leaves.values())
-        rows = [
-            torch.autograd.grad(one, found, retain_graph=True, create_graph=are_kept(), materialize_grads=True)
-            for one in f
-        ]
-    return {name: torch.stack(parts) for name, parts in zip(leaves, zip(*rows, strict=True), strict=True)}
 
 
 def _pushed_backwards(

@@ -165,9 +165,7 @@ class LaplacePosterior(NetworkPosterior):
 
     def slope(self, log_likelihood: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """The gradient of the log joint at the mode, (*shape) by parameter, from that of the log-likelihood."""
-        theta = Layout.of(self.model).split(self.values)
-        prior = self.prior_precision()
-        away = {name: (theta[name] - _law(self.model, name).loc).double() for name in self.names}
+        prior, away = self.prior_precision(), self._away()
         return {name: log_likelihood[name] - prior[name] * away[name] for name in self.names}
 
     @cached_property
@@ -381,7 +379,7 @@ class LaplacePosterior(NetworkPosterior):
         """f* / sqrt(1 + pi/8 diag(J Sigma J^T)), (N, C, ...); real targets stay as they are."""
         if self.model.likelihood.has_normal_noise:
             return f
-        variance = as_outputs(self._variance(derivatives), f.shape)
+        variance = as_outputs(self.law.output_variance(derivatives).clamp(min=0), f.shape)
         return (f / (1 + math.pi / 8 * variance).sqrt()).to(f.dtype)
 
     def _widened(self, at_mode: GaussianPredictive, derivatives: Derivatives) -> GaussianPredictive:
@@ -394,18 +392,17 @@ class LaplacePosterior(NetworkPosterior):
             function_covariance=covariance.unsqueeze(0),
         )
 
-    def _variance(self, derivatives: Derivatives) -> Tensor:
-        """diag(J Sigma J^T), (N, K), float64."""
-        return self.law.output_variance(derivatives).clamp(min=0)
-
     def _linear(self) -> Linearisation:
         theta = Layout.of(self.model).split(self.values)
         return Linearisation(self.model, theta, self.buffers, self.names, self.layers)
 
-    def _squares(self) -> dict[str, Tensor]:
-        """(theta* - loc)^2 by parameter, (*shape), float64."""
+    def _away(self) -> dict[str, Tensor]:
+        """theta* - loc by parameter, (*shape), float64."""
         theta = Layout.of(self.model).split(self.values)
-        return {name: (theta[name] - _law(self.model, name).loc).double().square() for name in self.names}
+        return {name: (theta[name] - _law(self.model, name).loc).double() for name in self.names}
+
+    def _squares(self) -> dict[str, Tensor]:
+        return {name: value.square() for name, value in self._away().items()}
 
 
 @dataclass(frozen=True, eq=False, kw_only=True, repr=False)
