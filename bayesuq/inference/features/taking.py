@@ -179,7 +179,10 @@ class FeatureNetwork:
 
     def is_end(self, features: Tensor, f: Tensor) -> bool:
         """Whether the outputs are what the layer gives, to the last bit."""
-        own = {name: self._theta.get(f"{self.path}.{name}" if self.path else name) for name, _ in _named(self._layer)}
+        own = {
+            name: self._theta.get(f"{self.path}.{name}" if self.path else name)
+            for name, _ in self._layer.named_parameters(recurse=False)
+        }
         values = {name: value for name, value in own.items() if value is not None}
         again = torch.func.functional_call(self._layer, values, (features,))
         return isinstance(again, Tensor) and again.dtype == f.dtype and torch.equal(again, f)
@@ -201,10 +204,6 @@ def last_layer(net: nn.Module) -> str:
     path = [path for path, module in net.named_modules() if any(True for _ in module.parameters(recurse=False))][-1]
     parts = path.split(".")
     return ".".join(parts[: parts.index(PARAMETRISED)]) if PARAMETRISED in parts else path
-
-
-def _named(layer: nn.Module) -> list[tuple[str, nn.Parameter]]:
-    return list(layer.named_parameters(recurse=False))
 
 
 def _linear(net: nn.Module) -> list[str]:

@@ -17,7 +17,6 @@ Reference:
 """
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -107,16 +106,7 @@ class CollapsedBound:
             inverse = torch.cholesky_inverse(root)
             mean = torch.linalg.solve_triangular(root.mT, pull.unsqueeze(-1), upper=True).squeeze(-1)
             scale = torch.linalg.cholesky(inverse).expand(len(residual), -1, -1)
-        keep: dict[str, Any] = {"memory_format": torch.contiguous_format}
-        return SparseGpPosterior(
-            model=self.process.model,
-            hyperparameters=self.process.prior.state(),
-            inducing_points=self.process.places().detach().clone(**keep),
-            inducing_mean=mean.clone(**keep),
-            inducing_scale=scale.clone(**keep),
-            example=self.data.x[:1].clone(),
-            history=history,
-        )
+        return self.process.posterior(mean, scale, self.data.x[:1].clone(), history)
 
     def _parts(self) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         """Features, a (C or 1, M, N), residuals (C, N), noise variances (C or 1, N), and the noise scale.

@@ -102,11 +102,6 @@ class HyperparameterVector:
         self.widths = {leaf.name: _width(leaf, units, counts=counts) for leaf in self.leaves}
         self._laws: dict[str, Any] = {}
 
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The leaves' tensors."""
-        return [leaf.value for leaf in self.leaves]
-
     def start_by_network(self) -> dict[str, Tensor]:
         """The starts, where a deep kernel's network decides on them by the weights that it happens to have; else none.
 

@@ -105,7 +105,7 @@ class GpPosterior(ProcessPosterior):
                 rows = self.cast(batch)
             for part in rows.split(prediction.rows_at_a_time(rows.device, self.width)):
                 with notes:
-                    mean, variance = self.coupled(part) or self._apart(part)
+                    mean, variance = self.coupled(part) or (each.mT for each in self.marginals(part))
                     predictive = self._predictive(mean, variance, len(indices), (key, start), keep_samples=keep_samples)
                 notes.read()
                 yield predictive
@@ -113,11 +113,6 @@ class GpPosterior(ProcessPosterior):
 
         with differentiated(x, differentiable=differentiable):
             return predict_batches(x, chunks, keep_samples=keep_samples)
-
-    def _apart(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Means and variances of independent outputs at each row, (N, C) each."""
-        mean, variance = self.marginals(x)
-        return mean.mT, variance.mT
 
     def _predictive(
         self, mean: Tensor, variance: Tensor, number: int, place: tuple[int, int], *, keep_samples: bool
@@ -189,12 +184,7 @@ class GpPosterior(ProcessPosterior):
 
         def prior_predict(x: Tensor, count: int, seed: int) -> PredictiveDistribution:
             with torch.no_grad():
-                features = self.prior.features(self.cast(x))
-                mean, covariance = self.prior.mean_at(features), self.prior.covariance(features)
-                mean = mean.reshape(-1, covariance.shape[-1])
-                outputs = self.prior.num_outputs
-                draws = draw_jointly(mean, covariance, count, seed, outputs, is_posterior=False)
-                return self.likelihood.predictive(draws).to(x.device)
+                return self.likelihood.predictive(draw_from(self.prior, self.cast(x), count, seed)).to(x.device)
 
         return Drawn(
             method=type(self).__name__,
@@ -253,6 +243,14 @@ def draw_jointly(
         one.normal_(generator=generator(seed, index, device=mean.device))
     draws = mean + (factor @ noise.unsqueeze(-1)).squeeze(-1)
     return draws.reshape(number, num_outputs, -1).mT
+
+
+def draw_from(prior: FunctionPrior, x: Tensor, number: int, seed: int) -> Tensor:
+    """Draws of functions from a prior at rows (N, ...), (S, N, C)."""
+    features = prior.features(x)
+    covariance = prior.covariance(features)
+    mean = prior.mean_at(features).reshape(-1, covariance.shape[-1])
+    return draw_jointly(mean, covariance, number, seed, prior.num_outputs, is_posterior=False)
 
 
 def _root(covariance: Tensor, *, is_posterior: bool) -> Tensor:

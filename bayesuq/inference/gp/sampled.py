@@ -21,7 +21,7 @@ from bayesuq.functions import Functions
 from bayesuq.inference.gp.exact import ExactGpPosterior, condition
 from bayesuq.inference.gp.hyperparameters import HyperparameterVector
 from bayesuq.inference.gp.marginal_likelihood import Observations, hyperparameters_of
-from bayesuq.inference.gp.posterior import draw_jointly
+from bayesuq.inference.gp.posterior import draw_from
 from bayesuq.inference.gp.saving import ProcessPosterior
 from bayesuq.inference.posteriors.prediction import differentiated, draw_indices, mixed
 from bayesuq.inference.training.history import UNTRAINED
@@ -193,10 +193,6 @@ class SampledGpPosterior(ProcessPosterior):
         for index in range(number):
             vector.draw_prior(derive_seed(seed, index))
             with torch.no_grad():
-                features = prior.features(self.member(0).cast(x))
-                covariance = prior.covariance(features)
-                mean = prior.mean_at(features).reshape(-1, covariance.shape[-1])
-                key = derive_seed(seed, index, 1)
-                f = draw_jointly(mean, covariance, 1, key, len(self.y), is_posterior=False)
+                f = draw_from(prior, self.member(0).cast(x), 1, derive_seed(seed, index, 1))
                 parts.append(self.model.likelihood.given(prior.unknowns()).predictive(f).to(x.device))
         return mixed(parts)

@@ -264,21 +264,13 @@ class SparseObjective:
     def posterior(self, example: Tensor, history: History) -> "SparseGpPosterior":
         """What is fitted so far, as a value of its own."""
         with torch.no_grad():
-            root, places = self.root.tril(), self.process.places()
+            root = self.root.tril()
             scale = torch.linalg.cholesky(torch.cholesky_inverse(root)) if self.is_natural else root
-        return SparseGpPosterior(
-            model=self.process.model,
-            hyperparameters=self.process.prior.state(),
-            inducing_points=places.detach().clone(memory_format=torch.contiguous_format),
-            inducing_mean=self.mean.detach().clone(memory_format=torch.contiguous_format),
-            inducing_scale=scale.detach().clone(memory_format=torch.contiguous_format),
-            example=example,
-            history=history,
-        )
+        return self.process.posterior(self.mean, scale, example, history)
 
     def _leaves(self) -> list[Tensor]:
         of_q = [] if self.is_natural else [self.mean, self.root]
-        return [*self.process.vector.parameters, self.process.inducing, *of_q]
+        return [*(leaf.value for leaf in self.process.vector.leaves), self.process.inducing, *of_q]
 
     def _likelihood(self) -> Likelihood:
         return self.process.model.likelihood.given(self.process.prior.unknowns())

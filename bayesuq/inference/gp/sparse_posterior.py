@@ -108,6 +108,21 @@ class SparseProcess:
         cross = self.prior.covariance(places, features)
         return torch.linalg.solve_triangular(factor_at(places, self.prior), cross, upper=False)
 
+    def posterior(self, mean: Tensor, scale: Tensor, example: Tensor, history: History) -> "SparseGpPosterior":
+        """What is fitted, as a value of its own; the arguments are its attributes."""
+        places, mean, scale = (
+            part.detach().clone(memory_format=torch.contiguous_format) for part in (self.places(), mean, scale)
+        )
+        return SparseGpPosterior(
+            model=self.model,
+            hyperparameters=self.prior.state(),
+            inducing_points=places,
+            inducing_mean=mean,
+            inducing_scale=scale,
+            example=example,
+            history=history,
+        )
+
 
 def factor_at(places: Tensor, prior: FunctionPrior) -> Tensor:
     """L at Z as features, (C or 1, M, M)."""

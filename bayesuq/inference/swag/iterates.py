@@ -150,7 +150,8 @@ class SgdIterates:
         if not math.isfinite(rate):
             return rate
         with self._statistics_kept():
-            at_mode = [self._loss(batch, source) for batch in _trial(source, seed, _trial_length(num_steps))]
+            length = TRIAL_STEPS if num_steps is None else min(num_steps, TRIAL_STEPS)
+            at_mode = [self._loss(batch, source) for batch in _trial(source, seed, length)]
         if self._stays(rate, source, seed, at_mode):
             return rate
         halved = (rate * 0.5**number for number in range(1, MOST_HALVINGS))
@@ -231,11 +232,6 @@ class SgdIterates:
             yield
         finally:
             self.mode.network.set_drawing(True)
-
-
-def _trial_length(num_steps: int | None) -> int:
-    """Steps of a trial for so many steps of SGD."""
-    return TRIAL_STEPS if num_steps is None else min(num_steps, TRIAL_STEPS)
 
 
 def _trial(source: Source, seed: int, length: int) -> Iterator[Batch]:

@@ -130,16 +130,15 @@ def fit(
         raise ValueError("`vector` and `matrix` are two scalings; choose one.")
     kind: Kind = "matrix" if matrix else "vector" if vector else "temperature"
     file = Checkpoint.of(checkpoint)
+    seed = file.seed() if file is not None and seed is None else seed
     if isinstance(posterior, PredictiveDistribution):
         if num_samples is not None:
             raise ValueError("`num_samples` is of a posterior; a predictive has its draws already. Leave it out.")
         held_out = held_out_of(posterior, only_targets(data))
         if matrix:
             check_mixable(held_out)
-        key = resolve_seed(file.seed() if file is not None and seed is None else seed)
-        return TemperatureScaling(**_chosen(held_out, kind, file, key))
-    likelihood = _likelihood(posterior)
-    key = resolve_seed(file.seed() if file is not None and seed is None else seed)
+        return TemperatureScaling(**_chosen(held_out, kind, file, resolve_seed(seed)))
+    likelihood, key = _likelihood(posterior), resolve_seed(seed)
     rows = in_memory(cast(Data, data), key)
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=key, keep_samples=True)
     chosen = _chosen(_held_out(likelihood, predictive, rows), kind, file, key)

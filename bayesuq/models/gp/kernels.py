@@ -72,8 +72,7 @@ class RBF(Kernel):
     active_inputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_value(self.lengthscale, "lengthscale")
-        _check_active(self.active_inputs)
+        _check(self, "lengthscale")
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`."""
@@ -102,8 +101,7 @@ class Matern(Kernel):
     def __post_init__(self) -> None:
         if self.smoothness not in (0.5, 1.5, 2.5):
             raise ValueError(f"`smoothness` must be 0.5, 1.5 or 2.5; got {self.smoothness!r}.")
-        check_value(self.lengthscale, "lengthscale")
-        _check_active(self.active_inputs)
+        _check(self, "lengthscale")
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`."""
@@ -127,9 +125,7 @@ class RationalQuadratic(Kernel):
     active_inputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_value(self.lengthscale, "lengthscale")
-        check_value(self.alpha, "alpha")
-        _check_active(self.active_inputs)
+        _check(self, "lengthscale", "alpha")
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`."""
@@ -155,9 +151,7 @@ class Periodic(Kernel):
     active_inputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_value(self.period, "period")
-        check_value(self.lengthscale, "lengthscale")
-        _check_active(self.active_inputs)
+        _check(self, "period", "lengthscale")
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`."""
@@ -186,8 +180,7 @@ class Linear(Kernel):
     active_inputs: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
-        check_value(self.variance, "variance")
-        _check_active(self.active_inputs)
+        _check(self, "variance")
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`."""
@@ -218,17 +211,16 @@ class SpectralMixture(Kernel):
 
     def __post_init__(self) -> None:
         check_count(self.num_mixtures, "num_mixtures")
-        _check_active(self.active_inputs)
+        _check(self)
 
     def build(self, num_inputs: int, batch: torch.Size) -> Built:
         """See `Kernel.build`."""
-        shape = _shape(self, num_inputs, batch)
         built = gpytorch.kernels.SpectralMixtureKernel(
             num_mixtures=self.num_mixtures,
             mixture_means_constraint=log_positive(),
             mixture_scales_constraint=log_positive(),
             mixture_weights_constraint=log_positive(),
-            **{**shape, "ard_num_dims": _width(self, num_inputs)},
+            **_shape(self, num_inputs, batch),
         )
         declare(built, "mixture_weights", "learned", "factors", start=1 / self.num_mixtures)
         declare(built, "mixture_means", "learned", "rates")
@@ -239,7 +231,11 @@ class SpectralMixture(Kernel):
         return built
 
 
-def _check_active(columns: tuple[int, ...] | None) -> None:
+def _check(kernel: Any, *values: str) -> None:
+    """Refuse hyperparameters, by name, and active inputs that are none."""
+    for name in values:
+        check_value(getattr(kernel, name), name)
+    columns = kernel.active_inputs
     if columns is not None and (not isinstance(columns, tuple) or not columns or len(set(columns)) < len(columns)):
         raise ValueError(f"`active_inputs` must be a tuple of different column numbers; got {columns!r}.")
     for column in columns or ():

@@ -188,9 +188,12 @@ class FunctionPrior(nn.Module):
 
     def lazy(self, x1: Tensor, x2: Tensor | None = None) -> Any:
         """Covariances of f between features, GPyTorch's lazy (C or 1, N1, N2), in units of f squared."""
-        kernel = self.kernel
-        inner = kernel.kernel if isinstance(kernel, DeepKernel | CoregionalisedKernel) else kernel
-        return inner(x1) if x2 is None else inner(x1, x2)
+        return self._of_features(x1) if x2 is None else self._of_features(x1, x2)
+
+    @property
+    def _of_features(self) -> Any:
+        """The kernel of one function at features."""
+        return self.kernel.kernel if isinstance(self.kernel, DeepKernel | CoregionalisedKernel) else self.kernel
 
     def covariance(self, x1: Tensor, x2: Tensor | None = None) -> Tensor:
         """The same as one tensor; of coregionalised outputs, rows of all outputs together, (1, C N1, C N2)."""
@@ -202,12 +205,9 @@ class FunctionPrior(nn.Module):
 
     def variance(self, x: Tensor) -> Tensor:
         """Prior variances of f at features, (C or 1, N); of coregionalised outputs (1, C N)."""
-        kernel = self.kernel
-        inner = kernel.kernel if isinstance(kernel, DeepKernel | CoregionalisedKernel) else kernel
-        diagonal = inner(x, diag=True)
-        diagonal = diagonal if diagonal.ndim == 2 else diagonal.unsqueeze(0)
-        if isinstance(kernel, CoregionalisedKernel):
-            return torch.kron(kernel.output_covariance().diagonal(), diagonal[0]).unsqueeze(0)
+        diagonal = torch.atleast_2d(self._of_features(x, diag=True))
+        if isinstance(self.kernel, CoregionalisedKernel):
+            return torch.kron(self.kernel.output_covariance().diagonal(), diagonal[0]).unsqueeze(0)
         return diagonal
 
     def mean_at(self, x: Tensor) -> Tensor:
