@@ -250,6 +250,10 @@ class Twice(nn.Module):
         (lambda: features.fit(features.Features(np.ones((3, 2))), scores=["virtual_logit"]), "needs `weight`"),
         (lambda: features.fit(made(0))(labelled(8).x), "pass `Features` here"),
         (lambda: features.fit(made(0))(features.Features(np.ones((3, 2)))), "fitted to 5 features; got 2"),
+        (
+            lambda: features.take(adopt(network(), likelihoods.Categorical()), labelled(8), layer="2.fc"),
+            "no layer '2.fc'",
+        ),
         (lambda: features.Features(np.ones(3)), r"shape \(N, D\)"),
         (lambda: features.Features(np.ones((3, 2)), labels=[0, 1]), r"`labels` must have shape \(3,\)"),
         (lambda: features.NearestNeighbours.of(made(0, 9)), "at most the 9 training rows"),

@@ -133,7 +133,12 @@ class FeatureNetwork:
                 f"{type(posterior).__name__}. Of an ensemble take one member, `posterior.members[0]`, and of a method "
                 "that started from a network that network."
             )
-        return cls(inner.model, theta, inner.buffers, last_layer(inner.model.net) if layer is None else layer)
+        net = inner.model.net
+        if layer is not None and layer not in dict(net.named_modules(remove_duplicate=False)):
+            raise ValueError(
+                f"The network has no layer {layer!r}. Name another, such as one of {', '.join(_linear(net))}."
+            )
+        return cls(inner.model, theta, inner.buffers, last_layer(net) if layer is None else layer)
 
     def chunks(self, x: Any) -> Iterator[Inputs]:
         """Checked rows as the network takes them, as many at a time as memory has room for their activations."""

@@ -39,7 +39,7 @@ class ProcessReader:
             self._row = first.x.shape[1:]
             self.num_outputs = self.model.outputs_for(self.model.likelihood.targets(first.y))
         rows = self.read(first)
-        self.model.build(rows.x[:2], self.num_outputs)  # refuses what the kernel does not take
+        self.model.build(rows.x[:2], self.num_outputs).check(rows.x[:3])
         self.model.likelihood.align(rows.x.new_zeros(()).expand(len(rows.x), self.num_outputs), rows.y)
         return rows
 

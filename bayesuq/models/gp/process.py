@@ -214,6 +214,26 @@ class FunctionPrior(nn.Module):
         """Prior means of f at features, (C, N)."""
         return self.mean(x).expand(self.num_outputs, len(x))
 
+    def check(self, x: Tensor) -> None:
+        """Hold mean and kernel, which may be GPyTorch's own, against some rows (N, ...).
+
+        Raises:
+            ValueError: They do not take such rows, or give numbers of another shape.
+        """
+        for name, part, of_rows in (("mean", self.mean, self.mean), ("kernel", self.kernel, self.lazy)):
+            try:
+                with torch.no_grad():
+                    shape = tuple(of_rows(self.features(x)).shape)
+            except (RuntimeError, IndexError) as error:
+                raise ValueError(f"The {name} does not take `x` of shape {tuple(x.shape)}: {error}") from error
+            wanted = (self.num_outputs, *[len(x)] * (1 if name == "mean" else 2))
+            if shape not in (wanted, (1, *wanted[1:]), wanted[1:]):
+                raise ValueError(
+                    f"The {name} {type(part).__name__} must give numbers of shape {wanted} at {len(x)} rows, or the "
+                    f"same to all of {self.num_outputs} outputs; got {shape}. Outputs that depend on each other are "
+                    "of bayesuq.models.gp.Coregionalised."
+                )
+
     def unknowns(self) -> dict[str, Tensor]:
         """The likelihood's unknowns on their own support, () or (C,)."""
         return {name: value.exp() for name, value in self.log_unknowns.items()}

@@ -561,3 +561,25 @@ def test_functions_of_many_outputs_share_what_inducing_points_cost() -> None:
     assert isinstance(chosen, SparseGpPosterior)
     assert isinstance(asked, SparseGpPosterior)
     torch.testing.assert_close(chosen.inducing_points, asked.inducing_points, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "match"),
+    [
+        ({"mean": gpytorch.means.LinearMean(3)}, r"mean does not take `x` of shape \(3, 2\)"),
+        ({"mean": gpytorch.means.ZeroMean(batch_shape=torch.Size([2]))}, r"mean ZeroMean must give .*got \(2, 3\)"),
+        ({"kernel": gpytorch.kernels.RBFKernel(ard_num_dims=5)}, r"kernel does not take `x` of shape \(3, 2\)"),
+        ({"kernel": gpytorch.kernels.RBFKernel(active_dims=[4])}, r"kernel does not take `x` of shape \(3, 2\)"),
+        ({"kernel": gpytorch.kernels.RBFKernel(batch_shape=torch.Size([4]))}, r"must give .*got \(4, 3, 3\)"),
+        (
+            {"kernel": gpytorch.kernels.MultitaskKernel(gpytorch.kernels.RBFKernel(), num_tasks=2)},
+            r"got \(6, 6\).*Coregionalised",
+        ),
+    ],
+)
+@pytest.mark.parametrize("approximation", ["exact", "sparse"])
+def test_parts_of_gpytorchs_that_do_not_fit_the_rows_are_told(
+    parts: dict[str, Any], match: str, approximation: Any
+) -> None:
+    with pytest.raises(ValueError, match=match):
+        fit(gp.GaussianProcess(**parts), DATA, approximation=approximation)

@@ -48,7 +48,7 @@ def test_on_features_of_labels_it_begins_at_the_networks_own_logits() -> None:
 @pytest.mark.parametrize("num_given", [1, 3])
 def test_a_network_of_other_outputs_than_the_targets_is_told(num_given: int) -> None:
     process = GaussianProcess(kernel=RBF(1.0), mean=FixedMean(built(lambda: nn.Linear(2, num_given))))
-    with pytest.raises(ValueError, match=rf"must give \(5, 2\) numbers.*got \(5, {num_given}\)"):
+    with pytest.raises(ValueError, match=rf"must give \(3, 2\) numbers.*got \(3, {num_given}\)"):
         gp.fit(process, Dataset(noise(0, 5, 2), noise(1, 5, 2)))
 
 
