@@ -372,9 +372,9 @@ class Standardizer:
                 their logarithms, are read by these: ages, counts, amounts.
 
         Raises:
-            TypeError: Not a Dataset.
-            ValueError: A spread above about 1e154, whose square overflows, or of a target below 1e-150, whose square
-                vanishes; a `clip` that is not positive.
+            TypeError: Not a Dataset; flags that are not booleans.
+            ValueError: Another number of flags than features; a spread above about 1e154, whose square overflows, or of
+                a target below 1e-150, whose square vanishes; a `clip` that is not positive.
 
         Warns:
             UserWarning: Features further than 10 standard deviations from their mean, which nothing clips.
@@ -387,7 +387,7 @@ class Standardizer:
         x = x if x_least is None else _with_logarithms(x, x_least)
         x_loc, x_scale = _moments(x)
         if flags is not None:
-            x_scale = torch.where(to_tensor(flags, "flags").reshape(x_scale.shape).to(x_scale.device), 1.0, x_scale)
+            x_scale = torch.where(_checked_flags(flags, x_scale), 1.0, x_scale)
         if clip is None:
             _warn_of_far_features(x, x_loc, x_scale, dataset.columns)
         if dataset.is_labelled:
@@ -529,6 +529,21 @@ def _check_dataset(value: object) -> None:
             "one part of a Split; of arrays, pass Dataset(x, y); of new inputs alone, call `inputs(x)`."
         )
     require_tensor(without_scale(value.x), "A Standardizer")
+
+
+def _checked_flags(flags: ArrayLike, like: Tensor) -> Tensor:
+    """Booleans by feature, shaped as means are.
+
+    Raises:
+        TypeError: Not booleans.
+        ValueError: Another number of them than features.
+    """
+    given = to_tensor(flags, "flags")
+    if given.dtype != torch.bool:
+        raise TypeError(f"`flags` must be booleans, whether a feature is 0 or 1; got {given.dtype}.")
+    if given.numel() != like.numel():
+        raise ValueError(f"`flags` must be {like.numel()} booleans, as there are features; got {given.numel()}.")
+    return given.reshape(like.shape).to(like.device)
 
 
 def _check_alike(one: Dataset, other: Dataset) -> None:

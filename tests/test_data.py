@@ -4,6 +4,7 @@ import copy
 import math
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -701,3 +702,12 @@ def test_data_sets_are_joined_and_standardised_by_the_names_of_their_columns():
     for use in (one.concatenate, units.transform):
         with pytest.raises(ValueError, match=r"must have the columns 'a', 'b' .* it lacks 'b' and 'c' was not fitted"):
             use(Dataset(frame.rename(columns={"b": "c"}), Y))
+
+
+@pytest.mark.parametrize(
+    ("flags", "error", "says"),
+    [([True, False], ValueError, "must be 3 booleans.*got 2"), ([0, 1, 1], TypeError, "must be booleans.*int64")],
+)
+def test_flags_that_are_none_of_the_features_are_refused(flags: Any, error: type[Exception], says: str) -> None:
+    with pytest.raises(error, match=f"`flags` {says}"):
+        Standardizer.fit(Dataset(torch.arange(12.0).view(4, 3), torch.arange(4.0)), flags=flags)

@@ -256,11 +256,10 @@ class CategoricalPredictive(PredictiveDistribution):
         Raises:
             ValueError: Another number of names than classes, or two that are the same.
         """
-        if len(names) != self.probability_sum.shape[1] or len(set(names)) < len(names):
-            raise ValueError(
-                f"`names` must be {self.probability_sum.shape[1]} different ones, as there are classes; got {names}."
-            )
-        return replace(self, names=tuple(map(str, names)))
+        told, number = tuple(map(str, names)), self.probability_sum.shape[1]
+        if isinstance(names, str) or len(told) != number or len(set(told)) < number:
+            raise ValueError(f"`names` must be {number} different ones, as there are classes; got {names!r}.")
+        return replace(self, names=told)
 
     def columns(self) -> Columns:
         """Label, class probabilities and uncertainties in nats of each point, (N,) each; of maps, means over pixels."""
@@ -391,6 +390,7 @@ class CategoricalPredictive(PredictiveDistribution):
         del first  # so that no part is held while another is made
         for part in remaining:
             check_mergeable(running.value.shape, part.probability_sum.shape)
+            _check_same_kind([is_multilabel, part.is_multilabel])
             names = same_names(names, part.names)
             running.add(part._sum)
             entropy_sum += part.entropy_sum
@@ -413,6 +413,7 @@ class CategoricalPredictive(PredictiveDistribution):
     def concatenate(cls, parts: Sequence[Self]) -> Self:
         """The predictive at the points of all parts, in order; each part must have the same number of draws."""
         check_concatenable([part.num_draws for part in parts], [part.probability_sum.shape[1:] for part in parts])
+        _check_same_kind([part.is_multilabel for part in parts])
         all_kept = all(part.draws is not None for part in parts)
         return cls._of(
             ProbabilitySum.concatenate([part._sum for part in parts]),
@@ -522,6 +523,19 @@ def same_names(one: Sequence[str] | None, other: Sequence[str] | None) -> tuple[
         )
     names = other if one is None else one
     return None if names is None else tuple(names)
+
+
+def _check_same_kind(are_multilabel: Sequence[bool]) -> None:
+    """Refuse labels that do not exclude each other beside pixels of one label, whose shapes may be alike.
+
+    Raises:
+        ValueError: Both are there.
+    """
+    if len(set(are_multilabel)) > 1:
+        raise ValueError(
+            "Predictives of several labels a point, and of maps with one label a pixel, do not go together. Make both "
+            "by one likelihood, or all by `from_probs(..., kind='bernoulli')`."
+        )
 
 
 def _entropy_parts(probs: Tensor) -> Tensor:

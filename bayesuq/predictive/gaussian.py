@@ -142,6 +142,7 @@ class GaussianPredictive(RealPredictive):
             counts: Of each of the S, at least 1.
 
         Raises:
+            TypeError: Counts that are not whole.
             ValueError: Another number of counts, or one below 1.
 
         Example:
@@ -149,8 +150,8 @@ class GaussianPredictive(RealPredictive):
             >>> two.repeated([3, 1]).mean, two.repeated([3, 1]).shape
             (tensor([[1.]], dtype=torch.float64), torch.Size([4, 1, 1]))
         """
-        given = torch.tensor([int(count) for count in counts], dtype=torch.int64)
-        if len(given) != self.num_samples or bool((given < 1).any()):
+        given = torch.tensor([check_count(count, "counts") for count in counts], dtype=torch.int64)
+        if len(given) != self.num_samples:
             raise ValueError(f"`counts` must be {self.num_samples} numbers of at least 1; got {list(counts)}.")
         if self._counts is not None:
             laws = torch.arange(len(self._means)).repeat_interleave(self._counts)

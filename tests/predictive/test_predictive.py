@@ -525,3 +525,22 @@ def test_correlated_noise_is_the_mixture_of_multivariate_normals() -> None:
     assert float((apart[:, 0] * apart[:, 1]).mean()) == pytest.approx(0.9, abs=0.1)  # .02 by chance
     with pytest.raises(ValueError, match="`covariance` must be positive semidefinite"):
         GaussianPredictive.with_noise_covariance(mean, [[1.0, 2.0], [2.0, 1.0]])
+
+
+def test_several_labels_a_point_and_maps_of_one_label_a_pixel_do_not_go_together() -> None:
+    """Both are (N, 2, K); the first one decided what the other was read as."""
+    chances = torch.rand(3, 4, 2, generator=torch.Generator().manual_seed(0))
+    several = CategoricalPredictive.from_probs(chances, kind="bernoulli")
+    maps = CategoricalPredictive.from_probs(torch.stack([1 - chances, chances], dim=2))
+    assert several.mean.shape == maps.mean.shape
+    for one, other in ((several, maps), (maps, several)):
+        with pytest.raises(ValueError, match="do not go together"):
+            one.merge(other)
+        with pytest.raises(ValueError, match="do not go together"):
+            CategoricalPredictive.concatenate([one, other])
+
+
+@pytest.mark.parametrize("names", ["abc", ["a", "b"], [1, "1", 2]])
+def test_names_of_classes_that_cannot_be_told_apart_are_refused(names: list[str]) -> None:
+    with pytest.raises(ValueError, match="`names` must be 3 different ones"):
+        CategoricalPredictive.from_probs([[[0.7, 0.2, 0.1]]]).named(names)

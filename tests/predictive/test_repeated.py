@@ -126,5 +126,10 @@ def test_what_is_asked_of_a_mixture_costs_as_many_numbers_however_often_its_laws
 
 @pytest.mark.parametrize("counts", [(1, 2, 3), (1, 1, 1, 0)])
 def test_counts_are_of_all_and_at_least_one(counts: tuple[int, ...]) -> None:
-    with pytest.raises(ValueError, match="must be 4 numbers of at least 1"):
+    with pytest.raises(ValueError, match=r"`counts` must be (4 numbers of )?at least 1"):
         held(1).repeated(counts)
+
+
+def test_fractions_of_draws_are_refused() -> None:
+    with pytest.raises(TypeError, match=r"`counts` must be a whole number; got 1\.5"):
+        held(1).repeated([1.5, 1, 1, 1])  # type: ignore[list-item]
