@@ -115,7 +115,8 @@ def check_repeatable(model: BayesianNetwork, x: Inputs) -> None:
     """Refuse a network whose outputs are no function of rows and weights, by passes over a few rows, once for a shape.
 
     Raises:
-        ValueError: It draws in evaluation mode too, or computes with weights that are not those it is given.
+        ValueError: It draws in evaluation mode too, changes inputs or weights in place, or computes with weights that
+            are not those it is given.
     """
 
     def check() -> None:
@@ -341,9 +342,16 @@ def _warn_of_mixed_rows(tree: nn.Module, x: Inputs, plain: Tensor) -> None:
 def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
     """As `check_repeatable`."""
     check_call(tree, x)
-    few = some_rows(x, FEW)
+    few, versions = some_rows(x, FEW), _versions(tree)
     with torch.no_grad():
         plain = apply(tree, few)
+    changed = [name for name, version in _versions(tree).items() if version != versions[name]]
+    if changed:
+        raise ValueError(
+            f"The network changes its weights in place as it runs, {shortened(changed)}: draws would be others than it "
+            "predicts with. An embedding with `max_norm` does: set `module.max_norm = None`, which changes nothing of "
+            "rows that are within it."
+        )
     if not isinstance(plain, Tensor) or plain.ndim < 2 or len(plain) != len(few):
         shape = tuple(plain.shape) if isinstance(plain, Tensor) else type(plain).__name__
         raise ValueError(
@@ -369,6 +377,11 @@ def _check_repeatable(tree: nn.Module, x: Inputs) -> None:
             "`dropout` makes it part of the uncertainty), or write the noise as a likelihood."
         )
     _warn_of_mixed_rows(tree, x, plain)
+
+
+def _versions(tree: nn.Module) -> dict[str, int]:
+    """How often each parameter has been changed in place, by name."""
+    return {name: parameter._version for name, parameter in tree.named_parameters()}
 
 
 def _check_takes_weights(model: BayesianNetwork, tree: nn.Module, x: Inputs) -> None:

@@ -358,7 +358,20 @@ class KeepsProducts(nn.Module):
         return self.last(functional.linear(x, self.kept).tanh())
 
 
+class NormsItsRows(nn.Module):
+    """An embedding that cuts its own rows to a norm as it looks them up."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows, self.last = nn.Embedding(5, 3, max_norm=0.5), nn.Linear(3, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.rows((x[:, 0].abs() * 2).long().clamp(max=4)))
+
+
 REFUSED = {
+    "rows cut to a norm": (NormsItsRows, hmc, "changes its weights in place as it runs, rows.weight.*max_norm = None"),
+    "rows cut to a norm, variational": (NormsItsRows, variational, "changes its weights in place"),
     "weights in a list": (RefersBesideModules, map_estimate, "does not compute with the weights that are put in"),
     "kept products": (KeepsProducts, variational, "keeps from one pass to the next.*Compute from `self`'s parameters"),
     "doubled in place": (Overwrites, map_estimate, "changes its inputs in place"),
@@ -380,7 +393,7 @@ def test_what_cannot_be_right_is_refused_by_name(case: str) -> None:
     build, method, message = REFUSED[case]
     kind = Kind(build)
     with pytest.raises(ValueError, match=message):
-        method.fit(model_of(kind), data_of(kind), num_epochs=1, seed=0)
+        method.fit(model_of(kind), data_of(kind), seed=0, **({} if method is hmc else {"num_epochs": 1}))
 
 
 def test_a_pass_that_draws_less_often_than_seen_is_an_error() -> None:
