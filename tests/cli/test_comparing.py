@@ -208,6 +208,7 @@ def labels_content(name: str = "map", *, remark: str = "", warning: str = "", da
     return page.Content(
         data=data,
         split=Split(rows, rows, rows),
+        num_classes=2,
         methods={name: Method(name, "map")},
         fitted={name: Fitted(None, 1.0, (warning,))},  # type: ignore[arg-type]
         reports={name: Report(measures, 4, 1)},

@@ -126,9 +126,11 @@ def test_classes_that_are_called_otherwise_are_not_put_together_by_number(state:
     predictive, y = LABELS
     if state.name.startswith("pixels"):
         predictive, y = CategoricalPredictive.from_logits(predictive.draws.unsqueeze(-1)), y.unsqueeze(-1)
-    one, other, plain = (state.update(p, y) for p in (predictive.named("abcde"), predictive.named("abdce"), predictive))
+    one, other, plain = (
+        state.update(p, y) for p in (predictive.named([*"abcde"]), predictive.named([*"abdce"]), predictive)
+    )
     for wrong in (
-        lambda: one.update(predictive.named("abdce"), y),
+        lambda: one.update(predictive.named([*"abdce"]), y),
         lambda: one.update(predictive, y).merge(other),
         lambda: state.merge(plain).merge(one).merge(other),
     ):
@@ -136,7 +138,7 @@ def test_classes_that_are_called_otherwise_are_not_put_together_by_number(state:
             wrong()
     torch.testing.assert_close(one.merge(plain).result, plain.result)
     accuracy = states.of(scores.accuracy)  # which each batch has by its own names
-    assert accuracy.update(predictive.named("abcde"), y).update(predictive.named("abdce"), y).result > 0
+    assert accuracy.update(predictive.named([*"abcde"]), y).update(predictive.named([*"abdce"]), y).result > 0
 
 
 def test_a_state_is_a_value() -> None:
