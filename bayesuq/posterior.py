@@ -48,6 +48,10 @@ class Posterior(ABC):
         """
         return x
 
+    def as_fitted(self, x: Any) -> Any:
+        """Inputs, or a loader of them, as the network or process underneath was fitted to them: in its units."""
+        return self.by_name(x)
+
     @abstractmethod
     def predict(
         self,

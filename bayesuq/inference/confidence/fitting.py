@@ -238,9 +238,9 @@ class ConfidencePosterior(WrappingPosterior):
             TypeError: See `Posterior.predict`.
             ValueError: See `Posterior.predict`; a loader that shuffles, or gives no batch.
         """
-        net = self._network()
+        net, inputs = self._network(), self.as_fitted(x)
         with torch.no_grad():
-            found = [net[1:](apply(net[0], rows)).double().squeeze(1) for rows in in_chunks(self.model, x)]
+            found = [net[1:](apply(net[0], rows)).double().squeeze(1) for rows in in_chunks(self.model, inputs)]
         if not found:
             raise ValueError("`x` must not be empty; the loader gave no batch.")
         whole = torch.cat(found)

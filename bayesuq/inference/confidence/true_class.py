@@ -93,7 +93,7 @@ def without_last_layer(net: nn.Module) -> nn.Module:
 
 
 def with_targets(posterior: Posterior, data: Data, num_samples: int | None, seed: int) -> Dataset:
-    """Rows with their true class probabilities, (N, 1), in place of their labels.
+    """Rows as the network was fitted to them, with their true class probabilities, (N, 1), in place of their labels.
 
     Raises:
         TypeError: A posterior over real targets.
@@ -102,7 +102,7 @@ def with_targets(posterior: Posterior, data: Data, num_samples: int | None, seed
     rows = in_memory(data, seed)
     predictive = posterior.predict(rows.x, num_samples=num_samples, seed=seed)
     dtype = posterior.model.dtype  # type: ignore[attr-defined]
-    return Dataset(rows.x, true_class_probs(predictive, rows.y).to(dtype), rows.weight)
+    return Dataset(posterior.as_fitted(rows.x), true_class_probs(predictive, rows.y).to(dtype), rows.weight)
 
 
 def true_class_probs(predictive: PredictiveDistribution, y: ArrayLike) -> Tensor:

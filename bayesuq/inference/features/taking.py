@@ -68,8 +68,8 @@ def taken_of(
     features, logits, labels = RowStore(memory), RowStore(memory), RowStore(memory)
     is_linear, of_classes = True, _are_logits(network.model.likelihood)
     with torch.no_grad(), isolated(0):
-        for x, y in _batches(network.model, data, leaves_void_out=leaves_void_out):
-            for rows in network.chunks(x):
+        for x, y in _batches(network.model, posterior.by_name(data), leaves_void_out=leaves_void_out):
+            for rows in network.chunks(posterior.as_fitted(x)):
                 some, f = network(rows)
                 is_linear = is_linear and network.is_linear(some, f)
                 has_one = network.model.likelihood.has_one_logit

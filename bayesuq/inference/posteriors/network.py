@@ -35,6 +35,11 @@ class StoredPosterior(Posterior):
             return x if inner is None else inner.by_name(x)
         return x.in_columns(self.feature_names) if isinstance(x, Dataset) else in_columns(x, self.feature_names)
 
+    def as_fitted(self, x: Any) -> Any:
+        """Inputs as the first posterior that it is made of, or stands on, was fitted to them: see `Posterior`."""
+        inner = next(within(self), None)
+        return self.by_name(x) if inner is None else inner.as_fitted(self.by_name(x))
+
     def to(self, device: torch.device | str) -> Self:
         """The same posterior on another device."""
         return move(self, device)

@@ -75,6 +75,10 @@ class UnitsPosterior(WrappingPosterior):
         names = self.standardizer.columns
         return x.in_columns(names) if isinstance(x, Dataset) else in_columns(x, names)
 
+    def as_fitted(self, x: Any) -> Any:
+        """Inputs, or a loader of them, in standard units: see `Posterior.as_fitted`."""
+        return self.posterior.as_fitted(self._standard(x))
+
     def predict(
         self,
         x: "ArrayLike | DataLoader[Any]",

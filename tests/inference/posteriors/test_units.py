@@ -10,13 +10,14 @@ import torch
 from torch.utils.data import DataLoader, TensorDataset
 
 import bayesuq as bq
-from bayesuq.inference import map_estimate
+from bayesuq.inference import confidence, features, map_estimate
 from bayesuq.inference.posteriors.saved import load
 from bayesuq.models import BayesianNetwork, likelihoods, networks, priors
 from bayesuq.predictive.base import RealPredictive
 from bayesuq.to_arviz.container import group
 from tests.files_of_before.cases import POSTERIORS, posterior_file
-from tests.inference.examples import SHORT_FIT
+from tests.inference.examples import SHORT_FIT, built, noise
+from tests.posterior_contract import NAMES, framed
 
 BARE = [name for name in POSTERIORS if name not in ("UnitsPosterior", "TablePosterior")]
 X_LOC, X_SCALE, Y_LOC, Y_SCALE = 5e4, 2e4, 300.0, 40.0
@@ -119,6 +120,34 @@ def test_columns_are_read_by_their_names(tmp_path: Path) -> None:
         again.inputs(frame.assign(rooms=["one", "two", "three", "four"]))
     with pytest.warns(UserWarning, match="feature 'income' as far as"):
         bq.Standardizer.fit(bq.Dataset(pd.DataFrame({"rooms": range(200), "income": [*[1.0] * 199, 2.0]}), range(200)))
+
+
+@pytest.fixture(scope="module")
+def classifier() -> tuple[bq.Dataset, bq.Dataset, bq.Posterior, bq.Posterior]:
+    """Raw rows in named columns and standard ones, and a posterior of the latter with its units and without."""
+    x = noise(0, 60, 3).float() * torch.tensor([1.0, 100.0, 1e4]) + torch.tensor([5.0, -300.0, 2e5])
+    raw = bq.Dataset(framed(x), (x[:, 2] > 2e5).long())
+    units = bq.Standardizer.fit(raw)
+    model = BayesianNetwork(built(lambda: networks.mlp(3, (8,), 2)), priors.Normal(), likelihoods.Categorical())
+    fitted = map_estimate.fit(model, units.transform(raw), num_epochs=20, seed=0)
+    return raw, units.transform(raw), bq.in_units(fitted, units), fitted
+
+
+@pytest.mark.filterwarnings(*SHORT_FIT)
+@pytest.mark.parametrize("form", ["tensor", "frame", "loader"])
+def test_features_and_confidences_read_raw_rows_as_the_network_was_fitted_to_them(classifier: Any, form: str) -> None:
+    raw, standard, with_units, fitted = classifier
+    forms: dict[str, Any] = {
+        "tensor": raw.x,
+        "frame": framed(raw.x)[NAMES[::-1]],
+        "loader": DataLoader(TensorDataset(raw.x, raw.y), batch_size=17),
+    }
+    taken = features.take(with_units, forms[form]).features
+    torch.testing.assert_close(taken, features.take(fitted, standard.x).features)
+    options: dict[str, Any] = {"hidden": (4,), "num_epochs": 3, "num_fine_tuning_epochs": 2, "seed": 0}
+    one, other = (confidence.fit(*pair, **options) for pair in ((with_units, raw), (fitted, standard)))
+    torch.testing.assert_close(one.confidence(forms[form]), other.confidence(standard.x))
+    assert one.confidence(raw.x).std() > 1e-4
 
 
 def test_a_given_scale_of_the_noise_is_in_units_of_y() -> None:
