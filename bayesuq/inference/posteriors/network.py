@@ -30,6 +30,8 @@ class StoredPosterior(Posterior):
 
     def by_name(self, x: Any) -> Any:
         """Inputs, or a Dataset, in the fitted order of columns, here or in what it is made of: see `Posterior`."""
+        if isinstance(x, Tensor):  # whose columns have no names
+            return x
         if self.feature_names is None:
             inner = next(within(self), None)
             return x if inner is None else inner.by_name(x)
