@@ -1,14 +1,20 @@
-"""What a fit remembers of a data frame: the names of its columns, by which later frames are read."""
+"""The names of a data frame's columns: what a fit keeps of them, and how later frames are read by them."""
 
 from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
 from bayesuq.data import Dataset
+from bayesuq.inputs import in_columns
 from bayesuq.posterior import Posterior
 
 P = ParamSpec("P")
 R = TypeVar("R")
+
+
+def ordered(x: Any, names: tuple[str, ...] | None) -> Any:
+    """Inputs, or a Dataset, with the columns of these names in their order: see `bayesuq.inputs.in_columns`."""
+    return x.in_columns(names) if isinstance(x, Dataset) else in_columns(x, names)
 
 
 def keeps_names(fit: Callable[P, R]) -> Callable[P, R]:

@@ -8,10 +8,9 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
-from bayesuq.data import Dataset
+from bayesuq.columns import ordered
 from bayesuq.inference.joint.layout import Layout
 from bayesuq.inference.posteriors.packing import move, save, within
-from bayesuq.inputs import in_columns
 from bayesuq.models.bnn import BayesianNetwork
 from bayesuq.models.likelihoods.base import Likelihood
 from bayesuq.models.rules import trainable_parameters
@@ -35,7 +34,7 @@ class StoredPosterior(Posterior):
         if self.feature_names is None:
             inner = next(within(self), None)
             return x if inner is None else inner.by_name(x)
-        return x.in_columns(self.feature_names) if isinstance(x, Dataset) else in_columns(x, self.feature_names)
+        return ordered(x, self.feature_names)
 
     def as_fitted(self, x: Any) -> Any:
         """Inputs as the first posterior that it is made of, or stands on, was fitted to them: see `Posterior`."""

@@ -14,11 +14,11 @@ from typing import Any, Unpack
 from torch.utils.data import DataLoader
 
 from bayesuq.arrays import ArrayLike
+from bayesuq.columns import ordered
 from bayesuq.data import Batch, Dataset, Standardizer
 from bayesuq.functions import Functions
 from bayesuq.inference.posteriors.prediction import differentiated
 from bayesuq.inference.posteriors.wrapping import WrappingPosterior, check_fitted
-from bayesuq.inputs import in_columns
 from bayesuq.loaders import Loader
 from bayesuq.posterior import Posterior
 from bayesuq.predictive.base import PredictiveDistribution
@@ -72,8 +72,7 @@ class UnitsPosterior(WrappingPosterior):
 
     def by_name(self, x: Any) -> Any:
         """Inputs, or a Dataset, in the standardizer's order of columns: see `Posterior.by_name`."""
-        names = self.standardizer.columns
-        return x.in_columns(names) if isinstance(x, Dataset) else in_columns(x, names)
+        return ordered(x, self.standardizer.columns)
 
     def as_fitted(self, x: Any) -> Any:
         """Inputs, or a loader of them, in standard units: see `Posterior.as_fitted`."""
